@@ -1,0 +1,28 @@
+// Package event is what happened: typed happenings that the diary, the CLI and receipts show.
+package event
+
+import "time"
+
+// Event is one happening. Fields are the same words as log attributes.
+type Event struct {
+	At      time.Time `json:"at"` // the reporting host's wall clock; for people, never for decisions
+	Host    string    `json:"host"`
+	Room    string    `json:"room"`    // database, service, backup, ...
+	Subject string    `json:"subject"` // which database, service, ...
+	What    string    `json:"what"`    // a constant sentence: "standby promoted"
+	Because []string  `json:"because,omitempty"`
+	Took    Duration  `json:"took,omitempty"`
+}
+
+// Duration prints as text in JSON ("1.2s").
+type Duration time.Duration
+
+// MarshalText gives Go's own notation.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// UnmarshalText reads Go's own notation.
+func (d *Duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(string(b))
+	*d = Duration(v)
+	return err
+}

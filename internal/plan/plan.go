@@ -1,0 +1,163 @@
+// Package plan is what the operator wants: the plan file, parsed strictly with positions, checked with all
+// its mistakes at once, and filled with defaults. Start at [Parse]. The types here are the resolved form
+// that every other room reads; the shape of the file itself stays in parse.go.
+package plan
+
+import "time"
+
+// Plan is one application as its operator described it, defaults filled in. Slices keep the file's order.
+type Plan struct {
+	Application string
+	Objectives  Objectives
+	Sites       []Site
+	Release     string // directory or .tar.gz that every host runs, absolute; "" = services run from the host's own file system
+	Ports       Ports
+	Services    []Service
+	Databases   []Database
+	Vaults      []Vault
+	Backups     []Backup
+	Source      []byte // the file as written; what the cluster keeps, so that each agent parses the same bytes
+	File        string // where it was read from; only for messages
+}
+
+// Objectives bound what a site's death may cost. Zero = not stated.
+type Objectives struct {
+	RPO    time.Duration // most data that may be lost, as time
+	RTO    time.Duration // longest time without service
+	Prefer string        // "rpo" (default: wait rather than lose) or "rto"
+}
+
+// Site is one place with hosts of its own.
+type Site struct {
+	Name   string
+	Region string
+	Hosts  []Host
+}
+
+// Host is one machine. Address is what other hosts and clients reach it by.
+type Host struct {
+	Name        string
+	Site        string
+	Address     string // IP, no port
+	FaultDomain string // default: the host's own name
+	Etcd        bool   // holds a member of the embedded etcd (default: the first 1, 3 or 5 hosts of the site)
+}
+
+// Ports are Holdfast's own, the same on each host of the plan.
+type Ports struct {
+	Agent      int // mutual TLS: API and heartbeats between agents (default 7400)
+	Gossip     int // memberlist (default 7401)
+	EtcdClient int // default 7402
+	EtcdPeer   int // default 7403
+	Gate       int // the first gate's heartbeat port; database i uses Gate+i (default 7410)
+	Server     int // the first PostgreSQL server's own port; database i uses Server+i (default 7430)
+	Scratch    int // first port for restored scratch servers (default 7450)
+}
+
+// Service is a stateless program that Holdfast keeps running.
+type Service struct {
+	Name      string
+	Run       []string // argv; argv[0] is relative to the release when there is one
+	Instances int      // 1 = a singleton: never two at once
+	Port      int      // 0 = does not listen
+	Route     *Route   // nil = none
+	Live      *Check   // liveness: an instance that fails it is restarted
+	Ready     *Check   // readiness: an instance that fails it gets no traffic
+	Env       []EnvVar // in the file's order
+	StopGrace time.Duration
+	Hosts     []string // hosts it may run on; empty = any
+	TLS       *TLSFiles
+}
+
+// Singleton reports whether two instances must never run at once.
+func (s Service) Singleton() bool { return s.Instances == 1 }
+
+// Route says how clients reach a service.
+type Route struct {
+	Scheme string // http, https or tcp
+	Host   string // name clients ask for; "" with tcp or for any name
+	Port   int
+}
+
+// TLSFiles are references to the certificate and key that the edge serves for a route.
+type TLSFiles struct {
+	Cert Secret
+	Key  Secret
+}
+
+// Check asks an instance whether it is well.
+type Check struct {
+	Kind     string // http, tcp or exec
+	Path     string // http
+	Argv     []string
+	Every    time.Duration // default 2 s
+	Timeout  time.Duration // default 1 s
+	Fall     int           // consecutive failures before it counts as failing (default 3)
+	Rise     int           // consecutive successes before it counts as well (default 2)
+	StartFor time.Duration // time after the start in which failing liveness is forgiven (default 30 s)
+}
+
+// EnvVar is one environment variable of a service. Value may hold ${databases.NAME.write_url},
+// ${databases.NAME.read_url}, ${host.address}, ${instance.port}, ${instance.id}, or be a secret reference.
+type EnvVar struct {
+	Name  string
+	Value string
+}
+
+// Database is one PostgreSQL cluster: a primary and its standbys.
+type Database struct {
+	Name           string
+	Index          int // place in the plan, from 0; its ports follow from it
+	Postgres       int // major version
+	BinDir         string
+	Standbys       int      // besides the primary
+	AcknowledgedBy int      // standbys that hold a commit before the client hears of it (W)
+	Hosts          []string // candidates in order of preference; empty = all hosts of the home site
+	WritePort      int
+	ReadPort       int // 0 = no read-only listener
+	Roles          []Role
+	Parameters     []Parameter // postgresql.conf settings that Holdfast does not reserve
+}
+
+// Role is a login role, its secret and the databases it owns.
+type Role struct {
+	Name     string
+	Password Secret
+	Owns     []string
+}
+
+// Parameter is one PostgreSQL setting.
+type Parameter struct{ Name, Value string }
+
+// Vault is encrypted backup storage with its copies.
+type Vault struct {
+	Name   string
+	Key    Secret
+	Copies []Copy
+}
+
+// Copy is one place where a vault is stored. All copies are equal.
+type Copy struct {
+	Name string // usually the site's name
+	URL  string // file:///absolute/path (s3:// later)
+}
+
+// Backup says what is backed up where, when, and how long it stays.
+type Backup struct {
+	Of          string // name of a database
+	Vault       string
+	Full        Schedule
+	Incremental Schedule      // zero = none
+	PITR        time.Duration // how far back any moment can be restored (default 14 d)
+	Weekly      time.Duration // how long weekly backups stay (default 2 y)
+}
+
+// Schedule is a repeating time in words; the zero value never fires.
+type Schedule struct {
+	Text  string        // as written: "daily 01:00", "every 6h"
+	Cron  string        // the same as a five-field cron line; "" when Every is set
+	Every time.Duration // "" when Cron is set
+}
+
+// Secret is a reference: env:NAME, file:/path or exec:command. The value is never kept in the plan.
+type Secret string
