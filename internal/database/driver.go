@@ -1,0 +1,106 @@
+package database
+
+import "context"
+
+// Endpoint is where a server is reached by other hosts.
+type Endpoint struct {
+	Host    string `json:"host"`
+	Address string `json:"address"` // IP
+	Port    int    `json:"port"`
+}
+
+// Server is one host's own PostgreSQL server and its data directory. Every method re-checks what it can of
+// its precondition, is harmless when repeated, returns when its effect is there or failed, and honours ctx.
+// No method is called while another of the same database runs, except Observe and Kill.
+type Server interface {
+	// Observe tells all that is known now. What could not be learnt is left zero and named in Why.
+	Observe(ctx context.Context) Local
+
+	// Init makes an empty, closed data directory with a new incarnation and the promise of epoch. It
+	// refuses a directory that is not absent.
+	Init(ctx context.Context, epoch int64) error
+
+	// Clone replaces what is ours in the data directory by a copy of the primary at from: a new incarnation
+	// first, durably; then the copy, closed and cut, with the promise of epoch.
+	Clone(ctx context.Context, from Endpoint, epoch int64) error
+
+	// Rewind turns a diverged former primary into a copy of from: keeps the WAL that would be lost, makes a
+	// new incarnation first, then pg_rewind. ErrNeedsClone when only a clone can help.
+	Rewind(ctx context.Context, from Endpoint, epoch int64) error
+
+	// Start starts the server as a standby, closed, cut from any stream, with clients shut out. hot = it
+	// answers queries while it is a standby.
+	Start(ctx context.Context, hot bool) error
+
+	// StopFast stops a primary in good order (fast shutdown, walsenders of lagging standbys cut first), and
+	// returns when the whole process tree is gone.
+	StopFast(ctx context.Context) error
+
+	// Kill ends the whole process tree at once: cut clients, freeze, kill. It returns when nothing is left.
+	Kill(ctx context.Context, why string) error
+
+	// Recruit persists the promise of (epoch, generation), cuts the stream, waits until the very receiver
+	// that used it has exited, reads the position from the WAL and syncs what it read. It works on a stopped
+	// server too. A promise above epoch is refused with ErrPromised.
+	Recruit(ctx context.Context, epoch, generation int64) (Position, error)
+
+	// Remember persists a newer generation beside the promise of the same epoch.
+	Remember(ctx context.Context, epoch, generation int64) error
+
+	// Follow lets the standby stream from a confirmed primary under the name of epoch. The caller has proved
+	// that the local history is a prefix of the primary's. It starts the server if it is stopped.
+	Follow(ctx context.Context, from Endpoint, epoch int64) error
+
+	// Promote makes the closed standby the primary of timeline: fills the numbers below it that are not in
+	// chain with comment-only history files, promotes, and checks the number that came out. Works with a
+	// server that does not answer queries yet.
+	Promote(ctx context.Context, epoch int64, timeline uint32, chain []Fork) error
+
+	// SetNames replaces synchronous_standby_names and returns when a session opened after the reload shows them.
+	SetNames(ctx context.Context, n Names) error
+
+	// Barrier begins I2 for the names that are set: makes them in force (every walsender of before is ended and
+	// gone) and notes the mark, which Observe tells as Force.
+	Barrier(ctx context.Context, epoch int64) error
+
+	// Admit opens or shuts the server's access rules for clients other than Holdfast's own role.
+	Admit(ctx context.Context, clients bool) error
+
+	// EnsureRoles creates the plan's roles and databases where they are missing and sets their passwords.
+	EnsureRoles(ctx context.Context) error
+
+	// Checkpoint writes a checkpoint (a restartpoint on a standby), so that a coming stop or start is short.
+	Checkpoint(ctx context.Context) error
+
+	// Extend lets a primary of epoch run for the given time from now before its keeper fences it.
+	Extend(ctx context.Context, epoch int64, remainingMillis int64) error
+}
+
+// GateState is what a listener does with connections.
+type GateState string
+
+// Gate states.
+const (
+	GateOpen GateState = "open" // leads to Target
+	GateHold GateState = "hold" // accepts and keeps waiting, for a bounded time
+	GateShut GateState = "shut" // refuses
+)
+
+// GateOrder is what this host's listener shall do. The gate refuses an epoch below the highest it knows.
+type GateOrder struct {
+	Epoch  int64     `json:"epoch"`
+	State  GateState `json:"state"`
+	Target Endpoint  `json:"target"` // Host only in a decision; the agent fills in the rest
+	Why    string    `json:"why"`
+}
+
+// Gate is this host's listener process.
+type Gate interface {
+	Order(ctx context.Context, o GateOrder) error
+}
+
+// Records keeps the record of one database. Swap loses with an error when the revision moved.
+type Records interface {
+	Read(ctx context.Context) (Record, int64, error) // linearizable
+	Swap(ctx context.Context, revision int64, r Record) error
+}

@@ -1,0 +1,173 @@
+package database
+
+import "time"
+
+// Policy is what the plan asks of one database, and the times that judge.
+type Policy struct {
+	Name           string
+	Hosts          []string // that may hold it, best first
+	Standbys       int      // besides the primary
+	AcknowledgedBy int      // W
+	Times          Times
+}
+
+// Times are the limits of the judgement. Zero values are not allowed; see [DefaultTimes].
+type Times struct {
+	Suspect   time.Duration // silence of agent and gate after which a host is suspected
+	Veto      time.Duration // WAL that advanced within this vetoes suspicion by silence
+	VetoMax   time.Duration // for at most this long
+	Reachable time.Duration // a beat younger than this makes a peer reachable
+	Open      time.Duration // opening rule (c): wait after the promotion was agreed when the old primary attests nothing
+	Fence     time.Duration // a primary without contact for this long is fenced
+	Remove    time.Duration // a voter that does not stream for this long leaves V
+	Stagger   time.Duration // between hosts that could start the same election
+	Stuck     time.Duration // a recruiting or promoting epoch without progress for this long may be run by another
+	Alone     time.Duration // least time between two restarts in place
+	Switch    time.Duration // a switchover that has not stopped the primary by then is given up
+}
+
+// DefaultTimes are the figures of DATABASE.md.
+func DefaultTimes() Times {
+	return Times{
+		Suspect: 2500 * time.Millisecond, Veto: 2 * time.Second, VetoMax: 30 * time.Second,
+		Reachable: time.Second, Open: 3500 * time.Millisecond, Fence: 3 * time.Second,
+		Remove: 3 * time.Second, Stagger: 300 * time.Millisecond, Stuck: 3 * time.Second,
+		Alone: 10 * time.Minute, Switch: 10 * time.Second,
+	}
+}
+
+// Role is what a running server is.
+type Role string
+
+// Roles.
+const (
+	NoRole  Role = ""        // not running, or not yet known
+	Standby Role = "standby" // in recovery
+	Primary Role = "primary" // takes writes as far as its names let it
+)
+
+// DataState is what lies in the data directory.
+type DataState string
+
+// Data states.
+const (
+	DataAbsent  DataState = "absent"  // nothing; may be made
+	DataPartial DataState = "partial" // ours, half made (a clone or rewind that did not end); may be replaced
+	DataPresent DataState = "present"
+	DataForeign DataState = "foreign" // not ours, another version or another system: never touched
+)
+
+// Local is what a host knows of its own server. It is told to peers as it is.
+type Local struct {
+	Known    bool          `json:"known"` // false: not observed yet; nothing below means anything
+	Age      time.Duration `json:"-"`     // since the observation, by the reader's clock
+	Data     DataState     `json:"data"`
+	Why      string        `json:"why,omitempty"` // what makes data foreign or an observation incomplete
+	SystemID uint64        `json:"system_id"`
+
+	Incarnation string  `json:"incarnation"`
+	Promise     Promise `json:"promise"`
+	PromiseOK   bool    `json:"promise_ok"` // readable, of this incarnation, and not above what pg_wal holds
+
+	Running  bool   `json:"running"`   // some process of the server's tree lives
+	TreeGone bool   `json:"tree_gone"` // attested by the keeper: no process of it is left
+	Exit     string `json:"exit,omitempty"`
+	Role     Role   `json:"role"`
+	Ready    bool   `json:"ready"`     // answers queries
+	Admits   bool   `json:"admits"`    // its access rules let clients in
+	Stopping bool   `json:"stopping"`  // a planned stop is under way
+	ShutDown bool   `json:"shut_down"` // stopped cleanly as a primary; Checkpoint is the shutdown checkpoint
+
+	Timeline   uint32   `json:"timeline"`
+	History    []Fork   `json:"history"` // its own timeline history; Epoch is 0 there, PostgreSQL knows none
+	Checkpoint LSN      `json:"checkpoint"`
+	Position   Position `json:"position"` // of the last Recruit; Epoch 0 = none that still holds
+	Flushed    LSN      `json:"flushed"`  // primary: flush position; standby: received and flushed
+	Replayed   LSN      `json:"replayed"`
+
+	Following int64         `json:"following"` // epoch of the configured replication name; 0 = the stream is cut
+	Receiving bool          `json:"receiving"` // a WAL receiver streams
+	ReplayLag time.Duration `json:"replay_lag"`
+
+	Names      Names    `json:"names"`              // as a new session shows them
+	NamesOK    bool     `json:"names_ok"`           // false: somebody wrote what Holdfast never writes
+	Senders    []Sender `json:"senders"`            // primary: who streams from here
+	Force      Force    `json:"force"`              // primary: the last barrier that was begun
+	RolesReady bool     `json:"roles_ready"`        // primary: roles and databases of the plan exist
+	Writable   string   `json:"writable,omitempty"` // primary: what the write probe says: "", ok, waiting, hung
+	Progress   string   `json:"progress,omitempty"` // of a running clone or rewind
+	Failed     string   `json:"failed,omitempty"`   // why the last long job failed
+	FailedKind Kind     `json:"failed_kind,omitempty"`
+}
+
+// Sender is one row of pg_stat_replication.
+type Sender struct {
+	Name    string `json:"name"` // application_name
+	State   string `json:"state"`
+	Sync    string `json:"sync"` // sync_state
+	Flushed LSN    `json:"flushed"`
+	Fresh   bool   `json:"fresh"` // connected after the last barrier began
+}
+
+// Force is a barrier (I2): Names were in force, every walsender of before was gone, and Mark was noted.
+type Force struct {
+	Names Names `json:"names"`
+	Epoch int64 `json:"epoch"`
+	Mark  LSN   `json:"mark"` // 0 = no barrier
+}
+
+// Peer is another host that may hold this database, as this host knows it.
+type Peer struct {
+	Host     string
+	AgentAge time.Duration // since its agent's last beat, by our clock; Never when none came
+	GateAge  time.Duration // since its gate's last beat
+	Report   *Report       // its last report, nil when none came
+}
+
+// Never is the age of what has not happened.
+const Never = time.Duration(1<<63 - 1)
+
+// Report is what a host tells its peers of one database with each beat.
+type Report struct {
+	Local    Local         `json:"local"`
+	Epoch    int64         `json:"epoch"`    // of the record as it knows it
+	Revision int64         `json:"revision"` // of the record as it knows it
+	Silent   []Silence     `json:"silent"`   // what it hears of the others, sorted by host
+	Late     bool          `json:"late"`     // its own timers ran late: its silences mean nothing
+	Advanced time.Duration `json:"advanced"` // since the WAL it receives last advanced; Never if unknown
+}
+
+// Silence is how long a host has heard nothing from another.
+type Silence struct {
+	Host  string        `json:"host"`
+	Agent time.Duration `json:"agent"`
+	Gate  time.Duration `json:"gate"`
+}
+
+// Request is an operator's wish for this database.
+type Request struct {
+	ID   string `json:"id"`
+	Kind string `json:"kind"` // switchover
+	To   string `json:"to"`   // host; "" = the best one
+	By   string `json:"by"`
+}
+
+// View is all that one host knows of one database when it judges. Ages and Now are by its own monotonic clock.
+type View struct {
+	Self string
+	Now  time.Duration // monotonic, from an arbitrary origin that lasts as long as Memory does
+
+	Known     bool          // the record (or its absence) has been read
+	Record    Record        // zero with Revision 0: there is none
+	Revision  int64         // 0 = absent
+	RecordAge time.Duration // since the last linearizable read that succeeded was SENT; Never if none
+
+	Local    Local
+	Peers    []Peer        // sorted by host, without Self
+	Late     bool          // our own timers ran late
+	Advanced time.Duration // since the WAL we receive last advanced
+
+	Busy     []Kind    // actions that have been started and have not ended
+	Requests []Request // oldest first
+	Stopping bool      // the whole application is being stopped by its operator
+}
