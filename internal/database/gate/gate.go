@@ -1,0 +1,255 @@
+// Package gate is the fixed address of one database on one host: clients connect to it for ever, and it
+// leads them to whichever server is the primary now. It is the body of `holdfast gate SPECFILE`, a process
+// of its own under a keeper, so that an agent may come and go and no client notices: without an agent the
+// gate goes on with its last order.
+//
+// Start at [Run]. order.go holds the only judgement there is, that an epoch never falls; act.go carries
+// orders out; listener.go and relay.go move the bytes; control.go takes orders over a private Unix socket,
+// and client.go gives them. The gate never sees what it passes on: TLS is between client and server.
+//
+// A client that connects while there is no primary is held, not refused, for up to HoldMax, because most
+// primaries are back before that. Connections that lead to a former primary are reset, so that their
+// clients know at once instead of waiting for an answer that cannot come.
+package gate
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"holdfast/internal/clock"
+	"holdfast/internal/durable"
+	"holdfast/internal/event"
+)
+
+// Spec is the file that `holdfast gate` is started with.
+type Spec struct {
+	Database   string         `json:"database"`
+	Host       string         `json:"host"`
+	Listen     []string       `json:"listen"`                // addr:port where clients connect; at least one
+	Control    string         `json:"control"`               // path of the Unix socket; its folder should be private
+	BeatListen string         `json:"beat_listen,omitempty"` // addr:port of the heartbeat; "" = none
+	CertDir    string         `json:"cert_dir,omitempty"`    // for whoever makes Config.BeatsTLS
+	StateFile  string         `json:"state_file"`            // where the highest order is kept
+	HoldMax    event.Duration `json:"hold_max,omitempty"`    // longest wait of a client for a primary (default 10 s)
+	HeldMax    int            `json:"held_max,omitempty"`    // most clients that wait at once (default 1000)
+	ConnMax    int            `json:"conn_max,omitempty"`    // most clients at once (default 10000)
+}
+
+// ReadSpec reads a spec file.
+func ReadSpec(path string) (Spec, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return Spec{}, fmt.Errorf("read gate spec: %w", err)
+	}
+	var s Spec
+	if err := json.Unmarshal(data, &s); err != nil {
+		return Spec{}, fmt.Errorf("read gate spec %s: %w", path, err)
+	}
+	return s, nil
+}
+
+// Config is a spec and what only code can give.
+type Config struct {
+	Spec
+	Log      *slog.Logger
+	Clock    clock.Clock  // nil = the machine's
+	Beats    http.Handler // answers on BeatListen; needed when BeatListen is set
+	BeatsTLS *tls.Config  // mutual TLS for BeatListen; needed when BeatListen is set
+}
+
+const (
+	defaultHoldMax = 10 * time.Second
+	defaultHeldMax = 1000
+	defaultConnMax = 10000
+)
+
+func (c *Config) fill() error {
+	var errs []error
+	need := func(ok bool, what string) {
+		if !ok {
+			errs = append(errs, errors.New("gate spec: "+what))
+		}
+	}
+	need(c.Database != "", "database is missing")
+	need(len(c.Listen) > 0, "listen is empty")
+	need(c.Control != "", "control is missing")
+	need(c.StateFile != "", "state_file is missing")
+	need(c.HoldMax >= 0 && c.HeldMax >= 0 && c.ConnMax >= 0, "hold_max, held_max and conn_max are not negative")
+	need(c.BeatListen == "" || (c.Beats != nil && c.BeatsTLS != nil), "beat_listen needs a handler and certificates")
+	need(c.Log != nil, "a logger is missing")
+	if c.HoldMax == 0 {
+		c.HoldMax = event.Duration(defaultHoldMax)
+	}
+	if c.HeldMax == 0 {
+		c.HeldMax = defaultHeldMax
+	}
+	if c.ConnMax == 0 {
+		c.ConnMax = defaultConnMax
+	}
+	if c.Clock == nil {
+		c.Clock = clock.Real()
+	}
+	return errors.Join(errs...)
+}
+
+// Gate is one running gate.
+type Gate struct {
+	cfg Config
+	log *slog.Logger
+
+	orders sync.Mutex // one order at a time; taken before mu, and held while an order is written to disk
+
+	mu       sync.Mutex // guards what follows; never held across anything that waits
+	led      ledger
+	state    State
+	target   string
+	reason   string
+	since    time.Time     // of state
+	changed  chan struct{} // closed and replaced whenever state or target changes
+	links    map[*link]struct{}
+	cuts     uint64    // rises with every fence, so that an order half-way through notices
+	unkept   bool      // a fence is not on disk yet
+	drainAt  time.Time // zero = nothing drains
+	fenceAt  time.Time // the deadline of the primary on this host; zero = none
+	fenced   string    // why the gate fenced by itself, "" = it has not since the last order
+	alarmSet chan struct{}
+
+	buffers  sync.Pool // of *[bufSize]byte
+	conns    sync.WaitGroup
+	clients  atomic.Int64
+	held     atomic.Int64
+	refusing atomic.Int64
+	accepted atomic.Int64
+	refused  atomic.Int64
+	bytesIn  atomic.Int64 // from clients
+	bytesOut atomic.Int64 // to clients
+}
+
+// Run serves until ctx ends, and returns when its last connection has. It begins in Hold, with the
+// highest epoch it ever took.
+func Run(ctx context.Context, cfg Config) error {
+	g, err := open(cfg)
+	if err != nil {
+		return err
+	}
+	return g.run(ctx)
+}
+
+func open(cfg Config) (*Gate, error) {
+	if err := cfg.fill(); err != nil {
+		return nil, err
+	}
+	g := &Gate{
+		cfg:      cfg,
+		log:      cfg.Log.With("database", cfg.Database, "host", cfg.Host),
+		led:      ledger{Database: cfg.Database, Host: cfg.Host},
+		state:    Hold,
+		reason:   "started: no order yet",
+		since:    cfg.Clock.Now(),
+		changed:  make(chan struct{}),
+		links:    map[*link]struct{}{},
+		alarmSet: make(chan struct{}, 1),
+		buffers:  sync.Pool{New: newBuffer},
+	}
+	data, err := os.ReadFile(cfg.StateFile)
+	if errors.Is(err, os.ErrNotExist) {
+		return g, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the highest order: %w", err)
+	}
+	var led ledger
+	if err := json.Unmarshal(data, &led); err != nil {
+		return nil, fmt.Errorf("read the highest order in %s: %w", cfg.StateFile, err)
+	}
+	if led.Database != cfg.Database || led.Host != cfg.Host {
+		return nil, fmt.Errorf("read the highest order: %s belongs to database %q on host %q, this is %q on %q",
+			cfg.StateFile, led.Database, led.Host, cfg.Database, cfg.Host)
+	}
+	g.led = led
+	return g, nil
+}
+
+func (g *Gate) run(ctx context.Context) (err error) {
+	var open []net.Listener
+	defer func() {
+		for _, l := range open {
+			_ = l.Close() // closed twice after a regular end, which is harmless
+		}
+	}()
+	lc := net.ListenConfig{KeepAliveConfig: keepAlive}
+	for _, addr := range g.cfg.Listen {
+		l, err := lc.Listen(ctx, "tcp", addr)
+		if err != nil {
+			return fmt.Errorf("listen for clients of %s: %w", g.cfg.Database, err)
+		}
+		open = append(open, l)
+	}
+	clients := open
+	control, err := listenControl(ctx, g.cfg.Control)
+	if err != nil {
+		return err
+	}
+	open = append(open, control)
+
+	grp, ctx := errgroup.WithContext(ctx)
+	if g.cfg.BeatListen != "" {
+		l, err := lc.Listen(ctx, "tcp", g.cfg.BeatListen)
+		if err != nil {
+			return fmt.Errorf("listen for heartbeats: %w", err)
+		}
+		open = append(open, l)
+		grp.Go(func() error { return g.beat(ctx, l) })
+	}
+	for _, l := range clients {
+		grp.Go(func() error { return g.accept(ctx, l.(*net.TCPListener)) })
+	}
+	grp.Go(func() error { return g.serveControl(ctx, control) })
+	grp.Go(func() error { return g.keepTime(ctx) })
+	g.log.InfoContext(ctx, "gate serves", "listen", g.cfg.Listen, "epoch", g.led.Last.Epoch)
+	err = grp.Wait()
+
+	g.mu.Lock()
+	g.closeLinks()
+	g.mu.Unlock()
+	g.conns.Wait()
+	return errors.Join(err, g.keepFence())
+}
+
+// beat serves the heartbeat until ctx ends.
+func (g *Gate) beat(ctx context.Context, l net.Listener) error {
+	s := &http.Server{
+		Handler: g.cfg.Beats, TLSConfig: g.cfg.BeatsTLS, ErrorLog: slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
+		ReadHeaderTimeout: 2 * time.Second, IdleTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10,
+	}
+	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
+	defer stop()
+	if err := s.ServeTLS(l, "", ""); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve heartbeats: %w", err)
+	}
+	return nil
+}
+
+// keep writes the ledger to disk. Callers hold g.orders.
+func (g *Gate) keep(led ledger) error {
+	data, err := json.Marshal(led)
+	if err != nil {
+		return fmt.Errorf("keep the highest order: %w", err)
+	}
+	if err := durable.WriteFile(g.cfg.StateFile, append(data, '\n'), 0o600); err != nil {
+		return fmt.Errorf("keep the highest order: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,213 @@
+package gate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"holdfast/internal/clock"
+)
+
+const (
+	dialTimeout = time.Second           // one try; a server that is alive on this network answers in far less
+	dialPause   = 50 * time.Millisecond // between tries while the order says open but the server does not answer
+	refusingMax = 256                   // refusals that are being written at once; beyond it connections are just reset
+)
+
+// keepAlive notices a peer that vanished without a word after 10 + 3 x 5 s.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3}
+
+// unackedMax bounds how long sent bytes may stay unacknowledged, which keepalive does not cover (tcp(7),
+// TCP_USER_TIMEOUT).
+const unackedMax = 15 * time.Second
+
+// accept takes clients until ctx ends.
+func (g *Gate) accept(ctx context.Context, l *net.TCPListener) error {
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
+	defer stop()
+	for {
+		c, err := l.AcceptTCP()
+		if ctx.Err() != nil {
+			if err == nil {
+				_ = c.Close()
+			}
+			return nil
+		}
+		if errors.Is(err, net.ErrClosed) {
+			return fmt.Errorf("accept clients on %s: %w", l.Addr(), err)
+		}
+		if err != nil { // out of file descriptors or memory, or a client that left: both pass
+			g.log.WarnContext(ctx, "client not accepted", "err", err)
+			if !g.pause(ctx, dialPause) {
+				return nil
+			}
+			continue
+		}
+		g.accepted.Add(1)
+		if g.clients.Add(1) > int64(g.cfg.ConnMax) {
+			g.clients.Add(-1)
+			g.refused.Add(1)
+			reset(c)
+			continue
+		}
+		g.conns.Go(func() {
+			defer g.clients.Add(-1)
+			g.serve(ctx, c)
+		})
+	}
+}
+
+func (g *Gate) pause(ctx context.Context, d time.Duration) bool {
+	t := g.cfg.Clock.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C():
+		return true
+	}
+}
+
+// serve leads one client to the primary, waiting for one if it must.
+func (g *Gate) serve(ctx context.Context, c *net.TCPConn) {
+	setUserTimeout(c)
+	l, why := g.lead(ctx, c)
+	if l == nil {
+		g.refused.Add(1)
+		if ctx.Err() != nil {
+			reset(c)
+			return
+		}
+		g.refuse(c, why)
+		return
+	}
+	l.relay(g)
+	g.mu.Lock()
+	delete(g.links, l)
+	g.mu.Unlock()
+}
+
+// lead finds the client's way, and says why there is none.
+func (g *Gate) lead(ctx context.Context, c *net.TCPConn) (*link, refusal) {
+	var limit clock.Timer // set once the client is held
+	defer func() {
+		if limit != nil {
+			limit.Stop()
+			g.held.Add(-1)
+		}
+	}()
+	pause := g.cfg.Clock.NewTimer(dialPause)
+	defer pause.Stop()
+
+	for {
+		g.mu.Lock()
+		g.fenceIfDue(g.cfg.Clock.Now())
+		state, target, reason, changed := g.state, g.target, g.reason, g.changed
+		g.mu.Unlock()
+
+		var again <-chan time.Time
+		switch state {
+		case Shut:
+			return nil, refusal{codeCannotConnectNow, "the database system has no primary", reason}
+		case Open:
+			if limit != nil && gone(c) {
+				return nil, refusal{codeCannotConnectNow, "the client left while it waited", ""}
+			}
+			if l := g.dial(ctx, c, target, changed); l != nil {
+				return l, refusal{}
+			}
+			pause.Reset(dialPause)
+			again = pause.C()
+		}
+		if limit == nil {
+			if g.held.Add(1) > int64(g.cfg.HeldMax) {
+				g.held.Add(-1)
+				return nil, refusal{codeTooManyConnections, "too many clients wait for a primary", reason}
+			}
+			limit = g.cfg.Clock.NewTimer(time.Duration(g.cfg.HoldMax))
+		}
+		select {
+		case <-ctx.Done():
+			return nil, refusal{}
+		case <-changed:
+		case <-again:
+		case <-limit.C():
+			return nil, refusal{codeCannotConnectNow,
+				fmt.Sprintf("the database system has no primary: waited %s", time.Duration(g.cfg.HoldMax)), reason}
+		}
+	}
+}
+
+// dial connects to target and registers the link, unless the order changed meanwhile.
+func (g *Gate) dial(ctx context.Context, c *net.TCPConn, target string, changed <-chan struct{}) *link {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	done := make(chan struct{})
+	defer close(done)
+	g.conns.Go(func() { // an order that leads elsewhere need not wait for a host that does not answer
+		select {
+		case <-changed:
+			cancel()
+		case <-done:
+		}
+	})
+	d := net.Dialer{KeepAliveConfig: keepAlive}
+	conn, err := d.DialContext(ctx, "tcp", target)
+	if err != nil {
+		return nil // told by the wait that follows, and by the server's own keeper
+	}
+	l := &link{client: c, server: conn.(*net.TCPConn)}
+	setUserTimeout(l.server)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.fenceIfDue(g.cfg.Clock.Now()) || g.state != Open || g.target != target {
+		reset(l.server)
+		return nil
+	}
+	g.links[l] = struct{}{}
+	return l
+}
+
+// closeLinks resets every connection. Callers hold g.mu.
+func (g *Gate) closeLinks() {
+	for l := range g.links {
+		l.reset()
+		delete(g.links, l)
+	}
+}
+
+// gone says whether the client closed its side while nobody read from it.
+func gone(c *net.TCPConn) bool {
+	rc, err := c.SyscallConn()
+	if err != nil {
+		return true // closed by us
+	}
+	closed := false
+	err = rc.Control(func(fd uintptr) {
+		var b [1]byte
+		n, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		closed = (n == 0 && err == nil) || errors.Is(err, syscall.ECONNRESET)
+	})
+	return closed || err != nil
+}
+
+func setUserTimeout(c *net.TCPConn) {
+	rc, err := c.SyscallConn()
+	if err != nil {
+		return // closed: the next read says so
+	}
+	_ = rc.Control(func(fd uintptr) { // a kernel that knows no such option leaves keepalive, which is enough
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(unackedMax.Milliseconds()))
+	})
+}
+
+// reset closes with RST, so that the peer learns of it at once even when it only waits to read.
+func reset(c *net.TCPConn) {
+	_ = c.SetLinger(0) // fails only when closed already
+	_ = c.Close()
+}

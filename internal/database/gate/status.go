@@ -1,0 +1,48 @@
+package gate
+
+import (
+	"time"
+
+	"holdfast/internal/event"
+)
+
+// Status is what a gate tells of itself.
+type Status struct {
+	Database   string `json:"database"`
+	Host       string `json:"host"`
+	Epoch      uint64 `json:"epoch"` // highest ever taken, also before a restart
+	Generation uint64 `json:"generation"`
+	State      State  `json:"state"`
+	Target     string `json:"target,omitempty"`
+	Reason     string `json:"reason,omitempty"`
+	Cut        bool   `json:"cut,omitempty"`    // a fence cut this epoch and generation
+	Fenced     string `json:"fenced,omitempty"` // why the gate fenced by itself; "" = it did not
+
+	Since       event.Duration `json:"since"`              // age of State
+	Deadline    event.Duration `json:"deadline,omitempty"` // until the gate fences by itself; 0 = no deadline
+	Connections int            `json:"connections"`        // clients that are led to a server now
+	Held        int64          `json:"held"`               // clients that wait now
+	Accepted    int64          `json:"accepted"`           // since the start
+	Refused     int64          `json:"refused"`            // since the start, after waiting or at once
+	BytesIn     int64          `json:"bytes_in"`           // from clients
+	BytesOut    int64          `json:"bytes_out"`          // to clients
+}
+
+// Status reports the present.
+func (g *Gate) Status() Status {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := g.cfg.Clock.Now()
+	s := Status{
+		Database: g.cfg.Database, Host: g.cfg.Host,
+		Epoch: g.led.Last.Epoch, Generation: g.led.Last.Generation,
+		State: g.state, Target: g.target, Reason: g.reason, Cut: g.led.Cut, Fenced: g.fenced,
+		Since: event.Duration(now.Sub(g.since)), Connections: len(g.links),
+		Held: g.held.Load(), Accepted: g.accepted.Load(), Refused: g.refused.Load(),
+		BytesIn: g.bytesIn.Load(), BytesOut: g.bytesOut.Load(),
+	}
+	if !g.fenceAt.IsZero() {
+		s.Deadline = event.Duration(max(g.fenceAt.Sub(now), time.Nanosecond))
+	}
+	return s
+}
