@@ -1,0 +1,88 @@
+package vault
+
+import (
+	"fmt"
+
+	"holdfast/internal/problem"
+)
+
+func foreign(name, owner, asked string) *problem.Problem {
+	return &problem.Problem{
+		Code: "vault.foreign", Subject: name, Severity: problem.Critical,
+		Title:   fmt.Sprintf("belongs to application %q, not %q", owner, asked),
+		Meaning: "Nothing was read or written: two applications in one vault would expire each other's backups.",
+		Remedy:  "correct the vault's url in the plan, or the application's name",
+	}
+}
+
+func wrongKey(name string) *problem.Problem {
+	return &problem.Problem{
+		Code: "vault.wrong-key", Subject: name, Severity: problem.Critical,
+		Title:   "the key does not open this vault",
+		Meaning: "Nothing was written. What is stored cannot be read without the key with which the vault was made.",
+		Remedy:  "point the plan's key at the right secret, or use the exported copy of the key",
+	}
+}
+
+func emptyKey(name string) *problem.Problem {
+	return &problem.Problem{
+		Code: "vault.no-key", Subject: name, Severity: problem.Critical,
+		Title:   "the key is empty",
+		Meaning: "A vault without a key would not be encrypted.",
+		Remedy:  "see that the key's reference in the plan leads to a secret",
+	}
+}
+
+func absent(name, dir string) *problem.Problem {
+	return &problem.Problem{
+		Code: "vault.absent", Subject: name, Severity: problem.Critical,
+		Title:   "no vault at " + dir,
+		Meaning: "No backup and no log can be stored or read there. Nothing was created.",
+		Remedy:  "mount the disk if it is missing, or create it: holdfast vault init " + name,
+	}
+}
+
+func exists(name, dir string) *problem.Problem {
+	return &problem.Problem{
+		Code: "vault.exists", Subject: name, Severity: problem.Note,
+		Title:   "there is a vault at " + dir + " already",
+		Meaning: "It was left as it is.",
+		Remedy:  "use it, or name another directory",
+	}
+}
+
+func notEmpty(name, dir, found string) *problem.Problem {
+	return &problem.Problem{
+		Code: "vault.not-empty", Subject: name, Severity: problem.Critical,
+		Title:   fmt.Sprintf("%s holds %s and is no vault", dir, found),
+		Meaning: "Nothing was touched: a vault is only made in an empty directory.",
+		Remedy:  "name an empty directory, or move away what is there",
+	}
+}
+
+func otherFormat(name string, format int) *problem.Problem {
+	return &problem.Problem{
+		Code: "vault.other-format", Subject: name, Severity: problem.Critical,
+		Title:   fmt.Sprintf("format %d is not one that this program knows (it knows %d)", format, formatNow),
+		Meaning: "It was made by another version. Nothing was written.",
+		Remedy:  "use the version of holdfast that made it, or a newer one",
+	}
+}
+
+func damagedIdentity(name, dir, why string) *problem.Problem {
+	return &problem.Problem{
+		Code: "vault.damaged-identity", Subject: name, Severity: problem.Critical,
+		Title:   identityFile + " is damaged: " + why,
+		Meaning: "The stored backups may be whole, but nothing shows any more whose they are.",
+		Remedy:  "bring back " + dir + "/" + identityFile + " from another copy of the vault",
+	}
+}
+
+func lostFormat(name string) *problem.Problem {
+	return &problem.Problem{
+		Code: "vault.lost-format", Subject: name, Severity: problem.Critical,
+		Title:   formatBlobFile + " is missing",
+		Meaning: "Without it nothing can be decrypted. A copy was made when the vault was created.",
+		Remedy:  "copy " + formatBlobCopy + " to " + formatBlobFile + " inside the vault's directory",
+	}
+}

@@ -1,0 +1,134 @@
+package vault
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/kopia/kopia/repo"
+	"github.com/kopia/kopia/repo/blob"
+	"github.com/kopia/kopia/repo/content"
+	"github.com/kopia/kopia/repo/format"
+	"github.com/kopia/kopia/repo/maintenance"
+
+	"holdfast/internal/redact"
+	"holdfast/internal/vault/filestore"
+)
+
+// Settings of the repository, fixed for its life; measured in docs/decisions/0004.
+const (
+	hashing    = "BLAKE3-256"
+	encryption = "AES256-GCM-HMAC-SHA256"
+	splitter   = "FIXED-1M" // pages never shift inside a relation file
+	compressor = "zstd-fastest"
+	packSize   = 20 << 20 // bytes
+	userName   = "holdfast"
+)
+
+// registerDriver makes our storage known to kopia, whose only public way to open a repository looks storages
+// up by name in a table of its own process. Hence the one package-level value here.
+var registerDriver = sync.OnceFunc(func() {
+	blob.AddSupportedStorage(driverName, driverOptions{}, newDriver)
+})
+
+func initRepository(ctx context.Context, dir string, key redact.String) error {
+	registerDriver()
+	st, err := newDriver(ctx, &driverOptions{Path: dir}, true)
+	if err != nil {
+		return err
+	}
+	opt := &repo.NewRepositoryOptions{
+		BlockFormat: format.ContentFormat{
+			Hash: hashing, Encryption: encryption,
+			MutableParameters: format.MutableParameters{Version: format.FormatVersion3, MaxPackSize: packSize, IndexVersion: content.DefaultIndexVersion},
+		},
+		ObjectFormat: format.ObjectFormat{Splitter: splitter},
+	}
+	if err := repo.Initialize(ctx, st, opt, key.Reveal()); err != nil {
+		return errors.Join(fmt.Errorf("initialise repository: %w", err), st.Close(ctx))
+	}
+	return st.Close(ctx)
+}
+
+// connect opens the repository. kopia insists on a connection file; it holds a path and no secret, and lives
+// in a private directory until Close. Writing it here instead of through repo.Connect spares a second
+// derivation of the key (a quarter of a second).
+func connect(ctx context.Context, cfg Config, name string, files *filestore.Store) (*Vault, error) {
+	registerDriver()
+	host := cfg.Host
+	if host == "" {
+		host = "holdfast"
+	}
+	log := cfg.Log
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	state, err := os.MkdirTemp("", "holdfast-vault-*")
+	if err != nil {
+		return nil, err
+	}
+	v := &Vault{name: name, host: host, log: log.With("vault", name), files: files, state: state}
+	raw, err := json.Marshal(repo.LocalConfig{
+		Storage:       &blob.ConnectionInfo{Type: driverName, Config: &driverOptions{Path: filepath.Join(files.Root(), repositoryDir)}},
+		Caching:       &content.CachingOptions{},
+		ClientOptions: repo.ClientOptions{Hostname: host, Username: userName},
+	})
+	if err == nil {
+		err = os.WriteFile(filepath.Join(state, "connection.json"), raw, 0o600)
+	}
+	if err == nil {
+		err = v.openRepository(ctx, cfg.Key)
+	}
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(state))
+	}
+	return v, nil
+}
+
+func (v *Vault) openRepository(ctx context.Context, key redact.String) error {
+	r, err := repo.Open(ctx, filepath.Join(v.state, "connection.json"), key.Reveal(), &repo.Options{
+		DisableRepositoryLog: true,
+		DoNotWaitForUpgrade:  true,
+		OnFatalError:         v.setBroken, // kopia's own choice is os.Exit
+	})
+	switch {
+	case errors.Is(err, repo.ErrInvalidPassword):
+		return wrongKey(v.name)
+	case errors.Is(err, blob.ErrBlobNotFound), errors.Is(err, repo.ErrRepositoryNotInitialized):
+		return lostFormat(v.name)
+	case err != nil:
+		return fmt.Errorf("open repository: %w", err)
+	}
+	direct, ok := r.(repo.DirectRepository)
+	if !ok {
+		return errors.Join(errors.New("open repository: not one that is read directly"), r.Close(ctx))
+	}
+	v.repo = direct
+	if v.walKey, err = direct.DeriveKey("holdfast-wal-v1", 32); err == nil {
+		v.nameKey, err = direct.DeriveKey("holdfast-wal-name-v1", 32)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("derive the log's keys: %w", err), direct.Close(ctx))
+	}
+	return nil
+}
+
+// takeMaintenance writes into the repository that nobody but Holdfast's maintainer may clean it up, so that
+// a stock kopia program leaves it alone.
+func (v *Vault) takeMaintenance(ctx context.Context) error {
+	return repo.WriteSession(ctx, v.repo, repo.WriteSessionOptions{Purpose: "holdfast-create"}, func(ctx context.Context, w repo.RepositoryWriter) error {
+		p := maintenance.DefaultParams()
+		p.Owner = "holdfast@vault"
+		p.QuickCycle.Enabled = false
+		p.FullCycle.Enabled = false
+		if err := maintenance.SetParams(ctx, w, &p); err != nil {
+			return fmt.Errorf("set maintenance owner: %w", err)
+		}
+		return nil
+	})
+}
