@@ -1,0 +1,200 @@
+// Package postgres drives one host's own PostgreSQL server for the room database. Start at [Open], which checks
+// everything that can be checked before anything is touched, and gives the [Server] that implements
+// database.Server. DESIGN.md beside this file tells how each promise of DATABASE.md is kept and why so.
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"sync"
+	"time"
+
+	"holdfast/internal/clock"
+	"holdfast/internal/database"
+	"holdfast/internal/redact"
+)
+
+// Superuser is Holdfast's own role. Clients cannot log in as it: only this host's agent over the private
+// socket, and peers by certificate.
+const Superuser = "holdfast"
+
+// Config is what a server is made of. Zero means the default where one is named.
+type Config struct {
+	Database string // the plan's name of it
+	Host     string // this host's name, the common name of its certificate
+	Address  string // IP that the server listens on
+	Port     int
+	Dir      string // the database's own directory, absolute; see layout.go for what lies in it
+
+	Major  int    // PostgreSQL's major version
+	BinDir string // "" = found by Major
+
+	CertDir    string // holds ca.crt, host.crt, host.key of this host
+	ServerName string // name that every server certificate carries; "" = each peer's host name is verified
+
+	Peers      []database.Endpoint // every other host that may hold this database
+	Roles      []Role
+	Parameters []Parameter // applied over the defaults; what Holdfast reserves is refused
+
+	Executable  string // the holdfast program, for `holdfast keeper`
+	GateControl string // Unix socket that the keeper asks to cut clients before it fences; "" = none
+
+	Log   *slog.Logger // nil = discard
+	Clock clock.Clock  // nil = clock.Real()
+}
+
+// Role is a login role of the plan, and the databases that it owns.
+type Role struct {
+	Name     string
+	Password redact.String
+	Owns     []string
+}
+
+// Parameter is one PostgreSQL setting of the plan.
+type Parameter struct{ Name, Value string }
+
+// Server is one host's own server. Its methods are those of database.Server; Close ends what it started in the
+// background, never PostgreSQL itself.
+type Server struct {
+	cfg   Config
+	bin   string // folder with the programs
+	owner owner
+	at    layout
+	log   *slog.Logger
+	clock clock.Clock
+
+	op sync.Mutex // one method at a time, except Observe and Kill; taken before mu
+
+	background context.Context // ended by Close
+	end        context.CancelFunc
+	tasks      sync.WaitGroup
+
+	mu    sync.Mutex // guards what follows; held for moments only
+	now   memory
+	watch observer // has its own lock
+}
+
+// memory is what the driver knows besides the files. All of it may be lost: then it is learnt or done again.
+type memory struct {
+	position database.Position // of the last Recruit; zero = none that still holds
+	force    database.Force
+	forceAt  time.Time // database time; walsenders from after it are fresh
+	stopping bool
+	killing  int // Kill calls under way
+	hot      bool
+	roles    bool // EnsureRoles succeeded in this life
+	progress string
+	failed   string
+	kind     database.Kind
+	held     database.LSN // known end of WAL on disk, at least; 0 = not looked
+	heldFor  string       // incarnation that held belongs to
+}
+
+var _ database.Server = (*Server)(nil)
+
+// Open checks the configuration and the host. Failures that an operator can mend are *problem.Problem.
+// Nothing is written and nothing is started.
+func Open(cfg Config) (*Server, error) {
+	if err := cfg.check(); err != nil {
+		return nil, fmt.Errorf("open the PostgreSQL server of %q: %w", cfg.Database, err)
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = clock.Real()
+	}
+	o, err := findOwner(cfg.Database)
+	if err != nil {
+		return nil, err
+	}
+	bin, err := findBinaries(cfg.Database, cfg.Major, cfg.BinDir)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{
+		cfg: cfg, bin: bin, owner: o, at: layoutOf(cfg.Dir), clock: cfg.Clock,
+		log: cfg.Log.With("database", cfg.Database),
+	}
+	if err := s.checkPlace(); err != nil {
+		return nil, err
+	}
+	s.background, s.end = context.WithCancel(context.Background())
+	return s, nil
+}
+
+// Close ends background work and waits for it. PostgreSQL and its keeper go on.
+func (s *Server) Close() error {
+	s.end()
+	s.tasks.Wait()
+	return s.watch.close()
+}
+
+// BinDir is the folder of the PostgreSQL programs in use.
+func (s *Server) BinDir() string { return s.bin }
+
+// SocketDir is the private folder of the server's Unix socket; with Superuser it is a local session's address.
+func (s *Server) SocketDir() string { return s.at.run }
+
+// DataDir is PostgreSQL's own directory.
+func (s *Server) DataDir() string { return s.at.data }
+
+var plainName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._-]*$`)
+
+// check reports every bad field at once.
+func (c Config) check() error {
+	var bad []error
+	say := func(format string, args ...any) { bad = append(bad, fmt.Errorf(format, args...)) }
+	if !plainName.MatchString(c.Database) {
+		say("database name %q is not made of letters, digits, dots, dashes and underscores", c.Database)
+	}
+	if !plainName.MatchString(c.Host) {
+		say("host name %q is not made of letters, digits, dots, dashes and underscores", c.Host)
+	}
+	if _, err := netip.ParseAddr(c.Address); err != nil {
+		say("address %q is not an IP address", c.Address)
+	}
+	if c.Port < 1 || c.Port > 65535 {
+		say("port %d is not a port (1 to 65535)", c.Port)
+	}
+	if c.Major < oldestMajor || c.Major > newestMajor {
+		say("PostgreSQL %d is not supported (%d to %d)", c.Major, oldestMajor, newestMajor)
+	}
+	for name, path := range map[string]string{"directory": c.Dir, "certificate directory": c.CertDir, "holdfast program": c.Executable} {
+		if !filepath.IsAbs(path) {
+			say("%s %q is not an absolute path", name, path)
+		}
+	}
+	for _, p := range c.Peers {
+		if _, err := netip.ParseAddr(p.Address); err != nil || !plainName.MatchString(p.Host) || p.Port < 1 {
+			say("peer %q at %s port %d is not reachable as written", p.Host, p.Address, p.Port)
+		}
+	}
+	for _, r := range c.Roles {
+		if r.Name == "" || r.Name == Superuser || len(r.Name) > 63 {
+			say("role name %q cannot be used", r.Name)
+		}
+	}
+	for _, p := range c.Parameters {
+		if err := p.check(); err != nil {
+			bad = append(bad, err)
+		}
+	}
+	return errors.Join(bad...)
+}
+
+func (p Parameter) check() error {
+	if !settingName.MatchString(p.Name) {
+		return fmt.Errorf("parameter %q is not the name of a setting", p.Name)
+	}
+	if slices.Contains(reserved, p.Name) {
+		return fmt.Errorf("parameter %s belongs to Holdfast: it decides it from the rest of the plan", p.Name)
+	}
+	return nil
+}

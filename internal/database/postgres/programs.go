@@ -1,0 +1,174 @@
+package postgres
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"holdfast/internal/problem"
+)
+
+// Major versions that pg_control, the WAL and the settings are known for.
+const (
+	oldestMajor = 14
+	newestMajor = 18
+)
+
+// programs that must be there; found together or not at all.
+var programs = []string{"postgres", "initdb", "pg_basebackup", "pg_rewind"}
+
+// findBinaries gives the folder that holds the programs of a major version.
+func findBinaries(database string, major int, given string) (string, error) {
+	places := []string{given}
+	if given == "" {
+		places = []string{
+			fmt.Sprintf("/usr/lib/postgresql/%d/bin", major), // Debian, Ubuntu
+			fmt.Sprintf("/usr/pgsql-%d/bin", major),          // PGDG on Red Hat
+			fmt.Sprintf("/usr/lib/postgresql%d/bin", major),  // SUSE, Alpine
+		}
+		if dir, err := askPgConfig(); err == nil {
+			places = append(places, dir)
+		}
+	}
+	var looked []string
+	for _, dir := range places {
+		why := judgeBinaries(dir, major)
+		if why == nil {
+			return dir, nil
+		}
+		looked = append(looked, fmt.Sprintf("%s (%v)", dir, why))
+	}
+	if given == "" {
+		looked = append(looked, "pg_config on PATH")
+	}
+	return "", &problem.Problem{
+		Code: "database.no-postgres", Subject: database, Severity: problem.Critical,
+		Title:   fmt.Sprintf("PostgreSQL %d was not found on this host", major),
+		Meaning: "The database cannot run here. Looked at: " + strings.Join(looked, "; ") + ".",
+		Remedy:  fmt.Sprintf("install it (apt install postgresql-%d, or dnf install postgresql%d-server), or name its folder in the plan as bin_dir", major, major),
+	}
+}
+
+func askPgConfig() (string, error) {
+	path, err := exec.LookPath("pg_config")
+	if err != nil {
+		return "", err
+	}
+	out, err := output(path, "--bindir")
+	return strings.TrimSpace(out), err
+}
+
+// judgeBinaries says why a folder will not do; nil = it will.
+func judgeBinaries(dir string, major int) error {
+	for _, name := range programs {
+		info, err := os.Stat(filepath.Join(dir, name))
+		if errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("no %s there", name)
+		}
+		if err != nil {
+			return err
+		}
+		if info.IsDir() || info.Mode()&0o111 == 0 {
+			return fmt.Errorf("%s there is no program", name)
+		}
+	}
+	out, err := output(filepath.Join(dir, "postgres"), "--version")
+	if err != nil {
+		return err
+	}
+	found, err := parseMajor(out)
+	if err != nil {
+		return err
+	}
+	if found != major {
+		return fmt.Errorf("that is version %d", found)
+	}
+	return nil
+}
+
+// parseMajor reads `postgres (PostgreSQL) 15.20 (Debian ...)`.
+func parseMajor(version string) (int, error) {
+	_, rest, ok := strings.Cut(version, "(PostgreSQL) ")
+	digits := strings.IndexFunc(rest, func(r rune) bool { return r < '0' || r > '9' })
+	if digits < 0 {
+		digits = len(rest)
+	}
+	n, err := strconv.Atoi(rest[:digits])
+	if !ok || err != nil {
+		return 0, fmt.Errorf("%q is no version of PostgreSQL", strings.TrimSpace(version))
+	}
+	return n, nil
+}
+
+func output(path string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, path, args...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("run %s: %w: %s", filepath.Base(path), err, strings.TrimSpace(stderr.String()))
+	}
+	return string(out), nil
+}
+
+// run carries out one PostgreSQL program as the server's user and ends its whole process group when ctx ends.
+// follow sees its output as it comes; what it said last is part of the error.
+func (s *Server) run(ctx context.Context, follow func(string), name string, args ...string) error {
+	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, name), args...)
+	cmd.SysProcAttr = s.owner.attributes()
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = 5 * time.Second
+	cmd.Dir = "/"
+	cmd.Env = s.environment()
+	said := &tail{follow: follow}
+	cmd.Stdout, cmd.Stderr = said, said
+	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return fmt.Errorf("run %s: %w: %s", name, err, said.last())
+	}
+	return nil
+}
+
+// environment is what every PostgreSQL program gets: nothing of ours leads it elsewhere.
+func (s *Server) environment() []string {
+	return []string{"PATH=" + s.bin + ":/usr/bin:/bin", "LC_ALL=C", "TZ=UTC", "HOME=/nonexistent"}
+}
+
+// tail keeps the end of a program's output.
+type tail struct {
+	follow func(string)
+	kept   []byte
+}
+
+const tailMax = 2000 // bytes of output that an error shows
+
+func (t *tail) Write(p []byte) (int, error) {
+	if t.follow != nil {
+		t.follow(string(p))
+	}
+	t.kept = append(t.kept, p...)
+	if over := len(t.kept) - tailMax; over > 0 {
+		t.kept = t.kept[over:]
+	}
+	return len(p), nil
+}
+
+func (t *tail) last() string {
+	lines := strings.FieldsFunc(string(t.kept), func(r rune) bool { return r == '\n' || r == '\r' })
+	if len(lines) > 8 {
+		lines = lines[len(lines)-8:]
+	}
+	return strings.Join(lines, "; ")
+}
