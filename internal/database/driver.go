@@ -16,8 +16,8 @@ type Server interface {
 	// Observe tells all that is known now. What could not be learnt is left zero and named in Why.
 	Observe(ctx context.Context) Local
 
-	// Init makes an empty, closed data directory with a new incarnation and the promise of epoch. It
-	// refuses a directory that is not absent.
+	// Init makes an empty, closed data directory with a new incarnation and the promise of epoch. It replaces
+	// what is absent or partial, and refuses anything else.
 	Init(ctx context.Context, epoch int64) error
 
 	// Clone replaces what is ours in the data directory by a copy of the primary at from: a new incarnation
@@ -41,7 +41,9 @@ type Server interface {
 
 	// Recruit persists the promise of (epoch, generation), cuts the stream, waits until the very receiver
 	// that used it has exited, reads the position from the WAL and syncs what it read. It works on a stopped
-	// server too. A promise above epoch is refused with ErrPromised.
+	// server too. A promise above epoch is refused with ErrPromised. A server whose promise is not OK gets a
+	// new incarnation first, for it may have forgotten one. The position holds until the next Follow, Promote,
+	// Rewind or Clone.
 	Recruit(ctx context.Context, epoch, generation int64) (Position, error)
 
 	// Remember persists a newer generation beside the promise of the same epoch.

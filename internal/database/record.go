@@ -75,6 +75,7 @@ type Record struct {
 	Phase    Phase  `json:"phase"`
 	Timeline uint32 `json:"timeline"`       // the primary's; in Promoting the assigned one
 	Forks    []Fork `json:"forks"`          // committed chain, oldest first
+	Assigned []Fork `json:"assigned"`       // numbers given to promotions that were never confirmed; LSN unknown. Never reused
 	Opened   bool   `json:"opened"`         // the primary serves clients: listeners may lead to it
 	Alone    bool   `json:"alone"`          // the former primary took this epoch by itself
 	Former   Voter  `json:"former"`         // primary before this epoch; empty = none or itself
@@ -90,32 +91,30 @@ func (r Record) Clone() Record {
 	r.Members = slices.Clone(r.Members)
 	r.Voters = slices.Clone(r.Voters)
 	r.Forks = slices.Clone(r.Forks)
+	r.Assigned = slices.Clone(r.Assigned)
 	r.Because = slices.Clone(r.Because)
 	return r
 }
 
-// Voter finds the voter on a host.
-func (r Record) Voter(host string) (Voter, bool) {
-	for _, v := range r.Voters {
-		if v.Host == host {
-			return v, true
-		}
-	}
-	return Voter{}, false
-}
+// Has reports whether v, host and incarnation, is a voter.
+func (r Record) Has(v Voter) bool { return slices.Contains(r.Voters, v) }
+
+// Holds reports whether host is a member.
+func (r Record) Holds(host string) bool { return slices.Contains(r.Members, host) }
 
 // recruitsNeeded is the smallest E that keeps I1 with S = V: W + E > |V|, and never below one.
 func recruitsNeeded(voters, w int) int { return max(1, voters-w+1) }
 
-func sortVoters(v []Voter) []Voter {
-	slices.SortFunc(v, func(a, b Voter) int { return cmp.Compare(a.Host, b.Host) })
+func with(v []Voter, x Voter) []Voter {
+	v = append(without(v, x), x)
+	slices.SortFunc(v, func(a, b Voter) int {
+		return cmp.Or(cmp.Compare(a.Host, b.Host), cmp.Compare(a.Incarnation, b.Incarnation))
+	})
 	return v
 }
 
-func with(v []Voter, x Voter) []Voter { return sortVoters(append(without(v, x.Host), x)) }
-
-func without(v []Voter, host string) []Voter {
-	return slices.DeleteFunc(slices.Clone(v), func(x Voter) bool { return x.Host == host })
+func without(v []Voter, x Voter) []Voter {
+	return slices.DeleteFunc(slices.Clone(v), func(y Voter) bool { return x == y })
 }
 
 // Promise is what a server swore, kept in its data directory's volume and synced before it is spoken.

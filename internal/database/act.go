@@ -1,0 +1,120 @@
+package database
+
+import (
+	"context"
+	"fmt"
+)
+
+// Hands are what an action may touch on its host.
+type Hands struct {
+	Self    string
+	Server  Server
+	Records Records
+	Reach   func(host string) (Endpoint, error) // where a member's server answers
+}
+
+// Act carries out one action. It re-checks the action's precondition against the agreed state where being wrong
+// would matter, is harmless when repeated, and returns when the effect is there or an error says why not.
+func Act(ctx context.Context, h Hands, a Action) error {
+	err := act(ctx, h, a)
+	if err != nil {
+		return fmt.Errorf("%s: %w", a.Kind, err)
+	}
+	return nil
+}
+
+func act(ctx context.Context, h Hands, a Action) error {
+	switch a.Kind {
+	case KindSwap:
+		return h.Records.Swap(ctx, a.Revision, *a.Record)
+	case KindInit:
+		return h.Server.Init(ctx, a.Epoch)
+	case KindStart:
+		return h.Server.Start(ctx, a.Hot)
+	case KindStop:
+		return h.Server.StopFast(ctx)
+	case KindKill:
+		return h.Server.Kill(ctx, a.Why)
+	case KindCheckpoint:
+		return h.Server.Checkpoint(ctx)
+	case KindAdmit:
+		return h.Server.Admit(ctx, a.Clients)
+	case KindRoles:
+		return h.Server.EnsureRoles(ctx)
+	case KindRecruit:
+		return recruitFor(ctx, h, a)
+	}
+	r, err := confirm(ctx, h, a)
+	if err != nil {
+		return err
+	}
+	switch a.Kind {
+	case KindRemember:
+		return h.Server.Remember(ctx, a.Epoch, r.Generation)
+	case KindPromote:
+		return h.Server.Promote(ctx, a.Epoch, a.Timeline, r.Forks)
+	case KindNames:
+		return h.Server.SetNames(ctx, a.Names)
+	case KindBarrier:
+		return h.Server.Barrier(ctx, a.Epoch)
+	case KindFollow, KindClone, KindRewind:
+		return copyFrom(ctx, h, a)
+	}
+	return fmt.Errorf("no such action: %q", a.Kind)
+}
+
+// recruitFor promises an epoch that the agreed state really asks for: the record's own, or, for a primary that
+// stopped for a switchover, the next one.
+func recruitFor(ctx context.Context, h Hands, a Action) error {
+	r, _, err := h.Records.Read(ctx)
+	if err != nil {
+		return err
+	}
+	own := r.Phase == Switching && r.Primary == h.Self && a.Epoch == r.Epoch+1
+	if a.Epoch != r.Epoch && !own {
+		return fmt.Errorf("promise epoch %d of %d: %w", a.Epoch, r.Epoch, ErrStale)
+	}
+	_, err = h.Server.Recruit(ctx, a.Epoch, r.Generation)
+	return err
+}
+
+// confirm reads the record linearizably just before what must not happen under an older one.
+func confirm(ctx context.Context, h Hands, a Action) (Record, error) {
+	r, _, err := h.Records.Read(ctx)
+	if err != nil {
+		return Record{}, err
+	}
+	if r.Epoch != a.Epoch {
+		return Record{}, fmt.Errorf("judged in epoch %d, now %d: %w", a.Epoch, r.Epoch, ErrStale)
+	}
+	switch a.Kind {
+	case KindPromote:
+		if r.Primary != h.Self || r.Phase != Promoting && r.Phase != Creating || r.Phase == Promoting && r.Timeline != a.Timeline {
+			return Record{}, fmt.Errorf("promote: the record names %s, %s, timeline %d: %w", r.Primary, r.Phase, r.Timeline, ErrStale)
+		}
+	case KindNames, KindBarrier:
+		if r.Primary != h.Self {
+			return Record{}, fmt.Errorf("the record names %s as the primary: %w", r.Primary, ErrStale)
+		}
+	case KindFollow, KindClone, KindRewind:
+		if r.Primary != a.From || r.Phase != Steady && r.Phase != Switching {
+			return Record{}, fmt.Errorf("the record names %s, %s: %w", r.Primary, r.Phase, ErrStale)
+		}
+	}
+	return r, nil
+}
+
+func copyFrom(ctx context.Context, h Hands, a Action) error {
+	from, err := h.Reach(a.From)
+	if err != nil {
+		return err
+	}
+	switch a.Kind {
+	case KindClone:
+		return h.Server.Clone(ctx, from, a.Epoch)
+	case KindRewind:
+		return h.Server.Rewind(ctx, from, a.Epoch)
+	default:
+		return h.Server.Follow(ctx, from, a.Epoch)
+	}
+}

@@ -1,0 +1,384 @@
+package database
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"holdfast/internal/problem"
+)
+
+// Decision is what one host does next for one database, and why.
+type Decision struct {
+	Actions   []Action // at most one; a kill comes alone
+	Interrupt bool     // the long action under way serves an epoch that is over: cancel it
+	Gate      GateOrder
+	Lease     time.Duration // > 0: our primary may run that long from now without being fenced
+	LeaseOf   int64         // its epoch
+	Answers   []Answer      // requests that are settled
+	Because   []string
+	Problems  []problem.Problem
+	Wake      time.Duration // judge again no later than this
+}
+
+// Answer settles an operator's request.
+type Answer struct {
+	ID   string `json:"id"`
+	OK   bool   `json:"ok"`
+	Text string `json:"text"`
+}
+
+// Memory is what one host remembers between judgements. The zero value is a host that has just started.
+// Instants are on View.Now's clock.
+type Memory struct {
+	Epoch      int64
+	Phase      Phase
+	PhaseSince time.Duration // when this host first saw Epoch in Phase
+	SawPrimary bool          // our own server was seen as the primary of Epoch
+	Lost       bool          // the primary looks lost
+	LostSince  time.Duration
+	Quiet      bool // silence alone would suspect, but WAL advances
+	QuietSince time.Duration
+	WasAlone   bool
+	AloneAt    time.Duration
+	Unfit      []Unfit // primary: voters that do not stream, sorted by host and incarnation
+	Cut        bool    // standby: the stream is configured and does not come
+	CutSince   time.Duration
+	Prepared   string // id of the switchover whose checkpoint was made
+}
+
+// Unfit says since when a voter does not stream.
+type Unfit struct {
+	Voter Voter
+	Since time.Duration
+}
+
+// judgement is one call of Decide on its way.
+type judgement struct {
+	p Policy
+	v View
+	m Memory
+	d Decision
+}
+
+// Decide says what this host does next. It never lets a server acknowledge what an election could forget,
+// and never names a primary that may lack an acknowledged commit: better no primary than that. Equal
+// arguments, equal result.
+func Decide(p Policy, v View, m Memory) (Decision, Memory) {
+	j := &judgement{p: p, v: v, m: m}
+	j.m.Unfit = slices.Clone(m.Unfit)
+	j.d.Wake = time.Second
+	j.lease()
+	if !v.Known {
+		j.because("the agreed state has not been read yet: what runs goes on as it is")
+		return j.d, j.m
+	}
+	j.remember()
+	j.gate()
+	j.judge()
+	j.verify()
+	return j.d, j.m
+}
+
+func (j *judgement) because(format string, args ...any) {
+	j.d.Because = append(j.d.Because, fmt.Sprintf(format, args...))
+}
+
+func (j *judgement) problem(pr problem.Problem) {
+	pr.Subject = j.p.Name
+	j.d.Problems = append(j.d.Problems, pr)
+}
+
+// do asks for one action, unless another is under way.
+func (j *judgement) do(a Action) {
+	if len(j.d.Actions) > 0 {
+		return
+	}
+	if len(j.v.Busy) > 0 {
+		j.because("%s waits for %s", a.Kind, j.v.Busy[0])
+		return
+	}
+	if a.Epoch == 0 {
+		a.Epoch = j.v.Record.Epoch
+	}
+	j.d.Actions = []Action{a}
+	if a.Why != "" {
+		j.because("%s: %s", a.Kind, a.Why)
+	}
+}
+
+// kill fences our own server, whatever else is under way.
+func (j *judgement) kill(why string) {
+	j.d.Interrupt = len(j.v.Busy) > 0
+	j.d.Lease = 0
+	if slices.Contains(j.v.Busy, KindKill) {
+		j.d.Interrupt = false
+		return
+	}
+	j.d.Actions = []Action{{Kind: KindKill, Epoch: j.v.Record.Epoch, Why: why}}
+	j.because("kill: %s", why)
+}
+
+// swap asks to write the next record. Every write raises the generation (A10).
+func (j *judgement) swap(next Record, why string) {
+	next.Generation = j.v.Record.Generation + 1
+	j.do(Action{Kind: KindSwap, Epoch: next.Epoch, Revision: j.v.Revision, Record: &next, Why: why})
+}
+
+// remember notes when phases began, by this host's own clock.
+func (j *judgement) remember() {
+	r := j.v.Record
+	if j.m.Epoch != r.Epoch || j.m.Phase != r.Phase {
+		if j.m.Epoch != r.Epoch {
+			j.m.SawPrimary = false
+		}
+		j.m.Epoch, j.m.Phase, j.m.PhaseSince = r.Epoch, r.Phase, j.v.Now
+		j.m.Lost, j.m.Cut = false, false
+	}
+	if j.v.Local.Role == Primary && r.Primary == j.v.Self && j.v.Local.Promise.Epoch == r.Epoch {
+		j.m.SawPrimary = true
+	}
+}
+
+func (j *judgement) phaseAge() time.Duration { return j.v.Now - j.m.PhaseSince }
+
+// gate says where this host's listener leads.
+func (j *judgement) gate() {
+	r := j.v.Record
+	if j.v.Revision == 0 {
+		return
+	}
+	j.d.Gate = GateOrder{Epoch: r.Epoch, State: GateHold, Why: "no primary is open in epoch " + fmt.Sprint(r.Epoch)}
+	serving := r.Phase == Steady && r.Opened
+	if serving && r.Primary == j.v.Self && j.v.Local.Known && (j.v.Local.Role != Primary || !j.v.Local.NamesOK) {
+		serving = false
+		j.d.Gate.Why = "our own server does not serve as the primary"
+	}
+	if serving {
+		j.d.Gate = GateOrder{Epoch: r.Epoch, State: GateOpen, Target: Endpoint{Host: r.Primary}, Why: r.Primary + " is the primary"}
+	}
+}
+
+// judge applies the rules in order of safety; the first that asks for an action wins.
+func (j *judgement) judge() {
+	v, r := &j.v, &j.v.Record
+	if v.Revision == 0 {
+		j.found()
+		return
+	}
+	if !v.Local.Known || !r.Holds(v.Self) {
+		return
+	}
+	if v.Local.Role == Primary && !j.mayBePrimary() {
+		j.kill(fmt.Sprintf("epoch %d names %s as the primary; ours promised %d", r.Epoch, r.Primary, v.Local.Promise.Epoch))
+		return
+	}
+	if j.refuses() {
+		return
+	}
+	j.d.Interrupt = len(v.Busy) > 0 && j.outdated()
+	if v.Stopping {
+		j.stop()
+		return
+	}
+	if r.Primary == v.Self {
+		j.lead()
+	} else {
+		j.follow()
+	}
+	j.watchPrimary()
+	j.elect()
+}
+
+// mayBePrimary reports whether a running primary of ours is the one that the record confirms or promotes.
+func (j *judgement) mayBePrimary() bool {
+	r, l := j.v.Record, j.v.Local
+	switch {
+	case r.Primary != j.v.Self || l.Promise.Epoch != r.Epoch || r.Phase == Recruiting:
+		return false
+	case r.Phase == Creating:
+		return true
+	default:
+		return l.Timeline == r.Timeline && (r.Incarnation == "" || l.Incarnation == r.Incarnation)
+	}
+}
+
+// refuses handles data and promises that do not belong here. Nothing of them is touched.
+func (j *judgement) refuses() bool {
+	r, l := j.v.Record, j.v.Local
+	foreign := ""
+	switch {
+	case l.Data == DataForeign:
+		foreign = l.Why
+	case l.Data == DataPresent && r.SystemID != 0 && l.SystemID != 0 && l.SystemID != r.SystemID:
+		foreign = fmt.Sprintf("its system identifier is %d, that of this database is %d", l.SystemID, r.SystemID)
+	}
+	if foreign != "" {
+		j.problem(problem.Problem{
+			Code: "database.foreign-data", Severity: problem.Critical,
+			Title:   j.v.Self + " holds data of something else: " + foreign,
+			Meaning: "Nothing of it is touched, and this host takes no part in this database.",
+			Remedy:  "move the data directory away, or correct the plan; the host then makes its copy by itself",
+		})
+		return true
+	}
+	switched := r.Phase == Switching && r.Primary == j.v.Self && l.Promise.Epoch == r.Epoch+1
+	if l.PromiseOK && l.Promise.Epoch > r.Epoch && !switched {
+		j.problem(problem.Problem{
+			Code: "database.agreed-state-old", Severity: problem.Critical,
+			Title:   fmt.Sprintf("%s promised epoch %d, but the agreed state says %d", j.v.Self, l.Promise.Epoch, r.Epoch),
+			Meaning: "The agreed state looks like an old backup. No automatic move happens, so nothing is forgotten.",
+			Remedy:  "restore the newest agreed state, or see what a forced failover would lose: holdfast status",
+		})
+		return true
+	}
+	return false
+}
+
+// outdated reports whether the action under way can only serve an epoch that is over.
+func (j *judgement) outdated() bool {
+	if j.m.Epoch == 0 || j.phaseAge() > 0 {
+		return false
+	}
+	long := []Kind{KindClone, KindRewind, KindBarrier, KindPromote, KindCheckpoint, KindRoles, KindNames}
+	return slices.ContainsFunc(j.v.Busy, func(k Kind) bool { return slices.Contains(long, k) })
+}
+
+// stop ends our server in an order that lets every standby have the whole WAL of the primary.
+func (j *judgement) stop() {
+	v, r := j.v, j.v.Record
+	if !v.Local.Running {
+		return
+	}
+	if r.Primary == v.Self {
+		j.do(Action{Kind: KindStop, Why: "the application is being stopped"})
+		return
+	}
+	pr, ok := j.peer(r.Primary)
+	if ok && pr.Report != nil && pr.AgentAge < j.p.Times.Suspect && pr.Report.Local.Running {
+		j.because("wait until the primary on %s has stopped", r.Primary)
+		j.d.Wake = 100 * time.Millisecond
+		return
+	}
+	j.do(Action{Kind: KindStop, Why: "the application is being stopped, the primary has stopped"})
+}
+
+// found makes the record of a database that nobody has made yet.
+func (j *judgement) found() {
+	p, v := j.p, j.v
+	n := p.Standbys + 1
+	if len(p.Hosts) < n || !slices.Contains(p.Hosts[:n], v.Self) || v.Stopping || !v.Local.Known {
+		return
+	}
+	if v.Local.Data != DataAbsent && v.Local.Data != DataPartial {
+		j.problem(problem.Problem{
+			Code: "database.unknown-data", Severity: problem.Critical,
+			Title:   v.Self + " holds a data directory, but nothing is agreed about this database",
+			Meaning: "It may be the only copy, so nothing is made and nothing is touched.",
+			Remedy:  "bring back the agreed state (etcd) that belongs to it, or move the data directory away",
+		})
+		return
+	}
+	if v.Self != p.Hosts[0] {
+		j.because("wait for %s to make the first copy", p.Hosts[0])
+		return
+	}
+	for _, peer := range v.Peers {
+		if peer.Report != nil && peer.Report.Local.Known && peer.Report.Local.Data == DataPresent {
+			j.because("%s holds data already: nothing is made", peer.Host)
+			return
+		}
+	}
+	j.swap(Record{
+		Epoch: 1, Members: slices.Clone(p.Hosts[:n]), Primary: v.Self, W: p.AcknowledgedBy, E: 1, Phase: Creating,
+		Runner: v.Self, Because: []string{"the plan asks for this database and it does not exist yet"},
+	}, "the plan asks for a database that does not exist yet")
+}
+
+// peer finds another host's entry.
+func (j *judgement) peer(host string) (Peer, bool) {
+	for _, p := range j.v.Peers {
+		if p.Host == host {
+			return p, true
+		}
+	}
+	return Peer{}, false
+}
+
+// heard gives a peer's last report if its agent's beat is young enough to act on.
+func (j *judgement) heard(host string) (Report, bool) {
+	p, ok := j.peer(host)
+	if !ok || p.Report == nil || p.AgentAge >= j.p.Times.Reachable || !p.Report.Local.Known {
+		return Report{}, false
+	}
+	return *p.Report, true
+}
+
+// verify is the decision's own check: a round that would break I1 acts on nothing and says so.
+func (j *judgement) verify() {
+	for _, a := range j.d.Actions {
+		why := ""
+		switch a.Kind {
+		case KindSwap:
+			why = j.wrongRecord(*a.Record)
+		case KindNames:
+			why = j.wrongNames(a.Names)
+		}
+		if why == "" {
+			continue
+		}
+		j.d.Actions = nil
+		j.problem(problem.Problem{
+			Code: "database.invariant", Severity: problem.Critical, Title: "a decision was refused: " + why,
+			Meaning: "Holdfast's own check stopped it; nothing was changed.",
+			Remedy:  "keep the logs and report this as a defect: holdfast status --output json",
+		})
+	}
+}
+
+// wrongRecord says how a next record would break a rule, or "".
+func (j *judgement) wrongRecord(next Record) string {
+	now := j.v.Record
+	if next.Epoch < now.Epoch {
+		return fmt.Sprintf("epoch %d after %d", next.Epoch, now.Epoch)
+	}
+	if next.Generation <= now.Generation && j.v.Revision != 0 {
+		return fmt.Sprintf("generation %d after %d", next.Generation, now.Generation)
+	}
+	if next.W > 0 && next.W+next.E <= len(next.Voters) {
+		return fmt.Sprintf("W %d + E %d is not above %d voters", next.W, next.E, len(next.Voters))
+	}
+	if next.Phase == Promoting && now.Phase == Promoting && next.Epoch == now.Epoch {
+		return "a second primary in one epoch"
+	}
+	inForce := j.v.Local.Names
+	if next.Phase == Steady && next.Primary == j.v.Self && !inForce.IsClosed() && inForce.W > 0 {
+		for _, name := range inForce.List {
+			if !slices.ContainsFunc(next.Voters, func(v Voter) bool { return StandbyName(v.Incarnation, next.Epoch) == name }) {
+				return name + " may acknowledge and is no voter"
+			}
+		}
+	}
+	return ""
+}
+
+// wrongNames says how new names would break a rule, or "".
+func (j *judgement) wrongNames(n Names) string {
+	if n.IsClosed() {
+		return ""
+	}
+	r := j.v.Record
+	voters := j.votersAfterPromotion()
+	if n.W != r.W {
+		return fmt.Sprintf("W %d in the server, %d agreed", n.W, r.W)
+	}
+	if n.W > 0 && n.W+r.E <= len(voters) {
+		return fmt.Sprintf("W %d + E %d is not above %d voters", n.W, r.E, len(voters))
+	}
+	for _, name := range n.List {
+		if !slices.ContainsFunc(voters, func(v Voter) bool { return StandbyName(v.Incarnation, r.Epoch) == name }) {
+			return name + " may acknowledge and is no voter"
+		}
+	}
+	return ""
+}

@@ -1,0 +1,301 @@
+package database
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"holdfast/internal/problem"
+)
+
+// evidence that the primary of the record serves no more, and how long it must last before it counts.
+type evidence struct {
+	why      string
+	patience time.Duration
+}
+
+// watchPrimary judges whether the primary is lost, from this host's own point of view and from what the
+// others say of theirs.
+func (j *judgement) watchPrimary() {
+	r := j.v.Record
+	if r.Phase == Creating || r.Phase == Recruiting {
+		j.m.Lost = false
+		return
+	}
+	e, lost := j.primaryLost()
+	if !lost {
+		j.m.Lost = false
+		return
+	}
+	if !j.m.Lost {
+		j.m.Lost, j.m.LostSince = true, j.v.Now
+	}
+	j.because("%s", e.why)
+	if wait := e.patience - (j.v.Now - j.m.LostSince); wait > 0 {
+		j.d.Wake = min(j.d.Wake, wait)
+		return
+	}
+	j.startElection(e)
+}
+
+// primaryLost gives the evidence, if there is any.
+func (j *judgement) primaryLost() (evidence, bool) {
+	r := j.v.Record
+	if r.Primary == j.v.Self {
+		return j.selfLost()
+	}
+	if r.Phase == Switching && j.phaseAge() < j.p.Times.Switch+j.p.Times.Stuck {
+		return evidence{}, false // it stops on purpose, and resumes by itself if that goes wrong
+	}
+	if rep, ok := j.heard(r.Primary); ok {
+		return j.reportedLost(rep)
+	}
+	return j.silentLost()
+}
+
+// selfLost is the fastest way: the keeper of our own primary saw it exit.
+func (j *judgement) selfLost() (evidence, bool) {
+	r, l := j.v.Record, j.v.Local
+	if r.Phase != Steady || !j.m.SawPrimary || l.Running || !l.TreeGone || len(j.ableVoters()) < max(r.E, 1) {
+		return evidence{}, false
+	}
+	return evidence{why: "our own server, the primary, has exited: " + l.Exit}, true
+}
+
+// reportedLost judges what the primary's own host says of it. A server that is neither gone nor serving is
+// given time: it starts, recovers or promotes.
+func (j *judgement) reportedLost(rep Report) (evidence, bool) {
+	r, l := j.v.Record, rep.Local
+	if rep.Epoch < r.Epoch || l.Role == Primary {
+		return evidence{}, false
+	}
+	e := evidence{why: r.Primary + " says that its server does not serve as the primary", patience: j.p.Times.Stuck}
+	if l.Data != DataPresent || r.Phase == Steady && !l.Running && l.TreeGone && l.Exit != "" {
+		e.patience = 0
+	}
+	return e, true
+}
+
+// silentLost suspects a host that nobody hears: every reachable voter, at least E of them, each by its own
+// on-time clock. WAL that still advances on any of them is a veto for a while (DATABASE.md, Detection).
+func (j *judgement) silentLost() (evidence, bool) {
+	r, t := j.v.Record, j.p.Times
+	mine, _ := j.peer(r.Primary)
+	if mine.AgentAge < t.Suspect || mine.GateAge < t.Suspect || j.v.Late {
+		j.m.Quiet = false
+		return evidence{}, false
+	}
+	agree, advancing := 0, false
+	for _, v := range r.Voters {
+		if v.Host == j.v.Self && v.Incarnation == j.v.Local.Incarnation {
+			agree++
+			advancing = advancing || j.v.Advanced < t.Veto
+			continue
+		}
+		rep, ok := j.heard(v.Host)
+		if !ok || rep.Local.Incarnation != v.Incarnation {
+			continue // not reachable: its word is not asked for
+		}
+		heard := slices.ContainsFunc(rep.Silent, func(s Silence) bool {
+			return s.Host == r.Primary && (s.Agent < t.Suspect || s.Gate < t.Suspect)
+		})
+		if heard || rep.Late {
+			j.because("%s still hears %s, or cannot tell", v.Host, r.Primary)
+			return evidence{}, false
+		}
+		agree++
+		advancing = advancing || rep.Advanced < t.Veto
+	}
+	if agree < r.E {
+		j.tooFew(fmt.Sprintf("%s is silent, but only %d of %d needed voters say so", r.Primary, agree, r.E))
+		return evidence{}, false
+	}
+	if advancing {
+		if !j.m.Quiet {
+			j.m.Quiet, j.m.QuietSince = true, j.v.Now
+		}
+		if j.v.Now-j.m.QuietSince < t.VetoMax {
+			j.because("%s is silent, but its WAL still advances", r.Primary)
+			return evidence{}, false
+		}
+	}
+	silence := min(mine.AgentAge, mine.GateAge).Round(100 * time.Millisecond)
+	return evidence{why: fmt.Sprintf("%s is silent for %s, and %d voters agree", r.Primary, silence, agree)}, true
+}
+
+// startElection raises the epoch, when enough voters could answer, in turn: the primary's own host first.
+func (j *judgement) startElection(e evidence) {
+	r, why := j.v.Record, e.why
+	able := j.ableVoters()
+	if len(able) < max(r.E, 1) {
+		j.tooFew(why)
+		return
+	}
+	turn := 0
+	if r.Primary != j.v.Self {
+		turn = slices.Index(r.Members, j.v.Self)
+	}
+	if wait := e.patience + time.Duration(turn)*j.p.Times.Stagger - (j.v.Now - j.m.LostSince); wait > 0 {
+		j.d.Wake = min(j.d.Wake, wait)
+		return
+	}
+	next := r.Clone()
+	next.Epoch++
+	next.Phase, next.Opened, next.Runner, next.Alone = Recruiting, false, j.v.Self, false
+	next.SwitchTo, next.Switch = "", ""
+	next.Because = []string{why}
+	if r.Phase == Promoting && r.Timeline != 0 {
+		next.Assigned = append(next.Assigned, Fork{Timeline: r.Timeline, Epoch: r.Epoch})
+	}
+	j.swap(next, why)
+}
+
+// ableVoters are the voters that could answer a recruiting now, ourselves included.
+func (j *judgement) ableVoters() []string {
+	var able []string
+	for _, v := range j.v.Record.Voters {
+		l := j.v.Local
+		if v.Host != j.v.Self {
+			rep, ok := j.heard(v.Host)
+			if !ok {
+				continue
+			}
+			l = rep.Local
+		}
+		if l.Data == DataPresent && l.PromiseOK && l.Incarnation == v.Incarnation {
+			able = append(able, v.Host)
+		}
+	}
+	return able
+}
+
+func (j *judgement) tooFew(why string) {
+	r := j.v.Record
+	var missing []string
+	able := j.ableVoters()
+	for _, v := range r.Voters {
+		if !slices.Contains(able, v.Host) {
+			missing = append(missing, v.Host)
+		}
+	}
+	silent := "Every standby that could acknowledge answers, but none can be chosen yet."
+	if len(missing) > 0 {
+		silent = strings.Join(missing, " and ") + " may hold commits that no other standby has."
+	}
+	j.problem(problem.Problem{
+		Code: "database.no-candidate", Severity: problem.Critical, Title: "no standby may be promoted",
+		Meaning: fmt.Sprintf("Writes wait. %s. %d of %d needed standbys answer. %s", why, len(able), r.E, silent),
+		Remedy:  "bring " + strings.Join(append(missing, r.Primary), " or ") + " back; the database then goes on by itself",
+	})
+}
+
+// recruit is one voter's answer in this epoch.
+type recruit struct {
+	voter Voter
+	pos   Position
+}
+
+// elect chooses the primary of a recruiting epoch. Any member may; the write decides.
+func (j *judgement) elect() {
+	r := j.v.Record
+	if r.Phase != Recruiting {
+		return
+	}
+	answers := j.recruits()
+	if len(answers) < max(r.E, 1) {
+		j.d.Wake = min(j.d.Wake, 250*time.Millisecond)
+		if j.phaseAge() > j.p.Times.Stuck {
+			j.tooFew(fmt.Sprintf("epoch %d has %d of %d promises", r.Epoch, len(answers), r.E))
+		}
+		return
+	}
+	turn := slices.Index(r.Members, j.v.Self)
+	if r.Runner == j.v.Self {
+		turn = 0
+	} else {
+		turn++
+	}
+	if wait := time.Duration(turn)*j.p.Times.Stagger - j.phaseAge(); wait > 0 {
+		j.d.Wake = min(j.d.Wake, wait)
+		return
+	}
+	best := slices.MaxFunc(answers, func(a, b recruit) int { return j.rank(a, b) })
+	next := r.Clone()
+	next.Phase, next.Alone, next.Runner = Promoting, false, j.v.Self
+	next.Former = Voter{Host: r.Primary, Incarnation: r.Incarnation}
+	next.Primary, next.Incarnation = best.voter.Host, best.voter.Incarnation
+	next.Timeline = j.nextTimeline()
+	why := fmt.Sprintf("%s holds the log up to %s on timeline %d, the furthest of %d answers (%d needed)",
+		best.voter.Host, best.pos.LSN, best.pos.Timeline, len(answers), r.E)
+	next.Because = append(next.Because, why)
+	j.swap(next, why)
+}
+
+// rank orders answers: newest timeline, then furthest position, then the plan's order of hosts.
+func (j *judgement) rank(a, b recruit) int {
+	m := j.v.Record.Members
+	return cmp.Or(
+		cmp.Compare(j.timelineEpoch(a.pos.Timeline), j.timelineEpoch(b.pos.Timeline)),
+		cmp.Compare(a.pos.LSN, b.pos.LSN),
+		cmp.Compare(slices.Index(m, b.voter.Host), slices.Index(m, a.voter.Host)),
+	)
+}
+
+// timelineEpoch is the epoch that made a timeline; numbers are assigned by the record, so it knows all.
+func (j *judgement) timelineEpoch(timeline uint32) int64 {
+	for _, f := range slices.Concat(j.v.Record.Forks, j.v.Record.Assigned) {
+		if f.Timeline == timeline {
+			return f.Epoch
+		}
+	}
+	return 0
+}
+
+// recruits are the answers of voters that can be reached now: one that dies leaves the count and the maximum
+// (A5). A history that is neither part of the committed chain nor one step beyond it on an assigned number is
+// refused.
+func (j *judgement) recruits() []recruit {
+	r := j.v.Record
+	var out []recruit
+	for _, v := range r.Voters {
+		l := j.v.Local
+		if v.Host != j.v.Self {
+			rep, ok := j.heard(v.Host)
+			if !ok {
+				continue
+			}
+			l = rep.Local
+		}
+		if l.Data != DataPresent || !l.PromiseOK || l.Incarnation != v.Incarnation || l.Promise.Epoch != r.Epoch || l.Position.Epoch != r.Epoch {
+			continue
+		}
+		if kinship(r, l) != prefix && !j.onAssigned(l) {
+			j.because("%s's history at timeline %d is not part of the agreed one", v.Host, l.Position.Timeline)
+			continue
+		}
+		out = append(out, recruit{voter: v, pos: l.Position})
+	}
+	return out
+}
+
+// onAssigned reports whether a server stands on a timeline whose number was assigned to a promotion that was
+// never confirmed, made out of the committed chain.
+func (j *judgement) onAssigned(l Local) bool {
+	r := j.v.Record
+	known := slices.ContainsFunc(r.Assigned, func(f Fork) bool { return f.Timeline == l.Position.Timeline })
+	if !known || len(l.History) == 0 {
+		return false
+	}
+	return sameForks(committed(r), l.History[:len(l.History)-1])
+}
+
+// nextTimeline is a number that no server can have used: above every confirmed and assigned one.
+func (j *judgement) nextTimeline() uint32 {
+	highest := max(j.v.Record.Timeline, 1)
+	for _, f := range slices.Concat(j.v.Record.Forks, j.v.Record.Assigned) {
+		highest = max(highest, f.Timeline)
+	}
+	return highest + 1
+}

@@ -1,0 +1,142 @@
+package database
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"holdfast/internal/problem"
+)
+
+// cutLimit is how long a configured stream may fail to come, with a healthy primary, before the copy is made
+// anew: several reconnects and a checkpoint fit in it.
+const cutLimit = 20 * time.Second
+
+// follow is the duty of a member that is not the primary: promise what is asked, then stream from the
+// confirmed primary, becoming a copy of it first where our own history went another way.
+func (j *judgement) follow() {
+	v, r, l := j.v, j.v.Record, j.v.Local
+	if r.Phase == Creating {
+		return
+	}
+	if l.Data != DataPresent {
+		j.copyPrimary("we hold no copy yet")
+		return
+	}
+	if !l.PromiseOK || l.Promise.Epoch < r.Epoch {
+		j.recruit(fmt.Sprintf("epoch %d asks for a promise", r.Epoch))
+		return
+	}
+	if r.Phase != Steady && r.Phase != Switching {
+		if l.Position.Epoch != r.Epoch {
+			j.recruit("our position in this epoch is not known")
+		}
+		return
+	}
+	if l.Running && l.Following == r.Epoch {
+		j.keepUp()
+		return
+	}
+	if l.Position.Epoch != r.Epoch {
+		j.recruit("our position must be known before we follow")
+		return
+	}
+	switch kin := kinship(r, l); {
+	case kin == prefix:
+		j.do(Action{Kind: KindFollow, From: r.Primary, Why: fmt.Sprintf("our history up to %s is part of the primary's", l.Position.LSN)})
+	case l.FailedKind == KindRewind:
+		j.copyPrimary("a rewind did not help: " + l.Failed)
+	default:
+		if _, ok := j.primaryReport(); !ok {
+			j.because("our history went another way; wait for the primary on %s", r.Primary)
+			return
+		}
+		j.do(Action{Kind: KindRewind, From: r.Primary, Why: fmt.Sprintf("our history at %s on timeline %d is not part of the primary's", l.Position.LSN, l.Position.Timeline)})
+	}
+	if v.Local.Failed != "" {
+		j.problem(problem.Problem{
+			Code: "database.copy-failed", Severity: problem.Degraded,
+			Title:   fmt.Sprintf("%s could not become a copy: %s", v.Self, l.Failed),
+			Meaning: "The database has one copy less than the plan asks for. Holdfast tries again.",
+			Remedy:  "look at the host's log if this stays: holdfast status --output json",
+		})
+	}
+}
+
+func (j *judgement) recruit(why string) { j.do(Action{Kind: KindRecruit, Why: why}) }
+
+// keepUp watches a stream that is configured, and persists newer generations.
+func (j *judgement) keepUp() {
+	r, l := j.v.Record, j.v.Local
+	if l.Promise.Generation < r.Generation {
+		j.do(Action{Kind: KindRemember, Why: fmt.Sprintf("generation %d is agreed", r.Generation)})
+	}
+	pr, up := j.primaryReport()
+	if l.Receiving || !up || r.Phase != Steady {
+		j.m.Cut = false
+		return
+	}
+	if !j.m.Cut {
+		j.m.Cut, j.m.CutSince = true, j.v.Now
+	}
+	if since := j.v.Now - j.m.CutSince; since > cutLimit && pr.Local.Ready {
+		j.copyPrimary(fmt.Sprintf("the stream from %s does not come for %s", r.Primary, since.Round(time.Second)))
+	}
+}
+
+// copyPrimary makes our copy anew, once the primary can give one.
+func (j *judgement) copyPrimary(why string) {
+	r := j.v.Record
+	if _, ok := j.primaryReport(); !ok || r.Phase != Steady {
+		j.because("%s; wait for a primary to copy", why)
+		return
+	}
+	j.do(Action{Kind: KindClone, From: r.Primary, Why: why})
+}
+
+// primaryReport is the confirmed primary's word that it is one in this epoch.
+func (j *judgement) primaryReport() (Report, bool) {
+	rep, ok := j.heard(j.v.Record.Primary)
+	return rep, ok && rep.Local.Role == Primary && rep.Local.Promise.Epoch == j.v.Record.Epoch
+}
+
+// relation of a server's history to the committed chain.
+type relation int
+
+const (
+	diverged relation = iota // holds WAL that the chain does not
+	prefix                   // every complete record of it is in the chain, as far as the record can tell
+)
+
+// kinship compares a server's history and position with the committed chain of the record: a prefix may
+// follow; anything else must become a copy first. Bytes of a cut record are no divergence, since Position
+// counts complete records alone.
+func kinship(r Record, l Local) relation {
+	chain := committed(r)
+	at := -1
+	for i, f := range chain {
+		if f.Timeline == l.Position.Timeline {
+			at = i
+		}
+	}
+	if at < 0 {
+		return diverged
+	}
+	if !sameForks(chain[:at+1], l.History) {
+		return diverged
+	}
+	if at+1 < len(chain) && l.Position.LSN > chain[at+1].LSN {
+		return diverged
+	}
+	return prefix
+}
+
+// committed is the chain with its root, timeline 1, in front.
+func committed(r Record) []Fork { return append([]Fork{{Timeline: 1}}, r.Forks...) }
+
+// sameForks compares a chain (with root) and a server's own history (without), by number and place.
+func sameForks(chain, history []Fork) bool {
+	return slices.EqualFunc(chain[1:], history, func(a, b Fork) bool {
+		return a.Timeline == b.Timeline && a.Parent == b.Parent && a.LSN == b.LSN
+	})
+}

@@ -1,0 +1,487 @@
+package database
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"holdfast/internal/problem"
+)
+
+// levelBytes is how far behind a standby may be to be taken into the voters: one WAL segment.
+const levelBytes = LSN(16 << 20)
+
+// lead is the duty of the host that the record names as the primary.
+func (j *judgement) lead() {
+	switch j.v.Record.Phase {
+	case Creating:
+		j.create()
+	case Promoting:
+		j.promote()
+	case Switching:
+		j.switchOver()
+	case Recruiting:
+		j.standAside()
+	case Steady:
+		if j.v.Local.Role == Primary {
+			j.maintain()
+			return
+		}
+		j.resume("our server, the primary, does not run")
+	}
+}
+
+// create makes the first server.
+func (j *judgement) create() {
+	r, l := j.v.Record, j.v.Local
+	switch {
+	case l.Data == DataAbsent || l.Data == DataPartial:
+		j.do(Action{Kind: KindInit, Why: "the first copy of a new database"})
+	case l.Promise.Epoch < r.Epoch || !l.PromiseOK:
+		j.recruit("a new server starts under the first epoch")
+	case !l.Running:
+		j.do(Action{Kind: KindStart, Hot: true})
+	case l.Role == Standby:
+		j.do(Action{Kind: KindPromote, Timeline: j.nextTimeline()})
+	case l.Role != Primary || !l.Ready:
+		j.d.Wake = min(j.d.Wake, j.p.Times.Stagger)
+	case !l.RolesReady:
+		j.do(Action{Kind: KindRoles})
+	case r.W == 0 && l.Names.W != 0:
+		j.do(Action{Kind: KindNames, Names: Names{}, Why: "the plan asks for no standby to acknowledge"})
+	default:
+		next := r.Clone()
+		next.Phase, next.SystemID, next.Incarnation = Steady, l.SystemID, l.Incarnation
+		next.Timeline, next.Forks = l.Timeline, j.confirmed(l)
+		j.swap(next, "the first server is ready")
+	}
+}
+
+// confirmed is a server's own history as the committed chain, each fork with the epoch that assigned it.
+func (j *judgement) confirmed(l Local) []Fork {
+	r := j.v.Record
+	chain := slices.Clone(l.History)
+	for i := range chain {
+		chain[i].Epoch = j.timelineEpoch(chain[i].Timeline)
+		if chain[i].Timeline == l.Timeline && chain[i].Epoch == 0 {
+			chain[i].Epoch = r.Epoch
+		}
+	}
+	return chain
+}
+
+// resume brings a stopped primary back: by an election when we saw it serve and standbys can take over, else
+// alone, as the record names us and we hold every commit of our epoch (DATABASE.md, Election).
+func (j *judgement) resume(what string) {
+	r, l := j.v.Record, j.v.Local
+	if j.m.SawPrimary && len(j.ableVoters()) >= max(r.E, 1) && r.Phase == Steady {
+		return // watchPrimary starts the election
+	}
+	if why := j.notAlone(); why != "" {
+		j.because("%s, and may not come back by itself: %s", what, why)
+		j.tooFew(what)
+		return
+	}
+	if l.Role == Primary {
+		return
+	}
+	next := r.Clone()
+	next.Epoch++
+	next.Phase, next.Opened, next.Alone, next.Runner = Promoting, false, true, j.v.Self
+	next.Former, next.SwitchTo, next.Switch = Voter{}, "", ""
+	next.Timeline = j.nextTimeline()
+	why := what + "; it holds every commit of its epoch, so it may come back by itself"
+	next.Because = []string{why}
+	j.m.WasAlone, j.m.AloneAt = true, j.v.Now
+	j.swap(next, why)
+}
+
+// notAlone says why our stopped primary must not take the next epoch by itself, or "".
+func (j *judgement) notAlone() string {
+	r, l := j.v.Record, j.v.Local
+	switch {
+	case l.Data != DataPresent:
+		return "its data directory is " + string(l.Data)
+	case l.Incarnation != r.Incarnation:
+		return "its data are not those of the primary that stopped"
+	case !l.PromiseOK:
+		return "its promise cannot be trusted"
+	case r.Phase == Promoting:
+		return "a promotion is under way"
+	case j.m.WasAlone && j.v.Now-j.m.AloneAt < j.p.Times.Alone && r.W > 0 && j.m.SawPrimary:
+		return "it did so within " + j.p.Times.Alone.String()
+	}
+	return ""
+}
+
+// standAside is what the former primary does while voters elect: it stays stopped, keeps its promise, and
+// comes back by itself only if the election gets nowhere.
+func (j *judgement) standAside() {
+	r, l := j.v.Record, j.v.Local
+	if l.Data != DataPresent {
+		return
+	}
+	if j.phaseAge() > j.p.Times.Stuck && len(j.recruits()) < max(r.E, 1) {
+		j.resume("too few standbys can answer")
+		return
+	}
+	if l.Promise.Epoch < r.Epoch || !l.PromiseOK {
+		j.recruit(fmt.Sprintf("epoch %d asks for a promise", r.Epoch))
+	}
+}
+
+// promote makes our server the primary of this epoch and confirms it.
+func (j *judgement) promote() {
+	r, l := j.v.Record, j.v.Local
+	if l.Data != DataPresent || l.Incarnation != r.Incarnation {
+		j.because("our data are not those that were chosen: another election must follow")
+		return
+	}
+	voters := j.votersAfterPromotion()
+	want := namesFor(voters, r.W, r.Epoch)
+	switch {
+	case l.Promise.Epoch < r.Epoch || !l.PromiseOK:
+		j.recruit("our own promise comes before our promotion")
+	case !l.Running:
+		j.do(Action{Kind: KindStart, Hot: !r.Alone, Why: "chosen as the primary"})
+	case l.Role == Standby || l.Role == NoRole:
+		j.do(Action{Kind: KindPromote, Timeline: r.Timeline, Why: "chosen as the primary"})
+	case !l.Ready:
+		j.d.Wake = min(j.d.Wake, j.p.Times.Stagger)
+	case !l.Names.Equal(want) || !l.NamesOK:
+		j.do(Action{Kind: KindNames, Names: want, Why: "confirmed in this epoch"})
+	default:
+		next := r.Clone()
+		next.Phase, next.Voters = Steady, voters
+		next.Forks, next.Assigned = j.confirmed(l), nil
+		next.Timeline = l.Timeline
+		j.swap(next, "promoted; its history is the agreed one now")
+	}
+}
+
+// votersAfterPromotion is V' = V + former primary - itself.
+func (j *judgement) votersAfterPromotion() []Voter {
+	r := j.v.Record
+	if r.Phase != Promoting || r.W == 0 {
+		return r.Voters
+	}
+	v := without(r.Voters, Voter{Host: r.Primary, Incarnation: r.Incarnation})
+	if r.Former.Host != "" && r.Former.Incarnation != "" {
+		v = with(v, r.Former)
+	}
+	return v
+}
+
+// maintain keeps a serving primary in order: names as agreed, open when that is allowed, every standby that
+// streams a voter, and none that does not.
+func (j *judgement) maintain() {
+	r, l := j.v.Record, j.v.Local
+	j.trackStandbys()
+	if !l.Ready {
+		j.because("our server does not answer yet")
+		return
+	}
+	if !j.ownNames() {
+		return
+	}
+	if !r.Opened {
+		j.open()
+	}
+	if r.W > 0 {
+		j.adjustVoters()
+	}
+	if !l.RolesReady {
+		j.do(Action{Kind: KindRoles})
+	}
+	j.serveRequests()
+	j.redundancy()
+}
+
+// ownNames puts synchronous_standby_names back if somebody else wrote them.
+func (j *judgement) ownNames() bool {
+	r, l := j.v.Record, j.v.Local
+	full := namesFor(r.Voters, r.W, r.Epoch)
+	if l.NamesOK && (l.Names.Equal(full) || j.oneStepFrom(full)) {
+		return true
+	}
+	j.problem(problem.Problem{
+		Code: "database.names-changed", Severity: problem.Critical,
+		Title:   "synchronous_standby_names is not what Holdfast set: " + l.Names.String(),
+		Meaning: "Commits could be acknowledged that no standby holds. The listener waits until it is set back.",
+		Remedy:  "do not change it by hand; set acknowledged_by in the plan",
+	})
+	j.do(Action{Kind: KindNames, Names: full, Why: "somebody else changed them"})
+	return false
+}
+
+// oneStepFrom reports whether our names lack exactly one voter: a voter that joins or leaves.
+func (j *judgement) oneStepFrom(full Names) bool {
+	_, ok := j.between(full)
+	return ok
+}
+
+// between finds the one voter that the names lack.
+func (j *judgement) between(full Names) (Voter, bool) {
+	r, l := j.v.Record, j.v.Local
+	if l.Names.Equal(full) {
+		return Voter{}, false
+	}
+	for _, v := range r.Voters {
+		if l.Names.Equal(namesFor(without(r.Voters, v), r.W, r.Epoch)) {
+			return v, true
+		}
+	}
+	return Voter{}, false
+}
+
+// open lets clients in, by the opening rule (DATABASE.md, Fencing and opening): the old primary is attested
+// gone, or has promised this epoch, or the wait is over. A primary that came back alone first sees W standbys
+// pass a barrier, so that nobody is shown a commit that only it holds.
+func (j *judgement) open() {
+	r, l := j.v.Record, j.v.Local
+	if r.Alone && r.W > 0 && !j.barrierPassed() {
+		if l.Force.Epoch != r.Epoch || l.Force.Mark == 0 || !l.Force.Names.Equal(l.Names) {
+			j.do(Action{Kind: KindBarrier, Why: "what only we hold must reach the standbys before anybody sees it"})
+		}
+		j.because("closed until %d standbys hold all that we hold", r.W)
+		return
+	}
+	why := j.mayOpen()
+	if why == "" {
+		wait := j.p.Times.Open - j.phaseAge()
+		j.because("closed until %s attests that its server is gone, or for %s", r.Former.Host, wait)
+		j.d.Wake = min(j.d.Wake, max(wait, 0))
+		return
+	}
+	if !l.Admits {
+		j.do(Action{Kind: KindAdmit, Clients: true, Why: why})
+		return
+	}
+	next := r.Clone()
+	next.Opened = true
+	j.swap(next, why)
+}
+
+// mayOpen says why the listener may lead to us, or "" if it may not yet.
+func (j *judgement) mayOpen() string {
+	r := j.v.Record
+	if r.Former.Host == "" || r.Former.Host == j.v.Self {
+		return "no other server can serve an older epoch"
+	}
+	if rep, ok := j.heard(r.Former.Host); ok && rep.Local.Role != Primary {
+		if !rep.Local.Running && rep.Local.TreeGone {
+			return r.Former.Host + " attests that its old server is gone"
+		}
+		if rep.Local.Promise.Epoch >= r.Epoch {
+			return r.Former.Host + " has promised this epoch"
+		}
+	}
+	// Memory counts from when this host saw the record Steady, which is later than both the promises and the
+	// agreement on us: longer than the rule asks, never shorter.
+	if j.phaseAge() >= j.p.Times.Open {
+		return fmt.Sprintf("%s has been fenced by its own deadline: %s have passed", r.Former.Host, j.p.Times.Open)
+	}
+	return ""
+}
+
+// barrierPassed reports whether W members of the names in force hold all up to the mark: streaming, counted by
+// PostgreSQL, connected after the barrier began, and their own agent says that they follow this epoch.
+func (j *judgement) barrierPassed() bool {
+	r, l := j.v.Record, j.v.Local
+	if l.Force.Mark == 0 || l.Force.Epoch != r.Epoch || !l.Force.Names.Equal(l.Names) {
+		return false
+	}
+	passed := 0
+	for _, v := range r.Voters {
+		name := StandbyName(v.Incarnation, r.Epoch)
+		if !slices.Contains(l.Names.List, name) {
+			continue
+		}
+		s, ok := sender(l, name)
+		if ok && s.State == "streaming" && s.Sync == "quorum" && s.Fresh && s.Flushed >= l.Force.Mark && j.follows(v) {
+			passed++
+		}
+	}
+	return passed >= r.W
+}
+
+// follows reports whether a standby's own agent says that it follows this epoch with this incarnation.
+func (j *judgement) follows(v Voter) bool {
+	rep, ok := j.heard(v.Host)
+	return ok && rep.Local.Incarnation == v.Incarnation && rep.Local.PromiseOK &&
+		rep.Local.Promise.Epoch == j.v.Record.Epoch && rep.Local.Following == j.v.Record.Epoch
+}
+
+func sender(l Local, name string) (Sender, bool) {
+	for _, s := range l.Senders {
+		if s.Name == name {
+			return s, true
+		}
+	}
+	return Sender{}, false
+}
+
+// streams reports whether a standby streams from us under its name of this epoch and is level.
+func (j *judgement) streams(v Voter) bool {
+	l := j.v.Local
+	s, ok := sender(l, StandbyName(v.Incarnation, j.v.Record.Epoch))
+	return ok && s.State == "streaming" && s.Flushed+levelBytes >= l.Flushed
+}
+
+// trackStandbys notes since when each voter does not stream.
+func (j *judgement) trackStandbys() {
+	var unfit []Unfit
+	for _, v := range j.v.Record.Voters {
+		if j.streams(v) {
+			continue
+		}
+		u := Unfit{Voter: v, Since: j.v.Now}
+		for _, old := range j.m.Unfit {
+			if old.Voter == v {
+				u = old
+			}
+		}
+		unfit = append(unfit, u)
+	}
+	j.m.Unfit = unfit
+}
+
+// adjustVoters takes one crash-safe step: finish the one that is under way, else begin another.
+func (j *judgement) adjustVoters() {
+	r := j.v.Record
+	full := namesFor(r.Voters, r.W, r.Epoch)
+	if v, ok := j.between(full); ok {
+		j.finishStep(v, full)
+		return
+	}
+	if !j.v.Local.Names.Equal(full) {
+		return
+	}
+	if x, ok := j.joinable(); ok {
+		next := r.Clone()
+		next.Voters = with(next.Voters, x)
+		next.E = recruitsNeeded(len(next.Voters), next.W)
+		j.swap(next, x.Host+" streams and is level: it becomes a voter")
+		return
+	}
+	if y, ok := j.removable(); ok {
+		rest := without(r.Voters, y)
+		j.do(Action{Kind: KindNames, Names: namesFor(rest, r.W, r.Epoch), Why: y.Host + " does not stream: it leaves the voters"})
+	}
+}
+
+// finishStep ends a join or a removal: v is a voter that the names lack.
+func (j *judgement) finishStep(v Voter, full Names) {
+	r, l := j.v.Record, j.v.Local
+	if j.streams(v) && j.follows(v) {
+		if have := j.remembered(); have < r.W {
+			j.because("%s joins once %d voters have kept generation %d; %d have", v.Host, r.W, r.Generation, have)
+			j.d.Wake = min(j.d.Wake, j.p.Times.Stagger)
+			return
+		}
+		j.do(Action{Kind: KindNames, Names: full, Why: v.Host + " may acknowledge from now on"})
+		return
+	}
+	if l.Force.Epoch != r.Epoch || l.Force.Mark == 0 || !l.Force.Names.Equal(l.Names) {
+		j.do(Action{Kind: KindBarrier, Why: fmt.Sprintf("before %s leaves, the others must hold all that it may have acknowledged", v.Host)})
+		return
+	}
+	if !j.barrierPassed() {
+		j.because("%s leaves once %d of the others hold everything up to %s", v.Host, r.W, l.Force.Mark)
+		j.d.Wake = min(j.d.Wake, j.p.Times.Stagger)
+		return
+	}
+	next := r.Clone()
+	next.Voters = without(next.Voters, v)
+	next.E = recruitsNeeded(len(next.Voters), next.W)
+	j.swap(next, v.Host+" has left the voters: the others hold everything")
+}
+
+// remembered counts the voters that have persisted the record's generation.
+func (j *judgement) remembered() int {
+	r, n := j.v.Record, 0
+	for _, v := range r.Voters {
+		rep, ok := j.heard(v.Host)
+		if ok && rep.Local.Incarnation == v.Incarnation && rep.Local.Promise.Epoch == r.Epoch && rep.Local.Promise.Generation >= r.Generation {
+			n++
+		}
+	}
+	return n
+}
+
+// joinable is a member that streams, is level, and is no voter yet.
+func (j *judgement) joinable() (Voter, bool) {
+	r := j.v.Record
+	for _, host := range r.Members {
+		rep, ok := j.heard(host)
+		if !ok || host == j.v.Self {
+			continue
+		}
+		v := Voter{Host: host, Incarnation: rep.Local.Incarnation}
+		if v.Incarnation != "" && !r.Has(v) && j.streams(v) && j.follows(v) {
+			return v, true
+		}
+	}
+	return Voter{}, false
+}
+
+// removable is a voter that has not streamed for long enough, as long as enough others stay.
+func (j *judgement) removable() (Voter, bool) {
+	r := j.v.Record
+	if len(r.Voters)-1 < r.W {
+		return Voter{}, false
+	}
+	for _, u := range j.m.Unfit {
+		if j.v.Now-u.Since >= j.p.Times.Remove && j.healthyWithout(u.Voter) >= r.W {
+			return u.Voter, true
+		}
+	}
+	return Voter{}, false
+}
+
+// healthyWithout counts the voters that stream when x is left out.
+func (j *judgement) healthyWithout(x Voter) int {
+	n := 0
+	for _, v := range j.v.Record.Voters {
+		if v != x && j.streams(v) {
+			n++
+		}
+	}
+	return n
+}
+
+// redundancy says what the database lacks of what the plan asks for.
+func (j *judgement) redundancy() {
+	r := j.v.Record
+	streaming := 0
+	var missing []string
+	for _, host := range r.Members {
+		if host == j.v.Self {
+			continue
+		}
+		ok := slices.ContainsFunc(r.Voters, func(v Voter) bool { return v.Host == host && j.streams(v) })
+		if ok {
+			streaming++
+			continue
+		}
+		missing = append(missing, host)
+	}
+	slices.SortFunc(missing, cmp.Compare)
+	if streaming < r.W {
+		j.problem(problem.Problem{
+			Code: "database.writes-wait", Severity: problem.Critical,
+			Title:   fmt.Sprintf("writes wait: %d of %d standbys that must hold a commit stream", streaming, r.W),
+			Meaning: "Reads go on. A commit is not acknowledged before enough standbys hold it, so none can be lost.",
+			Remedy:  fmt.Sprintf("bring back %v; nothing else is needed", missing),
+		})
+		return
+	}
+	if len(missing) > 0 {
+		j.problem(problem.Problem{
+			Code: "database.redundancy", Severity: problem.Degraded,
+			Title:   fmt.Sprintf("%d of %d standbys stream; missing: %v", streaming, len(r.Members)-1, missing),
+			Meaning: "Nothing is lost and writes go on, with less margin against the next fault.",
+			Remedy:  "none if the host is coming back: Holdfast makes the copy again by itself",
+		})
+	}
+}

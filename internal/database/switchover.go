@@ -1,0 +1,161 @@
+package database
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// maxReplayLag is how far in time a switchover's target may be behind in replay: more would lengthen the pause.
+const maxReplayLag = 10 * time.Second
+
+// serveRequests takes up the oldest switchover that an operator asked for.
+func (j *judgement) serveRequests() {
+	r, l := j.v.Record, j.v.Local
+	for _, q := range j.v.Requests {
+		if q.Kind != "switchover" {
+			continue
+		}
+		if r.Switch == q.ID { // it was begun, and we are the primary: it did not succeed
+			j.answer(q, false, "the old primary took over again: "+first(r.Because))
+			continue
+		}
+		to, why := j.target(q.To)
+		if why != "" {
+			j.answer(q, false, why)
+			continue
+		}
+		if !r.Opened || len(j.d.Actions) > 0 {
+			j.because("the switchover waits until the database is in order")
+			return
+		}
+		if j.m.Prepared != q.ID {
+			j.m.Prepared = q.ID
+			if len(j.v.Busy) == 0 {
+				j.do(Action{Kind: KindCheckpoint, Why: "so that the stop is short"})
+			} else {
+				j.m.Prepared = ""
+			}
+			return
+		}
+		if !l.Ready {
+			return
+		}
+		next := r.Clone()
+		next.Phase, next.Opened, next.SwitchTo, next.Switch = Switching, false, to.Host, q.ID
+		next.Because = []string{fmt.Sprintf("%s asked for a switchover to %s", cmp.Or(q.By, "an operator"), to.Host)}
+		j.swap(next, next.Because[0])
+		return
+	}
+}
+
+func first(s []string) string {
+	if len(s) == 0 {
+		return ""
+	}
+	return s[0]
+}
+
+func (j *judgement) answer(q Request, ok bool, text string) {
+	j.d.Answers = append(j.d.Answers, Answer{ID: q.ID, OK: ok, Text: text})
+}
+
+// target is who would take over, or why nobody can.
+func (j *judgement) target(wish string) (Voter, string) {
+	why := ""
+	var best *Voter
+	var bestAt LSN
+	for _, v := range j.v.Record.Voters {
+		if wish != "" && v.Host != wish {
+			continue
+		}
+		if no := j.unfitTarget(v); no != "" {
+			why = no
+			continue
+		}
+		s, _ := sender(j.v.Local, StandbyName(v.Incarnation, j.v.Record.Epoch))
+		if best == nil || s.Flushed > bestAt {
+			best, bestAt = &v, s.Flushed
+		}
+	}
+	switch {
+	case best != nil:
+		return *best, ""
+	case why != "":
+		return Voter{}, why
+	case wish == j.v.Self:
+		return Voter{}, wish + " is the primary already"
+	case wish != "":
+		return Voter{}, fmt.Sprintf("%s is no confirmed standby of this database", wish)
+	}
+	return Voter{}, "no confirmed standby streams"
+}
+
+// Candidates says for each voter why it cannot take over in a switchover, "" if it can: what a dry run shows.
+func Candidates(p Policy, v View) map[string]string {
+	j := &judgement{p: p, v: v}
+	out := make(map[string]string, len(v.Record.Voters))
+	for _, x := range v.Record.Voters {
+		out[x.Host] = j.unfitTarget(x)
+	}
+	return out
+}
+
+func (j *judgement) unfitTarget(v Voter) string {
+	rep, ok := j.heard(v.Host)
+	switch {
+	case !ok:
+		return v.Host + " does not answer"
+	case !j.streams(v):
+		return v.Host + " does not stream, or is more than one WAL segment behind"
+	case !j.follows(v):
+		return v.Host + " does not follow the present epoch"
+	case rep.Local.ReplayLag > maxReplayLag:
+		return fmt.Sprintf("%s is %s behind in replay", v.Host, rep.Local.ReplayLag.Round(time.Second))
+	}
+	return ""
+}
+
+// switchOver carries out a planned change once the listeners hold: stop in good order, promise the next epoch,
+// see that the target holds the very last record, and hand over. Before the handing over, any trouble makes the
+// old primary resume.
+func (j *judgement) switchOver() {
+	r, l := j.v.Record, j.v.Local
+	j.d.Wake = min(j.d.Wake, 50*time.Millisecond)
+	late := j.phaseAge() > j.p.Times.Switch
+	switch {
+	case l.Running && late:
+		j.kill("the switchover's stop takes too long: sessions would wait on")
+	case l.Running:
+		j.do(Action{Kind: KindStop, Why: "switchover to " + r.SwitchTo})
+	case l.Promise.Epoch < r.Epoch+1 || l.Position.Epoch != r.Epoch+1:
+		j.do(Action{Kind: KindRecruit, Epoch: r.Epoch + 1, Why: "the stopped primary promises the next epoch"})
+	default:
+		j.handOver(late)
+	}
+}
+
+func (j *judgement) handOver(late bool) {
+	r, l := j.v.Record, j.v.Local
+	i := slices.IndexFunc(r.Voters, func(v Voter) bool { return v.Host == r.SwitchTo })
+	rep, ok := j.heard(r.SwitchTo)
+	level := ok && i >= 0 && l.ShutDown && rep.Local.Incarnation == r.Voters[i].Incarnation && rep.Local.Following == r.Epoch &&
+		rep.Local.Timeline == l.Position.Timeline && rep.Local.Flushed >= l.Position.LSN
+	if !level {
+		if late || !l.ShutDown || i < 0 {
+			j.resume(fmt.Sprintf("%s does not hold the last record %s of the stopped primary", r.SwitchTo, l.Position.LSN))
+			return
+		}
+		j.because("wait until %s holds %s", r.SwitchTo, l.Position.LSN)
+		return
+	}
+	next := r.Clone()
+	next.Epoch++
+	next.Phase, next.Alone, next.Runner = Promoting, false, j.v.Self
+	next.Former = Voter{Host: j.v.Self, Incarnation: l.Incarnation}
+	next.Primary, next.Incarnation, next.Timeline = r.Voters[i].Host, r.Voters[i].Incarnation, j.nextTimeline()
+	why := fmt.Sprintf("%s holds the last record %s of the stopped primary", r.SwitchTo, l.Position.LSN)
+	next.Because = append(next.Because, why)
+	j.swap(next, why)
+}
