@@ -1,0 +1,231 @@
+// Package etcd serves the cluster store from etcd: [Open] is a client, [RunMember] an embedded member. Both
+// speak TLS 1.3 with certificates on both sides. No lease is ever taken (docs/decisions/0001).
+package etcd
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+
+	"holdfast/internal/cluster"
+)
+
+const (
+	// timeoutDefault bounds one call. An etcd leader election takes 1 to 2 s, so a call begun in one may
+	// still end well.
+	timeoutDefault = 3 * time.Second
+	// reads are tried twice within the timeout, and the balancer takes endpoints in turn: a member that hangs
+	// without dropping its connections costs a read half its time, not its answer.
+	readAttempts = 2
+	// deadAfter is how long sent bytes may stay unacknowledged before the connection counts as gone.
+	deadAfter = time.Second
+)
+
+// Config says how to reach the members.
+type Config struct {
+	Endpoints []string // https URLs of client ports
+	// TLS is the client side; ServerName stays empty, it comes from each endpoint.
+	TLS     *tls.Config
+	Timeout time.Duration // of one call; 0 = 3 s
+	Log     *slog.Logger
+}
+
+// Store is a client; it implements [cluster.Store].
+type Store struct {
+	client  *clientv3.Client
+	timeout time.Duration
+	log     *slog.Logger
+
+	ctx    context.Context // of the store's life: Close ends it, and with it every watch
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // watches
+}
+
+var _ cluster.Store = (*Store)(nil)
+
+// Open makes a client at once, whether or not a member answers; calls find out. ctx bounds nothing but the
+// client's life: when it ends the store is as good as closed, Close is still due.
+func Open(ctx context.Context, cfg Config) (*Store, error) {
+	var bad []error
+	if len(cfg.Endpoints) == 0 {
+		bad = append(bad, errors.New("no endpoint is given"))
+	}
+	if cfg.TLS == nil {
+		bad = append(bad, errors.New("no TLS settings are given"))
+	}
+	if cfg.Log == nil {
+		bad = append(bad, errors.New("no logger is given"))
+	}
+	if err := errors.Join(bad...); err != nil {
+		return nil, fmt.Errorf("open the cluster store: %w", err)
+	}
+	if cfg.Timeout == 0 {
+		cfg.Timeout = timeoutDefault
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	client, err := clientv3.New(clientv3.Config{
+		Endpoints: cfg.Endpoints,
+		TLS:       cfg.TLS,
+		Context:   ctx,
+		Logger:    zapTo(cfg.Log, slog.LevelError), // an unreachable member is told by the callers' errors
+		// gRPC pings no more often than every 10 s; the socket options below are what notices sooner.
+		DialKeepAliveTime:    10 * time.Second,
+		DialKeepAliveTimeout: deadAfter,
+		DialOptions: []grpc.DialOption{
+			grpc.WithContextDialer(dial),
+			grpc.WithConnectParams(grpc.ConnectParams{
+				Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
+				MinConnectTimeout: deadAfter,
+			}),
+		},
+	})
+	if err != nil {
+		cancel()
+		return nil, fmt.Errorf("open the cluster store: %w", err)
+	}
+	return &Store{client: client, timeout: cfg.Timeout, log: cfg.Log, ctx: ctx, cancel: cancel}, nil
+}
+
+// dial opens a connection whose kernel side notices a dead host: within deadAfter while something is being
+// sent (TCP_USER_TIMEOUT), within about two seconds while idle (keepalive probes).
+func dial(ctx context.Context, address string) (net.Conn, error) {
+	d := net.Dialer{
+		Timeout:         deadAfter,
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second, Count: 2},
+		Control: func(_, _ string, c syscall.RawConn) error {
+			var set error
+			if err := c.Control(func(fd uintptr) {
+				set = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(deadAfter.Milliseconds()))
+			}); err != nil {
+				return err
+			}
+			return set
+		},
+	}
+	return d.DialContext(ctx, "tcp", address)
+}
+
+// Get implements [cluster.Store].
+func (s *Store) Get(ctx context.Context, key string) (cluster.Entry, error) {
+	r, err := s.read(ctx, key)
+	if err != nil {
+		return cluster.Entry{}, fmt.Errorf("get %s: %w", key, err)
+	}
+	if len(r.Kvs) == 0 {
+		return cluster.Entry{Key: key}, nil
+	}
+	return cluster.Entry{Key: key, Value: r.Kvs[0].Value, Revision: r.Kvs[0].ModRevision}, nil
+}
+
+// List implements [cluster.Store].
+func (s *Store) List(ctx context.Context, prefix string) ([]cluster.Entry, int64, error) {
+	// A range is sorted by key without being asked to.
+	r, err := s.read(ctx, prefix, clientv3.WithPrefix())
+	if err != nil {
+		return nil, 0, fmt.Errorf("list %s: %w", prefix, err)
+	}
+	out := make([]cluster.Entry, 0, len(r.Kvs))
+	for _, kv := range r.Kvs {
+		out = append(out, cluster.Entry{Key: string(kv.Key), Value: kv.Value, Revision: kv.ModRevision})
+	}
+	return out, r.Header.Revision, nil
+}
+
+// read is repeated within the timeout, for a read may be.
+func (s *Store) read(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	var err error
+	for range readAttempts {
+		var r *clientv3.GetResponse
+		attempt, stop := context.WithTimeout(ctx, s.timeout/readAttempts)
+		r, err = s.client.Get(attempt, key, opts...)
+		stop()
+		if err == nil {
+			return r, nil
+		}
+		if ctx.Err() != nil || !errors.Is(attempt.Err(), context.DeadlineExceeded) {
+			break
+		}
+	}
+	return nil, s.explain(ctx, err)
+}
+
+// Put implements [cluster.Store].
+func (s *Store) Put(ctx context.Context, key string, value []byte, ifRevision int64) (int64, error) {
+	r, err := s.swap(ctx, key, ifRevision, clientv3.OpPut(key, string(value)))
+	if err != nil {
+		return 0, fmt.Errorf("put %s: %w", key, err)
+	}
+	return r.Header.Revision, nil
+}
+
+// Set implements [cluster.Store].
+func (s *Store) Set(ctx context.Context, key string, value []byte) (int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	r, err := s.client.Put(ctx, key, string(value))
+	if err != nil {
+		return 0, fmt.Errorf("set %s: %w", key, s.explain(ctx, err))
+	}
+	return r.Header.Revision, nil
+}
+
+// Delete implements [cluster.Store].
+func (s *Store) Delete(ctx context.Context, key string, ifRevision int64) error {
+	if _, err := s.swap(ctx, key, ifRevision, clientv3.OpDelete(key)); err != nil {
+		return fmt.Errorf("delete %s: %w", key, err)
+	}
+	return nil
+}
+
+// swap does op if the key is still at ifRevision. The client library repeats a transaction with a write in it
+// only while it has not left this host.
+func (s *Store) swap(ctx context.Context, key string, ifRevision int64, op clientv3.Op) (*clientv3.TxnResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	r, err := s.client.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(key), "=", ifRevision)).Then(op).Commit()
+	switch {
+	case err != nil:
+		return nil, s.explain(ctx, err)
+	case !r.Succeeded:
+		return nil, cluster.ErrConflict
+	}
+	return r, nil
+}
+
+// explain tells "no answer" from "refused". A refusal is certain: nothing was written.
+func (s *Store) explain(ctx context.Context, err error) error {
+	for _, refusal := range []error{rpctypes.ErrEmptyKey, rpctypes.ErrNoSpace, rpctypes.ErrRequestTooLarge, rpctypes.ErrPermissionDenied} {
+		if errors.Is(err, refusal) {
+			return err
+		}
+	}
+	if cause := ctx.Err(); cause != nil && !errors.Is(err, cause) {
+		// gRPC answers with a status of its own; callers look for the context's error.
+		return fmt.Errorf("%w: %w: %w", cluster.ErrUnavailable, cause, err)
+	}
+	return fmt.Errorf("%w: %w", cluster.ErrUnavailable, err)
+}
+
+// Close implements [cluster.Store].
+func (s *Store) Close() error {
+	s.cancel()
+	s.wg.Wait()
+	if err := s.client.Close(); err != nil && !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("close the cluster store: %w", err)
+	}
+	return nil
+}
