@@ -199,7 +199,8 @@ func (j *judgement) mayBePrimary() bool {
 	case r.Phase == Creating:
 		return true
 	default:
-		return l.Timeline == r.Timeline && (r.Incarnation == "" || l.Incarnation == r.Incarnation)
+		promoting := slices.Contains(j.v.Busy, KindPromote) // the number is settled when that ends
+		return (promoting || l.Timeline == r.Timeline) && (r.Incarnation == "" || l.Incarnation == r.Incarnation)
 	}
 }
 

@@ -68,11 +68,16 @@ func (j *judgement) selfLost() (evidence, bool) {
 // given time: it starts, recovers or promotes.
 func (j *judgement) reportedLost(rep Report) (evidence, bool) {
 	r, l := j.v.Record, rep.Local
-	if rep.Epoch < r.Epoch || l.Role == Primary {
+	if rep.Epoch < r.Epoch || l.Role == Primary || l.Running && l.Role == NoRole && r.Phase == Steady {
 		return evidence{}, false
 	}
 	e := evidence{why: r.Primary + " says that its server does not serve as the primary", patience: j.p.Times.Stuck}
-	if l.Data != DataPresent || r.Phase == Steady && !l.Running && l.TreeGone && l.Exit != "" {
+	switch {
+	case l.Data != DataPresent:
+		e.patience = 0
+	case r.Phase != Steady:
+		e.patience = 3 * j.p.Times.Stuck
+	case !l.Running && l.TreeGone && l.Exit != "" && !l.ShutDown:
 		e.patience = 0
 	}
 	return e, true
@@ -144,12 +149,21 @@ func (j *judgement) startElection(e evidence) {
 	next := r.Clone()
 	next.Epoch++
 	next.Phase, next.Opened, next.Runner, next.Alone = Recruiting, false, j.v.Self, false
-	next.SwitchTo, next.Switch = "", ""
+	next.SwitchTo = ""
 	next.Because = []string{why}
-	if r.Phase == Promoting && r.Timeline != 0 {
-		next.Assigned = append(next.Assigned, Fork{Timeline: r.Timeline, Epoch: r.Epoch})
+	j.swap(unconfirmed(next, r), why)
+}
+
+// unconfirmed carries into a recruiting record what the epoch before it left open: a promotion that was never
+// confirmed keeps its timeline number and the name of the primary before it.
+func unconfirmed(next, before Record) Record {
+	if before.Phase == Promoting {
+		next.Assigned = append(next.Assigned, Fork{Timeline: before.Timeline, Epoch: before.Epoch})
 	}
-	j.swap(next, why)
+	if before.Phase != Promoting || before.Alone && before.Former.Host == "" {
+		next.Former = Voter{Host: before.Primary, Incarnation: before.Incarnation}
+	}
+	return next
 }
 
 // ableVoters are the voters that could answer a recruiting now, ourselves included.
@@ -224,7 +238,6 @@ func (j *judgement) elect() {
 	best := slices.MaxFunc(answers, func(a, b recruit) int { return j.rank(a, b) })
 	next := r.Clone()
 	next.Phase, next.Alone, next.Runner = Promoting, false, j.v.Self
-	next.Former = Voter{Host: r.Primary, Incarnation: r.Incarnation}
 	next.Primary, next.Incarnation = best.voter.Host, best.voter.Incarnation
 	next.Timeline = j.nextTimeline()
 	why := fmt.Sprintf("%s holds the log up to %s on timeline %d, the furthest of %d answers (%d needed)",

@@ -27,6 +27,10 @@ func (j *judgement) lead() {
 			j.maintain()
 			return
 		}
+		if j.v.Local.Running && j.v.Local.Role == NoRole {
+			j.because("our server runs and does not say what it is")
+			return
+		}
 		j.resume("our server, the primary, does not run")
 	}
 }
@@ -88,7 +92,10 @@ func (j *judgement) resume(what string) {
 	next := r.Clone()
 	next.Epoch++
 	next.Phase, next.Opened, next.Alone, next.Runner = Promoting, false, true, j.v.Self
-	next.Former, next.SwitchTo, next.Switch = Voter{}, "", ""
+	next.SwitchTo = ""
+	if own := (Voter{Host: r.Primary, Incarnation: r.Incarnation}); r.Phase != Recruiting || r.Former == own {
+		next.Former = Voter{}
+	}
 	next.Timeline = j.nextTimeline()
 	why := what + "; it holds every commit of its epoch, so it may come back by itself"
 	next.Because = []string{why}
@@ -144,7 +151,13 @@ func (j *judgement) promote() {
 		j.recruit("our own promise comes before our promotion")
 	case !l.Running:
 		j.do(Action{Kind: KindStart, Hot: !r.Alone, Why: "chosen as the primary"})
-	case l.Role == Standby || l.Role == NoRole:
+	case l.Role != Primary && l.Timeline >= r.Timeline:
+		next := unconfirmed(r.Clone(), r)
+		next.Epoch++
+		next.Phase, next.Alone, next.Runner = Recruiting, false, j.v.Self
+		next.Because = []string{"our promotion was cut short, and each promotion has its own epoch"}
+		j.swap(next, next.Because[0])
+	case l.Role != Primary:
 		j.do(Action{Kind: KindPromote, Timeline: r.Timeline, Why: "chosen as the primary"})
 	case !l.Ready:
 		j.d.Wake = min(j.d.Wake, j.p.Times.Stagger)

@@ -78,7 +78,7 @@ type Record struct {
 	Assigned []Fork `json:"assigned"`       // numbers given to promotions that were never confirmed; LSN unknown. Never reused
 	Opened   bool   `json:"opened"`         // the primary serves clients: listeners may lead to it
 	Alone    bool   `json:"alone"`          // the former primary took this epoch by itself
-	Former   Voter  `json:"former"`         // primary before this epoch; empty = none or itself
+	Former   Voter  `json:"former"`         // the last confirmed primary, when Primary is or was another; else empty
 	SwitchTo string `json:"switch_to"`      // Switching: who takes over
 	Switch   string `json:"switch_request"` // id of the request that Switching carries out
 

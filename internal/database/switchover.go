@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -17,8 +18,8 @@ func (j *judgement) serveRequests() {
 		if q.Kind != "switchover" {
 			continue
 		}
-		if r.Switch == q.ID { // it was begun, and we are the primary: it did not succeed
-			j.answer(q, false, "the old primary took over again: "+first(r.Because))
+		if r.Switch == q.ID { // it was begun, and has ended
+			j.answer(q, r.SwitchTo == r.Primary, j.v.Self+" is the primary: "+strings.Join(r.Because, "; "))
 			continue
 		}
 		to, why := j.target(q.To)
@@ -48,13 +49,6 @@ func (j *judgement) serveRequests() {
 		j.swap(next, next.Because[0])
 		return
 	}
-}
-
-func first(s []string) string {
-	if len(s) == 0 {
-		return ""
-	}
-	return s[0]
 }
 
 func (j *judgement) answer(q Request, ok bool, text string) {
