@@ -204,6 +204,7 @@ func (g *Gate) run(ctx context.Context) (err error) {
 	}
 	open = append(open, control)
 
+	g.log.InfoContext(ctx, "gate serves", "listen", g.cfg.Listen, "epoch", g.led.Last.Epoch)
 	grp, ctx := errgroup.WithContext(ctx)
 	if g.cfg.BeatListen != "" {
 		l, err := lc.Listen(ctx, "tcp", g.cfg.BeatListen)
@@ -218,7 +219,6 @@ func (g *Gate) run(ctx context.Context) (err error) {
 	}
 	grp.Go(func() error { return g.serveControl(ctx, control) })
 	grp.Go(func() error { return g.keepTime(ctx) })
-	g.log.InfoContext(ctx, "gate serves", "listen", g.cfg.Listen, "epoch", g.led.Last.Epoch)
 	err = grp.Wait()
 
 	g.mu.Lock()

@@ -13,10 +13,10 @@ import (
 //	start-up packet      ErrorResponse with 57P03, which libpq and pgx print in full, and after which a client
 //	                     with several hosts tries the next
 //	request for TLS      the same ErrorResponse: what a server sends that cannot fork. Current libpq says "server
-//	                     sent an error response during SSL exchange" (it trusts no text before TLS, CVE-2024-10977),
-//	                     pgx "server refused TLS connection"; sslmode=prefer tries again without. Answering 'N'
-//	                     would be a lie ("server does not support SSL"), and would invite the client to go on in
-//	                     plain text.
+//	                     sent an error response during SSL exchange" (it trusts no text before TLS, CVE-2024-10977;
+//	                     seen with psql 15, prefer and require), pgx "server refused TLS connection" or, with
+//	                     sslmode=prefer, the text, for it connects again without TLS. Answering 'N' would be a lie
+//	                     ("server does not support SSL"), and would invite the client to go on in plain text.
 //	request for GSS      'N', as from any server without Kerberos; then the next packet decides
 //	anything else        closed: TLS without asking first, a cancel request, another protocol
 const (

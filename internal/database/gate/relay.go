@@ -2,6 +2,7 @@ package gate
 
 import (
 	"errors"
+	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -52,10 +53,13 @@ func (l *link) end(err error, to *net.TCPConn) {
 // bufSize is one read. PostgreSQL sends up to 8 KiB at a time unless a result is large.
 const bufSize = 64 << 10
 
-// pump copies src to dst until src ends. It reads through a shared buffer rather than by splice(2): a
-// splice goes through a pipe, two more system calls for each of the small messages that databases exchange
-// (measured in relay_bench_test.go). The buffer is taken only when bytes are there, so that an idle
-// connection holds none.
+// bulkSize is how much is spliced at a time once a read filled its buffer.
+const bulkSize = 1 << 20
+
+// pump copies src to dst until src ends. Small messages, which is most of what a database says, go through
+// a shared buffer; when one read fills the buffer the next stretch goes by splice(2), which is quicker for
+// bulk and no better for small ones (relay_bench_test.go). The buffer is taken only when bytes are there, so
+// that an idle connection holds none.
 func pump(dst, src *net.TCPConn, buffers *sync.Pool, count *atomic.Int64) error {
 	rc, err := src.SyscallConn()
 	if err != nil {
@@ -97,6 +101,19 @@ func pump(dst, src *net.TCPConn, buffers *sync.Pool, count *atomic.Int64) error 
 			return err
 		}
 		count.Add(int64(n))
+		if n < bufSize {
+			continue
+		}
+		buffers.Put(buf)
+		buf = nil
+		spliced, err := io.CopyN(dst, src, bulkSize)
+		count.Add(spliced)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
 	}
 }
 
