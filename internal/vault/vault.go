@@ -113,26 +113,25 @@ func Create(ctx context.Context, cfg Config) (*Vault, error) {
 	return v, nil
 }
 
-// claim makes dir, and refuses one with anything in it that an interrupted Create did not leave.
+// claim makes dir, and refuses one with anything in it before it touches it.
 func claim(dir, name string) error {
-	if err := os.MkdirAll(filepath.Join(dir, repositoryDir), 0o700); err != nil {
-		return fmt.Errorf("create vault %s: %w", name, err)
-	}
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return fmt.Errorf("create vault %s: %w", name, err)
-	}
-	for _, e := range entries {
-		switch e.Name() {
-		case repositoryDir, "lost+found":
-		case identityFile:
-			return exists(name, dir)
-		default:
-			return notEmpty(name, dir, e.Name())
-		}
+	if _, err := os.Stat(filepath.Join(dir, identityFile)); err == nil {
+		return exists(name, dir)
 	}
 	if _, err := os.Stat(filepath.Join(dir, formatBlobFile)); err == nil {
 		return notEmpty(name, dir, formatBlobFile) // a stock repository, or a Create that was cut off
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("create vault %s: %w", name, err)
+	}
+	for _, e := range entries {
+		if e.Name() != repositoryDir && e.Name() != "lost+found" {
+			return notEmpty(name, dir, e.Name())
+		}
+	}
+	if err := os.MkdirAll(filepath.Join(dir, repositoryDir), 0o700); err != nil {
+		return fmt.Errorf("create vault %s: %w", name, err)
 	}
 	return nil
 }

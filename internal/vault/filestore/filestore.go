@@ -258,3 +258,25 @@ func (s *Store) path(name string) (string, error) {
 	}
 	return filepath.Join(s.root, filepath.FromSlash(name)), nil
 }
+
+// Names gives the names of the blobs directly in dir, without looking at the files: cheap in directories
+// with many of them. A directory that does not exist is empty.
+func (s *Store) Names(ctx context.Context, dir string) ([]string, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("list store %q: %w", dir, err)
+	}
+	entries, err := os.ReadDir(filepath.Join(s.root, filepath.FromSlash(dir)))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list store %q: %w", dir, err)
+	}
+	var out []string
+	for _, e := range entries {
+		if !strings.Contains(e.Name(), tempMark) {
+			out = append(out, e.Name())
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,195 @@
+package vault
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"slices"
+	"time"
+
+	"github.com/kopia/kopia/repo"
+	"github.com/kopia/kopia/repo/manifest"
+	"github.com/kopia/kopia/repo/object"
+	"github.com/kopia/kopia/snapshot"
+)
+
+// ErrNoBackup is returned for a backup that the vault does not list.
+var ErrNoBackup = errors.New("no such backup in the vault")
+
+// typeValidation labels the manifests that hold a [Validation]; kopia's clean-up leaves manifests alone.
+const typeValidation = "holdfast-validation"
+
+// Backups lists the base backups of one database ("" = of all), oldest first, with what other processes
+// wrote meanwhile. An entry that cannot be read is an error: a list that hides a backup is worse than none.
+func (v *Vault) Backups(ctx context.Context, database string) ([]Backup, error) {
+	labels := map[string]string{manifest.TypeLabelKey: snapshot.ManifestType}
+	if database != "" {
+		labels["tag:database"] = database
+	}
+	v.repoMu.Lock()
+	defer v.repoMu.Unlock()
+	if err := v.broken(); err != nil {
+		return nil, err
+	}
+	if err := v.repo.Refresh(ctx); err != nil {
+		return nil, fmt.Errorf("list backups in vault %s: %w", v.name, err)
+	}
+	found, err := v.repo.FindManifests(ctx, labels)
+	if err != nil {
+		return nil, fmt.Errorf("list backups in vault %s: %w", v.name, err)
+	}
+	marks, err := v.validations(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []Backup
+	for _, m := range found {
+		about, ok := m.Labels[tagBackup]
+		if !ok {
+			continue // a snapshot that somebody made with the stock program
+		}
+		var b Backup
+		if err := json.Unmarshal([]byte(about), &b); err != nil {
+			return nil, fmt.Errorf("read backup %s in vault %s: %w", m.ID, v.name, err)
+		}
+		if mark, ok := marks[b.ID]; ok {
+			b.Validation = &mark
+		}
+		out = append(out, b)
+	}
+	slices.SortFunc(out, func(a, b Backup) int {
+		return cmp.Or(a.Stopped.Compare(b.Stopped), cmp.Compare(a.ID, b.ID))
+	})
+	return out, nil
+}
+
+// validations gives the latest mark of each backup.
+func (v *Vault) validations(ctx context.Context) (map[string]Validation, error) {
+	found, err := v.repo.FindManifests(ctx, map[string]string{manifest.TypeLabelKey: typeValidation})
+	if err != nil {
+		return nil, fmt.Errorf("list validations in vault %s: %w", v.name, err)
+	}
+	out := map[string]Validation{}
+	at := map[string]time.Time{}
+	for _, m := range found {
+		id := m.Labels["backup"]
+		if !m.ModTime.After(at[id]) {
+			continue
+		}
+		var mark Validation
+		if _, err := v.repo.GetManifest(ctx, m.ID, &mark); err != nil {
+			return nil, fmt.Errorf("read validation of %s in vault %s: %w", id, v.name, err)
+		}
+		out[id], at[id] = mark, m.ModTime
+	}
+	return out, nil
+}
+
+// Mark records the outcome of a validation. The latest one counts.
+func (v *Vault) Mark(ctx context.Context, backup string, mark Validation) error {
+	v.repoMu.Lock()
+	defer v.repoMu.Unlock()
+	if err := v.broken(); err != nil {
+		return err
+	}
+	err := repo.WriteSession(ctx, v.repo, repo.WriteSessionOptions{Purpose: "holdfast-validation"}, func(ctx context.Context, w repo.RepositoryWriter) error {
+		_, err := w.PutManifest(ctx, map[string]string{manifest.TypeLabelKey: typeValidation, "backup": backup}, mark)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("record validation of %s in vault %s: %w", backup, v.name, err)
+	}
+	return nil
+}
+
+// Reader reads one backup.
+type Reader struct {
+	vault   *Vault
+	entries []Entry
+}
+
+// OpenBackup reads a backup's directories. Whatever is damaged among them is an error here.
+func (v *Vault) OpenBackup(ctx context.Context, id string) (*Reader, error) {
+	v.repoMu.Lock()
+	defer v.repoMu.Unlock()
+	if err := v.broken(); err != nil {
+		return nil, err
+	}
+	if err := v.repo.Refresh(ctx); err != nil {
+		return nil, fmt.Errorf("open backup %s: %w", id, err)
+	}
+	found, err := v.repo.FindManifests(ctx, map[string]string{manifest.TypeLabelKey: snapshot.ManifestType, "tag:backup": id})
+	if err != nil {
+		return nil, fmt.Errorf("open backup %s: %w", id, err)
+	}
+	if len(found) == 0 {
+		return nil, fmt.Errorf("open backup %s: %w %s", id, ErrNoBackup, v.name)
+	}
+	m, err := snapshot.LoadSnapshot(ctx, v.repo, found[0].ID)
+	if err != nil {
+		return nil, fmt.Errorf("open backup %s: %w", id, err)
+	}
+	r := &Reader{vault: v}
+	if err := r.walk(ctx, "", m.RootObjectID()); err != nil {
+		return nil, fmt.Errorf("open backup %s: %w", id, err)
+	}
+	return r, nil
+}
+
+func (r *Reader) walk(ctx context.Context, dir string, id object.ID) error {
+	f, err := r.vault.repo.OpenObject(ctx, id)
+	if err != nil {
+		return fmt.Errorf("read directory %q: %w", dir, err)
+	}
+	defer func() { _ = f.Close() }() // opened for reading alone
+	var list snapshot.DirManifest
+	if err := json.NewDecoder(f).Decode(&list); err != nil {
+		return fmt.Errorf("read directory %q: %w", dir, err)
+	}
+	for _, e := range list.Entries {
+		entry := Entry{Path: path.Join(dir, e.Name), Mode: uint32(e.Permissions), Size: e.FileSize, ModTime: e.ModTime.ToTime()}
+		switch e.Type {
+		case snapshot.EntryTypeDirectory:
+			entry.Dir = true
+			r.entries = append(r.entries, entry)
+			if err := r.walk(ctx, entry.Path, e.ObjectID); err != nil {
+				return err
+			}
+		case snapshot.EntryTypeFile:
+			entry.object = e.ObjectID.String()
+			r.entries = append(r.entries, entry)
+		default:
+			return fmt.Errorf("read directory %q: %s is of type %q, which no backup of ours holds", dir, e.Name, e.Type)
+		}
+	}
+	return nil
+}
+
+// Entries are the backup's files and directories, each directory before what is in it.
+func (r *Reader) Entries() []Entry { return slices.Clone(r.entries) }
+
+// Copy writes one file's content. A chunk that is missing, damaged or too short is an error; every byte that
+// was written before it is authentic.
+func (r *Reader) Copy(ctx context.Context, e Entry, to io.Writer) error {
+	id, err := object.ParseID(e.object)
+	if err != nil {
+		return fmt.Errorf("read %s from the vault: %w", e.Path, err)
+	}
+	f, err := r.vault.repo.OpenObject(ctx, id)
+	if err != nil {
+		return fmt.Errorf("read %s from the vault: %w", e.Path, err)
+	}
+	defer func() { _ = f.Close() }() // opened for reading alone
+	n, err := io.CopyBuffer(to, struct{ io.Reader }{f}, make([]byte, 1<<20))
+	if err != nil {
+		return fmt.Errorf("read %s from the vault: %w", e.Path, err)
+	}
+	if n != e.Size {
+		return fmt.Errorf("read %s from the vault: %d bytes, %d were stored", e.Path, n, e.Size)
+	}
+	return nil
+}

@@ -1,0 +1,390 @@
+package vault_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"holdfast/internal/problem"
+	"holdfast/internal/redact"
+	"holdfast/internal/vault"
+	"holdfast/internal/vault/wal"
+)
+
+func config(dir string) vault.Config {
+	return vault.Config{Name: "home", URL: "file://" + dir, Key: redact.Secret("a long enough key"), Application: "clinic", Host: "h1"}
+}
+
+func create(t *testing.T) (*vault.Vault, string) {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "vault")
+	v, err := vault.Create(t.Context(), config(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := v.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return v, dir
+}
+
+// fingerprint says what is on the disk: names, sizes, contents.
+func fingerprint(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		raw, err := os.ReadFile(p)
+		out[p] = fmt.Sprintf("%x", sha256.Sum256(raw))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func wantProblem(t *testing.T, err error, code string) {
+	t.Helper()
+	p, ok := errors.AsType[*problem.Problem](err)
+	if !ok || p.Code != code {
+		t.Errorf("got %v, want problem %s", err, code)
+	}
+}
+
+func TestOpenRefusesWithoutTouchingAnything(t *testing.T) {
+	_, dir := create(t)
+	before := fingerprint(t, dir)
+	cases := []struct {
+		name, code string
+		change     func(*vault.Config)
+	}{
+		{"a wrong key", "vault.wrong-key", func(c *vault.Config) { c.Key = redact.Secret("another") }},
+		{"no key", "vault.no-key", func(c *vault.Config) { c.Key = redact.Secret("") }},
+		{"another application's vault", "vault.foreign", func(c *vault.Config) { c.Application = "bakery" }},
+		{"a directory without a vault", "vault.absent", func(c *vault.Config) { c.URL = "file://" + t.TempDir() }},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			cfg := config(dir)
+			c.change(&cfg)
+			start := time.Now()
+			v, err := vault.Open(t.Context(), cfg)
+			if err == nil {
+				t.Fatal("opened", v.Close(t.Context()))
+			}
+			wantProblem(t, err, c.code)
+			if took := time.Since(start); took > 5*time.Second {
+				t.Errorf("took %s", took)
+			}
+			if strings.Contains(err.Error(), "another") && c.code == "vault.wrong-key" {
+				t.Error("the key is in the message")
+			}
+			if d := cmp.Diff(before, fingerprint(t, dir)); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+	t.Run("creating where a vault is", func(t *testing.T) {
+		_, err := vault.Create(t.Context(), config(dir))
+		wantProblem(t, err, "vault.exists")
+		if d := cmp.Diff(before, fingerprint(t, dir)); d != "" {
+			t.Error(d)
+		}
+	})
+	t.Run("creating where something else is", func(t *testing.T) {
+		other := t.TempDir()
+		if err := os.WriteFile(filepath.Join(other, "letters.txt"), []byte("dear"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := vault.Create(t.Context(), config(other))
+		wantProblem(t, err, "vault.not-empty")
+	})
+	t.Run("an owner forged in vault.json", func(t *testing.T) {
+		p := filepath.Join(dir, "vault.json")
+		raw, err := os.ReadFile(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			if err := os.WriteFile(p, raw, 0o600); err != nil {
+				t.Error(err)
+			}
+		}()
+		if err := os.WriteFile(p, bytes.ReplaceAll(raw, []byte("clinic"), []byte("bakery")), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cfg := config(dir)
+		cfg.Application = "bakery"
+		_, err = vault.Open(t.Context(), cfg)
+		wantProblem(t, err, "vault.damaged-identity")
+	})
+}
+
+// sample is a backup's worth of files: empty, small, of many chunks, and two directories.
+func sample() map[string][]byte {
+	r := rand.NewChaCha8([32]byte{1})
+	big := make([]byte, 5<<20+137)
+	_, _ = r.Read(big) // never fails
+	return map[string][]byte{
+		"pgdata/PG_VERSION": []byte("15\n"), "pgdata/base/5/1": big, "pgdata/base/5/2": {},
+		"pgdata/global/pg_control": bytes.Repeat([]byte{7}, 8192),
+	}
+}
+
+func store(t *testing.T, v *vault.Vault, files map[string][]byte) vault.Backup {
+	t.Helper()
+	w, err := v.Begin(t.Context(), "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Dir(vault.Entry{Path: "pgdata/pg_wal", Mode: 0o700})
+	for p, content := range files {
+		f := w.File(vault.Entry{Path: p, Mode: 0o600, ModTime: time.Unix(1e9, 0)})
+		if _, err := f.Write(content); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Keep(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, err := w.Commit(vault.Backup{
+		Database: "orders", Kind: "full", SystemID: 7, Timeline: 1, Start: 0x2000028, Stop: 0x2000100,
+		Started: time.Unix(2e9, 0).UTC(), Stopped: time.Unix(2e9+5, 0).UTC(), ServerVersion: 150018, SegmentSize: wal.DefaultSegmentSize,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func fetch(ctx context.Context, v *vault.Vault, id string) (map[string][]byte, error) {
+	r, err := v.OpenBackup(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	got := map[string][]byte{}
+	for _, e := range r.Entries() {
+		if e.Dir || e.Path == "holdfast-backup.json" {
+			continue
+		}
+		var b bytes.Buffer
+		if err := r.Copy(ctx, e, &b); err != nil {
+			return nil, err
+		}
+		got[e.Path] = append([]byte{}, b.Bytes()...)
+	}
+	return got, nil
+}
+
+func TestABackupIsSeenAndReadByAnotherProcess(t *testing.T) {
+	v, dir := create(t)
+	other, err := vault.Open(t.Context(), config(dir)) // open before anything is written, as another host has it
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := other.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}()
+	want := store(t, v, sample())
+	list, err := other.Backups(t.Context(), "orders")
+	if err != nil || len(list) != 1 {
+		t.Fatalf("lists %v, %v", list, err)
+	}
+	if d := cmp.Diff(want, list[0]); d != "" {
+		t.Error(d)
+	}
+	got, err := fetch(t.Context(), other, want.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(sample(), got); d != "" {
+		t.Error("read back differently")
+	}
+	if l, err := other.Backups(t.Context(), "billing"); err != nil || len(l) != 0 {
+		t.Errorf("another database lists %v, %v", l, err)
+	}
+	// The same data again costs next to nothing, and a validation made here is seen there.
+	again := store(t, other, sample())
+	if again.Stored > 200<<10 {
+		t.Errorf("the same files again stored %d bytes", again.Stored)
+	}
+	if err := other.Mark(t.Context(), want.ID, vault.Validation{Passed: true, At: time.Unix(3e9, 0).UTC()}); err != nil {
+		t.Fatal(err)
+	}
+	list, err = v.Backups(t.Context(), "orders")
+	if err != nil || len(list) != 2 {
+		t.Fatalf("lists %v, %v", list, err)
+	}
+	for _, b := range list {
+		if b.Validated() != (b.ID == want.ID) {
+			t.Errorf("%s validated: %v", b.ID, b.Validated())
+		}
+	}
+}
+
+func TestAnAbortedBackupIsNotListed(t *testing.T) {
+	v, _ := create(t)
+	w, err := v.Begin(t.Context(), "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := w.File(vault.Entry{Path: "pgdata/x"})
+	if _, err := f.Write([]byte("half")); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Keep(); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Abort(); err != nil {
+		t.Fatal(err)
+	}
+	if l, err := v.Backups(t.Context(), ""); err != nil || len(l) != 0 {
+		t.Errorf("lists %v, %v", l, err)
+	}
+}
+
+// damage flips one byte in the middle of every file that pick names.
+func damage(t *testing.T, dir string, pick func(rel string) bool) int {
+	t.Helper()
+	n := 0
+	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		rel, err := filepath.Rel(dir, p)
+		if err != nil || !pick(filepath.ToSlash(rel)) {
+			return err
+		}
+		raw, err := os.ReadFile(p)
+		if err != nil {
+			return err
+		}
+		raw[len(raw)/2] ^= 0x10
+		n++
+		return os.WriteFile(p, raw, 0o600)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func TestADamagedBlobIsAnErrorAndNeverData(t *testing.T) {
+	v, dir := create(t)
+	b := store(t, v, sample())
+	if n := damage(t, filepath.Join(dir, "repository"), func(rel string) bool { return strings.HasPrefix(rel, "p") }); n == 0 {
+		t.Fatal("no pack found to damage")
+	}
+	fresh, err := vault.Open(t.Context(), config(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := fresh.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}()
+	if _, err := fetch(t.Context(), fresh, b.ID); err == nil {
+		t.Fatal("a flipped bit was read as data")
+	}
+}
+
+func TestLogSegments(t *testing.T) {
+	v, dir := create(t)
+	ctx := t.Context()
+	const size = 1 << 20
+	l := v.Log(7, size)
+	seg := func(fill byte) []byte { return bytes.Repeat([]byte{fill, 1, 2, 3}, size/4) }
+	at := time.UnixMicro(1_800_000_000_000_000).UTC()
+	held := func() string {
+		t.Helper()
+		list, err := l.Held(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var s []string
+		for _, h := range list {
+			s = append(s, fmt.Sprintf("%d %s-%s", h.Timeline, h.Start, h.End))
+		}
+		return strings.Join(s, ", ")
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(l.PutPartial(ctx, 1, size, seg(1)[:100], at))
+	must(l.PutPartial(ctx, 1, size, seg(1)[:5000], at))
+	if got, want := held(), "1 0/100000-0/101388"; got != want {
+		t.Errorf("a longer beginning replaces a shorter one: holds %s, want %s", got, want)
+	}
+	padded, err := l.File(ctx, wal.SegmentName(1, size, size))
+	must(err)
+	if len(padded) != size || !bytes.Equal(padded[:5000], seg(1)[:5000]) || bytes.Trim(padded[5000:], "\x00") != nil && len(bytes.Trim(padded[5000:], "\x00")) > 0 {
+		t.Error("a partial segment is not padded with zeros to its size")
+	}
+	must(l.PutSegment(ctx, 1, size, seg(1), at))
+	must(l.PutSegment(ctx, 1, size, seg(1), at))
+	must(l.PutSegment(ctx, 1, 2*size, seg(2), at))
+	if got, want := held(), "1 0/100000-0/200000, 1 0/200000-0/300000"; got != want {
+		t.Errorf("the whole replaces its beginnings: holds %s, want %s", got, want)
+	}
+	err = l.PutSegment(ctx, 1, size, seg(9), at)
+	if d, ok := errors.AsType[*vault.DuplicateError](err); !ok || len(d.Stored) != 1 {
+		t.Errorf("other content for a segment that is held: %v", err)
+	}
+	got, err := l.File(ctx, wal.SegmentName(1, size, size))
+	must(err)
+	if !bytes.Equal(got, seg(1)) {
+		t.Error("the first content is gone")
+	}
+	list, err := l.Held(ctx)
+	must(err)
+	if c, err := l.Covers(ctx, list[0]); err != nil || !c.Equal(at) {
+		t.Errorf("covers %s, %v", c, err)
+	}
+	history := []byte("1\t0/280000\tno recovery target specified\n")
+	must(l.PutHistory(ctx, 2, history))
+	if h, err := l.History(ctx, 2); err != nil || len(h) != 2 {
+		t.Errorf("history %v, %v", h, err)
+	}
+	if _, err := l.File(ctx, wal.SegmentName(1, 9*size, size)); !errors.Is(err, vault.ErrNotHeld) {
+		t.Errorf("a segment that is not there: %v", err)
+	}
+	if got, err := v.Log(8, size).Held(ctx); err != nil || len(got) != 0 {
+		t.Errorf("another cluster's log: %v, %v", got, err)
+	}
+	// A segment in another's place, and a flipped bit, are both found.
+	one, two := filepath.Join(dir, list[0].Object), filepath.Join(dir, list[1].Object)
+	raw, err := os.ReadFile(two)
+	must(err)
+	must(os.WriteFile(one, raw, 0o600))
+	if _, err := l.Fetch(ctx, list[0]); err == nil {
+		t.Error("a segment under another's name was read")
+	}
+	if damage(t, dir, func(rel string) bool { return rel == list[1].Object }) != 1 {
+		t.Fatal("nothing damaged")
+	}
+	if _, err := l.Fetch(ctx, list[1]); err == nil {
+		t.Error("a flipped bit in the log was read as data")
+	}
+}

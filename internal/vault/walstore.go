@@ -1,0 +1,322 @@
+package vault
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"holdfast/internal/vault/filestore"
+	"holdfast/internal/vault/wal"
+)
+
+// ErrNotHeld is returned for a segment or history that the vault does not hold.
+var ErrNotHeld = errors.New("not in the vault")
+
+// DuplicateError says that the vault holds other content for the same piece of log. Either two servers wrote
+// on one timeline or a disk lies: a person must look. What was stored first stays.
+type DuplicateError struct {
+	Vault, Name string
+	Stored      []string // objects
+}
+
+func (e *DuplicateError) Error() string {
+	return fmt.Sprintf("store log %s in vault %s: held already with other content (%s)", e.Name, e.Vault, strings.Join(e.Stored, ", "))
+}
+
+// Log is the write-ahead log of one PostgreSQL cluster in the vault.
+type Log struct {
+	vault       *Vault
+	systemID    uint64
+	segmentSize uint64
+}
+
+const walSuffix = ".zst.aes"
+
+// Log gives access to the log of the cluster with this system identifier. segmentSize in bytes; 0 = PostgreSQL's default.
+func (v *Vault) Log(systemID, segmentSize uint64) *Log {
+	if segmentSize == 0 {
+		segmentSize = wal.DefaultSegmentSize
+	}
+	return &Log{vault: v, systemID: systemID, segmentSize: segmentSize}
+}
+
+// SegmentSize in bytes.
+func (l *Log) SegmentSize() uint64 { return l.segmentSize }
+
+func (l *Log) dir(timeline uint32) string { return fmt.Sprintf("wal/%d/%08X", l.systemID, timeline) }
+
+// PutSegment stores a whole segment. covers is the sender's clock when it sent the segment's end (zero =
+// unknown). Storing the same content again is no error, other content is a *DuplicateError.
+func (l *Log) PutSegment(ctx context.Context, timeline uint32, start wal.LSN, content []byte, covers time.Time) error {
+	if uint64(len(content)) != l.segmentSize || start.SegmentStart(l.segmentSize) != start {
+		return fmt.Errorf("store log segment at %s: %d bytes are not a whole segment of %d", start, len(content), l.segmentSize)
+	}
+	name := wal.SegmentName(timeline, start, l.segmentSize)
+	h := walHeader{kind: walSegment, timeline: timeline, systemID: l.systemID, start: start, segmentSize: l.segmentSize, covers: covers}
+	if err := l.put(ctx, name, name+"-", h, content); err != nil {
+		return err
+	}
+	return l.dropPartials(ctx, timeline, name, l.segmentSize+1)
+}
+
+// PutPartial stores the beginning of a segment, and removes shorter beginnings of it.
+func (l *Log) PutPartial(ctx context.Context, timeline uint32, start wal.LSN, content []byte, covers time.Time) error {
+	if len(content) == 0 || uint64(len(content)) >= l.segmentSize || start.SegmentStart(l.segmentSize) != start {
+		return fmt.Errorf("store partial log segment at %s: %d bytes are no beginning of a segment of %d", start, len(content), l.segmentSize)
+	}
+	name := wal.SegmentName(timeline, start, l.segmentSize)
+	h := walHeader{kind: walPartial, timeline: timeline, systemID: l.systemID, start: start, segmentSize: l.segmentSize, covers: covers}
+	if err := l.put(ctx, name, fmt.Sprintf("%s.partial-%08x-", name, len(content)), h, content); err != nil {
+		return err
+	}
+	return l.dropPartials(ctx, timeline, name, uint64(len(content)))
+}
+
+// PutHistory stores a timeline's history file.
+func (l *Log) PutHistory(ctx context.Context, timeline uint32, content []byte) error {
+	if _, err := wal.ParseHistory(timeline, content); err != nil {
+		return err
+	}
+	name := wal.HistoryName(timeline)
+	return l.put(ctx, name, name+"-", walHeader{kind: walHistory, timeline: timeline, systemID: l.systemID}, content)
+}
+
+// put stores content under prefix plus its hash, unless that is there. The check for other content runs
+// before, so that what is stored stays alone, and after, for two writers may come at the same moment.
+func (l *Log) put(ctx context.Context, name, prefix string, h walHeader, content []byte) error {
+	hash, err := l.vault.walHash(content)
+	if err != nil {
+		return fmt.Errorf("store log %s: %w", name, err)
+	}
+	object := prefix + hash + walSuffix
+	held, err := l.others(ctx, h.timeline, name, prefix, object)
+	if err != nil {
+		return err
+	}
+	if held {
+		return nil
+	}
+	raw, err := l.vault.sealWAL(h, content)
+	if err != nil {
+		return fmt.Errorf("store log %s: %w", name, err)
+	}
+	err = l.vault.files.Put(ctx, path.Join(l.dir(h.timeline), object), bytes.NewBuffer(raw))
+	// Another writer of the same content was quicker: equal content under a fresh nonce is never equal bytes.
+	if err != nil && !errors.Is(err, filestore.ErrDiffers) {
+		return fmt.Errorf("store log %s: %w", name, err)
+	}
+	_, err = l.others(ctx, h.timeline, name, prefix, object)
+	return err
+}
+
+// others reports whether object is held, and errs when another object claims to be the same piece of log.
+func (l *Log) others(ctx context.Context, timeline uint32, name, prefix, object string) (held bool, err error) {
+	names, err := l.vault.files.Names(ctx, l.dir(timeline))
+	if err != nil {
+		return false, err
+	}
+	var others []string
+	for _, n := range names {
+		if n == object {
+			held = true
+		} else if strings.HasPrefix(n, prefix) {
+			others = append(others, n)
+		}
+	}
+	if len(others) > 0 {
+		return held, &DuplicateError{Vault: l.vault.name, Name: name, Stored: others}
+	}
+	return held, nil
+}
+
+// dropPartials removes beginnings of a segment that are shorter than below.
+func (l *Log) dropPartials(ctx context.Context, timeline uint32, segment string, below uint64) error {
+	names, err := l.vault.files.Names(ctx, l.dir(timeline))
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		p, ok := l.parse(timeline, n)
+		if ok && p.Partial && strings.HasPrefix(n, segment) && uint64(p.End-p.Start) < below {
+			if err := l.vault.files.Delete(ctx, p.Object); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// parse reads an object's name. Names that are not of a segment give false.
+func (l *Log) parse(timeline uint32, object string) (wal.Held, bool) {
+	base, ok := strings.CutSuffix(object, walSuffix)
+	if !ok || len(base) < 25 {
+		return wal.Held{}, false
+	}
+	tl, start, err := wal.ParseSegmentName(base[:24], l.segmentSize)
+	if err != nil || tl != timeline {
+		return wal.Held{}, false
+	}
+	h := wal.Held{Timeline: tl, Start: start, End: start + wal.LSN(l.segmentSize), Object: path.Join(l.dir(tl), object)}
+	if rest, ok := strings.CutPrefix(base[24:], ".partial-"); ok {
+		digits, _, _ := strings.Cut(rest, "-")
+		n, err := strconv.ParseUint(digits, 16, 64)
+		if err != nil || n >= l.segmentSize {
+			return wal.Held{}, false
+		}
+		h.Partial, h.End = true, start+wal.LSN(n)
+	} else if base[24] != '-' {
+		return wal.Held{}, false
+	}
+	return h, true
+}
+
+// Timelines lists the timelines of which the vault holds anything, lowest first.
+func (l *Log) Timelines(ctx context.Context) ([]uint32, error) {
+	names, err := l.vault.files.Names(ctx, fmt.Sprintf("wal/%d", l.systemID))
+	if err != nil {
+		return nil, err
+	}
+	var out []uint32
+	for _, n := range names {
+		if t, err := strconv.ParseUint(n, 16, 32); err == nil && len(n) == 8 {
+			out = append(out, uint32(t))
+		}
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+// Held lists the segments and partial segments, by timeline and position.
+func (l *Log) Held(ctx context.Context) ([]wal.Held, error) {
+	timelines, err := l.Timelines(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []wal.Held
+	for _, t := range timelines {
+		names, err := l.vault.files.Names(ctx, l.dir(t))
+		if err != nil {
+			return nil, err
+		}
+		for _, n := range names {
+			if h, ok := l.parse(t, n); ok {
+				out = append(out, h)
+			}
+		}
+	}
+	return wal.Sorted(out), nil
+}
+
+// Fetch reads one held piece and proves that it is what its name says.
+func (l *Log) Fetch(ctx context.Context, piece wal.Held) ([]byte, error) {
+	h, content, err := l.read(ctx, piece.Object)
+	if err != nil {
+		return nil, err
+	}
+	if h.systemID != l.systemID || h.timeline != piece.Timeline || h.start != piece.Start || h.kind == walHistory {
+		return nil, fmt.Errorf("read log %s: its content is of another place in the log", piece.Object)
+	}
+	return content, nil
+}
+
+// Covers is the sender's clock when it sent the end of this piece: what was committed up to then is held.
+func (l *Log) Covers(ctx context.Context, piece wal.Held) (time.Time, error) {
+	var b bytes.Buffer
+	if err := l.vault.files.Get(ctx, piece.Object, 0, walHeaderSize, &b); err != nil {
+		return time.Time{}, fmt.Errorf("read log %s: %w", piece.Object, err)
+	}
+	h, err := parseWALHeader(b.Bytes())
+	if err != nil {
+		return time.Time{}, fmt.Errorf("read log %s: %w", piece.Object, err)
+	}
+	return h.covers, nil
+}
+
+// History reads the way to a timeline. Timeline 1 has no file.
+func (l *Log) History(ctx context.Context, timeline uint32) (wal.History, error) {
+	if timeline == 1 {
+		return wal.ParseHistory(1, nil)
+	}
+	content, err := l.HistoryFile(ctx, timeline)
+	if err != nil {
+		return nil, err
+	}
+	return wal.ParseHistory(timeline, content)
+}
+
+// HistoryFile reads a timeline's history as PostgreSQL wrote it; ErrNotHeld when there is none.
+func (l *Log) HistoryFile(ctx context.Context, timeline uint32) ([]byte, error) {
+	names, err := l.vault.files.Names(ctx, l.dir(timeline))
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range names {
+		if strings.HasPrefix(n, wal.HistoryName(timeline)+"-") && strings.HasSuffix(n, walSuffix) {
+			h, content, err := l.read(ctx, path.Join(l.dir(timeline), n))
+			if err == nil && (h.kind != walHistory || h.timeline != timeline || h.systemID != l.systemID) {
+				err = fmt.Errorf("read log %s: its content is another file", n)
+			}
+			return content, err
+		}
+	}
+	return nil, fmt.Errorf("read history of timeline %d: %w", timeline, ErrNotHeld)
+}
+
+// File reads a segment or history file by PostgreSQL's name for it, for a restore_command. A partial segment
+// is padded with zeros to its full size, which PostgreSQL takes for the end of the log.
+func (l *Log) File(ctx context.Context, name string) ([]byte, error) {
+	if digits, ok := strings.CutSuffix(name, ".history"); ok {
+		t, err := strconv.ParseUint(digits, 16, 32)
+		if err != nil || len(digits) != 8 {
+			return nil, fmt.Errorf("read log file %q: no such name", name)
+		}
+		return l.HistoryFile(ctx, uint32(t))
+	}
+	timeline, start, err := wal.ParseSegmentName(name, l.segmentSize)
+	if err != nil {
+		return nil, err
+	}
+	names, err := l.vault.files.Names(ctx, l.dir(timeline))
+	if err != nil {
+		return nil, err
+	}
+	var best wal.Held
+	for _, n := range names {
+		if h, ok := l.parse(timeline, n); ok && h.Start == start && h.End > best.End {
+			best = h
+		}
+	}
+	if best.Object == "" {
+		return nil, fmt.Errorf("read log file %s: %w", name, ErrNotHeld)
+	}
+	content, err := l.Fetch(ctx, best)
+	if err != nil {
+		return nil, err
+	}
+	return append(content, make([]byte, int(l.segmentSize)-len(content))...), nil
+}
+
+func (l *Log) read(ctx context.Context, object string) (walHeader, []byte, error) {
+	var raw bytes.Buffer
+	if err := l.vault.files.Get(ctx, object, 0, -1, &raw); err != nil {
+		return walHeader{}, nil, fmt.Errorf("read log %s: %w", object, err)
+	}
+	h, content, err := l.vault.openWAL(raw.Bytes())
+	if err != nil {
+		return h, nil, fmt.Errorf("read log %s: %w", object, err)
+	}
+	hash, err := l.vault.walHash(content)
+	if err == nil && !strings.HasSuffix(object, "-"+hash+walSuffix) {
+		err = errors.New("its content does not fit its name")
+	}
+	if err != nil {
+		return h, nil, fmt.Errorf("read log %s: %w", object, err)
+	}
+	return h, content, nil
+}

@@ -1,0 +1,250 @@
+package vault
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/kopia/kopia/fs"
+	"github.com/kopia/kopia/repo"
+	"github.com/kopia/kopia/repo/object"
+	"github.com/kopia/kopia/snapshot"
+	"github.com/kopia/kopia/snapshot/snapshotfs"
+)
+
+// tagBackup labels a snapshot with our description of it, as JSON. kopia's list shows it and never reads it.
+const tagBackup = "tag:holdfast"
+
+// pin keeps a stock kopia program from expiring what is ours.
+const pin = "holdfast"
+
+// Writer stores one backup. Nothing of it is listed until Commit; a writer that is never committed leaves
+// only unreferenced chunks, which the next backup of the same data finds and uses again.
+type Writer struct {
+	vault  *Vault
+	ctx    context.Context // kopia hands out a context with each session and wants it back
+	repo   repo.RepositoryWriter
+	stored atomic.Int64
+
+	mu      sync.Mutex
+	entries map[string]Entry
+}
+
+// Begin opens a write session. It must end with Commit or Abort. ctx bounds the whole session.
+func (v *Vault) Begin(ctx context.Context, purpose string) (*Writer, error) {
+	if err := v.broken(); err != nil {
+		return nil, err
+	}
+	w := &Writer{vault: v, entries: map[string]Entry{}}
+	var err error
+	w.ctx, w.repo, err = v.repo.NewWriter(ctx, repo.WriteSessionOptions{Purpose: purpose, OnUpload: func(n int64) { w.stored.Add(n) }})
+	if err != nil {
+		return nil, fmt.Errorf("begin writing to vault %s: %w", v.name, err)
+	}
+	return w, nil
+}
+
+// FileWriter stores the content of one file. One goroutine writes one file; many files may be open.
+type FileWriter struct {
+	w     *Writer
+	entry Entry
+	obj   object.Writer
+}
+
+// File begins a file. e.Size is ignored: what is written counts.
+func (w *Writer) File(e Entry) *FileWriter {
+	return &FileWriter{w: w, entry: e, obj: w.repo.NewObjectWriter(w.ctx, object.WriterOptions{
+		Description: e.Path, Compressor: compressor, MetadataCompressor: compressor, Splitter: splitter,
+	})}
+}
+
+// Write adds to the file.
+func (f *FileWriter) Write(p []byte) (int, error) {
+	if err := f.w.vault.broken(); err != nil {
+		return 0, err
+	}
+	n, err := f.obj.Write(p)
+	f.entry.Size += int64(n)
+	if err != nil {
+		return n, fmt.Errorf("store %s: %w", f.entry.Path, err)
+	}
+	return n, nil
+}
+
+// Keep ends the file and makes it part of the backup.
+func (f *FileWriter) Keep() error {
+	id, err := f.obj.Result()
+	if err = errors.Join(err, f.obj.Close()); err != nil {
+		return fmt.Errorf("store %s: %w", f.entry.Path, err)
+	}
+	f.entry.object = id.String()
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	f.w.entries[f.entry.Path] = f.entry
+	return nil
+}
+
+// Discard ends the file without making it part of the backup, as for one that vanished while it was read.
+func (f *FileWriter) Discard() error { return f.obj.Close() }
+
+// Dir makes a directory part of the backup. Parents of files come by themselves, with mode 0700.
+func (w *Writer) Dir(e Entry) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	e.Dir = true
+	w.entries[e.Path] = e
+}
+
+// Stored is how many bytes this session has added to the vault so far.
+func (w *Writer) Stored() int64 { return w.stored.Load() }
+
+// Abort ends the session without a backup.
+func (w *Writer) Abort() error {
+	if err := w.repo.Close(w.ctx); err != nil {
+		return fmt.Errorf("abort backup: %w", err)
+	}
+	return nil
+}
+
+// Commit lists the backup. It fills in ID (unless given), Application, Files, Bytes, Stored and Written, and
+// returns when everything is on the vault's disk. The session is over, whatever it returns.
+func (w *Writer) Commit(b Backup) (Backup, error) {
+	b, err := w.commit(b)
+	if err = errors.Join(err, w.repo.Close(w.ctx)); err != nil {
+		return Backup{}, fmt.Errorf("commit backup of %s: %w", b.Database, err)
+	}
+	return b, nil
+}
+
+func (w *Writer) commit(b Backup) (Backup, error) {
+	now := time.Now().UTC()
+	var salt [3]byte
+	_, _ = rand.Read(salt[:]) // never fails (crypto/rand)
+	if b.ID == "" {
+		b.ID = fmt.Sprintf("%s-%s-%s", b.Database, now.Format("20060102T150405Z"), hex.EncodeToString(salt[:]))
+	}
+	b.Application, b.Written, b.Files, b.Bytes = w.vault.identity.Application, now, 0, 0
+	for _, e := range w.entries {
+		if !e.Dir {
+			b.Files++
+			b.Bytes += e.Size
+		}
+	}
+	if err := w.describe(b); err != nil {
+		return b, err
+	}
+	root, err := w.tree()
+	if err != nil {
+		return b, err
+	}
+	// The chunks must be there before the list entry that names them: two flushes, and the size is known.
+	if err := w.repo.Flush(w.ctx); err != nil {
+		return b, err
+	}
+	b.Stored = w.stored.Load()
+	about, err := json.Marshal(b)
+	if err != nil {
+		return b, err
+	}
+	m := &snapshot.Manifest{
+		Source:      snapshot.SourceInfo{Host: b.Application, UserName: userName, Path: "/databases/" + b.Database},
+		Description: fmt.Sprintf("%s backup %s, log %s to %s on timeline %d", b.Kind, b.ID, b.Start, b.Stop, b.Timeline),
+		StartTime:   fs.UTCTimestampFromTime(b.Started), EndTime: fs.UTCTimestampFromTime(b.Stopped),
+		Stats:     snapshot.Stats{TotalFileSize: b.Bytes, TotalFileCount: int32(min(b.Files, 1<<31-1)), TotalDirectoryCount: int32(min(root.DirSummary.TotalDirCount, 1<<31-1))},
+		RootEntry: root,
+		Tags:      map[string]string{tagBackup: string(about), "tag:backup": b.ID, "tag:database": b.Database},
+		Pins:      []string{pin},
+	}
+	if _, err := snapshot.SaveSnapshot(w.ctx, w.repo, m); err != nil {
+		return b, err
+	}
+	return b, w.repo.Flush(w.ctx)
+}
+
+// describe puts what is known of the backup into the backup, so that whatever restores it finds it there.
+func (w *Writer) describe(b Backup) error {
+	raw, err := json.MarshalIndent(b, "", "  ")
+	if err != nil {
+		return err
+	}
+	f := w.File(Entry{Path: "holdfast-backup.json", Mode: 0o600, ModTime: b.Written})
+	if _, err := bytes.NewReader(append(raw, '\n')).WriteTo(f); err != nil {
+		return errors.Join(err, f.Discard())
+	}
+	return f.Keep()
+}
+
+// tree writes a directory manifest for each directory, deepest first, and gives the root's entry.
+func (w *Writer) tree() (*snapshot.DirEntry, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for p := range maps.Clone(w.entries) { // parents that nobody named
+		for d := path.Dir(p); d != "."; d = path.Dir(d) {
+			if _, ok := w.entries[d]; !ok {
+				w.entries[d] = Entry{Path: d, Dir: true, Mode: 0o700}
+			}
+		}
+	}
+	children := map[string][]Entry{}
+	for p, e := range w.entries {
+		children[path.Dir(p)] = append(children[path.Dir(p)], e)
+	}
+	return w.dir(Entry{Path: ".", Dir: true, Mode: 0o700}, children)
+}
+
+func (w *Writer) dir(e Entry, children map[string][]Entry) (*snapshot.DirEntry, error) {
+	list := children[e.Path]
+	slices.SortFunc(list, func(a, b Entry) int { return cmp.Compare(a.Path, b.Path) })
+	sum := &fs.DirectorySummary{TotalDirCount: 1}
+	out := make([]*snapshot.DirEntry, 0, len(list))
+	for _, c := range list {
+		if c.Dir {
+			d, err := w.dir(c, children)
+			if err != nil {
+				return nil, err
+			}
+			sum.TotalFileSize += d.DirSummary.TotalFileSize
+			sum.TotalFileCount += d.DirSummary.TotalFileCount
+			sum.TotalDirCount += d.DirSummary.TotalDirCount
+			out = append(out, d)
+			continue
+		}
+		id, err := object.ParseID(c.object)
+		if err != nil {
+			return nil, fmt.Errorf("list %s: %w", c.Path, err)
+		}
+		sum.TotalFileCount++
+		sum.TotalFileSize += c.Size
+		if t := fs.UTCTimestampFromTime(c.ModTime); t > sum.MaxModTime {
+			sum.MaxModTime = t
+		}
+		out = append(out, &snapshot.DirEntry{
+			Name: path.Base(c.Path), Type: snapshot.EntryTypeFile, Permissions: snapshot.Permissions(c.Mode),
+			FileSize: c.Size, ModTime: fs.UTCTimestampFromTime(c.ModTime), ObjectID: id,
+		})
+	}
+	id, err := snapshotfs.WriteDirManifest(w.ctx, w.repo, e.Path, &snapshot.DirManifest{StreamType: "kopia:directory", Entries: out, Summary: sum}, compressor)
+	if err != nil {
+		return nil, fmt.Errorf("list directory %s: %w", e.Path, err)
+	}
+	name := path.Base(e.Path)
+	if e.Path == "." {
+		name = "root"
+	}
+	return &snapshot.DirEntry{
+		Name: strings.TrimPrefix(name, "/"), Type: snapshot.EntryTypeDirectory, Permissions: snapshot.Permissions(e.Mode),
+		ModTime: fs.UTCTimestampFromTime(e.ModTime), ObjectID: id, DirSummary: sum,
+	}, nil
+}
