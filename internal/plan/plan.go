@@ -1,6 +1,7 @@
 // Package plan is what the operator wants: the plan file, parsed strictly with positions, checked with all
 // its mistakes at once, and filled with defaults. Start at [Parse]. The types here are the resolved form
-// that every other room reads; the shape of the file itself stays in parse.go.
+// that every other room reads; the shape of the file itself stays in file.go, the one table that the parser
+// and the JSON Schema are made from.
 package plan
 
 import "time"
@@ -18,6 +19,9 @@ type Plan struct {
 	Backups     []Backup
 	Source      []byte // the file as written; what the cluster keeps, so that each agent parses the same bytes
 	File        string // where it was read from; only for messages
+	// Where each value stands in the file, by its dotted path (databases.records.standbys); what the file
+	// does not state is missing, and a plan made in code has none.
+	Where map[string]Place
 }
 
 // Objectives bound what a site's death may cost. Zero = not stated.
@@ -40,7 +44,7 @@ type Host struct {
 	Site        string
 	Address     string // IP, no port
 	FaultDomain string // default: the host's own name
-	Etcd        bool   // holds a member of the embedded etcd (default: the first 1, 3 or 5 hosts of the site)
+	Etcd        bool   // holds a member of the embedded etcd (default: the first 1, 3 or 5 hosts of the site, taking fault domains in turn)
 }
 
 // Ports are Holdfast's own, the same on each host of the plan.
@@ -139,7 +143,7 @@ type Vault struct {
 // Copy is one place where a vault is stored. All copies are equal.
 type Copy struct {
 	Name string // usually the site's name
-	URL  string // file:///absolute/path (s3:// later)
+	URL  string // file:///absolute/path or file://${root}/path (s3:// later)
 }
 
 // Backup says what is backed up where, when, and how long it stays.
@@ -148,15 +152,15 @@ type Backup struct {
 	Vault       string
 	Full        Schedule
 	Incremental Schedule      // zero = none
-	PITR        time.Duration // how far back any moment can be restored (default 14 d)
-	Weekly      time.Duration // how long weekly backups stay (default 2 y)
+	PITR        time.Duration // how far back any moment can be restored (default 14 d); 0 = whole backups alone, by the word none
+	Weekly      time.Duration // how long weekly backups stay (default 2 y); 0 = none stays for being weekly
 }
 
 // Schedule is a repeating time in words; the zero value never fires.
 type Schedule struct {
 	Text  string        // as written: "daily 01:00", "every 6h"
-	Cron  string        // the same as a five-field cron line; "" when Every is set
-	Every time.Duration // "" when Cron is set
+	Cron  string        // the same as a five-field cron line, in UTC; "" when Every is set
+	Every time.Duration // 0 when Cron is set
 }
 
 // Secret is a reference: env:NAME, file:/path or exec:command. The value is never kept in the plan.

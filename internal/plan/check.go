@@ -1,0 +1,319 @@
+package plan
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"holdfast/internal/problem"
+)
+
+// Report is what a plan promises and what it does not.
+type Report struct {
+	Outcomes []Outcome `json:"outcomes"`
+	Warnings []Warning `json:"warnings"`
+}
+
+// Outcome is what one misfortune does to one part of the plan.
+type Outcome struct {
+	If      string  `json:"if"`      // "any one host dies"
+	Subject string  `json:"subject"` // "database records"
+	Verdict Verdict `json:"verdict"`
+	Then    string  `json:"then"`
+}
+
+// Verdict is an outcome in one word.
+type Verdict string
+
+// Verdicts, best first.
+const (
+	Survives Verdict = "survives" // goes on by itself, within seconds, and nothing is lost
+	Waits    Verdict = "waits"    // an outage until somebody or something comes back; nothing is lost
+	Loses    Verdict = "loses"    // acknowledged data may be gone
+)
+
+// Warning is a wish of the plan that defeats another one, or leaves a promise unkept. The place is where
+// the plan says so; zero when it is what the plan leaves out.
+type Warning struct {
+	problem.Problem
+	Place
+}
+
+// Check says what the plan survives, and names what in it is weak. It looks at nothing but the plan.
+func (p *Plan) Check() Report {
+	c := &checker{plan: p}
+	c.hosts()
+	c.services()
+	c.databases()
+	c.vaults()
+	c.objectives()
+	slices.SortStableFunc(c.warnings, func(a, b Warning) int {
+		return cmp.Or(cmp.Compare(rank(b.Severity), rank(a.Severity)), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
+	})
+	return Report{Outcomes: outcomes(p), Warnings: c.warnings}
+}
+
+func rank(s problem.Severity) int {
+	return slices.Index([]problem.Severity{problem.Note, problem.Degraded, problem.Critical}, s)
+}
+
+type checker struct {
+	plan     *Plan
+	warnings []Warning
+}
+
+// warn notes a problem; the place is that of the first path that the file states.
+func (c *checker) warn(p problem.Problem, paths ...string) {
+	w := Warning{Problem: p}
+	for _, path := range paths {
+		if at, ok := c.plan.Where[path]; ok {
+			w.Place = at
+			break
+		}
+	}
+	c.warnings = append(c.warnings, w)
+}
+
+func (c *checker) hosts() {
+	home := c.plan.HomeSite()
+	path := "sites." + home.Name + ".hosts"
+	if onOneMachine(c.plan.AllHosts()) {
+		c.warn(problem.Problem{Code: "plan.one-machine", Subject: c.plan.Application, Severity: problem.Note,
+			Title:   "every host is on the loopback network, so all are one machine",
+			Meaning: "Deaths of single hosts can be tried out; the machine's own death ends everything.",
+			Remedy:  "for real use, give each host the address of a machine of its own"}, path)
+	}
+	switch domains := domainsOf(home.Hosts); {
+	case len(home.Hosts) == 1:
+		c.warn(problem.Problem{Code: "plan.one-host", Subject: home.Name, Severity: problem.Degraded,
+			Title:   "the site has one host",
+			Meaning: "When it dies everything stops, and nothing can take over.",
+			Remedy:  "add two hosts"}, path)
+	case len(domains) == 1:
+		c.warn(problem.Problem{Code: "plan.one-fault-domain", Subject: home.Name, Severity: problem.Degraded,
+			Title:   "all hosts are in fault domain " + domains[0],
+			Meaning: "What takes that domain (its power, its switch) takes every copy at once.",
+			Remedy:  "put hosts in at least three fault domains, or say which ones they are in: fault_domain"}, path)
+	}
+	c.etcd(home, path)
+	for _, s := range c.plan.Sites[min(1, len(c.plan.Sites)):] {
+		c.warn(problem.Problem{Code: "plan.site-unused", Subject: s.Name, Severity: problem.Degraded,
+			Title:   "nothing runs in this site yet: this version knows the home site alone",
+			Meaning: "When " + home.Name + " dies, " + s.Name + " does not take over.",
+			Remedy:  "keep a copy of each vault there, and restore from it by hand"}, "sites."+s.Name)
+	}
+	if len(c.plan.Services)+len(c.plan.Databases) == 0 {
+		c.warn(problem.Problem{Code: "plan.nothing-to-run", Subject: c.plan.Application, Severity: problem.Note,
+			Title: "the plan has no service and no database", Meaning: "Hosts form a group and do nothing.", Remedy: "add services or databases"})
+	}
+}
+
+func (c *checker) etcd(home Site, path string) {
+	members := home.EtcdHosts()
+	if len(members) == 1 && len(home.Hosts) > 1 {
+		c.warn(problem.Problem{Code: "plan.one-etcd-member", Subject: members[0].Name, Severity: problem.Degraded,
+			Title:   "it alone holds what the hosts agree on (one member of etcd)",
+			Meaning: "When it dies, what runs keeps running, but no failover and no move happens until it is back.",
+			Remedy:  "use three hosts, or set etcd: true on three of them"}, path+"."+members[0].Name+".etcd", path)
+	}
+	if len(members) < 3 || len(domainsOf(home.Hosts)) == 1 {
+		return
+	}
+	for _, d := range domainsOf(members) {
+		held := countIn(members, d)
+		if held*2 > len(members) {
+			c.warn(problem.Problem{Code: "plan.etcd-majority-in-one-domain", Subject: home.Name, Severity: problem.Degraded,
+				Title:   fmt.Sprintf("fault domain %s holds %d of %d members of etcd", d, held, len(members)),
+				Meaning: "When that domain dies, what runs elsewhere keeps running, but no failover happens until it is back.",
+				Remedy:  "spread hosts over at least three fault domains"}, path)
+		}
+	}
+}
+
+func (c *checker) services() {
+	home := c.plan.HomeSite().Hosts
+	for _, s := range c.plan.Services {
+		path := "services." + s.Name
+		hosts := c.plan.ServiceHosts(s)
+		switch {
+		case len(hosts) == 1 && len(home) > 1:
+			c.warn(problem.Problem{Code: "plan.service-on-one-host", Subject: s.Name, Severity: problem.Degraded,
+				Title: "it may run on " + hosts[0].Name + " alone", Meaning: "When that host dies it stays away until the host is back.",
+				Remedy: "name more hosts, or leave hosts out"}, path+".hosts", path)
+		case s.Singleton() && s.Route != nil:
+			c.warn(problem.Problem{Code: "plan.singleton-with-route", Subject: s.Name, Severity: problem.Degraded,
+				Title: "it has one instance, and clients reach it by " + s.Route.String(), Meaning: "Clients see an outage while it is moved to another host or restarted.",
+				Remedy: "set instances to 2, unless two must never run at once"}, path+".instances", path)
+		case s.Singleton():
+			c.warn(problem.Problem{Code: "plan.singleton", Subject: s.Name, Severity: problem.Note,
+				Title: "it has one instance", Meaning: "Its work rests while it is moved to another host or restarted. Two never run at once.",
+				Remedy: "set instances to 2 if two may run at once"}, path+".instances", path)
+		case len(domainsOf(hosts)) == 1 && len(domainsOf(home)) > 1:
+			c.warn(problem.Problem{Code: "plan.service-in-one-domain", Subject: s.Name, Severity: problem.Degraded,
+				Title: "all hosts that it may run on are in fault domain " + hosts[0].FaultDomain, Meaning: "One failure takes every instance.",
+				Remedy: "name hosts of more than one fault domain"}, path+".hosts", path)
+		}
+		if s.Route == nil {
+			continue
+		}
+		if s.Ready == nil {
+			c.warn(problem.Problem{Code: "plan.route-without-ready", Subject: s.Name, Severity: problem.Degraded,
+				Title: "nothing tells whether an instance is ready", Meaning: "Clients are sent to an instance as soon as it runs, and learn by errors that it cannot answer yet.",
+				Remedy: "add ready: /path"}, path+".route", path)
+		}
+		if s.Route.Scheme == "https" && s.TLS == nil {
+			c.warn(problem.Problem{Code: "plan.route-own-certificate", Subject: s.Name, Severity: problem.Note,
+				Title: "its certificate comes from the application's own authority", Meaning: "Browsers warn until they trust that authority.",
+				Remedy: "add tls: { certificate: file:..., key: file:... }"}, path+".route", path)
+		}
+	}
+}
+
+func (c *checker) databases() {
+	for _, d := range c.plan.Databases {
+		path := "databases." + d.Name
+		switch {
+		case d.Standbys == 0:
+			c.warn(problem.Problem{Code: "plan.no-standby", Subject: d.Name, Severity: problem.Degraded,
+				Title: "it has no standby", Meaning: "When its host dies, it is away until the host is back or a backup is restored.",
+				Remedy: "set standbys to 2"}, path+".standbys", path)
+		case d.AcknowledgedBy == 0:
+			c.warn(problem.Problem{Code: "plan.acknowledged-by-none", Subject: d.Name, Severity: problem.Critical,
+				Title:   "no standby need hold a commit before the client hears of it",
+				Meaning: "When the primary's host dies, acknowledged commits can be lost; so no standby takes over by itself, a person must force it.",
+				Remedy:  fmt.Sprintf("set acknowledged_by to %d", acknowledgedByDefault(d.Standbys))}, path+".acknowledged_by", path)
+		case d.Standbys-1 < d.AcknowledgedBy:
+			c.warn(problem.Problem{Code: "plan.writes-stop-after-failover", Subject: d.Name, Severity: problem.Degraded,
+				Title:   fmt.Sprintf("with %s and acknowledged_by %d, the loss of any one host leaves too few", count(d.Standbys, "standby", "standbys"), d.AcknowledgedBy),
+				Meaning: "Nothing is lost, but writes stop after a failover, or when a standby dies, until that host is back.",
+				Remedy:  "add a standby, or lower acknowledged_by"}, path+".acknowledged_by", path+".standbys", path)
+		}
+		if _, ok := c.plan.BackupOf(d.Name); !ok {
+			c.warn(problem.Problem{Code: "plan.no-backup", Subject: d.Name, Severity: problem.Critical,
+				Title: "it is not backed up", Meaning: "Standbys copy a mistake within milliseconds: what somebody deletes is gone.",
+				Remedy: "add it to backup, with a vault"}, path)
+		}
+	}
+}
+
+func (c *checker) vaults() {
+	home := c.plan.HomeSite()
+	for _, v := range c.plan.Vaults {
+		path := "vaults." + v.Name
+		if !slices.ContainsFunc(c.plan.Backups, func(b Backup) bool { return b.Vault == v.Name }) {
+			c.warn(problem.Problem{Code: "plan.vault-unused", Subject: v.Name, Severity: problem.Note,
+				Title: "no backup goes to it", Meaning: "It stays empty.", Remedy: "name it in backup"}, path)
+		}
+		if !c.plan.copyElsewhere(v) {
+			c.warn(problem.Problem{Code: "plan.copies-in-home-site", Subject: v.Name, Severity: problem.Degraded,
+				Title:   "every copy of it is in the home site " + home.Name,
+				Meaning: "What takes the site (fire, water, theft) takes the data and every backup of it.",
+				Remedy:  "add a copy that lies outside " + home.Name + ", on a mount that is not below ${root}"}, path+".copies", path)
+		}
+		target := v.Key.Target()
+		if v.Key.Kind() == "file" && within(target, rootTemplate) {
+			c.warn(problem.Problem{Code: "plan.vault-key-beside-data", Subject: v.Name, Severity: problem.Degraded,
+				Title:   "its key lies below Holdfast's data root",
+				Meaning: "Who loses the machines loses the key with them, and no copy can be read without it.",
+				Remedy:  "keep a second copy of the key away from the hosts, on paper too"}, path+".key", path)
+		}
+		for _, copied := range v.Copies {
+			place := strings.TrimPrefix(copied.URL, "file://")
+			if v.Key.Kind() == "file" && within(target, place) {
+				c.warn(problem.Problem{Code: "plan.vault-key-inside-copy", Subject: v.Name, Severity: problem.Critical,
+					Title: "its key lies inside its copy " + copied.Name, Meaning: "Who takes the copy can read it: the encryption protects nothing.",
+					Remedy: "keep the key in another place"}, path+".key", path)
+			}
+			if within(place, rootTemplate) && !onOneMachine(home.Hosts) && len(home.Hosts) > 1 {
+				c.warn(problem.Problem{Code: "plan.copy-on-hosts-disk", Subject: v.Name, Severity: problem.Degraded,
+					Title:   "copy " + copied.Name + " lies below ${root}, which is another disk on each host",
+					Meaning: "A backup that one host makes dies with that host, and the others do not see it.",
+					Remedy:  "give a folder that every host mounts"}, path+".copies."+copied.Name, path)
+			}
+		}
+	}
+}
+
+func (c *checker) objectives() {
+	o := c.plan.Objectives
+	for _, d := range c.plan.Databases {
+		b, ok := c.plan.BackupOf(d.Name)
+		if !ok {
+			continue
+		}
+		gap := shortestGap(b)
+		v, _ := c.plan.VaultNamed(b.Vault)
+		path := "backup." + d.Name
+		switch {
+		case o.RPO > 0 && !c.plan.copyElsewhere(v):
+			c.warn(problem.Problem{Code: "plan.rpo-without-copy-elsewhere", Subject: d.Name, Severity: problem.Degraded,
+				Title:   "objective rpo " + FormatDuration(o.RPO) + " counts on a copy outside the home site, and there is none",
+				Meaning: "When the site dies, everything is lost, not the last " + FormatDuration(o.RPO) + ".",
+				Remedy:  "add a copy outside the home site to vault " + b.Vault}, "objectives.rpo", path)
+		case o.RPO > 0 && b.PITR == 0 && gap > o.RPO:
+			c.warn(problem.Problem{Code: "plan.rpo-below-backup-interval", Subject: d.Name, Severity: problem.Degraded,
+				Title:   "objective rpo " + FormatDuration(o.RPO) + " is shorter than the " + FormatDuration(gap) + " from one backup to the next",
+				Meaning: "With pitr: none the write-ahead log is not kept, so up to " + FormatDuration(gap) + " are lost when the site dies.",
+				Remedy:  "set pitr, so that the log is streamed all the time"}, path+".pitr", "objectives.rpo")
+		}
+		if full := b.Full.Longest(); o.RTO > 0 && b.PITR > 0 && full > day {
+			c.warn(problem.Problem{Code: "plan.rto-long-replay", Subject: d.Name, Severity: problem.Note,
+				Title:   "a restore replays up to " + FormatDuration(full) + " of the log, and objective rto is " + FormatDuration(o.RTO),
+				Meaning: "Replaying many days of a busy database can take hours.",
+				Remedy:  `make a full backup more often: full: "daily 01:00"`}, path+".full", path)
+		}
+	}
+	if o.RTO > 0 && len(c.plan.Services)+len(c.plan.Databases) > 0 {
+		c.warn(problem.Problem{Code: "plan.rto-by-hand", Subject: c.plan.Application, Severity: problem.Note,
+			Title:   "objective rto " + FormatDuration(o.RTO) + " is not secured for a site's death",
+			Meaning: "This version moves nothing to another site by itself: new machines and a restore by hand take as long as they take.",
+			Remedy:  "practise a restore on other machines, and time it"}, "objectives.rto")
+	}
+}
+
+// copyElsewhere reports whether a vault has a copy outside the home site. What lies below ${root} is on
+// the hosts themselves, whatever it is called.
+func (p *Plan) copyElsewhere(v Vault) bool {
+	return slices.ContainsFunc(v.Copies, func(c Copy) bool {
+		return c.Name != p.HomeSite().Name && !within(strings.TrimPrefix(c.URL, "file://"), rootTemplate)
+	})
+}
+
+// shortestGap is the time that passes between two backups of any kind, at the longest.
+func shortestGap(b Backup) time.Duration {
+	gap := b.Full.Longest()
+	if inc := b.Incremental.Longest(); inc > 0 {
+		gap = min(gap, inc)
+	}
+	return gap
+}
+
+func onOneMachine(hosts []Host) bool {
+	for _, h := range hosts {
+		if a, err := netip.ParseAddr(h.Address); err != nil || !a.IsLoopback() {
+			return false
+		}
+	}
+	return len(hosts) > 0
+}
+
+func countIn(hosts []Host, domain string) int {
+	n := 0
+	for _, h := range hosts {
+		if h.FaultDomain == domain {
+			n++
+		}
+	}
+	return n
+}
+
+// count is a number with its noun: 1 standby, 2 standbys.
+func count(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}

@@ -1,0 +1,124 @@
+package plan
+
+import (
+	"slices"
+	"strings"
+)
+
+func (d *differ) databases() {
+	for _, db := range d.old.Databases {
+		if _, kept := d.new.DatabaseNamed(db.Name); !kept {
+			d.add("database "+db.Name, Stops, "its primary and %s are stopped; their data are kept until holdfast purge %s",
+				count(db.Standbys, "standby", "standbys"), db.Name)
+		}
+	}
+	for _, db := range d.new.Databases {
+		old, known := d.old.DatabaseNamed(db.Name)
+		if !known {
+			d.add("database "+db.Name, Starts, "PostgreSQL %d starts with a primary and %s, on port %d of each host",
+				db.Postgres, count(db.Standbys, "standby", "standbys"), db.WritePort)
+			continue
+		}
+		d.database(old, db)
+	}
+}
+
+func (d *differ) database(old, db Database) {
+	subject := "database " + db.Name
+	if old.Postgres != db.Postgres {
+		d.add(subject, Refused, "PostgreSQL %d becomes %d; an upgrade between major versions is not available in this version", old.Postgres, db.Postgres)
+	}
+	if old.BinDir != db.BinDir {
+		d.add(subject, Pauses, "its programs lie elsewhere; standbys restart one at a time, then a switchover pauses writes for about a second")
+	}
+	if old.Index != db.Index && d.old.Ports == d.new.Ports {
+		d.add(subject, Pauses, "its place among the databases changes from %d to %d, and with it the ports of its servers: they restart, and clients wait meanwhile (add new databases at the end)",
+			old.Index+1, db.Index+1)
+	}
+	switch n := db.Standbys - old.Standbys; {
+	case n > 0:
+		d.add(subject, Starts, "%s made beside what runs", count(n, "standby is", "standbys are"))
+	case n < 0:
+		d.add(subject, Stops, "%s stopped, data kept (%d left)", count(-n, "standby is", "standbys are"), db.Standbys)
+	}
+	if old.AcknowledgedBy != db.AcknowledgedBy {
+		d.add(subject, Reloads, "a commit is acknowledged by %d (was %d)", db.AcknowledgedBy, old.AcknowledgedBy)
+	}
+	if !slices.Equal(old.Hosts, db.Hosts) {
+		d.add(subject, Pauses, "it may lie on %s (was %s); standbys move first, and if the primary must move a switchover pauses writes for about a second",
+			hostList(db.Hosts), hostList(old.Hosts))
+	}
+	if old.WritePort != db.WritePort {
+		d.add(subject, Pauses, "its port becomes %d (was %d); clients of the old one are cut and must connect to the new one, and services that use it restart", db.WritePort, old.WritePort)
+	}
+	d.roles(subject, old.Roles, db.Roles)
+	d.parameters(subject, old.Parameters, db.Parameters)
+}
+
+func (d *differ) roles(subject string, old, new []Role) {
+	named := func(all []Role, name string) (Role, bool) {
+		return find(all, func(r Role) bool { return r.Name == name })
+	}
+	for _, r := range old {
+		if _, kept := named(new, r.Name); !kept {
+			d.add(subject, Stops, "role %s may not log in any more; it and what it owns are kept", r.Name)
+		}
+	}
+	for _, r := range new {
+		was, known := named(old, r.Name)
+		if !known {
+			d.add(subject, Starts, "role %s is made%s", r.Name, owning(r.Owns))
+			continue
+		}
+		if was.Password != r.Password {
+			d.add(subject, Reloads, "the password of role %s is read from another place", r.Name)
+		}
+		for _, o := range r.Owns {
+			if !slices.Contains(was.Owns, o) {
+				d.add(subject, Starts, "role %s owns %s too; it is made if it is missing", r.Name, o)
+			}
+		}
+		for _, o := range was.Owns {
+			if !slices.Contains(r.Owns, o) {
+				d.add(subject, Nothing, "role %s need not own %s any more; what is there is kept", r.Name, o)
+			}
+		}
+	}
+}
+
+func owning(names []string) string {
+	if len(names) == 0 {
+		return ""
+	}
+	return ", and owns " + strings.Join(names, ", ")
+}
+
+func (d *differ) parameters(subject string, old, new []Parameter) {
+	var reload, restart []string
+	note := func(name string) {
+		if slices.Contains(restartParameters(), name) {
+			restart = append(restart, name)
+		} else {
+			reload = append(reload, name)
+		}
+	}
+	named := func(all []Parameter, name string) (Parameter, bool) {
+		return find(all, func(p Parameter) bool { return p.Name == name })
+	}
+	for _, p := range new {
+		if was, known := named(old, p.Name); !known || was.Value != p.Value {
+			note(p.Name)
+		}
+	}
+	for _, p := range old {
+		if _, kept := named(new, p.Name); !kept {
+			note(p.Name)
+		}
+	}
+	if len(reload) > 0 {
+		d.add(subject, Reloads, "%s: taken over while it runs", strings.Join(reload, ", "))
+	}
+	if len(restart) > 0 {
+		d.add(subject, Pauses, "%s: PostgreSQL reads it at start; standbys restart one at a time, then a switchover pauses writes for about a second", strings.Join(restart, ", "))
+	}
+}

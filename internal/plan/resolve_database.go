@@ -1,0 +1,73 @@
+package plan
+
+import (
+	"slices"
+	"strings"
+)
+
+// acknowledgedByDefault is half of the standbys, rounded up: a commit is then on more than half of the
+// servers, so any election that hears enough standbys finds it.
+func acknowledgedByDefault(standbys int) int { return (standbys + 1) / 2 }
+
+func resolveDatabase(ms *mistakes, p *Plan, index int, d named[databaseFile]) Database {
+	path, f := keyPath{"databases", d.name}, d.value
+	db := Database{Name: d.name, Index: index, Postgres: f.postgres.value, BinDir: f.binDir.value}
+	db.Hosts = resolveHosts(ms, p, path.to("hosts"), f.hosts)
+	candidates := p.DatabaseHosts(db)
+	listWrong := f.hosts.written() && len(db.Hosts) < len(f.hosts.value)
+
+	db.Standbys = f.standbys.or(max(0, min(2, len(candidates)-1)))
+	// A count that could not be read says nothing about the other one.
+	readable := f.standbys.written() || ms.where[path.to("standbys").String()] == Place{}
+	if f.standbys.written() && !listWrong && len(candidates) > 0 && db.Standbys+1 > len(candidates) {
+		ms.add(f.standbys.at, path.to("standbys"), "%d and a primary need %d hosts, and there are %d (at most %d)",
+			db.Standbys, db.Standbys+1, len(candidates), len(candidates)-1)
+	}
+	db.AcknowledgedBy = f.acknowledgedBy.or(acknowledgedByDefault(db.Standbys))
+	if readable && db.AcknowledgedBy > db.Standbys {
+		ms.add(f.acknowledgedBy.at, path.to("acknowledged_by"), "%d standbys, and there are %d: no commit would ever be acknowledged (0 to %d)",
+			db.AcknowledgedBy, db.Standbys, db.Standbys)
+	}
+	if home := p.HomeSite().Hosts; f.hosts.written() && !listWrong && db.Standbys > 0 && len(domainsOf(candidates)) == 1 && len(domainsOf(home)) > 1 {
+		ms.add(f.hosts.at, path.to("hosts"), "lie all in fault domain %s, though the site has %s: one failure takes every copy (allowed: hosts in more than one)",
+			candidates[0].FaultDomain, strings.Join(domainsOf(home), ", "))
+	}
+	db.WritePort = f.listen.value.write.or(min(5432+index, 65535))
+	db.Roles = resolveRoles(ms, path, f.roles.value)
+	for _, param := range f.parameters.value {
+		below := path.to("parameters").to(param.name)
+		if err := judgeParameter(param.name, param.value); err != nil {
+			ms.add(param.at, below, "%s", err)
+		}
+		db.Parameters = append(db.Parameters, Parameter{Name: param.name, Value: param.value})
+	}
+	return db
+}
+
+func resolveRoles(ms *mistakes, path keyPath, written []named[roleFile]) []Role {
+	owners := map[string]string{}
+	var all []Role
+	for _, r := range written {
+		below := path.to("roles").to(r.name)
+		if r.name == "postgres" || r.name == "public" || r.name == "none" || strings.HasPrefix(r.name, "pg_") || strings.HasPrefix(r.name, "holdfast") {
+			ms.addKey(r.at, below, "the name is reserved (allowed: any but postgres, public, none, pg_..., holdfast...)")
+		}
+		role := Role{Name: r.name, Password: r.value.password.value}
+		for _, o := range r.value.owns.value {
+			owner, taken := owners[o.value]
+			switch {
+			case slices.Contains([]string{"postgres", "template0", "template1"}, o.value) || strings.HasPrefix(o.value, "holdfast"):
+				ms.add(o.at, below.to("owns"), "names %q, which is reserved (allowed: any but postgres, template0, template1, holdfast...)", o.value)
+			case taken && owner == r.name:
+				ms.add(o.at, below.to("owns"), "names %q twice (allowed: once)", o.value)
+			case taken:
+				ms.add(o.at, below.to("owns"), "names %q, which role %s owns (allowed: one owner for each)", o.value, owner)
+			default:
+				owners[o.value] = r.name
+				role.Owns = append(role.Owns, o.value)
+			}
+		}
+		all = append(all, role)
+	}
+	return all
+}

@@ -1,0 +1,198 @@
+package plan
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml"
+)
+
+// Show is the plan with its defaults filled in, as a plan file: parsing it gives the same plan. Paths are
+// absolute, and secrets stay references.
+func (p *Plan) Show() ([]byte, error) {
+	var top mapping
+	top.put("application", p.Application)
+	objectives := mapping{}
+	objectives.putSpan("rpo", p.Objectives.RPO)
+	objectives.putSpan("rto", p.Objectives.RTO)
+	objectives.put("prefer", p.Objectives.Prefer)
+	top.put("objectives", objectives)
+	top.put("sites", showSites(p))
+	top.putText("release", p.Release)
+	top.put("ports", mapping{
+		{Key: "agent", Value: p.Ports.Agent}, {Key: "gossip", Value: p.Ports.Gossip},
+		{Key: "etcd_client", Value: p.Ports.EtcdClient}, {Key: "etcd_peer", Value: p.Ports.EtcdPeer},
+		{Key: "gate", Value: p.Ports.Gate}, {Key: "server", Value: p.Ports.Server}, {Key: "scratch", Value: p.Ports.Scratch},
+	})
+	services, databases, vaults, backups := mapping{}, mapping{}, mapping{}, mapping{}
+	for _, s := range p.Services {
+		services.put(s.Name, showService(s))
+	}
+	for _, d := range p.Databases {
+		databases.put(d.Name, showDatabase(d))
+	}
+	for _, v := range p.Vaults {
+		copies := mapping{}
+		for _, c := range v.Copies {
+			copies.put(c.Name, c.URL)
+		}
+		vaults.put(v.Name, mapping{{Key: "key", Value: string(v.Key)}, {Key: "copies", Value: copies}})
+	}
+	for _, b := range p.Backups {
+		backups.put(b.Of, showBackup(b))
+	}
+	top.putSome("services", services)
+	top.putSome("databases", databases)
+	top.putSome("vaults", vaults)
+	top.putSome("backup", backups)
+	out, err := yaml.Marshal(yaml.MapSlice(top))
+	if err != nil {
+		return nil, fmt.Errorf("write plan %s as YAML: %w", p.Application, err)
+	}
+	return out, nil
+}
+
+// mapping is a YAML mapping that keeps its order.
+type mapping yaml.MapSlice
+
+// MarshalYAML hands the order on to the encoder.
+func (m mapping) MarshalYAML() (any, error) { return yaml.MapSlice(m), nil }
+
+func (m *mapping) put(key string, value any) { *m = append(*m, yaml.MapItem{Key: key, Value: value}) }
+
+func (m *mapping) putText(key, value string) {
+	if value != "" {
+		m.put(key, value)
+	}
+}
+
+func (m *mapping) putSpan(key string, d time.Duration) {
+	if d > 0 {
+		m.put(key, FormatDuration(d))
+	}
+}
+
+func (m *mapping) putSome(key string, some mapping) {
+	if len(some) > 0 {
+		m.put(key, some)
+	}
+}
+
+func (m *mapping) putList(key string, list []string) {
+	if len(list) > 0 {
+		m.put(key, list)
+	}
+}
+
+func showSites(p *Plan) mapping {
+	var sites mapping
+	for _, s := range p.Sites {
+		var hosts, site mapping
+		for _, h := range s.Hosts {
+			hosts.put(h.Name, mapping{{Key: "address", Value: h.Address}, {Key: "fault_domain", Value: h.FaultDomain}, {Key: "etcd", Value: h.Etcd}})
+		}
+		site.putText("region", s.Region)
+		site.put("hosts", hosts)
+		sites.put(s.Name, site)
+	}
+	return sites
+}
+
+func showService(s Service) mapping {
+	var m, env mapping
+	m.putList("run", s.Run)
+	m.put("instances", s.Instances)
+	if s.Port > 0 {
+		m.put("port", s.Port)
+	}
+	m.put("route", s.Route.String())
+	if s.Live != nil {
+		m.put("live", showCheck(*s.Live, true))
+	}
+	if s.Ready != nil {
+		m.put("ready", showCheck(*s.Ready, false))
+	}
+	for _, v := range s.Env {
+		env.put(v.Name, v.Value)
+	}
+	m.putSome("env", env)
+	m.putSpan("stop_grace", s.StopGrace)
+	m.putList("hosts", s.Hosts)
+	if s.TLS != nil {
+		m.put("tls", mapping{{Key: "certificate", Value: string(s.TLS.Cert)}, {Key: "key", Value: string(s.TLS.Key)}})
+	}
+	return m
+}
+
+func showCheck(c Check, liveness bool) mapping {
+	var m mapping
+	switch c.Kind {
+	case "http":
+		m.put("http", c.Path)
+	case "tcp":
+		m.put("tcp", true)
+	case "exec":
+		m.putList("exec", c.Argv)
+	}
+	m.putSpan("every", c.Every)
+	m.putSpan("timeout", c.Timeout)
+	m.put("fall", c.Fall)
+	m.put("rise", c.Rise)
+	if liveness {
+		m.putSpan("start_for", c.StartFor)
+	}
+	return m
+}
+
+func showDatabase(d Database) mapping {
+	var m, roles, parameters mapping
+	m.put("postgres", d.Postgres)
+	m.putText("bin_dir", d.BinDir)
+	m.put("standbys", d.Standbys)
+	m.put("acknowledged_by", d.AcknowledgedBy)
+	m.putList("hosts", d.Hosts)
+	m.put("listen", mapping{{Key: "write", Value: d.WritePort}})
+	for _, r := range d.Roles {
+		var role mapping
+		role.put("password", string(r.Password))
+		role.putList("owns", r.Owns)
+		roles.put(r.Name, role)
+	}
+	m.putSome("roles", roles)
+	for _, p := range d.Parameters {
+		parameters.put(p.Name, p.Value)
+	}
+	m.putSome("parameters", parameters)
+	return m
+}
+
+func showBackup(b Backup) mapping {
+	var m mapping
+	m.put("vault", b.Vault)
+	m.put("full", b.Full.Text)
+	m.putText("incremental", b.Incremental.Text)
+	m.put("pitr", spanOrWord(b.PITR))
+	m.put("weekly", spanOrWord(b.Weekly))
+	return m
+}
+
+func spanOrWord(d time.Duration) string {
+	if d == 0 {
+		return "none"
+	}
+	return FormatDuration(d)
+}
+
+// describeCheck is a health check in a few words.
+func describeCheck(c *Check) string {
+	switch {
+	case c == nil:
+		return "none"
+	case c.Kind == "http":
+		return c.Path
+	case c.Kind == "exec":
+		return strings.Join(c.Argv, " ")
+	}
+	return c.Kind
+}
