@@ -23,9 +23,9 @@ import (
 )
 
 const (
-	// timeoutDefault bounds one call. An etcd leader election takes 1 to 2 s, so a call begun in one may
+	// timeoutDefault bounds one call: long enough that most calls begun in an etcd leader election (1 to 2 s)
 	// still end well.
-	timeoutDefault = 3 * time.Second
+	timeoutDefault = 2 * time.Second
 	// reads are tried twice within the timeout, and the balancer takes endpoints in turn: a member that hangs
 	// without dropping its connections costs a read half its time, not its answer.
 	readAttempts = 2
@@ -38,7 +38,7 @@ type Config struct {
 	Endpoints []string // https URLs of client ports
 	// TLS is the client side; ServerName stays empty, it comes from each endpoint.
 	TLS     *tls.Config
-	Timeout time.Duration // of one call; 0 = 3 s
+	Timeout time.Duration // of one call; 0 = 2 s
 	Log     *slog.Logger
 }
 
@@ -145,9 +145,11 @@ func (s *Store) List(ctx context.Context, prefix string) ([]cluster.Entry, int64
 
 // read is repeated within the timeout, for a read may be.
 func (s *Store) read(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	ctx, cancel, err := s.bound(ctx)
+	if err != nil {
+		return nil, err
+	}
 	defer cancel()
-	var err error
 	for range readAttempts {
 		var r *clientv3.GetResponse
 		attempt, stop := context.WithTimeout(ctx, s.timeout/readAttempts)
@@ -174,7 +176,10 @@ func (s *Store) Put(ctx context.Context, key string, value []byte, ifRevision in
 
 // Set implements [cluster.Store].
 func (s *Store) Set(ctx context.Context, key string, value []byte) (int64, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	ctx, cancel, err := s.bound(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("set %s: %w", key, err)
+	}
 	defer cancel()
 	r, err := s.client.Put(ctx, key, string(value))
 	if err != nil {
@@ -194,7 +199,10 @@ func (s *Store) Delete(ctx context.Context, key string, ifRevision int64) error 
 // swap does op if the key is still at ifRevision. The client library repeats a transaction with a write in it
 // only while it has not left this host.
 func (s *Store) swap(ctx context.Context, key string, ifRevision int64, op clientv3.Op) (*clientv3.TxnResponse, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	ctx, cancel, err := s.bound(ctx)
+	if err != nil {
+		return nil, err
+	}
 	defer cancel()
 	r, err := s.client.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(key), "=", ifRevision)).Then(op).Commit()
 	switch {
@@ -204,6 +212,15 @@ func (s *Store) swap(ctx context.Context, key string, ifRevision int64, op clien
 		return nil, cluster.ErrConflict
 	}
 	return r, nil
+}
+
+// bound gives the context of one call.
+func (s *Store) bound(ctx context.Context) (context.Context, context.CancelFunc, error) {
+	if s.ctx.Err() != nil {
+		return nil, nil, fmt.Errorf("%w: the store is closed", cluster.ErrUnavailable)
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	return ctx, cancel, nil
 }
 
 // explain tells "no answer" from "refused". A refusal is certain: nothing was written.

@@ -132,6 +132,7 @@ func openStore(t *testing.T, certs string, endpoints ...string) *etcd.Store {
 	t.Helper()
 	s, err := etcd.Open(context.Background(), etcd.Config{
 		Endpoints: endpoints, TLS: clientTLS(t, certs), Log: slog.New(slog.DiscardHandler),
+		Timeout: time.Second,
 	})
 	if err != nil {
 		t.Fatal(err)
