@@ -1,0 +1,80 @@
+// Package agent is one host's round: observe, decide, act. [Loop.Round] is one round: it reads a snapshot of
+// facts, lets each room judge, and starts what they ask for through [Hands]; it starts no goroutine and can be
+// called once by hand, which is how the simulator runs many hosts in one. [Run] is the thin part around it:
+// observers that keep facts with their ages, and wake-ups. The agent owns order, deadlines and goroutines, and
+// knows no engine.
+package agent
+
+import (
+	"time"
+
+	"holdfast/internal/database"
+	"holdfast/internal/problem"
+)
+
+// Facts are what one host knows at one instant. Ages and Now are by its own monotonic clock.
+type Facts struct {
+	Now        time.Duration   // from an arbitrary origin that lasts as long as the Loop
+	Late       bool            // our own timers ran late: our silences mean nothing
+	Stopping   bool            // the operator stops the whole application
+	Known      bool            // the agreed state has been read
+	ContactAge time.Duration   // since the last linearizable read that succeeded was sent; database.Never if none
+	Databases  []DatabaseFacts // in the plan's order
+	Peers      []PeerFacts     // sorted by host
+}
+
+// DatabaseFacts are one database as this host knows it.
+type DatabaseFacts struct {
+	Name     string
+	Record   database.Record
+	Revision int64 // 0 = nothing is agreed yet
+	Requests []database.Request
+	Local    database.Local
+	Advanced time.Duration // since the WAL that we receive last advanced; database.Never if never
+	Busy     []database.Kind
+}
+
+// PeerFacts are another host as this host knows it.
+type PeerFacts struct {
+	Host     string
+	AgentAge time.Duration            // since its agent's last beat; database.Never when none came
+	GateAge  map[string]time.Duration // by database: since its gate's last beat
+	Report   *Report                  // its last report, nil when none came
+}
+
+// Report is what a host tells the others with each beat.
+type Report struct {
+	Host      string                     `json:"host"`
+	Version   string                     `json:"version"` // of the binary
+	Late      bool                       `json:"late"`
+	Databases map[string]database.Report `json:"databases"`
+	Problems  []problem.Problem          `json:"problems"`
+	Archive   map[string]Archive         `json:"archive,omitempty"` // databases whose WAL this host archives
+}
+
+// Archive is how far a database's WAL has come into its vault.
+type Archive struct {
+	Vault    string        `json:"vault"`
+	Received database.LSN  `json:"received"` // on this host's disk
+	Archived database.LSN  `json:"archived"` // readable in the vault
+	Lag      time.Duration `json:"lag"`      // how old the oldest WAL is that the vault lacks
+	Trouble  string        `json:"trouble,omitempty"`
+}
+
+// Hands carry out what a round asks for. Every call only starts the work; the next round's facts tell how it
+// went.
+type Hands interface {
+	Act(name string, a database.Action)
+	Interrupt(name string) // cancel the action under way
+	Lease(name string, epoch int64, d time.Duration)
+	Gate(name string, o database.GateOrder)
+	Answer(name string, a []database.Answer)
+}
+
+// Outcome is what one round came to.
+type Outcome struct {
+	Report    Report
+	Decisions map[string]database.Decision
+	Problems  []problem.Problem
+	Wake      time.Duration // the next round is due no later than this
+}

@@ -1,0 +1,115 @@
+package agent
+
+import (
+	"slices"
+	"time"
+
+	"holdfast/internal/database"
+	"holdfast/internal/problem"
+)
+
+// Loop judges for one host, round after round. It is not safe for concurrent use.
+type Loop struct {
+	self      string
+	version   string
+	databases []database.Policy
+	memory    map[string]database.Memory
+}
+
+// NewLoop prepares the rounds of one host.
+func NewLoop(self, version string, databases []database.Policy) *Loop {
+	return &Loop{self: self, version: version, databases: databases, memory: map[string]database.Memory{}}
+}
+
+// Round judges once and starts what is asked for.
+func (l *Loop) Round(f Facts, h Hands) Outcome {
+	out := Outcome{
+		Report:    Report{Host: l.self, Version: l.version, Late: f.Late, Databases: map[string]database.Report{}},
+		Decisions: map[string]database.Decision{},
+		Wake:      time.Second,
+	}
+	for _, p := range l.databases {
+		l.database(p, f, h, &out)
+	}
+	if problem := contactProblem(f); problem != nil {
+		out.Problems = append(out.Problems, *problem)
+	}
+	out.Report.Problems = out.Problems
+	return out
+}
+
+func (l *Loop) database(p database.Policy, f Facts, h Hands, out *Outcome) {
+	i := slices.IndexFunc(f.Databases, func(d DatabaseFacts) bool { return d.Name == p.Name })
+	if i < 0 {
+		return
+	}
+	facts := f.Databases[i]
+	v := view(l.self, f, facts)
+	d, m := database.Decide(p, v, l.memory[p.Name])
+	l.memory[p.Name] = m
+	out.Decisions[p.Name] = d
+	out.Problems = append(out.Problems, d.Problems...)
+	out.Wake = min(out.Wake, d.Wake)
+	out.Report.Databases[p.Name] = report(v)
+
+	if d.Lease > 0 {
+		h.Lease(p.Name, d.LeaseOf, d.Lease)
+	}
+	if d.Gate.State != "" {
+		h.Gate(p.Name, d.Gate)
+	}
+	if d.Interrupt {
+		h.Interrupt(p.Name)
+	}
+	for _, a := range d.Actions {
+		h.Act(p.Name, a)
+	}
+	if len(d.Answers) > 0 {
+		h.Answer(p.Name, d.Answers)
+	}
+}
+
+// view is one database as database.Decide wants to see it.
+func view(self string, f Facts, d DatabaseFacts) database.View {
+	v := database.View{
+		Self: self, Now: f.Now, Known: f.Known, Record: d.Record, Revision: d.Revision, RecordAge: f.ContactAge,
+		Local: d.Local, Late: f.Late, Advanced: d.Advanced, Busy: d.Busy, Requests: d.Requests, Stopping: f.Stopping,
+	}
+	for _, p := range f.Peers {
+		peer := database.Peer{Host: p.Host, AgentAge: p.AgentAge, GateAge: database.Never}
+		if age, ok := p.GateAge[d.Name]; ok {
+			peer.GateAge = age
+		}
+		if p.Report != nil {
+			if r, ok := p.Report.Databases[d.Name]; ok {
+				peer.Report = &r
+			}
+		}
+		v.Peers = append(v.Peers, peer)
+	}
+	return v
+}
+
+// report is what the others are told of our side of a database.
+func report(v database.View) database.Report {
+	r := database.Report{Local: v.Local, Epoch: v.Record.Epoch, Revision: v.Revision, Late: v.Late, Advanced: v.Advanced}
+	for _, p := range v.Peers {
+		r.Silent = append(r.Silent, database.Silence{Host: p.Host, Agent: p.AgentAge, Gate: p.GateAge})
+	}
+	return r
+}
+
+// contactMax is how long the agreed state may be out of reach before it is said: two reads, for one may be slow.
+const contactMax = 3 * time.Second
+
+func contactProblem(f Facts) *problem.Problem {
+	if f.ContactAge < contactMax {
+		return nil
+	}
+	return &problem.Problem{
+		Code: "cluster.unreachable", Severity: problem.Degraded,
+		Title:   "this host cannot reach the agreed state (etcd)",
+		Meaning: "What runs goes on with its last orders. No failover, switchover or change of standbys is possible from here.",
+		Remedy:  "see that a majority of the hosts is up and that they reach each other",
+	}
+}
