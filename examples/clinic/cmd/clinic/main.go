@@ -34,7 +34,7 @@ Environment:
   DATABASE_URL       postgres://user:password@host:port/database (required)
   HOLDFAST_ADDRESS   address to listen on (127.0.0.1)
   PORT               port to listen on (8080)
-  HOLDFAST_INSTANCE  name of this instance (host name and process id)
+  HOLDFAST_INSTANCE  name of this instance (address or host name, and process id)
   CLINIC_TIMEZONE    zone of the times on the pages (UTC)
   CLINIC_DEADLINE    longest that a request waits for the database (10s)
 `
@@ -70,7 +70,7 @@ func run(ctx context.Context, args []string, env func(string) string, stdout, st
 		return fmt.Errorf("%q is not a command\n\n%s", args[0], usage)
 	}
 
-	instance := or(env("HOLDFAST_INSTANCE"), fmt.Sprintf("%s-%d", hostName(), os.Getpid()))
+	instance := or(env("HOLDFAST_INSTANCE"), fmt.Sprintf("%s-%d", or(env("HOLDFAST_ADDRESS"), hostName()), os.Getpid()))
 	log := slog.New(slog.NewTextHandler(stderr, nil)).With("service", args[0], "instance", instance)
 	if env("DATABASE_URL") == "" {
 		return errors.New("DATABASE_URL is not set; see clinic help")
