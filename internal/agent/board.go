@@ -1,0 +1,202 @@
+package agent
+
+import (
+	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"holdfast/internal/clock"
+	"holdfast/internal/cluster"
+	"holdfast/internal/database"
+)
+
+// board holds the newest facts with the moments they were learnt. Observers write it, a round reads a copy.
+type board struct {
+	clock clock.Clock
+	wake  func()
+
+	mu       sync.Mutex // guards what follows
+	state    map[string]cluster.Entry
+	at       int64 // store revision that state stands for
+	contact  time.Time
+	locals   map[string]seen
+	archives map[string]Archive
+}
+
+// seen is a local server's facts and when its received WAL last moved.
+type seen struct {
+	local    database.Local
+	began    time.Time
+	advanced time.Time // zero = never
+}
+
+func newBoard(c clock.Clock, wake func()) *board {
+	return &board{
+		clock: c, wake: wake, locals: map[string]seen{},
+		archives: map[string]Archive{},
+	}
+}
+
+// agreed takes a whole linearizable reading, unless a watch has already brought something newer.
+func (b *board) agreed(entries []cluster.Entry, revision int64, sent time.Time) {
+	b.mu.Lock()
+	b.contact = sent
+	fresh := b.state == nil || revision > b.at
+	if fresh {
+		b.state = make(map[string]cluster.Entry, len(entries))
+		for _, e := range entries {
+			b.state[e.Key] = e
+		}
+		b.at = revision
+	}
+	b.mu.Unlock()
+	if fresh {
+		b.wake()
+	}
+}
+
+// change takes one watched change. Before the first whole reading there is nothing to change.
+func (b *board) change(c cluster.Change) {
+	b.mu.Lock()
+	known := b.state != nil && c.Revision > b.at
+	if known {
+		b.state = maps.Clone(b.state)
+		if c.Deleted {
+			delete(b.state, c.Key)
+		} else {
+			b.state[c.Key] = c.Entry
+		}
+		b.at = c.Revision
+	}
+	b.mu.Unlock()
+	if known {
+		b.wake()
+	}
+}
+
+func (b *board) revision() int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.at
+}
+
+func (b *board) entries() map[string]cluster.Entry {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.state
+}
+
+// observed takes a look at a local server that began at a moment; one that began earlier than the last taken
+// is dropped.
+func (b *board) observed(name string, l database.Local, began time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	old := b.locals[name]
+	if began.Before(old.began) {
+		return
+	}
+	s := seen{local: l, began: began, advanced: old.advanced}
+	if old.local.Known && l.Flushed > old.local.Flushed {
+		s.advanced = b.clock.Now()
+	}
+	b.locals[name] = s
+	b.wake()
+}
+
+// moving reports whether a database is not steady, so that its servers are looked at more often.
+func (b *board) moving(name string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	record, _ := recordOf(b.state, name)
+	return record.Phase != database.Steady || !record.Opened
+}
+
+// archive takes how far a database's WAL is archived by this host; ok false = not by this host.
+func (b *board) archive(name string, a Archive, ok bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if ok {
+		b.archives[name] = a
+	} else {
+		delete(b.archives, name)
+	}
+}
+
+// decorate adds to a report what is told but not judged.
+func (b *board) decorate(r *Report) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	r.Archive = maps.Clone(b.archives)
+}
+
+// fill copies the facts for a round.
+func (b *board) fill(f *Facts, policies []database.Policy, now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f.ContactAge = database.Never
+	if b.state != nil {
+		f.Known, f.ContactAge = true, now.Sub(b.contact)
+		_, f.Stopping = b.state[KeyStopping]
+	}
+	for _, p := range policies {
+		d := DatabaseFacts{Name: p.Name, Advanced: database.Never}
+		d.Record, d.Revision = recordOf(b.state, p.Name)
+		d.Requests = requestsOf(b.state, p.Name)
+		if s, ok := b.locals[p.Name]; ok {
+			d.Local = s.local
+			d.Local.Age = now.Sub(s.began)
+			if !s.advanced.IsZero() {
+				d.Advanced = now.Sub(s.advanced)
+			}
+		}
+		f.Databases = append(f.Databases, d)
+	}
+}
+
+func recordOf(state map[string]cluster.Entry, name string) (database.Record, int64) {
+	e, ok := state[RecordKey(name)]
+	if !ok {
+		return database.Record{}, 0
+	}
+	var r database.Record
+	if err := json.Unmarshal(e.Value, &r); err != nil {
+		return database.Record{}, 0
+	}
+	return r, e.Revision
+}
+
+// requestsOf are a database's unsettled requests, oldest first.
+func requestsOf(state map[string]cluster.Entry, name string) []database.Request {
+	var out []database.Request
+	for _, q := range Open(state) {
+		if q.Room == "database" && q.Subject == name {
+			out = append(out, database.Request{ID: q.ID, Kind: q.Kind, To: q.Args["to"], By: q.By})
+		}
+	}
+	return out
+}
+
+// Open are the requests that nobody has settled yet, oldest first.
+func Open(state map[string]cluster.Entry) []Asked {
+	var keys []string
+	for k := range state {
+		if strings.HasPrefix(k, KeyRequests) {
+			keys = append(keys, k)
+		}
+	}
+	slices.SortFunc(keys, func(a, b string) int { return int(state[a].Revision - state[b].Revision) })
+	var out []Asked
+	for _, k := range keys {
+		var q Asked
+		if json.Unmarshal(state[k].Value, &q) != nil || q.ID == "" {
+			continue
+		}
+		if _, settled := state[KeyAnswers+q.ID]; !settled {
+			out = append(out, q)
+		}
+	}
+	return out
+}

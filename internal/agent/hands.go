@@ -1,0 +1,226 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"holdfast/internal/cluster"
+	"holdfast/internal/database"
+)
+
+// hands start what a round asks for, each in a goroutine that its slot owns.
+type hands struct {
+	agent *Agent
+	ctx   context.Context
+}
+
+// slot carries out the actions of one database: one at a time, and a kill beside it.
+type slot struct {
+	agent *Agent
+	name  string
+	done  sync.WaitGroup
+
+	mu      sync.Mutex // guards what follows
+	kinds   []database.Kind
+	cancel  context.CancelFunc // of the action that is no kill
+	gate    database.GateOrder // last order that the gate took
+	gating  bool
+	leasing bool
+}
+
+func (s *slot) busy() []database.Kind {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]database.Kind(nil), s.kinds...)
+}
+
+// Act starts one action.
+func (h hands) Act(name string, a database.Action) {
+	s := h.agent.slots[name]
+	ctx, cancel := context.WithCancel(h.ctx)
+	s.mu.Lock()
+	s.kinds = append(s.kinds, a.Kind)
+	if a.Kind != database.KindKill {
+		s.cancel = cancel
+	}
+	s.mu.Unlock()
+	s.done.Go(func() {
+		defer cancel()
+		s.run(ctx, a, h.agent.because(name))
+	})
+}
+
+func (s *slot) run(ctx context.Context, a database.Action, because []string) {
+	cfg := s.agent.cfg
+	log := cfg.Log.With("database", s.name, "epoch", a.Epoch)
+	began := cfg.Clock.Now()
+	err := database.Act(ctx, database.Hands{
+		Self: cfg.Self, Server: cfg.Servers[s.name], Records: Records(cfg.Store, s.name),
+		Reach: func(host string) (database.Endpoint, error) { return cfg.Reach(s.name, host) },
+	}, a)
+	took := cfg.Clock.Now().Sub(began)
+	s.tell(log, a, because, took, err)
+	switch {
+	case a.Kind == database.KindSwap:
+		s.agent.readNow(ctx)
+	case err != nil:
+		_ = s.agent.pause(ctx, retryPause, nil) // only slows the next try down
+		fallthrough
+	default:
+		s.agent.look(ctx, s.name)
+	}
+	s.mu.Lock()
+	for i, k := range s.kinds {
+		if k == a.Kind {
+			s.kinds = append(s.kinds[:i], s.kinds[i+1:]...)
+			break
+		}
+	}
+	s.mu.Unlock()
+	s.agent.Wake()
+}
+
+// tell says how an action went, once.
+func (s *slot) tell(log *slog.Logger, a database.Action, because []string, took time.Duration, err error) {
+	cfg := s.agent.cfg
+	switch {
+	case err == nil:
+		log.Info("database action done", "action", a.String(), "why", a.Why, "took", took)
+		cfg.Diary.Note("database", s.name, a.String(), because, took)
+	case errors.Is(err, context.Canceled), errors.Is(err, database.ErrStale), errors.Is(err, cluster.ErrConflict):
+		log.Info("database action overtaken", "action", a.String(), "err", err, "took", took)
+	default:
+		log.Warn("database action did not succeed", "action", a.String(), "err", err, "took", took)
+		cfg.Diary.Note("database", s.name, a.String()+" did not succeed: "+err.Error(), because, took)
+	}
+}
+
+// retryPause keeps an action that fails at once from being tried in a tight loop.
+const retryPause = 200 * time.Millisecond
+
+// because are the reasons of the newest decision.
+func (a *Agent) because(name string) []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.last.Outcome.Decisions[name].Because
+}
+
+// look observes a local server now, so that the round after an action sees what it did.
+func (a *Agent) look(ctx context.Context, name string) {
+	began := a.cfg.Clock.Now()
+	local := a.cfg.Servers[name].Observe(ctx)
+	if ctx.Err() == nil {
+		a.board.observed(name, local, began)
+	}
+}
+
+// readNow brings our own write into the facts before the next round, so that it is not judged twice.
+func (a *Agent) readNow(ctx context.Context) {
+	sent := a.cfg.Clock.Now()
+	if entries, revision, err := a.cfg.Store.List(ctx, keyRoot); err == nil {
+		a.board.agreed(entries, revision, sent)
+	}
+}
+
+// Interrupt cancels the action under way.
+func (h hands) Interrupt(name string) {
+	s := h.agent.slots[name]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cancel != nil {
+		s.cancel()
+	}
+}
+
+// Lease extends the keeper's deadline of our primary. The time already spent on the way here is not counted
+// twice: the keeper counts from when it hears, so the round's own age is taken off by the driver's caller.
+func (h hands) Lease(name string, epoch int64, d time.Duration) {
+	s := h.agent.slots[name]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.leasing {
+		return
+	}
+	s.leasing = true
+	judged := h.agent.cfg.Clock.Now()
+	s.done.Go(func() {
+		ctx, cancel := context.WithTimeout(h.ctx, time.Second)
+		defer cancel()
+		left := d - h.agent.cfg.Clock.Now().Sub(judged)
+		err := h.agent.cfg.Servers[name].Extend(ctx, epoch, left.Milliseconds())
+		if err != nil && ctx.Err() == nil {
+			h.agent.cfg.Log.Debug("lease not extended", "database", name, "epoch", epoch, "err", err)
+		}
+		s.mu.Lock()
+		s.leasing = false
+		s.mu.Unlock()
+	})
+}
+
+// Gate gives the listener its order, once for each change.
+func (h hands) Gate(name string, o database.GateOrder) {
+	s := h.agent.slots[name]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.gating || s.gate == o {
+		return
+	}
+	full := o
+	if o.State == database.GateOpen {
+		to, err := h.agent.cfg.Reach(name, o.Target.Host)
+		if err != nil {
+			h.agent.cfg.Log.Warn("listener not led", "database", name, "err", err)
+			return
+		}
+		full.Target = to
+	}
+	s.gating = true
+	s.done.Go(func() {
+		ctx, cancel := context.WithTimeout(h.ctx, time.Second)
+		defer cancel()
+		err := h.agent.cfg.Gates[name].Order(ctx, full)
+		s.mu.Lock()
+		s.gating = false
+		if err == nil {
+			s.gate = o
+		}
+		s.mu.Unlock()
+		if err != nil && h.ctx.Err() == nil {
+			h.agent.cfg.Log.Debug("listener order not taken", "database", name, "state", o.State, "err", err)
+			return
+		}
+		h.agent.Wake() // another order may have come meanwhile
+	})
+}
+
+// Answer settles requests.
+func (h hands) Answer(name string, answers []database.Answer) {
+	s := h.agent.slots[name]
+	s.done.Go(func() {
+		for _, x := range answers {
+			h.agent.Settle(h.ctx, Settled{ID: x.ID, OK: x.OK, Text: x.Text, Host: h.agent.cfg.Self})
+		}
+	})
+}
+
+// Settle writes the answer to a request; the first answer stays.
+func (a *Agent) Settle(ctx context.Context, s Settled) {
+	value, err := json.Marshal(s)
+	if err == nil {
+		_, err = a.cfg.Store.Put(ctx, KeyAnswers+s.ID, value, 0)
+	}
+	if err != nil && !errors.Is(err, cluster.ErrConflict) && ctx.Err() == nil {
+		a.cfg.Log.Warn("request not settled", "id", s.ID, "err", err)
+	}
+}
+
+// endSlots waits for every goroutine that a round started.
+func (a *Agent) endSlots() {
+	for _, s := range a.slots {
+		s.done.Wait()
+	}
+}

@@ -1,0 +1,88 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"holdfast/internal/cluster"
+	"holdfast/internal/database"
+)
+
+// Keys of the agreed state. Every agent reads all of them with each contact, so only what is small lies here.
+const (
+	keyRoot = "holdfast/"
+	// KeyPlan holds the plan file's text.
+	KeyPlan = keyRoot + "plan"
+	// KeyStopping is present while the operator stops the whole application.
+	KeyStopping = keyRoot + "stopping"
+	// KeyController is the office of the controller.
+	KeyController = keyRoot + "controller"
+	// KeyAssignments says which service instances run where.
+	KeyAssignments = keyRoot + "services"
+	// KeyRequests is the prefix of what operators asked for; the answer lies beside it under KeyAnswers.
+	KeyRequests = keyRoot + "request/"
+	// KeyAnswers is the prefix of settled requests.
+	KeyAnswers = keyRoot + "answer/"
+	// KeyArchivers is the prefix of who archives a database's WAL.
+	KeyArchivers = keyRoot + "archiver/"
+)
+
+// RecordKey is where the record of a database lies.
+func RecordKey(name string) string { return keyRoot + "database/" + name }
+
+// Asked is one request of an operator as it lies in the store.
+type Asked struct {
+	ID       string            `json:"id"`
+	Room     string            `json:"room"` // database, backup
+	Subject  string            `json:"subject"`
+	Kind     string            `json:"kind"` // switchover, base
+	Args     map[string]string `json:"args,omitempty"`
+	By       string            `json:"by"`
+	Host     string            `json:"host,omitempty"`     // who carries it out, where one host does
+	Progress string            `json:"progress,omitempty"` // how far that is
+}
+
+// Settled is the answer to a request.
+type Settled struct {
+	ID     string          `json:"id"`
+	OK     bool            `json:"ok"`
+	Text   string          `json:"text"`
+	Host   string          `json:"host"`
+	Result json.RawMessage `json:"result,omitempty"`
+}
+
+// records keeps one database's record in the store.
+type records struct {
+	store cluster.Store
+	key   string
+}
+
+// Records is the agreed record of one database, for [database.Act].
+func Records(s cluster.Store, name string) database.Records { return records{s, RecordKey(name)} }
+
+func (r records) Read(ctx context.Context) (database.Record, int64, error) {
+	e, err := r.store.Get(ctx, r.key)
+	if err != nil {
+		return database.Record{}, 0, fmt.Errorf("read the agreed record: %w", err)
+	}
+	var rec database.Record
+	if e.Revision == 0 {
+		return rec, 0, nil
+	}
+	if err := json.Unmarshal(e.Value, &rec); err != nil {
+		return database.Record{}, 0, fmt.Errorf("read the agreed record: %w", err)
+	}
+	return rec, e.Revision, nil
+}
+
+func (r records) Swap(ctx context.Context, revision int64, rec database.Record) error {
+	value, err := json.Marshal(rec)
+	if err != nil {
+		return err
+	}
+	if _, err := r.store.Put(ctx, r.key, value, revision); err != nil {
+		return fmt.Errorf("write the agreed record of epoch %d: %w", rec.Epoch, err)
+	}
+	return nil
+}

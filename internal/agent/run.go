@@ -1,0 +1,277 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"holdfast/internal/clock"
+	"holdfast/internal/cluster"
+	"holdfast/internal/database"
+)
+
+// Beat is the last word of another process: its payload, and how long ago it came by our clock.
+type Beat struct {
+	Payload []byte
+	Age     time.Duration
+}
+
+// Beats are the direct heartbeats between hosts.
+type Beats interface {
+	// Publish replaces what our own beats carry, and sends it at once.
+	Publish(payload []byte)
+	// Latest gives the last beat of each agent (by host) and gate (by host/database) that was ever heard.
+	Latest() map[string]Beat
+	// Wake fires when a beat brought something new.
+	Wake() <-chan struct{}
+}
+
+// Config is everything that [Run] stands on.
+type Config struct {
+	Self      string
+	Version   string
+	Peers     []string // the other hosts, sorted
+	Databases []database.Policy
+	Servers   map[string]database.Server // by database
+	Gates     map[string]database.Gate
+	Reach     func(name, host string) (database.Endpoint, error)
+	Exits     map[string]<-chan struct{} // by database: fires when its server's process ends or appears
+	Store     cluster.Store
+	Beats     Beats
+	Late      func() bool
+	Clock     clock.Clock
+	Log       *slog.Logger
+	Diary     Diary
+	Tend      func(now Snapshot) // non-urgent duties of this host; called after each round, must not block
+}
+
+// Diary is told what is done and why.
+type Diary interface {
+	Note(room, subject, what string, because []string, took time.Duration)
+}
+
+// Snapshot is the newest round of a host, for status and for the duties around it.
+type Snapshot struct {
+	Facts   Facts
+	Outcome Outcome
+	Agreed  map[string]cluster.Entry // everything that the hosts agree on
+}
+
+// Agent runs the rounds of one host.
+type Agent struct {
+	cfg    Config
+	origin time.Time
+	board  *board
+	loop   *Loop
+	wake   chan struct{}
+	slots  map[string]*slot
+
+	mu   sync.Mutex // guards last
+	last Snapshot
+}
+
+const (
+	readEvery    = 500 * time.Millisecond // linearizable reads: the contact that a primary's lease counts
+	observeEvery = 500 * time.Millisecond
+	observeBusy  = 100 * time.Millisecond // while a database is not steady
+)
+
+// New prepares an agent; nothing runs before Run.
+func New(cfg Config) (*Agent, error) {
+	var bad []error
+	for _, p := range cfg.Databases {
+		if cfg.Gates[p.Name] == nil {
+			bad = append(bad, fmt.Errorf("database %s: no gate", p.Name))
+		}
+	}
+	if cfg.Store == nil || cfg.Beats == nil || cfg.Clock == nil || cfg.Log == nil || cfg.Late == nil || cfg.Diary == nil {
+		bad = append(bad, errors.New("store, beats, clock, log, late and diary are needed"))
+	}
+	if len(bad) > 0 {
+		return nil, errors.Join(bad...)
+	}
+	a := &Agent{cfg: cfg, origin: cfg.Clock.Now(), wake: make(chan struct{}, 1), slots: map[string]*slot{}}
+	a.board = newBoard(cfg.Clock, a.Wake)
+	a.loop = NewLoop(cfg.Self, cfg.Version, cfg.Databases)
+	for _, p := range cfg.Databases {
+		a.slots[p.Name] = &slot{agent: a, name: p.Name}
+	}
+	return a, nil
+}
+
+// Wake asks for a round soon.
+func (a *Agent) Wake() {
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Last is the newest round's snapshot.
+func (a *Agent) Last() Snapshot {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.last
+}
+
+// Run judges until ctx ends, and returns when its last goroutine has. What it started in other processes goes on.
+func (a *Agent) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.readStore(ctx) })
+	g.Go(func() error { return a.watchStore(ctx) })
+	for _, p := range a.cfg.Databases {
+		if a.cfg.Servers[p.Name] != nil {
+			g.Go(func() error { return a.observe(ctx, p.Name) })
+		}
+	}
+	g.Go(func() error {
+		defer a.endSlots()
+		return a.rounds(ctx)
+	})
+	err := g.Wait()
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// rounds is the thin loop: a round at each wake-up, and when the last one asked for it.
+func (a *Agent) rounds(ctx context.Context) error {
+	timer := a.cfg.Clock.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-a.wake:
+		case <-a.cfg.Beats.Wake():
+		case <-timer.C():
+		}
+		wake := a.round(ctx)
+		timer.Stop()
+		timer.Reset(max(wake, 10*time.Millisecond))
+	}
+}
+
+func (a *Agent) round(ctx context.Context) time.Duration {
+	facts := a.facts()
+	out := a.loop.Round(facts, hands{agent: a, ctx: ctx})
+	a.publish(out.Report)
+	snap := Snapshot{Facts: facts, Outcome: out, Agreed: a.board.entries()}
+	a.mu.Lock()
+	a.last = snap
+	a.mu.Unlock()
+	if a.cfg.Tend != nil {
+		a.cfg.Tend(snap)
+	}
+	return out.Wake
+}
+
+func (a *Agent) publish(r Report) {
+	a.board.decorate(&r)
+	payload, err := json.Marshal(r)
+	if err != nil {
+		a.cfg.Log.Error("report not written", "err", err)
+		return
+	}
+	a.cfg.Beats.Publish(payload)
+}
+
+// facts is the snapshot that a round reads.
+func (a *Agent) facts() Facts {
+	now := a.cfg.Clock.Now()
+	f := Facts{Now: now.Sub(a.origin), Late: a.cfg.Late()}
+	a.board.fill(&f, a.cfg.Databases, now)
+	for i := range f.Databases {
+		f.Databases[i].Busy = a.slots[f.Databases[i].Name].busy()
+	}
+	beats := a.cfg.Beats.Latest()
+	for _, host := range a.cfg.Peers {
+		f.Peers = append(f.Peers, a.peer(host, beats))
+	}
+	return f
+}
+
+func (a *Agent) peer(host string, beats map[string]Beat) PeerFacts {
+	p := PeerFacts{Host: host, AgentAge: database.Never, GateAge: map[string]time.Duration{}}
+	if b, ok := beats[host]; ok {
+		p.AgentAge = b.Age
+		var r Report
+		if err := json.Unmarshal(b.Payload, &r); err != nil {
+			a.cfg.Log.Warn("beat not understood", "host", host, "err", err)
+		} else if r.Host == host {
+			p.Report = &r
+		}
+	}
+	for _, d := range a.cfg.Databases {
+		p.GateAge[d.Name] = database.Never
+		if b, ok := beats[host+"/"+d.Name]; ok {
+			p.GateAge[d.Name] = b.Age
+		}
+	}
+	return p
+}
+
+// readStore reads everything agreed, linearizably and at a steady pace: this is the contact with the agreed
+// state. The age of a contact counts from the moment its request was sent.
+func (a *Agent) readStore(ctx context.Context) error {
+	for {
+		sent := a.cfg.Clock.Now()
+		entries, revision, err := a.cfg.Store.List(ctx, keyRoot)
+		if err == nil {
+			a.board.agreed(entries, revision, sent)
+		} else if ctx.Err() == nil {
+			a.cfg.Log.Debug("agreed state not read", "err", err)
+		}
+		if err := a.pause(ctx, readEvery, nil); err != nil {
+			return err
+		}
+	}
+}
+
+// watchStore brings changes at once; the steady reads make it no more than a shortcut.
+func (a *Agent) watchStore(ctx context.Context) error {
+	for {
+		for change := range a.cfg.Store.Watch(ctx, keyRoot, a.board.revision()) {
+			if !change.Lost {
+				a.board.change(change)
+			}
+		}
+		if err := a.pause(ctx, readEvery, nil); err != nil {
+			return err
+		}
+	}
+}
+
+// observe keeps what is known of one local server.
+func (a *Agent) observe(ctx context.Context, name string) error {
+	for {
+		a.look(ctx, name)
+		every := observeEvery
+		if a.board.moving(name) {
+			every = observeBusy
+		}
+		if err := a.pause(ctx, every, a.cfg.Exits[name]); err != nil {
+			return err
+		}
+	}
+}
+
+// pause waits for d, or for early.
+func (a *Agent) pause(ctx context.Context, d time.Duration, early <-chan struct{}) error {
+	t := a.cfg.Clock.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C():
+	case <-early:
+	}
+	return nil
+}
