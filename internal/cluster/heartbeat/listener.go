@@ -1,0 +1,331 @@
+package heartbeat
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"sync"
+	"time"
+
+	"holdfast/internal/auth"
+	"holdfast/internal/clock"
+)
+
+// Beat is what is known of one peer.
+type Beat struct {
+	// Payload is its newest report; nil if it was never heard.
+	Payload []byte
+	// Age is the time since its newest beat arrived, on this host's monotonic clock; for a peer never heard,
+	// since listening for it began.
+	Age time.Duration
+	// Seq and Life name that beat. Life is new for each life of the peer's process; "" = never heard.
+	Seq  uint64
+	Life string
+	// Contact is the time since the sending of our newest beat that the peer confirmed, so everything in
+	// Payload was true at some moment since then. Negative = none confirmed yet, or not [Pair]ed.
+	Contact time.Duration
+}
+
+// Listener reads the beats of every peer.
+type Listener struct {
+	tls      *tls.Config
+	clock    clock.Clock
+	interval time.Duration
+	log      *slog.Logger
+	wake     chan struct{}
+	replan   chan struct{} // the set of peers changed
+
+	mu    sync.Mutex // guards what follows
+	peers map[string]*peer
+	mouth *Publisher // nil: not paired
+}
+
+// peer is one sender; its fields are guarded by the listener's mu, but for url, which never changes.
+type peer struct {
+	url     string
+	since   time.Time // of the newest beat, or when listening began
+	life    string
+	seq     uint64
+	version uint64
+	payload []byte
+	echo    *heard // our newest beat that it confirmed
+}
+
+// NewListener prepares to read peers: sender name to base URL (https://ADDRESS:PORT). A name is a host's, or a
+// host's with a suffix ("b1/gate"); either way the far certificate must be that host's. interval is the
+// distance of beats that peers are asked for; 0 = [Interval]. conf is a client configuration as from
+// [auth.ClientTLS]; its ServerName is replaced.
+func NewListener(peers map[string]string, conf *tls.Config, c clock.Clock, interval time.Duration, log *slog.Logger) *Listener {
+	if interval <= 0 {
+		interval = Interval
+	}
+	l := &Listener{
+		tls: conf, clock: c, interval: interval, log: log, peers: map[string]*peer{},
+		wake: make(chan struct{}, 1), replan: make(chan struct{}, 1),
+	}
+	l.SetPeers(peers)
+	return l
+}
+
+// Pair joins the two halves of one process before they run: its beats then confirm what it heard, and so it
+// learns which of its own beats arrived ([Beat.Contact]).
+func Pair(p *Publisher, l *Listener) {
+	p.mu.Lock()
+	p.ears = l
+	p.mu.Unlock()
+	l.mu.Lock()
+	l.mouth = p
+	l.mu.Unlock()
+}
+
+// SetPeers replaces the set of peers. One that stays under the same URL keeps its stream and its age.
+func (l *Listener) SetPeers(peers map[string]string) {
+	now := l.clock.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	next := map[string]*peer{}
+	for name, u := range peers {
+		if p := l.peers[name]; p != nil && p.url == u {
+			next[name] = p
+			continue
+		}
+		next[name] = &peer{url: u, since: now}
+	}
+	l.peers = next
+	signal(l.replan)
+}
+
+// Latest tells what is known of every peer now.
+func (l *Listener) Latest() map[string]Beat {
+	type known struct {
+		Beat
+		echo *heard
+	}
+	l.mu.Lock()
+	now, mouth := l.clock.Now(), l.mouth
+	all := make(map[string]known, len(l.peers))
+	for name, p := range l.peers {
+		all[name] = known{Beat{Payload: p.payload, Age: now.Sub(p.since), Seq: p.seq, Life: p.life, Contact: -1}, p.echo}
+	}
+	l.mu.Unlock() // before the publisher's lock, which comes first in the order
+	out := make(map[string]Beat, len(all))
+	for name, k := range all {
+		if mouth != nil && k.echo != nil {
+			if at, ok := mouth.sentAt(*k.echo); ok {
+				k.Contact = now.Sub(at)
+			}
+		}
+		out[name] = k.Beat
+	}
+	return out
+}
+
+// Wake receives when a changed report arrived or a stream broke; several such may make one wake-up.
+func (l *Listener) Wake() <-chan struct{} { return l.wake }
+
+// heardOf names the newest beat of sender, for our publisher to confirm; nil if there is none.
+func (l *Listener) heardOf(sender string) *heard {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p := l.peers[sender]
+	if p == nil || p.life == "" {
+		return nil
+	}
+	return &heard{Life: p.life, Seq: p.seq}
+}
+
+// Run listens until ctx ends, and returns when its last stream has.
+func (l *Listener) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	stops := map[*peer]context.CancelFunc{}
+	defer func() {
+		for _, stop := range stops {
+			stop()
+		}
+	}()
+	for {
+		l.mu.Lock()
+		wanted := map[*peer]string{}
+		for name, p := range l.peers {
+			wanted[p] = name
+		}
+		l.mu.Unlock()
+		for p, stop := range stops {
+			if _, stays := wanted[p]; !stays {
+				stop()
+				delete(stops, p)
+			}
+		}
+		for p, name := range wanted {
+			if _, runs := stops[p]; !runs {
+				follow, stop := context.WithCancel(ctx)
+				stops[p] = stop
+				wg.Go(func() { l.follow(follow, name, p) })
+			}
+		}
+		select {
+		case <-l.replan:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// follow keeps one stream open. Its end is told once per outage, not once per attempt.
+func (l *Listener) follow(ctx context.Context, name string, p *peer) {
+	log := l.log.With("peer", name)
+	silent := false
+	for {
+		heardAny, err := l.stream(ctx, name, p)
+		if ctx.Err() != nil {
+			return
+		}
+		if heardAny {
+			signal(l.wake)
+		}
+		if heardAny || !silent {
+			log.DebugContext(ctx, "beats broken off", "err", err)
+			silent = true
+		}
+		t := l.clock.NewTimer(100*time.Millisecond + rand.N(200*time.Millisecond))
+		select {
+		case <-t.C():
+		case <-ctx.Done():
+			t.Stop()
+			return
+		}
+	}
+}
+
+// stream reads one connection until it breaks.
+func (l *Listener) stream(ctx context.Context, name string, p *peer) (heardAny bool, err error) {
+	conn, err := l.dial(ctx, name, p.url)
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = conn.Close() }() // read from alone; the stream's error is the one wanted
+	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+
+	req, err := l.request(ctx, p.url)
+	if err != nil {
+		return false, err
+	}
+	if err := conn.SetDeadline(time.Now().Add(connectTimeout)); err != nil {
+		return false, err
+	}
+	if err := req.Write(conn); err != nil {
+		return false, err
+	}
+	res, err := http.ReadResponse(bufio.NewReader(conn), req)
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = res.Body.Close() }() // the connection goes with it
+	if res.StatusCode != http.StatusOK {
+		return false, fmt.Errorf("read the beats of %s: it answers %s", name, res.Status)
+	}
+	lines := bufio.NewScanner(res.Body)
+	lines.Buffer(nil, lineMax)
+	silence := max(silenceMin, 4*l.interval)
+	for {
+		if err := conn.SetDeadline(time.Now().Add(silence)); err != nil {
+			return heardAny, err
+		}
+		if !lines.Scan() {
+			return heardAny, errors.Join(lines.Err(), errors.New("the stream ended"))
+		}
+		var b beat
+		if err := json.Unmarshal(lines.Bytes(), &b); err != nil {
+			return heardAny, fmt.Errorf("read the beats of %s: %w", name, err)
+		}
+		if b.Sender != name {
+			return heardAny, fmt.Errorf("read the beats of %s: %s answers at %s", name, b.Sender, p.url)
+		}
+		if err := l.take(p, b, !heardAny); err != nil {
+			return heardAny, fmt.Errorf("read the beats of %s: %w", name, err)
+		}
+		heardAny = true
+	}
+}
+
+// take notes one beat. The first of a stream carries the report.
+func (l *Listener) take(p *peer, b beat, first bool) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if b.Life == "" || first && b.Payload == nil {
+		return errors.New("a beat without a life or a first one without a report")
+	}
+	changed := p.life != b.Life || p.version != b.Version
+	if changed && b.Payload == nil {
+		return errors.New("the report changed and was not told")
+	}
+	if changed {
+		p.payload = slices.Clone(b.Payload)
+	}
+	if p.life != b.Life {
+		p.echo = nil
+	}
+	if b.Heard != nil {
+		p.echo = b.Heard
+	}
+	p.since, p.life, p.seq, p.version = l.clock.Now(), b.Life, b.Seq, b.Version
+	if changed {
+		signal(l.wake)
+	}
+	return nil
+}
+
+// dial connects and checks who answers.
+func (l *Listener) dial(ctx context.Context, name, base string) (*tls.Conn, error) {
+	u, err := url.Parse(base)
+	if err != nil || u.Scheme != "https" || u.Host == "" {
+		return nil, fmt.Errorf("dial %s: %q is not of the form https://ADDRESS:PORT", name, base)
+	}
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	conf := l.tls.Clone()
+	conf.ServerName = hostOf(name)
+	d := tls.Dialer{NetDialer: &net.Dialer{Timeout: connectTimeout}, Config: conf}
+	c, err := d.DialContext(ctx, "tcp", u.Host)
+	if err != nil {
+		return nil, fmt.Errorf("dial %s: %w", name, err)
+	}
+	conn := c.(*tls.Conn) // what tls.Dialer promises
+	cs := conn.ConnectionState()
+	if got, role, err := auth.PeerName(&cs); err != nil || got != hostOf(name) || role != auth.Host {
+		_ = conn.Close() // nothing was sent on it
+		return nil, errors.Join(fmt.Errorf("dial %s: %s %q answers", name, role, got), err)
+	}
+	return conn, nil
+}
+
+func (l *Listener) request(ctx context.Context, base string) (*http.Request, error) {
+	q := url.Values{"interval": {l.interval.String()}}
+	l.mu.Lock()
+	if l.mouth != nil {
+		q.Set("from", l.mouth.sender)
+	}
+	l.mu.Unlock()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+Path+"?"+q.Encode(), nil)
+	if err != nil {
+		return nil, fmt.Errorf("ask for beats: %w", err)
+	}
+	return req, nil
+}
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default: // one is waiting already
+	}
+}
