@@ -39,6 +39,7 @@ type PeerFacts struct {
 	Host     string
 	AgentAge time.Duration            // since its agent's last beat; database.Never when none came
 	GateAge  map[string]time.Duration // by database: since its gate's last beat
+	Contact  time.Duration            // since the sending of our newest beat that it confirmed; database.Never if none
 	Report   *Report                  // its last report, nil when none came
 }
 

@@ -21,12 +21,15 @@ func NewLoop(self, version string, databases []database.Policy) *Loop {
 	return &Loop{self: self, version: version, databases: databases, memory: map[string]database.Memory{}}
 }
 
+// roundEvery is the longest pause between rounds: silence has no event that could wake one.
+const roundEvery = 250 * time.Millisecond
+
 // Round judges once and starts what is asked for.
 func (l *Loop) Round(f Facts, h Hands) Outcome {
 	out := Outcome{
 		Report:    Report{Host: l.self, Version: l.version, Late: f.Late, Databases: map[string]database.Report{}},
 		Decisions: map[string]database.Decision{},
-		Wake:      time.Second,
+		Wake:      roundEvery,
 	}
 	for _, p := range l.databases {
 		l.database(p, f, h, &out)
@@ -76,7 +79,7 @@ func view(self string, f Facts, d DatabaseFacts) database.View {
 		Local: d.Local, Late: f.Late, Advanced: d.Advanced, Busy: d.Busy, Requests: d.Requests, Stopping: f.Stopping,
 	}
 	for _, p := range f.Peers {
-		peer := database.Peer{Host: p.Host, AgentAge: p.AgentAge, GateAge: database.Never}
+		peer := database.Peer{Host: p.Host, AgentAge: p.AgentAge, GateAge: database.Never, Contact: p.Contact}
 		if age, ok := p.GateAge[d.Name]; ok {
 			peer.GateAge = age
 		}
@@ -90,11 +93,18 @@ func view(self string, f Facts, d DatabaseFacts) database.View {
 	return v
 }
 
+// coarse keeps ages in reports from changing with every round: each change would wake every peer. Rounding
+// down makes a silence shorter and WAL younger, which is the careful side for both.
+func coarse(age time.Duration) time.Duration {
+	return min(age, time.Hour).Truncate(500 * time.Millisecond)
+}
+
 // report is what the others are told of our side of a database.
 func report(v database.View) database.Report {
-	r := database.Report{Local: v.Local, Epoch: v.Record.Epoch, Revision: v.Revision, Late: v.Late, Advanced: v.Advanced}
+	r := database.Report{Local: v.Local, Epoch: v.Record.Epoch, Revision: v.Revision, Late: v.Late, Advanced: coarse(v.Advanced)}
+	r.Local.ReplayLag = coarse(r.Local.ReplayLag)
 	for _, p := range v.Peers {
-		r.Silent = append(r.Silent, database.Silence{Host: p.Host, Agent: p.AgentAge, Gate: p.GateAge})
+		r.Silent = append(r.Silent, database.Silence{Host: p.Host, Agent: coarse(p.AgentAge), Gate: coarse(p.GateAge)})
 	}
 	return r
 }

@@ -20,6 +20,7 @@ import (
 type Beat struct {
 	Payload []byte
 	Age     time.Duration
+	Contact time.Duration // since the sending of our newest beat that it confirmed; database.Never if none
 }
 
 // Beats are the direct heartbeats between hosts.
@@ -199,9 +200,9 @@ func (a *Agent) facts() Facts {
 }
 
 func (a *Agent) peer(host string, beats map[string]Beat) PeerFacts {
-	p := PeerFacts{Host: host, AgentAge: database.Never, GateAge: map[string]time.Duration{}}
+	p := PeerFacts{Host: host, AgentAge: database.Never, Contact: database.Never, GateAge: map[string]time.Duration{}}
 	if b, ok := beats[host]; ok {
-		p.AgentAge = b.Age
+		p.AgentAge, p.Contact = b.Age, b.Contact
 		var r Report
 		if err := json.Unmarshal(b.Payload, &r); err != nil {
 			a.cfg.Log.Warn("beat not understood", "host", host, "err", err)

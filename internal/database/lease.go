@@ -44,7 +44,7 @@ func (j *judgement) votersContact(epoch int64) (time.Duration, bool) {
 			continue
 		}
 		if slices.Contains(n.List, StandbyName(p.Report.Local.Incarnation, epoch)) {
-			ages = append(ages, p.AgentAge)
+			ages = append(ages, p.Contact)
 		}
 	}
 	if len(ages) < n.W {

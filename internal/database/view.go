@@ -121,6 +121,7 @@ type Peer struct {
 	Host     string
 	AgentAge time.Duration // since its agent's last beat, by our clock; Never when none came
 	GateAge  time.Duration // since its gate's last beat
+	Contact  time.Duration // since the sending of our newest beat that it confirmed: Report was true since; Never if none
 	Report   *Report       // its last report, nil when none came
 }
 
