@@ -44,6 +44,16 @@ type Phase struct {
 	Paths map[Path]Figures
 }
 
+// Worst sums the phase up over its paths: the longest gap on any of them, and all failed and slow requests.
+func (p Phase) Worst() (gap time.Duration, failed, slow int) {
+	for _, f := range p.Paths {
+		gap = max(gap, f.LongestGap)
+		failed += f.Failed
+		slow += f.Slow
+	}
+	return gap, failed, slow
+}
+
 // Figures sum up one path in one phase.
 type Figures struct {
 	Acknowledged int

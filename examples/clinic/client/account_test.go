@@ -90,6 +90,17 @@ func TestAccountCounts(t *testing.T) {
 	}
 }
 
+func TestWorstIsTheLongestGapAndTheSumOfErrors(t *testing.T) {
+	p := Phase{Paths: map[Path]Figures{
+		EdgeWrite:     {LongestGap: 300 * ms, Failed: 1, Slow: 4},
+		EdgeRead:      {LongestGap: 200 * ms, Failed: 2},
+		ListenerWrite: {LongestGap: 700 * ms},
+	}}
+	if gap, failed, slow := p.Worst(); gap != 700*ms || failed != 3 || slow != 4 {
+		t.Errorf("gap %v, failed %d, slow %d", gap, failed, slow)
+	}
+}
+
 func with(f Figures, gap, from time.Duration) Figures {
 	f.LongestGap, f.GapFrom = gap, from
 	return f

@@ -84,7 +84,7 @@ func New(cfg Config) (*Client, error) {
 	c := &Client{cfg: cfg, begun: time.Now(), sent: map[Path]int64{}, changed: make(chan struct{})}
 	c.marks = []Mark{{Name: "start"}}
 	if cfg.EdgeURL == "" && len(cfg.Listeners) == 0 {
-		bad = append(bad, errors.New("EdgeURL, Listeners: at least one is needed"))
+		bad = append(bad, errors.New("at least one of EdgeURL and Listeners is needed"))
 	}
 	if cfg.EdgeURL != "" {
 		u, err := url.Parse(cfg.EdgeURL)

@@ -30,7 +30,7 @@ type site struct {
 	front *web.Server
 }
 
-func newSite(t *testing.T, url string) *site {
+func newSite(t *testing.T, url string, deadline time.Duration) *site {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	s, err := store.Open(store.Config{URL: url, Log: log})
@@ -38,7 +38,7 @@ func newSite(t *testing.T, url string) *site {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.Close)
-	front, err := web.New(web.Config{Store: s, Version: "1.2.3", Instance: "web-1", Deadline: 5 * time.Second, Log: log})
+	front, err := web.New(web.Config{Store: s, Version: "1.2.3", Instance: "web-1", Deadline: deadline, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +87,7 @@ func want(t *testing.T, w *httptest.ResponseRecorder, status int, parts ...strin
 const away = "postgres://clinic@127.45.0.2:1/clinic?sslmode=disable"
 
 func TestWithoutADatabase(t *testing.T) {
-	s := newSite(t, away)
+	s := newSite(t, away, time.Second)
 	t.Run("an instance lives before its schema is there, and is not ready", func(t *testing.T) {
 		want(t, s.get("/livez"), 200, "alive")
 		want(t, s.get("/readyz"), 503, "starting")
@@ -115,7 +115,7 @@ func TestWithoutADatabase(t *testing.T) {
 
 func TestPagesAndAPI(t *testing.T) {
 	server := pgtest.Start(t)
-	s := newSite(t, server.URL)
+	s := newSite(t, server.URL, 30*time.Second)
 	if err := s.store.Migrate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -232,7 +232,7 @@ func TestPagesAndAPI(t *testing.T) {
 
 	t.Run("a request that nobody can carry out says that repeating is safe, and no more", func(t *testing.T) {
 		server.Stop(t)
-		s := newSite(t, server.URL)
+		s := newSite(t, server.URL, 200*time.Millisecond)
 		s.front.Ready()
 		w := s.json("/api/rows", `{"client":"a","number":1}`)
 		want(t, w, 503, "nothing is stored twice")

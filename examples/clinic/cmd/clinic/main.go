@@ -56,7 +56,7 @@ func main() {
 // run is main without the process around it.
 func run(ctx context.Context, args []string, env func(string) string, stdout, stderr io.Writer) error {
 	if len(args) != 1 {
-		return errors.New("one command is needed\n\n" + usage)
+		return errors.New("exactly one command is needed: web, reminders, version or help")
 	}
 	switch args[0] {
 	case "help", "-h", "--help":
@@ -67,7 +67,7 @@ func run(ctx context.Context, args []string, env func(string) string, stdout, st
 		return err
 	case "web", "reminders":
 	default:
-		return fmt.Errorf("%q is not a command\n\n%s", args[0], usage)
+		return fmt.Errorf("%q is not a command (web, reminders, version or help)", args[0])
 	}
 
 	instance := or(env("HOLDFAST_INSTANCE"), fmt.Sprintf("%s-%d", or(env("HOLDFAST_ADDRESS"), hostName()), os.Getpid()))

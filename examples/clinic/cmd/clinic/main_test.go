@@ -15,7 +15,7 @@ func TestRunRefusesWhatItCannotDo(t *testing.T) {
 		env  map[string]string
 		want string
 	}{
-		{"no command is answered with the usage", nil, nil, "clinic web"},
+		{"no command is answered with the commands there are", nil, nil, "web, reminders"},
 		{"an unknown command is named", []string{"wbe"}, nil, `"wbe" is not a command`},
 		{"a missing database is named", []string{"web"}, nil, "DATABASE_URL is not set"},
 		{"a broken database URL is refused at once", []string{"web"}, map[string]string{"DATABASE_URL": "port=none"}, "database URL"},
