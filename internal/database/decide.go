@@ -142,20 +142,27 @@ func (j *judgement) remember() {
 
 func (j *judgement) phaseAge() time.Duration { return j.v.Now - j.m.PhaseSince }
 
+// switchDrain lets the primary's own fast stop end the sessions, which tells clients why; the listener cuts
+// those that a stop does not reach.
+const switchDrain = time.Second
+
 // gate says where this host's listener leads.
 func (j *judgement) gate() {
 	r := j.v.Record
 	if j.v.Revision == 0 {
 		return
 	}
-	j.d.Gate = GateOrder{Epoch: r.Epoch, State: GateHold, Why: "no primary is open in epoch " + fmt.Sprint(r.Epoch)}
+	j.d.Gate = GateOrder{Epoch: r.Epoch, Generation: r.Generation, State: GateHold, Why: "no primary is open in epoch " + fmt.Sprint(r.Epoch)}
+	if r.Phase == Switching {
+		j.d.Gate.Drain = switchDrain
+	}
 	serving := r.Phase == Steady && r.Opened
 	if serving && r.Primary == j.v.Self && j.v.Local.Known && (j.v.Local.Role != Primary || !j.v.Local.NamesOK) {
 		serving = false
 		j.d.Gate.Why = "our own server does not serve as the primary"
 	}
 	if serving {
-		j.d.Gate = GateOrder{Epoch: r.Epoch, State: GateOpen, Target: Endpoint{Host: r.Primary}, Why: r.Primary + " is the primary"}
+		j.d.Gate.State, j.d.Gate.Target, j.d.Gate.Why = GateOpen, Endpoint{Host: r.Primary}, r.Primary+" is the primary"
 	}
 }
 

@@ -1,6 +1,9 @@
 package database
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // Endpoint is where a server is reached by other hosts.
 type Endpoint struct {
@@ -90,10 +93,12 @@ const (
 
 // GateOrder is what this host's listener shall do. The gate refuses an epoch below the highest it knows.
 type GateOrder struct {
-	Epoch  int64     `json:"epoch"`
-	State  GateState `json:"state"`
-	Target Endpoint  `json:"target"` // Host only in a decision; the agent fills in the rest
-	Why    string    `json:"why"`
+	Epoch      int64         `json:"epoch"`
+	Generation int64         `json:"generation"` // within an epoch the newer order stands
+	State      GateState     `json:"state"`
+	Target     Endpoint      `json:"target"` // Host only in a decision; the agent fills in the rest
+	Drain      time.Duration `json:"drain"`  // hold: how long sessions that exist may go on before they are cut
+	Why        string        `json:"why"`
 }
 
 // Gate is this host's listener process.
