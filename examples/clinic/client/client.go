@@ -89,7 +89,7 @@ func New(cfg Config) (*Client, error) {
 	if cfg.EdgeURL != "" {
 		u, err := url.Parse(cfg.EdgeURL)
 		if err != nil || u.Host == "" || u.Path != "" || u.Scheme != "http" && u.Scheme != "https" {
-			bad = append(bad, fmt.Errorf("EdgeURL: %q is not scheme://host:port", cfg.EdgeURL))
+			bad = append(bad, fmt.Errorf("%q (EdgeURL) is not scheme://host:port", cfg.EdgeURL))
 		} else {
 			c.edge = newEdge(cfg)
 		}
@@ -97,7 +97,7 @@ func New(cfg Config) (*Client, error) {
 	for i, dsn := range cfg.Listeners {
 		pc, err := listenerConfig(dsn)
 		if err != nil {
-			bad = append(bad, fmt.Errorf("Listeners[%d]: %w", i, err))
+			bad = append(bad, fmt.Errorf("listener %d (Listeners): %w", i+1, err))
 			continue
 		}
 		c.listeners = append(c.listeners, pc)

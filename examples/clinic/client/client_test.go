@@ -202,7 +202,7 @@ func TestNewNamesEveryBadField(t *testing.T) {
 	if err == nil {
 		t.Fatal("all of it was accepted")
 	}
-	for _, part := range []string{"EdgeURL", "EdgeReads", "Listeners[0]"} {
+	for _, part := range []string{"EdgeURL", "EdgeReads", "listener 1"} {
 		if !strings.Contains(err.Error(), part) {
 			t.Errorf("%s is not named in: %v", part, err)
 		}

@@ -215,6 +215,21 @@ func TestStoreOnARealServer(t *testing.T) {
 		server.Exec(t, `ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 (nobody)'`)
 		server.Exec(t, `SELECT pg_reload_conf()`)
 		const waiting = `SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND usename = 'clinic'`
+		const cancel = `SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'`
+		// A reload takes effect some time after it was asked for: write until a commit does wait.
+		inForce := make(chan error, 1)
+		go func() {
+			var err error
+			for n := int64(1); err == nil; n++ {
+				_, err = s.AddRow(within(t, time.Minute), "probe", n)
+			}
+			inForce <- err
+		}()
+		server.Await(t, 1, waiting)
+		server.Exec(t, cancel)
+		if err := <-inForce; !errors.Is(err, store.ErrUnacknowledged) {
+			t.Fatalf("probe: %v, want ErrUnacknowledged", err)
+		}
 		for try := range 2 {
 			done := make(chan error, 1)
 			go func() {
@@ -222,7 +237,7 @@ func TestStoreOnARealServer(t *testing.T) {
 				done <- err
 			}()
 			server.Await(t, 1, waiting)
-			server.Exec(t, `SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'`)
+			server.Exec(t, cancel)
 			if err := <-done; !errors.Is(err, store.ErrUnacknowledged) {
 				t.Errorf("try %d: %v, want ErrUnacknowledged", try, err)
 			}
