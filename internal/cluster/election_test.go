@@ -42,75 +42,82 @@ func (s slow) Put(ctx context.Context, key string, value []byte, rev int64) (int
 
 // However calls are delayed, answers lost and clients cut off, and although clocks differ in speed by a fifth,
 // no two candidates lead at once, and terms only rise.
+//
+// A holder that counts a tenth of TTL too long was found in about one draw of 2,600, so the hundred draws of one
+// check are too few.
 func TestElectionNeverHasTwoLeaders(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		const n = 3
-		var truth time.Duration
-		shared := memory.New()
-		candidates := make([]*cluster.Election, n)
-		lastTerm, lastHolder := int64(0), -1
-		check := func() {
-			t.Helper()
-			leader := -1
-			for i, c := range candidates {
-				if !c.Leading() {
-					continue
-				}
-				if leader >= 0 {
-					t.Fatalf("h%d and h%d lead at %v", leader, i, truth)
-				}
-				leader = i
-				term := c.Term()
-				if term < lastTerm || term == lastTerm && i != lastHolder {
-					t.Fatalf("h%d leads in term %d after h%d in term %d", i, term, lastHolder, lastTerm)
-				}
-				lastTerm, lastHolder = term, i
+	for range 50 {
+		rapid.Check(t, electionRun)
+	}
+}
+
+func electionRun(t *rapid.T) {
+	const n = 3
+	var truth time.Duration
+	shared := memory.New()
+	candidates := make([]*cluster.Election, n)
+	lastTerm, lastHolder := int64(0), -1
+	check := func() {
+		t.Helper()
+		leader := -1
+		for i, c := range candidates {
+			if !c.Leading() {
+				continue
+			}
+			if leader >= 0 {
+				t.Fatalf("h%d and h%d lead at %v", leader, i, truth)
+			}
+			leader = i
+			term := c.Term()
+			if term < lastTerm || term == lastTerm && i != lastHolder {
+				t.Fatalf("h%d leads in term %d after h%d in term %d", i, term, lastHolder, lastTerm)
+			}
+			lastTerm, lastHolder = term, i
+		}
+	}
+	pass := func(label string) {
+		truth += rapid.SampledFrom([]time.Duration{0, 100 * time.Millisecond, ttl / 6, ttl / 3, ttl / 2}).Draw(t, label)
+		check()
+	}
+	busy := make([]bool, n) // a candidate within a call makes no other
+	step := func(i int) {
+		if busy[i] {
+			return
+		}
+		busy[i] = true
+		candidates[i].Step(t.Context())
+		busy[i] = false
+		check()
+	}
+	nested := 0
+	for i := range n {
+		name := fmt.Sprintf("h%d", i)
+		meanwhile := func() {
+			pass("delay")
+			if nested < 2 && rapid.Bool().Draw(t, "another acts meanwhile") {
+				nested++
+				step(rapid.IntRange(0, n-1).Draw(t, "who meanwhile"))
+				nested--
 			}
 		}
-		pass := func(label string) {
-			truth += time.Duration(rapid.IntRange(0, 3000).Draw(t, label)) * time.Millisecond
-			check()
+		c := skewed{truth: &truth, percent: rapid.SampledFrom([]int{90, 100, 110}).Draw(t, "speed")}
+		candidates[i] = cluster.Campaign(slow{shared.Open(name), meanwhile}, "/role", name, ttl, c, slog.New(slog.DiscardHandler))
+	}
+	for range rapid.IntRange(1, 200).Draw(t, "actions") {
+		i := rapid.IntRange(0, n-1).Draw(t, "who")
+		name := fmt.Sprintf("h%d", i)
+		switch rapid.IntRange(0, 9).Draw(t, "what") {
+		case 0:
+			shared.Partition(name, rapid.Bool().Draw(t, "cut"))
+		case 1:
+			shared.LoseAnswers(name, 1)
+		case 2, 3, 4:
+			pass("time")
+		default:
+			step(i)
 		}
-		busy := make([]bool, n) // a candidate within a call makes no other
-		step := func(i int) {
-			if busy[i] {
-				return
-			}
-			busy[i] = true
-			candidates[i].Step(t.Context())
-			busy[i] = false
-			check()
-		}
-		nested := 0
-		for i := range n {
-			name := fmt.Sprintf("h%d", i)
-			meanwhile := func() {
-				pass("delay")
-				if nested < 2 && rapid.Bool().Draw(t, "another acts meanwhile") {
-					nested++
-					step(rapid.IntRange(0, n-1).Draw(t, "who meanwhile"))
-					nested--
-				}
-			}
-			c := skewed{truth: &truth, percent: rapid.IntRange(90, 110).Draw(t, "speed")}
-			candidates[i] = cluster.Campaign(slow{shared.Open(name), meanwhile}, "/role", name, ttl, c, slog.New(slog.DiscardHandler))
-		}
-		for range rapid.IntRange(1, 60).Draw(t, "actions") {
-			i := rapid.IntRange(0, n-1).Draw(t, "who")
-			name := fmt.Sprintf("h%d", i)
-			switch rapid.IntRange(0, 9).Draw(t, "what") {
-			case 0:
-				shared.Partition(name, rapid.Bool().Draw(t, "cut"))
-			case 1:
-				shared.LoseAnswers(name, 1)
-			case 2, 3:
-				pass("time")
-			default:
-				step(i)
-			}
-			check()
-		}
-	})
+		check()
+	}
 }
 
 func TestElection(t *testing.T) {
