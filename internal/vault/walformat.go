@@ -20,11 +20,11 @@ import (
 // compressed content. The header is authenticated with the content.
 //
 //	0  8   magic and version
-//	8  1   kind: 's' segment, 'p' partial segment, 'h' history
+//	8  1   kind: 's' segment, 'p' partial segment, 'h' history, 'c' covered-until mark
 //	9  3   zero
 //	12 4   timeline
 //	16 8   system identifier
-//	24 8   first position; 0 for a history
+//	24 8   first position; 0 for a history; the end for a mark
 //	32 8   length of the content in bytes
 //	40 8   segment size in bytes; 0 for a history
 //	48 8   covers: microseconds since 1970; 0 = unknown
@@ -45,6 +45,7 @@ const (
 	walSegment walKind = 's'
 	walPartial walKind = 'p'
 	walHistory walKind = 'h'
+	walCovered walKind = 'c'
 )
 
 type walHeader struct {

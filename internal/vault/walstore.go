@@ -320,3 +320,40 @@ func (l *Log) read(ctx context.Context, object string) (walHeader, []byte, error
 	}
 	return h, content, nil
 }
+
+// coveredFile is the one object of a log that is replaced: how far in time the log is held. On a server where
+// nothing happens no log is written, and only this tells that nothing is missing.
+const coveredFile = "covered" + walSuffix
+
+// PutCovered records that everything the server had written when its clock showed at, up to position end on
+// timeline, is held.
+func (l *Log) PutCovered(ctx context.Context, timeline uint32, end wal.LSN, at time.Time) error {
+	raw, err := l.vault.sealWAL(walHeader{kind: walCovered, timeline: timeline, systemID: l.systemID, start: end, covers: at}, nil)
+	if err == nil {
+		err = l.vault.files.Replace(ctx, path.Join(l.dir(timeline), coveredFile), bytes.NewBuffer(raw))
+	}
+	if err != nil {
+		return fmt.Errorf("record how far the log of timeline %d is held: %w", timeline, err)
+	}
+	return nil
+}
+
+// Covered reads what PutCovered recorded last; zero when nothing was.
+func (l *Log) Covered(ctx context.Context, timeline uint32) (end wal.LSN, at time.Time, err error) {
+	var raw bytes.Buffer
+	err = l.vault.files.Get(ctx, path.Join(l.dir(timeline), coveredFile), 0, -1, &raw)
+	if errors.Is(err, filestore.ErrNotFound) {
+		return 0, time.Time{}, nil
+	}
+	if err != nil {
+		return 0, time.Time{}, err
+	}
+	h, _, err := l.vault.openWAL(raw.Bytes())
+	if err == nil && (h.kind != walCovered || h.timeline != timeline || h.systemID != l.systemID) {
+		err = errors.New("its content is of another place")
+	}
+	if err != nil {
+		return 0, time.Time{}, fmt.Errorf("read how far the log of timeline %d is held: %w", timeline, err)
+	}
+	return h.start, h.covers, nil
+}

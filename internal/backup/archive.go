@@ -1,0 +1,171 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"holdfast/internal/vault"
+	"holdfast/internal/vault/wal"
+)
+
+// drainFor bounds how long the end of a Run may take to bring what was received into the vault.
+const drainFor = 5 * time.Second
+
+// coverEvery is how often the vault is told that nothing has happened. It bounds what a restore to a time
+// on an idle database can be asked for.
+const coverEvery = 10 * time.Second
+
+// flushAll syncs whatever has been spooled, many messages at once, until the stream has ended and all of it
+// is on the disk.
+func (s *stream) flushAll(received <-chan struct{}, flushed chan<- struct{}) error {
+	for last := false; ; {
+		if err := s.spool.flush(); err != nil {
+			return err
+		}
+		if at := s.spool.flushedTo(); at > 0 {
+			s.r.update(func(st *Status) { st.Flushed = max(st.Flushed, at) })
+		}
+		select {
+		case flushed <- struct{}{}:
+		default:
+		}
+		if last {
+			return nil
+		}
+		select {
+		case <-received:
+			last = true // once more, for what came since
+		case <-s.spool.wake:
+		}
+	}
+}
+
+// archiveAll stores whole segments as they come, unfinished ones every PartialEvery, and at the end all that
+// is left. A vault that does not answer is tried again for as long as the stream runs; meanwhile the spool
+// fills, and then the server keeps its log.
+func (s *stream) archiveAll(received, flushed <-chan struct{}) error {
+	ctx, cancel := context.WithCancel(context.Background()) // outlives the stream's, for the drain
+	defer cancel()
+	tick := s.r.o.Clock.NewTimer(s.r.o.PartialEvery)
+	defer tick.Stop()
+	partial, covered := false, s.r.o.Clock.Now()
+	var deadline <-chan time.Time
+	for {
+		err := s.archive(ctx, partial)
+		if _, ok := errors.AsType[*vault.DuplicateError](err); ok {
+			return err
+		}
+		if err == nil && s.r.o.Clock.Now().Sub(covered) >= coverEvery {
+			covered = s.r.o.Clock.Now()
+			err = s.recordCovered(ctx)
+		}
+		s.noteVault(ctx, err)
+		if n, _ := s.spool.waiting(); deadline != nil && (n == 0 || err != nil && ctx.Err() != nil) {
+			return s.recordCovered(ctx)
+		}
+		select {
+		case <-received:
+			received = nil
+			t := s.r.o.Clock.NewTimer(drainFor)
+			defer t.Stop()
+			deadline = t.C()
+			partial = true
+		case <-deadline:
+			return nil // the slot keeps it; the next Run begins there
+		case <-flushed:
+			partial = deadline != nil
+		case <-tick.C():
+			tick.Reset(s.r.o.PartialEvery)
+			partial = true
+		}
+	}
+}
+
+// archive stores everything that is ready.
+func (s *stream) archive(ctx context.Context, partial bool) error {
+	for {
+		p, ok := s.spool.next(partial)
+		if !ok {
+			return nil
+		}
+		if p.length > p.seg.archived {
+			content, err := p.read()
+			if err != nil {
+				return err
+			}
+			end := p.seg.start + wal.LSN(p.length)
+			at := s.r.coveredAt(p.seg.timeline, end)
+			if p.whole {
+				err = s.log.PutSegment(ctx, p.seg.timeline, p.seg.start, content, at)
+			} else {
+				err = s.log.PutPartial(ctx, p.seg.timeline, p.seg.start, content, at)
+			}
+			if err != nil {
+				return err
+			}
+			s.r.update(func(st *Status) {
+				st.Archived = end
+				if at.After(st.CoveredUntil) {
+					st.CoveredUntil = at
+				}
+			})
+		}
+		if err := s.spool.stored(p, s.r.o.Clock.Now()); err != nil {
+			return err
+		}
+		partial = partial && p.retired
+	}
+}
+
+// coveredAt is the server's clock when it had written no further than end; zero when it had.
+func (r *Receiver) coveredAt(timeline uint32, end wal.LSN) time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.caught.timeline == timeline && r.caught.end <= end {
+		return r.caught.at
+	}
+	return time.Time{}
+}
+
+// recordCovered tells the vault how far in time its log reaches, once for each such moment.
+func (s *stream) recordCovered(ctx context.Context) error {
+	s.r.mu.Lock()
+	c, archived := s.r.caught, s.r.status.Archived
+	s.r.mu.Unlock()
+	if c.recorded || c.at.IsZero() || archived < c.end {
+		return nil
+	}
+	if err := s.log.PutCovered(ctx, c.timeline, c.end, c.at); err != nil {
+		return err
+	}
+	s.r.mu.Lock()
+	defer s.r.mu.Unlock()
+	if c.at.After(s.r.status.CoveredUntil) {
+		s.r.status.CoveredUntil = c.at
+	}
+	if s.r.caught.at.Equal(c.at) {
+		s.r.caught.recorded = true
+	}
+	return nil
+}
+
+// noteVault keeps the status and logs when the vault's state changes, not each time.
+func (s *stream) noteVault(ctx context.Context, err error) {
+	bytes, since := s.spool.waiting()
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	var before string
+	s.r.update(func(st *Status) {
+		before = st.VaultError
+		st.VaultError, st.Waiting, st.waitingSince = text, bytes, since
+	})
+	switch {
+	case before == "" && text != "":
+		s.r.log.WarnContext(ctx, "vault does not take the log", "err", err)
+	case before != "" && text == "":
+		s.r.log.InfoContext(ctx, "vault takes the log again", "waiting", bytes)
+	}
+}

@@ -1,0 +1,334 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"golang.org/x/sync/errgroup"
+
+	"holdfast/internal/clock"
+	"holdfast/internal/vault"
+	"holdfast/internal/vault/wal"
+)
+
+// ReceiverOptions say whose log goes where.
+type ReceiverOptions struct {
+	Vault        *vault.Vault
+	Database     string
+	SystemID     uint64        // the cluster that is expected; 0 = whichever answers first
+	Spool        string        // directory of this receiver alone, on a local disk
+	SpoolMax     int64         // bytes that may wait for the vault before reading stops; 0 = 1 GiB, at least two segments
+	Slot         string        // "" = holdfast_archive
+	PartialEvery time.Duration // how often an unfinished segment is stored when it grew; 0 = 2 s
+	SkipGap      bool          // go on behind a gap instead of returning *GapError; a new base backup must follow
+	Clock        clock.Clock   // nil = the machine's
+	Log          *slog.Logger  // nil = silent
+}
+
+// Receiver copies a server's write-ahead log into a vault as it is written. It is never a synchronous
+// standby, and its slot lets the server forget only what the vault holds: losing this host loses nothing.
+type Receiver struct {
+	o   ReceiverOptions
+	log *slog.Logger
+
+	mu     sync.Mutex // guards the rest
+	status Status
+	system uint64
+	caught caught
+}
+
+// Status is where a receiver stands. Ages are by the local monotonic clock.
+type Status struct {
+	Connected    bool          `json:"connected"`
+	SystemID     uint64        `json:"system_id,string"`
+	Timeline     uint32        `json:"timeline"`
+	ServerEnd    wal.LSN       `json:"server_end"`    // as the server last said
+	Received     wal.LSN       `json:"received"`      // end of what came
+	Flushed      wal.LSN       `json:"flushed"`       // end of what is on this host's disk
+	Archived     wal.LSN       `json:"archived"`      // end of what the vault holds
+	CoveredUntil time.Time     `json:"covered_until"` // server's clock: every commit up to then can be restored; zero = unknown
+	HeardAge     time.Duration `json:"heard_age"`     // since the last message
+	ArchiveAge   time.Duration `json:"archive_age"`   // how long the oldest received byte has waited for the vault
+	Waiting      int64         `json:"waiting_bytes"` // received, not in the vault
+	SpoolFull    bool          `json:"spool_full"`    // reading has stopped until the vault takes more
+	VaultError   string        `json:"vault_error,omitempty"`
+
+	heard, waitingSince time.Time
+}
+
+// caught is the last moment at which the server had nothing more to send.
+type caught struct {
+	timeline uint32
+	end      wal.LSN
+	at       time.Time // server's clock
+	recorded bool      // the vault knows
+}
+
+// NewReceiver checks the options.
+func NewReceiver(o ReceiverOptions) (*Receiver, error) {
+	var errs []error
+	if o.Vault == nil {
+		errs = append(errs, errors.New("no vault"))
+	}
+	if o.Spool == "" {
+		errs = append(errs, errors.New("no spool directory"))
+	}
+	if o.PartialEvery < 0 || o.SpoolMax < 0 {
+		errs = append(errs, errors.New("negative limits"))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, fmt.Errorf("set up the log receiver of %s: %w", o.Database, err)
+	}
+	if o.Slot == "" {
+		o.Slot = "holdfast_archive"
+	}
+	if o.SpoolMax == 0 {
+		o.SpoolMax = 1 << 30
+	}
+	if o.PartialEvery == 0 {
+		o.PartialEvery = 2 * time.Second
+	}
+	if o.Clock == nil {
+		o.Clock = clock.Real()
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Receiver{o: o, system: o.SystemID, log: o.Log.With("database", o.Database)}, nil
+}
+
+// Status is safe at any time.
+func (r *Receiver) Status() Status {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s, now := r.status, r.o.Clock.Now()
+	if !s.heard.IsZero() {
+		s.HeardAge = now.Sub(s.heard)
+	}
+	if !s.waitingSince.IsZero() {
+		s.ArchiveAge = now.Sub(s.waitingSince)
+	}
+	return s
+}
+
+// Run streams from one server until the connection or ctx ends, and returns when its last goroutine has.
+// Before it returns it tries for a few seconds to bring what it has into the vault. Call it again, with
+// another server after a failover; it goes on where the vault ends. *GapError and *vault.DuplicateError need
+// a person or a new base backup; every other error is for trying again.
+func (r *Receiver) Run(ctx context.Context, cfg *pgconn.Config) (err error) {
+	defer func() {
+		r.update(func(s *Status) { s.Connected = false })
+		if err != nil {
+			err = fmt.Errorf("archive the log of %s: %w", r.o.Database, err)
+		}
+	}()
+	sess, err := dial(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer sess.close()
+	srv, err := sess.identify(ctx)
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	if r.system == 0 {
+		r.system = srv.systemID
+	}
+	known := r.system
+	r.mu.Unlock()
+	if known != srv.systemID {
+		return fmt.Errorf("the server is of cluster %d, not %d: its log does not belong here", srv.systemID, known)
+	}
+	s := &stream{r: r, sess: sess, srv: srv, log: r.o.Vault.Log(srv.systemID, srv.segmentSize)}
+	if s.spool, err = openSpool(r.o.Spool, srv.segmentSize, r.o.SpoolMax); err != nil {
+		return err
+	}
+	return errors.Join(s.run(ctx), s.spool.close())
+}
+
+// stream is one Run.
+type stream struct {
+	r     *Receiver
+	sess  *session
+	srv   server
+	log   *vault.Log
+	spool *spool
+}
+
+func (s *stream) run(ctx context.Context) error {
+	if err := s.sess.ensureSlot(ctx, s.r.o.Slot); err != nil {
+		return err
+	}
+	s.r.update(func(st *Status) {
+		st.Connected, st.SystemID, st.heard = true, s.srv.systemID, s.r.o.Clock.Now()
+	})
+	g, gctx := errgroup.WithContext(ctx)
+	flushed := make(chan struct{}, 1)
+	received := make(chan struct{})
+	g.Go(func() error {
+		defer close(received)
+		return s.receiveAll(gctx)
+	})
+	g.Go(func() error { return s.flushAll(received, flushed) })
+	g.Go(func() error { return s.archiveAll(received, flushed) })
+	return g.Wait()
+}
+
+// receiveAll follows the server from timeline to timeline.
+func (s *stream) receiveAll(ctx context.Context) error {
+	for {
+		history, err := wal.ParseHistory(s.srv.timeline, s.srv.history)
+		if err != nil {
+			return err
+		}
+		if s.srv.timeline > 1 {
+			if err := s.log.PutHistory(ctx, s.srv.timeline, s.srv.history); err != nil {
+				return err
+			}
+		}
+		held, err := s.log.Held(ctx)
+		if err != nil {
+			return err
+		}
+		timeline, from, fresh := resume(history, held, s.srv.flushed, s.srv.segmentSize)
+		s.r.log.InfoContext(ctx, "archiving the log", "timeline", timeline, "lsn", from.String(), "fresh", fresh)
+		s.r.update(func(st *Status) {
+			st.Timeline, st.Received, st.Flushed, st.Archived = timeline, from, from, from
+		})
+		err = s.sess.start(ctx, s.r.o.Slot, timeline, from)
+		if err == nil {
+			err = s.receive(ctx, timeline, from)
+		}
+		if err != nil && !errors.Is(err, errTimelineEnded) {
+			return s.gap(ctx, err, timeline, from)
+		}
+		s.spool.end()
+		if err := s.drained(ctx); err != nil {
+			return err
+		}
+		if s.srv, err = s.sess.identify(ctx); err != nil {
+			return err
+		}
+		if s.srv.timeline == timeline {
+			return fmt.Errorf("timeline %d ended at the server, which names no other", timeline)
+		}
+	}
+}
+
+// gap makes a *GapError out of the server's refusal to send what it has removed.
+func (s *stream) gap(ctx context.Context, err error, timeline uint32, from wal.LSN) error {
+	e, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok || e.Code != "58P01" { // undefined_file
+		return err
+	}
+	g := &GapError{Database: s.r.o.Database, Timeline: timeline, From: from}
+	if !s.r.o.SkipGap {
+		return g
+	}
+	s.r.log.ErrorContext(ctx, "log is lost, going on behind it", "err", g)
+	s.srv.flushed = s.srv.flushed.SegmentStart(s.srv.segmentSize)
+	if err := s.sess.start(ctx, s.r.o.Slot, s.srv.timeline, s.srv.flushed); err != nil {
+		return errors.Join(g, err)
+	}
+	return s.receive(ctx, s.srv.timeline, s.srv.flushed)
+}
+
+// replyEvery is how often the server hears how far we are; its own limit is wal_sender_timeout, 60 s.
+const replyEvery = time.Second
+
+// receive spools one timeline until it ends. It alone uses the connection.
+func (s *stream) receive(ctx context.Context, timeline uint32, from wal.LSN) error {
+	at := from
+	for {
+		if err := s.sess.reply(at, s.archived(from), s.r.o.Clock.Now()); err != nil {
+			return err
+		}
+		round, cancel := context.WithTimeout(ctx, replyEvery)
+		next, err := s.receiveRound(round, timeline, at)
+		cancel()
+		at = next
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil && !pgconn.Timeout(err) && !errors.Is(err, context.DeadlineExceeded) {
+			return err
+		}
+	}
+}
+
+// receiveRound spools what comes until ctx ends, the server asks for an answer, or the timeline ends.
+func (s *stream) receiveRound(ctx context.Context, timeline uint32, at wal.LSN) (wal.LSN, error) {
+	for {
+		if s.spool.full() { // stop reading: TCP tells the server to wait
+			s.r.update(func(st *Status) { st.SpoolFull = true })
+			<-ctx.Done()
+			return at, ctx.Err()
+		}
+		m, err := s.sess.receive(ctx)
+		if err != nil {
+			return at, err
+		}
+		now := s.r.o.Clock.Now()
+		if m.ended {
+			return at, errTimelineEnded
+		}
+		if m.data != nil {
+			if m.at != at {
+				return at, fmt.Errorf("receive log: the server sent %s where %s follows", m.at, at)
+			}
+			if err := s.spool.append(timeline, at, m.data, now); err != nil {
+				return at, err
+			}
+			at += wal.LSN(len(m.data))
+		}
+		s.r.heard(timeline, at, m, now)
+		if m.wantReply {
+			return at, nil
+		}
+	}
+}
+
+// heard notes where the server is, and whether it has sent everything.
+func (r *Receiver) heard(timeline uint32, at wal.LSN, m message, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.status.heard, r.status.Received, r.status.SpoolFull = now, at, false
+	r.status.ServerEnd = max(r.status.ServerEnd, m.serverEnd)
+	if at >= m.serverEnd {
+		r.caught = caught{timeline: timeline, end: at, at: m.sent}
+	}
+}
+
+func (s *stream) archived(from wal.LSN) wal.LSN {
+	s.r.mu.Lock()
+	defer s.r.mu.Unlock()
+	return max(from, s.r.status.Archived)
+}
+
+func (r *Receiver) update(f func(*Status)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f(&r.status)
+}
+
+// drained returns when the vault holds all that was spooled.
+func (s *stream) drained(ctx context.Context) error {
+	for {
+		if n, _ := s.spool.waiting(); n == 0 {
+			return nil
+		}
+		t := s.r.o.Clock.NewTimer(20 * time.Millisecond)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return ctx.Err()
+		case <-t.C():
+		}
+	}
+}

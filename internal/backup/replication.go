@@ -1,0 +1,222 @@
+package backup
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"holdfast/internal/vault/wal"
+)
+
+// session is one replication connection (PostgreSQL manual, "Streaming Replication Protocol").
+type session struct{ conn *pgconn.PgConn }
+
+// archiveName is how the session shows in pg_stat_replication. It must never stand in
+// synchronous_standby_names: its positions follow the vault.
+const archiveName = "holdfast-archive"
+
+func dial(ctx context.Context, cfg *pgconn.Config) (*session, error) {
+	cfg = cfg.Copy()
+	if cfg.RuntimeParams == nil {
+		cfg.RuntimeParams = map[string]string{}
+	}
+	cfg.RuntimeParams["replication"] = "true"
+	cfg.RuntimeParams["application_name"] = archiveName
+	conn, err := pgconn.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("open replication connection: %w", err)
+	}
+	return &session{conn: conn}, nil
+}
+
+// server is what the other side says of itself.
+type server struct {
+	systemID    uint64
+	timeline    uint32
+	flushed     wal.LSN
+	segmentSize uint64
+	history     []byte // the timeline's history file; nil on timeline 1
+}
+
+func (s *session) identify(ctx context.Context) (server, error) {
+	id, err := pglogrepl.IdentifySystem(ctx, s.conn)
+	if err != nil {
+		return server{}, fmt.Errorf("identify the server: %w", err)
+	}
+	out := server{timeline: uint32(id.Timeline), flushed: wal.LSN(id.XLogPos)}
+	if out.systemID, err = strconv.ParseUint(id.SystemID, 10, 64); err != nil {
+		return out, fmt.Errorf("identify the server: %w", err)
+	}
+	res, err := s.conn.Exec(ctx, "SHOW wal_segment_size").ReadAll()
+	if err != nil || len(res) != 1 || len(res[0].Rows) != 1 {
+		return out, fmt.Errorf("ask for the segment size: %w", errors.Join(err, errors.New("no single answer")))
+	}
+	if out.segmentSize, err = parseSize(string(res[0].Rows[0][0])); err != nil {
+		return out, err
+	}
+	if out.timeline > 1 {
+		h, err := pglogrepl.TimelineHistory(ctx, s.conn, int32(out.timeline))
+		if err != nil {
+			return out, fmt.Errorf("ask for the history of timeline %d: %w", out.timeline, err)
+		}
+		out.history = h.Content
+	}
+	return out, nil
+}
+
+// parseSize reads a size as SHOW prints it: 16MB, 1GB.
+func parseSize(s string) (uint64, error) {
+	for _, u := range []struct {
+		unit  string
+		bytes uint64
+	}{{"kB", 1 << 10}, {"MB", 1 << 20}, {"GB", 1 << 30}, {"B", 1}} {
+		if digits, ok := strings.CutSuffix(s, u.unit); ok {
+			n, err := strconv.ParseUint(digits, 10, 64)
+			if err != nil || n == 0 {
+				return 0, fmt.Errorf("read size %q: not a positive number", s)
+			}
+			return n * u.bytes, nil
+		}
+	}
+	return 0, fmt.Errorf("read size %q: no unit", s)
+}
+
+// ensureSlot makes the server keep its log for us from now on.
+func (s *session) ensureSlot(ctx context.Context, slot string) error {
+	_, err := s.conn.Exec(ctx, fmt.Sprintf("CREATE_REPLICATION_SLOT %q PHYSICAL RESERVE_WAL", slot)).ReadAll()
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok && e.Code == "42710" { // duplicate_object
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("create replication slot %s: %w", slot, err)
+	}
+	return nil
+}
+
+// errTimelineEnded is returned by start when the server has nothing more of the timeline asked for.
+var errTimelineEnded = errors.New("timeline has ended")
+
+// start begins streaming.
+func (s *session) start(ctx context.Context, slot string, timeline uint32, from wal.LSN) error {
+	s.conn.Frontend().SendQuery(&pgproto3.Query{String: fmt.Sprintf("START_REPLICATION SLOT %q PHYSICAL %s TIMELINE %d", slot, from, timeline)})
+	if err := s.conn.Frontend().Flush(); err != nil {
+		return fmt.Errorf("start streaming: %w", err)
+	}
+	var failed error
+	for {
+		msg, err := s.conn.ReceiveMessage(ctx)
+		if err != nil {
+			return fmt.Errorf("start streaming: %w", err)
+		}
+		switch m := msg.(type) {
+		case *pgproto3.CopyBothResponse:
+			return nil
+		case *pgproto3.ErrorResponse:
+			failed = pgconn.ErrorResponseToPgError(m)
+		case *pgproto3.ReadyForQuery:
+			if failed != nil {
+				return fmt.Errorf("start streaming at %s on timeline %d: %w", from, timeline, failed)
+			}
+			return errTimelineEnded
+		}
+	}
+}
+
+// message is one thing the server said while streaming.
+type message struct {
+	data      []byte // log, valid until the next receive; nil = none
+	at        wal.LSN
+	serverEnd wal.LSN
+	sent      time.Time // the server's clock
+	wantReply bool
+	ended     bool // the timeline is finished
+}
+
+// receive waits for the next message until ctx ends; see [pgconn.Timeout].
+func (s *session) receive(ctx context.Context) (message, error) {
+	for {
+		msg, err := s.conn.ReceiveMessage(ctx)
+		if err != nil {
+			return message{}, err
+		}
+		switch m := msg.(type) {
+		case *pgproto3.CopyData:
+			return parseCopy(m.Data)
+		case *pgproto3.CopyDone:
+			return message{ended: true}, s.finish(ctx)
+		case *pgproto3.ErrorResponse:
+			return message{}, pgconn.ErrorResponseToPgError(m)
+		case *pgproto3.NoticeResponse, *pgproto3.ParameterStatus:
+		default:
+			return message{}, fmt.Errorf("receive log: unexpected %T", msg)
+		}
+	}
+}
+
+func parseCopy(b []byte) (message, error) {
+	be := binary.BigEndian
+	switch {
+	case len(b) >= 25 && b[0] == pglogrepl.XLogDataByteID:
+		return message{at: wal.LSN(be.Uint64(b[1:])), serverEnd: wal.LSN(be.Uint64(b[9:])), sent: pgTime(be.Uint64(b[17:])), data: b[25:]}, nil
+	case len(b) >= 18 && b[0] == pglogrepl.PrimaryKeepaliveMessageByteID:
+		return message{serverEnd: wal.LSN(be.Uint64(b[1:])), sent: pgTime(be.Uint64(b[9:])), wantReply: b[17] != 0}, nil
+	}
+	return message{}, fmt.Errorf("receive log: %d bytes that are neither log nor keepalive", len(b))
+}
+
+// finish answers the end of a timeline and reads up to where commands are taken again.
+func (s *session) finish(ctx context.Context) error {
+	s.conn.Frontend().Send(&pgproto3.CopyDone{})
+	if err := s.conn.Frontend().Flush(); err != nil {
+		return fmt.Errorf("leave the ended timeline: %w", err)
+	}
+	var failed error
+	for {
+		msg, err := s.conn.ReceiveMessage(ctx)
+		if err != nil {
+			return fmt.Errorf("leave the ended timeline: %w", err)
+		}
+		switch m := msg.(type) {
+		case *pgproto3.ErrorResponse:
+			failed = pgconn.ErrorResponseToPgError(m)
+		case *pgproto3.ReadyForQuery:
+			return failed
+		}
+	}
+}
+
+// reply tells the server how far we are. flushed decides what its slot lets go of.
+func (s *session) reply(written, flushed wal.LSN, now time.Time) error {
+	b := make([]byte, 34)
+	b[0] = pglogrepl.StandbyStatusUpdateByteID
+	be := binary.BigEndian
+	be.PutUint64(b[1:], uint64(written))
+	be.PutUint64(b[9:], uint64(flushed))
+	be.PutUint64(b[17:], uint64(flushed))
+	be.PutUint64(b[25:], uint64(now.UnixMicro()-pgEpochMicros))
+	s.conn.Frontend().Send(&pgproto3.CopyData{Data: b})
+	if err := s.conn.Frontend().Flush(); err != nil {
+		return fmt.Errorf("report the archived position: %w", err)
+	}
+	return nil
+}
+
+// close ends the connection; the server notices at once.
+func (s *session) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = s.conn.Close(ctx) // what mattered has been reported
+}
+
+// pgEpochMicros is 2000-01-01, where PostgreSQL's clock begins, in microseconds since 1970.
+const pgEpochMicros = 946684800 * 1_000_000
+
+func pgTime(us uint64) time.Time { return time.UnixMicro(int64(us) + pgEpochMicros).UTC() }

@@ -1,0 +1,72 @@
+package backup
+
+import (
+	"fmt"
+	"slices"
+
+	"holdfast/internal/vault/wal"
+)
+
+// GapError says that log is lost between what the vault holds and what the server still has. Points in time
+// inside the gap cannot be restored; a new base backup is needed for those behind it.
+type GapError struct {
+	Database string
+	Timeline uint32
+	From     wal.LSN // first position that the vault lacks
+	To       wal.LSN // first position that the server offers; 0 = unknown
+}
+
+func (e *GapError) Error() string {
+	if e.To == 0 {
+		return fmt.Sprintf("archive the log of %s: the server no longer has what follows %s on timeline %d", e.Database, e.From, e.Timeline)
+	}
+	return fmt.Sprintf("archive the log of %s: %s to %s on timeline %d is lost", e.Database, e.From, e.To, e.Timeline)
+}
+
+// resume says where streaming must go on so that the vault's log has no hole: the timeline to ask for and
+// the first position, always a segment's first. history leads to the server's timeline, current is the
+// server's position. fresh means that the vault holds nothing of this history yet.
+//
+// It follows the history from the youngest timeline of which the vault holds anything. What a dead primary
+// wrote beyond the point where its successor parted counts for nothing.
+func resume(history wal.History, held []wal.Held, current wal.LSN, size uint64) (timeline uint32, from wal.LSN, fresh bool) {
+	for i, s := range slices.Backward(history) {
+		end, ok := wholeUpTo(s, held)
+		if !ok {
+			continue
+		}
+		if s.End != 0 && end >= s.End { // this timeline is complete: its child repeats the segment where it begins
+			child := history[i+1]
+			return child.Timeline, child.Begin.SegmentStart(size), false
+		}
+		return s.Timeline, end, false
+	}
+	last := history[len(history)-1]
+	return last.Timeline, current.SegmentStart(size), true
+}
+
+// wholeUpTo is the end of the last whole segment on one timeline, or the point where the timeline ends when
+// a partial segment reaches it. It is the first held position when only a partial segment is there, and
+// false when nothing is.
+func wholeUpTo(s wal.Stretch, held []wal.Held) (end wal.LSN, ok bool) {
+	var last wal.Held // the furthest partial segment
+	for _, h := range wal.Sorted(held) {
+		switch {
+		case h.Timeline != s.Timeline:
+		case h.Partial:
+			last = h
+		default:
+			end, ok = max(end, h.End), true
+		}
+	}
+	if last.Object == "" && last.End == 0 {
+		return end, ok
+	}
+	if !ok {
+		end = last.Start
+	}
+	if s.End != 0 && last.Start == end && last.End >= s.End {
+		end = s.End
+	}
+	return end, true
+}

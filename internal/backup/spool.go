@@ -1,0 +1,252 @@
+package backup
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"holdfast/internal/durable"
+	"holdfast/internal/vault/wal"
+)
+
+// spool is the log between the server and the vault, on this host's disk. The stream appends, the flusher
+// makes durable whatever has come (one sync for many messages), the archiver takes from the front.
+type spool struct {
+	dir  string
+	size uint64 // segment size in bytes
+	max  int64  // bytes that may wait
+
+	mu   sync.Mutex // guards everything below and the segments' fields
+	segs []*spooled // oldest first; the stream appends to the last
+	wake chan struct{}
+}
+
+// spooled is one segment on its way.
+type spooled struct {
+	timeline uint32
+	start    wal.LSN
+	file     *os.File
+	written  uint64    // bytes from start
+	flushed  uint64    // 0 <= flushed <= written
+	archived uint64    // 0 <= archived <= flushed: bytes that the vault holds
+	since    time.Time // when the oldest byte beyond archived came; zero when there is none
+	ended    bool      // no more will come: the timeline ends here
+}
+
+// openSpool takes the directory over. What an earlier run left there is removed: the server keeps all that
+// the vault does not hold (its slot follows the vault, not this disk), and after a power cut the tail of a
+// leftover file could not be told from garbage.
+func openSpool(dir string, size uint64, limit int64) (*spool, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open spool: %w", err)
+	}
+	old, err := filepath.Glob(filepath.Join(dir, "*.spool"))
+	if err != nil {
+		return nil, fmt.Errorf("open spool %s: %w", dir, err)
+	}
+	for _, p := range old {
+		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("open spool: %w", err)
+		}
+	}
+	return &spool{dir: dir, size: size, max: max(limit, int64(2*size)), wake: make(chan struct{}, 1)}, nil
+}
+
+// append adds log that begins at lsn and must follow what came before. now is when it came.
+func (s *spool) append(timeline uint32, lsn wal.LSN, data []byte, now time.Time) error {
+	for len(data) > 0 {
+		seg, err := s.current(timeline, lsn)
+		if err != nil {
+			return err
+		}
+		n := min(uint64(len(data)), s.size-seg.written)
+		if _, err := seg.file.WriteAt(data[:n], int64(seg.written)); err != nil {
+			return fmt.Errorf("spool log at %s: %w", lsn, err)
+		}
+		s.mu.Lock()
+		if seg.since.IsZero() {
+			seg.since = now
+		}
+		seg.written += n
+		s.mu.Unlock()
+		lsn += wal.LSN(n)
+		data = data[n:]
+	}
+	s.signal()
+	return nil
+}
+
+// current is the segment that lsn belongs to, opened if it begins there.
+func (s *spool) current(timeline uint32, lsn wal.LSN) (*spooled, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := len(s.segs); n > 0 {
+		last := s.segs[n-1]
+		next := last.start + wal.LSN(last.written)
+		if !last.ended && (last.timeline != timeline || next != lsn) {
+			return nil, fmt.Errorf("spool log: the server sent %s on timeline %d after %s on timeline %d", lsn, timeline, next, last.timeline)
+		}
+		if !last.ended && last.written < s.size {
+			return last, nil
+		}
+	}
+	if lsn.SegmentStart(s.size) != lsn {
+		return nil, fmt.Errorf("spool log: the server began at %s, inside a segment", lsn)
+	}
+	f, err := os.OpenFile(filepath.Join(s.dir, wal.SegmentName(timeline, lsn, s.size)+".spool"), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("spool log at %s: %w", lsn, err)
+	}
+	seg := &spooled{timeline: timeline, start: lsn, file: f}
+	s.segs = append(s.segs, seg)
+	return seg, durable.SyncDir(s.dir)
+}
+
+// end marks that the last segment's timeline ends where it stands.
+func (s *spool) end() {
+	s.mu.Lock()
+	if n := len(s.segs); n > 0 {
+		s.segs[n-1].ended = true
+	}
+	s.mu.Unlock()
+	s.signal()
+}
+
+// flush makes durable what was appended before the call.
+func (s *spool) flush() error {
+	s.mu.Lock()
+	var todo []*spooled
+	var upTo []uint64
+	for _, seg := range s.segs {
+		if seg.flushed < seg.written {
+			todo, upTo = append(todo, seg), append(upTo, seg.written)
+		}
+	}
+	s.mu.Unlock()
+	for i, seg := range todo {
+		if err := unix.Fdatasync(int(seg.file.Fd())); err != nil {
+			return fmt.Errorf("sync spool: %w", err)
+		}
+		s.mu.Lock()
+		seg.flushed = upTo[i]
+		s.mu.Unlock()
+	}
+	return nil
+}
+
+// part is a piece that the archiver is to store.
+type part struct {
+	seg     *spooled
+	length  uint64
+	whole   bool
+	retired bool // nothing more follows in this segment
+}
+
+// next is the oldest piece that waits: a whole segment, the end of a timeline, or, when partial is set, the
+// beginning of the segment that is being filled.
+func (s *spool) next(partial bool) (part, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.segs) == 0 {
+		return part{}, false
+	}
+	seg := s.segs[0]
+	switch {
+	case seg.flushed == s.size:
+		return part{seg: seg, length: s.size, whole: true, retired: true}, true
+	case seg.ended && seg.flushed == seg.written:
+		return part{seg: seg, length: seg.flushed, retired: true}, true
+	case partial && seg.flushed > seg.archived:
+		return part{seg: seg, length: seg.flushed}, true
+	}
+	return part{}, false
+}
+
+// read gives a piece's bytes.
+func (p part) read() ([]byte, error) {
+	b := make([]byte, p.length)
+	if _, err := p.seg.file.ReadAt(b, 0); err != nil {
+		return nil, fmt.Errorf("read spool at %s: %w", p.seg.start, err)
+	}
+	return b, nil
+}
+
+// stored notes that the vault holds a piece, and drops the segment when nothing more follows in it.
+func (s *spool) stored(p part, now time.Time) error {
+	s.mu.Lock()
+	p.seg.archived = p.length
+	p.seg.since = time.Time{}
+	if p.seg.written > p.length {
+		p.seg.since = now // what came since is younger than this; saying it is no older than now errs by one upload
+	}
+	if p.retired {
+		s.segs = s.segs[1:]
+	}
+	s.mu.Unlock()
+	if !p.retired {
+		return nil
+	}
+	if err := errors.Join(p.seg.file.Close(), os.Remove(p.seg.file.Name())); err != nil {
+		return fmt.Errorf("drop spooled log: %w", err)
+	}
+	return nil
+}
+
+// waiting is how many bytes are not in the vault, and since when the oldest waits (zero = none).
+func (s *spool) waiting() (bytes int64, since time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, seg := range s.segs {
+		bytes += int64(seg.written - seg.archived)
+		if since.IsZero() {
+			since = seg.since
+		}
+	}
+	return bytes, since
+}
+
+// full reports whether the stream must wait.
+func (s *spool) full() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return int64(len(s.segs))*int64(s.size) > s.max
+}
+
+// flushedTo is the position up to which everything is on this disk or in the vault; 0 before anything came.
+func (s *spool) flushedTo() wal.LSN {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var at wal.LSN
+	for _, seg := range s.segs {
+		at = seg.start + wal.LSN(seg.flushed)
+		if seg.flushed < seg.written {
+			break
+		}
+	}
+	return at
+}
+
+func (s *spool) signal() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// close drops what is left.
+func (s *spool) close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	for _, seg := range s.segs {
+		errs = append(errs, seg.file.Close(), os.Remove(seg.file.Name()))
+	}
+	s.segs = nil
+	return errors.Join(errs...)
+}

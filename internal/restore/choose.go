@@ -1,0 +1,246 @@
+package restore
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"holdfast/internal/problem"
+	"holdfast/internal/vault"
+	"holdfast/internal/vault/wal"
+)
+
+// Catalogue is what a vault holds of one database, as data.
+type Catalogue struct {
+	Database string
+	Backups  []vault.Backup
+	Logs     map[uint64]HeldLog // by system identifier
+}
+
+// HeldLog is the log of one cluster.
+type HeldLog struct {
+	SegmentSize uint64
+	Held        []wal.Held
+	Histories   map[uint32]wal.History
+	Covered     map[uint32]Mark // by timeline: how far in time the log is known to be whole
+}
+
+// Mark says that everything written when the server's clock showed At ends at End.
+type Mark struct {
+	End wal.LSN
+	At  time.Time
+}
+
+// Choice is a base backup and the log that leads from it to a target.
+type Choice struct {
+	Backup   vault.Backup
+	Target   Target
+	Timeline uint32
+	Pieces   []wal.Held // in the order of replay
+	End      wal.LSN    // where the pieces end
+	Covered  time.Time  // every commit up to then is among them; zero = unknown
+	Because  []string
+}
+
+// Window is what can be restored from one backup.
+type Window struct {
+	Backup string
+	From   time.Time // the backup's end
+	To     time.Time // zero = unknown, at least From
+	End    wal.LSN
+}
+
+// Load reads a catalogue.
+func Load(ctx context.Context, v *vault.Vault, database string) (Catalogue, error) {
+	c := Catalogue{Database: database, Logs: map[uint64]HeldLog{}}
+	var err error
+	if c.Backups, err = v.Backups(ctx, database); err != nil {
+		return c, err
+	}
+	for _, b := range c.Backups {
+		if _, ok := c.Logs[b.SystemID]; ok {
+			continue
+		}
+		if c.Logs[b.SystemID], err = loadLog(ctx, v.Log(b.SystemID, b.SegmentSize)); err != nil {
+			return c, err
+		}
+	}
+	return c, nil
+}
+
+func loadLog(ctx context.Context, log *vault.Log) (HeldLog, error) {
+	h := HeldLog{SegmentSize: log.SegmentSize(), Histories: map[uint32]wal.History{}, Covered: map[uint32]Mark{}}
+	var err error
+	if h.Held, err = log.Held(ctx); err != nil {
+		return h, err
+	}
+	timelines, err := log.Timelines(ctx)
+	if err != nil {
+		return h, err
+	}
+	for _, t := range timelines {
+		switch history, err := log.History(ctx, t); {
+		case err == nil:
+			h.Histories[t] = history
+		case !errors.Is(err, vault.ErrNotHeld):
+			return h, err
+		}
+		end, at, err := log.Covered(ctx, t)
+		if err != nil {
+			return h, err
+		}
+		h.Covered[t] = Mark{End: end, At: at}
+		for _, p := range slices.Backward(h.Held) { // the last piece says so too, and may be newer
+			if p.Timeline != t {
+				continue
+			}
+			at, err := log.Covers(ctx, p)
+			if err != nil {
+				return h, err
+			}
+			if at.After(h.Covered[t].At) {
+				h.Covered[t] = Mark{End: p.End, At: at}
+			}
+			break
+		}
+	}
+	return h, nil
+}
+
+// Choose picks the base backup and the log for a target: the backup that leaves the least to replay. When
+// there is no way to the target it returns a problem with the window that can be reached. Pure.
+func Choose(c Catalogue, t Target) (Choice, error) {
+	if len(c.Backups) == 0 {
+		return Choice{}, &problem.Problem{Code: "restore.no-backup", Subject: c.Database, Severity: problem.Critical,
+			Title: "the vault holds no base backup of it", Meaning: "There is nothing to restore from.", Remedy: "look into another vault, or make a backup: holdfast backup run " + c.Database}
+	}
+	backups := slices.SortedFunc(slices.Values(c.Backups), func(a, b vault.Backup) int {
+		return cmp.Or(b.Stopped.Compare(a.Stopped), cmp.Compare(b.ID, a.ID)) // newest first
+	})
+	if (t.Kind == AtXID || t.Kind == AtName) && t.LSN == 0 {
+		slices.Reverse(backups) // nothing tells where it lies: the oldest backup is before it if any is
+	}
+	var because []string
+	for _, b := range backups {
+		ch, why := try(c, b, t)
+		if why != "" {
+			because = append(because, b.ID+": "+why)
+			continue
+		}
+		ch.Because = append(because, ch.Because...)
+		return ch, nil
+	}
+	return Choice{}, outside(c, t, because)
+}
+
+// try judges one backup; why is empty when it serves.
+func try(c Catalogue, b vault.Backup, t Target) (ch Choice, why string) {
+	if b.Validation != nil && !b.Validation.Passed {
+		return ch, "was restored on trial and found bad"
+	}
+	log := c.Logs[b.SystemID]
+	timeline, history, ok := way(log, b, t)
+	if !ok {
+		return ch, "no timeline that was asked for leads on from it"
+	}
+	pieces, end := wal.Reach(history, log.Held, b.Start, log.SegmentSize)
+	covered := coveredOn(log, history, end)
+	if end < b.Stop {
+		return ch, fmt.Sprintf("the log that makes it consistent is missing behind %s (needed up to %s)", end, b.Stop)
+	}
+	switch {
+	case t.Kind == AtTime && t.Time.Before(b.Stopped):
+		return ch, "ended after that, at " + stamp(b.Stopped)
+	case t.Kind == AtTime && t.Time.After(covered):
+		return ch, "its log is known to be whole up to " + stamp(covered) + " only"
+	case t.LSN != 0 && t.LSN < b.Stop:
+		return ch, "became consistent behind that, at " + b.Stop.String()
+	case t.LSN != 0 && t.LSN > end:
+		return ch, "its log ends before that, at " + end.String()
+	}
+	if t.Kind == AtLSN { // nothing behind the target's segment is read
+		pieces = slices.DeleteFunc(pieces, func(p wal.Held) bool { return p.Start > t.LSN })
+	}
+	ch = Choice{Backup: b, Target: t, Timeline: timeline, Pieces: pieces, End: end, Covered: covered}
+	ch.Because = []string{fmt.Sprintf("%s is the nearest base backup, and the log from %s to %s on timeline %d follows it without a hole", b.ID, b.Start, end, timeline)}
+	if !b.Validated() {
+		ch.Because = append(ch.Because, b.ID+" has not been validated by a restore yet")
+	}
+	return ch, ""
+}
+
+// way is the timeline to follow from a backup: the one asked for, or the newest that leads on from it.
+func way(log HeldLog, b vault.Backup, t Target) (uint32, wal.History, bool) {
+	best, history := uint32(0), wal.History(nil)
+	for tl, h := range log.Histories {
+		if t.Timeline != 0 && tl != t.Timeline {
+			continue
+		}
+		if tl > best && h.Holds(b.Timeline, b.Stop) {
+			best, history = tl, h
+		}
+	}
+	return best, history, best != 0
+}
+
+// coveredOn is the latest moment that the log up to end is known to cover.
+func coveredOn(log HeldLog, h wal.History, end wal.LSN) time.Time {
+	var at time.Time
+	for _, s := range h {
+		m := log.Covered[s.Timeline]
+		if m.End <= end && (s.End == 0 || m.End <= s.End) && m.At.After(at) {
+			at = m.At
+		}
+	}
+	return at
+}
+
+// Windows lists what can be restored, newest backup first.
+func Windows(c Catalogue) []Window {
+	var out []Window
+	for _, b := range slices.Backward(c.Backups) {
+		if ch, why := try(c, b, Target{Kind: Latest}); why == "" {
+			w := Window{Backup: b.ID, From: b.Stopped, To: ch.Covered, End: ch.End}
+			if w.To.Before(w.From) {
+				w.To = w.From
+			}
+			out = append(out, w)
+		}
+	}
+	return out
+}
+
+func outside(c Catalogue, t Target, because []string) error {
+	p := &problem.Problem{Code: "restore.outside-window", Subject: c.Database, Severity: problem.Critical,
+		Title: fmt.Sprintf("cannot be restored to %s", t), Remedy: "choose a moment inside the window: holdfast backup list " + c.Database}
+	windows := Windows(c)
+	if len(windows) == 0 {
+		p.Meaning = "No backup in the vault can be restored at all."
+		p.Remedy = "make a new base backup at once: holdfast backup run " + c.Database
+	} else {
+		from, to := windows[0].From, windows[0].To
+		for _, w := range windows {
+			if w.From.Before(from) {
+				from = w.From
+			}
+			if w.To.After(to) {
+				to = w.To
+			}
+		}
+		p.Meaning = fmt.Sprintf("Possible is %s to %s.", stamp(from), stamp(to))
+	}
+	for _, why := range because {
+		p.Meaning += "\n  " + why
+	}
+	return p
+}
+
+func stamp(t time.Time) string {
+	if t.IsZero() {
+		return "an unknown time"
+	}
+	return t.UTC().Format("2006-01-02 15:04:05Z07:00")
+}

@@ -1,0 +1,394 @@
+// Package restore makes a database out of a recovery point, with nothing but a vault and its key. Start at
+// [Choose], which is pure: it picks the base backup and the log for a moment. [Run] puts them into an empty
+// directory, [StartScratch] runs a server on it that nobody else can reach. [FindDeletes], [Diff] and
+// [PutBack] undo a human mistake without touching what is right in the live database.
+package restore
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"holdfast/internal/durable"
+	"holdfast/internal/problem"
+	"holdfast/internal/vault"
+	"holdfast/internal/vault/wal"
+)
+
+// Options say what to restore and where to.
+type Options struct {
+	Vault        *vault.Vault
+	Choice       Choice // from Choose
+	Dir          string // empty or absent, or left by an interrupted Run
+	Owner        Owner
+	Workers      int            // files written at once; 0 = twice the cores
+	Action       Action         // what the server does at the target
+	LogMax       int64          // most bytes of log that are put beside the data; more needs FetchCommand. 0 = 8 GiB
+	FetchCommand string         // a restore_command that fetches segments one by one, with %f and %p
+	Throwaway    bool           // do not sync: the directory is for a scratch server alone
+	Progress     func(Progress) // called a few times a second from one goroutine; nil = none
+	Log          *slog.Logger   // nil = silent
+}
+
+// Action is what a restored server does when it reaches the target.
+type Action string
+
+// Actions. The zero value promotes.
+const (
+	Promote Action = "promote"
+	Pause   Action = "pause" // read-only at the target, until told to go on
+)
+
+// Progress is how far a restore is.
+type Progress struct {
+	Phase string // files, log, finish
+	Done  int64  // bytes
+	Total int64
+	Took  time.Duration
+}
+
+// Result is a directory that is ready to start.
+type Result struct {
+	Choice Choice
+	Dir    string
+	Bytes  int64 // of data files
+	Log    int64 // bytes of log placed
+	Took   time.Duration
+}
+
+// markerFile stands in a directory while it is being restored and names the backup. It says whose leftovers
+// these are; what keeps them from starting is that pg_control comes last.
+const markerFile = "holdfast.restoring"
+
+const controlFile = "global/pg_control"
+
+// Run fills Dir from the vault. Every byte is authenticated on the way. Until it returns nil no server starts
+// on the directory: pg_control is written last. A directory with anything else in it is refused untouched.
+func Run(ctx context.Context, o Options) (Result, error) {
+	if o.Workers <= 0 {
+		o.Workers = 2 * runtime.GOMAXPROCS(0)
+	}
+	if o.LogMax == 0 {
+		o.LogMax = 8 << 30
+	}
+	if o.Action == "" {
+		o.Action = Promote
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	r := &run{o: o, began: time.Now()}
+	if err := r.run(ctx); err != nil {
+		return Result{}, fmt.Errorf("restore %s to %s: %w", o.Choice.Backup.ID, o.Dir, err)
+	}
+	res := Result{Choice: o.Choice, Dir: o.Dir, Bytes: o.Choice.Backup.Bytes, Log: r.logBytes, Took: time.Since(r.began)}
+	o.Log.InfoContext(ctx, "restored", "backup", o.Choice.Backup.ID, "target", o.Choice.Target.String(), "dir", o.Dir, "bytes", res.Bytes, "took", res.Took)
+	return res, nil
+}
+
+type run struct {
+	o        Options
+	began    time.Time
+	root     *os.Root
+	done     atomic.Int64
+	logBytes int64
+}
+
+func (r *run) run(ctx context.Context) error {
+	reader, err := r.o.Vault.OpenBackup(ctx, r.o.Choice.Backup.ID)
+	if err != nil {
+		return err
+	}
+	if err := r.claim(); err != nil {
+		return err
+	}
+	if r.root, err = os.OpenRoot(r.o.Dir); err != nil {
+		return err
+	}
+	defer func() { _ = r.root.Close() }() // each file was closed with its own error
+	stop := r.reporter("files", r.o.Choice.Backup.Bytes)
+	control, err := r.files(ctx, reader)
+	stop()
+	if err != nil {
+		return err
+	}
+	total := int64(len(r.o.Choice.Pieces)) * int64(r.o.Choice.Backup.SegmentSize)
+	stop = r.reporter("log", total)
+	err = r.placeLog(ctx, total)
+	stop()
+	if err != nil {
+		return err
+	}
+	if err := r.settings(); err != nil {
+		return err
+	}
+	return r.finish(ctx, reader, control)
+}
+
+// claim makes sure that the directory is ours to fill, and that it can hold the restore.
+func (r *run) claim() error {
+	c := r.o.Choice
+	if !filepath.IsAbs(r.o.Dir) {
+		return fmt.Errorf("%s is not an absolute path", r.o.Dir)
+	}
+	entries, err := os.ReadDir(r.o.Dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return err
+	case len(entries) > 0:
+		if _, err := os.Stat(filepath.Join(r.o.Dir, markerFile)); err != nil {
+			return &problem.Problem{Code: "restore.not-empty", Subject: c.Backup.Database, Severity: problem.Critical,
+				Title: r.o.Dir + " is not empty", Meaning: fmt.Sprintf("It holds %s. Nothing was touched: a restore never writes over what is there.", entries[0].Name()),
+				Remedy: "name an empty directory with --to"}
+		}
+		for _, e := range entries { // left by an interrupted restore: marked as ours
+			if e.Name() == markerFile {
+				continue
+			}
+			if err := os.RemoveAll(filepath.Join(r.o.Dir, e.Name())); err != nil {
+				return fmt.Errorf("clear an interrupted restore: %w", err)
+			}
+		}
+	}
+	if err := os.MkdirAll(r.o.Dir, 0o700); err != nil {
+		return err
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(r.o.Dir, &st); err != nil {
+		return fmt.Errorf("ask for free space on %s: %w", r.o.Dir, err)
+	}
+	need := c.Backup.Bytes + int64(len(c.Pieces))*int64(c.Backup.SegmentSize)
+	if free := int64(st.Bavail) * st.Bsize; free < need {
+		return &problem.Problem{Code: "restore.no-space", Subject: c.Backup.Database, Severity: problem.Critical,
+			Title: fmt.Sprintf("%s has %d MB free, %d MB are needed", r.o.Dir, free>>20, need>>20), Meaning: "Nothing was written.", Remedy: "name a directory on a larger disk with --to"}
+	}
+	if err := os.Chmod(r.o.Dir, 0o700); err != nil {
+		return err
+	}
+	about, err := json.Marshal(map[string]string{"backup": c.Backup.ID, "target": c.Target.String()})
+	if err != nil {
+		return err
+	}
+	return errors.Join(durable.WriteFile(filepath.Join(r.o.Dir, markerFile), append(about, '\n'), 0o600), r.o.Owner.take(r.o.Dir))
+}
+
+// files writes everything but pg_control, whole files per worker, largest first. It returns pg_control's entry.
+func (r *run) files(ctx context.Context, reader *vault.Reader) (control vault.Entry, err error) {
+	var files []vault.Entry
+	for _, e := range reader.Entries() {
+		rel, ok := strings.CutPrefix(e.Path, vault.DataDir+"/")
+		switch {
+		case !ok:
+		case e.Dir:
+			if err := r.mkdir(rel, e.Mode); err != nil {
+				return control, err
+			}
+		case rel == controlFile:
+			control = e
+		default:
+			files = append(files, e)
+		}
+	}
+	if control.Path == "" {
+		return control, errors.New("the backup holds no pg_control")
+	}
+	slices.SortStableFunc(files, func(a, b vault.Entry) int { return int(min(max(b.Size-a.Size, -1), 1)) })
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(r.o.Workers)
+	for _, e := range files {
+		if ctx.Err() != nil {
+			break
+		}
+		g.Go(func() error { return r.file(ctx, reader, e, strings.TrimPrefix(e.Path, vault.DataDir+"/")) })
+	}
+	return control, g.Wait()
+}
+
+func (r *run) mkdir(rel string, mode uint32) error {
+	if err := r.root.Mkdir(rel, os.FileMode(mode)|0o700); err != nil {
+		return err
+	}
+	return r.own(rel)
+}
+
+func (r *run) own(rel string) error {
+	if !r.o.Owner.Set {
+		return nil
+	}
+	return r.root.Chown(rel, int(r.o.Owner.UID), int(r.o.Owner.GID))
+}
+
+func (r *run) file(ctx context.Context, reader *vault.Reader, e vault.Entry, rel string) error {
+	return r.write(rel, os.FileMode(e.Mode)|0o600, func(f *os.File) error {
+		return reader.Copy(ctx, e, &counted{f: f, n: &r.done})
+	})
+}
+
+// write makes one new file of the owner's.
+func (r *run) write(rel string, mode os.FileMode, fill func(*os.File) error) error {
+	f, err := r.root.OpenFile(rel, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if err != nil {
+		return err
+	}
+	err = fill(f)
+	if err == nil && !r.o.Throwaway {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("write %s: %w", rel, err)
+	}
+	return r.own(rel)
+}
+
+type counted struct {
+	f *os.File
+	n *atomic.Int64
+}
+
+func (c *counted) Write(p []byte) (int, error) {
+	n, err := c.f.Write(p)
+	c.n.Add(int64(n))
+	return n, err
+}
+
+// placeLog puts the log and the timeline's histories into pg_wal, unless it is too much for that.
+func (r *run) placeLog(ctx context.Context, total int64) error {
+	c := r.o.Choice
+	log := r.o.Vault.Log(c.Backup.SystemID, c.Backup.SegmentSize)
+	if err := r.placeHistories(ctx, log); err != nil {
+		return err
+	}
+	if total > r.o.LogMax {
+		if r.o.FetchCommand != "" {
+			return nil
+		}
+		return &problem.Problem{Code: "restore.much-log", Subject: c.Backup.Database, Severity: problem.Critical,
+			Title: fmt.Sprintf("%d MB of log lead to %s, more than %d MB", total>>20, c.Target, r.o.LogMax>>20), Meaning: "The directory was not finished and cannot start.",
+			Remedy: "restore with a fetch command, or allow more log beside the data"}
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(r.o.Workers)
+	for _, p := range c.Pieces {
+		if ctx.Err() != nil {
+			break
+		}
+		g.Go(func() error {
+			content, err := log.Fetch(ctx, p)
+			if err != nil {
+				return err
+			}
+			name := wal.SegmentName(p.Timeline, p.Start, log.SegmentSize())
+			return r.write(path.Join("pg_wal", name), 0o600, func(f *os.File) error {
+				// What a parent timeline wrote behind the point where its child begins is not part of this history.
+				if _, err := (&counted{f, &r.done}).Write(content[:min(int(p.End-p.Start), len(content))]); err != nil {
+					return err
+				}
+				return f.Truncate(int64(log.SegmentSize())) // zeros end the log
+			})
+		})
+	}
+	r.logBytes = total
+	return g.Wait()
+}
+
+func (r *run) placeHistories(ctx context.Context, log *vault.Log) error {
+	timelines, err := log.Timelines(ctx)
+	if err != nil {
+		return err
+	}
+	for _, t := range timelines {
+		if t == 1 || t > r.o.Choice.Timeline {
+			continue
+		}
+		content, err := log.HistoryFile(ctx, t)
+		if errors.Is(err, vault.ErrNotHeld) && t != r.o.Choice.Timeline {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		err = r.write(path.Join("pg_wal", wal.HistoryName(t)), 0o600, func(f *os.File) error {
+			_, err := bytes.NewReader(content).WriteTo(f)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// finish makes everything else durable, then writes pg_control, then takes the marker away.
+func (r *run) finish(ctx context.Context, reader *vault.Reader, control vault.Entry) error {
+	const temp = controlFile + ".holdfast"
+	if err := r.file(ctx, reader, control, temp); err != nil {
+		return err
+	}
+	if !r.o.Throwaway {
+		if err := r.syncDirs(); err != nil {
+			return err
+		}
+	}
+	if err := r.root.Rename(temp, controlFile); err != nil {
+		return err
+	}
+	if err := durable.SyncDir(filepath.Join(r.o.Dir, "global")); err != nil {
+		return err
+	}
+	if err := r.root.Remove(markerFile); err != nil {
+		return err
+	}
+	return durable.SyncDir(r.o.Dir)
+}
+
+func (r *run) syncDirs() error {
+	return filepath.WalkDir(r.o.Dir, func(p string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
+			return err
+		}
+		return durable.SyncDir(p)
+	})
+}
+
+// reporter tells of progress until the returned function is called.
+func (r *run) reporter(phase string, total int64) (stop func()) {
+	if r.o.Progress == nil {
+		return func() {}
+	}
+	r.done.Store(0)
+	tell := func() {
+		r.o.Progress(Progress{Phase: phase, Done: r.done.Load(), Total: total, Took: time.Since(r.began)})
+	}
+	quit, gone := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(gone)
+		t := time.NewTicker(200 * time.Millisecond)
+		defer t.Stop()
+		for {
+			tell()
+			select {
+			case <-quit:
+				tell()
+				return
+			case <-t.C:
+			}
+		}
+	}()
+	return func() { close(quit); <-gone }
+}
