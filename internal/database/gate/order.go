@@ -51,9 +51,11 @@ func (o Order) check() error {
 
 // StaleError refuses an order because a higher one has been seen. It tells the one who asked what it missed.
 type StaleError struct {
-	Epoch, Generation           uint64 // of the order or extension that was refused
-	HighestEpoch, HighestInside uint64 // the highest epoch seen and the generation inside it
-	Cut                         bool   // the highest was cut by a fence, so that not even its equal is taken
+	Epoch         uint64 `json:"epoch"` // of the order or extension that was refused
+	Generation    uint64 `json:"generation"`
+	HighestEpoch  uint64 `json:"highest_epoch"`  // that was seen
+	HighestInside uint64 `json:"highest_inside"` // the generation inside it
+	Cut           bool   `json:"cut,omitempty"`  // a fence cut the highest, so that not even its equal is taken
 }
 
 func (e *StaleError) Error() string {
