@@ -46,7 +46,7 @@ func (s slow) Put(ctx context.Context, key string, value []byte, rev int64) (int
 // A holder that counts a tenth of TTL too long was found in about one draw of 2,600, so the hundred draws of one
 // check are too few.
 func TestElectionNeverHasTwoLeaders(t *testing.T) {
-	for range 50 {
+	for range 25 {
 		rapid.Check(t, electionRun)
 	}
 }
@@ -172,7 +172,7 @@ func TestElection(t *testing.T) {
 	t.Run("a leader that renews is left alone", func(t *testing.T) {
 		w := &world{shared: memory.New()}
 		a, b := candidate(w, "a"), candidate(w, "b")
-		for range 50 {
+		for range 25 {
 			w.truth += a.Step(t.Context())
 			b.Step(t.Context())
 			if !a.Leading() || b.Leading() {

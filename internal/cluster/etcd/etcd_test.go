@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -85,6 +86,7 @@ func TestThreeMembersOutliveOne(t *testing.T) {
 		members[i] = start(c)
 		members[i].awaitReady(t)
 	}
+	replaceMember(t, s, cfgs[2], peers, &members[2])
 	// A majority gone: no answer, and no harm.
 	for _, m := range members[:2] {
 		if err := m.stop(t); err != nil {
@@ -96,6 +98,47 @@ func TestThreeMembersOutliveOne(t *testing.T) {
 	}
 	if err := members[2].stop(t); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// replaceMember lets m lose its data, and its place be taken by an empty member that ends up voting.
+func replaceMember(t *testing.T, s *etcd.Store, cfg etcd.MemberConfig, peers map[string]string, m **running) {
+	t.Helper()
+	if err := (*m).stop(t); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(cfg.Dir); err != nil {
+		t.Fatal(err)
+	}
+	before, err := s.Seats(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Cluster, cfg.Join = peers, true
+	if err := <-start(cfg).done; !errors.Is(err, etcd.ErrDataLost) {
+		t.Fatalf("start without data: %v", err)
+	}
+	until(t, func() error { return s.Replace(t.Context(), cfg.Name, cfg.PeerURL) })
+	if err := s.Replace(t.Context(), cfg.Name, cfg.PeerURL); err != nil {
+		t.Fatalf("repeated: %v", err)
+	}
+	if err := s.Promote(t.Context(), cfg.Name); !errors.Is(err, etcd.ErrBehind) {
+		t.Fatalf("promoted before it ran: %v", err)
+	}
+	if err := os.Remove(cfg.Marker); err != nil {
+		t.Fatal(err)
+	}
+	*m = start(cfg)
+	until(t, func() error { return s.Promote(t.Context(), cfg.Name) })
+	(*m).awaitReady(t)
+	after, err := s.Seats(t.Context())
+	if err != nil || len(after) != len(before) {
+		t.Fatalf("members %+v, %v", after, err)
+	}
+	for _, a := range after {
+		if a.Learner || a.Name == cfg.Name && slices.Contains(before, a) {
+			t.Errorf("member %+v after %+v", a, before)
+		}
 	}
 }
 

@@ -23,7 +23,15 @@ import (
 // patience bounds waits for what must happen; nothing is asserted about speed.
 const patience = 30 * time.Second
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// etcd's members end their peers' HTTP connections by a timeout of five seconds; nothing of ours speaks HTTP here.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m,
+		goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"),
+		goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"),
+		goleak.IgnoreAnyFunction("net/http.(*conn).serve"),
+		goleak.IgnoreAnyFunction("net/http.(*connReader).backgroundRead"),
+	)
+}
 
 // world is one application's certificates and hosts.
 type world struct {

@@ -1,0 +1,119 @@
+package etcd
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+)
+
+// Seat is one member as the cluster knows it.
+type Seat struct {
+	Name    string // empty until the member has run for the first time
+	PeerURL string
+	ID      uint64
+	Learner bool // receives everything and does not vote yet
+}
+
+// Seats lists the cluster's members, by id.
+func (s *Store) Seats(ctx context.Context) ([]Seat, error) {
+	ctx, cancel, err := s.bound(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list the etcd members: %w", err)
+	}
+	defer cancel()
+	r, err := s.client.MemberList(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list the etcd members: %w", s.explain(ctx, err))
+	}
+	var out []Seat
+	for _, m := range r.Members {
+		seat := Seat{Name: m.Name, ID: m.ID, Learner: m.IsLearner}
+		if len(m.PeerURLs) > 0 {
+			seat.PeerURL = m.PeerURLs[0]
+		}
+		out = append(out, seat)
+	}
+	slices.SortFunc(out, func(a, b Seat) int { return cmp.Compare(a.ID, b.ID) })
+	return out, nil
+}
+
+// Replace gives the place of a member whose data is lost to an empty one: the old member is removed, a learner
+// with a new id is added at peerURL. Then the host's marker is deleted, the member started with Join, and in
+// the end [Store.Promote]d. Repeating it is harmless while the new member has not run. etcd refuses either
+// step (ErrUnavailable; try again) while another member is away or has only just come back.
+func (s *Store) Replace(ctx context.Context, name, peerURL string) error {
+	seats, err := s.Seats(ctx)
+	if err != nil {
+		return fmt.Errorf("replace member %s: %w", name, err)
+	}
+	for _, seat := range seats {
+		if seat.PeerURL == peerURL && seat.Name == "" && seat.Learner {
+			return nil
+		}
+		if seat.Name != name && seat.PeerURL != peerURL {
+			continue
+		}
+		if err := s.remove(ctx, seat.ID); err != nil {
+			return fmt.Errorf("replace member %s: %w", name, err)
+		}
+	}
+	ctx, cancel, err := s.bound(ctx)
+	if err != nil {
+		return fmt.Errorf("replace member %s: %w", name, err)
+	}
+	defer cancel()
+	if _, err := s.client.MemberAddAsLearner(ctx, []string{peerURL}); err != nil {
+		return fmt.Errorf("replace member %s: %w", name, s.explain(ctx, err))
+	}
+	return nil
+}
+
+func (s *Store) remove(ctx context.Context, id uint64) error {
+	ctx, cancel, err := s.bound(ctx)
+	if err != nil {
+		return err
+	}
+	defer cancel()
+	if _, err := s.client.MemberRemove(ctx, id); err != nil && !errors.Is(err, rpctypes.ErrMemberNotFound) {
+		return s.explain(ctx, err)
+	}
+	return nil
+}
+
+// ErrBehind means that a learner has not caught up yet.
+var ErrBehind = errors.New("the member has not caught up yet")
+
+// Promote lets the learner called name vote; ErrBehind while it lacks entries. A member that votes already is
+// no error.
+func (s *Store) Promote(ctx context.Context, name string) error {
+	seats, err := s.Seats(ctx)
+	if err != nil {
+		return fmt.Errorf("promote member %s: %w", name, err)
+	}
+	i := slices.IndexFunc(seats, func(seat Seat) bool { return seat.Name == name })
+	if i < 0 {
+		return fmt.Errorf("promote member %s: it has not run yet: %w", name, ErrBehind)
+	}
+	if !seats[i].Learner {
+		return nil
+	}
+	ctx, cancel, err := s.bound(ctx)
+	if err != nil {
+		return fmt.Errorf("promote member %s: %w", name, err)
+	}
+	defer cancel()
+	_, err = s.client.MemberPromote(ctx, seats[i].ID)
+	switch {
+	case errors.Is(err, rpctypes.ErrMemberLearnerNotReady):
+		return fmt.Errorf("promote member %s: %w", name, ErrBehind)
+	case errors.Is(err, rpctypes.ErrMemberNotLearner):
+		return nil // another promoted it meanwhile
+	case err != nil:
+		return fmt.Errorf("promote member %s: %w", name, s.explain(ctx, err))
+	}
+	return nil
+}
