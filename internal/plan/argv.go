@@ -85,6 +85,9 @@ func argv() form[[]string] {
 				return nil, false
 			}
 			for _, item := range items {
+				if !item.written() {
+					return nil, false
+				}
 				words = append(words, item.value)
 			}
 		} else {

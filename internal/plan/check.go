@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
 	"holdfast/internal/problem"
 )
@@ -244,7 +243,7 @@ func (c *checker) objectives() {
 		if !ok {
 			continue
 		}
-		gap := shortestGap(b)
+		gap := b.Full.Longest()
 		v, _ := c.plan.VaultNamed(b.Vault)
 		path := "backup." + d.Name
 		switch {
@@ -280,15 +279,6 @@ func (p *Plan) copyElsewhere(v Vault) bool {
 	return slices.ContainsFunc(v.Copies, func(c Copy) bool {
 		return c.Name != p.HomeSite().Name && !within(strings.TrimPrefix(c.URL, "file://"), rootTemplate)
 	})
-}
-
-// shortestGap is the time that passes between two backups of any kind, at the longest.
-func shortestGap(b Backup) time.Duration {
-	gap := b.Full.Longest()
-	if inc := b.Incremental.Longest(); inc > 0 {
-		gap = min(gap, inc)
-	}
-	return gap
 }
 
 func onOneMachine(hosts []Host) bool {

@@ -11,6 +11,7 @@ type claim struct {
 	by    string  // in words, for the other one's message
 	path  keyPath // of the value that causes it
 	at    Place
+	said  bool     // the file states this port, rather than a default or the ports before it
 	hosts []string // none = every host
 	route *Route   // not nil = the edge's, which serves many host names on one port
 }
@@ -27,11 +28,15 @@ func portClashes(ms *mistakes, p *Plan, f planFile) {
 			if earlier.port != later.port || !shareHost(earlier, later) {
 				continue
 			}
-			why, clash := collide(earlier, later)
+			blamed, other := later, earlier
+			if earlier.said && !later.said {
+				blamed, other = earlier, later
+			}
+			why, clash := collide(blamed, other)
 			if !clash {
 				continue
 			}
-			ms.add(later.at, later.path, "%s", why)
+			ms.add(blamed.at, blamed.path, "%s", why)
 			break // one clash is enough to move the port
 		}
 	}
@@ -44,16 +49,20 @@ func shareHost(a, b claim) bool {
 	return slices.ContainsFunc(a.hosts, func(h string) bool { return slices.Contains(b.hosts, h) })
 }
 
-func collide(earlier, later claim) (why string, clash bool) {
-	if a, b := earlier.route, later.route; a != nil && b != nil && a.Scheme != "tcp" {
+// collide says why blamed cannot have its port while other has it; two routes may share one.
+func collide(blamed, other claim) (why string, clash bool) {
+	if a, b := other.route, blamed.route; a != nil && b != nil && a.Scheme != "tcp" {
 		switch {
 		case a.Scheme == b.Scheme && a.Host == b.Host:
-			return fmt.Sprintf("%s is %s (allowed: a host name or port of its own)", b, earlier.by), true
+			return fmt.Sprintf("%s is %s (allowed: a host name or port of its own)", b, other.by), true
 		case a.Scheme == b.Scheme:
 			return "", false
 		}
 	}
-	return fmt.Sprintf("%d is %s (allowed: a port of its own on each host)", later.port, earlier.by), true
+	if blamed.route != nil {
+		return fmt.Sprintf("leads to port %d, which is %s (allowed: a port of its own on each host)", blamed.port, other.by), true
+	}
+	return fmt.Sprintf("%d is %s (allowed: a port of its own on each host)", blamed.port, other.by), true
 }
 
 // ownPorts are the ports that Holdfast itself listens on.
@@ -65,7 +74,7 @@ func ownPorts(ms *mistakes, p *Plan, f planFile) []claim {
 		if !stated {
 			at = otherwise
 		}
-		claims = append(claims, claim{port: port, by: by, path: path, at: at})
+		claims = append(claims, claim{port: port, by: by, path: path, at: at, said: stated})
 	}
 	top := ms.where["ports"]
 	own("agent", "Holdfast's port agent", p.Ports.Agent, top)
@@ -89,7 +98,8 @@ func wantedPorts(ms *mistakes, p *Plan, f planFile) []claim {
 	var claims []claim
 	want := func(path keyPath, by string, port int, at Place, hosts []string, route *Route) {
 		if port > 0 {
-			claims = append(claims, claim{port: port, by: by, path: path, at: at, hosts: hosts, route: route})
+			_, said := ms.where[path.String()]
+			claims = append(claims, claim{port: port, by: by, path: path, at: at, said: said, hosts: hosts, route: route})
 		}
 	}
 	for i, d := range f.databases.value {

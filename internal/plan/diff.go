@@ -260,8 +260,8 @@ func (d *differ) backups() {
 		if old.Vault != b.Vault {
 			d.add(subject, Starts, "it goes to vault %s (was %s), beginning with a full backup; the old ones are kept", b.Vault, old.Vault)
 		}
-		if old.Full != b.Full || old.Incremental != b.Incremental {
-			d.add(subject, Reloads, "its schedule becomes %s (was %s)", backupTimes(b), backupTimes(old))
+		if old.Full != b.Full {
+			d.add(subject, Reloads, "its full backups are made %s (was %s)", b.Full.Text, old.Full.Text)
 		}
 		if old.PITR != b.PITR || old.Weekly != b.Weekly {
 			shorter := ""
@@ -272,11 +272,4 @@ func (d *differ) backups() {
 				spanOrWord(b.PITR), spanOrWord(b.Weekly), spanOrWord(old.PITR), spanOrWord(old.Weekly), shorter)
 		}
 	}
-}
-
-func backupTimes(b Backup) string {
-	if b.Incremental.Text == "" {
-		return "full " + b.Full.Text
-	}
-	return "full " + b.Full.Text + ", incremental " + b.Incremental.Text
 }

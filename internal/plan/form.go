@@ -120,7 +120,12 @@ func object[T any](fields ...field[T]) form[T] {
 
 func docOf[T any](fields []field[T], name string) string {
 	i := slices.IndexFunc(fields, func(f field[T]) bool { return f.name == name })
-	return strings.TrimSuffix(fields[i].doc, ".")
+	doc := strings.TrimSuffix(fields[i].doc, ".")
+	first, _, _ := strings.Cut(doc, " ")
+	if first[1:] == strings.ToLower(first[1:]) { // not IP or PostgreSQL
+		doc = strings.ToLower(doc[:1]) + doc[1:]
+	}
+	return doc
 }
 
 func unknownKey(name string, allowed []string) string {
@@ -174,7 +179,8 @@ func byName[T any](rule nameRule, f form[T]) form[[]named[T]] {
 	return form[[]named[T]]{schema: schema, read: read}
 }
 
-// listOf is a list of at least one value, written as a YAML sequence.
+// listOf is a list of at least one value, written as a YAML sequence. An item that was reported as wrong
+// stays in its place, not written, so that the others are still judged.
 func listOf[T any](f form[T]) form[[]located[T]] {
 	read := func(r *mistakes, n ast.Node, at Place, path keyPath) ([]located[T], bool) {
 		s, ok := n.(*ast.SequenceNode)
@@ -182,18 +188,14 @@ func listOf[T any](f form[T]) form[[]located[T]] {
 			r.add(at, path, "is %s (allowed: a list of at least one, such as [a, b])", kindOf(n))
 			return nil, false
 		}
-		var all []located[T]
-		good := true
-		for _, item := range s.Values {
+		all := make([]located[T], len(s.Values))
+		for i, item := range s.Values {
 			itemAt := placeOf(item, at)
-			v, ok := f.read(r, item, itemAt, path)
-			if !ok {
-				good = false
-				continue
+			if v, ok := f.read(r, item, itemAt, path); ok {
+				all[i] = located[T]{value: v, at: itemAt}
 			}
-			all = append(all, located[T]{value: v, at: itemAt})
 		}
-		return all, good
+		return all, true
 	}
 	return form[[]located[T]]{schema: jsonSchema{"type": "array", "minItems": 1, "items": f.schema}, read: read}
 }

@@ -65,8 +65,11 @@ type mistakes struct {
 func (ms *mistakes) add(at Place, path keyPath, format string, args ...any) {
 	what := fmt.Sprintf(format, args...)
 	thing, rest := path.subject()
-	if rest != "" {
+	switch {
+	case rest != "":
 		what = rest + " " + what
+	case thing == "":
+		what = "the plan " + what
 	}
 	ms.addAbout(at, thing, what)
 }

@@ -23,7 +23,7 @@ func outcomes(p *Plan) []Outcome {
 		if s.Singleton() {
 			add("a process crashes", "service "+s.Name, Survives, "it is restarted in place; seconds of outage")
 		} else {
-			add("a process crashes", "service "+s.Name, Survives, "%s answer meanwhile; it is restarted in place", count(s.Instances-1, "other instance", "other instances"))
+			add("a process crashes", "service "+s.Name, Survives, "%s meanwhile; it is restarted in place", count(s.Instances-1, "other instance answers", "other instances answer"))
 		}
 	}
 	events := []misfortune{{what: "any one host dies", n: 1}}
@@ -123,7 +123,7 @@ func serviceOutcome(p *Plan, s Service, e misfortune, decided bool) (Verdict, st
 	case left > 0 && e.hits(placed) == 0:
 		return Survives, "none of its instances is there"
 	case left > 0:
-		return Survives, fmt.Sprintf("%s answer at once; the others start elsewhere where a host is free", count(left, "instance", "instances"))
+		return Survives, fmt.Sprintf("%s on; the others start elsewhere where a host is free", count(left, "instance goes", "instances go"))
 	case free == 0:
 		return Waits, "no host that it may run on is left; it is back with the first of them"
 	case !decided:
@@ -142,7 +142,7 @@ func siteOutcome(p *Plan, d Database) (Verdict, string) {
 	case !p.copyElsewhere(v):
 		return Loses, "everything: no copy of vault " + v.Name + " is outside the site"
 	case b.PITR == 0:
-		return Loses, fmt.Sprintf("up to %s: restored by hand on other hosts from the last backup", FormatDuration(shortestGap(b)))
+		return Loses, fmt.Sprintf("up to %s: restored by hand on other hosts from the last backup", FormatDuration(b.Full.Longest()))
 	}
 	return Loses, "the last seconds: restored by hand on other hosts from vault " + v.Name
 }
@@ -153,7 +153,7 @@ func deletionOutcome(p *Plan, d Database) (Verdict, string) {
 	case !ok:
 		return Loses, "they are gone: it is not backed up"
 	case b.PITR == 0:
-		return Loses, fmt.Sprintf("restored to the last backup, which is up to %s old", FormatDuration(shortestGap(b)))
+		return Loses, fmt.Sprintf("restored to the last backup, which is up to %s old", FormatDuration(b.Full.Longest()))
 	}
 	return Survives, "restored to any moment of the last " + FormatDuration(b.PITR) + " beside the live one, and put back"
 }

@@ -3,6 +3,7 @@ package plan
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"strings"
 
@@ -27,11 +28,7 @@ func Parse(file string, src []byte) (*Plan, []Mistake) {
 	if len(ms.found) > 0 {
 		return nil, ms.sorted()
 	}
-	at := placeOf(root, Place{1, 1})
-	if m, ok := root.(*ast.MappingNode); ok && len(m.Values) > 0 {
-		at = placeOf(m.Values[0].Key, at)
-	}
-	written, ok := document(filepath.Dir(file)).read(ms, root, at, nil)
+	written, ok := document(filepath.Dir(file)).read(ms, root, startOf(root), nil)
 	if !ok {
 		return nil, ms.sorted()
 	}
@@ -46,11 +43,11 @@ func Parse(file string, src []byte) (*Plan, []Mistake) {
 // readYAML gives the one document's root, or notes why there is none.
 func readYAML(ms *mistakes, src []byte) (root ast.Node) {
 	if len(src) > sourceMax {
-		ms.add(Place{1, 1}, nil, "the file has %d bytes (at most %d)", len(src), sourceMax)
+		ms.addAbout(Place{1, 1}, "", fmt.Sprintf("the file has %d bytes (at most %d)", len(src), sourceMax))
 		return nil
 	}
 	if at, deep := tooDeep(src); deep {
-		ms.add(at, nil, "brackets or lists are nested too deeply (at most %d levels)", nestingMax)
+		ms.addAbout(at, "", fmt.Sprintf("brackets or lists are nested too deeply (at most %d levels)", nestingMax))
 		return nil
 	}
 	// The YAML parser indexes slices by what it reads, and fuzzing of it by others has found panics. A plan
@@ -58,7 +55,7 @@ func readYAML(ms *mistakes, src []byte) (root ast.Node) {
 	defer func() {
 		if recover() != nil {
 			root = nil
-			ms.add(Place{1, 1}, nil, "the file is not YAML that can be read (allowed: a mapping of keys and values)")
+			ms.addAbout(Place{1, 1}, "", "the file is not YAML that can be read (allowed: a mapping of keys and values)")
 		}
 	}()
 	tree, err := parser.ParseBytes(src, 0, parser.AllowDuplicateMapKey())
@@ -71,7 +68,7 @@ func readYAML(ms *mistakes, src []byte) (root ast.Node) {
 			}
 		}
 		first, _, _ := strings.Cut(message, "\n")
-		ms.add(at, nil, "not YAML: %s", first)
+		ms.addAbout(at, "", "not YAML: "+first)
 		return nil
 	}
 	for _, doc := range tree.Docs {
@@ -80,13 +77,21 @@ func readYAML(ms *mistakes, src []byte) (root ast.Node) {
 		case root == nil:
 			root = doc.Body
 		default:
-			ms.add(placeOf(doc.Body, Place{1, 1}), nil, "a second document begins (allowed: one plan for each file)")
+			ms.addAbout(startOf(doc.Body), "", "a second document begins (allowed: one plan for each file)")
 		}
 	}
 	if root == nil && len(ms.found) == 0 {
-		ms.add(Place{1, 1}, nil, "the file is empty (allowed: a plan; see holdfast plan --help for a small one)")
+		ms.addAbout(Place{1, 1}, "", "the file is empty (allowed: a plan; see holdfast plan --help for a small one)")
 	}
 	return root
+}
+
+// startOf is where a document begins; the parser itself places a mapping at its first colon.
+func startOf(root ast.Node) Place {
+	if m, ok := root.(*ast.MappingNode); ok && len(m.Values) > 0 {
+		return placeOf(m.Values[0].Key, Place{1, 1})
+	}
+	return placeOf(root, Place{1, 1})
 }
 
 // tooDeep finds nesting that no plan has. It counts letters and knows no YAML: brackets in comments and

@@ -151,7 +151,7 @@ type Backup struct {
 	Of          string // name of a database
 	Vault       string
 	Full        Schedule
-	Incremental Schedule      // zero = none
+	Incremental Schedule      // zero = none; a plan file cannot ask for it in this version
 	PITR        time.Duration // how far back any moment can be restored (default 14 d); 0 = whole backups alone, by the word none
 	Weekly      time.Duration // how long weekly backups stay (default 2 y); 0 = none stays for being weekly
 }

@@ -155,8 +155,12 @@ func chooseEtcd(ms *mistakes, site *Site, written named[siteFile]) {
 		}
 		return
 	}
-	if asked != 1 && asked != 3 && asked != 5 {
-		ms.add(at, path, "hold %d members of etcd: no more failures are survived than with %d (allowed: 1, 3 or 5 hosts with etcd: true)", asked, min(asked-1, 5))
+	if asked%2 == 0 {
+		ms.add(at, path, "hold %d members of etcd, which survive no more failures than %d (allowed: 1, 3 or 5 hosts with etcd: true)", asked, asked-1)
+		return
+	}
+	if asked > 5 {
+		ms.add(at, path, "hold %d members of etcd, and each decision waits for more of them (allowed: 1, 3 or 5 hosts with etcd: true)", asked)
 		return
 	}
 	if asked > 1 && len(domainsOf(site.EtcdHosts())) == 1 && len(domainsOf(site.Hosts)) > 1 {
@@ -202,6 +206,9 @@ func resolveHosts(ms *mistakes, p *Plan, path keyPath, list located[[]located[st
 	var names []string
 	home := p.HomeSite()
 	for _, n := range list.value {
+		if !n.written() {
+			continue
+		}
 		_, inPlan := p.Host(n.value)
 		_, atHome := find(home.Hosts, func(h Host) bool { return h.Name == n.value })
 		switch {
@@ -234,8 +241,8 @@ func resolveBackup(ms *mistakes, p *Plan, b named[backupFile]) Backup {
 	f := b.value
 	backup := Backup{
 		Of: b.name, Vault: f.vault.value,
-		Full:        f.full.or(Schedule{Text: "daily 01:00", Cron: "0 1 * * *"}),
-		Incremental: f.incremental.value, PITR: f.pitr.or(14 * day), Weekly: f.weekly.or(2 * year),
+		Full: f.full.or(Schedule{Text: "daily 01:00", Cron: "0 1 * * *"}),
+		PITR: f.pitr.or(14 * day), Weekly: f.weekly.or(2 * year),
 	}
 	known := namesOr(p.Vaults, func(v Vault) string { return v.Name }, "the plan has no vaults")
 	if _, ok := p.VaultNamed(f.vault.value); f.vault.written() && !ok {

@@ -25,8 +25,8 @@ func resolveDatabase(ms *mistakes, p *Plan, index int, d named[databaseFile]) Da
 	}
 	db.AcknowledgedBy = f.acknowledgedBy.or(acknowledgedByDefault(db.Standbys))
 	if readable && db.AcknowledgedBy > db.Standbys {
-		ms.add(f.acknowledgedBy.at, path.to("acknowledged_by"), "%d standbys, and there are %d: no commit would ever be acknowledged (0 to %d)",
-			db.AcknowledgedBy, db.Standbys, db.Standbys)
+		ms.add(f.acknowledgedBy.at, path.to("acknowledged_by"), "%d of %s: no commit would ever be acknowledged (0 to %d)",
+			db.AcknowledgedBy, count(db.Standbys, "standby", "standbys"), db.Standbys)
 	}
 	if home := p.HomeSite().Hosts; f.hosts.written() && !listWrong && db.Standbys > 0 && len(domainsOf(candidates)) == 1 && len(domainsOf(home)) > 1 {
 		ms.add(f.hosts.at, path.to("hosts"), "lie all in fault domain %s, though the site has %s: one failure takes every copy (allowed: hosts in more than one)",
@@ -56,6 +56,7 @@ func resolveRoles(ms *mistakes, path keyPath, written []named[roleFile]) []Role 
 		for _, o := range r.value.owns.value {
 			owner, taken := owners[o.value]
 			switch {
+			case !o.written():
 			case slices.Contains([]string{"postgres", "template0", "template1"}, o.value) || strings.HasPrefix(o.value, "holdfast"):
 				ms.add(o.at, below.to("owns"), "names %q, which is reserved (allowed: any but postgres, template0, template1, holdfast...)", o.value)
 			case taken && owner == r.name:

@@ -25,7 +25,7 @@ func parseRoute(s string) (*Route, error) {
 	}
 	wrong := fmt.Errorf("%q is not a route (%s)", s, routeAllowed)
 	u, err := url.Parse(s)
-	if err != nil || u.Opaque != "" {
+	if err != nil || u.Opaque != "" || u.Scheme != "http" && u.Scheme != "https" && u.Scheme != "tcp" {
 		return nil, wrong
 	}
 	if u.User != nil {
@@ -44,8 +44,6 @@ func parseRoute(s string) (*Route, error) {
 		if r.Host != "" {
 			return nil, fmt.Errorf("%q has a host name, and TCP carries none (tcp://:PORT)", s)
 		}
-	default:
-		return nil, wrong
 	}
 	if p := u.Port(); p != "" {
 		if r.Port, err = strconv.Atoi(p); err != nil || r.Port < 1 || r.Port > 65535 {

@@ -171,7 +171,6 @@ func showBackup(b Backup) mapping {
 	var m mapping
 	m.put("vault", b.Vault)
 	m.put("full", b.Full.Text)
-	m.putText("incremental", b.Incremental.Text)
 	m.put("pitr", spanOrWord(b.PITR))
 	m.put("weekly", spanOrWord(b.Weekly))
 	return m

@@ -1,0 +1,102 @@
+package plan
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+const diffBase = `application: clinic
+sites:
+  east:
+    hosts:
+      a: { address: 10.0.0.1 }
+      b: { address: 10.0.0.2 }
+      c: { address: 10.0.0.3 }
+release: ./build
+services:
+  web: { run: bin/web, instances: 2, port: 8080, route: http://x.example, ready: /r, env: { A: "1", TOKEN: "env:OLD" } }
+  mail: { run: bin/mail }
+databases:
+  records: { postgres: 15, standbys: 1, parameters: { work_mem: 4MB, max_connections: 100 }, roles: { app: { password: "env:P", owns: [one] } } }
+vaults:
+  main: { key: "env:K", copies: { east: "file:///v" } }
+backup:
+  records: { full: daily 01:00 }
+`
+
+func TestDiffSaysWhatWouldHappen(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		from, to string // what is replaced in the plan
+		want     []string
+	}{
+		{"nothing", "", "", nil},
+		{"words alone", "application: clinic\n", "# a comment\napplication: clinic\n", nil},
+		{"a new release restarts services one at a time", "./build", "./build-2", []string{
+			"restart service web: the release changed; instances restart one at a time, the first alone until it is ready",
+			"restart service mail: the release changed; its one instance restarts, with an outage of seconds"}},
+		{"a secret's reference is named, not shown", "env:OLD", "env:NEW", []string{
+			"restart service web: TOKEN changed; instances restart one at a time, the first alone until it is ready"}},
+		{"more instances", "instances: 2", "instances: 3", []string{"start service web: 1 instance starts more"}},
+		{"fewer instances", "instances: 2", "instances: 1", []string{"stop service web: 1 instance is stopped after draining (1 left)"}},
+		{"another check", "ready: /r", "ready: /ready", []string{"reload service web: its check ready changes (/ready, was /r)"}},
+		{"another route", "route: http://x.example", "route: http://y.example", []string{
+			"stop service web: its route becomes http://y.example (was http://x.example); clients of the old one are drained"}},
+		{"a service less", "  mail: { run: bin/mail }\n", "", []string{
+			"stop service mail: its instance is stopped; its logs are kept until holdfast purge mail"}},
+		{"a service more", "  mail:", "  post: { run: bin/post x }\n  mail:", []string{"start service post: 1 instance starts: bin/post x"}},
+		{"a host more", "      c: { address: 10.0.0.3 }", "      c: { address: 10.0.0.3 }\n      d: { address: 10.0.0.4 }", []string{"start host d: it joins at 10.0.0.4"}},
+		{"a host less", "      c: { address: 10.0.0.3 }\n", "", []string{
+			"stop host c: it leaves the plan; what runs on it starts elsewhere, and its data stay on its disk",
+			"stop host b: its member of etcd leaves the group"}},
+		{"another address", "10.0.0.3", "10.0.0.9", []string{"restart host c: its address becomes 10.0.0.9 (was 10.0.0.3); everything on it restarts"}},
+		{"a standby more", "standbys: 1", "standbys: 2", []string{"start database records: 1 standby is made beside what runs"}},
+		{"a parameter that is reloaded", "work_mem: 4MB", "work_mem: 8MB", []string{"reload database records: work_mem: taken over while it runs"}},
+		{"a parameter that needs a restart", "max_connections: 100", "max_connections: 200", []string{
+			"pause database records: max_connections: PostgreSQL reads it at start; standbys restart one at a time, then a switchover pauses writes for about a second"}},
+		{"another major version", "postgres: 15", "postgres: 16", []string{
+			"refused database records: PostgreSQL 15 becomes 16; an upgrade between major versions is not available in this version"}},
+		{"a database before another one moves its ports", "databases:\n", "databases:\n  first: { postgres: 15, listen: { write: 5000 } }\n", []string{
+			"start database first: PostgreSQL 15 starts with a primary and 2 standbys, on port 5000 of each host",
+			"pause database records: its place among the databases changes from 1 to 2, and with it the ports of its servers: they restart, and clients wait meanwhile (add new databases at the end)",
+			"pause database records: its port becomes 5433 (was 5432); clients of the old one are cut and must connect to the new one, and services that use it restart"}},
+		{"a role's possessions", "owns: [one]", "owns: [two]", []string{
+			"start database records: role app owns two too; it is made if it is missing",
+			"nothing database records: role app need not own one any more; what is there is kept"}},
+		{"another copy", "file:///v", "file:///w", []string{
+			"start vault main: copy east moves to file:///w and is filled from the others; what lies at the old place is kept"}},
+		{"a copy more", "copies: { east: \"file:///v\" }", "copies: { east: \"file:///v\", west: \"file:///w\" }", []string{
+			"start vault main: copy west is made at file:///w and filled from the others"}},
+		{"another schedule", "daily 01:00", "every 6h", []string{"reload backup of records: its full backups are made every 6h (was daily 01:00)"}},
+		{"shorter keeping", "full: daily 01:00", "full: daily 01:00, pitr: 7d", []string{
+			"reload backup of records: it keeps any moment of 7d and weekly backups of 2y (was 14d, 2y); what is older expires, except the last proven backup"}},
+		{"no backup any more", "backup:\n  records: { full: daily 01:00 }\n", "", []string{
+			"stop backup of records: no backup is made any more; those there are stay in vault main"}},
+		{"another application", "application: clinic", "application: other", []string{
+			"refused application clinic: its name becomes other; data of one application are never taken over by another: adopt or restore them there"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if !strings.Contains(diffBase, c.from) {
+				t.Fatalf("the plan holds no %q", c.from)
+			}
+			var got []string
+			for _, change := range Diff(mustParse(t, diffBase), mustParse(t, strings.Replace(diffBase, c.from, c.to, 1))) {
+				got = append(got, fmt.Sprintf("%s %s: %s", change.Effect, change.Subject, change.What))
+			}
+			if diff := cmp.Diff(c.want, got); diff != "" {
+				t.Errorf("changes (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestDiffOfAFirstStartNamesEverything(t *testing.T) {
+	var b strings.Builder
+	for _, c := range Diff(nil, examplePlan(t)) {
+		fmt.Fprintln(&b, c)
+	}
+	golden(t, "example.first-start", []byte(b.String()))
+}
