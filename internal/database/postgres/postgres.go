@@ -17,6 +17,7 @@ import (
 
 	"holdfast/internal/clock"
 	"holdfast/internal/database"
+	"holdfast/internal/keeper"
 	"holdfast/internal/redact"
 )
 
@@ -82,13 +83,17 @@ type Server struct {
 
 // memory is what the driver knows besides the files. All of it may be lost: then it is learnt or done again.
 type memory struct {
+	keeper   *keeper.Client    // nil = look for it
 	position database.Position // of the last Recruit; zero = none that still holds
 	force    database.Force
 	forceAt  time.Time // database time; walsenders from after it are fresh
 	stopping bool
-	killing  int // Kill calls under way
-	hot      bool
-	roles    bool // EnsureRoles succeeded in this life
+	killing  int  // Kill calls under way
+	hot      bool // how the server was started; only meaningful with hotKnown
+	hotKnown bool
+	wrote    bool   // names were written by this process
+	names    string // synchronous_standby_names as written last
+	roles    bool   // EnsureRoles succeeded in this life
 	progress string
 	failed   string
 	kind     database.Kind

@@ -1,0 +1,82 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"syscall"
+
+	"holdfast/internal/database"
+)
+
+// Follow lets the standby stream from a confirmed primary under the name of epoch.
+func (s *Server) Follow(ctx context.Context, from database.Endpoint, epoch int64) error {
+	s.op.Lock()
+	defer s.op.Unlock()
+	if err := s.follow(ctx, from, epoch); err != nil {
+		return fmt.Errorf("follow %s in epoch %d: %w", from.Host, epoch, err)
+	}
+	return nil
+}
+
+func (s *Server) follow(ctx context.Context, from database.Endpoint, epoch int64) error {
+	if err := s.present("stream"); err != nil {
+		return err
+	}
+	p, ok, err := s.readPromise()
+	if err != nil {
+		return err
+	}
+	incarnation, err := readIncarnation(s.at.data)
+	if err != nil {
+		return err
+	}
+	switch {
+	case !ok || p.Incarnation != incarnation:
+		return fmt.Errorf("the promise is not of the data that are here: %w", database.ErrStale)
+	case p.Epoch > epoch:
+		return fmt.Errorf("epoch %d is promised: %w", p.Epoch, database.ErrPromised)
+	case p.Epoch < epoch:
+		return fmt.Errorf("only epoch %d is promised: %w", p.Epoch, database.ErrStale)
+	}
+	if err := s.makePlace(); err != nil {
+		return err
+	}
+	if err := s.copyCertificates(); err != nil {
+		return err
+	}
+	key := s.streamKey(epoch)
+	d := dynamic{
+		names:    database.Closed().String(),
+		conninfo: s.conninfo(from, database.StandbyName(incarnation, epoch), key),
+	}
+	l := s.look(ctx)
+	if !l.gone {
+		primary, err := s.isPrimary(ctx)
+		if err != nil {
+			return err
+		}
+		if primary {
+			return errors.New("it runs as a primary")
+		}
+	}
+	if now, err := readDynamic(s.at.data); err == nil && now.conninfo != "" && now.conninfo != d.conninfo {
+		if err := s.cut(ctx); err != nil { // the stream of another epoch or primary ends for certain
+			return err
+		}
+	}
+	if err := s.makeStreamKey(epoch); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.now.position = database.Position{} // from here on the log grows
+	s.mu.Unlock()
+	if l.gone {
+		return s.start(ctx, true, d)
+	}
+	if err := s.writeDynamic(s.at.data, d); err != nil {
+		return err
+	}
+	s.wrote(d)
+	return s.signal(syscall.SIGHUP)
+}

@@ -1,0 +1,397 @@
+package postgres
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"holdfast/internal/database"
+	"holdfast/internal/database/postgres/walscan"
+	"holdfast/internal/durable"
+)
+
+// copyName is the replication name of a clone on its way.
+const copyName = "holdfast-copy"
+
+// Init makes an empty, closed data directory with a new incarnation and the promise of epoch. It refuses a
+// directory that holds anything but what an Init left that did not end.
+func (s *Server) Init(ctx context.Context, epoch int64) error {
+	s.op.Lock()
+	defer s.op.Unlock()
+	return s.long(database.KindInit, func() error { return s.init(ctx, epoch) })
+}
+
+// long keeps the progress and outcome of a long job for observations. FailedKind is told only when the job has
+// left its data unfit for another try, not when, say, the primary could not be reached.
+func (s *Server) long(kind database.Kind, job func() error) error {
+	s.setProgress(string(kind))
+	err := job()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.now.progress, s.now.failed, s.now.kind = "", "", ""
+	if err != nil {
+		err = fmt.Errorf("%s the data directory: %w", kind, err)
+		s.now.failed = err.Error()
+		if state, _, serr := s.dataState(); serr != nil || state != database.DataPresent || errors.Is(err, database.ErrNeedsClone) {
+			s.now.kind = kind // trying the same again cannot help: the data are no longer what it needs
+		}
+	}
+	return err
+}
+
+func (s *Server) setProgress(text string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.now.progress = text
+}
+
+func (s *Server) init(ctx context.Context, epoch int64) error {
+	state, why, err := s.dataState()
+	if err != nil {
+		return err
+	}
+	m, err := s.readPartial()
+	if err != nil {
+		return err
+	}
+	switch {
+	case state == database.DataForeign:
+		return s.foreign(why)
+	case state == database.DataPresent, state == database.DataPartial && m.Job != database.KindInit:
+		return fmt.Errorf("there are data already (%s %s)", state, why)
+	}
+	p, _, err := s.readPromise()
+	if err != nil {
+		return err
+	}
+	if err := refuse(p, epoch, 0); err != nil {
+		return err
+	}
+	incarnation := newIncarnation()
+	if err := s.begin(database.KindInit, epoch, incarnation); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(s.at.data); err != nil { // empty, or of an Init that did not end
+		return err
+	}
+	if err := s.makeOwned(s.at.data); err != nil {
+		return err
+	}
+	args := []string{"-D", s.at.data, "--username=" + Superuser, "--encoding=UTF8", "--data-checksums",
+		"--auth-local=peer", "--auth-host=reject", "--no-instructions"}
+	if s.cfg.Major >= 17 {
+		args = append(args, "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C")
+	} else {
+		args = append(args, "--locale=C.UTF-8")
+	}
+	if err := s.run(ctx, nil, "initdb", args...); err != nil {
+		return err
+	}
+	return s.finish(s.at.data, incarnation)
+}
+
+// begin is the first step of whatever makes or remakes data: the mark, and the new incarnation with its promise,
+// both durable before anything is touched. From here on the old data answer no election.
+func (s *Server) begin(job database.Kind, epoch int64, incarnation string) error {
+	if err := s.makePlace(); err != nil {
+		return err
+	}
+	if err := s.copyCertificates(); err != nil {
+		return err
+	}
+	if err := s.markPartial(job, incarnation); err != nil {
+		return err
+	}
+	if err := s.writePromise(database.Promise{Epoch: epoch, Incarnation: incarnation}); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.now.position, s.now.held, s.now.heldFor = database.Position{}, 0, ""
+	s.mu.Unlock()
+	return nil
+}
+
+// finish is the last step: the data get their incarnation and our settings, and count as whole.
+func (s *Server) finish(data, incarnation string) error {
+	if err := s.writeIncarnation(data, incarnation); err != nil {
+		return err
+	}
+	if err := s.furnish(data); err != nil {
+		return err
+	}
+	if data != s.at.data {
+		if err := s.swap(); err != nil {
+			return err
+		}
+	}
+	return s.clearPartial()
+}
+
+// swap puts a finished clone in the place of what was there. The mark stands until it is done, so a crash in
+// between leaves data that may be replaced.
+func (s *Server) swap() error {
+	if err := os.RemoveAll(s.at.old); err != nil {
+		return err
+	}
+	if err := os.Rename(s.at.data, s.at.old); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.Rename(s.at.fresh, s.at.data); err != nil {
+		return err
+	}
+	if err := durable.SyncDir(s.at.dir); err != nil {
+		return err
+	}
+	return os.RemoveAll(s.at.old)
+}
+
+// Clone replaces what is ours in the data directory by a copy of the primary at from.
+func (s *Server) Clone(ctx context.Context, from database.Endpoint, epoch int64) error {
+	s.op.Lock()
+	defer s.op.Unlock()
+	return s.long(database.KindClone, func() error { return s.clone(ctx, from, epoch) })
+}
+
+func (s *Server) clone(ctx context.Context, from database.Endpoint, epoch int64) error {
+	state, why, err := s.dataState()
+	if err != nil {
+		return err
+	}
+	if state == database.DataForeign {
+		return s.foreign(why)
+	}
+	if err := s.mayReplace(ctx, epoch); err != nil {
+		return err
+	}
+	if err := s.isPrimaryThere(ctx, from); err != nil { // before anything is touched
+		return err
+	}
+	if err := s.stop(ctx); err != nil {
+		return err
+	}
+	incarnation := newIncarnation()
+	if err := s.begin(database.KindClone, epoch, incarnation); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(s.at.fresh); err != nil { // of a clone that did not end
+		return err
+	}
+	if err := s.makeOwned(s.at.fresh); err != nil {
+		return err
+	}
+	err = s.run(ctx, s.followCopy(), "pg_basebackup", "--pgdata="+s.at.fresh, "--wal-method=stream", "--checkpoint=fast",
+		"--progress", "--no-password", "--dbname="+s.conninfo(from, copyName, filepath.Join(s.at.tls, keyFile)))
+	if err != nil {
+		return err
+	}
+	return s.finish(s.at.fresh, incarnation)
+}
+
+// followCopy turns pg_basebackup's progress (`1234/5678 kB (21%), 0/1 tablespace`) into ours.
+func (s *Server) followCopy() func(string) {
+	return func(said string) {
+		lines := strings.FieldsFunc(said, func(r rune) bool { return r == '\r' || r == '\n' })
+		for i := len(lines) - 1; i >= 0; i-- {
+			if done, _, ok := strings.Cut(strings.TrimSpace(lines[i]), ", "); ok && strings.HasSuffix(done, "%)") {
+				s.setProgress("copied " + done)
+				return
+			}
+		}
+	}
+}
+
+// mayReplace refuses to replace data by the order of an older epoch, and those of a running primary.
+func (s *Server) mayReplace(ctx context.Context, epoch int64) error {
+	p, _, err := s.readPromise()
+	if err != nil {
+		return err
+	}
+	if err := refuse(p, epoch, p.Generation); err != nil {
+		return err
+	}
+	if l := s.look(ctx); l.gone {
+		return nil
+	}
+	primary, err := s.isPrimary(ctx)
+	if err != nil {
+		return err
+	}
+	if primary {
+		return errors.New("our server runs as a primary")
+	}
+	return nil
+}
+
+// isPrimaryThere proves that from answers, knows us, and is a primary.
+func (s *Server) isPrimaryThere(ctx context.Context, from database.Endpoint) error {
+	conn, err := s.connectPeer(ctx, from)
+	if err != nil {
+		return err
+	}
+	defer closeSession(conn)
+	var recovering bool
+	if err := conn.QueryRow(ctx, "SELECT pg_is_in_recovery()").Scan(&recovering); err != nil {
+		return fmt.Errorf("ask the server on %s: %w", from.Host, err)
+	}
+	if recovering {
+		return fmt.Errorf("the server on %s is no primary: %w", from.Host, database.ErrStale)
+	}
+	return nil
+}
+
+// Rewind turns a diverged server into a copy of from. What it alone holds is kept under Dir/preserved first.
+// ErrNeedsClone when only a clone can help.
+func (s *Server) Rewind(ctx context.Context, from database.Endpoint, epoch int64) error {
+	s.op.Lock()
+	defer s.op.Unlock()
+	return s.long(database.KindRewind, func() error { return s.rewind(ctx, from, epoch) })
+}
+
+func (s *Server) rewind(ctx context.Context, from database.Endpoint, epoch int64) error {
+	if err := s.present("rewind"); err != nil {
+		return err
+	}
+	if err := s.mayReplace(ctx, epoch); err != nil {
+		return err
+	}
+	if err := s.sameSystem(ctx, from); err != nil { // before anything is touched
+		return err
+	}
+	if err := s.stop(ctx); err != nil {
+		return err
+	}
+	if err := s.preserve(epoch); err != nil {
+		return fmt.Errorf("keep the diverged WAL: %w", err)
+	}
+	incarnation := newIncarnation()
+	if err := s.begin(database.KindRewind, epoch, incarnation); err != nil {
+		return err
+	}
+	if err := s.writeIncarnation(s.at.data, incarnation); err != nil {
+		return err
+	}
+	// pg_rewind recovers a crashed server in single-user mode, where standby mode is refused.
+	if err := os.Remove(filepath.Join(s.at.data, "standby.signal")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	s.setProgress("rewinding")
+	err := s.run(ctx, nil, "pg_rewind", "--target-pgdata="+s.at.data,
+		"--source-server="+s.conninfo(from, copyName, filepath.Join(s.at.tls, keyFile), "dbname=postgres"))
+	if err != nil {
+		if ctx.Err() != nil {
+			return err
+		}
+		return fmt.Errorf("%w: %w", database.ErrNeedsClone, err)
+	}
+	return s.finish(s.at.data, incarnation)
+}
+
+// sameSystem proves that from is a primary of our own system and writes its checkpoint: pg_rewind believes
+// pg_control for the timeline, which only a checkpoint brings up to date.
+func (s *Server) sameSystem(ctx context.Context, from database.Endpoint) error {
+	c, err := readControl(s.at.data)
+	if err != nil {
+		return err
+	}
+	conn, err := s.connectPeer(ctx, from)
+	if err != nil {
+		return err
+	}
+	defer closeSession(conn)
+	var recovering bool
+	var system int64
+	if err := conn.QueryRow(ctx, "SELECT pg_is_in_recovery(), system_identifier FROM pg_control_system()").Scan(&recovering, &system); err != nil {
+		return fmt.Errorf("ask the server on %s: %w", from.Host, err)
+	}
+	switch {
+	case recovering:
+		return fmt.Errorf("the server on %s is no primary: %w", from.Host, database.ErrStale)
+	case uint64(system) != c.SystemID:
+		return fmt.Errorf("the server on %s is of another system: %w", from.Host, database.ErrNeedsClone)
+	}
+	if _, err := conn.Exec(ctx, "CHECKPOINT"); err != nil {
+		return fmt.Errorf("write a checkpoint on %s: %w", from.Host, err)
+	}
+	return nil
+}
+
+// preserve copies the log up to its end, its histories and pg_control beside the data, for salvage: what was
+// committed here and nowhere else is in them. Links would not do, for PostgreSQL writes recycled files in place.
+func (s *Server) preserve(epoch int64) error {
+	incarnation, err := readIncarnation(s.at.data)
+	if err != nil {
+		return err
+	}
+	name := fmt.Sprintf("epoch-%d-%s", epoch, incarnation)
+	to := filepath.Join(s.at.preserved, name)
+	if done, err := exists(to); err != nil || done {
+		return err // a rewind that is repeated finds data that may be changed already
+	}
+	end, err := s.scan(0)
+	if err != nil {
+		return err
+	}
+	c, err := readControl(s.at.data)
+	if err != nil {
+		return err
+	}
+	making := filepath.Join(s.at.preserved, "."+name)
+	if err := os.RemoveAll(making); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(making, 0o700); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(s.at.wal())
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		seg, isSegment := walscan.ParseName(e.Name(), c.SegSize)
+		if isSegment && seg.Number <= uint64(end.LSN)/c.SegSize || strings.HasSuffix(e.Name(), ".history") {
+			if err := copyFile(filepath.Join(s.at.wal(), e.Name()), filepath.Join(making, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	if err := copyFile(filepath.Join(s.at.data, "global", "pg_control"), filepath.Join(making, "pg_control")); err != nil {
+		return err
+	}
+	about, err := json.MarshalIndent(map[string]any{
+		"incarnation": incarnation, "before_epoch": epoch, "system_id": c.SystemID, "timeline": end.Timeline,
+		"end": end.LSN.String(), "redo": c.Redo.String(),
+	}, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := durable.WriteFile(filepath.Join(making, "about.json"), append(about, '\n'), 0o600); err != nil {
+		return err
+	}
+	if err := os.Rename(making, to); err != nil {
+		return err
+	}
+	return durable.SyncDir(s.at.preserved)
+}
+
+func copyFile(from, to string) (err error) {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = in.Close() }() // read only
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, out.Close()) }()
+	if _, err := io.Copy(out, in); err != nil { // a reflink where the file system can
+		return err
+	}
+	return out.Sync()
+}

@@ -1,0 +1,304 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"holdfast/internal/database"
+	"holdfast/internal/database/postgres/walscan"
+)
+
+// observeWait is the longest that a server may take to answer an observation.
+const observeWait = time.Second
+
+// observer keeps the session that observations use.
+type observer struct {
+	mu      sync.Mutex // one observation at a time
+	conn    *pgx.Conn
+	rolesAt time.Time // when the roles were last compared
+
+	probe probe // has its own lock
+}
+
+func (o *observer) close() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.drop()
+	return nil
+}
+
+func (o *observer) drop() {
+	if o.conn != nil {
+		closeSession(o.conn)
+		o.conn = nil
+	}
+}
+
+// Observe tells all that is known now, in a few milliseconds when the server is well and in little more than a
+// second when it hangs.
+func (s *Server) Observe(ctx context.Context) database.Local {
+	s.watch.mu.Lock()
+	defer s.watch.mu.Unlock()
+	l := database.Local{Known: true}
+	var why []string
+	note := func(err error) {
+		if err != nil {
+			why = append(why, err.Error())
+		}
+	}
+	state, reason, err := s.dataState()
+	if err != nil {
+		return database.Local{Why: err.Error()} // even the kind of data is not known
+	}
+	l.Data = state
+	if reason != "" {
+		why = append(why, reason)
+	}
+	p := s.look(ctx)
+	l.Running, l.TreeGone, l.Exit = p.alive, p.gone, p.exit
+	if p.why != "" {
+		why = append(why, p.why)
+	}
+	s.mu.Lock()
+	now := s.now
+	s.mu.Unlock()
+	l.Stopping = l.Running && now.stopping
+	l.Progress, l.Failed, l.FailedKind = now.progress, now.failed, now.kind
+	if state == database.DataPresent {
+		note(s.observeFiles(&l))
+		if l.Running {
+			note(s.observeServer(ctx, &l, now))
+		} else {
+			s.watch.drop()
+			l.ShutDown = l.ShutDown && l.TreeGone
+			note(s.observeTimeline(&l))
+		}
+		note(s.observePromise(&l))
+		if l.Role != database.Primary && now.position.Epoch != 0 && now.position.Epoch == l.Promise.Epoch {
+			l.Position = now.position
+			if l.Timeline != l.Position.Timeline {
+				l.Timeline = l.Position.Timeline
+				note(s.observeHistory(&l))
+			}
+		}
+	}
+	l.Why = strings.Join(why, "; ")
+	return l
+}
+
+// observeFiles learns what the files tell.
+func (s *Server) observeFiles(l *database.Local) error {
+	var errs []error
+	c, err := readControl(s.at.data)
+	if err != nil {
+		errs = append(errs, err)
+	} else {
+		l.SystemID, l.Checkpoint = c.SystemID, c.Checkpoint
+		l.ShutDown = !l.Running && c.State == stateShutDown
+	}
+	if l.Incarnation, err = readIncarnation(s.at.data); err != nil {
+		errs = append(errs, err)
+	}
+	d, err := readDynamic(s.at.data)
+	if err != nil {
+		errs = append(errs, err)
+	}
+	l.Following = epochOf(d.conninfo)
+	if !l.Running {
+		l.Names, l.NamesOK = database.ParseNames(d.names)
+	}
+	hba, err := os.ReadFile(filepath.Join(s.at.data, "pg_hba.conf"))
+	if err != nil {
+		errs = append(errs, fmt.Errorf("read the access rules: %w", err))
+	}
+	l.Admits = l.Running && admitsClients(hba)
+	return errors.Join(errs...)
+}
+
+// observeTimeline learns the timeline of a server that does not tell it, from its log files.
+func (s *Server) observeTimeline(l *database.Local) error {
+	c, err := readControl(s.at.data)
+	if err != nil {
+		return err
+	}
+	if l.Timeline, err = walscan.Newest(s.at.wal(), c.Timeline, c.SegSize); err != nil {
+		return err
+	}
+	return s.observeHistory(l)
+}
+
+func (s *Server) observeHistory(l *database.Local) error {
+	steps, err := walscan.History(s.at.wal(), l.Timeline)
+	if err != nil {
+		return err
+	}
+	l.History = nil
+	for _, x := range steps {
+		l.History = append(l.History, database.Fork{Timeline: x.Timeline, Parent: x.Parent, LSN: database.LSN(x.LSN)})
+	}
+	return nil
+}
+
+func (s *Server) observePromise(l *database.Local) error {
+	p, ok, err := s.readPromise()
+	if err != nil {
+		return err
+	}
+	l.Promise = p
+	if !ok {
+		return nil
+	}
+	s.holds(l.Incarnation, max(l.Flushed, l.Replayed))
+	l.PromiseOK, err = s.promiseHolds(p, l.Incarnation)
+	return err
+}
+
+// answer is what one question to the server brings.
+type answer struct {
+	recovering bool
+	names      string
+	timeline   *string
+	flushed    *string
+	received   *string
+	replayed   *string
+	lagMillis  *float64
+	receiver   *string
+	waiting    int // commits that have waited for a standby for a second or more
+}
+
+const question = `SELECT pg_is_in_recovery(), current_setting('synchronous_standby_names'),
+ CASE WHEN pg_is_in_recovery() THEN NULL ELSE substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) END,
+ CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_current_wal_flush_lsn() END::text,
+ pg_last_wal_receive_lsn()::text, pg_last_wal_replay_lsn()::text,
+ CASE WHEN pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn()
+  THEN 1000 * extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()) END::float8,
+ (SELECT status FROM pg_stat_wal_receiver),
+ (SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND state_change < now() - interval '1 second')`
+
+// observeServer asks the running server, and judges by its files when it does not answer.
+func (s *Server) observeServer(ctx context.Context, l *database.Local, now memory) error {
+	ctx, cancel := context.WithTimeout(ctx, observeWait)
+	defer cancel()
+	err := s.ask(ctx, l, now)
+	if err == nil {
+		return nil
+	}
+	s.watch.drop()
+	l.Ready = false
+	err = fmt.Errorf("the server does not answer: %w", err)
+	if l.Role == database.NoRole {
+		c, cerr := readControl(s.at.data)
+		standby, serr := exists(filepath.Join(s.at.data, "standby.signal"))
+		switch {
+		case cerr != nil || serr != nil:
+			return errors.Join(err, cerr, serr)
+		case c.State == stateProduction || c.State == stateShuttingDown:
+			l.Role = database.Primary
+			if standby { // pg_control is of the life before: recovery has not begun yet
+				l.Role = database.Standby
+			}
+		case standby:
+			l.Role = database.Standby
+		}
+	}
+	if l.Role == database.Primary {
+		l.Writable = "hung"
+	}
+	if d, derr := readDynamic(s.at.data); derr == nil {
+		l.Names, l.NamesOK = database.ParseNames(d.names)
+	}
+	return errors.Join(err, s.observeTimeline(l))
+}
+
+func (s *Server) ask(ctx context.Context, l *database.Local, now memory) error {
+	if s.watch.conn == nil || s.watch.conn.IsClosed() {
+		conn, err := s.connect(ctx, "postgres")
+		if err != nil {
+			return err
+		}
+		s.watch.conn = conn
+	}
+	conn := s.watch.conn
+	var a answer
+	if err := conn.QueryRow(ctx, question).Scan(&a.recovering, &a.names, &a.timeline, &a.flushed, &a.received, &a.replayed,
+		&a.lagMillis, &a.receiver, &a.waiting); err != nil {
+		return fmt.Errorf("ask the server: %w", err)
+	}
+	l.Ready = true
+	l.Names, l.NamesOK = database.ParseNames(a.names)
+	if now.wrote && a.names != now.names {
+		l.NamesOK = false
+	}
+	var err error
+	if a.recovering {
+		l.Role = database.Standby
+		received, errR := parseLSN(a.received)
+		replayed, errP := parseLSN(a.replayed)
+		l.Flushed, l.Replayed = max(received, replayed), replayed
+		l.Receiving = a.receiver != nil && *a.receiver == "streaming"
+		if a.lagMillis != nil {
+			l.ReplayLag = max(0, time.Duration(*a.lagMillis*float64(time.Millisecond)))
+		}
+		return errors.Join(errR, errP, s.observeTimeline(l))
+	}
+	l.Role = database.Primary
+	if l.Flushed, err = parseLSN(a.flushed); err != nil {
+		return err
+	}
+	l.Replayed = l.Flushed
+	if a.timeline == nil {
+		return errors.New("ask the server: it became a primary just now")
+	}
+	tli, err := strconv.ParseUint(*a.timeline, 16, 32)
+	if err != nil {
+		return fmt.Errorf("ask the server: %w", err)
+	}
+	l.Timeline = uint32(tli)
+	if err := s.observeHistory(l); err != nil {
+		return err
+	}
+	if l.Senders, err = senders(ctx, conn, now.forceAt); err != nil {
+		return err
+	}
+	l.Force = now.force
+	l.Writable = s.writable(a, l)
+	l.RolesReady, err = s.rolesReady(ctx, conn)
+	return err
+}
+
+func parseLSN(text *string) (database.LSN, error) {
+	if text == nil {
+		return 0, nil
+	}
+	return database.ParseLSN(*text)
+}
+
+// senders lists who streams from a primary. since is the moment of the last barrier, by the database's clock.
+func senders(ctx context.Context, conn *pgx.Conn, since time.Time) ([]database.Sender, error) {
+	rows, err := conn.Query(ctx, `SELECT application_name, coalesce(state, ''), coalesce(sync_state, ''), flush_lsn::text, backend_start
+ FROM pg_stat_replication WHERE state <> 'backup' ORDER BY application_name, pid`)
+	if err != nil {
+		return nil, fmt.Errorf("list the walsenders: %w", err)
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (database.Sender, error) {
+		var x database.Sender
+		var flushed *string
+		var started time.Time
+		if err := row.Scan(&x.Name, &x.State, &x.Sync, &flushed, &started); err != nil {
+			return x, fmt.Errorf("list the walsenders: %w", err)
+		}
+		x.Fresh = !since.IsZero() && started.After(since)
+		var err error
+		x.Flushed, err = parseLSN(flushed)
+		return x, err
+	})
+}

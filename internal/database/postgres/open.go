@@ -1,0 +1,249 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"holdfast/internal/database"
+)
+
+// SetNames replaces synchronous_standby_names and returns when a session opened after the reload shows them:
+// by then the postmaster has told every process.
+func (s *Server) SetNames(ctx context.Context, n database.Names) error {
+	s.op.Lock()
+	defer s.op.Unlock()
+	if err := s.setNames(ctx, n); err != nil {
+		return fmt.Errorf("set synchronous_standby_names to %q: %w", n, err)
+	}
+	return nil
+}
+
+func (s *Server) setNames(ctx context.Context, n database.Names) error {
+	if err := s.present("change the names"); err != nil {
+		return err
+	}
+	live := ""
+	err := s.within(ctx, func(conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, "SELECT current_setting('synchronous_standby_names')").Scan(&live)
+	})
+	if err != nil {
+		return err
+	}
+	primary, err := s.isPrimary(ctx)
+	if err != nil {
+		return err
+	}
+	if !primary && !n.IsClosed() {
+		return errors.New("a standby stays closed")
+	}
+	if live == "" && n.W > 0 && primary {
+		// Sessions test a shared flag that only the checkpointer sets (DATABASE.md, A1). One commit that is
+		// seen waiting for the name that nobody has proves that the flag is there.
+		if err := s.putNames(ctx, database.Closed()); err != nil {
+			return err
+		}
+		if err := s.seeCommitWait(ctx); err != nil {
+			return err
+		}
+	}
+	return s.putNames(ctx, n)
+}
+
+func (s *Server) putNames(ctx context.Context, n database.Names) error {
+	d, err := readDynamic(s.at.data)
+	if err != nil {
+		d = dynamic{} // a hand wrote what cannot be read; a primary has no stream to keep
+	}
+	d.names = n.String()
+	if err := s.writeDynamic(s.at.data, d); err != nil {
+		return err
+	}
+	s.wrote(d)
+	if err := s.signal(syscall.SIGHUP); err != nil {
+		return err
+	}
+	return s.until(ctx, "see the new names in a new session", func(conn *pgx.Conn) (bool, error) {
+		var live string
+		err := conn.QueryRow(ctx, "SELECT current_setting('synchronous_standby_names')").Scan(&live)
+		return live == d.names, err
+	})
+}
+
+// seeCommitWait commits until one commit is seen waiting for a standby.
+func (s *Server) seeCommitWait(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, settle)
+	defer cancel()
+	for {
+		waited, err := s.commitWaits(ctx)
+		if err != nil {
+			return fmt.Errorf("see a commit wait on the closed server: %w", err)
+		}
+		if waited {
+			return nil
+		}
+		if err := pause(ctx, 20*time.Millisecond); err != nil {
+			return fmt.Errorf("see a commit wait on the closed server: %w", err)
+		}
+	}
+}
+
+// commitWaits commits one message and reports whether that waited. The waiting commit is then cancelled.
+func (s *Server) commitWaits(ctx context.Context) (bool, error) {
+	probe, err := s.connect(ctx, "postgres")
+	if err != nil {
+		return false, err
+	}
+	defer closeSession(probe)
+	pid := probe.PgConn().PID()
+	watch, err := s.connect(ctx, "postgres")
+	if err != nil {
+		return false, err
+	}
+	defer closeSession(watch)
+	probeCtx, giveUp := context.WithCancel(ctx)
+	defer giveUp()
+	done := make(chan error, 1)
+	go func() {
+		_, err := probe.Exec(probeCtx, "SET synchronous_commit = on; SELECT pg_logical_emit_message(true, 'holdfast', 'closed')")
+		done <- err
+	}()
+	for {
+		select {
+		case err := <-done:
+			return false, err
+		case <-time.After(5 * time.Millisecond):
+		}
+		var waiting bool
+		err := watch.QueryRow(ctx, "SELECT coalesce((SELECT wait_event = 'SyncRep' FROM pg_stat_activity WHERE pid = $1), false)", pid).Scan(&waiting)
+		if err == nil && !waiting {
+			continue
+		}
+		if err == nil {
+			_, err = watch.Exec(ctx, "SELECT pg_terminate_backend($1)", pid)
+		}
+		if err != nil {
+			giveUp()
+		}
+		<-done
+		return waiting, err
+	}
+}
+
+// Barrier begins I2: when it returns, every walsender that may act on older names is gone, and the mark is
+// noted. A copy on its way is spared: pg_basebackup's name is never in the list, so its walsender releases
+// nobody.
+func (s *Server) Barrier(ctx context.Context, epoch int64) error {
+	s.op.Lock()
+	defer s.op.Unlock()
+	if err := s.barrier(ctx, epoch); err != nil {
+		return fmt.Errorf("begin a barrier in epoch %d: %w", epoch, err)
+	}
+	return nil
+}
+
+func (s *Server) barrier(ctx context.Context, epoch int64) error {
+	d, err := readDynamic(s.at.data)
+	if err != nil {
+		return err
+	}
+	names, ok := database.ParseNames(d.names)
+	if !ok {
+		return fmt.Errorf("the names %q are not Holdfast's", d.names)
+	}
+	conn, err := s.connect(ctx, "postgres") // opened after the names were set
+	if err != nil {
+		return err
+	}
+	defer closeSession(conn)
+	var live string
+	var recovering bool
+	var since time.Time
+	if err := conn.QueryRow(ctx, "SELECT current_setting('synchronous_standby_names'), pg_is_in_recovery(), clock_timestamp()").Scan(&live, &recovering, &since); err != nil {
+		return err
+	}
+	if recovering {
+		return errors.New("it is no primary")
+	}
+	if live != d.names {
+		return fmt.Errorf("a new session shows the names %q: %w", live, database.ErrStale)
+	}
+	waitCtx, cancel := context.WithTimeout(ctx, settle)
+	defer cancel()
+	for {
+		var left int
+		if err := conn.QueryRow(waitCtx, `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+ WHERE backend_type = 'walsender' AND backend_start <= $1 AND application_name <> $2`, since, copyName).Scan(&left); err != nil {
+			return fmt.Errorf("end the walsenders of before: %w", err)
+		}
+		if left == 0 {
+			break
+		}
+		if err := pause(waitCtx, 5*time.Millisecond); err != nil {
+			return fmt.Errorf("await the end of %d walsenders of before: %w", left, err)
+		}
+	}
+	// An idle cluster needs a record past the mark's predecessors, and only a transactional one is flushed.
+	if _, err := conn.Exec(ctx, "SELECT pg_logical_emit_message(true, 'holdfast', 'barrier')"); err != nil {
+		return fmt.Errorf("write the barrier's record: %w", err)
+	}
+	var text string
+	if err := conn.QueryRow(ctx, "SELECT pg_current_wal_flush_lsn()::text").Scan(&text); err != nil {
+		return fmt.Errorf("note the mark: %w", err)
+	}
+	mark, err := database.ParseLSN(text)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.now.force, s.now.forceAt = database.Force{Names: names, Epoch: epoch, Mark: mark}, since
+	return nil
+}
+
+// Admit opens or shuts the access rules for clients other than Holdfast's own role.
+func (s *Server) Admit(ctx context.Context, clients bool) error {
+	s.op.Lock()
+	defer s.op.Unlock()
+	if err := s.admit(ctx, clients); err != nil {
+		return fmt.Errorf("change the access rules (clients: %t): %w", clients, err)
+	}
+	return nil
+}
+
+func (s *Server) admit(ctx context.Context, clients bool) error {
+	if err := s.present("change the access rules"); err != nil {
+		return err
+	}
+	before := time.Time{}
+	answers := s.within(ctx, func(conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&before)
+	})
+	if err := s.give(filepath.Join(s.at.data, "pg_hba.conf"), []byte(s.access(clients))); err != nil {
+		return err
+	}
+	if err := s.signal(syscall.SIGHUP); err != nil {
+		if errors.Is(err, errNotRunning) && !clients {
+			return nil // a start shuts them too
+		}
+		return err
+	}
+	if answers != nil && !clients {
+		return nil // it lets nobody in yet, and has the file when it will
+	}
+	if answers != nil {
+		return answers
+	}
+	// The postmaster loads the settings, then the rules, then accepts again, so a session that knows of the
+	// reload was judged by the new rules.
+	return s.until(ctx, "see the reload in a new session", func(conn *pgx.Conn) (bool, error) {
+		var loaded time.Time
+		err := conn.QueryRow(ctx, "SELECT pg_conf_load_time()").Scan(&loaded)
+		return loaded.After(before), err
+	})
+}
