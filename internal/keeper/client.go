@@ -76,40 +76,71 @@ func (c *Client) Thaw(ctx context.Context) error {
 }
 
 // Watch tells of the exit as soon as the keeper does: an Exit with TreeGone false when the child ended and
-// others of its tree may live (left out when the watch began later), then one with TreeGone true; or one with KeeperLost when the keeper itself died. Then,
-// or when ctx ends, the channel is closed; the channel need not be read to the end.
+// others of its tree may live (left out when there were none, or the watch began later), then one with TreeGone
+// true; or one with KeeperLost when the keeper itself died. Then, or when ctx ends, the channel is closed; it need
+// not be read to the end.
 func (c *Client) Watch(ctx context.Context) <-chan Exit {
-	out := make(chan Exit, 4) // room for all there can be
+	out := make(chan Exit, 2) // room for all there can be
 	go func() {               // ends with ctx or the keeper; the closed channel says so
 		defer close(out)
-		last, ok := c.watch(ctx, out)
-		if !ok && ctx.Err() == nil {
-			out <- last
-		}
+		c.follow(ctx, out)
 	}()
 	return out
 }
 
-// watch forwards exits; ok false means that the stream ended before the last one, with what is known instead.
-func (c *Client) watch(ctx context.Context, out chan<- Exit) (Exit, bool) {
+// follow watches until the last Exit. A stream that ends before it means little by itself: the keeper may be on
+// its way out, or may have refused one connection too many. Only a free lock says that it is gone.
+func (c *Client) follow(ctx context.Context, out chan<- Exit) {
+	t := time.NewTicker(5 * time.Millisecond)
+	defer t.Stop()
+	for told := false; ; {
+		e, ok := c.watch(ctx, func(e Exit) {
+			if !told {
+				told = true
+				out <- e
+			}
+		})
+		if ctx.Err() != nil {
+			return
+		}
+		if ok {
+			out <- e
+			return
+		}
+		held, err := lockHeld(c.dir)
+		if r, rerr := readRecord(c.dir); err != nil || rerr != nil || !held || r == nil || r.Life != c.life {
+			out <- c.aftermath()
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+	}
+}
+
+// watch follows one stream. It calls early for an exit whose tree still lives, and returns the last Exit; ok
+// false means that the stream ended before that.
+func (c *Client) watch(ctx context.Context, early func(Exit)) (last Exit, ok bool) {
 	conn, err := dial(ctx, c.dir)
 	if err != nil {
-		return c.aftermath(), false
+		return Exit{}, false
 	}
 	defer c.hold(ctx, conn)()
 	if err := writeRequest(conn, request{Op: "watch"}); err != nil {
-		return c.aftermath(), false
+		return Exit{}, false
 	}
 	dec := json.NewDecoder(conn)
 	for {
 		var r reply
 		if err := dec.Decode(&r); err != nil || r.Exit == nil || r.Exit.Life != c.life {
-			return c.aftermath(), false
+			return Exit{}, false
 		}
-		out <- *r.Exit
 		if r.Exit.TreeGone {
-			return Exit{}, true
+			return *r.Exit, true
 		}
+		early(*r.Exit)
 	}
 }
 
@@ -136,17 +167,12 @@ func (c *Client) finish(ctx context.Context, q request) (Exit, error) {
 	case err == nil:
 		return Exit{}, fmt.Errorf("%s %s: another life answers: %w", q.Op, c.dir, ErrGone)
 	case errors.Is(err, ErrGone) || errors.Is(err, io.EOF) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET):
+		// On its way out, or dead: once it holds its directory no more, its report says which.
+		if err := waitFree(ctx, c.dir); err != nil {
+			return Exit{}, fmt.Errorf("%s %s: %w", q.Op, c.dir, err)
+		}
 		if exit = c.aftermath(); exit.KeeperLost {
-			held, herr := lockHeld(c.dir)
-			if herr != nil {
-				return exit, herr
-			}
-			if held { // on its way out, or not listening yet
-				return exit, fmt.Errorf("%s %s: %w", q.Op, c.dir, err)
-			}
-			if exit = c.aftermath(); exit.KeeperLost {
-				return exit, fmt.Errorf("%s %s: %w", q.Op, c.dir, ErrLost)
-			}
+			return exit, fmt.Errorf("%s %s: %w", q.Op, c.dir, ErrLost)
 		}
 	default:
 		return Exit{}, fmt.Errorf("%s %s: %w", q.Op, c.dir, err)
