@@ -147,11 +147,10 @@ func testDelete(t *testing.T, sub Subject, at string) {
 
 func testList(t *testing.T, sub Subject, at string) {
 	s := open(t, sub)
-	var last int64
 	for _, k := range []string{"b", "a/2", "a/1", "a"} {
-		last = must[int64](t)(s.Set(t.Context(), at+"in/"+k, []byte(k)))
+		must[int64](t)(s.Set(t.Context(), at+"in/"+k, []byte(k)))
 	}
-	last = must[int64](t)(s.Set(t.Context(), at+"inside-not", nil))
+	last := must[int64](t)(s.Set(t.Context(), at+"inside-not", nil))
 	got, rev, err := s.List(t.Context(), at+"in/")
 	if err != nil {
 		t.Fatal(err)

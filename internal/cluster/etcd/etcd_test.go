@@ -158,6 +158,39 @@ func TestOpenDoesNotWaitForMembers(t *testing.T) {
 	}
 }
 
+func TestAFrozenMemberCostsNoRead(t *testing.T) {
+	w := newWorld(t)
+	cfg := w.member(t, "b1", "127.41.2.1")
+	m := start(cfg)
+	m.awaitReady(t)
+	p := newProxy(t, strings.TrimPrefix(cfg.ClientURL, "https://"))
+	s := openStore(t, filepath.Dir(cfg.CertFile), "https://"+p.address, cfg.ClientURL)
+	defer func() { _ = s.Close() }() // closed on the way out; what matters was tested
+	rev, err := s.Set(t.Context(), "/k", []byte("x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	until(t, func() error { // both endpoints are in use
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if len(p.conns) == 0 {
+			return errors.New("nobody came through the proxy")
+		}
+		return nil
+	})
+	release := p.hold()
+	defer release()
+	for range 4 { // in turn, so at least one read meets the frozen one first
+		if e, err := s.Get(t.Context(), "/k"); err != nil || e.Revision != rev {
+			t.Fatalf("%+v, %v", e, err)
+		}
+	}
+	release()
+	if err := m.stop(t); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestStrangersAreRefused(t *testing.T) {
 	w, other := newWorld(t), newWorld(t)
 	cfg := w.member(t, "b1", "127.41.2.1")

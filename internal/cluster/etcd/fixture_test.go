@@ -171,11 +171,13 @@ type proxy struct {
 	mu       sync.Mutex // guards what follows
 	listener net.Listener
 	conns    map[net.Conn]bool
+	held     chan struct{} // while open nothing passes, and nothing is closed either
 }
 
 func newProxy(t *testing.T, target string) *proxy {
 	t.Helper()
-	p := &proxy{address: freePort(t, proxyAddress), target: target, conns: map[net.Conn]bool{}}
+	p := &proxy{address: freePort(t, proxyAddress), target: target, conns: map[net.Conn]bool{}, held: make(chan struct{})}
+	close(p.held)
 	p.cut(t, false)
 	t.Cleanup(func() {
 		p.cut(t, true)
@@ -208,6 +210,29 @@ func (p *proxy) cut(t *testing.T, cut bool) {
 	}
 }
 
+// hold makes the far side look frozen: connections stay open, and the kernel acknowledges what is sent.
+func (p *proxy) hold() (release func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	held := make(chan struct{})
+	p.held = held
+	return sync.OnceFunc(func() { close(held) })
+}
+
+// holding passes writes on once the proxy is not held.
+type holding struct {
+	net.Conn
+	p *proxy
+}
+
+func (h holding) Write(b []byte) (int, error) {
+	h.p.mu.Lock()
+	held := h.p.held
+	h.p.mu.Unlock()
+	<-held
+	return h.Conn.Write(b)
+}
+
 func (p *proxy) accept(l net.Listener) {
 	for {
 		in, err := l.Accept()
@@ -229,7 +254,7 @@ func (p *proxy) accept(l net.Listener) {
 		p.mu.Unlock()
 		for _, way := range [][2]net.Conn{{in, out}, {out, in}} {
 			p.wg.Go(func() {
-				_, _ = io.Copy(way[0], way[1])                  // ends when either side closes
+				_, _ = io.Copy(holding{way[0], p}, way[1])      // ends when either side closes
 				_ = errors.Join(way[0].Close(), way[1].Close()) // and takes the other side along
 			})
 		}

@@ -111,7 +111,7 @@ func (cfg MemberConfig) embed() (*embed.Config, error) {
 		}
 	}
 	if cfg.Log == nil {
-		bad = append(bad, errors.New("Log is nil"))
+		bad = append(bad, errors.New("no logger is given"))
 	}
 	if rel, err := filepath.Rel(cfg.Dir, cfg.Marker); err != nil || !strings.HasPrefix(rel, "..") {
 		bad = append(bad, fmt.Errorf("the marker %s lies inside %s, so both would be lost together", cfg.Marker, cfg.Dir))
