@@ -110,6 +110,7 @@ type Gate struct {
 	log *slog.Logger
 
 	orders sync.Mutex // one order at a time; taken before mu, and held while an order is written to disk
+	kept   ledger     // what is on disk; guarded by orders
 
 	mu       sync.Mutex // guards what follows; never held across anything that waits
 	led      ledger
@@ -178,7 +179,7 @@ func open(cfg Config) (*Gate, error) {
 		return nil, fmt.Errorf("read the highest order: %s belongs to database %q on host %q, this is %q on %q",
 			cfg.StateFile, led.Database, led.Host, cfg.Database, cfg.Host)
 	}
-	g.led = led
+	g.led, g.kept = led, led
 	return g, nil
 }
 
@@ -242,8 +243,12 @@ func (g *Gate) beat(ctx context.Context, l net.Listener) error {
 	return nil
 }
 
-// keep writes the ledger to disk. Callers hold g.orders.
+// keep has the ledger on disk: an order that is only repeated is there already. Callers hold g.orders.
 func (g *Gate) keep(led ledger) error {
+	if led == g.kept {
+		return nil
+	}
+	g.kept = ledger{} // whatever a failure leaves behind is written over next time
 	data, err := json.Marshal(led)
 	if err != nil {
 		return fmt.Errorf("keep the highest order: %w", err)
@@ -251,5 +256,6 @@ func (g *Gate) keep(led ledger) error {
 	if err := durable.WriteFile(g.cfg.StateFile, append(data, '\n'), 0o600); err != nil {
 		return fmt.Errorf("keep the highest order: %w", err)
 	}
+	g.kept = led
 	return nil
 }

@@ -380,3 +380,28 @@ func TestASecondEdgeOnTheSameSocketIsRefused(t *testing.T) {
 	}
 	e.status(t)
 }
+
+// An edge that is told to end lets requests finish, and ends what would never end by itself.
+func TestEndingCleanly(t *testing.T) {
+	b := httptest.NewServer(application("b"))
+	t.Cleanup(b.Close)
+	spec, at := testSpec(t), freeAddr(t)
+	spec.Grace = event.Duration(time.Second)
+	e := startEdge(t, spec)
+	e.apply(t, Snapshot{Revision: 1, Routes: []Route{webRoute(at, b.Listener.Addr().String())}})
+	e.waitUp(t)
+	c, _ := openEcho(t, at)
+	slow := make(chan string, 1)
+	go func() {
+		_, text := get(t, "GET", "http://"+at+"/slow?d=200ms", nil)
+		slow <- text
+	}()
+	waitFor(t, "both are under way", func() bool { return e.status(t).Routes[0].Backends[0].InFlight == 2 })
+	e.stop()
+	if got := <-slow; got != "b" {
+		t.Errorf("the request under way ended with %q", got)
+	}
+	if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the WebSocket outlived the edge: %v", err)
+	}
+}
