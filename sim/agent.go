@@ -1,0 +1,348 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"holdfast/internal/agent"
+	"holdfast/internal/database"
+)
+
+const (
+	readEvery    = 500 * time.Millisecond
+	observeEvery = 500 * time.Millisecond
+	observeBusy  = 100 * time.Millisecond
+	retryPause   = 200 * time.Millisecond
+	lateAfter    = 300 * time.Millisecond // a timer this late says that we were not awake
+	lateLasts    = time.Second
+)
+
+// agentLife is one life of a host's agent: the part of agent.Run around [agent.Loop.Round], in virtual time.
+// Instants are on the host's own clock.
+type agentLife struct {
+	h      *host
+	w      *World
+	loop   *agent.Loop
+	began  time.Duration
+	paused bool
+	queued []func() // while paused
+
+	known    bool
+	record   database.Record
+	revision int64
+	at       int64 // store revision that is known
+	contact  time.Duration
+	requests []*request
+
+	local   database.Local
+	localAt time.Duration
+	peers   []peer // by index of host
+
+	running   []running
+	roundAt   time.Duration // virtual; of the round that is due
+	roundTurn int
+	seq       int
+	sent      []time.Duration // by seq
+	lateUntil time.Duration
+	signature string
+	report    agent.Report
+	because   string
+}
+
+// peer is what is known of another host.
+type peer struct {
+	life    *agentLife // whose beats these are
+	seq     int
+	at      time.Duration // -1 = never
+	gateAt  time.Duration
+	contact time.Duration
+	report  *agent.Report
+}
+
+type running struct {
+	kind database.Kind
+	task *task
+}
+
+type request struct {
+	database.Request
+	at      time.Duration // virtual
+	settled bool
+}
+
+func newAgentLife(h *host) *agentLife {
+	a := &agentLife{h: h, w: h.w, loop: agent.NewLoop(h.name, "sim", []database.Policy{h.w.policy}), began: h.clock()}
+	for range h.w.hosts {
+		a.peers = append(a.peers, peer{at: -1, gateAt: -1, contact: -1})
+	}
+	return a
+}
+
+func (a *agentLife) begin() {
+	a.w.note(a.h.name, "agent starts")
+	a.readLoop()
+	a.observeLoop()
+	a.beatLoop()
+	a.wakeIn(10 * time.Millisecond)
+}
+
+// after runs f later in this life.
+func (a *agentLife) after(d time.Duration, f func()) {
+	a.w.After(a.h.name, d, func() { a.hold(f) })
+}
+
+// hold runs f, or keeps it until the agent is no longer paused.
+func (a *agentLife) hold(f func()) {
+	switch {
+	case a.h.agent != a:
+	case a.paused:
+		a.queued = append(a.queued, f)
+	default:
+		f()
+	}
+}
+
+func (a *agentLife) unpause() {
+	a.paused = false
+	queued := a.queued
+	a.queued = nil
+	for _, f := range queued {
+		a.w.After(a.h.name, 0, func() { a.hold(f) })
+	}
+}
+
+func (a *agentLife) readLoop() {
+	a.readStore()
+	a.after(readEvery, a.readLoop)
+}
+
+// readStore is a linearizable read; its contact counts from when it was sent.
+func (a *agentLife) readStore() {
+	sent := a.h.clock()
+	a.after(a.w.storeWay(), func() {
+		if !a.w.reachesStore(a.h) {
+			return
+		}
+		read := a.readNow()
+		a.after(a.w.storeWay(), func() {
+			if a.w.reachesStore(a.h) {
+				a.contact = max(a.contact, sent)
+				a.learn(read)
+			}
+		})
+	})
+}
+
+// reading is the agreed state at one revision.
+type reading struct {
+	at       int64
+	record   database.Record
+	revision int64
+	requests []*request
+}
+
+func (a *agentLife) readNow() reading {
+	r := reading{at: a.w.store.Revision(), requests: a.w.openRequests()}
+	e, err := a.h.store.Get(context.Background(), agent.RecordKey(databaseName))
+	if err == nil && e.Revision != 0 {
+		r.record, r.revision = decode(e.Value), e.Revision
+	}
+	return r
+}
+
+func (a *agentLife) learn(r reading) {
+	a.requests = r.requests
+	if a.known && r.at <= a.at {
+		return
+	}
+	a.known, a.at, a.record, a.revision = true, r.at, r.record, r.revision
+	a.wakeIn(0)
+}
+
+// watched is a change that a watch brings; it is no contact.
+func (a *agentLife) watched() {
+	a.after(a.w.storeWay(), func() {
+		if a.known && a.w.reachesStore(a.h) && !a.h.watchHeld {
+			a.learn(a.readNow())
+		}
+	})
+}
+
+func (a *agentLife) observeLoop() {
+	a.look()
+	every := observeEvery
+	if a.record.Phase != database.Steady || !a.record.Opened {
+		every = observeBusy
+	}
+	a.after(every, a.observeLoop)
+}
+
+func (a *agentLife) look() {
+	a.local, a.localAt = a.h.srv.Observe(context.Background()), a.h.clock()
+	a.wakeIn(0)
+}
+
+// wakeIn asks for a round no later than d from now.
+func (a *agentLife) wakeIn(d time.Duration) {
+	d = max(d, 2*time.Millisecond)
+	due := a.w.now + a.h.virtual(d)
+	if a.roundAt > a.w.now && a.roundAt <= due {
+		return
+	}
+	a.roundAt = due
+	a.roundTurn++
+	turn := a.roundTurn
+	a.after(d, func() {
+		if turn == a.roundTurn {
+			a.roundAt = 0
+			a.round()
+		}
+	})
+}
+
+func (a *agentLife) round() {
+	out := a.loop.Round(a.facts(), a)
+	a.report = out.Report
+	for _, p := range out.Problems {
+		if p.Code == "database.invariant" {
+			a.w.fail("the decision's own check", "%s: %s", a.h.name, p.Title)
+		}
+	}
+	d := out.Decisions[databaseName]
+	if a.w.trace.out != nil {
+		if because := fmt.Sprint(d.Because); because != a.because {
+			a.because = because
+			a.w.note(a.h.name, "    because %s", because)
+		}
+	}
+	if s := a.sign(); s != a.signature {
+		a.signature = s
+		a.beat()
+	}
+	a.wakeIn(out.Wake)
+}
+
+func (a *agentLife) facts() agent.Facts {
+	now := a.h.clock()
+	f := agent.Facts{Now: now - a.began, Late: now < a.lateUntil, Known: a.known, ContactAge: database.Never}
+	if a.contact > 0 {
+		f.ContactAge = now - a.contact
+	}
+	d := agent.DatabaseFacts{
+		Name: databaseName, Record: a.record.Clone(), Revision: a.revision, Local: a.local, Advanced: database.Never,
+	}
+	d.Local.Age = now - a.localAt
+	if at, ok := a.h.srv.LastAdvance(); ok {
+		d.Advanced = time.Duration(float64(a.w.now-at) / a.h.stretch)
+	}
+	for _, r := range a.running {
+		d.Busy = append(d.Busy, r.kind)
+	}
+	for _, q := range a.requests {
+		d.Requests = append(d.Requests, q.Request)
+	}
+	f.Databases = []agent.DatabaseFacts{d}
+	for _, o := range a.h.others() {
+		p := a.peers[o.index]
+		f.Peers = append(f.Peers, agent.PeerFacts{
+			Host: o.name, AgentAge: age(now, p.at), GateAge: map[string]time.Duration{databaseName: age(now, p.gateAt)},
+			Contact: age(now, p.contact), Report: p.report,
+		})
+	}
+	return f
+}
+
+func age(now, at time.Duration) time.Duration {
+	if at < 0 {
+		return database.Never
+	}
+	return now - at
+}
+
+// Act implements [agent.Hands].
+func (a *agentLife) Act(_ string, act database.Action) {
+	w, h := a.w, a.h
+	w.note(h.name, "begins %s (%s)", act, act.Why)
+	hands := database.Hands{
+		Self: h.name, Server: h.srv, Records: agent.Records(slowStore{h.store, h}, databaseName),
+		Reach: func(host string) (database.Endpoint, error) { return database.Endpoint{Host: host}, nil },
+	}
+	t := w.spawn(h, a.hold, func(ctx context.Context) error {
+		err := database.Act(ctx, hands, act)
+		if err == errProcessGone {
+			return err
+		}
+		if act.Kind == database.KindSwap {
+			a.readAfterSwap(ctx)
+			return err
+		}
+		if err != nil {
+			// Only slows the next try down; a cancelled wait is no news.
+			_ = w.Wait(ctx, h.name, retryPause)
+		}
+		return err
+	}, func(t *task, err error) {
+		a.ended(t, act, err)
+	})
+	a.running = append(a.running, running{act.Kind, t})
+}
+
+func (a *agentLife) ended(t *task, act database.Action, err error) {
+	a.running = slices.DeleteFunc(a.running, func(r running) bool { return r.task == t })
+	if err != nil {
+		a.w.note(a.h.name, "did not %s: %v", act.Kind, err)
+	} else {
+		a.w.note(a.h.name, "has done %s", act.Kind)
+	}
+	if act.Kind != database.KindSwap {
+		a.look()
+	}
+	a.wakeIn(0)
+}
+
+// readAfterSwap brings our own write into the facts before the next round.
+func (a *agentLife) readAfterSwap(ctx context.Context) {
+	w, h := a.w, a.h
+	sent := h.clock()
+	if w.Wait(ctx, h.name, w.storeWay()) != nil || !w.reachesStore(h) {
+		return
+	}
+	r := a.readNow()
+	if w.Wait(ctx, h.name, w.storeWay()) != nil || !w.reachesStore(h) {
+		return
+	}
+	a.contact = max(a.contact, sent)
+	a.learn(r)
+}
+
+// Interrupt implements [agent.Hands].
+func (a *agentLife) Interrupt(string) {
+	for _, r := range slices.Backward(a.running) {
+		if r.kind != database.KindKill {
+			a.w.note(a.h.name, "interrupts %s", r.kind)
+			r.task.interrupt()
+			return
+		}
+	}
+}
+
+// Lease implements [agent.Hands].
+func (a *agentLife) Lease(_ string, epoch int64, d time.Duration) {
+	// A server that is no primary any more refuses; the next round sees it.
+	_ = a.h.srv.Extend(context.Background(), epoch, d.Milliseconds())
+}
+
+// Gate implements [agent.Hands].
+func (a *agentLife) Gate(_ string, o database.GateOrder) { a.h.gate.take(o) }
+
+// Answer implements [agent.Hands].
+func (a *agentLife) Answer(_ string, answers []database.Answer) {
+	if !a.w.reachesStore(a.h) {
+		return
+	}
+	for _, x := range answers {
+		a.w.settle(a.h, x)
+	}
+}

@@ -1,0 +1,281 @@
+package sim
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"holdfast/internal/database"
+	"holdfast/internal/database/databasetest"
+)
+
+const (
+	openWithin  = 60 * time.Second  // after the last fault: a primary is open and acknowledges
+	wholeWithin = 120 * time.Second // and every member streams as a voter
+)
+
+// ack is a commit that a client was told of.
+type ack struct {
+	id    int
+	epoch int64
+	host  string
+}
+
+// checker knows all that was promised to clients, and watches every change for a broken rule.
+type checker struct {
+	w        *World
+	revision int64 // of the store when last looked at
+	record   database.Record
+	versions int // of all servers when I1 was last checked
+
+	acks         []ack
+	seen         []int // rows that a reader saw and nobody cancelled
+	cancelled    map[int]bool
+	acknowledged int
+	newest       int64            // highest epoch that acknowledged
+	writers      map[int64]string // who acknowledges in an epoch
+	timelines    map[uint32]database.Fork
+	promises     map[string]database.Promise // by incarnation, as told to peers
+
+	healed   time.Duration // when the last fault ended; 0 = not yet
+	openedAt time.Duration // first acknowledgement after that
+	finished bool
+}
+
+func newChecker(w *World) *checker {
+	return &checker{
+		w: w, cancelled: map[int]bool{}, writers: map[int64]string{}, timelines: map[uint32]database.Fork{},
+		promises: map[string]database.Promise{},
+	}
+}
+
+// Acknowledged implements [databasetest.Observer].
+func (c *checker) Acknowledged(host, incarnation string, epoch int64, e databasetest.Entry) {
+	w := c.w
+	if epoch < c.newest {
+		w.fail("no old writer", "%s acknowledged row %d in epoch %d, after epoch %d had acknowledged", host, e.ID, epoch, c.newest)
+	}
+	who := host + " " + incarnation
+	if old, ok := c.writers[epoch]; ok && old != who {
+		w.fail("one writer in an epoch", "%s and %s both acknowledged in epoch %d", old, who, epoch)
+	}
+	c.writers[epoch] = who
+	c.newest = max(c.newest, epoch)
+	c.acks = append(c.acks, ack{e.ID, epoch, host})
+	c.acknowledged++
+	if c.healed > 0 && c.openedAt == 0 {
+		c.openedAt = w.now
+	}
+}
+
+// Promoted implements [databasetest.Observer].
+func (c *checker) Promoted(host string, f database.Fork) {
+	c.w.note(host, "is the primary of timeline %d, out of %d at %s", f.Timeline, f.Parent, f.LSN)
+	if old, ok := c.timelines[f.Timeline]; ok {
+		c.w.fail("a timeline number once", "%s made timeline %d out of %d at %s; it was made before out of %d at %s",
+			host, f.Timeline, f.Parent, f.LSN, old.Parent, old.LSN)
+	}
+	c.timelines[f.Timeline] = f
+}
+
+// Exited implements [databasetest.Observer].
+func (c *checker) Exited(host, why string) {
+	h := c.w.host(host)
+	c.w.note(host, "server is gone: %s", why)
+	if a := h.agent; a != nil {
+		a.hold(a.look)
+	}
+}
+
+// Note implements [databasetest.Observer].
+func (c *checker) Note(host, format string, args ...any) { c.w.note(host, format, args...) }
+
+// read is what a client was shown by the primary that its gate led to.
+func (c *checker) read(h *host, epoch int64, id int) {
+	w := c.w
+	if epoch < c.newest && w.now-h.thawed > 5*time.Second {
+		w.fail("no stale answers", "%s answered a read in epoch %d, after epoch %d had acknowledged", h.name, epoch, c.newest)
+	}
+	if id != 0 && !c.cancelled[id] && (len(c.seen) == 0 || c.seen[len(c.seen)-1] != id) {
+		c.seen = append(c.seen, id)
+	}
+}
+
+// step looks at what an event changed.
+func (c *checker) step() {
+	w := c.w
+	changed := false
+	if rev := w.store.Revision(); rev != c.revision {
+		c.revision = rev
+		c.recordChanged()
+		changed = true
+	}
+	sum := 0
+	for _, h := range w.hosts {
+		sum += h.srv.Version()
+	}
+	if changed || sum != c.versions {
+		c.versions = sum
+		c.quorumsMeet()
+	}
+}
+
+func (c *checker) recordChanged() {
+	w := c.w
+	r, _ := w.agreed()
+	before := c.record
+	c.record = r
+	w.note("", "agreed: epoch=%d gen=%d %s primary=%s(%s) tl=%d voters=%v E=%d W=%d opened=%t alone=%t former=%v: %s", r.Epoch, r.Generation,
+		r.Phase, r.Primary, r.Incarnation, r.Timeline, r.Voters, r.E, r.W, r.Opened, r.Alone, r.Former, strings.Join(r.Because, "; "))
+	if r.Epoch < before.Epoch || r.Generation <= before.Generation {
+		w.fail("the record only rises", "epoch %d, generation %d after %d, %d", r.Epoch, r.Generation, before.Epoch, before.Generation)
+	}
+	for _, h := range w.hosts {
+		if h.agent != nil {
+			h.agent.watched()
+		}
+	}
+	if r.Phase == database.Steady && (before.Epoch != r.Epoch || before.Phase != r.Phase) {
+		c.nothingLost("confirmed in epoch")
+	}
+}
+
+// nothingLost compares the log of the confirmed primary with every promise to a client.
+func (c *checker) nothingLost(when string) {
+	w := c.w
+	h := w.host(c.record.Primary)
+	if h == nil {
+		return
+	}
+	if h.srv.Incarnation() != c.record.Incarnation {
+		return // its disk was lost a moment ago: the next election is asked
+	}
+	held := make(map[int]bool, len(h.srv.Log()))
+	for _, e := range h.srv.Log() {
+		if e.Kind == databasetest.Commit {
+			held[e.ID] = true
+		}
+	}
+	for _, a := range c.acks {
+		if !held[a.id] {
+			w.fail("no acknowledged commit lost", "%s (%s %d) lacks row %d, acknowledged by %s in epoch %d; held by %v",
+				h.name, when, c.record.Epoch, a.id, a.host, a.epoch, w.copies(a.id))
+			return
+		}
+	}
+	for _, id := range c.seen {
+		if !held[id] && !c.cancelled[id] {
+			w.fail("nothing shown is taken back", "%s (%s %d) lacks row %d that a reader saw; held by %v", h.name, when, c.record.Epoch, id, w.copies(id))
+			return
+		}
+	}
+}
+
+// quorumsMeet is I1 at this instant: every set that can acknowledge meets every set that can elect.
+func (c *checker) quorumsMeet() {
+	w, r := c.w, c.record
+	for _, h := range w.hosts {
+		epoch, ok := h.srv.RunsAsPrimary()
+		if !ok || epoch != r.Epoch && !(r.Phase == database.Recruiting && epoch == r.Epoch-1) {
+			continue
+		}
+		for _, n := range h.srv.InForce() {
+			if n.IsClosed() || n.W == 0 && r.W == 0 {
+				continue
+			}
+			union := map[string]bool{}
+			for _, name := range n.List {
+				if inc, e, _ := strings.Cut(name, "@"); e != "" {
+					union[inc] = true
+				}
+			}
+			for _, v := range r.Voters {
+				if v.Incarnation != h.srv.Incarnation() {
+					union[v.Incarnation] = true
+				}
+			}
+			// While a promotion is under way E is asked of the old voters, whom the new names all but repeat: the
+			// former primary takes the place of the new one.
+			if n.W+r.E <= len(union) {
+				w.fail("I1", "%s may acknowledge under %q, the record has E=%d of %v: %d + %d is not above %d",
+					h.name, n, r.E, r.Voters, n.W, r.E, len(union))
+			}
+		}
+	}
+}
+
+// told is what a peer hears of a promise: it is never taken back by the same incarnation.
+func (c *checker) told(host string, p database.Promise) {
+	if p.Incarnation == "" {
+		return
+	}
+	old, ok := c.promises[p.Incarnation]
+	if ok && (p.Epoch < old.Epoch || p.Epoch == old.Epoch && p.Generation < old.Generation) {
+		c.w.fail("a promise is kept", "%s (%s) had told epoch %d generation %d and now tells %d, %d", host, p.Incarnation,
+			old.Epoch, old.Generation, p.Epoch, p.Generation)
+	}
+	c.promises[p.Incarnation] = p
+}
+
+// heal begins the time in which the world must become whole by itself.
+func (c *checker) heal() {
+	c.healed = max(c.w.now, 1)
+	c.w.note("", "all faults are over")
+	c.whole()
+}
+
+// whole asks once a second whether all is in order, and demands it in time.
+func (c *checker) whole() {
+	w := c.w
+	since := w.now - c.healed
+	missing := c.missing()
+	switch {
+	case missing == "" && c.openedAt > 0 && since > 5*time.Second:
+		c.nothingLost("at the end, epoch")
+		c.finished = true
+		return
+	case w.opt.NoLive && since > wholeWithin:
+		c.finished = true
+		return
+	case !w.opt.NoLive && since > openWithin && c.openedAt == 0:
+		w.fail("progress", "no write was acknowledged within %s after the last fault: %s", openWithin, missing)
+	case !w.opt.NoLive && since > wholeWithin:
+		w.fail("redundancy", "not whole %s after the last fault: %s", wholeWithin, missing)
+	}
+	w.at(time.Second, c.whole)
+}
+
+// missing says what is not in order, or "".
+func (c *checker) missing() string {
+	w, r := c.w, c.record
+	if r.Phase != database.Steady || !r.Opened {
+		return fmt.Sprintf("epoch %d is %s, opened=%t", r.Epoch, r.Phase, r.Opened)
+	}
+	p := w.host(r.Primary)
+	if _, ok := p.srv.RunsAsPrimary(); !ok {
+		return "the server of " + r.Primary + " is no primary"
+	}
+	for _, m := range r.Members {
+		if m == r.Primary {
+			continue
+		}
+		v := database.Voter{Host: m, Incarnation: w.host(m).srv.Incarnation()}
+		if !r.Has(v) {
+			return m + " is no voter"
+		}
+		name := database.StandbyName(v.Incarnation, r.Epoch)
+		for _, n := range p.srv.InForce() {
+			if !slices.Contains(n.List, name) {
+				return m + " is not in the names"
+			}
+		}
+		if !p.srv.StreamsTo(name) {
+			return m + " does not stream"
+		}
+	}
+	if len(r.Voters) != len(r.Members)-1 {
+		return "more voters than members"
+	}
+	return ""
+}

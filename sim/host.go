@@ -1,0 +1,148 @@
+package sim
+
+import (
+	"slices"
+	"time"
+
+	"holdfast/internal/cluster/memory"
+	"holdfast/internal/database"
+	"holdfast/internal/database/databasetest"
+)
+
+const databaseName = "orders"
+
+// host is one machine: its disk and clock last, everything else ends with a crash.
+type host struct {
+	w       *World
+	name    string
+	index   int
+	stretch float64       // virtual time for one second of its own clock
+	origin  time.Duration // of its own clock
+	up      bool
+	boot    int
+	frozen  bool
+	held    []*event      // what waits for the thaw
+	thawed  time.Duration // virtual; when it was last let go, for checks that a freeze excuses
+
+	diskSlow  time.Duration
+	diskHangs bool
+	storeCut  bool
+	watchHeld bool
+
+	srv   *databasetest.Server
+	store *memory.Store
+	gate  gate
+	agent *agentLife // nil = no agent runs
+}
+
+func newHost(w *World, index int, name string) *host {
+	h := &host{
+		w: w, name: name, index: index, stretch: 1 + (w.rng.Float64()-0.5)/100,
+		origin: time.Duration(w.rng.Int64N(int64(1000 * time.Hour))), thawed: -time.Hour, store: w.store.Open(name),
+	}
+	h.srv = databasetest.New(name, w, w.check, w.opt.Bugs)
+	return h
+}
+
+// virtual is how long d of the host's own clock lasts.
+func (h *host) virtual(d time.Duration) time.Duration { return time.Duration(float64(d) * h.stretch) }
+
+// clock is the host's own monotonic clock.
+func (h *host) clock() time.Duration {
+	return h.origin + time.Duration(float64(h.w.now)/h.stretch)
+}
+
+// boot starts what the init system starts: gate and agent.
+func (w *World) boot(h *host) {
+	h.boot++
+	h.up, h.frozen, h.held = true, false, nil
+	h.gate = gate{}
+	h.gateBeats()
+	h.startAgent()
+}
+
+func (h *host) powerCut() {
+	h.stopAgent()
+	h.up, h.frozen, h.held = false, false, nil
+	h.boot++
+	h.srv.PowerCut()
+}
+
+// thaw lets what waited happen now, in its order.
+func (h *host) thaw() {
+	if !h.frozen {
+		return
+	}
+	h.frozen, h.thawed = false, h.w.now
+	held := h.held
+	h.held = nil
+	for _, e := range held {
+		h.w.push(0, h, e.f)
+	}
+}
+
+func (h *host) startAgent() {
+	if h.agent == nil && h.up {
+		h.agent = newAgentLife(h)
+		h.agent.begin()
+	}
+}
+
+// stopAgent is kill -9 of the agent: its memory and its actions end, what it started goes on.
+func (h *host) stopAgent() {
+	h.dropTasks()
+	h.agent = nil
+	h.srv.ForgetDriver()
+}
+
+func (h *host) dropTasks() {
+	if h.agent == nil {
+		return
+	}
+	for _, r := range h.agent.running {
+		r.task.drop()
+	}
+	h.agent.running = nil
+}
+
+// gate is the host's listener process.
+type gate struct {
+	epoch  int64
+	order  database.GateOrder
+	number int // raised whenever sessions of before are cut
+}
+
+// take follows an order unless its epoch is below the highest known.
+func (g *gate) take(o database.GateOrder) {
+	if o.Epoch < g.epoch || o.Epoch == g.epoch && o.Generation < g.order.Generation {
+		return
+	}
+	if o.Epoch > g.epoch || o.State == database.GateShut || o.State == database.GateOpen && o.Target.Host != g.order.Target.Host {
+		g.number++
+	}
+	g.epoch, g.order = o.Epoch, o
+}
+
+const beatEvery = 250 * time.Millisecond
+
+// gateBeats tells the others that the gate lives, whatever the agent does.
+func (h *host) gateBeats() {
+	h.w.After(h.name, beatEvery, func() {
+		for _, to := range h.w.hosts {
+			if to == h {
+				continue
+			}
+			h.w.beat(h, to, func() {
+				if a := to.agent; a != nil {
+					a.hold(func() { a.peers[h.index].gateAt = to.clock() })
+				}
+			})
+		}
+		h.gateBeats()
+	})
+}
+
+// others are the hosts other than h, in order.
+func (h *host) others() []*host {
+	return slices.DeleteFunc(slices.Clone(h.w.hosts), func(x *host) bool { return x == h })
+}

@@ -1,0 +1,280 @@
+// Package sim is a deterministic world for the database room: hosts with clocks, disks and links that fail,
+// the cluster store, clients, and checkers that know every acknowledged commit. Each host runs the agent's own
+// [agent.Loop] and the room's own [database.Decide] and [database.Act] over the model server of databasetest.
+// Start at [Run]: one seed makes one world, and the same seed makes the same world again.
+//
+// Everything happens in virtual time, one event after another. An action that takes time is a coroutine
+// ([iter.Pull]): it runs only while the event queue resumes it, so there is never a second thing going on.
+package sim
+
+import (
+	"container/heap"
+	"context"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"holdfast/internal/cluster/memory"
+	"holdfast/internal/database"
+	"holdfast/internal/database/databasetest"
+)
+
+// Options say what a world is like. The zero value lets the seed choose everything.
+type Options struct {
+	Seed  uint64
+	Bugs  databasetest.Bugs
+	Trace io.Writer // every line of the trace as it happens; nil = only kept for a failure
+
+	Hosts     int           // 0 = by the seed
+	Standbys  int           // 0 = by the seed
+	W         int           // 0 = by the seed
+	Faults    []FaultKind   // nil = a mix chosen by the seed
+	FaultTime time.Duration // how long faults go on; 0 = by the seed
+	Script    []Step        // faults at given times, in place of random ones
+	NoLive    bool          // do not demand progress at the end: what happened may rightly need a person
+}
+
+// Step is one fault of a script.
+type Step struct {
+	At    time.Duration
+	Kind  FaultKind
+	Host  string // or "primary", "standby", "target": chosen when it happens
+	Lasts time.Duration
+}
+
+// Result is what one run came to.
+type Result struct {
+	Failure      *Failure // nil = every rule held
+	Acknowledged int
+	Epochs       int64
+	Faults       int
+	Took         time.Duration // virtual
+	Hash         uint64        // of the trace: equal seeds give equal hashes
+}
+
+// Failure is a broken rule.
+type Failure struct {
+	Seed  uint64
+	At    time.Duration
+	Rule  string
+	Text  string
+	Trace []string // the last lines before it
+}
+
+func (f *Failure) Error() string {
+	return fmt.Sprintf("seed %d, at %s: %s: %s", f.Seed, f.At, f.Rule, f.Text)
+}
+
+// World is one simulated site.
+type World struct {
+	opt    Options
+	rng    *rand.Rand
+	now    time.Duration
+	serial uint64
+	queue  events
+	task   *task // that runs now
+
+	policy database.Policy
+	hosts  []*host
+	net    network
+	store  *memory.Shared
+	slow   time.Duration // extra time of every store call
+
+	requests []*request
+	clients  []*writer
+	nextID   int
+	faults   faults
+	check    *checker
+	trace    trace
+	failure  *Failure
+}
+
+// event is one thing to happen. Those of a host end with the host.
+type event struct {
+	at     time.Duration
+	serial uint64
+	host   *host
+	boot   int
+	f      func()
+}
+
+type events []*event
+
+func (q events) Len() int { return len(q) }
+func (q events) Less(i, j int) bool {
+	if q[i].at != q[j].at {
+		return q[i].at < q[j].at
+	}
+	return q[i].serial < q[j].serial
+}
+func (q events) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
+func (q *events) Push(x any)   { *q = append(*q, x.(*event)) }
+func (q *events) Pop() any {
+	old := *q
+	e := old[len(old)-1]
+	old[len(old)-1] = nil
+	*q = old[:len(old)-1]
+	return e
+}
+
+// Run makes a world and lets it live until its faults are over and it is whole again, or a rule is broken.
+func Run(opt Options) Result {
+	w := &World{opt: opt, rng: rand.New(rand.NewPCG(opt.Seed, 0x5eed)), store: memory.New()}
+	w.trace = trace{hash: fnv.New64a(), out: opt.Trace}
+	w.check = newChecker(w)
+	w.build()
+	defer w.end()
+	for w.failure == nil && !w.check.finished && len(w.queue) > 0 {
+		e := heap.Pop(&w.queue).(*event)
+		w.now = e.at
+		w.happen(e)
+		w.check.step()
+	}
+	return Result{
+		Failure: w.failure, Acknowledged: w.check.acknowledged, Epochs: w.check.record.Epoch, Faults: w.faults.count,
+		Took: w.now, Hash: w.trace.hash.Sum64(),
+	}
+}
+
+func (w *World) happen(e *event) {
+	h := e.host
+	switch {
+	case h == nil:
+		e.f()
+	case h.boot != e.boot || !h.up:
+	case h.frozen:
+		h.held = append(h.held, e)
+	default:
+		e.f()
+	}
+}
+
+// build makes the hosts by the seed or the options.
+func (w *World) build() {
+	o := w.opt
+	if o.Hosts == 0 {
+		o.Hosts = 3
+		if w.rng.IntN(6) == 0 {
+			o.Hosts = 5
+		}
+	}
+	if o.Standbys == 0 {
+		o.Standbys = o.Hosts - 1
+		if w.rng.IntN(6) == 0 {
+			o.Standbys = 1 + w.rng.IntN(o.Hosts-1)
+		}
+	}
+	if o.W == 0 {
+		o.W = 1
+		if o.Standbys > 2 {
+			o.W = 2
+		} else if o.Standbys == 2 && w.rng.IntN(8) == 0 {
+			o.W = 2
+		}
+	}
+	if o.FaultTime == 0 {
+		o.FaultTime = time.Duration(40+w.rng.IntN(100)) * time.Second
+	}
+	w.opt = o
+	w.policy = database.Policy{Name: databaseName, Standbys: o.Standbys, AcknowledgedBy: o.W, Times: database.DefaultTimes()}
+	for i := range o.Hosts {
+		w.policy.Hosts = append(w.policy.Hosts, fmt.Sprintf("h%d", i+1))
+	}
+	w.net = newNetwork(o.Hosts)
+	for i, name := range w.policy.Hosts {
+		w.hosts = append(w.hosts, newHost(w, i, name))
+	}
+	for _, h := range w.hosts {
+		w.boot(h)
+	}
+	for i := range 2 + w.rng.IntN(2) {
+		w.startWriter(i)
+	}
+	w.startReader()
+	w.faults.begin(w)
+}
+
+// end lets go of every coroutine.
+func (w *World) end() {
+	for _, h := range w.hosts {
+		h.dropTasks()
+	}
+}
+
+// at runs f later, whatever becomes of the hosts.
+func (w *World) at(d time.Duration, f func()) { w.push(d, nil, f) }
+
+func (w *World) push(d time.Duration, h *host, f func()) {
+	w.serial++
+	e := &event{at: w.now + max(d, 0), serial: w.serial, host: h, f: f}
+	if h != nil {
+		e.boot = h.boot
+	}
+	heap.Push(&w.queue, e)
+}
+
+func (w *World) fail(rule, format string, args ...any) {
+	if w.failure != nil {
+		return
+	}
+	text := fmt.Sprintf(format, args...)
+	w.note("", "BROKEN %s: %s", rule, text)
+	w.failure = &Failure{Seed: w.opt.Seed, At: w.now, Rule: rule, Text: text, Trace: slices.Clone(w.trace.last)}
+}
+
+// between is a duration in [lo, hi).
+func (w *World) between(lo, hi time.Duration) time.Duration {
+	return lo + time.Duration(w.rng.Int64N(int64(hi-lo)))
+}
+
+func (w *World) chance(oneIn int) bool { return w.rng.IntN(oneIn) == 0 }
+
+func (w *World) host(name string) *host {
+	for _, h := range w.hosts {
+		if h.name == name {
+			return h
+		}
+	}
+	return nil
+}
+
+// Now implements [databasetest.World].
+func (w *World) Now() time.Duration { return w.now }
+
+// Rand implements [databasetest.World].
+func (w *World) Rand() *rand.Rand { return w.rng }
+
+// Wait implements [databasetest.World].
+func (w *World) Wait(ctx context.Context, _ string, d time.Duration) error {
+	return w.task.wait(ctx, d)
+}
+
+// After implements [databasetest.World].
+func (w *World) After(name string, d time.Duration, f func()) {
+	h := w.host(name)
+	w.push(h.virtual(d), h, f)
+}
+
+// Link implements [databasetest.World].
+func (w *World) Link(from, to string) (time.Duration, bool) {
+	return w.link(w.host(from), w.host(to))
+}
+
+// Fsync implements [databasetest.World].
+func (w *World) Fsync(name string) (time.Duration, bool) {
+	h := w.host(name)
+	if h.diskHangs {
+		return 0, false
+	}
+	d := w.between(100*time.Microsecond, 3*time.Millisecond)
+	if h.diskSlow > 0 {
+		d += time.Duration(w.rng.Int64N(int64(h.diskSlow)))
+	}
+	return d, true
+}
+
+// Server implements [databasetest.World].
+func (w *World) Server(name string) *databasetest.Server { return w.host(name).srv }
