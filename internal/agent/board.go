@@ -114,6 +114,14 @@ func (b *board) moving(name string) bool {
 	return record.Phase != database.Steady || !record.Opened
 }
 
+// stopped reports whether a local server is known to have ended.
+func (b *board) stopped(name string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	l := b.locals[name].local
+	return l.Known && !l.Running
+}
+
 // archive takes how far a database's WAL is archived by this host; ok false = not by this host.
 func (b *board) archive(name string, a Archive, ok bool) {
 	b.mu.Lock()

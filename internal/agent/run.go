@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -72,6 +73,8 @@ type Agent struct {
 	loop   *Loop
 	wake   chan struct{}
 	slots  map[string]*slot
+
+	stopping atomic.Bool
 
 	mu   sync.Mutex // guards last
 	last Snapshot
@@ -189,6 +192,7 @@ func (a *Agent) facts() Facts {
 	now := a.cfg.Clock.Now()
 	f := Facts{Now: now.Sub(a.origin), Late: a.cfg.Late()}
 	a.board.fill(&f, a.cfg.Databases, now)
+	f.Stopping = f.Stopping || a.stopping.Load()
 	for i := range f.Databases {
 		f.Databases[i].Busy = a.slots[f.Databases[i].Name].busy()
 	}
@@ -275,4 +279,32 @@ func (a *Agent) pause(ctx context.Context, d time.Duration, early <-chan struct{
 	case <-early:
 	}
 	return nil
+}
+
+// Stop makes this host's rounds end what it runs, in good order; it cannot be taken back.
+func (a *Agent) Stop() {
+	a.stopping.Store(true)
+	a.Wake()
+}
+
+// WaitStopped waits until no database server of this host runs, or for at most limit.
+func (a *Agent) WaitStopped(ctx context.Context, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for {
+		if name := a.stillRuns(); name == "" {
+			return nil
+		} else if err := a.pause(ctx, observeBusy, nil); err != nil {
+			return fmt.Errorf("%s did not stop within %s", name, limit)
+		}
+	}
+}
+
+func (a *Agent) stillRuns() string {
+	for name := range a.cfg.Servers {
+		if !a.board.stopped(name) {
+			return "database " + name
+		}
+	}
+	return ""
 }

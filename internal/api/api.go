@@ -1,0 +1,190 @@
+// Package api is how operators ask a running agent: what is, what happened, and what shall be done. It reads the
+// newest round's snapshot and writes requests into the agreed state; it never acts by itself.
+package api
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"slices"
+
+	"holdfast/internal/agent"
+	"holdfast/internal/auth"
+	"holdfast/internal/cluster"
+	"holdfast/internal/event"
+	"holdfast/internal/plan"
+	"holdfast/internal/problem"
+)
+
+// Source is what the API speaks for.
+type Source struct {
+	Plan     *plan.Plan
+	Self     string
+	Store    cluster.Store
+	Snapshot func() agent.Snapshot
+	Events   func() []event.Event
+	Log      *slog.Logger
+}
+
+// requestMax bounds a request's body, in bytes.
+const requestMax = 64 << 10
+
+// Handler serves /v1/. Everybody who gets here has shown a certificate of the application; only an operator's
+// may ask for something to be done.
+func Handler(s Source) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
+		s.answer(w, http.StatusOK, Describe(s.Plan, s.Self, s.Snapshot()))
+	})
+	mux.HandleFunc("GET /v1/events", func(w http.ResponseWriter, _ *http.Request) { s.answer(w, http.StatusOK, s.Events()) })
+	mux.HandleFunc("POST /v1/requests", s.operator(s.ask))
+	mux.HandleFunc("GET /v1/requests/{id}", s.operator(s.settled))
+	mux.HandleFunc("PUT /v1/stopping", s.operator(s.stopping))
+	mux.HandleFunc("DELETE /v1/stopping", s.operator(s.going))
+	return mux
+}
+
+func (s Source) answer(w http.ResponseWriter, status int, body any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	if err := json.NewEncoder(w).Encode(body); err != nil {
+		s.Log.Debug("answer not sent", "err", err)
+	}
+}
+
+func (s Source) refuse(w http.ResponseWriter, status int, p problem.Problem) { s.answer(w, status, p) }
+
+// operator lets only an operator's certificate through.
+func (s Source) operator(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		name, role, err := auth.PeerName(r.TLS)
+		if err != nil || role != auth.Admin {
+			s.refuse(w, http.StatusForbidden, problem.Problem{
+				Code: "api.not-an-operator", Subject: name, Severity: problem.Note,
+				Title: "this certificate may look, and may not ask for changes", Meaning: "Nothing was changed.",
+				Remedy: "use an operator's certificate",
+			})
+			return
+		}
+		next(w, r)
+	}
+}
+
+// ask puts a request into the agreed state; the agents whose matter it is take it up and settle it.
+func (s Source) ask(w http.ResponseWriter, r *http.Request) {
+	var q agent.Asked
+	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, requestMax))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&q); err != nil {
+		s.refuse(w, http.StatusBadRequest, problem.Problem{
+			Code: "api.bad-request", Severity: problem.Note, Title: "the request was not understood: " + err.Error(),
+			Meaning: "Nothing was changed.", Remedy: "use a command line of the same version as the agents",
+		})
+		return
+	}
+	if bad := s.wrong(q); bad != nil {
+		s.refuse(w, http.StatusUnprocessableEntity, *bad)
+		return
+	}
+	id := make([]byte, 8)
+	if _, err := rand.Read(id); err != nil {
+		s.unavailable(w, err)
+		return
+	}
+	q.ID = hex.EncodeToString(id)
+	q.By, _, _ = auth.PeerName(r.TLS) // checked by operator
+	q.Progress, q.Host = "", ""
+	value, err := json.Marshal(q)
+	if err == nil {
+		_, err = s.Store.Put(r.Context(), agent.KeyRequests+q.ID, value, 0)
+	}
+	if err != nil {
+		s.unavailable(w, err)
+		return
+	}
+	s.answer(w, http.StatusAccepted, q)
+}
+
+// wrong says what a request names that does not exist.
+func (s Source) wrong(q agent.Asked) *problem.Problem {
+	known := map[string][]string{"database": {"switchover"}, "backup": {"base"}}
+	p := &problem.Problem{Code: "api.unknown", Subject: q.Subject, Severity: problem.Note, Meaning: "Nothing was changed."}
+	switch {
+	case !slices.Contains(known[q.Room], q.Kind):
+		p.Title = fmt.Sprintf("nothing is known by the name %s %s", q.Room, q.Kind)
+		p.Remedy = "holdfast --help lists what can be asked for"
+		return p
+	}
+	if _, ok := s.Plan.DatabaseNamed(q.Subject); !ok {
+		p.Title, p.Remedy = "the plan has no such database", "holdfast status lists the databases"
+		return p
+	}
+	if to := q.Args["to"]; to != "" {
+		if _, ok := s.Plan.Host(to); !ok {
+			p.Title, p.Remedy = "the plan has no host "+to, "holdfast status lists the hosts"
+			return p
+		}
+	}
+	return nil
+}
+
+func (s Source) unavailable(w http.ResponseWriter, err error) {
+	s.refuse(w, http.StatusServiceUnavailable, problem.Problem{
+		Code: "cluster.unreachable", Severity: problem.Degraded, Title: "the agreed state (etcd) does not answer: " + err.Error(),
+		Meaning: "The request may or may not have been taken; what runs goes on with its last orders.",
+		Remedy:  "see that a majority of the hosts is up (holdfast status), then ask again",
+	})
+}
+
+// settled tells how far a request is: 404 unknown, 202 under way, 200 settled.
+func (s Source) settled(w http.ResponseWriter, r *http.Request) {
+	id := r.PathValue("id")
+	e, err := s.Store.Get(r.Context(), agent.KeyAnswers+id)
+	if err != nil {
+		s.unavailable(w, err)
+		return
+	}
+	if e.Revision != 0 {
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write(e.Value) // a reader that left needs no answer
+		return
+	}
+	q, err := s.Store.Get(r.Context(), agent.KeyRequests+id)
+	if err != nil {
+		s.unavailable(w, err)
+		return
+	}
+	if q.Revision == 0 {
+		s.refuse(w, http.StatusNotFound, problem.Problem{Code: "api.unknown", Subject: id, Severity: problem.Note,
+			Title: "no such request", Meaning: "Nothing was changed.", Remedy: "ask again"})
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusAccepted)
+	_, _ = w.Write(q.Value) // likewise
+}
+
+// stopping tells all hosts that the whole application is being stopped, so that nobody takes over anything.
+func (s Source) stopping(w http.ResponseWriter, r *http.Request) {
+	if _, err := s.Store.Set(r.Context(), agent.KeyStopping, []byte(`true`)); err != nil {
+		s.unavailable(w, err)
+		return
+	}
+	s.answer(w, http.StatusOK, true)
+}
+
+// going takes that back.
+func (s Source) going(w http.ResponseWriter, r *http.Request) {
+	e, err := s.Store.Get(r.Context(), agent.KeyStopping)
+	if err == nil && e.Revision != 0 {
+		err = s.Store.Delete(r.Context(), agent.KeyStopping, e.Revision)
+	}
+	if err != nil {
+		s.unavailable(w, err)
+		return
+	}
+	s.answer(w, http.StatusOK, true)
+}

@@ -1,0 +1,163 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"holdfast/internal/agent"
+	"holdfast/internal/event"
+	"holdfast/internal/problem"
+)
+
+// Client asks the agents of one application. Any of them can answer; the first that does, does.
+type Client struct {
+	urls []string
+	http *http.Client
+}
+
+// NewClient is for agents at addr:port each, with an operator's certificate.
+func NewClient(agents []string, conf *tls.Config) *Client {
+	c := &Client{http: &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
+		TLSClientConfig: conf, MaxIdleConnsPerHost: 2, IdleConnTimeout: 30 * time.Second,
+	}}}
+	for _, a := range agents {
+		c.urls = append(c.urls, "https://"+a)
+	}
+	return c
+}
+
+// Close ends idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Status is the application as the first agent that answers sees it.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	var s Status
+	_, err := c.call(ctx, http.MethodGet, "/v1/status", nil, &s)
+	return s, err
+}
+
+// Events are what happened on every host that answers, oldest first within each.
+func (c *Client) Events(ctx context.Context) ([]event.Event, error) {
+	var all []event.Event
+	var errs []error
+	for _, u := range c.urls {
+		var some []event.Event
+		if _, err := c.one(ctx, u, http.MethodGet, "/v1/events", nil, &some); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		all = append(all, some...)
+	}
+	if len(errs) == len(c.urls) {
+		return nil, unreachable(errors.Join(errs...))
+	}
+	return all, nil
+}
+
+// Ask puts a request and gives it back with its id.
+func (c *Client) Ask(ctx context.Context, q agent.Asked) (agent.Asked, error) {
+	var taken agent.Asked
+	_, err := c.call(ctx, http.MethodPost, "/v1/requests", q, &taken)
+	return taken, err
+}
+
+// Wait returns when a request is settled, telling how it goes meanwhile.
+func (c *Client) Wait(ctx context.Context, id string, progress func(agent.Asked)) (agent.Settled, error) {
+	var last error
+	for {
+		var body json.RawMessage
+		status, err := c.call(ctx, http.MethodGet, "/v1/requests/"+id, nil, &body)
+		switch {
+		case err == nil && status == http.StatusOK:
+			var s agent.Settled
+			return s, json.Unmarshal(body, &s)
+		case err == nil:
+			var q agent.Asked
+			if json.Unmarshal(body, &q) == nil && progress != nil {
+				progress(q)
+			}
+		default:
+			last = err
+		}
+		t := time.NewTimer(200 * time.Millisecond)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return agent.Settled{}, errors.Join(ctx.Err(), last)
+		case <-t.C:
+		}
+	}
+}
+
+// SetStopping says that the whole application is being stopped, or that it is not.
+func (c *Client) SetStopping(ctx context.Context, stopping bool) error {
+	method := http.MethodDelete
+	if stopping {
+		method = http.MethodPut
+	}
+	_, err := c.call(ctx, method, "/v1/stopping", nil, nil)
+	return err
+}
+
+// call tries each agent in turn. A refusal is an answer and ends it.
+func (c *Client) call(ctx context.Context, method, path string, body, out any) (int, error) {
+	var errs []error
+	for _, u := range c.urls {
+		status, err := c.one(ctx, u, method, path, body, out)
+		if p := (*problem.Problem)(nil); err == nil || errors.As(err, &p) && p.Code != "cluster.unreachable" {
+			return status, err
+		}
+		errs = append(errs, err)
+	}
+	return 0, unreachable(errors.Join(errs...))
+}
+
+func unreachable(cause error) error {
+	return &problem.Problem{
+		Code: "api.no-agent", Severity: problem.Critical, Title: "no agent of the application answers: " + cause.Error(),
+		Meaning: "What runs goes on with its last orders; nothing can be said about it from here.",
+		Remedy:  "see that the agents run (holdfast up PLAN, or holdfast agent on each host), and that --root names their data",
+	}
+}
+
+func (c *Client) one(ctx context.Context, base, method, path string, body, out any) (int, error) {
+	var send io.Reader
+	if body != nil {
+		data, err := json.Marshal(body)
+		if err != nil {
+			return 0, err
+		}
+		send = bytes.NewReader(data)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, base+path, send)
+	if err != nil {
+		return 0, err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = resp.Body.Close() }() // read to its end below
+	data, err := io.ReadAll(io.LimitReader(resp.Body, 16<<20))
+	if err != nil {
+		return resp.StatusCode, err
+	}
+	if resp.StatusCode >= 300 {
+		var p problem.Problem
+		if json.Unmarshal(data, &p) == nil && p.Code != "" {
+			return resp.StatusCode, &p
+		}
+		return resp.StatusCode, fmt.Errorf("ask %s%s: %s", base, path, resp.Status)
+	}
+	if out == nil {
+		return resp.StatusCode, nil
+	}
+	return resp.StatusCode, json.Unmarshal(data, out)
+}

@@ -1,0 +1,341 @@
+package api
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"holdfast/internal/agent"
+	"holdfast/internal/database"
+	"holdfast/internal/event"
+	"holdfast/internal/plan"
+	"holdfast/internal/problem"
+)
+
+// Status is the whole application for a person or a program.
+type Status struct {
+	Application string            `json:"application"`
+	From        string            `json:"from"`    // the host whose view this is
+	Verdict     string            `json:"verdict"` // one sentence
+	Hosts       []HostStatus      `json:"hosts"`
+	Services    []ServiceStatus   `json:"services"`
+	Databases   []DatabaseStatus  `json:"databases"`
+	Problems    []problem.Problem `json:"problems"`
+	IfDied      []IfDied          `json:"if_died"`
+}
+
+// HostStatus is one host.
+type HostStatus struct {
+	Name        string         `json:"name"`
+	Address     string         `json:"address"`
+	FaultDomain string         `json:"fault_domain"`
+	Heard       bool           `json:"heard"`
+	Age         event.Duration `json:"age"` // since its last beat
+	Version     string         `json:"version,omitempty"`
+}
+
+// DatabaseStatus is one database.
+type DatabaseStatus struct {
+	Name           string         `json:"name"`
+	Phase          string         `json:"phase"`
+	Epoch          int64          `json:"epoch"`
+	Timeline       uint32         `json:"timeline"`
+	Primary        string         `json:"primary"`
+	Open           bool           `json:"open"` // clients are let in
+	AcknowledgedBy int            `json:"acknowledged_by"`
+	Because        []string       `json:"because,omitempty"` // why this primary
+	Listener       []string       `json:"listener"`
+	Servers        []ServerStatus `json:"servers"`
+	Archive        *ArchiveStatus `json:"archive,omitempty"`
+}
+
+// ServerStatus is one copy of a database.
+type ServerStatus struct {
+	Host     string         `json:"host"`
+	Role     string         `json:"role"`  // primary, standby, stopped, unknown
+	State    string         `json:"state"` // in words
+	LSN      string         `json:"lsn,omitempty"`
+	LagBytes int64          `json:"lag_bytes"` // behind the primary
+	Lag      event.Duration `json:"replay_lag"`
+	Counts   bool           `json:"counts"` // a commit may be acknowledged by it
+}
+
+// ArchiveStatus is how far the vault has a database's WAL.
+type ArchiveStatus struct {
+	Host     string         `json:"host"`
+	Vault    string         `json:"vault"`
+	Archived string         `json:"archived"`
+	Lag      event.Duration `json:"lag"`
+	Trouble  string         `json:"trouble,omitempty"`
+}
+
+// ServiceStatus is one service.
+type ServiceStatus struct {
+	Name      string           `json:"name"`
+	Wanted    int              `json:"wanted"`
+	Ready     int              `json:"ready"`
+	Route     string           `json:"route,omitempty"`
+	Instances []InstanceStatus `json:"instances"`
+}
+
+// InstanceStatus is one running copy of a service.
+type InstanceStatus struct {
+	ID    string `json:"id"`
+	Host  string `json:"host"`
+	State string `json:"state"`
+	Why   string `json:"why,omitempty"`
+}
+
+// IfDied says what would happen if one host died now.
+type IfDied struct {
+	Host string `json:"host"`
+	Text string `json:"text"`
+	Safe bool   `json:"safe"` // nothing is lost and service comes back by itself
+}
+
+// Describe is the status as one host's newest round shows it.
+func Describe(p *plan.Plan, self string, s agent.Snapshot) Status {
+	st := Status{Application: p.Application, From: self}
+	for _, h := range p.AllHosts() {
+		st.Hosts = append(st.Hosts, describeHost(h, self, s))
+	}
+	for _, d := range p.Databases {
+		st.Databases = append(st.Databases, describeDatabase(p, d, self, s))
+	}
+	st.Services = describeServices(p, s)
+	st.Problems = problems(p, self, s, st.Hosts)
+	for _, h := range p.AllHosts() {
+		st.IfDied = append(st.IfDied, ifDied(p, h, st))
+	}
+	st.Verdict = verdict(st)
+	return st
+}
+
+func peerOf(s agent.Snapshot, host string) (agent.PeerFacts, bool) {
+	i := slices.IndexFunc(s.Facts.Peers, func(p agent.PeerFacts) bool { return p.Host == host })
+	if i < 0 {
+		return agent.PeerFacts{}, false
+	}
+	return s.Facts.Peers[i], true
+}
+
+// heardMax is how old a beat may be before a host counts as silent in the status.
+const heardMax = 2500 * time.Millisecond
+
+// reportOf is the newest word of a host, our own included; nil when it is silent.
+func reportOf(self, host string, s agent.Snapshot) *agent.Report {
+	if host == self {
+		return &s.Outcome.Report
+	}
+	if p, ok := peerOf(s, host); ok && p.AgentAge < heardMax {
+		return p.Report
+	}
+	return nil
+}
+
+func describeHost(h plan.Host, self string, s agent.Snapshot) HostStatus {
+	out := HostStatus{Name: h.Name, Address: h.Address, FaultDomain: h.FaultDomain}
+	if r := reportOf(self, h.Name, s); r != nil {
+		out.Heard, out.Version = true, r.Version
+	}
+	if p, ok := peerOf(s, h.Name); ok {
+		out.Age = event.Duration(min(p.AgentAge, 24*time.Hour))
+	}
+	return out
+}
+
+func describeDatabase(p *plan.Plan, d plan.Database, self string, s agent.Snapshot) DatabaseStatus {
+	out := DatabaseStatus{Name: d.Name, Phase: "unknown", AcknowledgedBy: d.AcknowledgedBy}
+	for _, h := range p.AllHosts() {
+		out.Listener = append(out.Listener, fmt.Sprintf("%s:%d", h.Address, d.WritePort))
+	}
+	i := slices.IndexFunc(s.Facts.Databases, func(f agent.DatabaseFacts) bool { return f.Name == d.Name })
+	if i < 0 || !s.Facts.Known {
+		return out
+	}
+	r := s.Facts.Databases[i].Record
+	out.Phase, out.Epoch, out.Timeline, out.Primary = string(r.Phase), r.Epoch, r.Timeline, r.Primary
+	out.Open, out.Because = r.Opened, r.Because
+	var head database.LSN
+	if rep := reportOf(self, r.Primary, s); rep != nil {
+		head = rep.Databases[d.Name].Local.Flushed
+	}
+	for _, host := range r.Members {
+		out.Servers = append(out.Servers, describeServer(r, d.Name, host, head, reportOf(self, host, s)))
+	}
+	for _, h := range p.AllHosts() {
+		rep := reportOf(self, h.Name, s)
+		if rep == nil {
+			continue
+		}
+		if a, ok := rep.Archive[d.Name]; ok {
+			out.Archive = &ArchiveStatus{Host: h.Name, Vault: a.Vault, Archived: a.Archived.String(), Lag: event.Duration(a.Lag), Trouble: a.Trouble}
+		}
+	}
+	return out
+}
+
+func describeServer(r database.Record, name, host string, head database.LSN, rep *agent.Report) ServerStatus {
+	out := ServerStatus{Host: host, Role: "unknown", State: "its host does not answer"}
+	if rep == nil {
+		return out
+	}
+	l := rep.Databases[name].Local
+	out.Counts = host != r.Primary && r.Has(database.Voter{Host: host, Incarnation: l.Incarnation})
+	if l.Flushed > 0 {
+		out.LSN = l.Flushed.String()
+	}
+	switch {
+	case !l.Known:
+		out.State = "not looked at yet"
+	case l.Progress != "":
+		out.Role, out.State = "standby", l.Progress
+	case !l.Running:
+		out.Role, out.State = "stopped", orWord(l.Exit, "not running")
+	case l.Role == database.Primary:
+		out.Role, out.State = "primary", "serves"
+		if !r.Opened {
+			out.State = "not open to clients yet"
+		}
+	case l.Role == database.Standby:
+		out.Role, out.State = "standby", "streams"
+		out.Lag = event.Duration(l.ReplayLag)
+		out.LagBytes = int64(max(head, l.Flushed) - l.Flushed)
+		if !l.Receiving {
+			out.State = "does not stream"
+		}
+	default:
+		out.State = orWord(l.Why, "starts")
+	}
+	if l.Failed != "" {
+		out.State += "; " + l.Failed
+	}
+	return out
+}
+
+func orWord(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
+}
+
+// problems joins what every host says is wrong, each once.
+func problems(p *plan.Plan, self string, s agent.Snapshot, hosts []HostStatus) []problem.Problem {
+	var out []problem.Problem
+	for _, h := range hosts {
+		if !h.Heard {
+			out = append(out, problem.Problem{
+				Code: "host.silent", Subject: h.Name, Severity: problem.Degraded, Title: "this host does not answer",
+				Meaning: "What ran on it is served by the others, as far as the plan has others.",
+				Remedy:  "bring the host or its agent back; it rejoins by itself",
+			})
+		}
+	}
+	for _, h := range p.AllHosts() {
+		rep := reportOf(self, h.Name, s)
+		if rep == nil {
+			continue
+		}
+		for _, x := range rep.Problems {
+			if !slices.Contains(out, x) {
+				out = append(out, x)
+			}
+		}
+	}
+	rank := map[problem.Severity]int{problem.Critical: 0, problem.Degraded: 1, problem.Note: 2}
+	slices.SortStableFunc(out, func(a, b problem.Problem) int { return rank[a.Severity] - rank[b.Severity] })
+	return out
+}
+
+// ifDied says what one host's death would cost now. It speaks only of what it can see; times are the design's
+// figures until a drill has measured them, and are called so.
+func ifDied(p *plan.Plan, h plan.Host, st Status) IfDied {
+	out := IfDied{Host: h.Name, Safe: true}
+	var parts []string
+	for _, d := range st.Databases {
+		text, safe := databaseWithout(d, h.Name)
+		parts = append(parts, d.Name+": "+text)
+		out.Safe = out.Safe && safe
+	}
+	for _, s := range st.Services {
+		left := 0
+		for _, i := range s.Instances {
+			if i.Host != h.Name && i.State == "ready" {
+				left++
+			}
+		}
+		switch {
+		case s.Ready == left:
+		case left == 0:
+			parts = append(parts, s.Name+": away until it has started on another host")
+		default:
+			parts = append(parts, fmt.Sprintf("%s: %d of %d instances go on", s.Name, left, s.Ready))
+		}
+	}
+	members, alive := 0, 0
+	for _, e := range p.HomeSite().EtcdHosts() {
+		members++
+		i := slices.IndexFunc(st.Hosts, func(x HostStatus) bool { return x.Name == e.Name })
+		if e.Name != h.Name && i >= 0 && st.Hosts[i].Heard {
+			alive++
+		}
+	}
+	if alive <= members/2 {
+		parts = append(parts, "no majority of hosts would be left: what runs goes on, nothing could take over")
+		out.Safe = false
+	}
+	out.Text = strings.Join(parts, "; ")
+	return out
+}
+
+func databaseWithout(d DatabaseStatus, host string) (string, bool) {
+	counting := 0
+	holds := false
+	for _, s := range d.Servers {
+		holds = holds || s.Host == host
+		if s.Host != host && s.Counts && s.State == "streams" {
+			counting++
+		}
+	}
+	switch {
+	case d.Phase != string(database.Steady) || !d.Open:
+		return "is not serving now", false
+	case !holds:
+		return "not touched", true
+	case host != d.Primary && counting >= d.AcknowledgedBy:
+		return "writes go on; one copy less", true
+	case host != d.Primary:
+		return "writes would wait for a standby", false
+	case d.AcknowledgedBy == 0:
+		return "commits that no standby has would be lost, and no standby takes over by itself", false
+	case counting > 0 && counting >= d.AcknowledgedBy:
+		return "no acknowledged commit lost; a standby takes over in about 6 s (not measured here yet)", true
+	}
+	return "no acknowledged commit lost, but no standby could take over", false
+}
+
+func verdict(st Status) string {
+	worst := problem.Severity("")
+	for _, x := range st.Problems {
+		if x.Severity == problem.Critical || worst == "" || worst == problem.Note {
+			worst = x.Severity
+		}
+	}
+	unsafe := 0
+	for _, x := range st.IfDied {
+		if !x.Safe {
+			unsafe++
+		}
+	}
+	switch {
+	case worst == problem.Critical:
+		return "A promise is broken: see the problems."
+	case unsafe > 0:
+		return fmt.Sprintf("Running, but the death of %d of %d hosts would not be survived in full.", unsafe, len(st.IfDied))
+	case worst == problem.Degraded:
+		return "Running with less margin: see the problems."
+	}
+	return "All is well: any one host may die."
+}

@@ -1,0 +1,89 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"holdfast/internal/agent"
+)
+
+func databaseCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "database", Short: "Move and inspect databases", Args: cobra.NoArgs}
+	cmd.AddCommand(switchoverCommand())
+	return cmd
+}
+
+// switchoverMax is how long a switchover may take, its checkpoint included.
+const switchoverMax = 2 * time.Minute
+
+func switchoverCommand() *cobra.Command {
+	var root, to, output string
+	var yes bool
+	cmd := &cobra.Command{
+		Use:   "switchover NAME",
+		Short: "Make a standby the primary, with nothing lost; refuses when that cannot be",
+		Long: `The primary is stopped in good order, the standby that has every record takes over, and the old primary follows
+it. Clients keep their address: new sessions wait for the moment of the change, sessions that exist are ended.
+If anything goes wrong before the change, the old primary takes over again.`,
+		Example: `  holdfast database switchover records
+  holdfast database switchover records --to east-2 --yes`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := findContext(root)
+			if err != nil {
+				return err
+			}
+			client, err := operator(c)
+			if err != nil {
+				return err
+			}
+			defer client.Close()
+			if !yes {
+				ok, err := confirm(cmd, fmt.Sprintf("Sessions of %s are ended once and come back within about a second. Go on?", args[0]))
+				if err != nil || !ok {
+					return err
+				}
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), switchoverMax)
+			defer cancel()
+			q, err := client.Ask(ctx, agent.Asked{Room: "database", Subject: args[0], Kind: "switchover", Args: map[string]string{"to": to}})
+			if err != nil {
+				return err
+			}
+			began := time.Now()
+			done, err := client.Wait(ctx, q.ID, nil)
+			if err != nil {
+				return fmt.Errorf("wait for the switchover: %w", err)
+			}
+			if output == "json" {
+				return json.NewEncoder(cmd.OutOrStdout()).Encode(done)
+			}
+			if !done.OK {
+				return fmt.Errorf("the switchover of %s did not happen: %s", args[0], done.Text)
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s (%s)\n", done.Text, time.Since(began).Round(10*time.Millisecond))
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&root, "root", "", rootUsage)
+	cmd.Flags().StringVar(&to, "to", "", "the standby's host (default: the furthest)")
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	outputFlag(cmd, &output)
+	return cmd
+}
+
+// confirm asks a person; without a terminal the answer is no.
+func confirm(cmd *cobra.Command, question string) (bool, error) {
+	if _, err := fmt.Fprint(cmd.ErrOrStderr(), question+" [y/N] "); err != nil {
+		return false, err
+	}
+	var word string
+	if _, err := fmt.Fscanln(cmd.InOrStdin(), &word); err != nil || (word != "y" && word != "yes") {
+		return false, fmt.Errorf("nothing was changed; --yes goes on without asking: %w", errUsage)
+	}
+	return true, nil
+}

@@ -1,0 +1,136 @@
+// Package cli is the command line: what an operator types, and the bodies of the processes that keepers start.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"holdfast/internal/problem"
+)
+
+// version is set by the build.
+var version = "dev"
+
+// Version is the build's version, with the commit where the build knows it.
+func Version() string {
+	if version != "dev" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" && len(s.Value) >= 12 {
+				return "dev-" + s.Value[:12]
+			}
+		}
+	}
+	return version
+}
+
+// exitError ends the program with a status of its own, without another word.
+type exitError struct{ status int }
+
+func (e exitError) Error() string { return fmt.Sprintf("exit status %d", e.status) }
+
+// Main runs one command line and returns the exit status: 0 done, 1 it did not work, 2 the words are off.
+func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	root := New()
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	var exit exitError
+	var p *problem.Problem
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &exit):
+		return exit.status
+	case errors.As(err, &p):
+		_, _ = fmt.Fprintln(stderr, problemText(err, p))
+		return 1
+	}
+	_, _ = fmt.Fprintln(stderr, "holdfast: "+err.Error())
+	if errors.Is(err, errUsage) {
+		return 2
+	}
+	return 1
+}
+
+// problemText prefers the problem's own words; several joined problems are all shown.
+func problemText(err error, p *problem.Problem) string {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		text := ""
+		for _, e := range joined.Unwrap() {
+			if text != "" {
+				text += "\n"
+			}
+			var each *problem.Problem
+			if errors.As(e, &each) {
+				text += each.Text()
+			} else {
+				text += "holdfast: " + e.Error()
+			}
+		}
+		return text
+	}
+	return p.Text()
+}
+
+// errUsage marks words that do not fit a command.
+var errUsage = errors.New("see --help")
+
+// New is the whole command tree.
+func New() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "holdfast",
+		Short: "Keep a self-hosted application running, recoverable and proven",
+		Long: `Holdfast reads one plan file and keeps what it describes alive: services behind a balancer, PostgreSQL
+with standbys that take over by themselves, and backups that can be restored.
+
+  holdfast plan check holdfast.yaml        what does my plan survive, and what not?
+  holdfast up holdfast.yaml                run the whole plan on this machine
+  holdfast status                          am I safe now?
+  holdfast database switchover NAME        move the primary, with nothing lost
+  holdfast backup run NAME                 a base backup now
+  holdfast restore database NAME --at ...  back to a moment, beside the live one`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Version:       Version(),
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %w", err, errUsage) })
+	root.AddCommand(
+		planCommand(), upCommand(), downCommand(), agentCommand(), statusCommand(), historyCommand(), databaseCommand(),
+		keeperCommand(), gateCommand(), edgeCommand(), etcdMemberCommand(), versionCommand(),
+	)
+	return root
+}
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Say which build this is", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), "holdfast "+Version())
+			return err
+		},
+	}
+}
+
+// executable is this very program, for the processes that it starts.
+func executable() (string, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("find this program: %w", err)
+	}
+	return exe, nil
+}

@@ -1,0 +1,265 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"holdfast/internal/api"
+	"holdfast/internal/event"
+	"holdfast/internal/local"
+	"holdfast/internal/problem"
+)
+
+const rootUsage = "where the application's data lie (default: $HOLDFAST_ROOT, or the only one below /var/lib/holdfast)"
+
+// findContext finds the application that a command is about.
+func findContext(root string) (local.Context, error) {
+	if root == "" {
+		root = os.Getenv("HOLDFAST_ROOT")
+	}
+	if root != "" {
+		return local.ReadContext(root)
+	}
+	found, err := filepath.Glob(filepath.Join(filepath.Dir(local.DefaultRoot("x")), "*", "context.json"))
+	if err != nil || len(found) != 1 {
+		return local.Context{}, &problem.Problem{
+			Code: "cli.which-application", Severity: problem.Note,
+			Title:   fmt.Sprintf("%d applications were found below %s", len(found), filepath.Dir(local.DefaultRoot("x"))),
+			Meaning: "Nothing was asked and nothing was changed.",
+			Remedy:  "name the data root of the one you mean: --root DIR, or HOLDFAST_ROOT=DIR",
+		}
+	}
+	return local.ReadContext(filepath.Dir(found[0]))
+}
+
+func outputFlag(cmd *cobra.Command, output *string) {
+	cmd.Flags().StringVarP(output, "output", "o", "table", "table or json")
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp)) // the flag exists
+}
+
+func statusCommand() *cobra.Command {
+	var root, output string
+	var watch bool
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Am I safe now? Hosts, services, databases, what is wrong, and what a host's death would cost",
+		Example: `  holdfast status
+  holdfast status --watch
+  holdfast status --output json | jq .verdict`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if output != "table" && output != "json" {
+				return fmt.Errorf("--output is table or json, not %q: %w", output, errUsage)
+			}
+			c, err := findContext(root)
+			if err != nil {
+				return err
+			}
+			client, err := operator(c)
+			if err != nil {
+				return err
+			}
+			defer client.Close()
+			for {
+				st, err := client.Status(cmd.Context())
+				if err != nil && !watch {
+					return err
+				}
+				if err := printStatus(cmd.OutOrStdout(), st, output, watch, err); err != nil || !watch {
+					return err
+				}
+				select {
+				case <-cmd.Context().Done():
+					return nil
+				case <-time.After(time.Second):
+				}
+			}
+		},
+	}
+	cmd.Flags().StringVar(&root, "root", "", rootUsage)
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "show it again each second")
+	outputFlag(cmd, &output)
+	return cmd
+}
+
+func printStatus(out io.Writer, st api.Status, output string, watch bool, cause error) error {
+	if watch && isTerminal(out) {
+		if _, err := fmt.Fprint(out, "\x1b[H\x1b[2J"); err != nil {
+			return err
+		}
+	}
+	if cause != nil {
+		_, err := fmt.Fprintln(out, cause)
+		return err
+	}
+	if output == "json" {
+		enc := json.NewEncoder(out)
+		if !watch {
+			enc.SetIndent("", "  ")
+		}
+		return enc.Encode(st)
+	}
+	return writeStatus(out, st)
+}
+
+// writeStatus is the status for a tired person: the verdict first, the tables, what is wrong with its remedy,
+// and what would happen.
+func writeStatus(out io.Writer, st api.Status) error {
+	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	p := func(format string, args ...any) { _, _ = fmt.Fprintf(w, format, args...) } // Flush tells the error
+	p("%s: %s\n\n", st.Application, st.Verdict)
+	p("HOST\tADDRESS\tFAULT DOMAIN\tANSWERS\n")
+	for _, h := range st.Hosts {
+		p("%s\t%s\t%s\t%s\n", h.Name, h.Address, h.FaultDomain, answers(h))
+	}
+	for _, d := range st.Databases {
+		p("\nDATABASE %s\t%s\tepoch %d\ttimeline %d\tacknowledged by %d\n", d.Name, d.Phase, d.Epoch, d.Timeline, d.AcknowledgedBy)
+		p("  HOST\tROLE\tSTATE\tLOG\tBEHIND\tCOUNTS\n")
+		for _, s := range d.Servers {
+			p("  %s\t%s\t%s\t%s\t%s\t%s\n", s.Host, s.Role, s.State, s.LSN, behind(s), yes(s.Counts))
+		}
+		if a := d.Archive; a != nil {
+			p("  log in vault %s up to %s, %s behind (from %s) %s\n", a.Vault, a.Archived, round(a.Lag), a.Host, a.Trouble)
+		}
+	}
+	if len(st.Services) > 0 {
+		p("\nSERVICE\tREADY\tROUTE\tINSTANCES\n")
+		for _, s := range st.Services {
+			p("%s\t%d of %d\t%s\t%s\n", s.Name, s.Ready, s.Wanted, s.Route, instances(s))
+		}
+	}
+	if len(st.Problems) > 0 {
+		p("\nPROBLEMS\n")
+		for _, x := range st.Problems {
+			p("%s\n", x.Text())
+		}
+	}
+	p("\n")
+	for _, x := range st.IfDied {
+		p("If %s died now: %s.\n", x.Host, x.Text)
+	}
+	return w.Flush()
+}
+
+func answers(h api.HostStatus) string {
+	if h.Heard {
+		return "yes"
+	}
+	return "silent for " + round(h.Age)
+}
+
+func behind(s api.ServerStatus) string {
+	if s.Role != "standby" {
+		return ""
+	}
+	return fmt.Sprintf("%d bytes", s.LagBytes)
+}
+
+func yes(b bool) string {
+	if b {
+		return "yes"
+	}
+	return ""
+}
+
+func round(d event.Duration) string {
+	if v := time.Duration(d); v >= time.Second {
+		return v.Round(time.Second).String()
+	}
+	return time.Duration(d).Round(time.Millisecond).String()
+}
+
+func instances(s api.ServiceStatus) string {
+	var parts []string
+	for _, i := range s.Instances {
+		text := i.Host + " " + i.State
+		if i.Why != "" {
+			text += " (" + i.Why + ")"
+		}
+		parts = append(parts, text)
+	}
+	return strings.Join(parts, ", ")
+}
+
+// oneLine is the status for a log.
+func oneLine(st api.Status) string {
+	var parts []string
+	for _, d := range st.Databases {
+		streams := 0
+		for _, s := range d.Servers {
+			if s.Role == "standby" && s.State == "streams" {
+				streams++
+			}
+		}
+		where := "no primary is open"
+		if d.Open {
+			where = "primary on " + d.Primary
+		}
+		parts = append(parts, fmt.Sprintf("%s: %s, %d standbys stream", d.Name, where, streams))
+	}
+	for _, s := range st.Services {
+		parts = append(parts, fmt.Sprintf("%s: %d of %d ready", s.Name, s.Ready, s.Wanted))
+	}
+	var codes []string
+	for _, x := range st.Problems {
+		codes = append(codes, x.Code)
+	}
+	slices.Sort(codes)
+	line := st.Verdict + " " + strings.Join(parts, "; ")
+	if len(codes) > 0 {
+		line += " [" + strings.Join(slices.Compact(codes), ", ") + "]"
+	}
+	return line
+}
+
+func historyCommand() *cobra.Command {
+	var root, output string
+	cmd := &cobra.Command{
+		Use:   "history",
+		Short: "What happened on the hosts that answer, and why",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := findContext(root)
+			if err != nil {
+				return err
+			}
+			client, err := operator(c)
+			if err != nil {
+				return err
+			}
+			defer client.Close()
+			events, err := client.Events(cmd.Context())
+			if err != nil {
+				return err
+			}
+			slices.SortStableFunc(events, func(a, b event.Event) int { return a.At.Compare(b.At) })
+			if output == "json" {
+				return json.NewEncoder(cmd.OutOrStdout()).Encode(events)
+			}
+			for _, e := range events {
+				_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s  %s  %s %s: %s (%s)\n", e.At.Format("2006-01-02 15:04:05.000"), e.Host, e.Room, e.Subject, e.What, round(e.Took))
+				if err != nil {
+					return err
+				}
+				for _, why := range e.Because {
+					if _, err := fmt.Fprintf(cmd.OutOrStdout(), "                           %s\n", why); err != nil {
+						return err
+					}
+				}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&root, "root", "", rootUsage)
+	outputFlag(cmd, &output)
+	return cmd
+}

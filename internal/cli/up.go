@@ -1,0 +1,269 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"holdfast/internal/api"
+	"holdfast/internal/auth"
+	"holdfast/internal/local"
+	"holdfast/internal/plan"
+	"holdfast/internal/problem"
+)
+
+func upCommand() *cobra.Command {
+	var root string
+	cmd := &cobra.Command{
+		Use:   "up [PLAN]",
+		Short: "Run a whole plan on this machine, in the foreground, with live status",
+		Long: `Every host of the plan becomes an agent process on a loopback address of its own, with its own data, its own
+etcd member and its own PostgreSQL server. Hosts with other addresses are given one in 127.77.0.0/16.
+
+Certificates are made on the first start; so are secrets whose file: lies below the data root and is absent.
+Ctrl-C ends everything in good order; the next start goes on with the same data.`,
+		Example: `  holdfast up examples/clinic/holdfast.yaml
+  holdfast up --root /tmp/try holdfast.yaml`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			file := planArgument(args)
+			p, err := goodPlan(cmd, file)
+			if err != nil {
+				return err
+			}
+			return up(cmd.Context(), cmd.OutOrStdout(), p, file, root)
+		},
+	}
+	cmd.Flags().StringVar(&root, "root", "", "where the data lie (default: below /var/lib/holdfast)")
+	return cmd
+}
+
+// up runs a plan until the terminal says stop.
+func up(ctx context.Context, out io.Writer, p *plan.Plan, file, root string) error {
+	if root == "" {
+		root = local.DefaultRoot(p.Application)
+	}
+	root, err := filepath.Abs(root)
+	if err != nil {
+		return err
+	}
+	file, err = filepath.Abs(file)
+	if err != nil {
+		return err
+	}
+	p, told := local.OnLoopback(p)
+	p = p.WithRoot(root)
+	say := speaker(out)
+	for _, line := range told {
+		say("%s", line)
+	}
+	if err := os.MkdirAll(root, 0o755); err != nil {
+		return fmt.Errorf("make the data root: %w", err)
+	}
+	held, err := local.Lock(root)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = held.Close() }() // gives the lock back
+	names := hostNames(p)
+	if running := local.Running(root, names); len(running) > 0 {
+		return &problem.Problem{
+			Code: "host.in-use", Subject: p.Application, Severity: problem.Critical,
+			Title:   "agents of this plan run already on " + strings.Join(slices.Sorted(maps.Keys(running)), ", "),
+			Meaning: "Nothing was started and nothing was changed.",
+			Remedy:  "use them: holdfast status --root " + root + "; or end them: holdfast down --root " + root,
+		}
+	}
+	c, made, err := local.Prepare(p, file, root)
+	for _, line := range made {
+		say("made the %s", line)
+	}
+	if err != nil {
+		return err
+	}
+	return watchOver(ctx, out, say, c, names)
+}
+
+// watchOver runs the agents, shows what they say, and ends them at the first Ctrl-C.
+func watchOver(ctx context.Context, out io.Writer, say func(string, ...any), c local.Context, names []string) error {
+	exe, err := executable()
+	if err != nil {
+		return err
+	}
+	client, err := operator(c)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	agents := &local.Agents{Root: c.Root, Plan: c.Plan, Executable: exe, Hosts: names, Say: say}
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT)
+	defer stop()
+	say("starting %d hosts of %s; data in %s; Ctrl-C ends everything in good order", len(names), c.Application, c.Root)
+
+	var all sync.WaitGroup
+	all.Go(func() { agents.Run(context.WithoutCancel(ctx)) })
+	all.Go(func() { clearStopping(ctx, client, say) })
+	all.Go(func() { show(ctx, out, say, client) })
+	<-ctx.Done()
+	say("stopping: services, then databases, then etcd")
+	quiet, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	if err := client.SetStopping(quiet, true); err != nil {
+		say("the hosts were not told together that they stop (%v); each stops by itself", err)
+	}
+	cancel()
+	agents.End()
+	all.Wait()
+	if left := local.Running(c.Root, names); len(left) > 0 {
+		return fmt.Errorf("stop %s: agents still run: %v", c.Application, left)
+	}
+	say("stopped; the data in %s start again with the same command", c.Root)
+	return nil
+}
+
+// clearStopping takes back what the last stop said, as soon as a majority of hosts is up.
+func clearStopping(ctx context.Context, client *api.Client, say func(string, ...any)) {
+	for {
+		if client.SetStopping(ctx, false) == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(300 * time.Millisecond):
+		}
+	}
+}
+
+// show prints the status: live on a terminal, else a line whenever the verdict changes.
+func show(ctx context.Context, out io.Writer, say func(string, ...any), client *api.Client) {
+	live := isTerminal(out)
+	last := ""
+	for {
+		st, err := client.Status(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+		case live:
+			_, _ = fmt.Fprint(out, "\x1b[H\x1b[2J") // a terminal that is gone is no reason to end
+			writeStatus(out, st)
+		default:
+			if line := oneLine(st); line != last {
+				say("%s", line)
+				last = line
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+func isTerminal(out io.Writer) bool {
+	f, ok := out.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// speaker prints lines with the time, one at a time.
+func speaker(out io.Writer) func(string, ...any) {
+	var mu sync.Mutex
+	return func(format string, args ...any) {
+		mu.Lock()
+		defer mu.Unlock()
+		_, _ = fmt.Fprintf(out, time.Now().Format("15:04:05 ")+format+"\n", args...) // as above
+	}
+}
+
+func hostNames(p *plan.Plan) []string {
+	var names []string
+	for _, h := range p.AllHosts() {
+		names = append(names, h.Name)
+	}
+	return names
+}
+
+// operator is a client with the certificate of a root's operator.
+func operator(c local.Context) (*api.Client, error) {
+	conf, err := auth.ClientTLS(local.AdminDir(c.Root), "")
+	if err != nil {
+		return nil, fmt.Errorf("read the operator's certificate: %w", err)
+	}
+	var agents []string
+	for _, name := range slices.Sorted(maps.Keys(c.Agents)) {
+		agents = append(agents, c.Agents[name])
+	}
+	return api.NewClient(agents, conf), nil
+}
+
+func downCommand() *cobra.Command {
+	var root string
+	cmd := &cobra.Command{
+		Use:   "down",
+		Short: "End in good order what `up` left running on this machine",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := findContext(root)
+			if err != nil {
+				return err
+			}
+			return down(cmd.Context(), speaker(cmd.OutOrStdout()), c)
+		},
+	}
+	cmd.Flags().StringVar(&root, "root", "", rootUsage)
+	return cmd
+}
+
+// downMax is how long hosts may take to end.
+const downMax = 2 * time.Minute
+
+func down(ctx context.Context, say func(string, ...any), c local.Context) error {
+	names := slices.Sorted(maps.Keys(c.Agents))
+	running := local.Running(c.Root, names)
+	if len(running) == 0 {
+		say("nothing of %s runs here", c.Application)
+		return nil
+	}
+	client, err := operator(c)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	if err := client.SetStopping(ctx, true); err != nil {
+		say("the hosts were not told together that they stop (%v); each stops by itself", err)
+	}
+	var errs []error
+	for _, name := range names {
+		if pid, ok := running[name]; ok {
+			errs = append(errs, syscall.Kill(pid, syscall.SIGINT))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("ask the agents to end: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, downMax)
+	defer cancel()
+	for len(local.Running(c.Root, names)) > 0 {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("agents still run after %s: %v", downMax, local.Running(c.Root, names))
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+	say("stopped")
+	return nil
+}

@@ -1,0 +1,84 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"holdfast/internal/keeper"
+)
+
+// stopGrace is how long a child may take to end by itself before its tree is killed.
+const stopGrace = 10 * time.Second
+
+// prepareChildren writes the orders of this host's own long-lived processes.
+func (h *Host) prepareChildren() error {
+	if h.self.Etcd {
+		c := newChild(h.cfg, "etcd", "etcd-member")
+		if err := c.writeSpec(etcdSpec(h.cfg, h.self)); err != nil {
+			return err
+		}
+		h.etcd = &c
+	}
+	for _, d := range h.cfg.Plan.Databases {
+		c, spec := gateChild(h.cfg, h.self, d)
+		if err := c.writeSpec(spec); err != nil {
+			return err
+		}
+		h.children = append(h.children, c)
+	}
+	return nil
+}
+
+// portsFree refuses to begin where somebody else listens on a port that a child of ours does not hold yet.
+func (h *Host) portsFree(ctx context.Context) error {
+	p, bad := h.cfg.Plan, []error(nil)
+	check := func(what, child string, port int) {
+		if child != "" {
+			_, state, err := keeper.Find(keepDir(h.cfg.Dir, child))
+			if err == nil && state.Condition == keeper.Alive {
+				return
+			}
+		}
+		if err := portFree(ctx, what, h.self.Address, port); err != nil {
+			bad = append(bad, err)
+		}
+	}
+	check("the agent of "+h.self.Name, "", p.Ports.Agent)
+	if h.self.Etcd {
+		check("etcd on "+h.self.Name, "etcd", p.Ports.EtcdClient)
+		check("etcd on "+h.self.Name, "etcd", p.Ports.EtcdPeer)
+	}
+	for _, d := range p.Databases {
+		check(fmt.Sprintf("the listener of %s on %s", d.Name, h.self.Name), "gate-"+d.Name, d.WritePort)
+	}
+	return errors.Join(bad...)
+}
+
+// goDown ends everything of this host: services first, then the database in an order that lets standbys have all
+// of the primary's log, then listeners, at last the etcd member. keep is ended first so that nothing comes back.
+func (h *Host) goDown(ctx context.Context, stopKeeping func()) error {
+	stopKeeping()
+	h.agent.Stop()
+	err := h.agent.WaitStopped(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	errs := []error{err}
+	for name, s := range h.servers {
+		if e := s.Kill(ctx, "the host is stopped"); e != nil {
+			errs = append(errs, fmt.Errorf("stop database %s: %w", name, e))
+		}
+	}
+	for _, c := range h.children {
+		if e := c.stop(ctx, stopGrace); e != nil {
+			errs = append(errs, fmt.Errorf("stop %s: %w", c.name, e))
+		}
+	}
+	if h.etcd != nil {
+		if e := h.etcd.stop(ctx, stopGrace); e != nil {
+			errs = append(errs, fmt.Errorf("stop etcd: %w", e))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,95 @@
+package host
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+
+	"holdfast/internal/database"
+	"holdfast/internal/database/gate"
+	"holdfast/internal/database/postgres"
+	"holdfast/internal/event"
+	"holdfast/internal/plan"
+)
+
+// policy is what the plan asks of a database, for its judgement.
+func policy(p *plan.Plan, d plan.Database) database.Policy {
+	out := database.Policy{Name: d.Name, Standbys: d.Standbys, AcknowledgedBy: d.AcknowledgedBy, Times: database.DefaultTimes()}
+	for _, h := range p.DatabaseHosts(d) {
+		out.Hosts = append(out.Hosts, h.Name)
+	}
+	return out
+}
+
+// ListenerName is the name that every server certificate of a database carries.
+func ListenerName(p *plan.Plan, d plan.Database) string {
+	return d.Name + "." + p.Application + ".holdfast"
+}
+
+// endpoint is where a host's own server of a database answers.
+func endpoint(h plan.Host, p *plan.Plan, d plan.Database) database.Endpoint {
+	return database.Endpoint{Host: h.Name, Address: h.Address, Port: p.Ports.Server + d.Index}
+}
+
+// openServer opens the driver of this host's own server, if the host may hold the database.
+func openServer(ctx context.Context, cfg Config, self plan.Host, d plan.Database) (*postgres.Server, error) {
+	may := false
+	c := postgres.Config{
+		Database: d.Name, Host: self.Name, Address: self.Address, Port: cfg.Plan.Ports.Server + d.Index,
+		Dir: databaseDir(cfg.Dir, d.Name), Major: d.Postgres, BinDir: d.BinDir,
+		CertDir: certDir(cfg.Dir), ServerName: ListenerName(cfg.Plan, d),
+		Executable: cfg.Executable, GateControl: gateSocket(cfg.Dir, d.Name), Log: cfg.Log.With("database", d.Name),
+	}
+	for _, h := range cfg.Plan.DatabaseHosts(d) {
+		if h.Name == self.Name {
+			may = true
+			continue
+		}
+		c.Peers = append(c.Peers, endpoint(h, cfg.Plan, d))
+	}
+	if !may {
+		return nil, nil
+	}
+	for _, r := range d.Roles {
+		password, err := Secret(ctx, r.Password)
+		if err != nil {
+			return nil, fmt.Errorf("role %s of database %s: %w", r.Name, d.Name, err)
+		}
+		c.Roles = append(c.Roles, postgres.Role{Name: r.Name, Password: password, Owns: r.Owns})
+	}
+	for _, s := range d.Parameters {
+		c.Parameters = append(c.Parameters, postgres.Parameter{Name: s.Name, Value: s.Value})
+	}
+	return postgres.Open(c)
+}
+
+func gateSocket(dir, name string) string { return filepath.Join(runDir(dir), "gate-"+name+".sock") }
+
+// gateChild is the listener process of a database on this host.
+func gateChild(cfg Config, self plan.Host, d plan.Database) (child, gate.Spec) {
+	spec := gate.Spec{
+		Database: d.Name, Host: self.Name,
+		Listen:     []string{hostPort(self.Address, d.WritePort)},
+		Control:    gateSocket(cfg.Dir, d.Name),
+		BeatListen: hostPort(self.Address, cfg.Plan.Ports.Gate+d.Index),
+		CertDir:    certDir(cfg.Dir),
+		StateFile:  filepath.Join(cfg.Dir, "keep", "gate-"+d.Name+".state.json"),
+	}
+	return newChild(cfg, "gate-"+d.Name, "gate"), spec
+}
+
+// listener makes a gate process obey the room's orders.
+type listener struct{ client *gate.Client }
+
+// Order implements database.Gate.
+func (l listener) Order(ctx context.Context, o database.GateOrder) error {
+	order := gate.Order{
+		Epoch: uint64(o.Epoch), Generation: uint64(o.Generation), State: gate.State(o.State), Reason: o.Why,
+		DrainFor: event.Duration(o.Drain),
+	}
+	if o.State == database.GateOpen {
+		order.Target = hostPort(o.Target.Address, o.Target.Port)
+	}
+	_, err := l.client.Order(ctx, order)
+	return err
+}

@@ -1,0 +1,239 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"holdfast/internal/agent"
+	"holdfast/internal/api"
+	"holdfast/internal/auth"
+	"holdfast/internal/clock"
+	"holdfast/internal/cluster/etcd"
+	"holdfast/internal/cluster/heartbeat"
+	"holdfast/internal/database"
+	"holdfast/internal/database/gate"
+	"holdfast/internal/database/postgres"
+	"holdfast/internal/plan"
+)
+
+// lateMax is how late this host's own timers may run before its word on others' silence counts for nothing.
+const lateMax = 750 * time.Millisecond
+
+// Host is one host that runs.
+type Host struct {
+	cfg     Config
+	self    plan.Host
+	clock   clock.Clock
+	diary   *diary
+	store   *etcd.Store
+	beats   *beats
+	late    *heartbeat.Lateness
+	servers map[string]*postgres.Server
+	agent   *agent.Agent
+
+	etcd     *child
+	children []child // listeners and edge
+	exits    []*exits
+}
+
+// Run runs the agent of one host until ctx ends. What it looks after goes on; [Host.Down] ends that too.
+func Run(ctx context.Context, cfg Config, down <-chan struct{}) error {
+	self, ok := cfg.Plan.Host(cfg.Self)
+	if !ok {
+		return fmt.Errorf("run host %s: the plan has no such host", cfg.Self)
+	}
+	if err := os.MkdirAll(runDir(cfg.Dir), 0o711); err != nil {
+		return fmt.Errorf("run host %s: %w", cfg.Self, err)
+	}
+	held, err := lock(cfg.Dir)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = held.Close() }() // gives the lock back
+	if cfg.Running != nil {
+		if err := cfg.Running(); err != nil {
+			return fmt.Errorf("run host %s: %w", cfg.Self, err)
+		}
+	}
+	h := &Host{cfg: cfg, self: self, clock: clock.Real(), servers: map[string]*postgres.Server{}}
+	if err := h.open(ctx); err != nil {
+		return errors.Join(err, h.close())
+	}
+	return errors.Join(h.run(ctx, down), h.close())
+}
+
+// open makes everything ready that can refuse, before anything is started.
+func (h *Host) open(ctx context.Context) error {
+	cfg := h.cfg
+	if err := h.portsFree(ctx); err != nil {
+		return err
+	}
+	diary, err := openDiary(cfg.Dir, cfg.Self, cfg.Log)
+	if err != nil {
+		return err
+	}
+	h.diary = diary
+	for _, d := range cfg.Plan.Databases {
+		s, err := openServer(ctx, cfg, h.self, d)
+		if err != nil {
+			return err
+		}
+		if s != nil {
+			h.servers[d.Name] = s
+		}
+	}
+	client, err := auth.ClientTLS(certDir(cfg.Dir), "")
+	if err != nil {
+		return fmt.Errorf("read this host's certificate: %w", err)
+	}
+	h.store, err = etcd.Open(context.WithoutCancel(ctx), etcd.Config{Endpoints: etcdEndpoints(cfg.Plan), TLS: client, Log: cfg.Log})
+	if err != nil {
+		return err
+	}
+	h.beats = newBeats(cfg.Plan, cfg.Self, client, h.clock, cfg.Log)
+	h.late = heartbeat.NewLateness(h.clock)
+	h.agent, err = agent.New(h.agentConfig())
+	return err
+}
+
+func (h *Host) agentConfig() agent.Config {
+	p := h.cfg.Plan
+	c := agent.Config{
+		Self: h.cfg.Self, Version: h.cfg.Version, Store: h.store, Beats: h.beats, Clock: h.clock, Log: h.cfg.Log, Diary: h.diary,
+		Servers: map[string]database.Server{}, Gates: map[string]database.Gate{}, Exits: map[string]<-chan struct{}{},
+		Late: func() bool { return h.late.Worst() > lateMax },
+		Reach: func(name, host string) (database.Endpoint, error) {
+			d, okD := p.DatabaseNamed(name)
+			to, okH := p.Host(host)
+			if !okD || !okH {
+				return database.Endpoint{}, fmt.Errorf("reach database %s on %s: the plan has no such host or database", name, host)
+			}
+			return endpoint(to, p, d), nil
+		},
+	}
+	for _, other := range p.AllHosts() {
+		if other.Name != h.cfg.Self {
+			c.Peers = append(c.Peers, other.Name)
+		}
+	}
+	for _, d := range p.Databases {
+		c.Databases = append(c.Databases, policy(p, d))
+		c.Gates[d.Name] = listener{gate.Dial(gateSocket(h.cfg.Dir, d.Name))}
+		if s := h.servers[d.Name]; s != nil {
+			c.Servers[d.Name] = s
+			e := newExits(filepath.Join(databaseDir(h.cfg.Dir, d.Name), "keep"), h.clock)
+			h.exits = append(h.exits, e)
+			c.Exits[d.Name] = e.tell
+		}
+	}
+	return c
+}
+
+// run starts the children, serves peers and operators, and judges until ctx ends or down fires.
+func (h *Host) run(ctx context.Context, down <-chan struct{}) error {
+	if err := h.prepareChildren(); err != nil {
+		return err
+	}
+	server, err := h.serve()
+	if err != nil {
+		return err
+	}
+	keep, stopKeeping := context.WithCancel(ctx)
+	defer stopKeeping()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return server(ctx) })
+	g.Go(func() error { return h.beats.run(ctx) })
+	g.Go(func() error { return h.late.Run(ctx) })
+	g.Go(func() error { return h.agent.Run(ctx) })
+	for _, e := range h.exits {
+		g.Go(func() error { return e.run(ctx) })
+	}
+	for _, c := range h.allChildren() {
+		g.Go(func() error { return c.run(keep) })
+	}
+	g.Go(func() error {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-down:
+		}
+		err := h.goDown(ctx, stopKeeping)
+		return errors.Join(err, errDown)
+	})
+	err = g.Wait()
+	if errors.Is(err, errDown) || errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// errDown ends the group when everything of this host has been stopped.
+var errDown = errors.New("this host has been stopped")
+
+func (h *Host) allChildren() []child {
+	if h.etcd == nil {
+		return h.children
+	}
+	return append([]child{*h.etcd}, h.children...)
+}
+
+// serve opens the port for peers and operators.
+func (h *Host) serve() (func(ctx context.Context) error, error) {
+	conf, err := auth.ServerTLS(certDir(h.cfg.Dir))
+	if err != nil {
+		return nil, err
+	}
+	l, err := net.Listen("tcp", hostPort(h.self.Address, h.cfg.Plan.Ports.Agent))
+	if err != nil {
+		return nil, fmt.Errorf("listen for other hosts: %w", err)
+	}
+	mux := http.NewServeMux()
+	mux.Handle(heartbeat.Path, h.beats.publisher)
+	mux.Handle("/v1/", api.Handler(api.Source{
+		Plan: h.cfg.Plan, Self: h.cfg.Self, Store: h.store, Snapshot: h.agent.Last, Events: h.diary.Recent, Log: h.cfg.Log,
+	}))
+	srv := &http.Server{Handler: mux, TLSConfig: conf, ReadHeaderTimeout: 5 * time.Second, ErrorLog: nil}
+	return func(ctx context.Context) error {
+		stop := context.AfterFunc(ctx, func() {
+			h.beats.publisher.Close()
+			_ = srv.Close() // long answers would be waited for
+		})
+		defer stop()
+		err := srv.ServeTLS(l, "", "")
+		if errors.Is(err, http.ErrServerClosed) {
+			return nil
+		}
+		return err
+	}, nil
+}
+
+// close ends what open began; nothing of it lives in another process.
+func (h *Host) close() error {
+	var errs []error
+	for _, s := range h.servers {
+		errs = append(errs, s.Close())
+	}
+	if h.store != nil {
+		errs = append(errs, h.store.Close())
+	}
+	if h.diary != nil {
+		errs = append(errs, h.diary.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func etcdEndpoints(p *plan.Plan) []string {
+	var out []string
+	for _, h := range p.HomeSite().EtcdHosts() {
+		out = append(out, "https://"+hostPort(h.Address, p.Ports.EtcdClient))
+	}
+	return out
+}

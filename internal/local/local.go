@@ -1,0 +1,244 @@
+// Package local is a whole plan on one machine: each host an agent process on an address of its own. It lays
+// out the data root, issues certificates, makes the secrets that the plan expects below the root, and starts
+// and ends the agents. It decides nothing: the agents are the same as on machines of their own.
+package local
+
+import (
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"holdfast/internal/auth"
+	"holdfast/internal/durable"
+	"holdfast/internal/host"
+	"holdfast/internal/plan"
+	"holdfast/internal/problem"
+)
+
+// Context is what a command line needs to find the running application again.
+type Context struct {
+	Application string            `json:"application"`
+	Plan        string            `json:"plan"` // the plan file, absolute
+	Root        string            `json:"root"`
+	Agents      map[string]string `json:"agents"` // by host: addr:port
+}
+
+// DefaultRoot is where the data of an application lie when nobody says otherwise.
+func DefaultRoot(application string) string {
+	if os.Geteuid() == 0 {
+		return filepath.Join("/var/lib/holdfast", application)
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		home = "."
+	}
+	return filepath.Join(home, ".local", "share", "holdfast", application)
+}
+
+// HostDir is one host's own directory below a root. No two hosts share anything but the root's name.
+func HostDir(root, name string) string { return filepath.Join(root, "hosts", name) }
+
+// AdminDir holds the operator's certificate.
+func AdminDir(root string) string { return filepath.Join(root, "admin") }
+
+func contextFile(root string) string { return filepath.Join(root, "context.json") }
+
+// OnLoopback gives each host that is not on loopback an address there, so that any plan runs on one machine.
+// What was changed is told in words.
+func OnLoopback(p *plan.Plan) (*plan.Plan, []string) {
+	q := *p
+	q.Sites = append([]plan.Site(nil), p.Sites...)
+	var told []string
+	for i, site := range q.Sites {
+		q.Sites[i].Hosts = append([]plan.Host(nil), site.Hosts...)
+		for k, h := range site.Hosts {
+			if ip := net.ParseIP(h.Address); ip != nil && ip.IsLoopback() {
+				continue
+			}
+			q.Sites[i].Hosts[k].Address = fmt.Sprintf("127.77.%d.%d", i+1, k+1)
+			told = append(told, fmt.Sprintf("%s runs on %s instead of %s", h.Name, q.Sites[i].Hosts[k].Address, h.Address))
+		}
+	}
+	return &q, told
+}
+
+// Lock keeps a second `up` off the same root. The file is held until the returned one is closed.
+func Lock(root string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(root, "up.lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock %s: %w", root, err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		_ = f.Close() // never locked
+		return nil, &problem.Problem{
+			Code: "host.in-use", Subject: filepath.Base(root), Severity: problem.Critical,
+			Title:   "another `holdfast up` works on " + root,
+			Meaning: "Nothing was started and nothing was changed.",
+			Remedy:  "use the one that runs: holdfast status --root " + root + "; or give this one another --root",
+		}
+	}
+	return f, nil
+}
+
+// Prepare lays out the root for a plan: it refuses a root of another application before it changes anything.
+// It returns what it made, in words.
+func Prepare(p *plan.Plan, planFile, root string) (Context, []string, error) {
+	c := Context{Application: p.Application, Plan: planFile, Root: root, Agents: map[string]string{}}
+	if err := refuseForeign(p.Application, root); err != nil {
+		return c, nil, err
+	}
+	if err := os.MkdirAll(filepath.Join(root, "hosts"), 0o755); err != nil {
+		return c, nil, fmt.Errorf("make the data root: %w", err)
+	}
+	made, err := secrets(p, root)
+	if err != nil {
+		return c, made, err
+	}
+	if err := certificates(p, root); err != nil {
+		return c, made, err
+	}
+	for _, h := range p.AllHosts() {
+		c.Agents[h.Name] = net.JoinHostPort(h.Address, fmt.Sprint(p.Ports.Agent))
+	}
+	data, err := json.MarshalIndent(c, "", "  ")
+	if err != nil {
+		return c, made, err
+	}
+	return c, made, durable.WriteFile(contextFile(root), append(data, '\n'), 0o600)
+}
+
+// refuseForeign keeps Holdfast off a directory that is not its own or belongs to another application.
+func refuseForeign(application, root string) error {
+	entries, err := os.ReadDir(root)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && len(entries) == 0 {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look at the data root: %w", err)
+	}
+	if len(entries) == 1 && entries[0].Name() == "up.lock" {
+		return nil
+	}
+	c, err := ReadContext(root)
+	switch {
+	case err != nil:
+		return &problem.Problem{
+			Code: "host.foreign-root", Subject: application, Severity: problem.Critical,
+			Title:   root + " holds files that are not Holdfast's",
+			Meaning: "Nothing of it was touched.", Remedy: "give --root an empty directory, or one that Holdfast made",
+		}
+	case c.Application != application:
+		return &problem.Problem{
+			Code: "host.foreign-root", Subject: application, Severity: problem.Critical,
+			Title:   fmt.Sprintf("%s belongs to application %s", root, c.Application),
+			Meaning: "Nothing of it was touched.", Remedy: "give --root another directory",
+		}
+	}
+	return nil
+}
+
+// ReadContext finds a running application's context in a root.
+func ReadContext(root string) (Context, error) {
+	var c Context
+	data, err := os.ReadFile(contextFile(root))
+	if err != nil {
+		return c, fmt.Errorf("read the context of %s: %w", root, err)
+	}
+	if err := json.Unmarshal(data, &c); err != nil {
+		return c, fmt.Errorf("read the context of %s: %w", root, err)
+	}
+	return c, nil
+}
+
+// secrets makes the files below the root that the plan refers to and that do not exist yet: a random value
+// each. Files elsewhere are the operator's own.
+func secrets(p *plan.Plan, root string) ([]string, error) {
+	refs := map[plan.Secret]string{}
+	for _, d := range p.Databases {
+		for _, r := range d.Roles {
+			refs[r.Password] = "password of role " + r.Name
+		}
+	}
+	for _, v := range p.Vaults {
+		refs[v.Key] = "key of vault " + v.Name
+	}
+	var made []string
+	for ref, what := range refs {
+		path := ref.Target()
+		if ref.Kind() != "file" || !strings.HasPrefix(path, root+string(filepath.Separator)) {
+			continue
+		}
+		if _, err := os.Stat(path); err == nil {
+			continue
+		}
+		value := make([]byte, 24)
+		if _, err := rand.Read(value); err != nil {
+			return made, fmt.Errorf("make the %s: %w", what, err)
+		}
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			return made, fmt.Errorf("make the %s: %w", what, err)
+		}
+		if err := durable.WriteFile(path, []byte(base64.RawURLEncoding.EncodeToString(value)+"\n"), 0o600); err != nil {
+			return made, fmt.Errorf("make the %s: %w", what, err)
+		}
+		made = append(made, what+" in "+path)
+	}
+	return made, nil
+}
+
+// certificates makes the application's authority, and a certificate for each host and the operator.
+func certificates(p *plan.Plan, root string) error {
+	caDir := filepath.Join(root, "ca")
+	ca, err := auth.LoadAuthority(caDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		ca, err = auth.CreateAuthority(caDir, p.Application)
+	}
+	if err != nil {
+		return fmt.Errorf("make the application's certificates: %w", err)
+	}
+	var names []string
+	for _, d := range p.Databases {
+		names = append(names, host.ListenerName(p, d))
+	}
+	for _, s := range p.Services {
+		if s.Route != nil && s.Route.Scheme == "https" && s.TLS == nil && s.Route.Host != "" {
+			names = append(names, s.Route.Host)
+		}
+	}
+	for _, h := range p.AllHosts() {
+		dir := HostDir(root, h.Name)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return fmt.Errorf("make the directory of host %s: %w", h.Name, err)
+		}
+		cert := auth.HostCert{Name: h.Name, Role: auth.Host, Addresses: []net.IP{net.ParseIP(h.Address)}, DNSNames: names}
+		if err := issue(ca, host.CertDir(dir), cert); err != nil {
+			return err
+		}
+	}
+	return issue(ca, AdminDir(root), auth.HostCert{Name: "operator", Role: auth.Admin})
+}
+
+// issue writes a certificate unless one is there; a changed plan gets new ones by removing the old.
+func issue(ca *auth.Authority, dir string, c auth.HostCert) error {
+	want, err := json.Marshal(c)
+	if err != nil {
+		return err
+	}
+	asked := filepath.Join(dir, "asked.json")
+	if have, err := os.ReadFile(asked); err == nil && string(have) == string(want) {
+		return nil
+	}
+	if err := ca.WriteHost(dir, c); err != nil {
+		return fmt.Errorf("issue the certificate of %s: %w", c.Name, err)
+	}
+	return durable.WriteFile(asked, want, 0o600)
+}
