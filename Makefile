@@ -1,0 +1,66 @@
+# `make` alone lists the targets: one sentence each, after the two hashes.
+.DEFAULT_GOAL := help
+SHELL         := /bin/bash
+.SHELLFLAGS   := -eu -o pipefail -c
+.ONESHELL:
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -X holdfast/internal/cli.version=$(VERSION)
+# Packages that test at the same time. Several start real PostgreSQL servers, so more of them only starve each other.
+P       ?= 2
+SEEDS   ?= 5000
+FUZZTIME ?= 30s
+
+.PHONY: help
+help: ## Lists the targets (this).
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: setup
+setup: ## Installs what is missing on this machine: PostgreSQL's programs and a C compiler; nothing when all is there.
+	@scripts/setup
+
+.PHONY: build
+build: ## Builds bin/holdfast and the example application bin/clinic.
+	@go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/holdfast ./examples/clinic/cmd/clinic
+
+.PHONY: demo
+demo: setup build ## Runs the example on three hosts of this machine, breaks it, restores it, measures; KEEP=1 leaves it running.
+	@go build -trimpath -o bin/clinic-demo ./examples/clinic/demo
+	exec bin/clinic-demo -holdfast bin/holdfast $(if $(filter-out 0 no,$(KEEP)),-keep)
+
+.PHONY: test
+test: setup ## Runs every test, with the race detector and real servers; nothing is left out for want of a program.
+	@CI=true go test -race -shuffle=on -p $(P) -timeout 15m ./...
+
+.PHONY: race
+race: setup ## Runs the tests of one room over and over under the race detector: make race ROOM=./internal/edge/...
+	@test -n "$(ROOM)" || { echo "say which: make race ROOM=./internal/edge/..." >&2; exit 2; }
+	CI=true go test -race -shuffle=on -count=10 -timeout 30m $(ROOM)
+
+.PHONY: sim
+sim: ## Runs the simulator on thousands of seeds (SEEDS=5000); it prints each seed that fails, and how to repeat it.
+	@go test ./sim -run Seeds -count=1 -timeout 60m -args -sim.seeds=$(SEEDS)
+
+.PHONY: fuzz
+fuzz: ## Fuzzes every target there is, FUZZTIME=30s each.
+	@scripts/fuzz $(FUZZTIME)
+
+.PHONY: lint
+lint: ## Checks formatting, modules, vet, who imports whom (layout_test.go), and staticcheck.
+	@scripts/lint
+
+.PHONY: docs
+docs: ## Checks that links lead somewhere and that every problem has its page.
+	@go test -count=1 -run 'Link|Problem' .
+
+.PHONY: bench
+bench: ## Runs the benchmarks; read ratios from one run, not figures from two.
+	@go test -run '^$$' -bench . -benchmem -p 1 ./...
+
+.PHONY: ci
+ci: ## Does what the project's CI does: setup, lint, test.
+	@.ci/run
+
+.PHONY: clean
+clean: ## Removes what was built. Data of `make demo` or `holdfast up` is not touched.
+	@rm -rf bin
