@@ -50,11 +50,11 @@ func (h hands) Act(name string, a database.Action) {
 	s.mu.Unlock()
 	s.done.Go(func() {
 		defer cancel()
-		s.run(ctx, a, h.agent.because(name))
+		s.run(ctx, a)
 	})
 }
 
-func (s *slot) run(ctx context.Context, a database.Action, because []string) {
+func (s *slot) run(ctx context.Context, a database.Action) {
 	cfg := s.agent.cfg
 	log := cfg.Log.With("database", s.name, "epoch", a.Epoch)
 	began := cfg.Clock.Now()
@@ -63,7 +63,7 @@ func (s *slot) run(ctx context.Context, a database.Action, because []string) {
 		Reach: func(host string) (database.Endpoint, error) { return cfg.Reach(s.name, host) },
 	}, a)
 	took := cfg.Clock.Now().Sub(began)
-	s.tell(log, a, because, took, err)
+	s.tell(log, a, took, err)
 	switch {
 	case a.Kind == database.KindSwap:
 		s.agent.readNow(ctx)
@@ -85,8 +85,12 @@ func (s *slot) run(ctx context.Context, a database.Action, because []string) {
 }
 
 // tell says how an action went, once.
-func (s *slot) tell(log *slog.Logger, a database.Action, because []string, took time.Duration, err error) {
+func (s *slot) tell(log *slog.Logger, a database.Action, took time.Duration, err error) {
 	cfg := s.agent.cfg
+	var because []string
+	if a.Why != "" {
+		because = []string{a.Why}
+	}
 	switch {
 	case err == nil:
 		log.Info("database action done", "action", a.String(), "why", a.Why, "took", took)
@@ -101,13 +105,6 @@ func (s *slot) tell(log *slog.Logger, a database.Action, because []string, took 
 
 // retryPause keeps an action that fails at once from being tried in a tight loop.
 const retryPause = 200 * time.Millisecond
-
-// because are the reasons of the newest decision.
-func (a *Agent) because(name string) []string {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.last.Outcome.Decisions[name].Because
-}
 
 // look observes a local server now, so that the round after an action sees what it did.
 func (a *Agent) look(ctx context.Context, name string) {

@@ -45,6 +45,8 @@ type Memory struct {
 	Cut        bool    // standby: the stream is configured and does not come
 	CutSince   time.Duration
 	Prepared   string // id of the switchover whose checkpoint was made
+	Short      bool   // primary: fewer standbys stream than must acknowledge
+	ShortSince time.Duration
 }
 
 // Unfit says since when a voter does not stream.

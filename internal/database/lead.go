@@ -480,7 +480,15 @@ func (j *judgement) redundancy() {
 		missing = append(missing, host)
 	}
 	slices.SortFunc(missing, cmp.Compare)
-	if streaming < r.W {
+	if streaming >= r.W {
+		j.m.Short = false
+	} else if !j.m.Short {
+		j.m.Short, j.m.ShortSince = true, j.v.Now
+	}
+	if j.m.Short && j.v.Now-j.m.ShortSince < j.p.Times.Reachable {
+		return // a barrier makes every standby reconnect once
+	}
+	if j.m.Short {
 		j.problem(problem.Problem{
 			Code: "database.writes-wait", Severity: problem.Critical,
 			Title:   fmt.Sprintf("writes wait: %d of %d standbys that must hold a commit stream", streaming, r.W),
