@@ -10,9 +10,10 @@ import (
 
 var errOpenQuote = errors.New("has a quote that does not end (close it, or write a list: [program, argument])")
 
-// splitWords splits a command line at spaces as a shell does: '...' keeps everything, "..." keeps all but
-// \" and \\, and a backslash outside quotes keeps the next letter. Nothing is expanded.
-func splitWords(s string) ([]string, error) {
+// SplitWords splits a command line at spaces as a shell does: '...' keeps everything, "..." keeps all but
+// \" and \\, and a backslash outside quotes keeps the next letter. Nothing is expanded. A plan's commands are
+// read so, and the target of an exec: reference.
+func SplitWords(s string) ([]string, error) {
 	words, _, err := splitQuoted(s)
 	return words, err
 }

@@ -75,6 +75,58 @@ func TestDiffSaysWhatWouldHappen(t *testing.T) {
 			"reload backup of records: it keeps any moment of 7d and weekly backups of 2y (was 14d, 2y); what is older expires, except the last proven backup"}},
 		{"no backup any more", "backup:\n  records: { full: daily 01:00 }\n", "", []string{
 			"stop backup of records: no backup is made any more; those there are stay in vault main"}},
+		{"objectives", "release: ./build", "release: ./build\nobjectives: { rpo: 1m }", []string{
+			"nothing application clinic: its objectives change; status and alarms measure by the new ones"}},
+		{"Holdfast's own ports", "release: ./build", "release: ./build\nports: { agent: 7500 }", []string{
+			"pause application clinic: Holdfast's own ports change; agents, gates and database servers restart, and clients wait meanwhile"}},
+		{"another fault domain", "10.0.0.3 }", "10.0.0.3, fault_domain: rack }", []string{
+			"nothing host c: its fault domain becomes rack (was c); instances are spread anew, one at a time"}},
+		{"a host that changes its site", "      c: { address: 10.0.0.3 }\n", "      d: { address: 10.0.0.4 }\n  west: { hosts: { c: { address: 10.0.0.3 } } }\n", []string{
+			"start host d: it joins at 10.0.0.4",
+			"refused host c: it moves from site east to west; take it out under this name and add it there under a new one"}},
+		{"another port of a service", "port: 8080", "port: 8081", []string{
+			"restart service web: port changed; instances restart one at a time, the first alone until it is ready"}},
+		{"another command, and a variable less", "run: bin/web, instances: 2, port: 8080, route: http://x.example, ready: /r, env: { A: \"1\", TOKEN", "run: bin/web -v, instances: 2, port: 8080, route: http://x.example, ready: /r, env: { TOKEN", []string{
+			"restart service web: run, A changed; instances restart one at a time, the first alone until it is ready"}},
+		{"a second instance of a singleton", "run: bin/mail", "run: bin/mail, instances: 2", []string{
+			"start service mail: 1 instance starts more: two may now run at once"}},
+		{"checks of other kinds", "run: bin/mail", "run: bin/mail, port: 25, live: { exec: bin/check }, ready: { tcp: true }", []string{
+			"restart service mail: port changed; its one instance restarts, with an outage of seconds",
+			"reload service mail: its check live changes (bin/check, was none)",
+			"reload service mail: its check ready changes (tcp, was none)"}},
+		{"a first route, with a certificate", "run: bin/mail", "run: bin/mail, port: 25, route: https://m.example, tls: { certificate: file:c, key: file:k }", []string{
+			"restart service mail: port changed; its one instance restarts, with an outage of seconds",
+			"reload service mail: its route becomes https://m.example (was none)",
+			"reload service mail: its certificate comes from another place; new connections get it"}},
+		{"longer grace on fewer hosts", "run: bin/mail", "run: bin/mail, stop_grace: 1m, hosts: [a, b]", []string{
+			"reload service mail: stop_grace becomes 1m (was 10s)",
+			"restart service mail: it may run on a, b (was any host); instances elsewhere move one at a time"}},
+		{"a key from elsewhere", "env:K", "env:L", []string{"reload vault main: its key is read from another place; it must be the same key"}},
+		{"a copy less", "copies: { east: \"file:///v\" }", "copies: { west: \"file:///w\" }", []string{
+			"stop vault main: copy east gets nothing new; what it holds is kept",
+			"start vault main: copy west is made at file:///w and filled from the others"}},
+		{"another vault", "vaults:\n  main:", "vaults:\n  other:", []string{
+			"stop vault main: nothing is written to it or expires in it; its copies are kept until holdfast purge main",
+			"start vault other: it is made in 1 place",
+			"start backup of records: it goes to vault other (was main), beginning with a full backup; the old ones are kept"}},
+		{"programs of PostgreSQL, hosts and acknowledgement", "standbys: 1,", "standbys: 1, acknowledged_by: 0, bin_dir: /opt/pg, hosts: [a, b],", []string{
+			"pause database records: its programs lie elsewhere; standbys restart one at a time, then a switchover pauses writes for about a second",
+			"reload database records: a commit is acknowledged by 0 (was 1)",
+			"pause database records: it may lie on a, b (was any host); standbys move first, and if the primary must move a switchover pauses writes for about a second"}},
+		{"fewer standbys", "standbys: 1,", "standbys: 0,", []string{
+			"stop database records: 1 standby is stopped, data kept (0 left)",
+			"reload database records: a commit is acknowledged by 0 (was 1)"}},
+		{"roles", "roles: { app: { password: \"env:P\", owns: [one] } }", "roles: { app: { password: \"env:Q\", owns: [one] }, more: { password: \"env:R\", owns: [two] }, some: { password: \"env:S\" } }", []string{
+			"reload database records: the password of role app is read from another place",
+			"start database records: role more is made, and owns two",
+			"start database records: role some is made"}},
+		{"a role less", "roles: { app: { password: \"env:P\", owns: [one] } }", "", []string{
+			"stop database records: role app may not log in any more; it and what it owns are kept"}},
+		{"a parameter less", "work_mem: 4MB, ", "", []string{"reload database records: work_mem: taken over while it runs"}},
+		{"a database less", diffBase[strings.Index(diffBase, "databases:"):], "", []string{
+			"stop database records: its primary and 1 standby are stopped; their data are kept until holdfast purge records",
+			"stop vault main: nothing is written to it or expires in it; its copies are kept until holdfast purge main",
+			"stop backup of records: no backup is made any more; those there are stay in vault main"}},
 		{"another application", "application: clinic", "application: other", []string{
 			"refused application clinic: its name becomes other; data of one application are never taken over by another: adopt or restore them there"}},
 	} {

@@ -15,7 +15,7 @@ import (
 // Bounds on the bytes that the YAML parser is given: it recurses for each level of nesting and takes time
 // with its square, and a plan needs a handful of levels.
 const (
-	sourceMax  = 256 << 10
+	sourceMax  = 64 << 10
 	nestingMax = 50
 )
 

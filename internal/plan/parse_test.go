@@ -50,3 +50,18 @@ func TestParseReportsEveryMistakeWithItsPlace(t *testing.T) {
 		}
 	}
 }
+
+func TestParseRefusesFilesThatNoPlanNeeds(t *testing.T) {
+	_, mistakes := Parse("holdfast.yaml", []byte(strings.Repeat("# much\n", 20000)))
+	want := []Mistake{{File: "holdfast.yaml", Line: 1, Column: 1, What: "the file has 140000 bytes (at most 65536)"}}
+	if diff := cmp.Diff(want, mistakes); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestMistakesAreErrorsThatEditorsCanFollow(t *testing.T) {
+	var err error = Mistake{File: "x.yaml", Line: 3, Column: 7, What: "service web: port 0 is not a port (1 to 65535)"}
+	if got, want := err.Error(), "x.yaml:3:7: service web: port 0 is not a port (1 to 65535)"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}

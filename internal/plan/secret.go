@@ -51,7 +51,7 @@ func parseSecret(dir, s string) (Secret, error) {
 		file, err := under(dir, rest)
 		return Secret("file:" + file), err
 	case "exec":
-		words, err := splitWords(rest)
+		words, err := SplitWords(rest)
 		if err != nil {
 			return "", errors.New("has a quote that does not end (exec:/path/to/program argument ...)")
 		}

@@ -58,7 +58,7 @@ func TestSplitWordsFollowsTheShell(t *testing.T) {
 		`x a'b'"c"`:               {"x", "abc"},
 		"  x\ty\n":                {"x", "y"},
 	} {
-		got, err := splitWords(text)
+		got, err := SplitWords(text)
 		if diff := cmp.Diff(want, got); err != nil || diff != "" {
 			t.Errorf("%s: %v (-want +got):\n%s", text, err, diff)
 		}
