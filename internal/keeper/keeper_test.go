@@ -519,7 +519,7 @@ func TestOutputIsRotated(t *testing.T) {
 		t.Errorf("the newest file ends with %q, %v", tail(names[0], 30), err)
 	}
 	for _, n := range names {
-		if i, err := os.Stat(n); err != nil || i.Size() > 64<<10 {
+		if i, err := os.Stat(n); err != nil || i.Size() > s.LogMaxBytes {
 			t.Errorf("%s holds %v, %v", n, i.Size(), err)
 		}
 	}

@@ -51,7 +51,7 @@ func (o *output) reopen() error {
 
 // drain copies until the last process that holds the pipe's other end has ended.
 func (o *output) drain(r io.Reader) {
-	buf := make([]byte, 32<<10)
+	buf := make([]byte, min(32<<10, o.max)) // never more than one file holds
 	for {
 		n, err := r.Read(buf)
 		if n > 0 {

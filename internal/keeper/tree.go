@@ -80,8 +80,11 @@ func (t tree) thaw() error {
 	if err != nil {
 		return errors.Join(append(errs, err)...)
 	}
+	inside := t.insideCgroup()
 	for _, p := range ps {
-		if p.stopped() {
+		// Whatever its state: one that waits for its child's exec (vfork) shows as uninterruptible, with a SIGSTOP
+		// pending that only SIGCONT takes back.
+		if !inside[p.PID] {
 			errs = append(errs, signalProcess(p.process, unix.SIGCONT))
 		}
 	}
