@@ -1,0 +1,219 @@
+// Package pgtest runs a real PostgreSQL server for tests. Every process it starts ends with the test.
+package pgtest
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"holdfast/internal/restore"
+)
+
+// Server is one server on a loopback address.
+type Server struct {
+	T      testing.TB
+	Dir    string // data directory
+	BinDir string
+	Addr   string
+	Port   int
+	Owner  restore.Owner
+	cmd    *exec.Cmd
+	exited chan struct{}
+}
+
+// Dir is an empty directory that PostgreSQL's user can reach, removed with the test. t.TempDir is not: its
+// parents belong to root alone.
+func Dir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "hfpg-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// Bin finds PostgreSQL or skips the test.
+func Bin(t testing.TB) string {
+	t.Helper()
+	for _, major := range []int{15, 16, 17, 18, 14} {
+		if dir, err := restore.FindBinDir(major); err == nil {
+			return dir
+		}
+	}
+	if os.Getenv("CI") != "" {
+		t.Fatal("no PostgreSQL on this machine")
+	}
+	t.Skip("no PostgreSQL on this machine")
+	return ""
+}
+
+// New makes and starts a primary with checksums.
+func New(t testing.TB) *Server {
+	t.Helper()
+	s := prepare(t)
+	s.run("initdb", "-D", s.Dir, "-U", "postgres", "-A", "trust", "--data-checksums", "--no-sync", "-E", "UTF8", "--locale=C")
+	s.Start()
+	return s
+}
+
+// Standby clones and starts a standby of s.
+func (s *Server) Standby() *Server {
+	s.T.Helper()
+	n := prepare(s.T)
+	n.run("pg_basebackup", "-D", n.Dir, "-h", s.Addr, "-p", fmt.Sprint(s.Port), "-U", "postgres", "-R", "-X", "stream", "--no-sync", "-c", "fast")
+	n.Start()
+	return n
+}
+
+func prepare(t testing.TB) *Server {
+	t.Helper()
+	owner, err := restore.DefaultOwner()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := Dir(t)
+	s := &Server{T: t, Dir: filepath.Join(dir, "data"), BinDir: Bin(t), Addr: "127.44.0.1", Owner: owner}
+	if owner.Set {
+		if err := os.Chown(dir, int(owner.UID), int(owner.GID)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l, err := net.Listen("tcp", s.Addr+":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Port = l.Addr().(*net.TCPAddr).Port
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func (s *Server) command(name string, args ...string) *exec.Cmd {
+	cmd := exec.Command(filepath.Join(s.BinDir, name), args...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C", "TZ=UTC")
+	cmd.Dir = filepath.Dir(s.Dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if s.Owner.Set {
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: s.Owner.UID, Gid: s.Owner.GID, Groups: []uint32{s.Owner.GID}}
+	}
+	return cmd
+}
+
+func (s *Server) run(name string, args ...string) {
+	s.T.Helper()
+	if out, err := s.command(name, args...).CombinedOutput(); err != nil {
+		s.T.Fatalf("%s: %v\n%s", name, err, out)
+	}
+}
+
+// Start runs the server and waits until it answers.
+func (s *Server) Start() {
+	s.T.Helper()
+	s.StartWith()
+}
+
+// StartWith is Start with settings (name=value) over the usual ones.
+func (s *Server) StartWith(settings ...string) {
+	s.T.Helper()
+	logFile, err := os.OpenFile(s.Dir+".log", os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		s.T.Fatal(err)
+	}
+	s.cmd = s.command("postgres", "-D", s.Dir, "-c", "listen_addresses="+s.Addr, "-c", fmt.Sprintf("port=%d", s.Port),
+		"-c", "unix_socket_directories=", "-c", "fsync=off", "-c", "shared_buffers=32MB", "-c", "wal_level=replica", "-c", "max_wal_senders=10",
+		"-c", "wal_keep_size=256MB", "-c", "wal_retrieve_retry_interval=100ms", "-c", "log_min_messages=warning")
+	for _, x := range settings {
+		s.cmd.Args = append(s.cmd.Args, "-c", x)
+	}
+	s.cmd.Stdout, s.cmd.Stderr = logFile, logFile
+	if err := s.cmd.Start(); err != nil {
+		s.T.Fatal(err)
+	}
+	if err := logFile.Close(); err != nil {
+		s.T.Fatal(err)
+	}
+	s.exited = make(chan struct{})
+	go func() {
+		_ = s.cmd.Wait() // its log says why
+		close(s.exited)
+	}()
+	s.T.Cleanup(s.Kill)
+	deadline := time.Now().Add(60 * time.Second)
+	for {
+		conn, err := pgx.Connect(context.Background(), s.ConnString("postgres"))
+		if err == nil {
+			_ = conn.Close(context.Background()) // only asked
+			return
+		}
+		select {
+		case <-s.exited:
+		case <-time.After(50 * time.Millisecond):
+			if time.Now().Before(deadline) {
+				continue
+			}
+		}
+		raw, _ := os.ReadFile(s.Dir + ".log") // for the message alone
+		s.T.Fatalf("server on %s does not start: %v\n%s", s.Dir, err, raw)
+	}
+}
+
+// Kill ends the server at once, as a crash does; harmless when it is gone.
+func (s *Server) Kill() {
+	select {
+	case <-s.exited:
+		return
+	default:
+	}
+	_ = s.cmd.Process.Signal(syscall.SIGQUIT) // gone is as good
+	select {
+	case <-s.exited:
+	case <-time.After(20 * time.Second):
+		_ = s.cmd.Process.Kill() // gone is as good
+		<-s.exited
+	}
+}
+
+// ConnString leads to a database of the server.
+func (s *Server) ConnString(database string) string {
+	return fmt.Sprintf("postgres://postgres@%s:%d/%s?sslmode=disable", s.Addr, s.Port, database)
+}
+
+// Conn opens a connection that ends with the test.
+func (s *Server) Conn(database string) *pgx.Conn {
+	s.T.Helper()
+	conn, err := pgx.Connect(context.Background(), s.ConnString(database))
+	if err != nil {
+		s.T.Fatal(err)
+	}
+	s.T.Cleanup(func() { _ = conn.Close(context.Background()) })
+	return conn
+}
+
+// Exec runs statements one by one.
+func (s *Server) Exec(database string, statements ...string) {
+	s.T.Helper()
+	conn := s.Conn(database)
+	defer func() { _ = conn.Close(context.Background()) }() // statements have their own errors
+	for _, q := range statements {
+		if _, err := conn.Exec(context.Background(), q); err != nil {
+			s.T.Fatalf("%s: %v", q, err)
+		}
+	}
+}

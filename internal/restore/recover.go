@@ -1,0 +1,82 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// Recovered is a scratch server that stands at a target.
+type Recovered struct {
+	*Scratch
+	Choice Choice
+	Paused bool
+	// Reached is false when a target time lies behind the last commit: all log was replayed, and the vault
+	// knows that nothing was committed between.
+	Reached bool
+}
+
+// Recover starts a scratch server on a directory that Run made, and waits until it stands at the target.
+// When it returns an error, nothing runs.
+func Recover(ctx context.Context, choice Choice, action Action, o ScratchOptions) (*Recovered, error) {
+	if o.Superuser == "" {
+		o.Superuser = choice.Backup.Superuser
+	}
+	if o.BinDir == "" {
+		var err error
+		if o.BinDir, err = FindBinDir(choice.Backup.ServerVersion / 10000); err != nil {
+			return nil, err
+		}
+	}
+	rec, err := recoverOnce(ctx, choice, o)
+	if _, early := errors.AsType[*EndedEarlyError](err); !early {
+		return rec, err
+	}
+	if choice.Target.Kind != AtTime || choice.Target.Time.After(choice.Covered) {
+		return nil, err
+	}
+	// Nothing was committed between the end of the log and the target: the end of the log is the target.
+	end := choice
+	end.Target = Target{Kind: Latest}
+	if err := writeBlock(o.Dir, append(isolation(), recovery(end, action, "")...)); err != nil {
+		return nil, err
+	}
+	if rec, err = recoverOnce(ctx, choice, o); err != nil {
+		return nil, err
+	}
+	rec.Reached = false
+	return rec, nil
+}
+
+func recoverOnce(ctx context.Context, choice Choice, o ScratchOptions) (*Recovered, error) {
+	s, err := StartScratch(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	paused, err := s.WaitReady(ctx)
+	if err != nil {
+		return nil, errors.Join(err, s.Stop(context.WithoutCancel(ctx)))
+	}
+	return &Recovered{Scratch: s, Choice: choice, Paused: paused, Reached: true}, nil
+}
+
+// Database restores to an empty directory and brings it to the target once, so that what lies there
+// afterwards is a whole database with no recovery left to do. The server is stopped again.
+func Database(ctx context.Context, o Options, so ScratchOptions) (Result, error) {
+	res, err := Run(ctx, o)
+	if err != nil {
+		return res, err
+	}
+	so.Dir, so.Owner = o.Dir, o.Owner
+	if so.Settings == nil {
+		so.Settings = map[string]string{}
+	}
+	if !o.Throwaway {
+		so.Settings["fsync"] = "on"
+	}
+	rec, err := Recover(ctx, o.Choice, Promote, so)
+	if err != nil {
+		return res, fmt.Errorf("bring %s to %s: %w", o.Dir, o.Choice.Target, err)
+	}
+	return res, rec.Stop(context.WithoutCancel(ctx))
+}
