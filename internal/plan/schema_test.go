@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -99,6 +101,38 @@ func TestSchemaRefusesWhatItCan(t *testing.T) {
 			t.Errorf("the schema takes %s", name)
 		}
 	}
+}
+
+// The handbook's page names every key that a plan may have.
+func TestHandbookNamesEveryKey(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "handbook", "plan.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var whole map[string]any
+	if err := json.Unmarshal(Schema(), &whole); err != nil {
+		t.Fatal(err)
+	}
+	var walk func(v any)
+	walk = func(v any) {
+		switch v := v.(type) {
+		case map[string]any:
+			properties, _ := v["properties"].(map[string]any)
+			for key := range properties {
+				if !regexp.MustCompile("`[^`\n]*\\b" + key + "\\b[^`\n]*`|\\*\\*" + key + "\\.").Match(page) {
+					t.Errorf("docs/handbook/plan.md does not name the key %s", key)
+				}
+			}
+			for _, below := range v {
+				walk(below)
+			}
+		case []any:
+			for _, below := range v {
+				walk(below)
+			}
+		}
+	}
+	walk(whole)
 }
 
 // againstSchema judges a YAML text by the schema: the part of JSON Schema that Schema uses.
