@@ -17,7 +17,11 @@ func outcomes(p *Plan) []Outcome {
 		all = append(all, Outcome{If: what, Subject: subject, Verdict: v, Then: fmt.Sprintf(format, args...)})
 	}
 	for _, d := range p.Databases {
-		add("a process crashes", "database "+d.Name, Survives, "it is restarted in place, or a standby takes over; no acknowledged commit is lost")
+		how := "it is restarted in place, or a standby takes over"
+		if d.AcknowledgedBy == 0 { // no standby is sure to hold every commit, so none takes over by itself
+			how = "it is restarted in place; clients wait for its recovery"
+		}
+		add("a process crashes", "database "+d.Name, Survives, "%s; no acknowledged commit is lost", how)
 	}
 	for _, s := range p.Services {
 		if s.Singleton() {
