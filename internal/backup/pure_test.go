@@ -1,0 +1,183 @@
+package backup
+
+import (
+	"encoding/binary"
+	"errors"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"holdfast/internal/plan"
+	"holdfast/internal/vault/wal"
+)
+
+func TestNextRun(t *testing.T) {
+	at := func(s string) time.Time {
+		v, err := time.ParseInLocation("2006-01-02 15:04", s, time.UTC)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	daily := plan.Schedule{Text: "daily 01:00", Cron: "0 1 * * *"}
+	every := plan.Schedule{Text: "every 6h", Every: 6 * time.Hour}
+	cases := []struct {
+		name      string
+		s         plan.Schedule
+		last, now string
+		want      Due
+	}{
+		{"an empty schedule never fires", plan.Schedule{}, "2026-11-19 01:00", "2026-11-20 01:00", Due{Never: true}},
+		{"before its hour it waits", daily, "2026-11-19 01:00", "2026-11-20 00:59", Due{At: at("2026-11-20 01:00")}},
+		{"at its hour it is due", daily, "2026-11-19 01:00", "2026-11-20 01:00", Due{Now: true, At: at("2026-11-20 01:00")}},
+		{"a week missed is caught up once, with the newest slot", daily, "2026-11-10 01:00", "2026-11-20 13:00", Due{Now: true, At: at("2026-11-20 01:00")}},
+		{"an interval counts from the last start", every, "2026-11-20 01:07", "2026-11-20 07:06", Due{At: at("2026-11-20 07:07")}},
+		{"an interval that has passed is due", every, "2026-11-20 01:07", "2026-11-20 07:07", Due{Now: true, At: at("2026-11-20 07:07")}},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			got, err := Next(c.s, at(c.last), at(c.now), time.UTC)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(c.want, got); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+	if got, err := Next(daily, time.Time{}, at("2026-11-20 13:00"), time.UTC); err != nil || !got.Now {
+		t.Errorf("a database without a backup: %+v, %v", got, err)
+	}
+	if _, err := Next(plan.Schedule{Text: "never", Cron: "0 0 31 2 *"}, at("2026-01-01 00:00"), at("2026-01-02 00:00"), time.UTC); err == nil {
+		t.Error("the 31st of February was accepted")
+	}
+}
+
+func TestResume(t *testing.T) {
+	const size = wal.DefaultSegmentSize
+	at := func(seg, off int) wal.LSN { return wal.LSN(seg*size + off) }
+	whole := func(tl uint32, n int) wal.Held {
+		return wal.Held{Timeline: tl, Start: at(n, 0), End: at(n+1, 0), Object: "x"}
+	}
+	part := func(tl uint32, n, off int) wal.Held {
+		return wal.Held{Timeline: tl, Start: at(n, 0), End: at(n, off), Partial: true, Object: "x"}
+	}
+	one := wal.History{{Timeline: 1}}
+	fork := at(3, 1000)
+	two := wal.History{{Timeline: 1, End: fork}, {Timeline: 2, Begin: fork}}
+	cases := []struct {
+		name     string
+		h        wal.History
+		held     []wal.Held
+		timeline uint32
+		from     wal.LSN
+		fresh    bool
+	}{
+		{"an empty vault begins with the server's segment", one, nil, 1, at(9, 0), true},
+		{"it goes on behind the last whole segment", one, []wal.Held{whole(1, 2), whole(1, 3), part(1, 4, 77)}, 1, at(4, 0), false},
+		{"a vault with one partial segment goes on at its beginning", one, []wal.Held{part(1, 4, 77)}, 1, at(4, 0), false},
+		{"after a promotion the old timeline is finished first", two, []wal.Held{whole(1, 1)}, 1, at(2, 0), false},
+		{"a parent held up to the fork leads to the child", two, []wal.Held{whole(1, 2), part(1, 3, 1000)}, 2, at(3, 0), false},
+		{"a parent of one partial segment up to the fork leads to the child", two, []wal.Held{part(1, 3, 1000)}, 2, at(3, 0), false},
+		{"what the dead primary wrote behind the fork does not hold it up", two, []wal.Held{whole(1, 2), whole(1, 3), whole(1, 4)}, 2, at(3, 0), false},
+		{"the child's own log counts first", two, []wal.Held{whole(1, 2), whole(2, 3), whole(2, 4)}, 2, at(5, 0), false},
+		{"another branch does not count", two, []wal.Held{whole(5, 7)}, 2, at(9, 0), true},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			tl, from, fresh := resume(c.h, c.held, at(9, 4711), size)
+			if tl != c.timeline || from != c.from || fresh != c.fresh {
+				t.Errorf("goes on at %d %s (fresh %v), want %d %s (%v)", tl, from, fresh, c.timeline, c.from, c.fresh)
+			}
+		})
+	}
+}
+
+// slowChecksum is PostgreSQL's page checksum in its plainest form, as an oracle.
+func slowChecksum(page []byte, block uint32) uint16 {
+	p := append([]byte{}, page...)
+	p[8], p[9] = 0, 0
+	lanes := checksumSeeds()
+	for i := 0; i < len(p)/4; i++ {
+		lanes[i%32] = fold(lanes[i%32], binary.LittleEndian.Uint32(p[4*i:]))
+	}
+	var sum uint32
+	for i := range lanes {
+		sum ^= fold(fold(lanes[i], 0), 0)
+	}
+	return uint16((sum^block)%65535) + 1
+}
+
+func TestPageChecksumAgreesWithItsPlainForm(t *testing.T) {
+	r := rand.NewChaCha8([32]byte{3})
+	page := make([]byte, pageSize)
+	for block := range uint32(200) {
+		_, _ = r.Read(page) // never fails
+		want := slowChecksum(page, block)
+		if got := pageChecksum(page, block); got != want {
+			t.Fatalf("block %d: %d, want %d", block, got, want)
+		}
+		binary.LittleEndian.PutUint16(page[8:], want)
+		if binary.LittleEndian.Uint16(page[14:]) != 0 && !pageGood(page, block) {
+			t.Fatal("a page with its own checksum is bad")
+		}
+		page[5000] ^= 1
+		if binary.LittleEndian.Uint16(page[14:]) != 0 && pageGood(page, block) {
+			t.Fatal("a flipped bit is good")
+		}
+	}
+	if !pageGood(make([]byte, pageSize), 7) {
+		t.Error("an empty page is bad")
+	}
+}
+
+func TestSizesAsPostgreSQLShowsThem(t *testing.T) {
+	for in, want := range map[string]uint64{"16MB": 16 << 20, "1GB": 1 << 30, "64kB": 64 << 10} {
+		if got, err := parseSize(in); err != nil || got != want {
+			t.Errorf("%s: %d, %v", in, got, err)
+		}
+	}
+	for _, bad := range []string{"", "MB", "16", "-1MB", "0MB"} {
+		if _, err := parseSize(bad); err == nil {
+			t.Errorf("%q was accepted", bad)
+		}
+	}
+}
+
+func TestSpoolRefusesWhatDoesNotFollow(t *testing.T) {
+	s, err := openSpool(t.TempDir(), 1<<20, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Unix(1, 0)
+	if err := s.append(1, 1<<20, make([]byte, 3<<19), now); err != nil { // one and a half segments
+		t.Fatal(err)
+	}
+	if _, ok := s.next(true); ok {
+		t.Error("something is offered to the vault that is not on the disk")
+	}
+	if err := s.flush(); err != nil {
+		t.Fatal(err)
+	}
+	p, ok := s.next(false)
+	if !ok || !p.whole || p.length != 1<<20 {
+		t.Errorf("offers %+v", p)
+	}
+	if err := s.append(1, 9<<20, []byte{1}, now); err == nil {
+		t.Error("a jump was accepted")
+	}
+	if err := s.append(2, 1<<20+3<<19, []byte{1}, now); err == nil {
+		t.Error("another timeline was accepted without an end of the first")
+	}
+	if err := s.stored(p, now); err != nil {
+		t.Fatal(err)
+	}
+	if n, since := s.waiting(); n != 1<<19 || since.IsZero() {
+		t.Errorf("%d bytes wait since %s", n, since)
+	}
+	if err := errors.Join(s.close()); err != nil {
+		t.Fatal(err)
+	}
+}

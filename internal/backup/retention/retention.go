@@ -1,0 +1,120 @@
+// Package retention decides which base backups stay. It is pure: it deletes nothing, and gives a reason for
+// each backup. Only backups that were proven by a restore count towards a tier, and the last of those is
+// never let go.
+package retention
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Policy says how long the tiers reach back. The zero value of a field means its default.
+type Policy struct {
+	All       time.Duration // every backup; default 24 h
+	HalfDaily time.Duration // one for each 12 hours; default 7 days
+	Daily     time.Duration // one for each day; default 15 days, at least PITR and a day
+	Weekly    time.Duration // one for each week, from Monday; default 2 years
+	PITR      time.Duration // any moment this far back can be restored; default 14 days
+}
+
+// Backup is what matters of one backup.
+type Backup struct {
+	ID        string
+	At        time.Time // when it ended
+	Validated bool      // restored on trial and found good
+	Bad       bool      // restored on trial and found bad
+	Pinned    bool      // an operator said that it stays
+}
+
+// Verdict is one backup's fate and why.
+type Verdict struct {
+	ID      string
+	Keep    bool
+	Because string
+}
+
+func (p Policy) withDefaults() Policy {
+	day := 24 * time.Hour
+	p.All = cmp.Or(p.All, day)
+	p.HalfDaily = cmp.Or(p.HalfDaily, 7*day)
+	p.PITR = cmp.Or(p.PITR, 14*day)
+	p.Daily = max(cmp.Or(p.Daily, 15*day), p.PITR+day)
+	p.Weekly = cmp.Or(p.Weekly, 2*365*day)
+	return p
+}
+
+// Keep judges every backup, newest first. Of the backups in one 12 hours, day or week the oldest stays, so
+// that what a tier keeps today it kept yesterday too, and the wider tiers keep a part of the narrower ones.
+func Keep(p Policy, backups []Backup, now time.Time) []Verdict {
+	p = p.withDefaults()
+	list := slices.SortedFunc(slices.Values(backups), func(a, b Backup) int {
+		return cmp.Or(b.At.Compare(a.At), cmp.Compare(b.ID, a.ID))
+	})
+	first := map[string]string{} // bucket to the oldest validated backup in it
+	var lastValidated, pitrBase string
+	for _, b := range list { // newest first: the oldest writes last
+		if !b.Validated {
+			continue
+		}
+		if lastValidated == "" {
+			lastValidated = b.ID
+		}
+		for _, k := range buckets(b.At) {
+			first[k] = b.ID
+		}
+	}
+	for _, b := range list {
+		if b.Validated && first[buckets(b.At)[1]] == b.ID && now.Sub(b.At) >= p.PITR {
+			pitrBase = b.ID
+			break
+		}
+	}
+	out := make([]Verdict, len(list))
+	for i, b := range list {
+		out[i] = judge(p, b, now, first, lastValidated, pitrBase)
+	}
+	return out
+}
+
+func judge(p Policy, b Backup, now time.Time, first map[string]string, lastValidated, pitrBase string) Verdict {
+	age := now.Sub(b.At)
+	k := buckets(b.At)
+	keep := func(format string, a ...any) Verdict {
+		return Verdict{ID: b.ID, Keep: true, Because: fmt.Sprintf(format, a...)}
+	}
+	switch {
+	case b.Pinned:
+		return keep("pinned")
+	case b.ID == lastValidated:
+		return keep("the last one that a restore has proven")
+	case age < p.All:
+		return keep("younger than %s", p.All)
+	case !b.Validated && lastValidated == "":
+		return keep("no backup has been proven by a restore yet")
+	case b.Bad:
+		return Verdict{ID: b.ID, Because: "a restore on trial found it bad"}
+	case !b.Validated:
+		return Verdict{ID: b.ID, Because: "never proven by a restore, and older than " + p.All.String()}
+	case b.ID == pitrBase:
+		return keep("the way to every moment of the last %s begins with it", p.PITR)
+	case age < p.HalfDaily && first[k[0]] == b.ID:
+		return keep("the first of its 12 hours, younger than %s", p.HalfDaily)
+	case age < p.Daily && first[k[1]] == b.ID:
+		return keep("the first of its day, younger than %s", p.Daily)
+	case age < p.Weekly && first[k[2]] == b.ID:
+		return keep("the first of its week, younger than %s", p.Weekly)
+	case age < p.Weekly:
+		return Verdict{ID: b.ID, Because: "an older one stands for the same time"}
+	}
+	return Verdict{ID: b.ID, Because: "older than " + p.Weekly.String()}
+}
+
+// buckets are the 12 hours, the day and the week that a time falls in, in UTC, so that no change of the
+// clocks makes a day longer.
+func buckets(at time.Time) [3]string {
+	at = at.UTC()
+	year, week := at.ISOWeek()
+	return [3]string{at.Format("2006-01-02 ") + fmt.Sprint(at.Hour()/12), at.Format("2006-01-02"), fmt.Sprintf("%d week %d", year, week)}
+}

@@ -1,0 +1,142 @@
+package retention_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"holdfast/internal/backup/retention"
+)
+
+const day = 24 * time.Hour
+
+func start() time.Time { return time.Date(2026, 1, 5, 0, 0, 0, 0, time.UTC) } // a Monday
+
+func kept(v []retention.Verdict) map[string]bool {
+	m := map[string]bool{}
+	for _, x := range v {
+		if x.Keep {
+			m[x.ID] = true
+		}
+	}
+	return m
+}
+
+func TestThreeYearsOfHourlyBackupsThinOutAsTheTiersSay(t *testing.T) {
+	var have []retention.Backup
+	now := start()
+	for h := range 3 * 365 * 24 {
+		now = start().Add(time.Duration(h) * time.Hour)
+		have = append(have, retention.Backup{ID: fmt.Sprint(h), At: now, Validated: true})
+		if h%24 == 23 { // expiry runs daily
+			k := kept(retention.Keep(retention.Policy{}, have, now))
+			var left []retention.Backup
+			for _, b := range have {
+				if k[b.ID] {
+					left = append(left, b)
+				}
+			}
+			have = left
+		}
+	}
+	count := func(from, to time.Duration) int {
+		n := 0
+		for _, b := range have {
+			if a := now.Sub(b.At); a >= from && a < to {
+				n++
+			}
+		}
+		return n
+	}
+	for _, c := range []struct {
+		name     string
+		from, to time.Duration
+		min, max int
+	}{
+		{"all of the last day", 0, day, 24, 24},
+		{"one each 12 hours of a week", day, 7 * day, 11, 13},
+		{"one a day up to 15 days", 7 * day, 15 * day, 7, 9},
+		{"one a week up to two years", 15 * day, 730 * day, 101, 103},
+		{"none older", 730 * day, 10000 * day, 0, 0},
+	} {
+		if n := count(c.from, c.to); n < c.min || n > c.max {
+			t.Errorf("%s: %d, want %d to %d", c.name, n, c.min, c.max)
+		}
+	}
+}
+
+func genBackups(t *rapid.T) []retention.Backup {
+	n := rapid.IntRange(0, 60).Draw(t, "n")
+	out := make([]retention.Backup, n)
+	for i := range out {
+		out[i] = retention.Backup{
+			ID: fmt.Sprint(i), At: start().Add(time.Duration(rapid.IntRange(0, 60*24*60).Draw(t, "minutes")) * time.Minute),
+			Validated: rapid.Bool().Draw(t, "validated"), Pinned: rapid.IntRange(0, 9).Draw(t, "pin") == 0,
+		}
+		out[i].Bad = !out[i].Validated && rapid.Bool().Draw(t, "bad")
+	}
+	return out
+}
+
+func TestTheLastProvenBackupAndEveryPinStay(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		list := genBackups(t)
+		now := start().Add(time.Duration(rapid.IntRange(0, 2000).Draw(t, "days")) * day)
+		k := kept(retention.Keep(retention.Policy{}, list, now))
+		var last retention.Backup
+		for _, b := range list {
+			if b.Pinned && !k[b.ID] {
+				t.Fatalf("pinned %s goes", b.ID)
+			}
+			if b.Validated && (last.ID == "" || b.At.After(last.At)) {
+				last = b
+			}
+		}
+		proven := false
+		for _, b := range list {
+			proven = proven || b.Validated && k[b.ID]
+		}
+		if last.ID != "" && !proven {
+			t.Fatal("nothing proven is left")
+		}
+		if last.ID == "" && len(kept(retention.Keep(retention.Policy{}, list, now))) != len(list) {
+			t.Fatal("a backup went although none has been proven")
+		}
+	})
+}
+
+// Expiring often or seldom leaves the same: nothing that is wanted later was let go before.
+func TestWhatIsWantedLaterWasKeptBefore(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		list := genBackups(t)
+		end := start().Add(61 * day)
+		early := end.Add(time.Duration(rapid.IntRange(0, 400).Draw(t, "early")) * day)
+		late := early.Add(time.Duration(rapid.IntRange(0, 400*24).Draw(t, "later")) * time.Hour)
+		before := kept(retention.Keep(retention.Policy{}, list, early))
+		for id := range kept(retention.Keep(retention.Policy{}, list, late)) {
+			if !before[id] {
+				t.Fatalf("%s is wanted at %s and was let go at %s", id, late, early)
+			}
+		}
+	})
+}
+
+func TestEveryMomentOfTheWindowHasABackupBeforeIt(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		pitr := time.Duration(rapid.IntRange(1, 40).Draw(t, "pitr")) * day
+		var list []retention.Backup
+		for h := 0; h < 90*24; h += 6 {
+			list = append(list, retention.Backup{ID: fmt.Sprint(h), At: start().Add(time.Duration(h) * time.Hour), Validated: true})
+		}
+		now := start().Add(90 * day)
+		k := kept(retention.Keep(retention.Policy{PITR: pitr}, list, now))
+		for _, b := range list {
+			if k[b.ID] && !b.At.After(now.Add(-pitr)) {
+				return
+			}
+		}
+		t.Fatalf("no backup before the window of %s", pitr)
+	})
+}
