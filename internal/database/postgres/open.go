@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -173,20 +174,8 @@ func (s *Server) barrier(ctx context.Context, epoch int64) error {
 	if live != d.names {
 		return fmt.Errorf("a new session shows the names %q: %w", live, database.ErrStale)
 	}
-	waitCtx, cancel := context.WithTimeout(ctx, settle)
-	defer cancel()
-	for {
-		var left int
-		if err := conn.QueryRow(waitCtx, `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
- WHERE backend_type = 'walsender' AND backend_start <= $1 AND application_name <> $2`, since, copyName).Scan(&left); err != nil {
-			return fmt.Errorf("end the walsenders of before: %w", err)
-		}
-		if left == 0 {
-			break
-		}
-		if err := pause(waitCtx, 5*time.Millisecond); err != nil {
-			return fmt.Errorf("await the end of %d walsenders of before: %w", left, err)
-		}
+	if err := s.endWalsenders(ctx, conn, since); err != nil {
+		return err
 	}
 	// An idle cluster needs a record past the mark's predecessors, and only a transactional one is flushed.
 	if _, err := conn.Exec(ctx, "SELECT pg_logical_emit_message(true, 'holdfast', 'barrier')"); err != nil {
@@ -204,6 +193,81 @@ func (s *Server) barrier(ctx context.Context, epoch int64) error {
 	defer s.mu.Unlock()
 	s.now.force, s.now.forceAt = database.Force{Names: names, Epoch: epoch, Mark: mark}, since
 	return nil
+}
+
+// loginWait is how long a process that is still logging in may take before the barrier ends it.
+const loginWait = 300 * time.Millisecond
+
+// endWalsenders ends every walsender that was begun before conn's question at since, and returns when each is
+// gone. pg_stat_activity shows a process only once it has logged in, so those that are not there yet are found
+// among the postmaster's children: each may become a walsender that was forked before the reload.
+func (s *Server) endWalsenders(ctx context.Context, conn *pgx.Conn, since time.Time) error {
+	ctx, cancel := context.WithTimeout(ctx, settle)
+	defer cancel()
+	pm, err := s.postmaster()
+	if err != nil {
+		return err
+	}
+	before, err := s.children(pm.pid)
+	if err != nil {
+		return err
+	}
+	shown, err := sessions(ctx, conn)
+	if err != nil {
+		return err
+	}
+	before = slices.DeleteFunc(before, func(c child) bool { return shown[c.pid] })
+	pids := []int32{int32(pm.pid)} // never a walsender; keeps the list from being empty
+	for _, c := range before {
+		pids = append(pids, int32(c.pid))
+	}
+	for begun := time.Now(); ; { // by the real clock, like the processes it waits for
+		// In this order: whoever is shown now is among those that the next question sees.
+		if shown, err = sessions(ctx, conn); err != nil {
+			return err
+		}
+		var left int
+		if err := conn.QueryRow(ctx, `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+ WHERE backend_type = 'walsender' AND (backend_start <= $1 OR pid = ANY ($3::int[])) AND application_name <> $2`,
+			since, copyName, pids).Scan(&left); err != nil {
+			return fmt.Errorf("end the walsenders of before: %w", err)
+		}
+		loggingIn := 0
+		for _, c := range before {
+			if shown[c.pid] || !c.lives() {
+				continue
+			}
+			loggingIn++
+			if time.Since(begun) > loginWait {
+				if err := syscall.Kill(c.pid, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
+					return fmt.Errorf("end the login of process %d: %w", c.pid, err)
+				}
+			}
+		}
+		if left == 0 && loggingIn == 0 {
+			return nil
+		}
+		if err := pause(ctx, 5*time.Millisecond); err != nil {
+			return fmt.Errorf("await the end of %d walsenders and %d logins of before: %w", left, loggingIn, err)
+		}
+	}
+}
+
+// sessions are the processes that pg_stat_activity shows.
+func sessions(ctx context.Context, conn *pgx.Conn) (map[int]bool, error) {
+	rows, err := conn.Query(ctx, "SELECT pid FROM pg_stat_activity WHERE pid IS NOT NULL")
+	if err != nil {
+		return nil, fmt.Errorf("list the sessions: %w", err)
+	}
+	pids, err := pgx.CollectRows(rows, pgx.RowTo[int32])
+	if err != nil {
+		return nil, fmt.Errorf("list the sessions: %w", err)
+	}
+	shown := make(map[int]bool, len(pids))
+	for _, pid := range pids {
+		shown[int(pid)] = true
+	}
+	return shown, nil
 }
 
 // Admit opens or shuts the access rules for clients other than Holdfast's own role.
