@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -212,7 +213,11 @@ func (a *agentLife) round() {
 	}
 	d := out.Decisions[databaseName]
 	if a.w.trace.out != nil {
-		if because := fmt.Sprint(d.Because); because != a.because {
+		because := fmt.Sprint(d.Because)
+		for _, p := range d.Problems {
+			because += " PROBLEM " + p.Title + ": " + p.Meaning
+		}
+		if because != a.because {
 			a.because = because
 			a.w.note(a.h.name, "    because %s", because)
 		}
@@ -271,7 +276,7 @@ func (a *agentLife) Act(_ string, act database.Action) {
 	}
 	t := w.spawn(h, a.hold, func(ctx context.Context) error {
 		err := database.Act(ctx, hands, act)
-		if err == errProcessGone {
+		if errors.Is(err, errProcessGone) {
 			return err
 		}
 		if act.Kind == database.KindSwap {

@@ -106,5 +106,8 @@ func (t *task) drop() {
 	}
 	t.gone = true
 	t.cancel()
+	before := t.w.task
+	t.w.task = t // whatever it still asks for is refused
 	t.stop()
+	t.w.task = before
 }

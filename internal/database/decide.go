@@ -40,9 +40,11 @@ type Memory struct {
 	Quiet      bool // silence alone would suspect, but WAL advances
 	QuietSince time.Duration
 	WasAlone   bool
-	AloneAt    time.Duration
-	Unfit      []Unfit // primary: voters that do not stream, sorted by host and incarnation
-	Cut        bool    // standby: the stream is configured and does not come
+	AloneAt    time.Duration // when this host last saw itself begin an epoch alone
+	Names      Names         // primary: as last seen
+	NamesAt    LSN           // primary: flushed when they were first seen
+	Unfit      []Unfit       // primary: voters that do not stream, sorted by host and incarnation
+	Cut        bool          // standby: the stream is configured and does not come
 	CutSince   time.Duration
 	Prepared   string // id of the switchover whose checkpoint was made
 	Short      bool   // primary: fewer standbys stream than must acknowledge
@@ -133,6 +135,9 @@ func (j *judgement) remember() {
 	if j.m.Epoch != r.Epoch || j.m.Phase != r.Phase {
 		if j.m.Epoch != r.Epoch {
 			j.m.SawPrimary = false
+			if r.Alone && r.Primary == j.v.Self {
+				j.m.WasAlone, j.m.AloneAt = true, j.v.Now
+			}
 		}
 		j.m.Epoch, j.m.Phase, j.m.PhaseSince = r.Epoch, r.Phase, j.v.Now
 		j.m.Lost, j.m.Cut = false, false

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"time"
 
 	"holdfast/internal/problem"
 )
@@ -99,7 +100,6 @@ func (j *judgement) resume(what string) {
 	next.Timeline = j.nextTimeline()
 	why := what + "; it holds every commit of its epoch, so it may come back by itself"
 	next.Because = []string{why}
-	j.m.WasAlone, j.m.AloneAt = true, j.v.Now
 	j.swap(next, why)
 }
 
@@ -115,10 +115,19 @@ func (j *judgement) notAlone() string {
 		return "its promise cannot be trusted"
 	case r.Phase == Promoting:
 		return "a promotion is under way"
-	case j.m.WasAlone && j.v.Now-j.m.AloneAt < j.p.Times.Alone && r.W > 0 && j.m.SawPrimary:
-		return "it did so within " + j.p.Times.Alone.String()
+	case r.W > 0 && j.m.WasAlone && j.v.Now-j.m.AloneAt < j.aloneAgain():
+		return "it did so " + (j.v.Now - j.m.AloneAt).Round(time.Second).String() + " ago"
 	}
 	return ""
+}
+
+// aloneAgain is how long after one restart in place another must wait. While others can take over, they shall;
+// when nobody else can, or an election has got nowhere, waiting helps nobody, and only a tight loop is avoided.
+func (j *judgement) aloneAgain() time.Duration {
+	if j.v.Record.Phase != Recruiting && len(j.ableVoters()) >= max(j.v.Record.E, 1) {
+		return j.p.Times.Alone
+	}
+	return 3 * j.p.Times.Stuck
 }
 
 // standAside is what the former primary does while voters elect: it stays stopped, keeps its promise, and
@@ -190,6 +199,9 @@ func (j *judgement) votersAfterPromotion() []Voter {
 func (j *judgement) maintain() {
 	r, l := j.v.Record, j.v.Local
 	j.trackStandbys()
+	if !l.Names.Equal(j.m.Names) {
+		j.m.Names, j.m.NamesAt = l.Names, l.Flushed
+	}
 	if !l.Ready {
 		j.because("our server does not answer yet")
 		return
@@ -253,7 +265,7 @@ func (j *judgement) between(full Names) (Voter, bool) {
 func (j *judgement) open() {
 	r, l := j.v.Record, j.v.Local
 	if r.Alone && r.W > 0 && !j.barrierPassed() {
-		if l.Force.Epoch != r.Epoch || l.Force.Mark == 0 || !l.Force.Names.Equal(l.Names) {
+		if !j.barrierBegun() {
 			j.do(Action{Kind: KindBarrier, Why: "what only we hold must reach the standbys before anybody sees it"})
 		}
 		j.because("closed until %d standbys hold all that we hold", r.W)
@@ -297,11 +309,19 @@ func (j *judgement) mayOpen() string {
 	return ""
 }
 
+// barrierBegun reports whether the last barrier is one for the names that stand now. That it was for equal names
+// is not enough: they may have been others in between, and walsenders of that time may still act on them. Every
+// barrier writes a record, so the mark of a later one lies beyond what was flushed when these names appeared.
+func (j *judgement) barrierBegun() bool {
+	f := j.v.Local.Force
+	return f.Mark != 0 && f.Epoch == j.v.Record.Epoch && f.Names.Equal(j.v.Local.Names) && f.Mark > j.m.NamesAt
+}
+
 // barrierPassed reports whether W members of the names in force hold all up to the mark: streaming, counted by
 // PostgreSQL, connected after the barrier began, and their own agent says that they follow this epoch.
 func (j *judgement) barrierPassed() bool {
 	r, l := j.v.Record, j.v.Local
-	if l.Force.Mark == 0 || l.Force.Epoch != r.Epoch || !l.Force.Names.Equal(l.Names) {
+	if !j.barrierBegun() {
 		return false
 	}
 	passed := 0
@@ -387,15 +407,19 @@ func (j *judgement) adjustVoters() {
 func (j *judgement) finishStep(v Voter, full Names) {
 	r, l := j.v.Record, j.v.Local
 	if j.streams(v) && j.follows(v) {
-		if have := j.remembered(); have < r.W {
-			j.because("%s joins once %d voters have kept generation %d; %d have", v.Host, r.W, r.Generation, have)
+		// Whoever could elect under the record of before must meet one who knows this one (A10): W of the voters
+		// of before, or all of them while they are fewer.
+		before := without(r.Voters, v)
+		need := min(r.W, len(before))
+		if have := j.remembered(before); have < need {
+			j.because("%s joins once %d voters have kept generation %d; %d have", v.Host, need, r.Generation, have)
 			j.d.Wake = min(j.d.Wake, j.p.Times.Stagger)
 			return
 		}
 		j.do(Action{Kind: KindNames, Names: full, Why: v.Host + " may acknowledge from now on"})
 		return
 	}
-	if l.Force.Epoch != r.Epoch || l.Force.Mark == 0 || !l.Force.Names.Equal(l.Names) {
+	if !j.barrierBegun() {
 		j.do(Action{Kind: KindBarrier, Why: fmt.Sprintf("before %s leaves, the others must hold all that it may have acknowledged", v.Host)})
 		return
 	}
@@ -410,12 +434,17 @@ func (j *judgement) finishStep(v Voter, full Names) {
 	j.swap(next, v.Host+" has left the voters: the others hold everything")
 }
 
-// remembered counts the voters that have persisted the record's generation.
-func (j *judgement) remembered() int {
+// remembered counts those of voters that have persisted the record's generation, or that can elect nobody any
+// more because their host has replaced them.
+func (j *judgement) remembered(voters []Voter) int {
 	r, n := j.v.Record, 0
-	for _, v := range r.Voters {
+	for _, v := range voters {
 		rep, ok := j.heard(v.Host)
-		if ok && rep.Local.Incarnation == v.Incarnation && rep.Local.Promise.Epoch == r.Epoch && rep.Local.Promise.Generation >= r.Generation {
+		if !ok {
+			continue
+		}
+		replaced := rep.Local.Incarnation != "" && rep.Local.Incarnation != v.Incarnation
+		if replaced || rep.Local.Promise.Epoch == r.Epoch && rep.Local.Promise.Generation >= r.Generation {
 			n++
 		}
 	}

@@ -229,7 +229,7 @@ func (s *Server) reload(p *process) {
 	for _, x := range p.senders {
 		// A walsender that is busy takes the reload late; meanwhile it releases by its old copy.
 		s.w.After(s.host, s.between(time.Millisecond, time.Second), func() {
-			x.names = n
+			x.names = s.d.names
 			s.versions++
 			x.releaseWaiters()
 		})

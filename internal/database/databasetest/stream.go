@@ -64,7 +64,7 @@ func (p *pipe) carry(w World, from, to string) {
 
 // row is the stream in pg_stat_replication.
 func (x *stream) row(forceAfter int) database.Sender {
-	r := database.Sender{Name: x.name, State: x.state, Sync: "async", Flushed: x.flushed, Fresh: forceAfter > 0 && x.number > forceAfter}
+	r := database.Sender{Name: x.name, State: x.state, Sync: "async", Flushed: x.flushed, Fresh: x.number > forceAfter}
 	if x.counts() {
 		r.Sync = "quorum"
 	}

@@ -1,0 +1,115 @@
+package database_test
+
+import (
+	"testing"
+	"time"
+
+	"holdfast/internal/database"
+)
+
+// Each of these was a defect that the simulator found; docs/incidents.md has the rows.
+
+func TestAnOldBarrierDoesNotServeForNamesThatWereWidenedMeanwhile(t *testing.T) {
+	r := steady()
+	l := primary(r, "b1")
+	narrow := r.Clone()
+	narrow.Voters = []database.Voter{voter("b2")}
+	l.Names = names(narrow)
+	l.Senders = l.Senders[:1]
+	// The barrier of an earlier removal, for the same names; then b3 joined again, and streams no more.
+	l.Force = database.Force{Names: names(narrow), Epoch: r.Epoch, Mark: lsn - 0x1000}
+	v := view("b1", r, l, hears("b2", r, standby(r, "b2")), silent("b3", time.Minute))
+	m := since(r, time.Minute)
+	m.Names, m.NamesAt = names(r), lsn-0x2000 // as seen in the round before
+	d, m := database.Decide(policy(), v, m)
+	if got := asked(d); got != "barrier epoch=3; problem database.redundancy" {
+		t.Fatalf("asked for %s", got)
+	}
+	v.Local.Force.Mark, v.Local.Flushed = lsn+0x80, lsn+0x80
+	v.Local.Senders = []database.Sender{sender(r, voter("b2"), lsn+0x80)}
+	d, _ = database.Decide(policy(), v, m)
+	if len(d.Actions) != 1 || d.Actions[0].Kind != database.KindSwap || len(d.Actions[0].Record.Voters) != 1 || d.Actions[0].Record.E != 1 {
+		t.Fatalf("after the new barrier it asked for %s", asked(d))
+	}
+}
+
+func TestTheFirstOfTwoNeededStandbysBecomesAVoterByItself(t *testing.T) {
+	p := policy()
+	p.AcknowledgedBy = 2
+	r := steady()
+	r.W, r.E, r.Voters = 2, 1, []database.Voter{voter("b2")}
+	l := primary(r, "b1")
+	l.Names = database.Closed() // W = 2 and no voter yet: as it was made
+	d, _ := database.Decide(p, view("b1", r, l, hears("b2", r, standby(r, "b2")), silent("b3", time.Minute)), since(r, time.Minute))
+	if got := asked(d); got != `names ANY 2 ("i-b2@3")` {
+		t.Fatalf("asked for %s", got)
+	}
+}
+
+func TestAReplacedVoterHoldsNobodyUpFromJoining(t *testing.T) {
+	p := policy()
+	p.AcknowledgedBy = 2
+	r := steady()
+	fresh := database.Voter{Host: "b3", Incarnation: "i-b3-2"}
+	r.W, r.E, r.Voters = 2, 2, []database.Voter{voter("b2"), voter("b3"), fresh}
+	l := primary(r, "b1")
+	narrow := r.Clone()
+	narrow.Voters = []database.Voter{voter("b2"), voter("b3")}
+	l.Names = names(narrow)
+	again := standby(r, "b3")
+	again.Incarnation, again.Promise.Incarnation = fresh.Incarnation, fresh.Incarnation
+	d, _ := database.Decide(p, view("b1", r, l, hears("b2", r, standby(r, "b2")), hears("b3", r, again)), since(r, time.Minute))
+	if got := asked(d); got != `names ANY 2 ("i-b2@3", "i-b3-2@3", "i-b3@3")` {
+		t.Fatalf("asked for %s", got)
+	}
+}
+
+func TestAJoinWaitsUntilThoseWhoCouldElectWithoutItKnowOfIt(t *testing.T) {
+	r := steady()
+	l := primary(r, "b1")
+	narrow := r.Clone()
+	narrow.Voters = []database.Voter{voter("b2")}
+	l.Names = names(narrow)
+	old := standby(r, "b2")
+	old.Promise.Generation-- // b2 alone could elect under the record of before, and does not know this one
+	d, _ := database.Decide(policy(), view("b1", r, l, hears("b2", r, old), hears("b3", r, standby(r, "b3"))), since(r, time.Minute))
+	if got := asked(d); got != "nothing" {
+		t.Fatalf("asked for %s", got)
+	}
+}
+
+func TestAFailedReturnDoesNotUseUpTheRightToReturnAlone(t *testing.T) {
+	r := steady()
+	l := gone(primary(r, "b1"), "fenced")
+	v := view("b1", r, l, silent("b2", time.Minute), silent("b3", time.Minute))
+	m := since(r, time.Minute)
+	m.SawPrimary = true
+	d, m := database.Decide(policy(), v, m)
+	if len(d.Actions) != 1 || d.Actions[0].Kind != database.KindSwap {
+		t.Fatalf("asked for %s", asked(d))
+	}
+	v.Now += 5 * time.Second // the write never reached the store
+	d, _ = database.Decide(policy(), v, m)
+	if len(d.Actions) != 1 || d.Actions[0].Kind != database.KindSwap || !d.Actions[0].Record.Alone {
+		t.Fatalf("five seconds later it asked for %s", asked(d))
+	}
+}
+
+func TestAPrimaryMayReturnAloneAgainWhenNobodyElseCanTakeOver(t *testing.T) {
+	r := steady()
+	r.Alone = true
+	l := gone(primary(r, "b1"), "signal 9")
+	m := since(r, time.Minute)
+	m.SawPrimary, m.WasAlone, m.AloneAt = true, true, time.Hour-time.Minute
+	d, _ := database.Decide(policy(), view("b1", r, l, silent("b2", time.Minute), silent("b3", time.Minute)), m)
+	if len(d.Actions) != 1 || d.Actions[0].Kind != database.KindSwap || !d.Actions[0].Record.Alone {
+		t.Fatalf("with nobody else it asked for %s", asked(d))
+	}
+	m.SawPrimary = false // its agent has restarted
+	d, _ = database.Decide(policy(), view("b1", r, l, hears("b2", r, standby(r, "b2")), hears("b3", r, standby(r, "b3"))), m)
+	for _, a := range d.Actions {
+		if a.Kind == database.KindSwap && a.Record.Alone {
+			t.Fatalf("with two others at hand it asked for %s", asked(d))
+		}
+	}
+}
