@@ -36,8 +36,9 @@ func (s *Server) follow(ctx context.Context, from database.Endpoint, epoch int64
 		return fmt.Errorf("the promise is not of the data that are here: %w", database.ErrStale)
 	case p.Epoch > epoch:
 		return fmt.Errorf("epoch %d is promised: %w", p.Epoch, database.ErrPromised)
-	case p.Epoch < epoch:
-		return fmt.Errorf("only epoch %d is promised: %w", p.Epoch, database.ErrStale)
+	}
+	if err := s.raise(p, epoch); err != nil {
+		return err
 	}
 	if err := s.makePlace(); err != nil {
 		return err
@@ -58,6 +59,18 @@ func (s *Server) follow(ctx context.Context, from database.Endpoint, epoch int64
 		}
 		if primary {
 			return errors.New("it runs as a primary")
+		}
+		pm, err := s.postmaster()
+		if err != nil {
+			return err
+		}
+		if hot, known := pm.hot(); known && !hot {
+			// It was started to be promoted without showing anything before. A standby answers queries, and how
+			// its stream goes is only learnt by asking.
+			if err := s.stop(ctx); err != nil {
+				return err
+			}
+			l = s.look(ctx)
 		}
 	}
 	if now, err := readDynamic(s.at.data); err == nil && now.conninfo != "" && now.conninfo != d.conninfo {

@@ -88,9 +88,7 @@ type memory struct {
 	force    database.Force
 	forceAt  time.Time // database time; walsenders from after it are fresh
 	stopping bool
-	killing  int  // Kill calls under way
-	hot      bool // how the server was started; only meaningful with hotKnown
-	hotKnown bool
+	killing  int    // Kill calls under way
 	wrote    bool   // names were written by this process
 	names    string // synchronous_standby_names as written last
 	roles    bool   // EnsureRoles succeeded in this life

@@ -158,6 +158,11 @@ func (s *Server) postmaster() (postmaster, error) {
 	return p, nil
 }
 
+// hot tells whether a server answers queries while it is a standby; known is false until it has shown that.
+func (p postmaster) hot() (hot, known bool) {
+	return p.status == "ready", p.status == "ready" || p.status == "standby"
+}
+
 // signal sends a signal to the postmaster.
 func (s *Server) signal(sig syscall.Signal) error {
 	p, err := s.postmaster()
@@ -225,10 +230,10 @@ func lineage(pid int) (parent int, started string) {
 	return parent, f[19]
 }
 
-// is reports whether the child's title begins a part of PostgreSQL, such as "walreceiver" or "startup".
-func (c child) is(part string) bool {
-	rest, ok := strings.CutPrefix(c.title, "postgres: ")
-	return ok && (strings.HasPrefix(rest, part) || strings.Contains(rest, ": "+part))
+// is reports whether the child is a part of this server, such as "walreceiver" or "startup". The cluster's name
+// stands before it in the title, so that no name of a user or database can be taken for a part.
+func (s *Server) is(c child, part string) bool {
+	return strings.HasPrefix(c.title, "postgres: "+s.cfg.Database+": "+part)
 }
 
 // titled reports whether it has got its title.
@@ -348,8 +353,15 @@ func (s *Server) Extend(ctx context.Context, epoch int64, remainingMillis int64)
 	if err != nil {
 		return fmt.Errorf("extend the deadline in epoch %d: %w", epoch, err)
 	}
-	if !ok || p.Epoch != epoch {
-		return fmt.Errorf("extend the deadline in epoch %d: promised is %d: %w", epoch, p.Epoch, database.ErrStale)
+	if !ok || p.Epoch > epoch {
+		return fmt.Errorf("extend the deadline in epoch %d: promised is %d: %w", epoch, p.Epoch, database.ErrPromised)
+	}
+	c, err := readControl(s.at.data)
+	if err != nil {
+		return fmt.Errorf("extend the deadline in epoch %d: %w", epoch, err)
+	}
+	if c.State != stateProduction { // the first Extend arms the fence, which is no standby's business
+		return fmt.Errorf("extend the deadline in epoch %d: the server is no primary: %w", epoch, database.ErrStale)
 	}
 	return l.client.Extend(ctx, epoch, sent, time.Duration(remainingMillis)*time.Millisecond)
 }

@@ -84,28 +84,52 @@ func judgeBinaries(dir string, major int) error {
 	if err != nil {
 		return err
 	}
-	found, err := parseMajor(out)
+	found, minor, err := parseVersion(out)
 	if err != nil {
 		return err
 	}
 	if found != major {
 		return fmt.Errorf("that is version %d", found)
 	}
+	if least := leastMinor(major); minor < least {
+		return fmt.Errorf("that is %d.%d; before %d.%d a new primary may acknowledge a commit that no standby has", major, minor, major, least)
+	}
 	return nil
 }
 
-// parseMajor reads `postgres (PostgreSQL) 15.20 (Debian ...)`.
-func parseMajor(version string) (int, error) {
-	_, rest, ok := strings.Cut(version, "(PostgreSQL) ")
-	digits := strings.IndexFunc(rest, func(r rune) bool { return r < '0' || r > '9' })
-	if digits < 0 {
-		digits = len(rest)
+// leastMinor is the first release of a major version in which a server that has just started waits for its
+// standbys from the first commit on (DATABASE.md, A1).
+func leastMinor(major int) int {
+	switch major {
+	case 14:
+		return 18
+	case 15:
+		return 13
+	case 16:
+		return 9
+	case 17:
+		return 5
 	}
-	n, err := strconv.Atoi(rest[:digits])
-	if !ok || err != nil {
-		return 0, fmt.Errorf("%q is no version of PostgreSQL", strings.TrimSpace(version))
+	return 0
+}
+
+// parseVersion reads `postgres (PostgreSQL) 15.20 (Debian ...)`; a version under development has no minor.
+func parseVersion(text string) (major, minor int, err error) {
+	_, rest, ok := strings.Cut(text, "(PostgreSQL) ")
+	number, _, _ := strings.Cut(strings.TrimSpace(rest), " ")
+	first, second, dotted := strings.Cut(number, ".")
+	if !dotted { // 18beta1, 19devel
+		first = strings.TrimRightFunc(first, func(r rune) bool { return r < '0' || r > '9' })
+		first, _, _ = strings.Cut(first, "beta")
+		first, _, _ = strings.Cut(first, "rc")
+		second = "0"
 	}
-	return n, nil
+	major, errMajor := strconv.Atoi(first)
+	minor, errMinor := strconv.Atoi(second)
+	if !ok || errMajor != nil || errMinor != nil {
+		return 0, 0, fmt.Errorf("%q is no version of PostgreSQL", strings.TrimSpace(text))
+	}
+	return major, minor, nil
 }
 
 func output(path string, args ...string) (string, error) {

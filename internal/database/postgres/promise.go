@@ -112,6 +112,15 @@ func (s *Server) swear(epoch, generation int64) (database.Promise, error) {
 	return next, s.writePromise(next)
 }
 
+// raise persists a higher epoch in a promise that is sound.
+func (s *Server) raise(p database.Promise, epoch int64) error {
+	if p.Epoch >= epoch {
+		return nil
+	}
+	p.Epoch, p.Generation = epoch, 0
+	return s.writePromise(p)
+}
+
 // promiseHolds reports whether a promise is of these data and not above what their log holds.
 func (s *Server) promiseHolds(p database.Promise, incarnation string) (bool, error) {
 	if p.Incarnation == "" || p.Incarnation != incarnation {

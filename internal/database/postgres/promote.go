@@ -57,8 +57,11 @@ func (s *Server) promote(ctx context.Context, epoch int64, timeline uint32, chai
 	if err != nil {
 		return err
 	}
-	if !ok || p.Epoch != epoch || p.Incarnation != incarnation {
-		return fmt.Errorf("epoch %d is not the one that these data promised: %w", epoch, database.ErrStale)
+	if !ok || p.Incarnation != incarnation {
+		return fmt.Errorf("the promise is not of the data that are here: %w", database.ErrStale)
+	}
+	if err := s.raise(p, epoch); err != nil {
+		return err
 	}
 	if err := s.cut(ctx); err != nil {
 		return err

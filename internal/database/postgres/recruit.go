@@ -170,11 +170,15 @@ func (s *Server) cut(ctx context.Context) error {
 	return nil
 }
 
+// unknownWait is how long a child may take to show what it is. A client that connects and sends nothing never
+// does; ending it harms nobody, and a receiver that has not got so far yet ends as well as a later one.
+const unknownWait = 200 * time.Millisecond
+
 // receivers lists the WAL receivers, once every child of the postmaster has shown what it is.
 func (s *Server) receivers(ctx context.Context, pm int) ([]child, error) {
 	ctx, cancel := context.WithTimeout(ctx, settle)
 	defer cancel()
-	for {
+	for begun := time.Now(); ; { // by the real clock, like the processes it waits for
 		children, err := s.children(pm)
 		if err != nil {
 			return nil, err
@@ -185,7 +189,12 @@ func (s *Server) receivers(ctx context.Context, pm int) ([]child, error) {
 			switch {
 			case !c.titled():
 				unknown++
-			case c.is("walreceiver"):
+				if time.Since(begun) > unknownWait {
+					if err := syscall.Kill(c.pid, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
+						return nil, fmt.Errorf("end process %d: %w", c.pid, err)
+					}
+				}
+			case s.is(c, "walreceiver"):
 				out = append(out, c)
 			}
 		}

@@ -61,7 +61,7 @@ func open(ctx context.Context, c *pgx.ConnConfig) (*pgx.Conn, error) {
 }
 
 func closeSession(conn *pgx.Conn) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
 	defer cancel()
 	_ = conn.Close(ctx) // the server notices either way
 }

@@ -35,15 +35,18 @@ func (s *Server) start(ctx context.Context, hot bool, d dynamic) error {
 	}
 	if l := s.look(ctx); !l.gone {
 		primary, err := s.isPrimary(ctx)
-		s.mu.Lock()
-		asItIs := s.now.hot == hot || !s.now.hotKnown
-		s.mu.Unlock()
-		switch {
-		case err != nil:
+		if err != nil {
 			return fmt.Errorf("start the server: %w", err)
-		case primary:
+		}
+		if primary {
 			return errors.New("start the server: it runs as a primary")
-		case asItIs && l.client != nil:
+		}
+		p, err := s.postmaster()
+		if err != nil {
+			return fmt.Errorf("start the server: %w", err)
+		}
+		is, known := p.hot()
+		if l.client != nil && d == closedDynamic() && (is == hot || !known) {
 			return s.awaitRecovery(ctx)
 		}
 		if err := s.stop(ctx); err != nil {
@@ -74,7 +77,6 @@ func (s *Server) start(ctx context.Context, hot bool, d dynamic) error {
 		return err
 	}
 	s.mu.Lock()
-	s.now.hot, s.now.hotKnown = hot, true
 	s.now.wrote, s.now.names = true, d.names
 	s.now.keeper, s.now.stopping = nil, false
 	s.now.force, s.now.forceAt = database.Force{}, time.Time{}
@@ -118,7 +120,7 @@ func (s *Server) awaitRecovery(ctx context.Context) error {
 				return fmt.Errorf("start the server: %w", err)
 			}
 			for _, c := range children {
-				if c.is("startup waiting for ") {
+				if s.is(c, "startup waiting for ") {
 					return nil
 				}
 			}
