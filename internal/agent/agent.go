@@ -10,6 +10,7 @@ import (
 
 	"holdfast/internal/database"
 	"holdfast/internal/problem"
+	"holdfast/internal/service"
 )
 
 // Facts are what one host knows at one instant. Ages and Now are by its own monotonic clock.
@@ -20,7 +21,8 @@ type Facts struct {
 	Known      bool            // the agreed state has been read
 	ContactAge time.Duration   // since the last linearizable read that succeeded was sent; database.Never if none
 	Databases  []DatabaseFacts // in the plan's order
-	Peers      []PeerFacts     // sorted by host
+	Services   ServiceFacts
+	Peers      []PeerFacts // sorted by host
 }
 
 // DatabaseFacts are one database as this host knows it.
@@ -49,6 +51,7 @@ type Report struct {
 	Version   string                     `json:"version"` // of the binary
 	Late      bool                       `json:"late"`
 	Databases map[string]database.Report `json:"databases"`
+	Instances []service.Report           `json:"instances"`
 	Problems  []problem.Problem          `json:"problems"`
 	Archive   map[string]Archive         `json:"archive,omitempty"` // databases whose WAL this host archives
 }
@@ -60,6 +63,16 @@ type Archive struct {
 	Archived database.LSN  `json:"archived"` // readable in the vault
 	Lag      time.Duration `json:"lag"`      // how old the oldest WAL is that the vault lacks
 	Trouble  string        `json:"trouble,omitempty"`
+	Last     *BaseBackup   `json:"last,omitempty"` // the newest base backup; nil = none
+}
+
+// BaseBackup is one base backup in a vault.
+type BaseBackup struct {
+	ID     string    `json:"id"`
+	At     time.Time `json:"at"`
+	Bytes  int64     `json:"bytes"`
+	Stored int64     `json:"stored"` // bytes that it added to the vault
+	Proven bool      `json:"proven"` // it has been restored and found good
 }
 
 // Hands carry out what a round asks for. Every call only starts the work; the next round's facts tell how it
@@ -70,6 +83,8 @@ type Hands interface {
 	Lease(name string, epoch int64, d time.Duration)
 	Gate(name string, o database.GateOrder)
 	Answer(name string, a []database.Answer)
+	Service(a service.Action)
+	Hold(id string, contact time.Duration) // a singleton may run on; contact = age of the proof that it is ours
 }
 
 // Outcome is what one round came to.

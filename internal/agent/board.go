@@ -11,6 +11,7 @@ import (
 	"holdfast/internal/clock"
 	"holdfast/internal/cluster"
 	"holdfast/internal/database"
+	"holdfast/internal/service"
 )
 
 // board holds the newest facts with the moments they were learnt. Observers write it, a round reads a copy.
@@ -24,6 +25,7 @@ type board struct {
 	contact  time.Time
 	locals   map[string]seen
 	archives map[string]Archive
+	services ServiceFacts // Known and Observed alone
 }
 
 // seen is a local server's facts and when its received WAL last moved.
@@ -133,6 +135,31 @@ func (b *board) archive(name string, a Archive, ok bool) {
 	}
 }
 
+// served takes a look at this host's instances.
+func (b *board) served(observed []service.Observed, known bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	changed := known != b.services.Known || !slices.EqualFunc(observed, b.services.Observed, func(x, y service.Observed) bool {
+		return x.ID == y.ID && x.State == y.State && x.Life == y.Life
+	})
+	b.services.Known, b.services.Observed = known, observed
+	if changed {
+		b.wake()
+	}
+}
+
+// servesStill names an instance that has not ended, or "".
+func (b *board) servesStill() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, o := range b.services.Observed {
+		if o.State != service.Exited {
+			return "instance " + o.ID
+		}
+	}
+	return ""
+}
+
 // decorate adds to a report what is told but not judged.
 func (b *board) decorate(r *Report) {
 	b.mu.Lock()
@@ -149,6 +176,8 @@ func (b *board) fill(f *Facts, policies []database.Policy, now time.Time) {
 		f.Known, f.ContactAge = true, now.Sub(b.contact)
 		_, f.Stopping = b.state[KeyStopping]
 	}
+	f.Services = agreedServices(b.state)
+	f.Services.Known, f.Services.Observed = b.services.Known, b.services.Observed
 	for _, p := range policies {
 		d := DatabaseFacts{Name: p.Name, Advanced: database.Never}
 		d.Record, d.Revision = recordOf(b.state, p.Name)
@@ -174,6 +203,27 @@ func recordOf(state map[string]cluster.Entry, name string) (database.Record, int
 		return database.Record{}, 0
 	}
 	return r, e.Revision
+}
+
+// agreedServices is what is placed, and by whom.
+func agreedServices(state map[string]cluster.Entry) ServiceFacts {
+	var f ServiceFacts
+	if e, ok := state[KeyAssignments]; ok {
+		var p placement
+		if json.Unmarshal(e.Value, &p) == nil {
+			f.Agreed, f.Revision = p.Services, e.Revision
+		}
+	}
+	if e, ok := state[KeyController]; ok {
+		var office struct {
+			Holder string `json:"holder"`
+		}
+		if json.Unmarshal(e.Value, &office) == nil {
+			f.Controller.Host, _, _ = strings.Cut(office.Holder, "/")
+			f.Controller.Revision = e.Revision
+		}
+	}
+	return f
 }
 
 // requestsOf are a database's unsettled requests, oldest first.

@@ -220,4 +220,5 @@ func (a *Agent) endSlots() {
 	for _, s := range a.slots {
 		s.done.Wait()
 	}
+	a.tending.done.Wait()
 }

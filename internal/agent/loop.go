@@ -6,6 +6,7 @@ import (
 
 	"holdfast/internal/database"
 	"holdfast/internal/problem"
+	"holdfast/internal/service"
 )
 
 // Loop judges for one host, round after round. It is not safe for concurrent use.
@@ -14,11 +15,17 @@ type Loop struct {
 	version   string
 	databases []database.Policy
 	memory    map[string]database.Memory
+	services  []ServicePolicy
+
+	tended     service.Memory
+	servedAt   time.Duration
+	officeSeen int64 // revision of the controller's office, and since when
+	officeAt   time.Duration
 }
 
 // NewLoop prepares the rounds of one host.
-func NewLoop(self, version string, databases []database.Policy) *Loop {
-	return &Loop{self: self, version: version, databases: databases, memory: map[string]database.Memory{}}
+func NewLoop(self, version string, databases []database.Policy, services []ServicePolicy) *Loop {
+	return &Loop{self: self, version: version, databases: databases, services: services, memory: map[string]database.Memory{}}
 }
 
 // roundEvery is the longest pause between rounds: silence has no event that could wake one.
@@ -34,6 +41,7 @@ func (l *Loop) Round(f Facts, h Hands) Outcome {
 	for _, p := range l.databases {
 		l.database(p, f, h, &out)
 	}
+	l.serve(f, h, &out)
 	if problem := contactProblem(f); problem != nil {
 		out.Problems = append(out.Problems, *problem)
 	}

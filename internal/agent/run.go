@@ -15,6 +15,7 @@ import (
 	"holdfast/internal/clock"
 	"holdfast/internal/cluster"
 	"holdfast/internal/database"
+	"holdfast/internal/service"
 )
 
 // Beat is the last word of another process: its payload, and how long ago it came by our clock.
@@ -50,7 +51,11 @@ type Config struct {
 	Clock     clock.Clock
 	Log       *slog.Logger
 	Diary     Diary
-	Tend      func(now Snapshot) // non-urgent duties of this host; called after each round, must not block
+	Services  []ServicePolicy
+	Runtime   service.Runtime // nil = this host runs no services
+	Health    func() map[string]Checked
+	Instance  func(a service.Assignment) (service.Instance, error) // what an assignment means on this host
+	Tend      func(now Snapshot)                                   // duties that hang on what is agreed; after each round, must not block
 }
 
 // Diary is told what is done and why.
@@ -75,6 +80,7 @@ type Agent struct {
 	slots  map[string]*slot
 
 	stopping atomic.Bool
+	tending  *tending
 
 	mu   sync.Mutex // guards last
 	last Snapshot
@@ -102,7 +108,8 @@ func New(cfg Config) (*Agent, error) {
 	}
 	a := &Agent{cfg: cfg, origin: cfg.Clock.Now(), wake: make(chan struct{}, 1), slots: map[string]*slot{}}
 	a.board = newBoard(cfg.Clock, a.Wake)
-	a.loop = NewLoop(cfg.Self, cfg.Version, cfg.Databases)
+	a.loop = NewLoop(cfg.Self, cfg.Version, cfg.Databases, cfg.Services)
+	a.tending = newTending(a)
 	for _, p := range cfg.Databases {
 		a.slots[p.Name] = &slot{agent: a, name: p.Name}
 	}
@@ -133,6 +140,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		if a.cfg.Servers[p.Name] != nil {
 			g.Go(func() error { return a.observe(ctx, p.Name) })
 		}
+	}
+	if a.cfg.Runtime != nil {
+		g.Go(func() error { return a.observeServices(ctx) })
 	}
 	g.Go(func() error {
 		defer a.endSlots()
@@ -195,6 +205,9 @@ func (a *Agent) facts() Facts {
 	f.Stopping = f.Stopping || a.stopping.Load()
 	for i := range f.Databases {
 		f.Databases[i].Busy = a.slots[f.Databases[i].Name].busy()
+	}
+	if a.cfg.Health != nil {
+		f.Services.Health = a.cfg.Health()
 	}
 	beats := a.cfg.Beats.Latest()
 	for _, host := range a.cfg.Peers {
@@ -268,6 +281,23 @@ func (a *Agent) observe(ctx context.Context, name string) error {
 	}
 }
 
+// observeServices keeps what is known of this host's instances.
+func (a *Agent) observeServices(ctx context.Context) error {
+	for {
+		observed, err := a.cfg.Runtime.Observe(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			a.cfg.Log.Warn("services not observed", "err", err)
+		}
+		a.board.served(observed, err == nil)
+		if err := a.pause(ctx, observeEvery, a.tending.look); err != nil {
+			return err
+		}
+	}
+}
+
 // pause waits for d, or for early.
 func (a *Agent) pause(ctx context.Context, d time.Duration, early <-chan struct{}) error {
 	t := a.cfg.Clock.NewTimer(d)
@@ -280,6 +310,9 @@ func (a *Agent) pause(ctx context.Context, d time.Duration, early <-chan struct{
 	}
 	return nil
 }
+
+// Archive takes how far this host has a database's log in its vault; ok false = it is not this host's duty.
+func (a *Agent) Archive(name string, at Archive, ok bool) { a.board.archive(name, at, ok) }
 
 // Stop makes this host's rounds end what it runs, in good order; it cannot be taken back.
 func (a *Agent) Stop() {
@@ -305,6 +338,9 @@ func (a *Agent) stillRuns() string {
 		if !a.board.stopped(name) {
 			return "database " + name
 		}
+	}
+	if a.cfg.Runtime != nil {
+		return a.board.servesStill()
 	}
 	return ""
 }

@@ -15,7 +15,7 @@ import (
 // policy is what the plan asks of a database, for its judgement.
 func policy(p *plan.Plan, d plan.Database) database.Policy {
 	out := database.Policy{Name: d.Name, Standbys: d.Standbys, AcknowledgedBy: d.AcknowledgedBy, Times: database.DefaultTimes()}
-	for _, h := range p.DatabaseHosts(d) {
+	for _, h := range p.DatabasePlacement(d) {
 		out.Hosts = append(out.Hosts, h.Name)
 	}
 	return out

@@ -1,0 +1,316 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"holdfast/internal/clock"
+	"holdfast/internal/cluster"
+	"holdfast/internal/database"
+	"holdfast/internal/service"
+)
+
+// PlacedService is one service as the controller needs to know it.
+type PlacedService struct {
+	Name      string
+	Instances int
+	Hosts     []string
+	Version   string
+	Listens   bool
+}
+
+// ControllerConfig is what the controller's duty stands on.
+type ControllerConfig struct {
+	Self     string
+	Life     string             // unique to this process
+	Hosts    []service.HostView // names and fault domains of all hosts, in the plan's order
+	Services []PlacedService
+	Archives []string // databases that have a backup
+	Store    cluster.Store
+	Snapshot func() Snapshot
+	Clock    clock.Clock
+	Log      *slog.Logger
+	Diary    Diary
+}
+
+// placement is the agreed placement as it lies in the store.
+type placement struct {
+	Generation int64            `json:"generation"`
+	Services   []service.Placed `json:"services"`
+}
+
+// Govern takes part in the election of the controller, and places what is not urgent while it is this host:
+// service instances, and who archives a database. Every write is conditional on what it was judged from.
+type Govern struct {
+	cfg      ControllerConfig
+	election *cluster.Election
+	leadAt   time.Time                  // zero = not leading
+	last     map[string]service.Report  // newest word about each instance, for hosts that fell silent
+	failures map[string]time.Time       // by service, host and version
+	failed   map[string]service.Failure // the same keys
+}
+
+// NewGovern prepares the duty.
+func NewGovern(cfg ControllerConfig) *Govern {
+	return &Govern{
+		cfg: cfg, election: cluster.Campaign(cfg.Store, KeyController, cfg.Self+"/"+cfg.Life, controllerTTL, cfg.Clock, cfg.Log),
+		last: map[string]service.Report{}, failures: map[string]time.Time{}, failed: map[string]service.Failure{},
+	}
+}
+
+// governEvery is the pace of the controller.
+const governEvery = 250 * time.Millisecond
+
+// Elect takes part in the election until ctx ends.
+func (g *Govern) Elect(ctx context.Context) error { return g.election.Run(ctx) }
+
+// Run places while this host is the controller, until ctx ends.
+func (g *Govern) Run(ctx context.Context) error {
+	t := g.cfg.Clock.NewTimer(governEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C():
+		}
+		g.round(ctx)
+		t.Reset(governEvery)
+	}
+}
+
+func (g *Govern) round(ctx context.Context) {
+	if !g.election.Leading() {
+		g.leadAt = time.Time{}
+		return
+	}
+	if g.leadAt.IsZero() {
+		g.leadAt = g.cfg.Clock.Now()
+	}
+	s := g.cfg.Snapshot()
+	if !s.Facts.Known || s.Facts.Stopping || s.Facts.ContactAge > contactMax {
+		return
+	}
+	for _, name := range g.cfg.Archives {
+		if err := g.archiver(ctx, s, name); err != nil {
+			g.complain("archiver not named", err)
+		}
+	}
+	if err := g.place(ctx, s); err != nil {
+		g.complain("services not placed", err)
+	}
+}
+
+func (g *Govern) complain(what string, err error) {
+	if !errors.Is(err, cluster.ErrConflict) && !errors.Is(err, context.Canceled) {
+		g.cfg.Log.Warn(what, "err", err)
+	}
+}
+
+// archiver keeps naming one host that takes a database's log into its vault.
+func (g *Govern) archiver(ctx context.Context, s Snapshot, name string) error {
+	i := slices.IndexFunc(s.Facts.Databases, func(d DatabaseFacts) bool { return d.Name == name })
+	if i < 0 || s.Facts.Databases[i].Record.Phase != database.Steady {
+		return nil
+	}
+	key := KeyArchivers + name
+	var now string
+	entry := s.Agreed[key]
+	if entry.Revision != 0 {
+		if err := json.Unmarshal(entry.Value, &now); err != nil {
+			return err
+		}
+	}
+	next := ChooseArchiver(s.Facts.Databases[i].Record, now, func(host string) bool { return g.heard(s, host, 2*heardMax) })
+	if next == "" || next == now {
+		return nil
+	}
+	value, err := json.Marshal(next)
+	if err != nil {
+		return err
+	}
+	if _, err = g.cfg.Store.Put(ctx, key, value, entry.Revision); err == nil {
+		g.cfg.Diary.Note("backup", name, next+" archives the log", []string{"the controller named it"}, 0)
+	}
+	return err
+}
+
+// heardMax is the age of a beat up to which a host counts as there.
+const heardMax = 2500 * time.Millisecond
+
+func (g *Govern) heard(s Snapshot, host string, limit time.Duration) bool {
+	if host == g.cfg.Self {
+		return true
+	}
+	return slices.ContainsFunc(s.Facts.Peers, func(p PeerFacts) bool { return p.Host == host && p.AgentAge < limit })
+}
+
+// ChooseArchiver says who shall archive a database's log: the one that does, as long as it is heard; else a
+// standby, so that the archive outlives the primary's host; else the primary.
+func ChooseArchiver(r database.Record, now string, heard func(host string) bool) string {
+	if now != "" && r.Holds(now) && heard(now) {
+		return now
+	}
+	for _, v := range r.Voters {
+		if v.Host != r.Primary && heard(v.Host) {
+			return v.Host
+		}
+	}
+	if heard(r.Primary) && len(r.Members) == 1 {
+		return r.Primary
+	}
+	return ""
+}
+
+// place lets the service room judge, and stores what it says if that differs.
+func (g *Govern) place(ctx context.Context, s Snapshot) error {
+	entry := s.Agreed[KeyAssignments]
+	var now placement
+	if entry.Revision != 0 {
+		if err := json.Unmarshal(entry.Value, &now); err != nil {
+			return err
+		}
+	}
+	if len(g.cfg.Services) == 0 && len(now.Services) == 0 {
+		return nil
+	}
+	d := service.Place(service.PlacementPolicy{SingletonGoneAfter: singletonGone}, g.view(s, now))
+	if !d.Changed {
+		return nil
+	}
+	value, err := json.Marshal(placement{Generation: now.Generation + 1, Services: d.Services})
+	if err != nil {
+		return err
+	}
+	if _, err = g.cfg.Store.Put(ctx, KeyAssignments, value, entry.Revision); err == nil {
+		g.cfg.Diary.Note("service", "", "placement changed", d.Because, 0)
+		g.cfg.Log.Info("services placed", "generation", now.Generation+1, "because", d.Because)
+	}
+	return err
+}
+
+// view is everything that service.Place judges from.
+func (g *Govern) view(s Snapshot, now placement) service.PlacementView {
+	v := service.PlacementView{Generation: now.Generation + 1}
+	leading := g.cfg.Clock.Now().Sub(g.leadAt)
+	for _, h := range g.cfg.Hosts {
+		h.Silence = min(silence(s, g.cfg.Self, h.Name), leading)
+		v.Hosts = append(v.Hosts, h)
+	}
+	for _, want := range g.cfg.Services {
+		v.Services = append(v.Services, service.ServiceView{
+			Name: want.Name, Instances: want.Instances, Hosts: want.Hosts, Version: want.Version, Listens: want.Listens,
+			Placed: placedOf(now.Services, want.Name),
+		})
+	}
+	for _, p := range now.Services {
+		if !slices.ContainsFunc(g.cfg.Services, func(w PlacedService) bool { return w.Name == p.Service }) {
+			v.Services = append(v.Services, service.ServiceView{Name: p.Service, Placed: p})
+		}
+	}
+	v.Reports = g.reports(s, now)
+	v.Failures = g.remember(v.Reports, now)
+	return v
+}
+
+func placedOf(all []service.Placed, name string) service.Placed {
+	for _, p := range all {
+		if p.Service == name {
+			return p
+		}
+	}
+	return service.Placed{Service: name}
+}
+
+func silence(s Snapshot, self, host string) time.Duration {
+	if host == self {
+		return 0
+	}
+	for _, p := range s.Facts.Peers {
+		if p.Host == host {
+			if p.AgentAge == database.Never {
+				return -1
+			}
+			return p.AgentAge
+		}
+	}
+	return -1
+}
+
+// reports are what hosts say of the instances that are placed; a host that fell silent is still believed where
+// it said that an instance is gone or given up.
+func (g *Govern) reports(s Snapshot, now placement) []service.Report {
+	heard := map[string]service.Report{}
+	add := func(r *Report) {
+		if r == nil {
+			return
+		}
+		for _, x := range r.Instances {
+			heard[x.ID] = x
+			g.last[x.ID] = x
+		}
+	}
+	add(&s.Outcome.Report)
+	for _, p := range s.Facts.Peers {
+		if p.AgentAge < heardMax {
+			add(p.Report)
+		}
+	}
+	var out []service.Report
+	placed := map[string]bool{}
+	for _, p := range now.Services {
+		for _, a := range p.Assignments {
+			placed[a.ID] = true
+			r, ok := heard[a.ID]
+			if !ok {
+				r, ok = g.last[a.ID]
+				ok = ok && (r.State == service.Gone || r.State == service.Failed)
+			}
+			if ok {
+				out = append(out, r)
+			}
+		}
+	}
+	for id := range g.last {
+		if !placed[id] {
+			delete(g.last, id)
+		}
+	}
+	return out
+}
+
+// remember keeps on which hosts a version was given up, and for how long that was so.
+func (g *Govern) remember(reports []service.Report, now placement) []service.Failure {
+	clock := g.cfg.Clock.Now()
+	for _, p := range now.Services {
+		for _, a := range p.Assignments {
+			i := slices.IndexFunc(reports, func(r service.Report) bool { return r.ID == a.ID && r.State == service.Failed })
+			if i < 0 {
+				continue
+			}
+			key := strings.Join([]string{a.Service, a.Host, a.Version}, "\x00")
+			g.failures[key] = clock
+			g.failed[key] = service.Failure{Service: a.Service, Host: a.Host, Version: a.Version}
+		}
+	}
+	var out []service.Failure
+	for key, at := range g.failures {
+		f := g.failed[key]
+		f.Age = clock.Sub(at)
+		if f.Age > time.Hour {
+			delete(g.failures, key)
+			delete(g.failed, key)
+			continue
+		}
+		out = append(out, f)
+	}
+	slices.SortFunc(out, func(a, b service.Failure) int {
+		return strings.Compare(a.Service+a.Host+a.Version, b.Service+b.Host+b.Version)
+	})
+	return out
+}

@@ -1,0 +1,362 @@
+package host
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"holdfast/internal/agent"
+	"holdfast/internal/backup"
+	"holdfast/internal/database"
+	"holdfast/internal/database/postgres"
+	"holdfast/internal/plan"
+	"holdfast/internal/problem"
+	"holdfast/internal/vault"
+)
+
+// archivist keeps one database's vault up to date from this host, while the controller has named it: it streams
+// the log, makes base backups when they are due or asked for, and proves each by restoring it.
+type archivist struct {
+	host *Host
+	db   plan.Database
+	plan plan.Backup
+
+	mu      sync.Mutex // guards what follows
+	told    agent.Archive
+	problem *problem.Problem
+}
+
+const (
+	// archivePace is how often an archivist looks whether it is its turn.
+	archivePace = 500 * time.Millisecond
+	// basePace is how often it looks whether a base backup is due.
+	basePace = time.Second
+	// baseRetry is the pause after a base backup that did not succeed.
+	baseRetry = time.Minute
+)
+
+// run works whenever this host is the one named, until ctx ends.
+func (a *archivist) run(ctx context.Context) error {
+	for ctx.Err() == nil {
+		if !a.named() {
+			a.host.agent.Archive(a.db.Name, agent.Archive{}, false)
+			a.host.sleep(ctx, archivePace)
+			continue
+		}
+		if err := a.work(ctx); err != nil && ctx.Err() == nil {
+			a.note(err)
+			a.host.cfg.Log.Warn("archive interrupted", "database", a.db.Name, "err", err)
+			a.host.sleep(ctx, 10*archivePace)
+		}
+	}
+	return nil
+}
+
+// named reports whether the agreed state names this host.
+func (a *archivist) named() bool {
+	var name string
+	e, ok := a.host.agent.Last().Agreed[agent.KeyArchivers+a.db.Name]
+	return ok && json.Unmarshal(e.Value, &name) == nil && name == a.host.cfg.Self
+}
+
+// work holds the vault open while it is this host's turn.
+func (a *archivist) work(ctx context.Context) error {
+	v, err := a.host.openVault(ctx, a.plan.Vault)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = v.Close(context.WithoutCancel(ctx)) }() // read-only from here on
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	g, ctx := errgroup.WithContext(ctx)
+	r, err := backup.NewReceiver(backup.ReceiverOptions{
+		Vault: v, Database: a.db.Name, SystemID: a.record().SystemID,
+		Spool: filepath.Join(a.host.cfg.Dir, "spool", a.db.Name), Log: a.host.cfg.Log,
+	})
+	if err != nil {
+		return err
+	}
+	g.Go(func() error {
+		for a.named() && !a.host.agent.Last().Facts.Stopping {
+			a.tell(r.Status())
+			if !a.host.sleep(ctx, archivePace) {
+				return nil
+			}
+		}
+		cancel()
+		return nil
+	})
+	g.Go(func() error { return a.stream(ctx, r) })
+	g.Go(func() error { return a.bases(ctx, v) })
+	err = g.Wait()
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+func (a *archivist) record() database.Record {
+	for _, d := range a.host.agent.Last().Facts.Databases {
+		if d.Name == a.db.Name {
+			return d.Record
+		}
+	}
+	return database.Record{}
+}
+
+// stream takes the log from whoever is the primary.
+func (a *archivist) stream(ctx context.Context, r *backup.Receiver) error {
+	for ctx.Err() == nil {
+		rec := a.record()
+		if rec.Phase != database.Steady || !rec.Opened {
+			a.host.sleep(ctx, archivePace)
+			continue
+		}
+		dsn, err := a.host.primaryDSN(a.db, rec.Primary)
+		if err != nil {
+			return err
+		}
+		conf, err := backup.StreamFrom(dsn)
+		if err != nil {
+			return err
+		}
+		run, cancel := context.WithCancel(ctx)
+		moved := a.watchEpoch(run, rec.Epoch, cancel)
+		err = r.Run(run, conf)
+		cancel()
+		<-moved
+		var gap *backup.GapError
+		var twice *vault.DuplicateError
+		switch {
+		case errors.As(err, &gap), errors.As(err, &twice):
+			return err
+		case err != nil && ctx.Err() == nil:
+			a.host.cfg.Log.Info("log stream ended", "database", a.db.Name, "err", err)
+		}
+		a.host.sleep(ctx, archivePace)
+	}
+	return nil
+}
+
+// watchEpoch ends a stream whose primary is no longer the one.
+func (a *archivist) watchEpoch(ctx context.Context, epoch int64, end func()) <-chan struct{} {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for a.host.sleep(ctx, archivePace) {
+			if a.record().Epoch != epoch {
+				end()
+				return
+			}
+		}
+	}()
+	return done
+}
+
+// tell puts what the receiver says into this host's report.
+func (a *archivist) tell(s backup.Status) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.problem = nil
+	a.told.Vault, a.told.Received, a.told.Archived = a.plan.Vault, database.LSN(s.Flushed), database.LSN(s.Archived)
+	a.told.Lag, a.told.Trouble = s.ArchiveAge.Truncate(time.Second), s.VaultError
+	if !s.Connected && a.told.Trouble == "" {
+		a.told.Trouble = "no stream from the primary"
+	}
+	a.host.agent.Archive(a.db.Name, a.told, true)
+}
+
+// note keeps why the archive does not go on.
+func (a *archivist) note(err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.told.Vault, a.told.Trouble = a.plan.Vault, firstLine(err.Error())
+	a.host.agent.Archive(a.db.Name, a.told, true)
+}
+
+func firstLine(s string) string { line, _, _ := strings.Cut(s, "\n"); return line }
+
+// bases makes base backups when one is due or asked for, one at a time.
+func (a *archivist) bases(ctx context.Context, v *vault.Vault) error {
+	var failed time.Time
+	for a.host.sleep(ctx, basePace) {
+		asked := a.asked()
+		due, err := a.due(ctx, v)
+		if err != nil {
+			return err
+		}
+		if asked == nil && (!due || a.host.clock.Now().Sub(failed) < baseRetry) || !a.canRead() {
+			continue
+		}
+		result, err := a.base(ctx, v, asked)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			failed = a.host.clock.Now()
+			a.host.cfg.Log.Error("base backup did not succeed", "database", a.db.Name, "err", err)
+		}
+		a.host.diary.Note("backup", a.db.Name, sayBase(result, err), nil, result.Took)
+		if asked != nil {
+			a.settle(ctx, *asked, result, err)
+		}
+	}
+	return nil
+}
+
+func sayBase(r backup.Result, err error) string {
+	switch {
+	case err != nil:
+		return "base backup did not succeed: " + firstLine(err.Error())
+	case !r.Backup.Validated():
+		return "base backup " + r.Backup.ID + " was made, and is not proven"
+	}
+	return "base backup " + r.Backup.ID + " was made and proven by restoring it"
+}
+
+// canRead reports whether the server here runs, so that its data directory can be read beside it.
+func (a *archivist) canRead() bool {
+	for _, d := range a.host.agent.Last().Facts.Databases {
+		if d.Name == a.db.Name {
+			return d.Local.Ready && d.Record.Phase == database.Steady && d.Record.Opened
+		}
+	}
+	return false
+}
+
+// asked is the oldest request for a base backup of this database.
+func (a *archivist) asked() *agent.Asked {
+	for _, q := range agent.Open(a.host.agent.Last().Agreed) {
+		if q.Room == "backup" && q.Kind == "base" && q.Subject == a.db.Name {
+			return &q
+		}
+	}
+	return nil
+}
+
+// due judges the plan's schedule from what the vault lists.
+func (a *archivist) due(ctx context.Context, v *vault.Vault) (bool, error) {
+	all, err := v.Backups(ctx, a.db.Name)
+	if err != nil {
+		return false, err
+	}
+	var last time.Time
+	if len(all) > 0 {
+		newest := all[len(all)-1]
+		last = newest.Started
+		a.mu.Lock()
+		a.told.Last = &agent.BaseBackup{ID: newest.ID, At: newest.Stopped, Bytes: newest.Bytes, Stored: newest.Stored, Proven: newest.Validated()}
+		a.mu.Unlock()
+	}
+	next, err := backup.Next(a.plan.Full, last, time.Now(), time.UTC)
+	return next.Now, err
+}
+
+// base makes one base backup from the server here, and proves it.
+func (a *archivist) base(ctx context.Context, v *vault.Vault, asked *agent.Asked) (backup.Result, error) {
+	server := a.host.servers[a.db.Name]
+	conf, err := backup.ReadFrom(localDSN(server))
+	if err != nil {
+		return backup.Result{}, err
+	}
+	progress := func(p backup.Progress) { a.progress(ctx, asked, p) }
+	result, err := backup.Base(ctx, backup.BaseOptions{
+		Conn: conf, DataDir: server.DataDir(), Vault: v, Database: a.db.Name, Log: a.host.cfg.Log, Progress: progress,
+	})
+	if err != nil {
+		return result, err
+	}
+	proof, err := backup.Validate(ctx, backup.ValidateOptions{
+		Vault: v, Backup: result.Backup.ID, Dir: filepath.Join(a.host.cfg.Dir, "scratch"), BinDir: server.BinDir(), Log: a.host.cfg.Log,
+	})
+	if err != nil {
+		return result, fmt.Errorf("prove base backup %s: %w", result.Backup.ID, err)
+	}
+	result.Backup.Validation = &proof
+	return result, nil
+}
+
+// progress tells the one who asked how far it is; losing such a word costs nothing.
+func (a *archivist) progress(ctx context.Context, asked *agent.Asked, p backup.Progress) {
+	if asked == nil {
+		return
+	}
+	q := *asked
+	q.Host = a.host.cfg.Self
+	q.Progress = p.Phase
+	if p.Total > 0 {
+		q.Progress = fmt.Sprintf("%s %d%%", p.Phase, 100*p.Done/p.Total)
+	}
+	value, err := json.Marshal(q)
+	if err == nil {
+		_, err = a.host.store.Set(ctx, agent.KeyRequests+q.ID, value)
+	}
+	if err != nil && ctx.Err() == nil {
+		a.host.cfg.Log.Debug("progress not told", "err", err)
+	}
+}
+
+func (a *archivist) settle(ctx context.Context, q agent.Asked, r backup.Result, err error) {
+	s := agent.Settled{ID: q.ID, OK: err == nil && r.Backup.Validated(), Host: a.host.cfg.Self, Text: sayBase(r, err)}
+	if result, e := json.Marshal(r.Backup); e == nil && r.Backup.ID != "" {
+		s.Result = result
+	}
+	a.host.agent.Settle(ctx, s)
+}
+
+// openVault opens a vault of the plan, and makes it where there is none yet.
+func (h *Host) openVault(ctx context.Context, name string) (*vault.Vault, error) {
+	p, ok := h.cfg.Plan.VaultNamed(name)
+	if !ok || len(p.Copies) == 0 {
+		return nil, fmt.Errorf("open vault %s: the plan has no such vault", name)
+	}
+	key, err := Secret(ctx, p.Key)
+	if err != nil {
+		return nil, err
+	}
+	conf := vault.Config{Name: name, URL: p.Copies[0].URL, Key: key, Application: h.cfg.Plan.Application, Host: h.cfg.Self, Log: h.cfg.Log}
+	v, err := vault.Open(ctx, conf)
+	if errors.Is(err, fs.ErrNotExist) {
+		v, err = vault.Create(ctx, conf)
+	}
+	return v, err
+}
+
+// primaryDSN leads to a primary's own server, with this host's certificate; to our own by its private socket.
+func (h *Host) primaryDSN(d plan.Database, primary string) (string, error) {
+	if s := h.servers[d.Name]; s != nil && primary == h.cfg.Self {
+		return localDSN(s), nil
+	}
+	to, ok := h.cfg.Plan.Host(primary)
+	if !ok {
+		return "", fmt.Errorf("reach the primary of %s: the plan has no host %q", d.Name, primary)
+	}
+	e, dir := endpoint(to, h.cfg.Plan, d), certDir(h.cfg.Dir)
+	return fmt.Sprintf("host=%s port=%d user=%s dbname=postgres sslmode=verify-full sslcert=%s sslkey=%s sslrootcert=%s connect_timeout=3",
+		e.Address, e.Port, postgres.Superuser, filepath.Join(dir, "host.crt"), filepath.Join(dir, "host.key"), filepath.Join(dir, "ca.crt")), nil
+}
+
+// localDSN leads to this host's own server by its private socket.
+func localDSN(s *postgres.Server) string {
+	return fmt.Sprintf("host=%s port=%d user=%s dbname=postgres connect_timeout=3", s.SocketDir(), s.Port(), postgres.Superuser)
+}
+
+// sleep waits for d, and tells false when ctx ended first.
+func (h *Host) sleep(ctx context.Context, d time.Duration) bool {
+	t := h.clock.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C():
+		return true
+	}
+}
