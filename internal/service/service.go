@@ -40,8 +40,11 @@ type Report struct {
 type HostView struct {
 	Name        string
 	FaultDomain string
-	Silence     time.Duration // since its last contact reached us; negative = never heard of since we watch
-	Draining    bool          // gets nothing new, and what can move leaves
+	// Silence is the time since its last contact reached us. A controller that has just begun gives -1 for hosts
+	// that it has not heard of, which neither are replaced nor get anything; once it has watched for
+	// HostLostAfter, it gives the time since it began.
+	Silence  time.Duration
+	Draining bool // gets nothing new, and what can move leaves
 }
 
 // Failure remembers that a host gave up on a version of a service.
