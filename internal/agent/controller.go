@@ -199,7 +199,10 @@ func (g *Govern) view(s Snapshot, now placement) service.PlacementView {
 	v := service.PlacementView{Generation: now.Generation + 1}
 	leading := g.cfg.Clock.Now().Sub(g.leadAt)
 	for _, h := range g.cfg.Hosts {
-		h.Silence = min(silence(s, g.cfg.Self, h.Name), leading)
+		h.Silence = silence(s, g.cfg.Self, h.Name)
+		if h.Silence > leading || h.Silence < 0 && leading > neverHeard {
+			h.Silence = leading // nobody is given up for a silence that this controller did not watch
+		}
 		v.Hosts = append(v.Hosts, h)
 	}
 	for _, want := range g.cfg.Services {
@@ -217,6 +220,9 @@ func (g *Govern) view(s Snapshot, now placement) service.PlacementView {
 	v.Failures = g.remember(v.Reports, now)
 	return v
 }
+
+// neverHeard is how long a controller waits for the first word of a host before its silence begins to count.
+const neverHeard = 6 * time.Second
 
 func placedOf(all []service.Placed, name string) service.Placed {
 	for _, p := range all {

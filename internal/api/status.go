@@ -103,7 +103,7 @@ func Describe(p *plan.Plan, self string, s agent.Snapshot) Status {
 	for _, d := range p.Databases {
 		st.Databases = append(st.Databases, describeDatabase(p, d, self, s))
 	}
-	st.Services = describeServices(p, s)
+	st.Services = describeServices(p, self, s)
 	st.Problems = problems(p, self, s, st.Hosts)
 	for _, h := range p.AllHosts() {
 		st.IfDied = append(st.IfDied, ifDied(p, h, st))

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -18,7 +19,7 @@ import (
 	"holdfast/internal/database"
 	"holdfast/internal/database/postgres"
 	"holdfast/internal/plan"
-	"holdfast/internal/problem"
+	"holdfast/internal/restore"
 	"holdfast/internal/vault"
 )
 
@@ -29,9 +30,8 @@ type archivist struct {
 	db   plan.Database
 	plan plan.Backup
 
-	mu      sync.Mutex // guards what follows
-	told    agent.Archive
-	problem *problem.Problem
+	mu   sync.Mutex // guards what follows
+	told agent.Archive
 }
 
 const (
@@ -165,7 +165,6 @@ func (a *archivist) watchEpoch(ctx context.Context, epoch int64, end func()) <-c
 func (a *archivist) tell(s backup.Status) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.problem = nil
 	a.told.Vault, a.told.Received, a.told.Archived = a.plan.Vault, database.LSN(s.Flushed), database.LSN(s.Archived)
 	a.told.Lag, a.told.Trouble = s.ArchiveAge.Truncate(time.Second), s.VaultError
 	if !s.Connected && a.told.Trouble == "" {
@@ -263,7 +262,7 @@ func (a *archivist) due(ctx context.Context, v *vault.Vault) (bool, error) {
 // base makes one base backup from the server here, and proves it.
 func (a *archivist) base(ctx context.Context, v *vault.Vault, asked *agent.Asked) (backup.Result, error) {
 	server := a.host.servers[a.db.Name]
-	conf, err := backup.ReadFrom(localDSN(server))
+	conf, err := backup.ReadFrom(a.host.localDSN(a.db, server))
 	if err != nil {
 		return backup.Result{}, err
 	}
@@ -274,13 +273,22 @@ func (a *archivist) base(ctx context.Context, v *vault.Vault, asked *agent.Asked
 	if err != nil {
 		return result, err
 	}
-	proof, err := backup.Validate(ctx, backup.ValidateOptions{
-		Vault: v, Backup: result.Backup.ID, Dir: filepath.Join(a.host.cfg.Dir, "scratch"), BinDir: server.BinDir(), Log: a.host.cfg.Log,
+	id := result.Backup.ID
+	scratch := filepath.Join(a.host.cfg.Dir, "scratch")
+	if err := os.MkdirAll(scratch, 0o755); err != nil {
+		return result, err
+	}
+	owner, err := restore.DefaultOwner()
+	if err != nil {
+		return result, err
+	}
+	result.Backup, _, err = backup.Validate(ctx, backup.ValidateOptions{
+		Vault: v, Database: a.db.Name, Backup: id, Dir: scratch, Owner: owner, BinDir: server.BinDir(), Log: a.host.cfg.Log,
+		Progress: func(phase string) { a.progress(ctx, asked, backup.Progress{Phase: "prove: " + phase}) },
 	})
 	if err != nil {
-		return result, fmt.Errorf("prove base backup %s: %w", result.Backup.ID, err)
+		return result, fmt.Errorf("prove base backup %s: %w", id, err)
 	}
-	result.Backup.Validation = &proof
 	return result, nil
 }
 
@@ -333,7 +341,7 @@ func (h *Host) openVault(ctx context.Context, name string) (*vault.Vault, error)
 // primaryDSN leads to a primary's own server, with this host's certificate; to our own by its private socket.
 func (h *Host) primaryDSN(d plan.Database, primary string) (string, error) {
 	if s := h.servers[d.Name]; s != nil && primary == h.cfg.Self {
-		return localDSN(s), nil
+		return h.localDSN(d, s), nil
 	}
 	to, ok := h.cfg.Plan.Host(primary)
 	if !ok {
@@ -345,8 +353,8 @@ func (h *Host) primaryDSN(d plan.Database, primary string) (string, error) {
 }
 
 // localDSN leads to this host's own server by its private socket.
-func localDSN(s *postgres.Server) string {
-	return fmt.Sprintf("host=%s port=%d user=%s dbname=postgres connect_timeout=3", s.SocketDir(), s.Port(), postgres.Superuser)
+func (h *Host) localDSN(d plan.Database, s *postgres.Server) string {
+	return fmt.Sprintf("host=%s port=%d user=%s dbname=postgres connect_timeout=3", s.SocketDir(), h.cfg.Plan.Ports.Server+d.Index, postgres.Superuser)
 }
 
 // sleep waits for d, and tells false when ctx ended first.

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"time"
 
+	"holdfast/internal/edge/proxy"
 	"holdfast/internal/keeper"
 )
 
@@ -28,7 +30,12 @@ func (h *Host) prepareChildren() error {
 		}
 		h.children = append(h.children, c)
 	}
-	return nil
+	if !hasRoutes(h.cfg.Plan) {
+		return nil
+	}
+	c := newChild(h.cfg, "edge", "edge")
+	h.children = append(h.children, c)
+	return c.writeSpec(proxy.Spec{Host: h.self.Name, Control: edgeSocket(h.cfg.Dir), StateFile: filepath.Join(h.cfg.Dir, "keep", "edge.state.json")})
 }
 
 // portsFree refuses to begin where somebody else listens on a port that a child of ours does not hold yet.
@@ -49,6 +56,11 @@ func (h *Host) portsFree(ctx context.Context) error {
 	if h.self.Etcd {
 		check("etcd on "+h.self.Name, "etcd", p.Ports.EtcdClient)
 		check("etcd on "+h.self.Name, "etcd", p.Ports.EtcdPeer)
+	}
+	for _, s := range p.Services {
+		if s.Route != nil {
+			check(fmt.Sprintf("the route of %s on %s", s.Name, h.self.Name), "edge", s.Route.Port)
+		}
 	}
 	for _, d := range p.Databases {
 		check(fmt.Sprintf("the listener of %s on %s", d.Name, h.self.Name), "gate-"+d.Name, d.WritePort)

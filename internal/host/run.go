@@ -2,6 +2,8 @@ package host
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -22,6 +24,9 @@ import (
 	"holdfast/internal/database/gate"
 	"holdfast/internal/database/postgres"
 	"holdfast/internal/plan"
+	"holdfast/internal/service"
+	"holdfast/internal/service/probe"
+	"holdfast/internal/service/process"
 )
 
 // lateMax is how late this host's own timers may run before its word on others' silence counts for nothing.
@@ -42,6 +47,11 @@ type Host struct {
 	etcd     *child
 	children []child // listeners and edge
 	exits    []*exits
+
+	services *services
+	balancer *balancer // nil = no routes
+	govern   *agent.Govern
+	archives []*archivist
 }
 
 // Run runs the agent of one host until ctx ends. What it looks after goes on; [Host.Down] ends that too.
@@ -98,10 +108,54 @@ func (h *Host) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := h.openServices(ctx); err != nil {
+		return err
+	}
 	h.beats = newBeats(cfg.Plan, cfg.Self, client, h.clock, cfg.Log)
 	h.late = heartbeat.NewLateness(h.clock)
-	h.agent, err = agent.New(h.agentConfig())
-	return err
+	if h.agent, err = agent.New(h.agentConfig()); err != nil {
+		return err
+	}
+	h.govern = agent.NewGovern(h.governConfig())
+	for _, b := range cfg.Plan.Backups {
+		if d, ok := cfg.Plan.DatabaseNamed(b.Of); ok && h.servers[d.Name] != nil {
+			h.archives = append(h.archives, &archivist{host: h, db: d, plan: b})
+		}
+	}
+	return nil
+}
+
+// openServices makes this host ready to run services: its own copy of the release, and what runs and checks.
+func (h *Host) openServices(ctx context.Context) error {
+	r, err := takeRelease(h.cfg.Dir, h.cfg.Plan.Release)
+	if err != nil {
+		return err
+	}
+	runtime, err := process.New(filepath.Join(h.cfg.Dir, "svc"), h.cfg.Executable, h.cfg.Self)
+	if err != nil {
+		return err
+	}
+	h.services = &services{cfg: h.cfg, self: h.self, release: r, runtime: runtime, prober: probe.New(h.clock), ctx: context.WithoutCancel(ctx)}
+	if hasRoutes(h.cfg.Plan) {
+		h.balancer = newBalancer(h)
+	}
+	return nil
+}
+
+func (h *Host) governConfig() agent.ControllerConfig {
+	life := make([]byte, 6)
+	_, _ = rand.Read(life) // never fails (crypto/rand)
+	c := agent.ControllerConfig{
+		Self: h.cfg.Self, Life: hex.EncodeToString(life), Services: h.services.wanted(), Store: h.store, Snapshot: h.agent.Last,
+		Clock: h.clock, Log: h.cfg.Log, Diary: h.diary,
+	}
+	for _, x := range h.cfg.Plan.HomeSite().Hosts {
+		c.Hosts = append(c.Hosts, service.HostView{Name: x.Name, FaultDomain: x.FaultDomain})
+	}
+	for _, b := range h.cfg.Plan.Backups {
+		c.Archives = append(c.Archives, b.Of)
+	}
+	return c
 }
 
 func (h *Host) agentConfig() agent.Config {
@@ -109,6 +163,8 @@ func (h *Host) agentConfig() agent.Config {
 	c := agent.Config{
 		Self: h.cfg.Self, Version: h.cfg.Version, Store: h.store, Beats: h.beats, Clock: h.clock, Log: h.cfg.Log, Diary: h.diary,
 		Servers: map[string]database.Server{}, Gates: map[string]database.Gate{}, Exits: map[string]<-chan struct{}{},
+		Services: h.services.policies(), Runtime: h.services.runtime, Health: h.services.health, Instance: h.services.instance,
+		Tend: h.tend,
 		Late: func() bool { return h.late.Worst() > lateMax },
 		Reach: func(name, host string) (database.Endpoint, error) {
 			d, okD := p.DatabaseNamed(name)
@@ -153,6 +209,14 @@ func (h *Host) run(ctx context.Context, down <-chan struct{}) error {
 	g.Go(func() error { return h.beats.run(ctx) })
 	g.Go(func() error { return h.late.Run(ctx) })
 	g.Go(func() error { return h.agent.Run(ctx) })
+	g.Go(func() error { return h.govern.Elect(ctx) })
+	g.Go(func() error { return h.govern.Run(ctx) })
+	for _, a := range h.archives {
+		g.Go(func() error { return a.run(ctx) })
+	}
+	if h.balancer != nil {
+		g.Go(func() error { return h.balancer.run(ctx) })
+	}
 	for _, e := range h.exits {
 		g.Go(func() error { return e.run(ctx) })
 	}
@@ -173,6 +237,14 @@ func (h *Host) run(ctx context.Context, down <-chan struct{}) error {
 		return nil
 	}
 	return err
+}
+
+// tend passes each round's snapshot on to what follows from it here.
+func (h *Host) tend(now agent.Snapshot) {
+	h.services.tend(now)
+	if h.balancer != nil {
+		h.balancer.tend(now)
+	}
 }
 
 // errDown ends the group when everything of this host has been stopped.
@@ -220,6 +292,10 @@ func (h *Host) close() error {
 	var errs []error
 	for _, s := range h.servers {
 		errs = append(errs, s.Close())
+	}
+	if h.services != nil {
+		h.services.prober.Close()
+		errs = append(errs, h.services.runtime.Close())
 	}
 	if h.store != nil {
 		errs = append(errs, h.store.Close())

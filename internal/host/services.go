@@ -1,0 +1,184 @@
+package host
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"holdfast/internal/agent"
+	"holdfast/internal/plan"
+	"holdfast/internal/service"
+	"holdfast/internal/service/probe"
+	"holdfast/internal/service/process"
+)
+
+// services are this host's side of the plan's services.
+type services struct {
+	cfg     Config
+	self    plan.Host
+	release release
+	runtime *process.Runtime
+	prober  *probe.Prober
+	ctx     context.Context // bounds the reading of secrets
+}
+
+// version names what a service runs as: the release and the service's own words, so that a change of either is
+// a new version. Secrets are references in it.
+func (s *services) version(svc plan.Service) string {
+	words, err := json.Marshal(svc)
+	if err != nil {
+		words = []byte(svc.Name) // a plan.Service is plain data
+	}
+	sum := sha256.Sum256(append([]byte(s.release.hash+"\x00"), words...))
+	return hex.EncodeToString(sum[:6])
+}
+
+// policies are the services as a host's round wants them.
+func (s *services) policies() []agent.ServicePolicy {
+	var out []agent.ServicePolicy
+	for _, svc := range s.cfg.Plan.Services {
+		p := agent.ServicePolicy{Name: svc.Name, Singleton: svc.Singleton(), StopGrace: svc.StopGrace, HasReady: svc.Ready != nil}
+		if svc.Live != nil {
+			p.StartFor = svc.Live.StartFor
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+// wanted are the services as the controller wants them.
+func (s *services) wanted() []agent.PlacedService {
+	var out []agent.PlacedService
+	for _, svc := range s.cfg.Plan.Services {
+		w := agent.PlacedService{Name: svc.Name, Instances: svc.Instances, Version: s.version(svc), Listens: svc.Port != 0}
+		for _, h := range s.cfg.Plan.ServiceHosts(svc) {
+			w.Hosts = append(w.Hosts, h.Name)
+		}
+		out = append(out, w)
+	}
+	return out
+}
+
+// instance is what an assignment means on this host.
+func (s *services) instance(a service.Assignment) (service.Instance, error) {
+	svc, ok := s.cfg.Plan.ServiceNamed(a.Service)
+	if !ok {
+		return service.Instance{}, fmt.Errorf("run %s: the plan has no service %s", a.ID, a.Service)
+	}
+	in := service.Instance{
+		ID: a.ID, Service: a.Service, Host: s.self.Name, Version: a.Version, Argv: slices.Clone(svc.Run),
+		Address: s.self.Address, Port: svc.Port, WorkDir: s.cfg.Dir,
+	}
+	if s.release.dir != "" {
+		in.WorkDir = s.release.dir
+		if !filepath.IsAbs(in.Argv[0]) {
+			in.Argv[0] = filepath.Join(s.release.dir, in.Argv[0])
+		}
+	}
+	if svc.Singleton() {
+		in.Deadline = agent.SingletonDeadline
+	}
+	env, err := s.environment(svc, a)
+	in.Env = env
+	return in, err
+}
+
+// environment is the whole environment of an instance: the few variables that programs expect, where it shall
+// listen, and the plan's own. The agent's other variables stay with the agent.
+func (s *services) environment(svc plan.Service, a service.Assignment) (service.Environment, error) {
+	env := service.Environment{
+		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + s.cfg.Dir, "LANG=C.UTF-8",
+		"HOLDFAST_ADDRESS=" + s.self.Address, "HOLDFAST_INSTANCE=" + a.ID, "HOLDFAST_HOST=" + s.self.Name,
+		"HOLDFAST_VERSION=" + a.Version,
+	}
+	if svc.Port != 0 {
+		env = append(env, "PORT="+strconv.Itoa(svc.Port))
+	}
+	for _, v := range svc.Env {
+		value, err := s.value(svc, a, v.Value)
+		if err != nil {
+			return nil, fmt.Errorf("variable %s of service %s: %w", v.Name, svc.Name, err)
+		}
+		env = append(env, v.Name+"="+value)
+	}
+	return env, nil
+}
+
+func (s *services) value(svc plan.Service, a service.Assignment, text string) (string, error) {
+	if plan.IsSecret(text) {
+		secret, err := Secret(s.ctx, plan.Secret(text))
+		return secret.Reveal(), err
+	}
+	var failed error
+	out, err := plan.ExpandEnv(text, func(key string) (string, bool) {
+		switch key {
+		case "host.address":
+			return s.self.Address, true
+		case "instance.port":
+			return strconv.Itoa(svc.Port), true
+		case "instance.id":
+			return a.ID, true
+		}
+		name, _, ok := plan.DatabaseURL(key)
+		d, found := s.cfg.Plan.DatabaseNamed(name)
+		if !ok || !found {
+			return "", false
+		}
+		u, err := s.databaseURL(d)
+		failed = err
+		return u, true
+	})
+	if failed != nil {
+		return "", failed
+	}
+	return out, err
+}
+
+// databaseURL leads to the primary through this host's own listener, for ever. verify-ca and not verify-full:
+// the certificate behind the listener is that of whichever host is the primary.
+func (s *services) databaseURL(d plan.Database) (string, error) {
+	role, database, ok := d.Login()
+	if !ok {
+		return "", fmt.Errorf("database %s has no role that owns anything", d.Name)
+	}
+	password, err := Secret(s.ctx, role.Password)
+	if err != nil {
+		return "", err
+	}
+	u := url.URL{
+		Scheme: "postgres", User: url.UserPassword(role.Name, password.Reveal()),
+		Host: hostPort(s.self.Address, d.WritePort), Path: "/" + database,
+		RawQuery: url.Values{"sslmode": {"verify-ca"}, "sslrootcert": {filepath.Join(certDir(s.cfg.Dir), "ca.crt")}}.Encode(),
+	}
+	return u.String(), nil
+}
+
+// tend gives the prober what runs now.
+func (s *services) tend(now agent.Snapshot) {
+	var targets []probe.Target
+	for _, o := range now.Facts.Services.Observed {
+		svc, ok := s.cfg.Plan.ServiceNamed(o.Service)
+		if !ok || o.State != service.Running || svc.Live == nil && svc.Ready == nil {
+			continue
+		}
+		targets = append(targets, probe.Target{
+			ID: o.ID, Life: o.Life, Address: s.self.Address, Port: svc.Port, Live: svc.Live, Ready: svc.Ready, WorkDir: s.release.dir,
+		})
+	}
+	s.prober.Set(targets)
+}
+
+// health is what the checks say, for the next round.
+func (s *services) health() map[string]agent.Checked {
+	out := map[string]agent.Checked{}
+	for id, r := range s.prober.Results() {
+		out[id] = agent.Checked{Live: r.Live, Ready: r.Ready}
+	}
+	return out
+}
