@@ -39,9 +39,9 @@ func emptied(dir string) bool {
 	return strings.HasPrefix(path.Base(dir), "pgsql_tmp")
 }
 
-// skipped are single files that are left out: what the running server or Holdfast says about itself here,
+// leftOut are single files that are left out: what the running server or Holdfast says about itself here,
 // and what the vault writes by its own hand.
-func skipped(p string) bool {
+func leftOut(p string) bool {
 	base := path.Base(p)
 	switch p {
 	case "postmaster.pid", "postmaster.opts", "current_logfiles", "current_logfiles.tmp", "backup_label", "backup_label.old",
@@ -99,7 +99,7 @@ func scan(dataDir string) (files []file, dirs []vault.Entry, tablespaces []strin
 			return nil
 		case !fi.Mode().IsRegular():
 			return fmt.Errorf("back up %s: neither a file nor a directory (%s)", rel, fi.Mode().Type())
-		case skipped(rel):
+		case leftOut(rel):
 			return nil
 		}
 		f := file{path: rel, size: fi.Size(), mode: mode, modTime: fi.ModTime()}

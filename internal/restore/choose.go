@@ -73,10 +73,6 @@ func Load(ctx context.Context, v *vault.Vault, database string) (Catalogue, erro
 
 func loadLog(ctx context.Context, log *vault.Log) (HeldLog, error) {
 	h := HeldLog{SegmentSize: log.SegmentSize(), Histories: map[uint32]wal.History{}, Covered: map[uint32]Mark{}}
-	var err error
-	if h.Held, err = log.Held(ctx); err != nil {
-		return h, err
-	}
 	timelines, err := log.Timelines(ctx)
 	if err != nil {
 		return h, err
@@ -88,11 +84,17 @@ func loadLog(ctx context.Context, log *vault.Log) (HeldLog, error) {
 		case !errors.Is(err, vault.ErrNotHeld):
 			return h, err
 		}
+		// Before the pieces are listed: a mark must not speak of log that the list has not seen.
 		end, at, err := log.Covered(ctx, t)
 		if err != nil {
 			return h, err
 		}
 		h.Covered[t] = Mark{End: end, At: at}
+	}
+	if h.Held, err = log.Held(ctx); err != nil {
+		return h, err
+	}
+	for _, t := range timelines {
 		for _, p := range slices.Backward(h.Held) { // the last piece says so too, and may be newer
 			if p.Timeline != t {
 				continue
@@ -161,8 +163,11 @@ func try(c Catalogue, b vault.Backup, t Target) (ch Choice, why string) {
 	case t.LSN != 0 && t.LSN > end:
 		return ch, "its log ends before that, at " + end.String()
 	}
-	if t.Kind == AtLSN { // nothing behind the target's segment is read
+	switch t.Kind { // nothing behind the target's segment is read
+	case AtLSN:
 		pieces = slices.DeleteFunc(pieces, func(p wal.Held) bool { return p.Start > t.LSN })
+	case Consistent:
+		pieces = slices.DeleteFunc(pieces, func(p wal.Held) bool { return p.Start > b.Stop })
 	}
 	ch = Choice{Backup: b, Target: t, Timeline: timeline, Pieces: pieces, End: end, Covered: covered}
 	ch.Because = []string{fmt.Sprintf("%s is the nearest base backup, and the log from %s to %s on timeline %d follows it without a hole", b.ID, b.Start, end, timeline)}

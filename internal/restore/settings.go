@@ -53,6 +53,8 @@ func recovery(c Choice, action Action, fetch string) []setting {
 		s = append(s, setting{"recovery_target_lsn", c.Target.LSN.String()})
 	case AtXID:
 		s = append(s, setting{"recovery_target_xid", fmt.Sprint(c.Target.XID)})
+	case Consistent:
+		s = append(s, setting{"recovery_target", "immediate"})
 	case AtName:
 		s = append(s, setting{"recovery_target_name", c.Target.Name})
 	}

@@ -19,6 +19,8 @@ const (
 	AtLSN  Kind = "lsn"
 	AtXID  Kind = "xid"
 	AtName Kind = "name" // pg_create_restore_point
+	// Consistent is the end of the base backup itself: the least log with which a server starts.
+	Consistent Kind = "consistent"
 )
 
 // Target is the moment to restore to. The zero value is the latest.
@@ -47,6 +49,8 @@ func (t Target) String() string {
 		return fmt.Sprintf("%stransaction %d", prefix, t.XID)
 	case AtName:
 		return "restore point " + t.Name
+	case Consistent:
+		return "the end of the base backup"
 	default:
 		return "latest"
 	}

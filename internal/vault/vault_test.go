@@ -388,3 +388,28 @@ func TestLogSegments(t *testing.T) {
 		t.Error("a flipped bit in the log was read as data")
 	}
 }
+
+func TestAPieceThatGrewSinceItWasListedIsStillRead(t *testing.T) {
+	v, _ := create(t)
+	ctx := t.Context()
+	const size = 1 << 20
+	l := v.Log(7, size)
+	full := bytes.Repeat([]byte{1, 2, 3, 4}, size/4)
+	if err := l.PutPartial(ctx, 1, 0, full[:100], time.Unix(9, 0)); err != nil {
+		t.Fatal(err)
+	}
+	listed, err := l.Held(ctx)
+	if err != nil || len(listed) != 1 {
+		t.Fatal(listed, err)
+	}
+	if err := l.PutSegment(ctx, 1, 0, full, time.Unix(10, 0)); err != nil {
+		t.Fatal(err)
+	}
+	got, err := l.Fetch(ctx, listed[0])
+	if err != nil || !bytes.Equal(got, full[:100]) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+	if at, err := l.Covers(ctx, listed[0]); err != nil || !at.IsZero() {
+		t.Errorf("a piece that is gone covers %s, %v", at, err)
+	}
+}

@@ -213,11 +213,24 @@ func (l *Log) Held(ctx context.Context) ([]wal.Held, error) {
 	return wal.Sorted(out), nil
 }
 
-// Fetch reads one held piece and proves that it is what its name says.
+// Fetch reads one held piece and proves that it is what its name says. A beginning of a segment may have been
+// replaced by a longer one since it was listed: then the same bytes are read from that.
 func (l *Log) Fetch(ctx context.Context, piece wal.Held) ([]byte, error) {
 	h, content, err := l.read(ctx, piece.Object)
+	for try := 0; piece.Partial && errors.Is(err, filestore.ErrNotFound) && try < 5; try++ {
+		longer, findErr := l.longest(ctx, piece.Timeline, piece.Start)
+		if findErr != nil {
+			return nil, findErr
+		}
+		if h, content, err = l.read(ctx, longer.Object); err == nil && uint64(len(content)) < uint64(piece.End-piece.Start) {
+			return nil, fmt.Errorf("read log %s: what replaced it is shorter", piece.Object)
+		}
+	}
 	if err != nil {
 		return nil, err
+	}
+	if piece.Partial {
+		content = content[:min(len(content), int(piece.End-piece.Start))]
 	}
 	if h.systemID != l.systemID || h.timeline != piece.Timeline || h.start != piece.Start || h.kind == walHistory {
 		return nil, fmt.Errorf("read log %s: its content is of another place in the log", piece.Object)
@@ -225,10 +238,33 @@ func (l *Log) Fetch(ctx context.Context, piece wal.Held) ([]byte, error) {
 	return content, nil
 }
 
+// longest is the piece that holds most of one segment.
+func (l *Log) longest(ctx context.Context, timeline uint32, start wal.LSN) (wal.Held, error) {
+	names, err := l.vault.files.Names(ctx, l.dir(timeline))
+	if err != nil {
+		return wal.Held{}, err
+	}
+	var best wal.Held
+	for _, n := range names {
+		if h, ok := l.parse(timeline, n); ok && h.Start == start && h.End > best.End {
+			best = h
+		}
+	}
+	if best.Object == "" {
+		return best, fmt.Errorf("read log segment %s: %w", wal.SegmentName(timeline, start, l.segmentSize), ErrNotHeld)
+	}
+	return best, nil
+}
+
 // Covers is the sender's clock when it sent the end of this piece: what was committed up to then is held.
+// Zero when that is not known, or the piece has been replaced since it was listed.
 func (l *Log) Covers(ctx context.Context, piece wal.Held) (time.Time, error) {
 	var b bytes.Buffer
-	if err := l.vault.files.Get(ctx, piece.Object, 0, walHeaderSize, &b); err != nil {
+	err := l.vault.files.Get(ctx, piece.Object, 0, walHeaderSize, &b)
+	if piece.Partial && errors.Is(err, filestore.ErrNotFound) {
+		return time.Time{}, nil
+	}
+	if err != nil {
 		return time.Time{}, fmt.Errorf("read log %s: %w", piece.Object, err)
 	}
 	h, err := parseWALHeader(b.Bytes())
@@ -282,18 +318,9 @@ func (l *Log) File(ctx context.Context, name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	names, err := l.vault.files.Names(ctx, l.dir(timeline))
+	best, err := l.longest(ctx, timeline, start)
 	if err != nil {
 		return nil, err
-	}
-	var best wal.Held
-	for _, n := range names {
-		if h, ok := l.parse(timeline, n); ok && h.Start == start && h.End > best.End {
-			best = h
-		}
-	}
-	if best.Object == "" {
-		return nil, fmt.Errorf("read log file %s: %w", name, ErrNotHeld)
 	}
 	content, err := l.Fetch(ctx, best)
 	if err != nil {

@@ -1,0 +1,182 @@
+package restore_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"holdfast/internal/problem"
+	"holdfast/internal/restore"
+	"holdfast/internal/vault"
+	"holdfast/internal/vault/wal"
+)
+
+const size = wal.DefaultSegmentSize
+
+func hour(h int) time.Time { return time.Date(2026, 11, 20, h, 0, 0, 0, time.UTC) }
+
+func lsn(segment int) wal.LSN { return wal.LSN(segment * size) }
+
+// made is a backup that begins and ends in one segment, at one hour.
+func made(id string, segment, h int) vault.Backup {
+	return vault.Backup{ID: id, Database: "orders", SystemID: 7, Timeline: 1, SegmentSize: size,
+		Start: lsn(segment) + 40, Stop: lsn(segment) + 4000, Started: hour(h).Add(-time.Minute), Stopped: hour(h)}
+}
+
+func segments(timeline uint32, from, to int) []wal.Held {
+	var out []wal.Held
+	for n := from; n <= to; n++ {
+		out = append(out, wal.Held{Timeline: timeline, Start: lsn(n), End: lsn(n + 1), Object: "x"})
+	}
+	return out
+}
+
+// catalogue: backups at 01:00 (segment 1), 05:00 (5) and 09:00 (9), log of segments 1 to 12 up to 12:00.
+func catalogue() restore.Catalogue {
+	return restore.Catalogue{Database: "orders",
+		Backups: []vault.Backup{made("one", 1, 1), made("five", 5, 5), made("nine", 9, 9)},
+		Logs: map[uint64]restore.HeldLog{7: {SegmentSize: size, Held: segments(1, 1, 12),
+			Histories: map[uint32]wal.History{1: {{Timeline: 1}}},
+			Covered:   map[uint32]restore.Mark{1: {End: lsn(13), At: hour(12)}}}},
+	}
+}
+
+func TestChoose(t *testing.T) {
+	bad := vault.Validation{}
+	cases := []struct {
+		name   string
+		change func(*restore.Catalogue)
+		target restore.Target
+		backup string // "" = impossible
+		says   string // in the refusal
+	}{
+		{"the latest takes the newest backup", nil, restore.Target{}, "nine", ""},
+		{"a time takes the nearest backup before it", nil, restore.Target{Kind: restore.AtTime, Time: hour(6)}, "five", ""},
+		{"a position takes the nearest backup before it", nil, restore.Target{Kind: restore.AtLSN, LSN: lsn(8)}, "five", ""},
+		{"a transaction at a known position takes the nearest too", nil, restore.Target{Kind: restore.AtXID, XID: 99, LSN: lsn(8)}, "five", ""},
+		{"a transaction at an unknown position takes the oldest", nil, restore.Target{Kind: restore.AtXID, XID: 99}, "one", ""},
+		{"a time before the first backup is refused with the window", nil, restore.Target{Kind: restore.AtTime, Time: hour(0)}, "", "Possible is 2026-11-20 01:00:00Z to 2026-11-20 12:00:00Z"},
+		{"a time after the log is refused with the window", nil, restore.Target{Kind: restore.AtTime, Time: hour(13)}, "", "Possible is 2026-11-20 01:00:00Z to 2026-11-20 12:00:00Z"},
+		{"a backup that failed its trial is passed over", func(c *restore.Catalogue) { c.Backups[2].Validation = &bad }, restore.Target{}, "five", ""},
+		{"a backup whose own log is missing is passed over", func(c *restore.Catalogue) {
+			l := c.Logs[7]
+			l.Held = segments(1, 1, 8)
+			l.Covered[1] = restore.Mark{End: lsn(9), At: hour(8)}
+			c.Logs[7] = l
+		}, restore.Target{}, "five", ""},
+		{"a position behind a hole is refused", func(c *restore.Catalogue) {
+			l := c.Logs[7]
+			l.Held = append(segments(1, 1, 10), segments(1, 12, 12)...)
+			c.Logs[7] = l
+		}, restore.Target{Kind: restore.AtLSN, LSN: lsn(12) + 5}, "", "its log ends before that"},
+		{"a vault without backups is refused", func(c *restore.Catalogue) { c.Backups = nil }, restore.Target{}, "", "no base backup"},
+		{"a timeline that is not there is refused", nil, restore.Target{Timeline: 4}, "", "no timeline"},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			cat := catalogue()
+			if c.change != nil {
+				c.change(&cat)
+			}
+			ch, err := restore.Choose(cat, c.target)
+			if c.backup == "" {
+				if p, ok := errors.AsType[*problem.Problem](err); !ok || !strings.Contains(p.Text(), c.says) {
+					t.Fatalf("got %v, want a problem that says %q", err, c.says)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if ch.Backup.ID != c.backup || len(ch.Because) == 0 {
+				t.Errorf("chose %s because %q, want %s", ch.Backup.ID, ch.Because, c.backup)
+			}
+		})
+	}
+}
+
+func TestAfterAFailoverTheNewTimelineIsFollowed(t *testing.T) {
+	cat := catalogue()
+	fork := lsn(10) + 500
+	l := cat.Logs[7]
+	l.Held = append(segments(1, 1, 12), segments(2, 10, 14)...) // the dead primary wrote on to segment 12
+	l.Histories[2] = wal.History{{Timeline: 1, End: fork}, {Timeline: 2, Begin: fork}}
+	l.Covered[2] = restore.Mark{End: lsn(15), At: hour(14)}
+	cat.Logs[7] = l
+	ch, err := restore.Choose(cat, restore.Target{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ch.Timeline != 2 || ch.End != lsn(15) || !ch.Covered.Equal(hour(14)) {
+		t.Errorf("timeline %d up to %s, covered %s", ch.Timeline, ch.End, ch.Covered)
+	}
+	var used []uint32
+	for _, p := range ch.Pieces {
+		used = append(used, p.Timeline)
+	}
+	if d := cmp.Diff([]uint32{1, 2, 2, 2, 2, 2}, used); d != "" {
+		t.Error(d)
+	}
+}
+
+// Whatever is chosen, the log it comes with begins at the backup, has no hole and reaches the target.
+func TestWhatIsChosenLeadsThere(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		cat := catalogue()
+		l := cat.Logs[7]
+		l.Held = nil
+		for n := 1; n <= 12; n++ {
+			if rapid.IntRange(0, 9).Draw(t, "held") > 0 {
+				l.Held = append(l.Held, segments(1, n, n)...)
+			}
+		}
+		cat.Logs[7] = l
+		target := restore.Target{Kind: restore.AtLSN, LSN: lsn(1) + wal.LSN(rapid.IntRange(0, 12*size).Draw(t, "lsn"))}
+		ch, err := restore.Choose(cat, target)
+		if err != nil {
+			return
+		}
+		at := ch.Backup.Start.SegmentStart(size)
+		for _, p := range ch.Pieces {
+			if p.Start != at {
+				t.Fatalf("a hole at %s", at)
+			}
+			at = p.End
+		}
+		if at < target.LSN || ch.Backup.Stop > target.LSN {
+			t.Fatalf("log up to %s, backup consistent at %s, target %s", at, ch.Backup.Stop, target.LSN)
+		}
+	})
+}
+
+func TestTargetsAreReadAsTheyAreWritten(t *testing.T) {
+	zone := time.FixedZone("home", 3600)
+	cases := map[string]restore.Target{
+		"latest":                       {Kind: restore.Latest},
+		"2026-11-20 14:30":             {Kind: restore.AtTime, Time: time.Date(2026, 11, 20, 13, 30, 0, 0, time.UTC)},
+		"2026-11-20T14:30:01Z":         {Kind: restore.AtTime, Time: time.Date(2026, 11, 20, 14, 30, 1, 0, time.UTC)},
+		"2026-11-20 14:30:01.25+02:00": {Kind: restore.AtTime, Time: time.Date(2026, 11, 20, 12, 30, 1, 250e6, time.UTC)},
+		"before:0/3000060":             {Kind: restore.AtLSN, LSN: 0x3000060, Exclusive: true},
+		"before:xid:731":               {Kind: restore.AtXID, XID: 731, Exclusive: true},
+		"name:before upgrade":          {Kind: restore.AtName, Name: "before upgrade"},
+	}
+	for in, want := range cases {
+		got, err := restore.ParseTarget(in, zone)
+		if err != nil {
+			t.Errorf("%q: %v", in, err)
+			continue
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("%q: %s", in, d)
+		}
+	}
+	for _, bad := range []string{"yesterday", "before:latest", "xid:", "xid:2", "name:", "0/", "2026-13-01 00:00"} {
+		if got, err := restore.ParseTarget(bad, zone); err == nil {
+			t.Errorf("%q was read as %+v", bad, got)
+		}
+	}
+}
