@@ -50,8 +50,8 @@ lint: ## Checks formatting, modules, vet, who imports whom (layout_test.go), and
 	@scripts/lint
 
 .PHONY: docs
-docs: ## Checks that links lead somewhere and that every problem has its page.
-	@go test -count=1 -run 'Link|Problem' .
+docs: ## Checks that links and told commands exist, and that every problem has its part of the handbook.
+	@go test -count=1 -run 'Link|Problem|Command' .
 
 .PHONY: bench
 bench: ## Runs the benchmarks; read ratios from one run, not figures from two.
