@@ -20,8 +20,9 @@ setup: ## Installs what is missing on this machine: PostgreSQL's programs and a 
 	@scripts/setup
 
 .PHONY: build
-build: ## Builds bin/holdfast and the example application bin/clinic.
+build: ## Builds bin/holdfast, and the example application as the release that its plan names.
 	@go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/holdfast ./examples/clinic/cmd/clinic
+	install -D bin/clinic examples/clinic/build/bin/clinic
 
 .PHONY: demo
 demo: setup build ## Runs the example on three hosts of this machine, breaks it, restores it, measures; KEEP=1 leaves it running.
@@ -63,4 +64,4 @@ ci: ## Does what the project's CI does: setup, lint, test.
 
 .PHONY: clean
 clean: ## Removes what was built. Data of `make demo` or `holdfast up` is not touched.
-	@rm -rf bin
+	@rm -rf bin examples/clinic/build
