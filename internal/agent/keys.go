@@ -24,6 +24,8 @@ const (
 	KeyRequests = keyRoot + "request/"
 	// KeyAnswers is the prefix of settled requests.
 	KeyAnswers = keyRoot + "answer/"
+	// KeyVaults is the prefix of which vault a name stands for.
+	KeyVaults = keyRoot + "vault/"
 	// KeyArchivers is the prefix of who archives a database's WAL.
 	KeyArchivers = keyRoot + "archiver/"
 )

@@ -63,11 +63,12 @@ type ServerStatus struct {
 
 // ArchiveStatus is how far the vault has a database's WAL.
 type ArchiveStatus struct {
-	Host     string         `json:"host"`
-	Vault    string         `json:"vault"`
-	Archived string         `json:"archived"`
-	Lag      event.Duration `json:"lag"`
-	Trouble  string         `json:"trouble,omitempty"`
+	Host     string            `json:"host"`
+	Vault    string            `json:"vault"`
+	Archived string            `json:"archived"`
+	Lag      event.Duration    `json:"lag"`
+	Trouble  string            `json:"trouble,omitempty"`
+	Last     *agent.BaseBackup `json:"last,omitempty"` // newest base backup; nil = none
 }
 
 // ServiceStatus is one service.
@@ -104,7 +105,7 @@ func Describe(p *plan.Plan, self string, s agent.Snapshot) Status {
 		st.Databases = append(st.Databases, describeDatabase(p, d, self, s))
 	}
 	st.Services = describeServices(p, self, s)
-	st.Problems = problems(p, self, s, st.Hosts)
+	st.Problems = problems(p, self, s, st)
 	for _, h := range p.AllHosts() {
 		st.IfDied = append(st.IfDied, ifDied(p, h, st))
 	}
@@ -170,7 +171,7 @@ func describeDatabase(p *plan.Plan, d plan.Database, self string, s agent.Snapsh
 			continue
 		}
 		if a, ok := rep.Archive[d.Name]; ok {
-			out.Archive = &ArchiveStatus{Host: h.Name, Vault: a.Vault, Archived: a.Archived.String(), Lag: event.Duration(a.Lag), Trouble: a.Trouble}
+			out.Archive = &ArchiveStatus{Host: h.Name, Vault: a.Vault, Archived: a.Archived.String(), Lag: event.Duration(a.Lag), Trouble: a.Trouble, Last: a.Last}
 		}
 	}
 	return out
@@ -222,9 +223,9 @@ func orWord(s, otherwise string) string {
 }
 
 // problems joins what every host says is wrong, each once.
-func problems(p *plan.Plan, self string, s agent.Snapshot, hosts []HostStatus) []problem.Problem {
-	var out []problem.Problem
-	for _, h := range hosts {
+func problems(p *plan.Plan, self string, s agent.Snapshot, st Status) []problem.Problem {
+	out := slices.Concat(serviceProblems(st), backupProblems(p, st))
+	for _, h := range st.Hosts {
 		if !h.Heard {
 			out = append(out, problem.Problem{
 				Code: "host.silent", Subject: h.Name, Severity: problem.Degraded, Title: "this host does not answer",

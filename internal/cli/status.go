@@ -129,6 +129,9 @@ func writeStatus(out io.Writer, st api.Status) error {
 		}
 		if a := d.Archive; a != nil {
 			p("  log in vault %s up to %s, %s behind (from %s) %s\n", a.Vault, a.Archived, round(a.Lag), a.Host, a.Trouble)
+			if b := a.Last; b != nil {
+				p("  last base backup %s, %s, %s\n", b.At.Local().Format("2006-01-02 15:04:05"), size(b.Bytes), proven(b.Proven))
+			}
 		}
 	}
 	if len(st.Services) > 0 {
@@ -162,6 +165,24 @@ func behind(s api.ServerStatus) string {
 		return ""
 	}
 	return fmt.Sprintf("%d bytes", s.LagBytes)
+}
+
+func proven(b bool) string {
+	if b {
+		return "proven by restoring it"
+	}
+	return "not proven"
+}
+
+// size is a number of bytes for people.
+func size(n int64) string {
+	switch {
+	case n >= 1<<30:
+		return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
+	case n >= 1<<20:
+		return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
+	}
+	return fmt.Sprintf("%d KiB", n>>10)
 }
 
 func yes(b bool) string {

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -318,24 +317,6 @@ func (a *archivist) settle(ctx context.Context, q agent.Asked, r backup.Result, 
 		s.Result = result
 	}
 	a.host.agent.Settle(ctx, s)
-}
-
-// openVault opens a vault of the plan, and makes it where there is none yet.
-func (h *Host) openVault(ctx context.Context, name string) (*vault.Vault, error) {
-	p, ok := h.cfg.Plan.VaultNamed(name)
-	if !ok || len(p.Copies) == 0 {
-		return nil, fmt.Errorf("open vault %s: the plan has no such vault", name)
-	}
-	key, err := Secret(ctx, p.Key)
-	if err != nil {
-		return nil, err
-	}
-	conf := vault.Config{Name: name, URL: p.Copies[0].URL, Key: key, Application: h.cfg.Plan.Application, Host: h.cfg.Self, Log: h.cfg.Log}
-	v, err := vault.Open(ctx, conf)
-	if errors.Is(err, fs.ErrNotExist) {
-		v, err = vault.Create(ctx, conf)
-	}
-	return v, err
 }
 
 // primaryDSN leads to a primary's own server, with this host's certificate; to our own by its private socket.

@@ -1,0 +1,66 @@
+package api
+
+import (
+	"fmt"
+	"time"
+
+	"holdfast/internal/plan"
+	"holdfast/internal/problem"
+)
+
+// serviceProblems are services with fewer ready instances than the plan asks for.
+func serviceProblems(st Status) []problem.Problem {
+	var out []problem.Problem
+	for _, s := range st.Services {
+		switch {
+		case s.Ready >= s.Wanted:
+		case s.Ready == 0:
+			out = append(out, problem.Problem{
+				Code: "service.away", Subject: s.Name, Severity: problem.Critical, Title: "no instance is ready",
+				Meaning: "Nobody is served by it. Holdfast restarts it in place, then on another host.",
+				Remedy:  "none if this passes; else see its log on the hosts that status names",
+			})
+		default:
+			out = append(out, problem.Problem{
+				Code: "service.short", Subject: s.Name, Severity: problem.Degraded,
+				Title:   fmt.Sprintf("%d of %d instances are ready", s.Ready, s.Wanted),
+				Meaning: "It is served, with less margin against the next fault.",
+				Remedy:  "none if this passes: Holdfast replaces what was lost",
+			})
+		}
+	}
+	return out
+}
+
+// archiveLagMax is how far the vault may be behind before it is said; the log is stored every two seconds.
+const archiveLagMax = 30 * time.Second
+
+// backupProblems are databases whose vault does not have what the plan promises.
+func backupProblems(p *plan.Plan, st Status) []problem.Problem {
+	var out []problem.Problem
+	for _, d := range st.Databases {
+		if _, wanted := p.BackupOf(d.Name); !wanted || !d.Open {
+			continue
+		}
+		add := func(code, title string) {
+			out = append(out, problem.Problem{
+				Code: code, Subject: d.Name, Severity: problem.Degraded, Title: title,
+				Meaning: "The database goes on. What is not in the vault could not be restored from it.",
+				Remedy:  "see `holdfast status`; if it stays, look at the log of the host that archives",
+			})
+		}
+		switch a := d.Archive; {
+		case a == nil:
+			add("backup.no-archive", "no host takes its log into the vault")
+		case a.Trouble != "":
+			add("backup.archive-trouble", "its log does not reach the vault: "+a.Trouble)
+		case time.Duration(a.Lag) > archiveLagMax:
+			add("backup.archive-behind", fmt.Sprintf("the vault is %s behind", time.Duration(a.Lag).Round(time.Second)))
+		case a.Last == nil:
+			add("backup.none", "there is no base backup yet")
+		case !a.Last.Proven:
+			add("backup.unproven", "the newest base backup has not been proven by restoring it")
+		}
+	}
+	return out
+}
