@@ -37,6 +37,15 @@ func PIDFile(root, name string) string { return filepath.Join(HostDir(root, name
 // LogFile is where an agent's own words go.
 func LogFile(root, name string) string { return filepath.Join(HostDir(root, name), "agent.log") }
 
+// HoldFile keeps a host's agent from being started while it exists: the host stays as dead as a machine without
+// power. Demos and drills use it; an agent that runs is not ended by it.
+func HoldFile(root, name string) string { return filepath.Join(HostDir(root, name), "hold") }
+
+func (a *Agents) onHold(name string) bool {
+	_, err := os.Stat(HoldFile(a.Root, name))
+	return err == nil
+}
+
 // Run keeps every agent running until ctx ends or [Agents.End] was called, and returns when all have ended.
 func (a *Agents) Run(ctx context.Context) {
 	a.running = map[string]*exec.Cmd{}
@@ -44,7 +53,9 @@ func (a *Agents) Run(ctx context.Context) {
 	for _, name := range a.Hosts {
 		all.Go(func() {
 			for !a.done(ctx) {
-				if err := a.once(name); err != nil && !a.done(ctx) {
+				if a.onHold(name) {
+					// Looked at again after the pause.
+				} else if err := a.once(name); err != nil && !a.done(ctx) {
 					a.Say("the agent of %s ended: %v; it is started again (its words: %s)", name, err, LogFile(a.Root, name))
 				}
 				select {
