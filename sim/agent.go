@@ -2,9 +2,7 @@ package sim
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"holdfast/internal/agent"
@@ -74,7 +72,7 @@ type request struct {
 }
 
 func newAgentLife(h *host) *agentLife {
-	a := &agentLife{h: h, w: h.w, loop: agent.NewLoop(h.name, "sim", []database.Policy{h.w.policy}), began: h.clock()}
+	a := &agentLife{h: h, w: h.w, loop: agent.NewLoop(h.name, "sim", []database.Policy{h.w.policy}, nil), began: h.clock()}
 	for range h.w.hosts {
 		a.peers = append(a.peers, peer{at: -1, gateAt: -1, contact: -1})
 	}
@@ -204,7 +202,7 @@ func (a *agentLife) wakeIn(d time.Duration) {
 }
 
 func (a *agentLife) round() {
-	out := a.loop.Round(a.facts(), a)
+	out := a.loop.Round(a.facts(), hands{a: a})
 	a.report = out.Report
 	for _, p := range out.Problems {
 		if p.Code == "database.invariant" {
@@ -264,90 +262,4 @@ func age(now, at time.Duration) time.Duration {
 		return database.Never
 	}
 	return now - at
-}
-
-// Act implements [agent.Hands].
-func (a *agentLife) Act(_ string, act database.Action) {
-	w, h := a.w, a.h
-	w.note(h.name, "begins %s (%s)", act, act.Why)
-	hands := database.Hands{
-		Self: h.name, Server: h.srv, Records: agent.Records(slowStore{h.store, h}, databaseName),
-		Reach: func(host string) (database.Endpoint, error) { return database.Endpoint{Host: host}, nil },
-	}
-	t := w.spawn(h, a.hold, func(ctx context.Context) error {
-		err := database.Act(ctx, hands, act)
-		if errors.Is(err, errProcessGone) {
-			return err
-		}
-		if act.Kind == database.KindSwap {
-			a.readAfterSwap(ctx)
-			return err
-		}
-		if err != nil {
-			// Only slows the next try down; a cancelled wait is no news.
-			_ = w.Wait(ctx, h.name, retryPause)
-		}
-		return err
-	}, func(t *task, err error) {
-		a.ended(t, act, err)
-	})
-	a.running = append(a.running, running{act.Kind, t})
-}
-
-func (a *agentLife) ended(t *task, act database.Action, err error) {
-	a.running = slices.DeleteFunc(a.running, func(r running) bool { return r.task == t })
-	if err != nil {
-		a.w.note(a.h.name, "did not %s: %v", act.Kind, err)
-	} else {
-		a.w.note(a.h.name, "has done %s", act.Kind)
-	}
-	if act.Kind != database.KindSwap {
-		a.look()
-	}
-	a.wakeIn(0)
-}
-
-// readAfterSwap brings our own write into the facts before the next round.
-func (a *agentLife) readAfterSwap(ctx context.Context) {
-	w, h := a.w, a.h
-	sent := h.clock()
-	if w.Wait(ctx, h.name, w.storeWay()) != nil || !w.reachesStore(h) {
-		return
-	}
-	r := a.readNow()
-	if w.Wait(ctx, h.name, w.storeWay()) != nil || !w.reachesStore(h) {
-		return
-	}
-	a.contact = max(a.contact, sent)
-	a.learn(r)
-}
-
-// Interrupt implements [agent.Hands].
-func (a *agentLife) Interrupt(string) {
-	for _, r := range slices.Backward(a.running) {
-		if r.kind != database.KindKill {
-			a.w.note(a.h.name, "interrupts %s", r.kind)
-			r.task.interrupt()
-			return
-		}
-	}
-}
-
-// Lease implements [agent.Hands].
-func (a *agentLife) Lease(_ string, epoch int64, d time.Duration) {
-	// A server that is no primary any more refuses; the next round sees it.
-	_ = a.h.srv.Extend(context.Background(), epoch, d.Milliseconds())
-}
-
-// Gate implements [agent.Hands].
-func (a *agentLife) Gate(_ string, o database.GateOrder) { a.h.gate.take(o) }
-
-// Answer implements [agent.Hands].
-func (a *agentLife) Answer(_ string, answers []database.Answer) {
-	if !a.w.reachesStore(a.h) {
-		return
-	}
-	for _, x := range answers {
-		a.w.settle(a.h, x)
-	}
 }

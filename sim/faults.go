@@ -84,7 +84,7 @@ func (f *faults) begin(w *World) {
 	f.until = start + w.opt.FaultTime
 	w.note("", "seed %d: %d hosts, %d standbys, W=%d, faults %v every %s", w.opt.Seed, w.opt.Hosts, w.opt.Standbys, w.opt.W, f.kinds, f.pace)
 	for _, s := range w.opt.Script {
-		w.at(s.At, func() { f.happen(s.Kind, f.pick(s.Host), s.Lasts) })
+		w.at(s.At, func() { f.happen(s.Kind, f.pick(s.Host), w.host(s.To), s.Lasts) })
 		f.until = max(f.until, s.At+s.Lasts)
 	}
 	if w.opt.Script == nil {
@@ -109,7 +109,7 @@ func (f *faults) next() {
 	if f.w.chance(2) {
 		where = "primary"
 	}
-	f.happen(kind, f.pick(where), lasts)
+	f.happen(kind, f.pick(where), nil, lasts)
 	f.w.at(f.w.between(f.pace/10, 2*f.pace), f.next)
 }
 
@@ -140,15 +140,15 @@ func (f *faults) stop() {
 	f.w.check.heal()
 }
 
-// happen makes one fault, and undoes it after a while.
-func (f *faults) happen(kind FaultKind, h *host, lasts time.Duration) {
+// happen makes one fault, and undoes it after a while. to is the other end of a link, nil = any.
+func (f *faults) happen(kind FaultKind, h, to *host, lasts time.Duration) {
 	w := f.w
 	if kind == LoseDisk && !w.opt.NoLive && w.check.missing() != "" {
 		return // with less than full redundancy it may rightly be the last copy
 	}
 	f.count++
 	w.note(h.name, "FAULT %s for %s", kind, lasts.Round(time.Millisecond))
-	undo := f.do(kind, h)
+	undo := f.do(kind, h, to)
 	if undo == nil {
 		return
 	}
@@ -160,7 +160,7 @@ func (f *faults) happen(kind FaultKind, h *host, lasts time.Duration) {
 	w.at(lasts, heal.run)
 }
 
-func (f *faults) do(kind FaultKind, h *host) func() {
+func (f *faults) do(kind FaultKind, h, to *host) func() {
 	w := f.w
 	switch kind {
 	case CrashServer:
@@ -199,7 +199,7 @@ func (f *faults) do(kind FaultKind, h *host) func() {
 	case StoreDown, StoreCut, StorePause, HoldWatch, LoseAnswer:
 		return f.store(kind, h)
 	}
-	return f.network(kind, h)
+	return f.network(kind, h, to)
 }
 
 func (f *faults) crash(h *host, disk bool) func() {
@@ -262,9 +262,11 @@ func (f *faults) store(kind FaultKind, h *host) func() {
 	}
 }
 
-func (f *faults) network(kind FaultKind, h *host) func() {
+func (f *faults) network(kind FaultKind, h, other *host) func() {
 	w := f.w
-	other := w.hosts[(h.index+1+w.rng.IntN(len(w.hosts)-1))%len(w.hosts)]
+	if other == nil {
+		other = w.hosts[(h.index+1+w.rng.IntN(len(w.hosts)-1))%len(w.hosts)]
+	}
 	switch kind {
 	case Partition:
 		f.cut(h, w.hosts, true, true)

@@ -41,7 +41,8 @@ type Options struct {
 type Step struct {
 	At    time.Duration
 	Kind  FaultKind
-	Host  string // or "primary", "standby", "target": chosen when it happens
+	Host  string // or "primary", "standby": chosen when it happens
+	To    string // the other end of a link; "" = chosen by the seed
 	Lasts time.Duration
 }
 

@@ -246,7 +246,7 @@ func (s *Server) Init(ctx context.Context, epoch int64) error {
 
 // Clone implements [database.Server].
 func (s *Server) Clone(ctx context.Context, from database.Endpoint, epoch int64) error {
-	return s.remember(database.KindClone, s.copyFrom(ctx, from.Host, epoch, s.between(500*time.Millisecond, 6*time.Second)))
+	return s.remember(database.KindClone, s.copyFrom(ctx, from.Host, epoch, s.between(500*time.Millisecond, 6*time.Second), false))
 }
 
 // Rewind implements [database.Server].
@@ -254,7 +254,7 @@ func (s *Server) Rewind(ctx context.Context, from database.Endpoint, epoch int64
 	if s.d.state == database.DataPresent && s.w.Rand().IntN(8) == 0 {
 		return s.remember(database.KindRewind, database.ErrNeedsClone)
 	}
-	return s.remember(database.KindRewind, s.copyFrom(ctx, from.Host, epoch, s.between(200*time.Millisecond, 2*time.Second)))
+	return s.remember(database.KindRewind, s.copyFrom(ctx, from.Host, epoch, s.between(200*time.Millisecond, 2*time.Second), true))
 }
 
 func (s *Server) remember(kind database.Kind, err error) error {
@@ -265,8 +265,10 @@ func (s *Server) remember(kind database.Kind, err error) error {
 	return err
 }
 
-// copyFrom replaces our data by those of a primary. Killed in the middle it leaves a partial directory.
-func (s *Server) copyFrom(ctx context.Context, source string, epoch int64, took time.Duration) error {
+// copyFrom replaces our data by those of a primary. Killed in the middle it leaves a partial directory. A rewound
+// log may end anywhere from the last common checkpoint, some way before the histories parted, to where the source
+// was: the rest is streamed later.
+func (s *Server) copyFrom(ctx context.Context, source string, epoch int64, took time.Duration, rewind bool) error {
 	if s.d.state == database.DataForeign {
 		return fmt.Errorf("copy: %s holds data of something else", s.host)
 	}
@@ -280,7 +282,7 @@ func (s *Server) copyFrom(ctx context.Context, source string, epoch int64, took 
 	if err := s.Kill(ctx, "its data are made anew"); err != nil {
 		return err
 	}
-	before := s.d.incarnation
+	before, promised := s.d.incarnation, s.d.promise
 	if err := s.newIncarnation(ctx); err != nil {
 		return err
 	}
@@ -296,6 +298,14 @@ func (s *Server) copyFrom(ctx context.Context, source string, epoch int64, took 
 		}
 	}
 	wal := slices.Clip(peer.d.wal[:peer.d.flushed])
+	if rewind {
+		common := 0
+		for common < min(len(wal), len(s.d.wal)) && wal[common] == s.d.wal[common] {
+			common++
+		}
+		common -= s.w.Rand().IntN(min(common, 30))
+		wal = slices.Clip(wal[:common+s.w.Rand().IntN(len(wal)-common+1)])
+	}
 	next := disk{
 		state: database.DataPresent, systemID: peer.d.systemID, incarnation: s.d.incarnation, wal: wal, flushed: len(wal),
 		history: slices.Clone(peer.d.history), files: map[uint32]fileOf{}, names: s.atStart(),
@@ -311,7 +321,11 @@ func (s *Server) copyFrom(ctx context.Context, source string, epoch int64, took 
 	}
 	s.d = next
 	s.trimHistory()
-	s.swear(database.Promise{Epoch: epoch, Incarnation: s.d.incarnation})
+	promise := database.Promise{Epoch: epoch, Incarnation: s.d.incarnation}
+	if s.bugs.OldIncarnation && promised.Epoch == epoch {
+		promise.Generation = promised.Generation
+	}
+	s.swear(promise)
 	s.versions++
 	return nil
 }
