@@ -70,6 +70,7 @@ func TestARebuiltVoterThatKeepsItsIncarnationIsFound(t *testing.T) {
 		opt.Script = []sim.Step{
 			{At: 30 * time.Second, Kind: sim.CutOneWay, Host: "h1", To: "h3", Lasts: 20 * time.Second},
 			{At: 30 * time.Second, Kind: sim.CutOneWay, Host: "h2", To: "h3", Lasts: 20 * time.Second},
+			{At: 31500 * time.Millisecond, Kind: sim.CutOneWay, Host: "h1", To: "h2", Lasts: 550 * time.Millisecond}, // it goes another way
 			{At: 32 * time.Second, Kind: sim.CrashServer, Host: "h1"},
 			{At: 33*time.Second + time.Duration(s)*20*time.Millisecond, Kind: sim.LoseDisk, Host: "h2", Lasts: 15 * time.Second},
 		}
