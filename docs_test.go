@@ -79,15 +79,25 @@ func problemCodes(tree []source) (map[string]string, []breach) {
 				codes[text] = s.at(at)
 			}
 		}
+		makers := codeMakers(s.file)
 		ast.Inspect(s.file, func(n ast.Node) bool {
 			switch n := n.(type) {
+			case *ast.CallExpr:
+				if f, ok := n.Fun.(*ast.Ident); ok {
+					if i, ok := makers[f.Name]; ok && i < len(n.Args) {
+						note(n, n.Args[i])
+					}
+				}
 			case *ast.CompositeLit:
 				if !isProblem(n.Type, local) {
 					break
 				}
 				code := slices.IndexFunc(n.Elts, func(e ast.Expr) bool { return keyOf(e) == "Code" })
 				if code >= 0 {
-					note(n, n.Elts[code].(*ast.KeyValueExpr).Value)
+					value := n.Elts[code].(*ast.KeyValueExpr).Value
+					if id, ok := value.(*ast.Ident); !ok || id.Name != codeParameter || len(makers) == 0 {
+						note(n, value)
+					}
 				} else if len(n.Elts) > 0 {
 					found = append(found, breach{at: s.at(n), what: "makes a problem without a code", why: why, do: `begin it with Code: "room.kind"`})
 				}
@@ -110,6 +120,44 @@ func problemCodes(tree []source) (map[string]string, []breach) {
 		})
 	}
 	return codes, found
+}
+
+// codeParameter is how a function that words several problems alike calls the code that it takes.
+const codeParameter = "code"
+
+// codeMakers are a file's functions that take a problem's code, by name, with the place of that parameter: then the literal
+// stands at each call of them.
+func codeMakers(f *ast.File) map[string]int {
+	makers := map[string]int{}
+	add := func(name string, t *ast.FuncType) {
+		i := 0
+		for _, field := range t.Params.List {
+			for _, id := range field.Names {
+				if id.Name == codeParameter {
+					makers[name] = i
+				}
+				i++
+			}
+		}
+	}
+	ast.Inspect(f, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.FuncDecl:
+			add(n.Name.Name, n.Type)
+		case *ast.AssignStmt:
+			for i, to := range n.Lhs {
+				id, named := to.(*ast.Ident)
+				if len(n.Rhs) != len(n.Lhs) || !named {
+					continue
+				}
+				if lit, ok := n.Rhs[i].(*ast.FuncLit); ok {
+					add(id.Name, lit.Type)
+				}
+			}
+		}
+		return true
+	})
+	return makers
 }
 
 // problemImport gives the name by which a file knows internal/problem, or "".
@@ -258,6 +306,8 @@ func TestProblemPagesCatchWhatIsPlanted(t *testing.T) {
 		{"a code in a list of problems", `var p = []problem.Problem{{Code: "x.two"}, {Code: "x.one"}}`, part, []string{"x.two is not in the handbook"}},
 		{"a code that is set later", `func f(p *problem.Problem) { p.Code = "x.two" }; var q = problem.Problem{Code: "x.one"}`, part, []string{"x.two is not in the handbook"}},
 		{"a code that is made up while it runs", `var p = problem.Problem{Code: "x." + name}; var q = problem.Problem{Code: "x.one"}`, part, []string{"takes a problem's code from somewhere else"}},
+		{"codes that are handed to a function of the file", `func f() { add := func(title, code string) { list(problem.Problem{Code: code}) }; add("it hurts", "x.one"); add("more", "x.two") }`, part, []string{"x.two is not in the handbook"}},
+		{"a code that is handed on unseen", `func f(s string) { add := func(code string) { list(problem.Problem{Code: code}) }; add(s); add("x.one") }`, part, []string{"takes a problem's code from somewhere else"}},
 		{"a problem without a code", `var p = problem.Problem{Title: "it hurts"}; var q = problem.Problem{Code: "x.one"}`, part, []string{"makes a problem without a code"}},
 		{"an empty problem is none", `var p = problem.Problem{}; var q = problem.Problem{Code: "x.one"}`, part, nil},
 		{"a code without a room", `var p = problem.Problem{Code: "one"}; var q = problem.Problem{Code: "x.one"}`, part, []string{`"one" is no problem code`}},
