@@ -289,9 +289,8 @@ func TestALostSegmentIsReportedAsAGap(t *testing.T) {
 	s.Exec("postgres", "create table x as select generate_series(1, 1000)", "select pg_switch_wal()")
 	until(t, "archiving", func() bool { return r.Status().Archived > 0 && r.Status().Waiting == 0 })
 	_ = stop()
-	s.Exec("postgres", "select pg_drop_replication_slot('holdfast_archive')")
 	s.Kill()
-	s.StartWith("wal_keep_size=0", "min_wal_size=32MB", "max_wal_size=32MB")
+	s.StartWith("wal_keep_size=0", "min_wal_size=32MB", "max_wal_size=32MB", "max_slot_wal_keep_size=1MB")
 	for range 6 {
 		s.Exec("postgres", "insert into x select generate_series(1, 1000)", "select pg_switch_wal()", "checkpoint")
 	}

@@ -202,6 +202,12 @@ func (s *stream) receiveAll(ctx context.Context) error {
 			st.Timeline, st.Received, st.Flushed, st.Archived = timeline, from, from, from
 		})
 		err = s.sess.start(ctx, s.r.o.Slot, timeline, from)
+		if slotLost(err) { // the log itself may still be there
+			s.r.log.WarnContext(ctx, "the server has given up the archive's slot, making it anew", "err", err)
+			if err = s.sess.renewSlot(ctx, s.r.o.Slot); err == nil {
+				err = s.sess.start(ctx, s.r.o.Slot, timeline, from)
+			}
+		}
 		if err == nil {
 			err = s.receive(ctx, timeline, from)
 		}

@@ -101,6 +101,20 @@ func (s *session) ensureSlot(ctx context.Context, slot string) error {
 	return nil
 }
 
+// renewSlot replaces a slot that the server has given up (max_slot_wal_keep_size): nothing else revives it.
+func (s *session) renewSlot(ctx context.Context, slot string) error {
+	if _, err := s.conn.Exec(ctx, fmt.Sprintf("DROP_REPLICATION_SLOT %q", slot)).ReadAll(); err != nil {
+		return fmt.Errorf("drop the lost replication slot %s: %w", slot, err)
+	}
+	return s.ensureSlot(ctx, slot)
+}
+
+// slotLost reports whether the server refuses because the slot no longer keeps its log.
+func slotLost(err error) bool {
+	e, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && e.Code == "55000" // object_not_in_prerequisite_state
+}
+
 // errTimelineEnded is returned by start when the server has nothing more of the timeline asked for.
 var errTimelineEnded = errors.New("timeline has ended")
 

@@ -4,15 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"holdfast/internal/problem"
 	"holdfast/internal/restore"
 	"holdfast/internal/vault"
 )
@@ -115,6 +118,9 @@ func (v *validation) check(ctx context.Context, name string, f func() (bad []str
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
+	if ours(err) {
+		return err
+	}
 	switch {
 	case err != nil:
 		c.Outcome, c.Detail = failed, err.Error()
@@ -128,6 +134,12 @@ func (v *validation) check(ctx context.Context, name string, f func() (bad []str
 	}
 	v.checks = append(v.checks, c)
 	return nil
+}
+
+// ours reports whether an error is about this host and not about the backup: no room, no rights, no programs.
+func ours(err error) bool {
+	_, known := errors.AsType[*problem.Problem](err)
+	return known || errors.Is(err, syscall.ENOSPC) || errors.Is(err, fs.ErrPermission) || errors.Is(err, exec.ErrNotFound)
 }
 
 func (v *validation) passedSoFar() bool { return v.outcome().Passed }
@@ -151,7 +163,8 @@ func (v *validation) run(ctx context.Context, c restore.Catalogue) (err error) {
 	data := filepath.Join(dir, "data")
 	choice, err := restore.Choose(c, restore.Target{Kind: restore.Consistent})
 	if err != nil {
-		return v.check(ctx, "log", func() ([]string, string, error) { return nil, "", err })
+		// Choose's reason is a problem in words for people; here it is the backup's own fault.
+		return v.check(ctx, "log", func() ([]string, string, error) { return []string{err.Error()}, "", nil })
 	}
 	if err := v.check(ctx, "pages", func() ([]string, string, error) { return v.b.BadPages, pagesDetail(v.b), nil }); err != nil {
 		return err
