@@ -1,14 +1,17 @@
 package postgres
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
-	"net"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"holdfast/internal/database"
 	"holdfast/internal/durable"
@@ -42,6 +45,46 @@ func (s *Server) copyCertificates() error {
 			return err
 		}
 	}
+	return nil
+}
+
+// RenewCertificates brings a renewed host certificate to the server, which uses it for the next connection.
+// Nothing happens when the copies are what they should be.
+func (s *Server) RenewCertificates() error {
+	s.op.Lock()
+	defer s.op.Unlock()
+	same := true
+	for _, name := range []string{caFile, certFile, keyFile} {
+		want, err := os.ReadFile(filepath.Join(s.cfg.CertDir, name))
+		if err != nil {
+			return fmt.Errorf("renew the server's certificate: %w", err)
+		}
+		have, err := os.ReadFile(filepath.Join(s.at.tls, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // nothing was ever started here
+		}
+		if err != nil {
+			return fmt.Errorf("renew the server's certificate: %w", err)
+		}
+		same = same && bytes.Equal(have, want)
+	}
+	if same {
+		return nil
+	}
+	if err := s.copyCertificates(); err != nil {
+		return err
+	}
+	d, err := readDynamic(s.at.data)
+	if err == nil && epochOf(d.conninfo) != 0 {
+		err = s.makeStreamKey(epochOf(d.conninfo))
+	}
+	if err != nil {
+		return fmt.Errorf("renew the server's certificate: %w", err)
+	}
+	if err := s.signal(syscall.SIGHUP); err != nil && !errors.Is(err, errNotRunning) {
+		return err
+	}
+	s.log.Info("certificate renewed")
 	return nil
 }
 
@@ -125,5 +168,3 @@ func (s *Server) peerTLS(p database.Endpoint) (*tls.Config, error) {
 	}
 	return &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, Certificates: []tls.Certificate{own}, ServerName: s.verifiedName(p)}, nil
 }
-
-func hostPort(p database.Endpoint) string { return net.JoinHostPort(p.Address, strconv.Itoa(p.Port)) }

@@ -33,6 +33,7 @@ func (o *observer) close() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.drop()
+	o.probe.drop() // none runs any more: Close has waited
 	return nil
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"holdfast/internal/auth"
 	"holdfast/internal/database"
 	"holdfast/internal/database/postgres"
 	"holdfast/internal/database/postgres/pgtest"
@@ -144,8 +145,7 @@ func TestFailoverKeepsEveryAcknowledgedCommitAndTheFormerPrimaryRewinds(t *testi
 	}
 	exec(t, c, "INSERT INTO bill VALUES (1000)")
 
-	// The former primary holds a commit that nobody else has.
-	must(t, a.Start(ctx, true))
+	// The former primary crashed with a commit that nobody else has, and went another way.
 	if _, err := a.Recruit(ctx, 2, 0); err != nil {
 		t.Fatal(err)
 	}
@@ -269,10 +269,25 @@ func TestClientsComeInOnlyWhenAdmittedAndPeersOnlyByCertificate(t *testing.T) {
 	}
 
 	// A certificate of another authority is none.
-	strangers := pgtest.New(t, pgtest.Options{}, "127.46.3.2")
-	if err := strangers[0].Clone(ctx, a.Endpoint, 1); err == nil {
-		t.Error("a stranger cloned the database")
+	stranger := pgtest.New(t, pgtest.Options{}, "127.46.3.3")[0]
+	if err := stranger.Clone(ctx, a.Endpoint, 1); err == nil || !strings.Contains(err.Error(), "certificate") {
+		t.Errorf("a stranger trusted the server: %v", err)
 	}
+	ca, err := os.ReadFile(filepath.Join(a.Config.CertDir, "ca.crt"))
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(stranger.Config.CertDir, "ca.crt"), ca, 0o644))
+	if err := stranger.Clone(ctx, a.Endpoint, 1); err == nil {
+		t.Error("the server trusted a stranger")
+	}
+	// Nor is one of the same authority for a host that is no peer.
+	authority, err := auth.LoadAuthority(filepath.Join(filepath.Dir(a.Config.CertDir), "..", "ca"))
+	must(t, err)
+	must(t, authority.WriteHost(stranger.Config.CertDir, auth.HostCert{Name: "b9"}))
+	if err := stranger.Clone(ctx, a.Endpoint, 1); err == nil {
+		t.Error("a host that is no peer cloned the database")
+	}
+	must(t, authority.WriteHost(stranger.Config.CertDir, auth.HostCert{Name: "b2"}))
+	must(t, stranger.Clone(ctx, a.Endpoint, 1)) // so it was the name
 	log, err := os.ReadFile(filepath.Join(a.Config.Dir, "postgres.log"))
 	must(t, err)
 	if strings.Contains(string(log), "pa'ss") {

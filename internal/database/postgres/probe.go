@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"holdfast/internal/database"
 )
 
@@ -17,6 +19,8 @@ const (
 // probe writes a tiny WAL record now and then and remembers how that went. A record that cannot be written in
 // time means a disk or a server that hangs.
 type probe struct {
+	conn *pgx.Conn // of the one probe that runs, or kept between two
+
 	mu      sync.Mutex // guards what follows
 	running bool
 	begun   time.Time
@@ -56,12 +60,17 @@ func (s *Server) writable(a answer, l *database.Local) string {
 func (s *Server) probeOnce() {
 	ctx, cancel := context.WithTimeout(s.background, probeWait)
 	defer cancel()
-	conn, err := s.connect(ctx, "postgres")
-	if err == nil {
-		_, err = conn.Exec(ctx, "SELECT pg_logical_emit_message(true, 'holdfast', '')")
-		closeSession(conn)
-	}
 	p := &s.watch.probe
+	err := error(nil)
+	if p.conn == nil || p.conn.IsClosed() {
+		p.conn, err = s.connect(ctx, "postgres")
+	}
+	if err == nil {
+		_, err = p.conn.Exec(ctx, "SELECT pg_logical_emit_message(true, 'holdfast', '')")
+	}
+	if err != nil {
+		p.drop()
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.running = false
@@ -72,5 +81,12 @@ func (s *Server) probeOnce() {
 	p.known, p.ok = err == nil || late, err == nil
 	if err != nil && !late { // it is stopping, or the observation says what is wrong with it
 		s.log.Debug("write probe failed", "err", err)
+	}
+}
+
+func (p *probe) drop() {
+	if p.conn != nil {
+		closeSession(p.conn)
+		p.conn = nil
 	}
 }
