@@ -1,0 +1,111 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// tableWords are what `restore NAME` is told.
+type tableWords struct {
+	root, output, database, table, at, where, scratch string
+	diff, putBack, findDeletes, dryRun, yes, keep     bool
+	since                                             time.Duration
+	rows, atLeast                                     int
+}
+
+func restoreCommand() *cobra.Command {
+	var w tableWords
+	cmd := &cobra.Command{
+		Use:   "restore NAME",
+		Short: "Bring back what somebody deleted, or a whole database at a moment",
+		Long: `Restoring never changes what is live before it has shown what it would change.
+
+When rows were deleted: find the moment, look at the difference, put the rows back. The database is restored to
+that moment beside the live one, on a server that nobody else can reach; the table is compared by its primary
+key; rows that are missing now are inserted in one transaction. Rows that exist are never changed. The copy is
+removed again. This runs on the machine where the primary runs.
+
+When the whole database is wanted at a moment: holdfast restore database NAME --to DIR.`,
+		Example: `  holdfast restore records --find-deletes --since 1h
+  holdfast restore records --table appointments --at 10:41 --diff
+  holdfast restore records --table appointments --at before:xid:812 --put-back --dry-run
+  holdfast restore records --table appointments --at before:xid:812 --put-back
+  holdfast restore records --table appointments --at "10m ago" --where "practice_id = 7" --put-back --yes
+  holdfast restore database records --at 10:41 --to /srv/restored`,
+		Args: usageArgs(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := w.check(); err != nil {
+				return err
+			}
+			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT) // the copy is removed on Ctrl-C too
+			defer stop()
+			return w.run(ctx, cmd, args[0])
+		},
+	}
+	cmd.Flags().StringVar(&w.root, "root", "", rootUsage)
+	cmd.Flags().BoolVar(&w.findDeletes, "find-deletes", false, "list the transactions that deleted rows, from the log in the vault")
+	cmd.Flags().DurationVar(&w.since, "since", 24*time.Hour, "with --find-deletes: how far back to look")
+	cmd.Flags().IntVar(&w.atLeast, "at-least", 1, "with --find-deletes: rows that one transaction deleted from one table")
+	cmd.Flags().StringVar(&w.table, "table", "", "the table, with its schema where it is not public")
+	cmd.Flags().StringVar(&w.at, "at", "", atUsage)
+	cmd.Flags().BoolVar(&w.diff, "diff", false, "show which rows are missing, changed and new since then (this is what happens without --put-back)")
+	cmd.Flags().BoolVar(&w.putBack, "put-back", false, "insert the rows that are missing, after showing them and asking")
+	cmd.Flags().BoolVar(&w.dryRun, "dry-run", false, "with --put-back: do it and take it back, to say what it would do")
+	cmd.Flags().BoolVar(&w.yes, "yes", false, "with --put-back: do not ask")
+	cmd.Flags().StringVar(&w.where, "where", "", "SQL condition on the rows to look at")
+	cmd.Flags().IntVar(&w.rows, "rows", 0, "how many rows of each kind to show (default: 5, and all missing ones in JSON)")
+	cmd.Flags().StringVar(&w.database, "database", "", "the SQL database inside NAME (default: the one that the plan's first role owns)")
+	cmd.Flags().StringVar(&w.scratch, "scratch", "", "where the copy is made (default: scratch below the data root)")
+	cmd.Flags().BoolVar(&w.keep, "keep", false, "keep the copy's files")
+	outputFlag(cmd, &w.output)
+	cmd.AddCommand(restoreDatabaseCommand(), restoreReleaseCommand())
+	return cmd
+}
+
+// check refuses words that do not go together.
+func (w *tableWords) check() error {
+	say := func(text string) error { return fmt.Errorf("%s: %w", text, errUsage) }
+	if err := checkOutput(w.output); err != nil {
+		return err
+	}
+	switch {
+	case w.findDeletes && (w.at != "" || w.diff || w.putBack || w.where != "" || w.keep):
+		return say("--find-deletes only lists; of the others it takes --since, --at-least, --table and --database")
+	case w.findDeletes && w.since <= 0:
+		return say("--since is a duration above zero, for instance 1h")
+	case w.findDeletes:
+		return nil
+	case w.table == "" && w.at == "":
+		return say("say what to do: --find-deletes, or --table TABLE --at MOMENT (--diff or --put-back), or holdfast restore database NAME --to DIR for the whole database")
+	case w.table == "":
+		return say("--at needs --table; for the whole database: holdfast restore database NAME --to DIR")
+	case w.at == "":
+		return say("--table needs --at, the moment before the rows were deleted; --find-deletes lists candidates")
+	case w.diff && w.putBack:
+		return say("--put-back shows the difference by itself; give --diff or --put-back")
+	case (w.dryRun || w.yes) && !w.putBack:
+		return say("--dry-run and --yes belong to --put-back; without it nothing is changed anyway")
+	case w.dryRun && w.yes:
+		return say("--dry-run changes nothing, so there is nothing to say --yes to")
+	case w.rows < 0:
+		return say("--rows is a number of rows")
+	}
+	return nil
+}
+
+func (w *tableWords) run(ctx context.Context, cmd *cobra.Command, name string) error {
+	now := time.Now()
+	if w.findDeletes {
+		return w.listDeletes(ctx, cmd, name, now)
+	}
+	at, err := moment(w.at, now)
+	if err != nil {
+		return err
+	}
+	return w.bringBack(ctx, cmd, name, at)
+}

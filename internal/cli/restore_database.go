@@ -1,0 +1,282 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"holdfast/internal/event"
+	"holdfast/internal/problem"
+	"holdfast/internal/restore"
+	"holdfast/internal/vault"
+)
+
+// databaseWords are what `restore database` is told.
+type databaseWords struct {
+	from           vaultFlags
+	at, to, as     string
+	binDir, output string
+	timeline       uint32
+	dryRun         bool
+}
+
+func restoreDatabaseCommand() *cobra.Command {
+	var w databaseWords
+	cmd := &cobra.Command{
+		Use:   "database NAME --to DIR",
+		Short: "Restore a whole database at a moment to an empty directory, beside the live one",
+		Long: `Takes the base backup and the log that lead to the moment from the vault, writes them to an empty directory and
+replays the log once, so that what lies there afterwards is a whole database. The live one is not touched.
+
+It needs no agent and no server: the plan and the data root are enough, or a vault and its key alone. Space is
+checked before anything is written. A restore that was interrupted leaves a directory that cannot start; the
+same command begins it again. PostgreSQL of the same major version must be installed.
+
+What was restored stays to itself: it listens on no address and archives nothing, until
+  holdfast restore release DIR`,
+		Example: `  holdfast restore database records --to /srv/restored
+  holdfast restore database records --at "2026-11-20 14:30:00" --to /srv/restored --dry-run
+  holdfast restore database records --at before:xid:812 --to /srv/restored
+  holdfast restore database records --at "10m ago" --to /srv/restored --output json
+  holdfast restore database records --to /srv/restored --vault file:///mnt/vault --key vault.key`,
+		Args: usageArgs(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := w.check(); err != nil {
+				return err
+			}
+			at, err := moment(w.at, time.Now())
+			if err != nil {
+				return err
+			}
+			at.Timeline = w.timeline
+			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT) // the server that replays ends too
+			defer stop()
+			return w.run(ctx, cmd, args[0], at)
+		},
+	}
+	w.from.add(cmd)
+	cmd.Flags().StringVar(&w.at, "at", "latest", atUsage)
+	cmd.Flags().StringVar(&w.to, "to", "", "an empty or absent directory")
+	cmd.Flags().BoolVar(&w.dryRun, "dry-run", false, "say what would be taken and whether there is room, and write nothing")
+	cmd.Flags().StringVar(&w.as, "owner", "", "user whom the files are to belong to (default: postgres for root, else you)")
+	cmd.Flags().StringVar(&w.binDir, "bin-dir", "", "where PostgreSQL's programs are (default: where distributions put them)")
+	cmd.Flags().Uint32Var(&w.timeline, "timeline", 0, "follow this timeline (default: the newest that leads there)")
+	outputFlag(cmd, &w.output)
+	return cmd
+}
+
+func (w *databaseWords) check() error {
+	if err := checkOutput(w.output); err != nil {
+		return err
+	}
+	if w.to == "" {
+		return fmt.Errorf("--to says which empty directory to restore to: %w", errUsage)
+	}
+	return w.from.check()
+}
+
+// restoredDatabase is what `restore database` came to, or with DryRun would take.
+type restoredDatabase struct {
+	Database string         `json:"database"`
+	Vault    string         `json:"vault"`
+	At       string         `json:"at"`
+	DryRun   bool           `json:"dry_run"`
+	Backup   vault.Backup   `json:"backup"`
+	Timeline uint32         `json:"timeline"`
+	Pieces   int            `json:"log_pieces"`
+	Log      int64          `json:"log_bytes"`
+	End      string         `json:"log_end_lsn"`
+	Covered  time.Time      `json:"log_covers"` // every commit up to then is among it; zero = unknown
+	Because  []string       `json:"because"`
+	Place    restore.Place  `json:"place"`
+	Owner    string         `json:"-"`
+	BinDir   string         `json:"bin_dir"`
+	Took     event.Duration `json:"took,omitempty"`
+}
+
+func (w *databaseWords) run(ctx context.Context, cmd *cobra.Command, name string, at restore.Target) error {
+	dir, err := filepath.Abs(w.to)
+	if err != nil {
+		return fmt.Errorf("find %s: %w", w.to, err)
+	}
+	v, a, err := w.from.openVaultOf(cmd, name)
+	if err != nil {
+		return err
+	}
+	defer closeVault(ctx, v)
+	if a != nil && w.binDir == "" {
+		d, _ := a.plan.DatabaseNamed(name) // openVaultOf found it
+		w.binDir = d.BinDir
+	}
+	choice, err := w.choose(ctx, v, name, at)
+	if err != nil {
+		return err
+	}
+	out := restoredDatabase{
+		Database: name, Vault: v.Name(), At: at.String(), DryRun: w.dryRun, Backup: choice.Backup, Timeline: choice.Timeline, Pieces: len(choice.Pieces),
+		Log: int64(len(choice.Pieces)) * int64(choice.Backup.SegmentSize), End: choice.End.String(), Covered: choice.Covered, Because: choice.Because, BinDir: w.binDir,
+	}
+	if out.BinDir == "" { // found out before an hour of copying
+		if out.BinDir, err = restore.FindBinDir(choice.Backup.ServerVersion / 10000); err != nil {
+			return err
+		}
+	}
+	if out.Place, err = restore.Survey(dir, choice); err != nil {
+		return err
+	}
+	if w.dryRun {
+		return w.tellDryRun(cmd, out)
+	}
+	if err := w.restore(ctx, cmd, v, choice, &out); err != nil {
+		return err
+	}
+	if w.output == "json" {
+		return writeJSON(cmd.OutOrStdout(), out)
+	}
+	return writeRestored(cmd.OutOrStdout(), out)
+}
+
+// choose finds the way to the moment; a vault that does not know the database says which it knows.
+func (w *databaseWords) choose(ctx context.Context, v *vault.Vault, name string, at restore.Target) (restore.Choice, error) {
+	c, err := restore.Load(ctx, v, name)
+	if err != nil {
+		return restore.Choice{}, err
+	}
+	if len(c.Backups) == 0 {
+		others, err := databasesIn(ctx, v)
+		if err != nil {
+			return restore.Choice{}, err
+		}
+		if len(others) > 0 {
+			return restore.Choice{}, &problem.Problem{Code: "restore.unknown-database", Subject: name, Severity: problem.Note,
+				Title: "the vault holds no base backup of it", Meaning: "Nothing was written.", Remedy: fmt.Sprintf("name one that it holds: %v", others)}
+		}
+	}
+	return restore.Choose(c, at)
+}
+
+func (w *databaseWords) restore(ctx context.Context, cmd *cobra.Command, v *vault.Vault, choice restore.Choice, out *restoredDatabase) error {
+	owner, err := restore.DefaultOwner()
+	if w.as != "" {
+		owner, err = restore.LookupOwner(w.as)
+	}
+	if err != nil {
+		return err
+	}
+	if out.Owner = w.as; owner.Set && out.Owner == "" {
+		out.Owner = "postgres"
+	}
+	line := newProgressLine(cmd.ErrOrStderr())
+	defer line.end()
+	began := time.Now()
+	_, err = restore.Database(ctx, restore.Options{
+		Vault: v, Choice: choice, Dir: out.Place.Dir, Owner: owner, Progress: line.restored,
+		LogMax: math.MaxInt64, // there is room: that is checked first
+	}, restore.ScratchOptions{BinDir: out.BinDir})
+	out.Took = event.Duration(time.Since(began))
+	if err != nil && ctx.Err() != nil {
+		return &problem.Problem{Code: "restore.interrupted", Subject: out.Database, Severity: problem.Note, Title: "was not restored: interrupted",
+			Meaning: out.Place.Dir + " is not a whole database. The live one and the vault are as they were.",
+			Remedy:  "give the same command again with an empty --to; an interrupted copy of files is cleared by itself"}
+	}
+	return err
+}
+
+func (w *databaseWords) tellDryRun(cmd *cobra.Command, o restoredDatabase) error {
+	if w.output == "json" {
+		if err := writeJSON(cmd.OutOrStdout(), o); err != nil {
+			return err
+		}
+	} else if err := writeWouldRestore(cmd.OutOrStdout(), o); err != nil {
+		return err
+	}
+	if !o.Place.Fits() {
+		return exitError{1}
+	}
+	return nil
+}
+
+func writeWouldRestore(out io.Writer, o restoredDatabase) error {
+	b := o.Backup
+	_, err := fmt.Fprintf(out, `%s at %s would be restored to %s. Nothing was written.
+  base backup  %s, %s, finished %s, proven: %s
+  log          %d pieces (%s) up to %s on timeline %d, known to be whole up to %s
+  directory    %s
+  room         %s needed, %s free
+`, o.Database, o.At, o.Place.Dir, b.ID, sizeText(b.Bytes), momentText(b.Stopped), proofText(b),
+		o.Pieces, sizeText(o.Log), o.End, o.Timeline, momentText(o.Covered), placeText(o.Place), sizeText(o.Place.Need), sizeText(o.Place.Free))
+	if err != nil {
+		return err
+	}
+	for _, why := range o.Because {
+		if _, err := fmt.Fprintf(out, "  because      %s\n", why); err != nil {
+			return err
+		}
+	}
+	if !o.Place.Fits() {
+		_, err = fmt.Fprintln(out, "It would be refused: name another directory with --to.")
+	}
+	return err
+}
+
+func placeText(p restore.Place) string {
+	switch p.State {
+	case "absent":
+		return "will be made"
+	case "interrupted":
+		return "left by a restore that never ended; will be cleared"
+	case "occupied":
+		return "NOT EMPTY: it holds " + p.Found
+	}
+	return p.State
+}
+
+func writeRestored(out io.Writer, o restoredDatabase) error {
+	who := ""
+	if o.Owner != "" {
+		who = "sudo -u " + o.Owner + " "
+	}
+	_, err := fmt.Fprintf(out, `restored %s at %s to %s in %s
+  from base backup %s (%s) and %s of log, replayed; shut down in good order
+  It stays to itself: no address, no archive. Look at it beside the live one:
+    %s%s -D %s -o "-k /tmp -p 5499" -w start
+  Let a server on it listen and archive again:
+    holdfast restore release %s
+`, o.Database, o.At, o.Place.Dir, tookText(time.Duration(o.Took)), o.Backup.ID, sizeText(o.Backup.Bytes), sizeText(o.Log),
+		who, filepath.Join(o.BinDir, "pg_ctl"), o.Place.Dir, o.Place.Dir)
+	return err
+}
+
+func restoreReleaseCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "release DIR",
+		Short: "Let a server on a restored directory listen, archive and replicate again",
+		Long: `A restored directory carries settings that keep a server on it away from the world of its original. This takes
+them out. The server must not run.`,
+		Example: `  holdfast restore release /srv/restored`,
+		Args:    usageArgs(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			dir, err := filepath.Abs(args[0])
+			if err != nil {
+				return fmt.Errorf("find %s: %w", args[0], err)
+			}
+			if _, err := os.Stat(filepath.Join(dir, "PG_VERSION")); err != nil {
+				return &problem.Problem{Code: "restore.not-restored", Subject: dir, Severity: problem.Note, Title: "is no data directory of PostgreSQL",
+					Meaning: "Nothing was changed.", Remedy: "name the directory that was given to --to"}
+			}
+			if err := restore.Release(dir); err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "a server on %s may listen, archive and replicate again\n", dir)
+			return err
+		},
+	}
+}

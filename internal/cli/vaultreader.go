@@ -1,0 +1,162 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"holdfast/internal/host"
+	"holdfast/internal/local"
+	"holdfast/internal/plan"
+	"holdfast/internal/problem"
+	"holdfast/internal/redact"
+	"holdfast/internal/vault"
+)
+
+// vaultFlags say where backups are read from: the plan of a data root, or a vault and its key alone, when
+// plan, cluster and agents are gone.
+type vaultFlags struct{ root, url, key string }
+
+func (f *vaultFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.root, "root", "", rootUsage)
+	cmd.Flags().StringVar(&f.url, "vault", "", "a vault's URL or directory, to work without plan and agents; needs --key")
+	cmd.Flags().StringVar(&f.key, "key", "", "file with the vault's key, or a reference (env:NAME, exec:COMMAND); needs --vault")
+}
+
+// check refuses words that do not go together.
+func (f *vaultFlags) check() error {
+	switch {
+	case (f.url == "") != (f.key == ""):
+		return fmt.Errorf("--vault and --key go together: %w", errUsage)
+	case f.url != "" && f.root != "":
+		return fmt.Errorf("--root reads the plan, --vault does without one; give one of them: %w", errUsage)
+	}
+	return nil
+}
+
+// application is a data root with its plan, as `up` runs it on this machine.
+type application struct {
+	local.Context
+	plan *plan.Plan
+}
+
+// findApplication reads the plan of a data root as `up` runs it.
+func findApplication(cmd *cobra.Command, root string) (application, error) {
+	c, err := findContext(root)
+	if err != nil {
+		return application{}, err
+	}
+	p, err := goodPlan(cmd, c.Plan)
+	if err != nil {
+		return application{}, err
+	}
+	p, _ = local.OnLoopback(p)
+	return application{Context: c, plan: p.WithRoot(c.Root)}, nil
+}
+
+// backupOf is the plan's database and how it is backed up.
+func (a application) backupOf(name string) (plan.Database, plan.Backup, error) {
+	d, ok := a.plan.DatabaseNamed(name)
+	if !ok {
+		return d, plan.Backup{}, &problem.Problem{Code: "cli.unknown-database", Subject: name, Severity: problem.Note,
+			Title: "the plan has no such database", Meaning: "Nothing was asked and nothing was changed.",
+			Remedy: "name one of: " + strings.Join(databaseNames(a.plan), ", ")}
+	}
+	b, ok := a.plan.BackupOf(name)
+	if !ok {
+		return d, b, &problem.Problem{Code: "backup.not-planned", Subject: name, Severity: problem.Critical,
+			Title: "the plan does not back it up", Meaning: "There is no vault for it, so nothing can be stored or restored.",
+			Remedy: "add it below backup: in " + a.Plan + "; see holdfast plan --help"}
+	}
+	return d, b, nil
+}
+
+func databaseNames(p *plan.Plan) []string {
+	var names []string
+	for _, d := range p.Databases {
+		names = append(names, d.Name)
+	}
+	return names
+}
+
+// openVault opens a vault of the plan for reading: the first of its copies that opens.
+func (a application) openVault(ctx context.Context, name string) (*vault.Vault, error) {
+	v, ok := a.plan.VaultNamed(name)
+	if !ok {
+		return nil, fmt.Errorf("open vault %s: the plan has no such vault", name)
+	}
+	key, err := host.Secret(ctx, v.Key)
+	if err != nil {
+		return nil, fmt.Errorf("open vault %s: %w", name, err)
+	}
+	var errs []error
+	for _, c := range v.Copies {
+		opened, err := vault.Open(ctx, vault.Config{Name: name, URL: c.URL, Key: key, Application: a.plan.Application})
+		if err == nil {
+			return opened, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
+}
+
+// openVaultOf opens the vault that holds one database, and gives the application where there is a plan.
+func (f *vaultFlags) openVaultOf(cmd *cobra.Command, database string) (*vault.Vault, *application, error) {
+	if f.url != "" {
+		v, err := f.openAlone(cmd.Context())
+		return v, nil, err
+	}
+	a, err := findApplication(cmd, f.root)
+	if err != nil {
+		return nil, nil, err
+	}
+	_, b, err := a.backupOf(database)
+	if err != nil {
+		return nil, nil, err
+	}
+	v, err := a.openVault(cmd.Context(), b.Vault)
+	return v, &a, err
+}
+
+// openAlone opens the vault that --vault names, whosever it is.
+func (f *vaultFlags) openAlone(ctx context.Context) (*vault.Vault, error) {
+	url, err := vaultURL(f.url)
+	if err != nil {
+		return nil, err
+	}
+	key, err := keyOf(ctx, f.key)
+	if err != nil {
+		return nil, fmt.Errorf("read the vault's key: %w", err)
+	}
+	return vault.Open(ctx, vault.Config{URL: url, Key: key})
+}
+
+// vaultURL accepts a directory's path for a URL.
+func vaultURL(s string) (string, error) {
+	if strings.Contains(s, "://") {
+		return s, nil
+	}
+	dir, err := filepath.Abs(s)
+	if err != nil {
+		return "", fmt.Errorf("find vault %s: %w", s, err)
+	}
+	return "file://" + dir, nil
+}
+
+func keyOf(ctx context.Context, s string) (redact.String, error) {
+	if plan.IsSecret(s) {
+		return host.Secret(ctx, plan.Secret(s))
+	}
+	file, err := filepath.Abs(s)
+	if err != nil {
+		return redact.String{}, err
+	}
+	return host.Secret(ctx, plan.Secret("file:"+file))
+}
+
+// closeVault lets go of a vault that was only read.
+func closeVault(ctx context.Context, v *vault.Vault) { _ = v.Close(context.WithoutCancel(ctx)) }
