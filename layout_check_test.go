@@ -116,7 +116,7 @@ func layoutBreaches(tree []source) []breach {
 	}
 	found = append(found, nameBreaches(tree)...)
 	found = append(found, docBreaches(tree)...)
-	slices.SortStableFunc(found, func(a, b breach) int { return cmp.Compare(a.at, b.at) })
+	slices.SortStableFunc(found, func(a, b breach) int { return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.what, b.what)) })
 	return found
 }
 

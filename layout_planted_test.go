@@ -2,6 +2,8 @@ package holdfast_test
 
 import (
 	"go/ast"
+	"maps"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -154,8 +156,8 @@ func TestEveryRowOfTheLayoutIsNeeded(t *testing.T) {
 func parseAll(t *testing.T, files map[string]string) []source {
 	t.Helper()
 	var tree []source
-	for name, text := range files {
-		s, err := parseSource(name, []byte(text))
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		s, err := parseSource(name, []byte(files[name]))
 		if err != nil {
 			t.Fatalf("parse the planted %s: %v", name, err)
 		}
