@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"holdfast/internal/database"
+	"holdfast/internal/problem"
 )
 
 // The world of these tests: orders on b1 (primary), b2 and b3, one standby must acknowledge.
@@ -130,7 +131,8 @@ func since(r database.Record, d time.Duration) database.Memory {
 	return database.Memory{Epoch: r.Epoch, Phase: r.Phase, PhaseSince: time.Hour - d}
 }
 
-// asked is what a decision asks for, in a word and a half, or "nothing".
+// asked is what a decision asks for, in a word and a half, or "nothing". Problems that only say that there is less
+// margin are left out.
 func asked(d database.Decision) string {
 	var all []string
 	for _, a := range d.Actions {
@@ -140,7 +142,9 @@ func asked(d database.Decision) string {
 		all = append(all, "interrupt")
 	}
 	for _, p := range d.Problems {
-		all = append(all, "problem "+p.Code)
+		if p.Severity == problem.Critical {
+			all = append(all, "problem "+p.Code)
+		}
 	}
 	for _, a := range d.Answers {
 		all = append(all, fmt.Sprintf("answer %t", a.OK))

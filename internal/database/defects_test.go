@@ -22,7 +22,7 @@ func TestAnOldBarrierDoesNotServeForNamesThatWereWidenedMeanwhile(t *testing.T) 
 	m := since(r, time.Minute)
 	m.Names, m.NamesAt = names(r), lsn-0x2000 // as seen in the round before
 	d, m := database.Decide(policy(), v, m)
-	if got := asked(d); got != "barrier epoch=3; problem database.redundancy" {
+	if got := asked(d); got != "barrier epoch=3" {
 		t.Fatalf("asked for %s", got)
 	}
 	v.Local.Force.Mark, v.Local.Flushed = lsn+0x80, lsn+0x80
