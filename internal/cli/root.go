@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -69,22 +70,20 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 
 // problemText prefers the problem's own words; several joined problems are all shown.
 func problemText(err error, p *problem.Problem) string {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		text := ""
-		for _, e := range joined.Unwrap() {
-			if text != "" {
-				text += "\n"
-			}
-			var each *problem.Problem
-			if errors.As(e, &each) {
-				text += each.Text()
-			} else {
-				text += "holdfast: " + e.Error()
-			}
-		}
-		return text
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return p.Text()
 	}
-	return p.Text()
+	var texts []string
+	for _, e := range joined.Unwrap() {
+		var each *problem.Problem
+		if errors.As(e, &each) {
+			texts = append(texts, problemText(e, each))
+		} else {
+			texts = append(texts, "holdfast: "+e.Error())
+		}
+	}
+	return strings.Join(texts, "\n")
 }
 
 // errUsage marks words that do not fit a command.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"os"
 	"os/signal"
@@ -20,6 +21,7 @@ import (
 
 	"holdfast/internal/api"
 	"holdfast/internal/auth"
+	"holdfast/internal/host"
 	"holdfast/internal/local"
 	"holdfast/internal/plan"
 	"holdfast/internal/problem"
@@ -87,6 +89,9 @@ func up(ctx context.Context, out io.Writer, p *plan.Plan, file, root string) err
 			Remedy:  "use them: holdfast status --root " + root + "; or end them: holdfast down --root " + root,
 		}
 	}
+	if err := everyHost(p, root, func(cfg host.Config) error { return host.CheckPorts(ctx, cfg) }); err != nil {
+		return err
+	}
 	c, made, err := local.Prepare(p, file, root)
 	for _, line := range made {
 		say("made the %s", line)
@@ -94,7 +99,28 @@ func up(ctx context.Context, out io.Writer, p *plan.Plan, file, root string) err
 	if err != nil {
 		return err
 	}
+	if err := everyHost(p, root, func(cfg host.Config) error { return host.CheckServers(ctx, cfg) }); err != nil {
+		return err
+	}
 	return watchOver(ctx, out, say, c, names)
+}
+
+// everyHost asks something of each host of a plan, and joins the refusals, each kind of them once.
+func everyHost(p *plan.Plan, root string, ask func(host.Config) error) error {
+	exe, err := executable()
+	if err != nil {
+		return err
+	}
+	var bad []error
+	said := map[string]bool{}
+	for _, name := range hostNames(p) {
+		err := ask(host.Config{Plan: p, Self: name, Dir: local.HostDir(root, name), Executable: exe, Version: Version(), Log: slog.New(slog.DiscardHandler)})
+		if err != nil && !said[err.Error()] {
+			said[err.Error()] = true
+			bad = append(bad, err)
+		}
+	}
+	return errors.Join(bad...)
 }
 
 // watchOver runs the agents, shows what they say, and ends them at the first Ctrl-C.

@@ -9,6 +9,7 @@ import (
 
 	"holdfast/internal/edge/proxy"
 	"holdfast/internal/keeper"
+	"holdfast/internal/plan"
 )
 
 // stopGrace is how long a child may take to end by itself before its tree is killed.
@@ -39,31 +40,31 @@ func (h *Host) prepareChildren() error {
 }
 
 // portsFree refuses to begin where somebody else listens on a port that a child of ours does not hold yet.
-func (h *Host) portsFree(ctx context.Context) error {
-	p, bad := h.cfg.Plan, []error(nil)
+func portsFree(ctx context.Context, cfg Config, self plan.Host) error {
+	p, bad := cfg.Plan, []error(nil)
 	check := func(what, child string, port int) {
 		if child != "" {
-			_, state, err := keeper.Find(keepDir(h.cfg.Dir, child))
+			_, state, err := keeper.Find(keepDir(cfg.Dir, child))
 			if err == nil && state.Condition == keeper.Alive {
 				return
 			}
 		}
-		if err := portFree(ctx, what, h.self.Address, port); err != nil {
+		if err := portFree(ctx, what, self.Address, port); err != nil {
 			bad = append(bad, err)
 		}
 	}
-	check("the agent of "+h.self.Name, "", p.Ports.Agent)
-	if h.self.Etcd {
-		check("etcd on "+h.self.Name, "etcd", p.Ports.EtcdClient)
-		check("etcd on "+h.self.Name, "etcd", p.Ports.EtcdPeer)
+	check("the agent of "+self.Name, "", p.Ports.Agent)
+	if self.Etcd {
+		check("etcd on "+self.Name, "etcd", p.Ports.EtcdClient)
+		check("etcd on "+self.Name, "etcd", p.Ports.EtcdPeer)
 	}
 	for _, s := range p.Services {
 		if s.Route != nil {
-			check(fmt.Sprintf("the route of %s on %s", s.Name, h.self.Name), "edge", s.Route.Port)
+			check(fmt.Sprintf("the route of %s on %s", s.Name, self.Name), "edge", s.Route.Port)
 		}
 	}
 	for _, d := range p.Databases {
-		check(fmt.Sprintf("the listener of %s on %s", d.Name, h.self.Name), "gate-"+d.Name, d.WritePort)
+		check(fmt.Sprintf("the listener of %s on %s", d.Name, self.Name), "gate-"+d.Name, d.WritePort)
 	}
 	return errors.Join(bad...)
 }

@@ -80,10 +80,37 @@ func Run(ctx context.Context, cfg Config, down <-chan struct{}) error {
 	return errors.Join(h.run(ctx, down), h.close())
 }
 
+// CheckPorts refuses a host whose ports somebody else holds. It changes nothing.
+func CheckPorts(ctx context.Context, cfg Config) error {
+	self, ok := cfg.Plan.Host(cfg.Self)
+	if !ok {
+		return fmt.Errorf("check host %s: the plan has no such host", cfg.Self)
+	}
+	return portsFree(ctx, cfg, self)
+}
+
+// CheckServers refuses a host on which a database of the plan cannot run: no PostgreSQL, foreign data. It
+// changes nothing.
+func CheckServers(ctx context.Context, cfg Config) error {
+	self, ok := cfg.Plan.Host(cfg.Self)
+	if !ok {
+		return fmt.Errorf("check host %s: the plan has no such host", cfg.Self)
+	}
+	var bad []error
+	for _, d := range cfg.Plan.Databases {
+		s, err := openServer(ctx, cfg, self, d)
+		if s != nil {
+			err = errors.Join(err, s.Close())
+		}
+		bad = append(bad, err)
+	}
+	return errors.Join(bad...)
+}
+
 // open makes everything ready that can refuse, before anything is started.
 func (h *Host) open(ctx context.Context) error {
 	cfg := h.cfg
-	if err := h.portsFree(ctx); err != nil {
+	if err := portsFree(ctx, cfg, h.self); err != nil {
 		return err
 	}
 	diary, err := openDiary(cfg.Dir, cfg.Self, cfg.Log)

@@ -1,0 +1,365 @@
+// Package lab runs real plans on real servers and breaks them on purpose. Hosts are loopback addresses for now:
+// processes die for real; links and disks do not fail yet.
+package lab
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"holdfast/internal/api"
+)
+
+// World is one running application of the clinic's kind.
+type World struct {
+	t       testing.TB
+	Root    string
+	Plan    string
+	Hosts   []string // names
+	Address map[string]string
+	bin     string
+
+	mu  sync.Mutex // guards up
+	up  *exec.Cmd
+	log *os.File
+}
+
+// readyMax is how long a world may take to come up on a busy machine.
+const readyMax = 3 * time.Minute
+
+var build sync.Once
+var built struct {
+	dir string
+	err error
+}
+
+// binaries builds what a world runs, once for each test process.
+func binaries(t testing.TB) string {
+	t.Helper()
+	build.Do(func() {
+		built.dir, built.err = os.MkdirTemp("", "holdfast-lab-bin-")
+		if built.err != nil {
+			return
+		}
+		built.err = os.Chmod(built.dir, 0o755)
+		for name, pkg := range map[string]string{"holdfast": "holdfast/cmd/holdfast", "clinic": "holdfast/examples/clinic/cmd/clinic"} {
+			if built.err == nil {
+				out, err := exec.Command("go", "build", "-o", filepath.Join(built.dir, name), pkg).CombinedOutput()
+				if err != nil {
+					built.err = fmt.Errorf("build %s: %w: %s", name, err, out)
+				}
+			}
+		}
+	})
+	if built.err != nil {
+		t.Fatal(built.err)
+	}
+	return built.dir
+}
+
+// RemoveBinaries removes what [New] built; a package's TestMain calls it last.
+func RemoveBinaries() error {
+	if built.dir == "" {
+		return nil
+	}
+	return os.RemoveAll(built.dir)
+}
+
+// New lays out a world on NETWORK.1 to .3 (for instance "127.60.1"); nothing runs yet. Everything of it ends with
+// the test.
+func New(t testing.TB, network string) *World {
+	t.Helper()
+	bin := binaries(t)
+	dir, err := os.MkdirTemp("/var/tmp", "holdfast-lab-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &World{t: t, Root: filepath.Join(dir, "root"), Plan: filepath.Join(dir, "holdfast.yaml"), bin: bin, Address: map[string]string{}}
+	t.Cleanup(func() {
+		w.Stop()
+		if t.Failed() {
+			t.Logf("kept for a look: %s", dir)
+			return
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			t.Errorf("remove the world: %v", err)
+		}
+	})
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	var hosts strings.Builder
+	for i, domain := range []string{"a", "b", "c"} {
+		name := fmt.Sprintf("h%d", i+1)
+		w.Hosts = append(w.Hosts, name)
+		w.Address[name] = fmt.Sprintf("%s.%d", network, i+1)
+		fmt.Fprintf(&hosts, "      %s: { address: %s, fault_domain: rack-%s }\n", name, w.Address[name], domain)
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "build", "bin"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Link(filepath.Join(bin, "clinic"), filepath.Join(dir, "build", "bin", "clinic")); err != nil {
+		copyFile(t, filepath.Join(bin, "clinic"), filepath.Join(dir, "build", "bin", "clinic"))
+	}
+	if err := os.WriteFile(w.Plan, []byte(fmt.Sprintf(planText, hosts.String())), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+func copyFile(t testing.TB, from, to string) {
+	t.Helper()
+	data, err := os.ReadFile(from)
+	if err == nil {
+		err = os.WriteFile(to, data, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+const planText = `application: lab
+sites:
+  here:
+    hosts:
+%srelease: ./build
+services:
+  web:
+    run: bin/clinic web
+    instances: 2
+    port: 8080
+    route: https://clinic.localhost:8443
+    live: /livez
+    ready: /readyz
+    env: { DATABASE_URL: "${databases.records.write_url}" }
+  reminders:
+    run: bin/clinic reminders
+    instances: 1
+    env: { DATABASE_URL: "${databases.records.write_url}" }
+databases:
+  records:
+    postgres: 15
+    standbys: 2
+    acknowledged_by: 1
+    listen: { write: 5432 }
+    roles:
+      clinic: { password: "file:${root}/secrets/clinic.password", owns: [clinic] }
+vaults:
+  main:
+    key: file:${root}/secrets/vault.key
+    copies: { here: "file://${root}/vault" }
+backup:
+  records: { vault: main, full: "daily 01:00", pitr: 14d }
+`
+
+// Start runs the world and waits until all of it is well.
+func (w *World) Start() {
+	w.t.Helper()
+	w.Launch()
+	w.Await("everything is well", readyMax, Well)
+}
+
+// Launch runs the world without waiting.
+func (w *World) Launch() {
+	w.t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	log, err := os.OpenFile(filepath.Join(filepath.Dir(w.Plan), "up.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.log = log
+	w.up = exec.Command(filepath.Join(w.bin, "holdfast"), "up", "--root", w.Root, w.Plan)
+	w.up.Stdout, w.up.Stderr = log, log
+	w.up.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := w.up.Start(); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// Stop ends the world as Ctrl-C does, and checks that nothing of it is left.
+func (w *World) Stop() {
+	w.t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.up == nil {
+		return
+	}
+	if err := w.up.Process.Signal(syscall.SIGINT); err != nil {
+		w.t.Errorf("end the world: %v", err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- w.up.Wait() }()
+	select {
+	case err := <-done:
+		if err != nil {
+			w.t.Errorf("the world ended badly: %v\n%s", err, w.tail())
+		}
+	case <-time.After(3 * time.Minute):
+		_ = w.up.Process.Kill() // nothing better is left
+		w.t.Errorf("the world did not end; %s", w.tail())
+		<-done
+	}
+	w.up = nil
+	_ = w.log.Close() // the child has ended
+	if left := w.Processes(""); len(left) > 0 {
+		w.t.Errorf("processes are left: %v", left)
+		for _, pid := range left {
+			_ = syscall.Kill(pid, syscall.SIGKILL) // ours: their command line or folder is below our root
+		}
+	}
+}
+
+func (w *World) tail() string {
+	data, _ := os.ReadFile(filepath.Join(filepath.Dir(w.Plan), "up.log")) // only for a message
+	if len(data) > 4000 {
+		data = data[len(data)-4000:]
+	}
+	return string(data)
+}
+
+// Processes lists the living processes of one host ("" = of all), by command line or working directory.
+func (w *World) Processes(host string) []int {
+	dir := filepath.Join(w.Root, "hosts", host)
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var out []int
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+		line, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline")) // it may have ended
+		cwd, _ := os.Readlink(filepath.Join("/proc", e.Name(), "cwd"))
+		agent := host != "" && bytes.Contains(line, []byte("--host\x00"+host+"\x00")) && bytes.Contains(line, []byte(w.Root+"\x00"))
+		if bytes.Contains(line, []byte(dir+"/")) || strings.HasPrefix(cwd, dir+"/") || agent {
+			out = append(out, pid)
+		}
+	}
+	return out
+}
+
+// Kill ends one process at once.
+func (w *World) Kill(pid int) {
+	w.t.Helper()
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		w.t.Fatalf("kill %d: %v", pid, err)
+	}
+}
+
+// PID reads a process id from a file below a host's directory.
+func (w *World) PID(host, file string) int {
+	w.t.Helper()
+	data, err := os.ReadFile(filepath.Join(w.Root, "hosts", host, file))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	word, _, _ := strings.Cut(string(data), "\n")
+	pid, err := strconv.Atoi(strings.TrimSpace(word))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return pid
+}
+
+// Run runs one holdfast command against the world.
+func (w *World) Run(args ...string) (string, error) {
+	cmd := exec.Command(filepath.Join(w.bin, "holdfast"), args...)
+	cmd.Env = append(os.Environ(), "HOLDFAST_ROOT="+w.Root)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// Status asks for the present state.
+func (w *World) Status() (api.Status, error) {
+	var st api.Status
+	cmd := exec.Command(filepath.Join(w.bin, "holdfast"), "status", "--root", w.Root, "--output", "json")
+	out, err := cmd.Output()
+	if err != nil {
+		return st, fmt.Errorf("ask for the status: %w", err)
+	}
+	return st, json.Unmarshal(out, &st)
+}
+
+// Await waits until the status is as wanted.
+func (w *World) Await(what string, limit time.Duration, ok func(api.Status) bool) api.Status {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(w.t.Context(), limit)
+	defer cancel()
+	for {
+		st, err := w.Status()
+		if err == nil && ok(st) {
+			return st
+		}
+		select {
+		case <-ctx.Done():
+			text, _ := json.MarshalIndent(st, "", " ") // only for a message
+			w.t.Fatalf("%s: not within %s (%v)\n%s\n%s", what, limit, err, text, w.tail())
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// Well reports whether every promise holds with its whole margin.
+func Well(st api.Status) bool {
+	for _, d := range st.Databases {
+		streams := 0
+		for _, s := range d.Servers {
+			if s.Role == "standby" && s.State == "streams" && s.Counts {
+				streams++
+			}
+		}
+		if !d.Open || streams < 2 {
+			return false
+		}
+	}
+	for _, s := range st.Services {
+		if s.Ready < s.Wanted {
+			return false
+		}
+	}
+	return len(st.Databases) > 0 && len(st.Services) > 0
+}
+
+// DSN leads to the database through one host's listener.
+func (w *World) DSN(host string) string {
+	w.t.Helper()
+	password, err := os.ReadFile(filepath.Join(w.Root, "secrets", "clinic.password"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	u := url.URL{
+		Scheme: "postgres", User: url.UserPassword("clinic", strings.TrimSpace(string(password))), Host: w.Address[host] + ":5432", Path: "/clinic",
+		RawQuery: url.Values{"sslmode": {"verify-ca"}, "sslrootcert": {filepath.Join(w.Root, "ca", "ca.crt")}, "connect_timeout": {"3"}}.Encode(),
+	}
+	return u.String()
+}
+
+// TLS trusts the application's own authority.
+func (w *World) TLS() *tls.Config {
+	w.t.Helper()
+	pem, err := os.ReadFile(filepath.Join(w.Root, "ca", "ca.crt"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		w.t.Fatal("the authority's certificate was not understood")
+	}
+	return &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
+}
