@@ -64,6 +64,7 @@ var rooms = []room{
 	{folder: "cmd/holdfast", ours: "internal/cli", why: "main is one call into internal/cli"},
 
 	{folder: "sim", ours: leaves + roomsOwn + "internal/agent internal/cluster internal/cluster/memory internal/database/databasetest internal/service/servicetest", why: "the simulated world runs the real decisions on fakes; a real driver would bring real time and chance"},
+	{folder: "lab", ours: "internal/... examples/...", why: "the lab runs the real thing"},
 	{folder: "examples/clinic", ours: "", why: "an application knows nothing of Holdfast"},
 	{folder: "examples/clinic/demo", ours: "internal/... examples/clinic/...", why: "the demo drives both the application and Holdfast"},
 	{folder: ".", why: "the root holds tests of the whole tree and no code"},
@@ -79,14 +80,14 @@ var fences = []fence{
 	{module: "go.uber.org/zap", folders: "internal/cluster/etcd"},        // etcd's logger
 	{module: "google.golang.org/grpc", folders: "internal/cluster/etcd"}, // etcd's transport
 	{module: "github.com/hashicorp/memberlist", folders: "internal/cluster/members"},
-	{module: "github.com/jackc", folders: "internal/database/postgres internal/backup internal/restore/... examples/..."},
+	{module: "github.com/jackc", folders: "internal/database/postgres internal/backup internal/restore/... examples/... lab/..."},
 	{module: "golang.org/x/text", folders: "internal/database/postgres"}, // SASLprep of passwords
 	{module: "github.com/goccy/go-yaml", folders: "internal/plan"},
 	{module: "github.com/robfig/cron/v3", folders: "internal/plan internal/backup"},
 	{module: "github.com/spf13", folders: "internal/cli"},
 	{module: "golang.org/x/term", folders: "internal/cli"},
-	{module: "golang.org/x/sync", folders: "internal/... examples/..."},
-	{module: "golang.org/x/sys", folders: "internal/..."},
+	{module: "golang.org/x/sync", folders: "internal/... examples/... lab/..."},
+	{module: "golang.org/x/sys", folders: "internal/... lab/..."},
 
 	// What only tests need stays in tests, and in the folders whose names end in "test".
 	{module: "github.com/google/go-cmp", tests: true},
@@ -103,7 +104,7 @@ var driverFolders = []string{
 }
 
 // driverUsers put hosts together from drivers.
-const driverUsers = "internal/cli internal/host examples/clinic/demo"
+const driverUsers = "internal/cli internal/host examples/clinic/demo lab/..."
 
 // forbiddenNames name nothing: who looks for a thing would not look there.
 var forbiddenNames = []string{"util", "utils", "common", "helper", "helpers", "manager", "base", "misc", "types", "lib", "shared"}
