@@ -95,7 +95,7 @@ func TestFailoverKeepsEveryAcknowledgedCommitAndTheFormerPrimaryRewinds(t *testi
 
 	// An agent that restarts finds the same.
 	a.Reopen(t)
-	if l := a.Observe(ctx); l.Role != database.Primary || !l.RolesReady || !l.NamesOK || l.Exit != "" {
+	if l := a.Answers(t); l.Role != database.Primary || !l.RolesReady || !l.NamesOK || l.Exit != "" {
 		t.Fatalf("after the agent's restart: %+v", l)
 	}
 
@@ -107,12 +107,17 @@ func TestFailoverKeepsEveryAcknowledgedCommitAndTheFormerPrimaryRewinds(t *testi
 	if _, err := b.Recruit(ctx, 2, 0); err != nil {
 		t.Fatal(err)
 	}
-	if l := b.Observe(ctx); l.Following != 0 || l.Receiving || l.Position.Epoch != 2 {
+	if l := b.Answers(t); l.Following != 0 || l.Receiving || l.Position.Epoch != 2 {
 		t.Fatalf("recruited: %+v", l)
 	}
 	for i := range 20 {
 		exec(t, a, fmt.Sprintf("INSERT INTO bill VALUES (%d)", 100+i))
 	}
+	// And one that waited for nobody, after the last standby was cut: it is lost.
+	if _, err := c.Recruit(ctx, 2, 0); err != nil {
+		t.Fatal(err)
+	}
+	exec(t, a, "SET synchronous_commit = local; INSERT INTO bill VALUES (-1)")
 	must(t, a.Kill(ctx, "test"))
 	if l := a.Observe(ctx); l.Running || !l.TreeGone || l.Exit == "" || l.ShutDown {
 		t.Fatalf("killed: %+v", l)
@@ -128,10 +133,10 @@ func TestFailoverKeepsEveryAcknowledgedCommitAndTheFormerPrimaryRewinds(t *testi
 	if _, err := c.Recruit(ctx, 1, 5); !errors.Is(err, database.ErrPromised) {
 		t.Fatalf("a lower epoch was not refused: %v", err)
 	}
-	forks := c.Observe(ctx).History
+	forks := c.Answers(t).History
 	must(t, c.Promote(ctx, 2, 5, forks)) // 3 and 4 were taken by elections that ended otherwise
 	must(t, c.Promote(ctx, 2, 5, forks))
-	l = c.Observe(ctx)
+	l = c.Answers(t)
 	if l.Timeline != 5 || l.History[len(l.History)-1] != (database.Fork{Timeline: 5, Parent: 2, LSN: l.History[len(l.History)-1].LSN}) || !l.Names.IsClosed() || l.Admits {
 		t.Fatalf("promoted: %+v", l)
 	}
@@ -145,9 +150,11 @@ func TestFailoverKeepsEveryAcknowledgedCommitAndTheFormerPrimaryRewinds(t *testi
 	}
 	exec(t, c, "INSERT INTO bill VALUES (1000)")
 
-	// The former primary crashed with a commit that nobody else has, and went another way.
-	if _, err := a.Recruit(ctx, 2, 0); err != nil {
-		t.Fatal(err)
+	// The former primary crashed with a commit that nobody else has.
+	pa, err := a.Recruit(ctx, 2, 0)
+	must(t, err)
+	if pa.LSN <= pc.LSN {
+		t.Fatalf("the former primary is at %s, not past the fork %s", pa.LSN, pc.LSN)
 	}
 	before := a.Observe(ctx)
 	must(t, a.Rewind(ctx, c.Endpoint, 2))
@@ -165,6 +172,11 @@ func TestFailoverKeepsEveryAcknowledgedCommitAndTheFormerPrimaryRewinds(t *testi
 	a.Await(t, "streaming", func(l database.Local) bool { return l.Receiving && l.Timeline == 5 })
 	quorum(t, c, 2, 2, a, b)
 	exec(t, c, "INSERT INTO bill VALUES (1001)")
+	flushed := c.Answers(t).Flushed
+	a.Await(t, "replayed", func(l database.Local) bool { return l.Replayed >= flushed })
+	if n := count(t, a, "SELECT count(*) FROM bill"); n != 42 || count(t, a, "SELECT count(*) FROM bill WHERE n = -1") != 0 {
+		t.Fatalf("the rewound copy has %d rows of 42, or the lost one", n)
+	}
 }
 
 func TestSwitchoverNeedsNoRewind(t *testing.T) {
@@ -203,7 +215,7 @@ func TestSwitchoverNeedsNoRewind(t *testing.T) {
 	if got := a.Observe(ctx).Incarnation; got != incarnation {
 		t.Fatalf("incarnation %s became %s", incarnation, got)
 	}
-	if b.Observe(ctx).Position.Epoch != 0 {
+	if b.Answers(t).Position.Epoch != 0 {
 		t.Fatal("a primary tells a position")
 	}
 }
@@ -216,7 +228,7 @@ func TestClosedServerPromotedByHandAcknowledgesNothing(t *testing.T) {
 	if err := a.Init(ctx, 1); err == nil {
 		t.Fatal("Init took a directory that holds data")
 	}
-	if l := a.Observe(ctx); l.Role != database.Standby || !l.Ready || !l.Names.IsClosed() || l.Admits {
+	if l := a.Answers(t); l.Role != database.Standby || !l.Names.IsClosed() || l.Admits {
 		t.Fatalf("started: %+v", l)
 	}
 	exec(t, a, "SELECT pg_promote()")
@@ -308,13 +320,13 @@ func TestPositionIsReadFromTheLogWhateverTheServerIsDoing(t *testing.T) {
 	startup := title(t, b, "startup")
 	stopProcess(t, startup) // replay stands still; the receiver goes on acknowledging
 	exec(t, a, "INSERT INTO bill SELECT generate_series(1, 20000)")
-	flushed := a.Observe(ctx).Flushed
+	flushed := a.Answers(t).Flushed
 	pos, err := b.Recruit(ctx, 2, 0)
 	must(t, err)
 	if pos.LSN < flushed {
 		t.Fatalf("with replay stopped: position %s, acknowledged %s", pos.LSN, flushed)
 	}
-	if l := b.Observe(ctx); l.Replayed >= pos.LSN {
+	if l := b.Answers(t); l.Replayed >= pos.LSN {
 		t.Fatalf("replay did not stand still: %+v", l)
 	}
 	must(t, b.Kill(ctx, "test"))
@@ -375,7 +387,7 @@ func TestKillEndsABackendThatOutlivedItsPostmaster(t *testing.T) {
 	}
 	must(t, a.Kill(ctx, "again"))
 	must(t, a.Start(ctx, true))
-	if l := a.Observe(ctx); l.Role != database.Standby || !l.Names.IsClosed() || l.Admits {
+	if l := a.Answers(t); l.Role != database.Standby || !l.Names.IsClosed() || l.Admits {
 		t.Fatalf("started after a crash: %+v", l)
 	}
 }

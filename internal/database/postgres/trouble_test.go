@@ -53,7 +53,7 @@ func TestAPrimaryWithoutExtensionIsFencedAndAStandbyIsNot(t *testing.T) {
 	}
 	must(t, a.Kill(ctx, "again"))
 	must(t, a.Start(ctx, true))
-	must(t, a.Promote(ctx, 1, 3, a.Observe(ctx).History))
+	must(t, a.Promote(ctx, 1, 3, a.Answers(t).History))
 	must(t, a.Extend(ctx, 1, 300))
 	l := a.Await(t, "fenced", func(l database.Local) bool { return !l.Running && l.TreeGone })
 	if l.Exit == "" || l.ShutDown {

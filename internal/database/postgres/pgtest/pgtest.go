@@ -185,6 +185,12 @@ func (n *Node) Await(t testing.TB, what string, ok func(database.Local) bool) da
 	}
 }
 
+// Answers observes a running server that answers; on a busy machine one observation alone may come too late.
+func (n *Node) Answers(t testing.TB) database.Local {
+	t.Helper()
+	return n.Await(t, "it answers", func(l database.Local) bool { return l.Ready })
+}
+
 // Primary makes the first server of nodes from nothing: initialised, started, promoted to timeline 2 in epoch 1,
 // open without standbys (W = 0), with its roles, admitting clients.
 func Primary(t testing.TB, n *Node) {
