@@ -37,7 +37,8 @@ func newVault(t *testing.T) *vault.Vault {
 	return v
 }
 
-// archive runs a receiver against a server until the returned function is called.
+// archive runs a receiver against a server, again and again as its caller does, until the returned function is
+// called: the server may still be letting go of the connection before.
 func archive(t *testing.T, r *backup.Receiver, s *pgtest.Server) (stop func() error) {
 	t.Helper()
 	cfg, err := pgconn.ParseConfig(s.ConnString("postgres"))
@@ -46,7 +47,21 @@ func archive(t *testing.T, r *backup.Receiver, s *pgtest.Server) (stop func() er
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- r.Run(ctx, cfg) }()
+	go func() {
+		for {
+			err := r.Run(ctx, cfg)
+			_, gap := errors.AsType[*backup.GapError](err)
+			if ctx.Err() != nil || gap {
+				done <- err
+				return
+			}
+			t.Logf("receiver ended, trying again: %v", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+	}()
 	var once sync.Once
 	var result error
 	stop = func() error {
