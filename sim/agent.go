@@ -72,7 +72,7 @@ type request struct {
 }
 
 func newAgentLife(h *host) *agentLife {
-	a := &agentLife{h: h, w: h.w, loop: agent.NewLoop(h.name, "sim", []database.Policy{h.w.policy}, nil), began: h.clock()}
+	a := &agentLife{h: h, w: h.w, loop: agent.NewLoop(h.name, "sim", "", []database.Policy{h.w.policy}, nil), began: h.clock()}
 	for range h.w.hosts {
 		a.peers = append(a.peers, peer{at: -1, gateAt: -1, contact: -1})
 	}

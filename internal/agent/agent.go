@@ -49,6 +49,7 @@ type PeerFacts struct {
 type Report struct {
 	Host      string                     `json:"host"`
 	Version   string                     `json:"version"` // of the binary
+	Plan      string                     `json:"plan"`    // hash of the plan's text
 	Late      bool                       `json:"late"`
 	Databases map[string]database.Report `json:"databases"`
 	Instances []service.Report           `json:"instances"`

@@ -31,6 +31,8 @@ type ControllerConfig struct {
 	Hosts    []service.HostView // names and fault domains of all hosts, in the plan's order
 	Services []PlacedService
 	Archives []string // databases that have a backup
+	Plan     []byte   // the plan file's text
+	PlanHash string
 	Store    cluster.Store
 	Snapshot func() Snapshot
 	Clock    clock.Clock
@@ -96,6 +98,9 @@ func (g *Govern) round(ctx context.Context) {
 	if !s.Facts.Known || s.Facts.Stopping || s.Facts.ContactAge > contactMax {
 		return
 	}
+	if err := g.publish(ctx, s); err != nil {
+		g.complain("plan not published", err)
+	}
 	for _, name := range g.cfg.Archives {
 		if err := g.archiver(ctx, s, name); err != nil {
 			g.complain("archiver not named", err)
@@ -110,6 +115,21 @@ func (g *Govern) complain(what string, err error) {
 	if !errors.Is(err, cluster.ErrConflict) && !errors.Is(err, context.Canceled) {
 		g.cfg.Log.Warn(what, "err", err)
 	}
+}
+
+// publish keeps the plan's text in the agreed state, once every host that is heard has the same one.
+func (g *Govern) publish(ctx context.Context, s Snapshot) error {
+	entry := s.Agreed[KeyPlan]
+	if string(entry.Value) == string(g.cfg.Plan) {
+		return nil
+	}
+	for _, p := range s.Facts.Peers {
+		if p.Report != nil && p.AgentAge < heardMax && p.Report.Plan != g.cfg.PlanHash {
+			return nil // status names the difference
+		}
+	}
+	_, err := g.cfg.Store.Put(ctx, KeyPlan, g.cfg.Plan, entry.Revision)
+	return err
 }
 
 // archiver keeps naming one host that takes a database's log into its vault.

@@ -13,6 +13,7 @@ import (
 type Loop struct {
 	self      string
 	version   string
+	plan      string
 	databases []database.Policy
 	memory    map[string]database.Memory
 	services  []ServicePolicy
@@ -24,8 +25,8 @@ type Loop struct {
 }
 
 // NewLoop prepares the rounds of one host.
-func NewLoop(self, version string, databases []database.Policy, services []ServicePolicy) *Loop {
-	return &Loop{self: self, version: version, databases: databases, services: services, memory: map[string]database.Memory{}}
+func NewLoop(self, version, plan string, databases []database.Policy, services []ServicePolicy) *Loop {
+	return &Loop{self: self, version: version, plan: plan, databases: databases, services: services, memory: map[string]database.Memory{}}
 }
 
 // roundEvery is the longest pause between rounds: silence has no event that could wake one.
@@ -34,7 +35,7 @@ const roundEvery = 250 * time.Millisecond
 // Round judges once and starts what is asked for.
 func (l *Loop) Round(f Facts, h Hands) Outcome {
 	out := Outcome{
-		Report:    Report{Host: l.self, Version: l.version, Late: f.Late, Databases: map[string]database.Report{}},
+		Report:    Report{Host: l.self, Version: l.version, Plan: l.plan, Late: f.Late, Databases: map[string]database.Report{}},
 		Decisions: map[string]database.Decision{},
 		Wake:      roundEvery,
 	}
@@ -55,7 +56,7 @@ func (l *Loop) database(p database.Policy, f Facts, h Hands, out *Outcome) {
 		return
 	}
 	facts := f.Databases[i]
-	v := view(l.self, f, facts)
+	v := ViewOf(l.self, f, facts)
 	d, m := database.Decide(p, v, l.memory[p.Name])
 	l.memory[p.Name] = m
 	out.Decisions[p.Name] = d
@@ -80,8 +81,8 @@ func (l *Loop) database(p database.Policy, f Facts, h Hands, out *Outcome) {
 	}
 }
 
-// view is one database as database.Decide wants to see it.
-func view(self string, f Facts, d DatabaseFacts) database.View {
+// ViewOf is one database as [database.Decide] wants to see it.
+func ViewOf(self string, f Facts, d DatabaseFacts) database.View {
 	v := database.View{
 		Self: self, Now: f.Now, Known: f.Known, Record: d.Record, Revision: d.Revision, RecordAge: f.ContactAge,
 		Local: d.Local, Late: f.Late, Advanced: d.Advanced, Busy: d.Busy, Requests: d.Requests, Stopping: f.Stopping,

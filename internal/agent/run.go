@@ -39,6 +39,7 @@ type Beats interface {
 type Config struct {
 	Self      string
 	Version   string
+	Plan      string   // hash of the plan's text
 	Peers     []string // the other hosts, sorted
 	Databases []database.Policy
 	Servers   map[string]database.Server // by database
@@ -108,7 +109,7 @@ func New(cfg Config) (*Agent, error) {
 	}
 	a := &Agent{cfg: cfg, origin: cfg.Clock.Now(), wake: make(chan struct{}, 1), slots: map[string]*slot{}}
 	a.board = newBoard(cfg.Clock, a.Wake)
-	a.loop = NewLoop(cfg.Self, cfg.Version, cfg.Databases, cfg.Services)
+	a.loop = NewLoop(cfg.Self, cfg.Version, cfg.Plan, cfg.Databases, cfg.Services)
 	a.tending = newTending(a)
 	for _, p := range cfg.Databases {
 		a.slots[p.Name] = &slot{agent: a, name: p.Name}

@@ -14,6 +14,7 @@ import (
 	"holdfast/internal/agent"
 	"holdfast/internal/auth"
 	"holdfast/internal/cluster"
+	"holdfast/internal/database"
 	"holdfast/internal/event"
 	"holdfast/internal/plan"
 	"holdfast/internal/problem"
@@ -26,6 +27,8 @@ type Source struct {
 	Store    cluster.Store
 	Snapshot func() agent.Snapshot
 	Events   func() []event.Event
+	Members  func() []string // hosts that gossip believes alive
+	Policy   func(database string) database.Policy
 	Log      *slog.Logger
 }
 
@@ -37,8 +40,14 @@ const requestMax = 64 << 10
 func Handler(s Source) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
-		s.answer(w, http.StatusOK, Describe(s.Plan, s.Self, s.Snapshot()))
+		st := Describe(s.Plan, s.Self, s.Snapshot())
+		alive := s.Members()
+		for i := range st.Hosts {
+			st.Hosts[i].Member = slices.Contains(alive, st.Hosts[i].Name)
+		}
+		s.answer(w, http.StatusOK, st)
 	})
+	mux.HandleFunc("GET /v1/databases/{name}/candidates", s.candidates)
 	mux.HandleFunc("GET /v1/events", func(w http.ResponseWriter, _ *http.Request) { s.answer(w, http.StatusOK, s.Events()) })
 	mux.HandleFunc("POST /v1/requests", s.operator(s.ask))
 	mux.HandleFunc("GET /v1/requests/{id}", s.operator(s.settled))
@@ -137,6 +146,28 @@ func (s Source) unavailable(w http.ResponseWriter, err error) {
 		Meaning: "The request may or may not have been taken; what runs goes on with its last orders.",
 		Remedy:  "see that a majority of the hosts is up (holdfast status), then ask again",
 	})
+}
+
+// candidates says who could take over a database, and why the others could not: what a dry run shows. Only the
+// primary's own agent sees who streams from it.
+func (s Source) candidates(w http.ResponseWriter, r *http.Request) {
+	name, snap := r.PathValue("name"), s.Snapshot()
+	for _, d := range snap.Facts.Databases {
+		if d.Name != name {
+			continue
+		}
+		if d.Record.Primary != s.Self {
+			s.refuse(w, http.StatusMisdirectedRequest, problem.Problem{Code: "api.not-the-primary", Subject: name, Severity: problem.Note,
+				Title: s.Self + " is not the primary's host; ask " + d.Record.Primary, Meaning: "Nothing was changed.", Remedy: "ask again"})
+			return
+		}
+		s.answer(w, http.StatusOK, Candidates{
+			Primary: d.Record.Primary, Open: d.Record.Opened, Refused: database.Candidates(s.Policy(name), agent.ViewOf(s.Self, snap.Facts, d)),
+		})
+		return
+	}
+	s.refuse(w, http.StatusNotFound, problem.Problem{Code: "api.unknown", Subject: name, Severity: problem.Note,
+		Title: "the plan has no such database", Meaning: "Nothing was changed.", Remedy: "holdfast status lists the databases"})
 }
 
 // settled tells how far a request is: 404 unknown, 202 under way, 200 settled.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"time"
 
 	"holdfast/internal/agent"
@@ -59,6 +60,24 @@ func (c *Client) Events(ctx context.Context) ([]event.Event, error) {
 		return nil, unreachable(errors.Join(errs...))
 	}
 	return all, nil
+}
+
+// Candidates says who could take over a database, as the primary's own agent sees it.
+func (c *Client) Candidates(ctx context.Context, name string) (Candidates, error) {
+	var errs []error
+	for _, u := range c.urls {
+		var out Candidates
+		_, err := c.one(ctx, u, http.MethodGet, "/v1/databases/"+url.PathEscape(name)+"/candidates", nil, &out)
+		var p *problem.Problem
+		switch {
+		case err == nil:
+			return out, nil
+		case errors.As(err, &p) && p.Code == "api.unknown":
+			return out, err
+		}
+		errs = append(errs, err)
+	}
+	return Candidates{}, unreachable(errors.Join(errs...))
 }
 
 // Ask puts a request and gives it back with its id.

@@ -64,3 +64,25 @@ func backupProblems(p *plan.Plan, st Status) []problem.Problem {
 	}
 	return out
 }
+
+// planProblems says when hosts follow different plans.
+func planProblems(st Status) []problem.Problem {
+	first, differs := "", false
+	for _, h := range st.Hosts {
+		if !h.Heard {
+			continue
+		}
+		if first == "" {
+			first = h.Plan
+		}
+		differs = differs || h.Plan != first
+	}
+	if !differs {
+		return nil
+	}
+	return []problem.Problem{{
+		Code: "plan.differs", Subject: st.Application, Severity: problem.Degraded, Title: "the hosts follow different plans",
+		Meaning: "Each host keeps what its own plan says; together they may never come to rest.",
+		Remedy:  "give every host the same plan file and start its agent again",
+	}}
+}

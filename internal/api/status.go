@@ -33,6 +33,15 @@ type HostStatus struct {
 	Heard       bool           `json:"heard"`
 	Age         event.Duration `json:"age"` // since its last beat
 	Version     string         `json:"version,omitempty"`
+	Plan        string         `json:"plan,omitempty"` // hash of the plan's text that it follows
+	Member      bool           `json:"member"`         // gossip believes it alive; nothing is judged from it
+}
+
+// Candidates says who could take over a database now.
+type Candidates struct {
+	Primary string            `json:"primary"`
+	Open    bool              `json:"open"`
+	Refused map[string]string `json:"refused"` // by standby: why not; "" = it could
 }
 
 // DatabaseStatus is one database.
@@ -138,7 +147,7 @@ func reportOf(self, host string, s agent.Snapshot) *agent.Report {
 func describeHost(h plan.Host, self string, s agent.Snapshot) HostStatus {
 	out := HostStatus{Name: h.Name, Address: h.Address, FaultDomain: h.FaultDomain}
 	if r := reportOf(self, h.Name, s); r != nil {
-		out.Heard, out.Version = true, r.Version
+		out.Heard, out.Version, out.Plan = true, r.Version, r.Plan
 	}
 	if p, ok := peerOf(s, h.Name); ok {
 		out.Age = event.Duration(min(p.AgentAge, 24*time.Hour))
@@ -224,7 +233,7 @@ func orWord(s, otherwise string) string {
 
 // problems joins what every host says is wrong, each once.
 func problems(p *plan.Plan, self string, s agent.Snapshot, st Status) []problem.Problem {
-	out := slices.Concat(serviceProblems(st), backupProblems(p, st))
+	out := slices.Concat(serviceProblems(st), backupProblems(p, st), planProblems(st))
 	for _, h := range st.Hosts {
 		if !h.Heard {
 			out = append(out, problem.Problem{

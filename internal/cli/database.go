@@ -4,11 +4,15 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
+	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"holdfast/internal/agent"
+	"holdfast/internal/api"
 )
 
 func databaseCommand() *cobra.Command {
@@ -22,7 +26,7 @@ const switchoverMax = 2 * time.Minute
 
 func switchoverCommand() *cobra.Command {
 	var root, to, output string
-	var yes bool
+	var yes, dryRun bool
 	cmd := &cobra.Command{
 		Use:   "switchover NAME",
 		Short: "Make a standby the primary, with nothing lost; refuses when that cannot be",
@@ -42,6 +46,9 @@ If anything goes wrong before the change, the old primary takes over again.`,
 				return err
 			}
 			defer client.Close()
+			if dryRun {
+				return showCandidates(cmd, client, args[0], to, output)
+			}
 			if !yes {
 				ok, err := confirm(cmd, fmt.Sprintf("Sessions of %s are ended once and come back within about a second. Go on?", args[0]))
 				if err != nil || !ok {
@@ -72,8 +79,39 @@ If anything goes wrong before the change, the old primary takes over again.`,
 	cmd.Flags().StringVar(&root, "root", "", rootUsage)
 	cmd.Flags().StringVar(&to, "to", "", "the standby's host (default: the furthest)")
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "say who would take over, and why not the others; change nothing")
 	outputFlag(cmd, &output)
 	return cmd
+}
+
+// showCandidates says what a switchover would do.
+func showCandidates(cmd *cobra.Command, client *api.Client, name, to, output string) error {
+	c, err := client.Candidates(cmd.Context(), name)
+	if err != nil {
+		return err
+	}
+	if output == "json" {
+		return json.NewEncoder(cmd.OutOrStdout()).Encode(c)
+	}
+	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
+	_, _ = fmt.Fprintf(w, "primary\t%s\n", c.Primary) // Flush tells the error
+	able := false
+	for _, host := range slices.Sorted(maps.Keys(c.Refused)) {
+		why := c.Refused[host]
+		if why == "" {
+			why = "could take over"
+			able = able || to == "" || to == host
+		}
+		_, _ = fmt.Fprintf(w, "%s\t%s\n", host, why)
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	if !able {
+		return fmt.Errorf("a switchover of %s would be refused now; nothing was changed", name)
+	}
+	_, err = fmt.Fprintln(cmd.OutOrStdout(), "Nothing was changed. Sessions would be ended once; new ones wait for the change.")
+	return err
 }
 
 // confirm asks a person; without a terminal the answer is no.

@@ -93,3 +93,12 @@ func (l listener) Order(ctx context.Context, o database.GateOrder) error {
 	_, err := l.client.Order(ctx, order)
 	return err
 }
+
+// policy is a database's policy by name; the zero value for one that the plan does not have.
+func (h *Host) policy(name string) database.Policy {
+	d, ok := h.cfg.Plan.DatabaseNamed(name)
+	if !ok {
+		return database.Policy{}
+	}
+	return policy(h.cfg.Plan, d)
+}

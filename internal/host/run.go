@@ -20,6 +20,7 @@ import (
 	"holdfast/internal/clock"
 	"holdfast/internal/cluster/etcd"
 	"holdfast/internal/cluster/heartbeat"
+	"holdfast/internal/cluster/members"
 	"holdfast/internal/database"
 	"holdfast/internal/database/gate"
 	"holdfast/internal/database/postgres"
@@ -48,6 +49,7 @@ type Host struct {
 	children []child // listeners and edge
 	exits    []*exits
 
+	members  *members.List
 	services *services
 	balancer *balancer // nil = no routes
 	govern   *agent.Govern
@@ -140,6 +142,9 @@ func (h *Host) open(ctx context.Context) error {
 	}
 	h.beats = newBeats(cfg.Plan, cfg.Self, client, h.clock, cfg.Log)
 	h.late = heartbeat.NewLateness(h.clock)
+	if h.members, err = openMembers(cfg, h.self); err != nil {
+		return err
+	}
 	if h.agent, err = agent.New(h.agentConfig()); err != nil {
 		return err
 	}
@@ -173,7 +178,7 @@ func (h *Host) governConfig() agent.ControllerConfig {
 	life := make([]byte, 6)
 	_, _ = rand.Read(life) // never fails (crypto/rand)
 	c := agent.ControllerConfig{
-		Self: h.cfg.Self, Life: hex.EncodeToString(life), Services: h.services.wanted(), Store: h.store, Snapshot: h.agent.Last,
+		Self: h.cfg.Self, Plan: h.cfg.Plan.Source, PlanHash: planHash(h.cfg.Plan), Life: hex.EncodeToString(life), Services: h.services.wanted(), Store: h.store, Snapshot: h.agent.Last,
 		Clock: h.clock, Log: h.cfg.Log, Diary: h.diary,
 	}
 	for _, x := range h.cfg.Plan.HomeSite().Hosts {
@@ -188,7 +193,7 @@ func (h *Host) governConfig() agent.ControllerConfig {
 func (h *Host) agentConfig() agent.Config {
 	p := h.cfg.Plan
 	c := agent.Config{
-		Self: h.cfg.Self, Version: h.cfg.Version, Store: h.store, Beats: h.beats, Clock: h.clock, Log: h.cfg.Log, Diary: h.diary,
+		Self: h.cfg.Self, Version: h.cfg.Version, Plan: planHash(p), Store: h.store, Beats: h.beats, Clock: h.clock, Log: h.cfg.Log, Diary: h.diary,
 		Servers: map[string]database.Server{}, Gates: map[string]database.Gate{}, Exits: map[string]<-chan struct{}{},
 		Services: h.services.policies(), Runtime: h.services.runtime, Health: h.services.health, Instance: h.services.instance,
 		Tend: h.tend,
@@ -297,7 +302,7 @@ func (h *Host) serve() (func(ctx context.Context) error, error) {
 	mux := http.NewServeMux()
 	mux.Handle(heartbeat.Path, h.beats.publisher)
 	mux.Handle("/v1/", api.Handler(api.Source{
-		Plan: h.cfg.Plan, Self: h.cfg.Self, Store: h.store, Snapshot: h.agent.Last, Events: h.diary.Recent, Log: h.cfg.Log,
+		Plan: h.cfg.Plan, Self: h.cfg.Self, Store: h.store, Members: h.memberNames, Policy: h.policy, Snapshot: h.agent.Last, Events: h.diary.Recent, Log: h.cfg.Log,
 	}))
 	srv := &http.Server{Handler: mux, TLSConfig: conf, ReadHeaderTimeout: 5 * time.Second, ErrorLog: nil}
 	return func(ctx context.Context) error {
@@ -323,6 +328,9 @@ func (h *Host) close() error {
 	if h.services != nil {
 		h.services.prober.Close()
 		errs = append(errs, h.services.runtime.Close())
+	}
+	if h.members != nil {
+		errs = append(errs, h.members.Leave(leaveMax), h.members.Close())
 	}
 	if h.store != nil {
 		errs = append(errs, h.store.Close())
