@@ -81,9 +81,7 @@ func (s *Server) follow(ctx context.Context, from database.Endpoint, epoch int64
 	if err := s.makeStreamKey(epoch); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	s.now.position = database.Position{} // from here on the log grows
-	s.mu.Unlock()
+	s.forgetPosition() // from here on the log grows
 	if l.gone {
 		return s.start(ctx, true, d)
 	}

@@ -84,7 +84,9 @@ func (s *Server) Observe(ctx context.Context) database.Local {
 			note(s.observeTimeline(&l))
 		}
 		note(s.observePromise(&l))
-		if l.Role != database.Primary && now.position.Epoch != 0 && now.position.Epoch == l.Promise.Epoch {
+		if l.Role == database.Primary {
+			s.forgetPosition() // its log grows, by whatever way it became one
+		} else if now.position.Epoch != 0 && now.position.Epoch == l.Promise.Epoch {
 			l.Position = now.position
 			if l.Timeline != l.Position.Timeline {
 				l.Timeline = l.Position.Timeline
@@ -302,4 +304,10 @@ func senders(ctx context.Context, conn *pgx.Conn, since time.Time) ([]database.S
 		x.Flushed, err = parseLSN(flushed)
 		return x, err
 	})
+}
+
+func (s *Server) forgetPosition() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.now.position = database.Position{}
 }

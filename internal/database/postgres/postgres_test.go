@@ -75,6 +75,7 @@ func quorum(t *testing.T, primary *pgtest.Node, epoch int64, w int, voters ...*p
 }
 
 func TestFailoverKeepsEveryAcknowledgedCommitAndTheFormerPrimaryRewinds(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	nodes := pgtest.New(t, pgtest.Options{Roles: []postgres.Role{{Name: "app", Password: redact.Secret("pa'ss"), Owns: []string{"shop"}}}},
 		"127.46.0.1", "127.46.0.2", "127.46.0.3")
@@ -180,6 +181,7 @@ func TestFailoverKeepsEveryAcknowledgedCommitAndTheFormerPrimaryRewinds(t *testi
 }
 
 func TestSwitchoverNeedsNoRewind(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	nodes := pgtest.New(t, pgtest.Options{}, "127.46.1.1", "127.46.1.2")
 	a, b := nodes[0], nodes[1]
@@ -221,6 +223,7 @@ func TestSwitchoverNeedsNoRewind(t *testing.T) {
 }
 
 func TestClosedServerPromotedByHandAcknowledgesNothing(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	a := pgtest.New(t, pgtest.Options{}, "127.46.2.1")[0]
 	must(t, a.Init(ctx, 1))
@@ -251,6 +254,7 @@ func TestClosedServerPromotedByHandAcknowledgesNothing(t *testing.T) {
 }
 
 func TestClientsComeInOnlyWhenAdmittedAndPeersOnlyByCertificate(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	nodes := pgtest.New(t, pgtest.Options{Roles: []postgres.Role{{Name: "app", Password: redact.Secret("pa'ss"), Owns: []string{"shop"}}}},
 		"127.46.3.1", "127.46.3.2")
@@ -308,6 +312,7 @@ func TestClientsComeInOnlyWhenAdmittedAndPeersOnlyByCertificate(t *testing.T) {
 }
 
 func TestPositionIsReadFromTheLogWhateverTheServerIsDoing(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	nodes := pgtest.New(t, pgtest.Options{}, "127.46.4.1", "127.46.4.2")
 	a, b := nodes[0], nodes[1]
@@ -360,6 +365,7 @@ func TestPositionIsReadFromTheLogWhateverTheServerIsDoing(t *testing.T) {
 }
 
 func TestKillEndsABackendThatOutlivedItsPostmaster(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	a := pgtest.New(t, pgtest.Options{}, "127.46.5.1")[0]
 	pgtest.Primary(t, a)
@@ -393,6 +399,7 @@ func TestKillEndsABackendThatOutlivedItsPostmaster(t *testing.T) {
 }
 
 func TestForeignDataAreNeverTouched(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	nodes := pgtest.New(t, pgtest.Options{}, "127.46.6.1", "127.46.6.2")
 	a := nodes[0]

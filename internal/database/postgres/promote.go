@@ -108,9 +108,7 @@ func (s *Server) promote(ctx context.Context, epoch int64, timeline uint32, chai
 	if err := s.awaitPrimary(ctx); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	s.now.position = database.Position{}
-	s.mu.Unlock()
+	s.forgetPosition()
 	if err := s.checkPromoted(ctx, timeline, from, p.Told); err != nil {
 		kill, cancel := context.WithTimeout(context.WithoutCancel(ctx), settle)
 		defer cancel()

@@ -18,6 +18,7 @@ import (
 )
 
 func TestAHungServerIsToldAndCanBeKilled(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	a := pgtest.New(t, pgtest.Options{}, "127.46.7.1")[0]
 	pgtest.Primary(t, a)
@@ -39,6 +40,7 @@ func TestAHungServerIsToldAndCanBeKilled(t *testing.T) {
 }
 
 func TestAPrimaryWithoutExtensionIsFencedAndAStandbyIsNot(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	a := pgtest.New(t, pgtest.Options{}, "127.46.8.1")[0]
 	must(t, a.Init(ctx, 1))
@@ -62,6 +64,7 @@ func TestAPrimaryWithoutExtensionIsFencedAndAStandbyIsNot(t *testing.T) {
 }
 
 func TestAnInterruptedCloneIsPartialAndCanBeMadeAnew(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	nodes := pgtest.New(t, pgtest.Options{}, "127.46.9.1", "127.46.9.2")
 	a, b := nodes[0], nodes[1]
@@ -108,6 +111,7 @@ func TestAnInterruptedCloneIsPartialAndCanBeMadeAnew(t *testing.T) {
 }
 
 func TestASilentClientDoesNotHoldUpARecruit(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	nodes := pgtest.New(t, pgtest.Options{}, "127.46.10.1", "127.46.10.2")
 	a, b := nodes[0], nodes[1]
