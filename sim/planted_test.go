@@ -89,3 +89,30 @@ func TestARebuiltVoterThatKeepsItsIncarnationIsFound(t *testing.T) {
 	}
 	t.Fatal("not found")
 }
+
+// A standby that reconnects while its old walsender still stands must not acknowledge as if it were two. Two must
+// acknowledge here, one of the two is off, and the other comes back from a short crash.
+func TestAStandbyThatIsCountedTwiceIsFound(t *testing.T) {
+	opt := sim.Options{Hosts: 5, Standbys: 2, W: 2, NoLive: true, FaultTime: 30 * time.Second, Script: []sim.Step{
+		{At: 30 * time.Second, Kind: sim.CrashHost, Host: "h2", Lasts: 14 * time.Second},
+		{At: 32 * time.Second, Kind: sim.CrashHost, Host: "h3", Lasts: 200 * time.Millisecond},
+		{At: 40 * time.Second, Kind: sim.CrashHost, Host: "h1", Lasts: 40 * time.Second},
+		{At: 40 * time.Second, Kind: sim.CrashHost, Host: "h3", Lasts: 40 * time.Second},
+	}}
+	for s := range uint64(20) {
+		opt.Seed = s + 1
+		if clean := sim.Run(opt); clean.Failure != nil {
+			t.Fatalf("without the defect: %v", clean.Failure)
+		}
+		planted := opt
+		planted.Bugs.TwoOfAName = true
+		if f := sim.Run(planted).Failure; f != nil {
+			if f.Rule != "no acknowledged commit lost" {
+				t.Fatalf("found by another rule than expected: %v", f)
+			}
+			t.Logf("found by seed %d: %v", opt.Seed, f)
+			return
+		}
+	}
+	t.Fatal("not found")
+}

@@ -25,7 +25,9 @@ func policy() database.Policy {
 // incarnation is the first one of a host.
 func incarnation(host string) string { return "i-" + host }
 
-func voter(host string) database.Voter { return database.Voter{Host: host, Incarnation: incarnation(host)} }
+func voter(host string) database.Voter {
+	return database.Voter{Host: host, Incarnation: incarnation(host)}
+}
 
 // steady is epoch 3 with b1 as the open primary on timeline 3.
 func steady() database.Record {

@@ -1,6 +1,7 @@
 package database
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -224,7 +225,7 @@ func (j *judgement) refuses() bool {
 	foreign := ""
 	switch {
 	case l.Data == DataForeign:
-		foreign = l.Why
+		foreign = cmp.Or(l.Why, "nobody knows what")
 	case l.Data == DataPresent && r.SystemID != 0 && l.SystemID != 0 && l.SystemID != r.SystemID:
 		foreign = fmt.Sprintf("its system identifier is %d, that of this database is %d", l.SystemID, r.SystemID)
 	}

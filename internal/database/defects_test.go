@@ -113,3 +113,29 @@ func TestAPrimaryMayReturnAloneAgainWhenNobodyElseCanTakeOver(t *testing.T) {
 		}
 	}
 }
+
+func TestAHostThatHasJustStartedSuspectsNobodyAtOnce(t *testing.T) {
+	r := steady()
+	r.W, r.E = 2, 1 // one voter's word is enough
+	v := view("b2", r, standby(r, "b2"), silent("b1", database.Never), silent("b3", database.Never))
+	v.Advanced = database.Never
+	d, m := database.Decide(policy(), v, database.Memory{})
+	if got := asked(d); got != "nothing" {
+		t.Fatalf("at once it asked for %s", got)
+	}
+	v.Now += 3 * time.Second
+	d, m = database.Decide(policy(), v, m)
+	if len(d.Actions) != 1 || d.Actions[0].Kind != database.KindSwap {
+		t.Fatalf("after three seconds of silence it asked for %s (%+v)", asked(d), m)
+	}
+}
+
+func TestForeignDataWithoutAReasonAreStillForeign(t *testing.T) {
+	r := steady()
+	l := nothingYet()
+	l.Data = database.DataForeign
+	d, _ := database.Decide(policy(), view("b2", r, l, hears("b1", r, primary(r, "b1"))), since(r, time.Minute))
+	if got := asked(d); got != "problem database.foreign-data" {
+		t.Fatalf("asked for %s", got)
+	}
+}

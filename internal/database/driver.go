@@ -53,7 +53,10 @@ type Server interface {
 	Remember(ctx context.Context, epoch, generation int64) error
 
 	// Follow lets the standby stream from a confirmed primary under the name of epoch. The caller has proved
-	// that the local history is a prefix of the primary's. It starts the server if it is stopped.
+	// that the local history is a prefix of the primary's. It starts the server if it is stopped. The primary
+	// never has two walsenders of one name at work: after a cut link an old one lives on, PostgreSQL counts each
+	// of them, and one standby would then acknowledge as if it were two. A slot of the standby's own does that,
+	// for a slot serves one connection at a time.
 	Follow(ctx context.Context, from Endpoint, epoch int64) error
 
 	// Promote makes the closed standby the primary of timeline: fills the numbers below it that are not in

@@ -126,6 +126,10 @@ func (j *judgement) silentLost() (evidence, bool) {
 			return evidence{}, false
 		}
 	}
+	if mine.AgentAge == Never || mine.GateAge == Never {
+		// We have not listened for long: who has just started hears nobody.
+		return evidence{why: fmt.Sprintf("nothing was heard of %s since we started, and %d voters agree", r.Primary, agree), patience: t.Suspect}, true
+	}
 	silence := min(mine.AgentAge, mine.GateAge).Round(100 * time.Millisecond)
 	return evidence{why: fmt.Sprintf("%s is silent for %s, and %d voters agree", r.Primary, silence, agree)}, true
 }

@@ -132,6 +132,10 @@ func (s *Server) accept(standby *Server, reading *process, name string) *stream 
 		s.o.Note(standby.host, "the primary on %s refuses to stream from %s on timeline %d", s.host, standby.end(), standby.timeline())
 		return nil
 	}
+	sameName := func(x *stream) bool { return x.name == name }
+	if !s.bugs.TwoOfAName && slices.ContainsFunc(p.senders, sameName) {
+		return nil // its slot is in use
+	}
 	p.connections++
 	x := &stream{
 		number: p.connections, primary: s, sending: p, standby: standby, reading: reading, name: name, names: p.names,
