@@ -139,3 +139,20 @@ func TestForeignDataWithoutAReasonAreStillForeign(t *testing.T) {
 		t.Fatalf("asked for %s", got)
 	}
 }
+
+func TestANewCopyIsGivenTimeToConnect(t *testing.T) {
+	r := steady()
+	up, b3 := hears("b1", r, primary(r, "b1")), hears("b3", r, standby(r, "b3"))
+	m := since(r, time.Minute)
+	m.Cut, m.CutSince = true, time.Hour-time.Minute // the old copy's stream did not come; then the copy was made anew
+	d, m := database.Decide(policy(), view("b2", r, recruit(r, "b2", 3, lsn), up, b3), m)
+	if got := asked(d); got != "follow from=b1 epoch=3" {
+		t.Fatalf("asked for %s", got)
+	}
+	fresh := standby(r, "b2")
+	fresh.Receiving = false
+	d, _ = database.Decide(policy(), view("b2", r, fresh, up, b3), m)
+	if got := asked(d); got != "nothing" {
+		t.Fatalf("before its receiver could connect it asked for %s", got)
+	}
+}

@@ -37,6 +37,7 @@ func (j *judgement) follow() {
 		j.keepUp()
 		return
 	}
+	j.m.Cut = false // a stream that is not configured is not missed
 	if l.Position.Epoch != r.Epoch {
 		j.recruit("our position must be known before we follow")
 		return
