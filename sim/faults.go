@@ -34,13 +34,14 @@ const (
 	Switchover   FaultKind = "switchover"      // an operator asks
 	RestartAgent FaultKind = "restart agent"   // an upgrade: back within a second
 	CrashBoth    FaultKind = "crash two hosts" // at once
+	CrashAll     FaultKind = "crash all hosts" // a power cut; they come back one after another
 )
 
 // AllFaults are those that a seed chooses from.
 func AllFaults() []FaultKind {
 	return []FaultKind{
 		CrashServer, CrashAgent, CrashHost, LoseDisk, FreezeHost, PauseAgent, Partition, CutLink, CutOneWay, SlowNetwork,
-		LoseBeats, StoreDown, StoreCut, StorePause, HoldWatch, LoseAnswer, SlowDisk, HangDisk, Switchover, RestartAgent, CrashBoth,
+		LoseBeats, StoreDown, StoreCut, StorePause, HoldWatch, LoseAnswer, SlowDisk, HangDisk, Switchover, RestartAgent, CrashBoth, CrashAll,
 	}
 }
 
@@ -137,7 +138,7 @@ func (f *faults) stop() {
 	for _, h := range f.heals {
 		h.run()
 	}
-	f.w.check.heal()
+	f.w.at(5*time.Second, f.w.check.heal) // hosts that start again take up to that long
 }
 
 // happen makes one fault, and undoes it after a while. to is the other end of a link, nil = any.
@@ -174,6 +175,8 @@ func (f *faults) do(kind FaultKind, h, to *host) func() {
 	case CrashBoth:
 		a, b := f.crash(h, false), f.crash(w.hosts[(h.index+1)%len(w.hosts)], false)
 		return func() { a(); b() }
+	case CrashAll:
+		return f.crashAll()
 	case FreezeHost:
 		if h.frozen || !h.up {
 			return nil
@@ -213,6 +216,23 @@ func (f *faults) crash(h *host, disk bool) func() {
 	return func() {
 		if !h.up {
 			f.w.boot(h)
+		}
+	}
+}
+
+// crashAll is a power cut. The power comes back, and each host takes its own time to start.
+func (f *faults) crashAll() func() {
+	w := f.w
+	for _, h := range w.hosts {
+		f.crash(h, false)
+	}
+	return func() {
+		for _, h := range w.hosts {
+			w.at(w.between(0, 5*time.Second), func() {
+				if !h.up {
+					w.boot(h)
+				}
+			})
 		}
 	}
 }

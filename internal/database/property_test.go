@@ -39,7 +39,7 @@ func genRecord(t *rapid.T) database.Record {
 	}
 	r.W = rapid.IntRange(0, 2).Draw(t, "W")
 	r.E = max(1, len(r.Voters)-r.W+1)
-	r.Opened, r.Alone = rapid.Bool().Draw(t, "opened"), rapid.Bool().Draw(t, "alone")
+	r.Opened, r.Alone = r.Phase == database.Steady && rapid.Bool().Draw(t, "opened"), rapid.Bool().Draw(t, "alone")
 	if rapid.Bool().Draw(t, "has a former primary") {
 		h := rapid.SampledFrom(r.Members).Draw(t, "former")
 		r.Former = database.Voter{Host: h, Incarnation: genIncarnation(t, h)}

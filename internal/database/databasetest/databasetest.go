@@ -59,6 +59,7 @@ type Bugs struct {
 	PromiseUnsynced bool // a promise is told before it is on the disk
 	OpenAtStart     bool // data directories carry no names until they are opened (A1)
 	OldIncarnation  bool // a rebuilt copy keeps the incarnation of what it replaced (A4)
+	NoFence         bool // a keeper lets its deadline pass
 	TwoOfAName      bool // no slots: a standby that reconnects is counted beside its own old walsender
 	OldWalsenders   bool // a barrier does not end the walsenders of before (A3)
 }

@@ -73,7 +73,7 @@ func (s *Server) believedEnd() database.LSN {
 	if s.p != nil && s.p.receivedFrom != 0 {
 		return min(s.p.receivedFrom, s.end())
 	}
-	i := len(s.d.wal) - s.w.Rand().IntN(min(len(s.d.wal), 4)) // replayed: somewhat behind
+	i := len(s.d.wal) - s.w.Rand().IntN(min(len(s.d.wal), 64)) // NULL: replay, which is behind
 	return endOf(s.d.wal[:i])
 }
 
@@ -329,7 +329,7 @@ func (s *Server) Extend(_ context.Context, epoch int64, remainingMillis int64) e
 // extend moves the fence deadline; the keeper holds it, and the agent's end does not stop it.
 func (s *Server) extend(d time.Duration) {
 	at := s.w.Now() + d
-	if at <= s.deadline {
+	if at <= s.deadline || s.bugs.NoFence {
 		return
 	}
 	s.deadline = at
