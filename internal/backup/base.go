@@ -34,6 +34,7 @@ type Progress struct {
 type BaseOptions struct {
 	Conn     *pgx.ConnConfig // to the server on this host, as a superuser or a member of pg_read_all_settings with the right to back up
 	DataDir  string          // that server's data directory, readable by this process
+	Primary  *pgx.ConnConfig // where Conn may lead to a standby: its primary, which is asked for a checkpoint first; nil = begin at whatever the standby's last one was
 	Vault    *vault.Vault
 	Database string         // the plan's name for it
 	Workers  int            // files read at once; 0 = twice the cores
@@ -92,6 +93,9 @@ func (r *baseRun) run(ctx context.Context) (vault.Backup, error) {
 	}
 	// The session is the backup: when it ends, the server forgets about it, whatever happens here.
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	if err := r.freshen(ctx, conn); err != nil {
+		return vault.Backup{}, fmt.Errorf("ask the primary for a checkpoint: %w", err)
+	}
 	b, err := r.begin(ctx, conn)
 	if err != nil {
 		return vault.Backup{}, err

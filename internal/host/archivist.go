@@ -265,9 +265,17 @@ func (a *archivist) base(ctx context.Context, v *vault.Vault, asked *agent.Asked
 	if err != nil {
 		return backup.Result{}, err
 	}
+	dsn, err := a.host.primaryDSN(a.db, a.record().Primary)
+	if err != nil {
+		return backup.Result{}, err
+	}
+	primary, err := backup.ReadFrom(dsn)
+	if err != nil {
+		return backup.Result{}, err
+	}
 	progress := func(p backup.Progress) { a.progress(ctx, asked, p) }
 	result, err := backup.Base(ctx, backup.BaseOptions{
-		Conn: conf, DataDir: server.DataDir(), Vault: v, Database: a.db.Name, Log: a.host.cfg.Log, Progress: progress,
+		Conn: conf, Primary: primary, DataDir: server.DataDir(), Vault: v, Database: a.db.Name, Log: a.host.cfg.Log, Progress: progress,
 	})
 	if err != nil {
 		return result, err
