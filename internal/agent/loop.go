@@ -43,6 +43,13 @@ func (l *Loop) Round(f Facts, h Hands) Outcome {
 		l.database(p, f, h, &out)
 	}
 	l.serve(f, h, &out)
+	if f.Stopping {
+		out.Problems = append(out.Problems, problem.Problem{
+			Code: "cluster.stopping", Severity: problem.Critical, Title: "the operator is stopping the whole application, or has stopped it",
+			Meaning: "Nothing is started, and nobody takes over anything.",
+			Remedy:  "to run it again: holdfast up PLAN",
+		})
+	}
 	if problem := contactProblem(f); problem != nil {
 		out.Problems = append(out.Problems, *problem)
 	}

@@ -36,8 +36,10 @@ type archivist struct {
 const (
 	// archivePace is how often an archivist looks whether it is its turn.
 	archivePace = 500 * time.Millisecond
-	// basePace is how often it looks whether a base backup is due.
+	// basePace is how often it looks whether a base backup is asked for.
 	basePace = time.Second
+	// duePace is how often the vault is asked what it holds: that reads its index, which is not for nothing.
+	duePace = 30 * time.Second
 	// baseRetry is the pause after a base backup that did not succeed.
 	baseRetry = time.Minute
 )
@@ -59,10 +61,14 @@ func (a *archivist) run(ctx context.Context) error {
 	return nil
 }
 
-// named reports whether the agreed state names this host.
+// named reports whether the agreed state names this host, and the application is not being stopped.
 func (a *archivist) named() bool {
 	var name string
-	e, ok := a.host.agent.Last().Agreed[agent.KeyArchivers+a.db.Name]
+	now := a.host.agent.Last()
+	if now.Facts.Stopping {
+		return false
+	}
+	e, ok := now.Agreed[agent.KeyArchivers+a.db.Name]
 	return ok && json.Unmarshal(e.Value, &name) == nil && name == a.host.cfg.Self
 }
 
@@ -84,7 +90,7 @@ func (a *archivist) work(ctx context.Context) error {
 		return err
 	}
 	g.Go(func() error {
-		for a.named() && !a.host.agent.Last().Facts.Stopping {
+		for a.named() {
 			a.tell(r.Status())
 			if !a.host.sleep(ctx, archivePace) {
 				return nil
@@ -185,11 +191,16 @@ func firstLine(s string) string { line, _, _ := strings.Cut(s, "\n"); return lin
 // bases makes base backups when one is due or asked for, one at a time.
 func (a *archivist) bases(ctx context.Context, v *vault.Vault) error {
 	var failed time.Time
+	var looked time.Time
+	due := false
 	for a.host.sleep(ctx, basePace) {
 		asked := a.asked()
-		due, err := a.due(ctx, v)
-		if err != nil {
-			return err
+		if now := a.host.clock.Now(); looked.IsZero() || now.Sub(looked) >= duePace {
+			var err error
+			if due, err = a.due(ctx, v); err != nil {
+				return err
+			}
+			looked = now
 		}
 		if asked == nil && (!due || a.host.clock.Now().Sub(failed) < baseRetry) || !a.canRead() {
 			continue
@@ -202,6 +213,7 @@ func (a *archivist) bases(ctx context.Context, v *vault.Vault) error {
 			failed = a.host.clock.Now()
 			a.host.cfg.Log.Error("base backup did not succeed", "database", a.db.Name, "err", err)
 		}
+		looked = time.Time{}
 		a.host.diary.Note("backup", a.db.Name, sayBase(result, err), nil, result.Took)
 		if asked != nil {
 			a.settle(ctx, *asked, result, err)
