@@ -37,7 +37,9 @@ type agentLife struct {
 
 	local   database.Local
 	localAt time.Duration
-	peers   []peer // by index of host
+	// advanced is when the received WAL was last seen to have advanced; 0 = never.
+	advanced time.Duration
+	peers    []peer // by index of host
 
 	running   []running
 	roundAt   time.Duration // virtual; of the round that is due
@@ -178,8 +180,28 @@ func (a *agentLife) observeLoop() {
 	a.after(every, a.observeLoop)
 }
 
+// look observes the local server. What it brings is somewhat old when it arrives, sometimes more than the next.
 func (a *agentLife) look() {
-	a.local, a.localAt = a.h.srv.Observe(context.Background()), a.h.clock()
+	local, began := a.h.srv.Observe(context.Background()), a.h.clock()
+	a.after(a.lookTakes(), func() { a.observed(local, began) })
+}
+
+func (a *agentLife) lookTakes() time.Duration {
+	if a.w.chance(20) {
+		return a.w.between(100*time.Millisecond, 900*time.Millisecond)
+	}
+	return a.w.between(time.Millisecond, 30*time.Millisecond)
+}
+
+// observed takes a look that began at a moment; one that began earlier than the last taken is dropped.
+func (a *agentLife) observed(local database.Local, began time.Duration) {
+	if began < a.localAt {
+		return
+	}
+	if a.local.Known && local.Flushed > a.local.Flushed {
+		a.advanced = a.h.clock()
+	}
+	a.local, a.localAt = local, began
 	a.wakeIn(0)
 }
 
@@ -237,8 +259,8 @@ func (a *agentLife) facts() agent.Facts {
 		Name: databaseName, Record: a.record.Clone(), Revision: a.revision, Local: a.local, Advanced: database.Never,
 	}
 	d.Local.Age = now - a.localAt
-	if at, ok := a.h.srv.LastAdvance(); ok {
-		d.Advanced = time.Duration(float64(a.w.now-at) / a.h.stretch)
+	if a.advanced > 0 {
+		d.Advanced = now - a.advanced
 	}
 	for _, r := range a.running {
 		d.Busy = append(d.Busy, r.kind)

@@ -39,6 +39,11 @@ func (x hands) Act(_ string, act database.Action) {
 			// Only slows the next try down; a cancelled wait is no news.
 			_ = w.Wait(ctx, h.name, retryPause)
 		}
+		local, began := h.srv.Observe(ctx), h.clock()
+		// A cancelled look is no news either; one that comes is there before the next round.
+		if w.Wait(ctx, h.name, a.lookTakes()) == nil {
+			a.observed(local, began)
+		}
 		return err
 	}, func(t *task, err error) {
 		a.ended(t, act, err)
@@ -52,9 +57,6 @@ func (a *agentLife) ended(t *task, act database.Action, err error) {
 		a.w.note(a.h.name, "did not %s: %v", act.Kind, err)
 	} else {
 		a.w.note(a.h.name, "has done %s", act.Kind)
-	}
-	if act.Kind != database.KindSwap {
-		a.look()
 	}
 	a.wakeIn(0)
 }

@@ -137,16 +137,15 @@ type Server struct {
 	failed     string
 	failedKind database.Kind
 
-	advanced time.Duration // virtual time when received WAL last advanced; -1 = never
-	versions int           // raised by whatever can change who may acknowledge
-	minted   int           // incarnations made here
+	versions int // raised by whatever can change who may acknowledge
+	minted   int // incarnations made here
 }
 
 var _ database.Server = (*Server)(nil)
 
 // New is a host without data.
 func New(host string, w World, o Observer, bugs Bugs) *Server {
-	return &Server{host: host, w: w, o: o, bugs: bugs, d: disk{state: database.DataAbsent}, attested: true, advanced: -1}
+	return &Server{host: host, w: w, o: o, bugs: bugs, d: disk{state: database.DataAbsent}, attested: true}
 }
 
 // Host is where the server stands.
@@ -154,9 +153,6 @@ func (s *Server) Host() string { return s.host }
 
 // Version rises with whatever can change who may acknowledge.
 func (s *Server) Version() int { return s.versions }
-
-// LastAdvance is when received WAL last advanced, in virtual time; false = never.
-func (s *Server) LastAdvance() (time.Duration, bool) { return s.advanced, s.advanced >= 0 }
 
 // RunsAsPrimary tells the epoch that a running primary promised; false when it is none.
 func (s *Server) RunsAsPrimary() (int64, bool) {

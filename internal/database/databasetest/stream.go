@@ -206,7 +206,6 @@ func (x *stream) receive(from int, batch []Entry, history []database.Fork) {
 	s.d.wal = append(s.d.wal, batch...)
 	s.d.history = slices.Clone(history)
 	s.trimHistory()
-	s.advanced = s.w.Now()
 	p.receivedFrom = s.end()
 	s.flush()
 }
