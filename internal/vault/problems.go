@@ -38,7 +38,7 @@ func absent(name, dir string) *problem.Problem {
 		Code: "vault.absent", Subject: name, Severity: problem.Critical,
 		Title:   "no vault at " + dir,
 		Meaning: "No backup and no log can be stored or read there. Nothing was created.",
-		Remedy:  "mount the disk if it is missing, or create it: holdfast vault init " + name,
+		Remedy:  "mount the disk if it is missing; a vault that never was is made by the host that archives",
 	}
 }
 

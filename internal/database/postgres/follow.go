@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"syscall"
 
 	"holdfast/internal/database"
+	"holdfast/internal/durable"
 )
 
 // Follow lets the standby stream from a confirmed primary under the name of epoch.
@@ -83,6 +86,9 @@ func (s *Server) follow(ctx context.Context, from database.Endpoint, epoch int64
 	}
 	s.forgetPosition() // from here on the log grows
 	if l.gone {
+		if err := s.dropSlots(); err != nil {
+			return err
+		}
 		return s.start(ctx, true, d)
 	}
 	if err := s.writeDynamic(s.at.data, d); err != nil {
@@ -90,4 +96,20 @@ func (s *Server) follow(ctx context.Context, from database.Endpoint, epoch int64
 	}
 	s.wrote(d)
 	return s.signal(syscall.SIGHUP)
+}
+
+// dropSlots removes the replication slots that a stopped server still has from its time as a primary. Nobody
+// reads from them any more, and each would keep log until the disk is full; the new primary has its own.
+func (s *Server) dropSlots() error {
+	dir := filepath.Join(s.at.data, "pg_replslot")
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("drop the slots of a former primary: %w", err)
+	}
+	for _, e := range entries {
+		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+			return fmt.Errorf("drop the slots of a former primary: %w", err)
+		}
+	}
+	return durable.SyncDir(dir)
 }

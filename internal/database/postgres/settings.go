@@ -50,6 +50,7 @@ func defaults() []Parameter {
 		{"max_wal_senders", "20"},
 		{"max_replication_slots", "20"},
 		{"wal_keep_size", "256MB"},
+		{"max_slot_wal_keep_size", "8GB"}, // an archive that is away must not fill the primary's disk
 		{"max_wal_size", "512MB"},
 		{"checkpoint_timeout", "5min"},
 		{"checkpoint_completion_target", "0.9"},
