@@ -158,7 +158,7 @@ func backupRun(cmd *cobra.Command, a application, name, output string, wait bool
 
 // backupPhase says a base backup's phase in words.
 func backupPhase(phase string) string {
-	switch phase {
+	switch phase = strings.TrimSuffix(phase, ":"); phase {
 	case "checkpoint":
 		return "waiting for a checkpoint"
 	case "copy":

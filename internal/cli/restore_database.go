@@ -208,11 +208,11 @@ func writeWouldRestore(out io.Writer, o restoredDatabase) error {
 	b := o.Backup
 	_, err := fmt.Fprintf(out, `%s at %s would be restored to %s. Nothing was written.
   base backup  %s, %s, finished %s, proven: %s
-  log          %d pieces (%s) up to %s on timeline %d, known to be whole up to %s
+  log          %s (%s) up to %s on timeline %d, known to be whole up to %s
   directory    %s
   room         %s needed, %s free
 `, o.Database, o.At, o.Place.Dir, b.ID, sizeText(b.Bytes), momentText(b.Stopped), proofText(b),
-		o.Pieces, sizeText(o.Log), o.End, o.Timeline, momentText(o.Covered), placeText(o.Place), sizeText(o.Place.Need), sizeText(o.Place.Free))
+		planCount(o.Pieces, "piece"), sizeText(o.Log), o.End, o.Timeline, momentText(o.Covered), placeText(o.Place), sizeText(o.Place.Need), sizeText(o.Place.Free))
 	if err != nil {
 		return err
 	}
@@ -242,7 +242,7 @@ func placeText(p restore.Place) string {
 func writeRestored(out io.Writer, o restoredDatabase) error {
 	who := ""
 	if o.Owner != "" {
-		who = "sudo -u " + o.Owner + " "
+		who = "runuser -u " + o.Owner + " -- "
 	}
 	_, err := fmt.Fprintf(out, `restored %s at %s to %s in %s
   from base backup %s (%s) and %s of log, replayed; shut down in good order

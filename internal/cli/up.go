@@ -240,7 +240,7 @@ func downCommand() *cobra.Command {
 	var root string
 	cmd := &cobra.Command{
 		Use:   "down",
-		Short: "End in good order what `up` left running on this machine",
+		Short: "End in good order what `up` runs on this machine, or left running",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := findContext(root)
@@ -257,8 +257,40 @@ func downCommand() *cobra.Command {
 // downMax is how long hosts may take to end.
 const downMax = 2 * time.Minute
 
+// endUp asks an `up` that works on the root to end everything, and waits until it has: agents that are ended
+// behind its back are started again by it. It reports whether there was one.
+func endUp(ctx context.Context, say func(string, ...any), root string) (asked bool, err error) {
+	pid, err := local.Up(root)
+	if err != nil || pid == 0 {
+		return false, err
+	}
+	say("`holdfast up` runs as process %d; it is asked to end everything", pid)
+	if err := syscall.Kill(pid, syscall.SIGINT); err != nil && !errors.Is(err, syscall.ESRCH) {
+		return true, fmt.Errorf("ask process %d to end: %w", pid, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, downMax)
+	defer cancel()
+	for {
+		switch now, err := local.Up(root); {
+		case err != nil:
+			return true, err
+		case now == 0:
+			say("stopped")
+			return true, nil
+		}
+		select {
+		case <-ctx.Done():
+			return true, fmt.Errorf("wait until process %d has ended everything: %w", pid, context.Cause(ctx))
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
 func down(ctx context.Context, say func(string, ...any), c local.Context) error {
 	names := slices.Sorted(maps.Keys(c.Agents))
+	if asked, err := endUp(ctx, say, c.Root); asked || err != nil {
+		return err
+	}
 	running := local.Running(c.Root, names)
 	if len(running) == 0 {
 		say("nothing of %s runs here", c.Application)
