@@ -9,10 +9,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -71,9 +73,12 @@ func OnLoopback(p *plan.Plan) (*plan.Plan, []string) {
 	return &q, told
 }
 
-// Lock keeps a second `up` off the same root. The file is held until the returned one is closed.
+func lockFile(root string) string { return filepath.Join(root, "up.lock") }
+
+// Lock keeps a second `up` off the same root. The file is held until the returned one is closed; it says which
+// process holds it, for [Up].
 func Lock(root string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(root, "up.lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
+	f, err := os.OpenFile(lockFile(root), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", root, err)
 	}
@@ -86,7 +91,39 @@ func Lock(root string) (*os.File, error) {
 			Remedy:  "use the one that runs: holdfast status --root " + root + "; or give this one another --root",
 		}
 	}
+	err = f.Truncate(0)
+	if err == nil {
+		_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+	}
+	if err != nil {
+		_ = f.Close() // gives the lock back
+		return nil, fmt.Errorf("write %s: %w", lockFile(root), err)
+	}
 	return f, nil
+}
+
+// Up is the process of the `up` that works on a root; 0 when none does.
+func Up(root string) (int, error) {
+	f, err := os.Open(lockFile(root))
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("look who holds %s: %w", root, err)
+	}
+	defer func() { _ = f.Close() }() // gives the lock back, where it was free
+	if unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) == nil {
+		return 0, nil
+	}
+	text, err := io.ReadAll(f)
+	if err != nil {
+		return 0, fmt.Errorf("look who holds %s: %w", root, err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return 0, fmt.Errorf("look who holds %s: %w", root, err)
+	}
+	return pid, nil
 }
 
 // Prepare lays out the root for a plan: it refuses a root of another application before it changes anything.
