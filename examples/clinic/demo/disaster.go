@@ -51,7 +51,7 @@ func (d *demo) disaster(ctx context.Context) (o outcome, err error) {
 	}
 
 	d.say.tell("psql> DELETE FROM appointments WHERE practice_id = %d;   -- it was meant to be another one", practice.ID)
-	o.began = d.fault("a person deletes a practice's appointments")
+	o.began = d.fault()
 	tag, err := conn.Exec(ctx, `DELETE FROM appointments WHERE practice_id = $1`, practice.ID)
 	if err != nil {
 		return o, fmt.Errorf("delete the appointments: %w", err)
@@ -69,7 +69,7 @@ func (d *demo) disaster(ctx context.Context) (o outcome, err error) {
 		return o, err
 	}
 	where := fmt.Sprintf("practice_id = %d", practice.ID)
-	text, err := d.command(ctx, "restore", db, "--table", "appointments", "--at", at, "--where", where, "--diff")
+	text, err := d.command(ctx, "restore", db, "--table", "appointments", "--at", at, "--where", where, "--diff", "--rows", "2")
 	if err != nil {
 		return o, err
 	}
@@ -83,7 +83,7 @@ func (d *demo) disaster(ctx context.Context) (o outcome, err error) {
 // findDelete waits until the log of the delete is in the vault, and returns the moment just before it.
 func (d *demo) findDelete(ctx context.Context, db string, gone int) (at string, err error) {
 	args := []string{"restore", db, "--table", "appointments", "--find-deletes", "--since", "1h"}
-	d.say.command("holdfast " + strings.Join(args, " "))
+	d.say.command(shown(args))
 	began := time.Now()
 	err = until(ctx, findMax, "the vault's log tells of the delete", func() (bool, error) {
 		text, err := d.quietly(ctx, append(args, "--output", "json")...)
@@ -118,7 +118,7 @@ func (d *demo) findDelete(ctx context.Context, db string, gone int) (at string, 
 func (d *demo) putBack(ctx context.Context, db, at, where string, gone int) error {
 	began := time.Now()
 	args := []string{"restore", db, "--table", "appointments", "--at", at, "--where", where, "--put-back", "--yes"}
-	d.say.command("holdfast " + strings.Join(args, " "))
+	d.say.command(shown(args))
 	text, err := d.quietly(ctx, append(args, "--output", "json")...)
 	if err != nil {
 		return err

@@ -83,7 +83,8 @@ func (d *demo) stays() error {
 		role.Password.Target(), hosts[0].Address, db.WritePort, role.Name, role.Owns[0], d.place.authority())
 	d.say.line("Next:  %s status --root %s --watch", holdfast, root)
 	d.say.line("       %s database switchover %s --root %s", holdfast, db.Name, root)
-	d.say.line("The log: %s\nTo end it in good order: kill -INT %d; then remove its files: rm -r %s", d.place.log(), d.up.cmd.Process.Pid, d.place.work)
+	d.say.line("       %s down --root %s && rm -r %s   ends it in good order and removes its files", holdfast, root, d.place.work)
+	d.say.line("The log: %s", d.place.log())
 	return nil
 }
 

@@ -57,6 +57,9 @@ func run(args []string, out, errs io.Writer) int {
 	defer hurry()
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	if !signal.Ignored(syscall.SIGHUP) { // nohup keeps it ignored
+		signal.Notify(signals, syscall.SIGHUP)
+	}
 	defer signal.Stop(signals)
 	watching, done := make(chan struct{}), make(chan struct{})
 	go func() {

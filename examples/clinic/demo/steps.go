@@ -39,7 +39,7 @@ func (d *demo) killInstance(ctx context.Context) (outcome, error) {
 	}
 	victim := victims[0]
 	d.say.tell("kill -9 %d, the instance of %s on %s. The edge must not show it to anybody.", victim.pid, service, host)
-	began := d.fault("kill -9 an application instance")
+	began := d.fault()
 	if err := kill(victims); err != nil {
 		return outcome{}, err
 	}
@@ -99,7 +99,7 @@ func (d *demo) killPrimary(ctx context.Context) (outcome, error) {
 		return outcome{}, err
 	}
 	d.say.tell("kill -9 %d, the PostgreSQL primary on %s. A standby that has every acknowledged row must take over.", server.pid, host)
-	began := d.fault("kill -9 the PostgreSQL primary")
+	began := d.fault()
 	if err := kill([]process{server}); err != nil {
 		return outcome{}, err
 	}
@@ -152,7 +152,7 @@ func (d *demo) killHost(ctx context.Context) (o outcome, err error) {
 	}
 	defer func() { err = errors.Join(err, release()) }()
 
-	o.began = d.fault("kill -9 everything on the primary's host")
+	o.began = d.fault()
 	limit, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	if _, err := killAll(limit, func(all []process) []process { return ofHost(all, d.place, host, self()) }); err != nil {
@@ -187,14 +187,14 @@ func (d *demo) killHost(ctx context.Context) (o outcome, err error) {
 	if left := ofHost(back, d.place, host, self()); len(left) > 0 {
 		return o, fmt.Errorf("keep %s dark: it is not: %s", host, names(left))
 	}
-	away := time.Since(o.began)
+	d.dark = time.Since(o.began)
 	if err := release(); err != nil {
 		return o, fmt.Errorf("let %s come back: %w", host, err)
 	}
-	d.say.tell("After %s the host comes back with the data that it had.", seconds(away))
+	d.say.tell("After %s the host comes back with the data that it had.", seconds(d.dark))
 	o.whole, err = d.whole(ctx, d.replaced(host, server))
 	if err == nil {
-		d.say.tell("It is whole %s after its return (the table counts from the kill).", seconds(o.whole.Sub(o.began.Add(away))))
+		d.say.tell("It is whole %s after its return (the table counts from the kill).", seconds(o.whole.Sub(o.began.Add(d.dark))))
 	}
 	return o, err
 }
@@ -207,7 +207,7 @@ func (d *demo) switchover(ctx context.Context) (outcome, error) {
 		return outcome{}, err
 	}
 	d.say.tell("The primary leaves %s in good order. Nothing may be lost, and clients wait for a moment only.", host)
-	began := d.fault("a planned switchover")
+	began := d.fault()
 	text, err := d.command(ctx, "database", "switchover", db, "--yes")
 	if err != nil {
 		return outcome{}, err
@@ -228,7 +228,7 @@ func (d *demo) switchover(ctx context.Context) (outcome, error) {
 func (d *demo) backup(ctx context.Context) (outcome, error) {
 	db := d.plan.Databases[0].Name
 	d.say.tell("Read from a standby, encrypted into the vault, restored to a scratch server and checked there.")
-	began := d.fault("a base backup, proven by restoring it")
+	began := d.fault()
 	text, err := d.command(ctx, "backup", "run", db)
 	if err != nil {
 		return outcome{}, err

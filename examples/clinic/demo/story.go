@@ -43,6 +43,8 @@ type demo struct {
 
 	seeded  []client.Practice
 	started time.Duration // from the start of `holdfast up` to the first moment at which all was whole
+	title   string        // of the step that runs
+	dark    time.Duration // how long the killed host was kept from coming back
 	rows    []row
 	broken  []string // promises, in words
 
@@ -68,10 +70,10 @@ func story() []step {
 	return []step{
 		{"instance", "kill -9 an application instance", (*demo).killInstance},
 		{"primary", "kill -9 the PostgreSQL primary", (*demo).killPrimary},
-		{"host", "kill -9 everything on the primary's host", (*demo).killHost},
+		{"host", "kill -9 all of the primary's host", (*demo).killHost},
 		{"switchover", "a planned switchover", (*demo).switchover},
-		{"backup", "a base backup, proven by restoring it", (*demo).backup},
-		{"disaster", "a person deletes a practice's appointments", (*demo).disaster},
+		{"backup", "a base backup, proven", (*demo).backup},
+		{"disaster", "rows deleted by a person, put back", (*demo).disaster},
 	}
 }
 
@@ -116,8 +118,8 @@ func (d *demo) prepare(ctx context.Context) (err error) {
 	}
 	d.plan = d.plan.WithRoot(d.place.root())
 	if held := inUse(ctx, d.plan); len(held) > 0 {
-		return fmt.Errorf("nothing was started, for these addresses cannot be had:\n  %s\nEnd what uses them (ss -ltnp shows it), or give the demo others: -network 127.47.0",
-			strings.Join(held, "\n  "))
+		return fmt.Errorf("nothing was started, for these addresses cannot be had:\n%s\nAnother demo, or a holdfast up of this plan? End what uses them (ss -ltnp shows it), or choose others: -network 127.47.0",
+			firstLines("  "+strings.Join(held, "\n  "), quoted))
 	}
 	return nil
 }
@@ -149,8 +151,8 @@ func (d *demo) live(ctx context.Context) error {
 
 // begin brings the clinic up and fills it.
 func (d *demo) begin(ctx context.Context) error {
-	d.say.line("Holdfast runs %s on three hosts of this machine, and a client keeps writing while they are broken.", d.plan.Application)
-	d.say.line("Everything lies in %s; its log is %s.", d.place.work, d.place.log())
+	d.say.line("Holdfast runs %s on %d hosts of this machine, and a client keeps writing while they are broken.", d.plan.Application, len(d.plan.AllHosts()))
+	d.say.line("Everything lies in %s; the log is %s.", d.place.work, d.place.log())
 	d.say.head("0  start from nothing")
 	d.say.command("holdfast up --root " + d.place.root() + " " + d.place.planFile())
 	began := time.Now()
@@ -197,13 +199,13 @@ func (d *demo) progress(ctx context.Context, began time.Time) {
 					d.say.tell("%6s  database %s is open, its primary on %s", seconds(time.Since(began)), db.Name, db.Primary)
 				}
 			}
-			n := 0
+			n, wanted := 0, 0
 			for _, s := range st.Services {
-				n += s.Ready
+				n, wanted = n+s.Ready, wanted+s.Wanted
 			}
 			if n > ready {
 				ready = n
-				d.say.tell("%6s  %d service instances are ready", seconds(time.Since(began)), n)
+				d.say.tell("%6s  %d of %d service instances are ready", seconds(time.Since(began)), n, wanted)
 			}
 		}
 		select {
@@ -310,8 +312,8 @@ func (d *demo) recovered(ctx context.Context) error {
 }
 
 // fault marks the moment that the client's figures of a step begin at. Call it right before the fault.
-func (d *demo) fault(title string) time.Time {
-	d.load.Mark(title)
+func (d *demo) fault() time.Time {
+	d.load.Mark(d.title)
 	return time.Now()
 }
 
@@ -325,6 +327,7 @@ func (d *demo) broke(format string, args ...any) {
 // step runs one step and measures it.
 func (d *demo) step(ctx context.Context, number int, s step) error {
 	began, promises := time.Now(), len(d.broken)
+	d.title = s.title
 	d.say.head("%d  %s", number, s.title)
 	out, err := s.run(d, ctx)
 	if err != nil {
@@ -345,7 +348,7 @@ func (d *demo) step(ctx context.Context, number int, s step) error {
 	d.rows = append(d.rows, r)
 	again := ""
 	if r.whole > 0 {
-		again = "; redundant again after " + seconds(r.whole)
+		again = "; whole again after " + seconds(r.whole)
 	}
 	d.say.tell("=> edge: gap %s, %d failed; listener: gap %s, %d failed; %d of %d rows lost%s",
 		seconds(r.edge.LongestGap), r.edge.Failed, seconds(r.listener.LongestGap), r.listener.Failed, lost, rows, again)
@@ -396,6 +399,11 @@ func (d *demo) summary(ctx context.Context, took time.Duration) {
 		d.say.line("the table: %v", err)
 	}
 	d.say.line("%s", strings.TrimRight(b.String(), "\n"))
+	dark := ""
+	if d.dark > 0 {
+		dark = fmt.Sprintf(" Step 3 includes the %s that its host was kept dark.", seconds(d.dark))
+	}
+	d.say.line("Gap: the longest time without an answer. Whole again: from the fault until hosts, standbys, services and the archive\nare as the plan wants; in step 6 until the rows were back.%s", dark)
 	ask, err := d.meter.demand()
 	if err != nil {
 		d.say.line("what was asked of the machine is not known in full: %v", err)

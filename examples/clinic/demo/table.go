@@ -51,7 +51,7 @@ func seconds(d time.Duration) string { return fmt.Sprintf("%.2f s", d.Seconds())
 
 // heads of the table, in two lines.
 var heads = [2][]string{
-	{"", "edge", "edge", "listener", "listener", "acked", "redundant", "the step"},
+	{"", "edge", "edge", "listener", "listener", "acked", "whole", "the step"},
 	{"STEP", "gap", "failed", "gap", "failed", "rows lost", "again", "took"},
 }
 
@@ -129,9 +129,19 @@ func (s *speaker) tell(format string, args ...any) { s.line("  "+format, args...
 // command shows what a person would type.
 func (s *speaker) command(text string) { s.line("  $ %s", text) }
 
+// quoteWidth bounds a line of what a command printed, in characters.
+const quoteWidth = 112
+
+func clip(text string, width int) string {
+	if utf8.RuneCountInString(text) <= width {
+		return text
+	}
+	return string([]rune(text)[:width-1]) + "…"
+}
+
 // quote repeats what a command printed.
 func (s *speaker) quote(text string) {
 	for l := range strings.Lines(strings.TrimRight(text, "\n")) {
-		s.line("    %s", strings.TrimRight(l, "\n"))
+		s.line("    %s", clip(strings.TrimRight(l, "\n"), quoteWidth))
 	}
 }

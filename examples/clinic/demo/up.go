@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -20,16 +20,12 @@ import (
 // endMax is how long `holdfast up` may take to end everything in good order.
 const endMax = 90 * time.Second
 
-var errEnded = errors.New("it was not asked to")
-
 // upProcess is `holdfast up`, a child in a session of its own: a Ctrl-C of this terminal reaches only the demo,
 // which ends it in order, and with -keep it goes on when the terminal is gone.
 type upProcess struct {
 	cmd   *exec.Cmd
-	ended chan error // receives its one result
-
-	mu   sync.Mutex // guards done
-	done bool
+	ended chan struct{} // closed when it has
+	err   error         // how it ended; read after that
 }
 
 func (d *demo) startUp() error {
@@ -45,33 +41,21 @@ func (d *demo) startUp() error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start holdfast up: %w", err)
 	}
-	up := &upProcess{cmd: cmd, ended: make(chan error, 1)}
-	go func() { // ends with the process; ended has room for its one word
-		err := cmd.Wait()
-		up.mu.Lock()
-		up.done = true
-		up.mu.Unlock()
-		up.ended <- err
+	up := &upProcess{cmd: cmd, ended: make(chan struct{})}
+	go func() { // ends with the process, which endUp waits for; with -keep both outlive the story
+		up.err = cmd.Wait()
+		close(up.ended)
 	}()
 	d.up = up
 	return nil
-}
-
-// upEnded tells when `holdfast up` ended; it never does before that was started.
-func (d *demo) upEnded() <-chan error {
-	if d.up == nil {
-		return nil
-	}
-	return d.up.ended
 }
 
 // connect makes the operator's client, as soon as `up` has made the certificates.
 func (d *demo) connect(ctx context.Context) error {
 	return until(ctx, wholeMax, "holdfast up has made the certificates", func() (bool, error) {
 		select {
-		case err := <-d.up.ended:
-			d.up.ended <- err // for whoever ends it
-			return true, nil
+		case <-d.up.ended:
+			return true, d.upGone()
 		default:
 		}
 		where, err := local.ReadContext(d.place.root())
@@ -91,6 +75,11 @@ func (d *demo) connect(ctx context.Context) error {
 	})
 }
 
+// upGone is why nothing can be waited for any more.
+func (d *demo) upGone() error {
+	return fmt.Errorf("holdfast up ended, and nobody asked it to (%s); its last words:\n  %s", d.up.cmd.ProcessState, d.place.lastWords())
+}
+
 // endUp ends everything in good order; when patience ends before that, or the time is up, by force.
 func (d *demo) endUp(patience context.Context) error {
 	if d.agents != nil {
@@ -99,18 +88,16 @@ func (d *demo) endUp(patience context.Context) error {
 	if d.up == nil {
 		return nil
 	}
-	d.up.mu.Lock()
 	var errs []error
-	if !d.up.done {
-		errs = append(errs, d.up.cmd.Process.Signal(syscall.SIGINT))
+	if err := d.up.cmd.Process.Signal(syscall.SIGINT); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		errs = append(errs, err)
 	}
-	d.up.mu.Unlock()
 	patience, cancel := context.WithTimeout(patience, endMax)
 	defer cancel()
 	select {
-	case err := <-d.up.ended:
-		if err != nil {
-			errs = append(errs, fmt.Errorf("holdfast up: %w; its last words: %s", err, d.place.lastWords()))
+	case <-d.up.ended:
+		if d.up.err != nil {
+			errs = append(errs, fmt.Errorf("holdfast up: %w; its last words:\n  %s", d.up.err, d.place.lastWords()))
 		}
 	case <-patience.Done():
 		errs = append(errs, fmt.Errorf("end in good order: %w", patience.Err()))
@@ -160,8 +147,20 @@ func (p place) lastWords() string {
 
 // command shows a command as a person would type it, runs it, and returns what it printed.
 func (d *demo) command(ctx context.Context, args ...string) (string, error) {
-	d.say.command("holdfast " + strings.Join(args, " "))
+	d.say.command(shown(args))
 	return d.quietly(ctx, args...)
+}
+
+// shown is a command of holdfast as a shell takes it.
+func shown(args []string) string {
+	line := "holdfast"
+	for _, a := range args {
+		if strings.ContainsAny(a, " '$") {
+			a = strconv.Quote(a)
+		}
+		line += " " + a
+	}
+	return line
 }
 
 // quietly runs a command of holdfast on this demo's root.

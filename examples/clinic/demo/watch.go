@@ -108,8 +108,8 @@ func (d *demo) whole(ctx context.Context, changed func(api.Status) (bool, error)
 		select {
 		case <-ctx.Done():
 			return first, fmt.Errorf("wait until all is whole: %w; lacking: %s", context.Cause(ctx), strings.Join(missing, "; "))
-		case err := <-d.upEnded():
-			return first, fmt.Errorf("wait until all is whole: holdfast up ended (%w); its last words: %s", errors.Join(err, errEnded), d.place.lastWords())
+		case <-d.up.ended:
+			return first, fmt.Errorf("wait until all is whole: %w", d.upGone())
 		case <-time.After(lookPace):
 		}
 	}
@@ -159,7 +159,8 @@ func (d *demo) status(ctx context.Context) (api.Status, error) {
 	return d.agents.Status(ctx)
 }
 
-// until looks again and again until done is satisfied.
+// until looks again and again until done says true, and returns the error that comes with it. Errors before that
+// are told when the time is up.
 func until(ctx context.Context, limit time.Duration, what string, done func() (bool, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -167,7 +168,7 @@ func until(ctx context.Context, limit time.Duration, what string, done func() (b
 	for {
 		yes, err := done()
 		if yes {
-			return nil
+			return err
 		}
 		if err != nil {
 			last = err
