@@ -80,7 +80,7 @@ func recruitFor(ctx context.Context, h Hands, a Action) error {
 
 // confirm reads the record linearizably just before what must not happen under an older one.
 func confirm(ctx context.Context, h Hands, a Action) (Record, error) {
-	r, _, err := h.Records.Read(ctx)
+	r, revision, err := h.Records.Read(ctx)
 	if err != nil {
 		return Record{}, err
 	}
@@ -93,8 +93,9 @@ func confirm(ctx context.Context, h Hands, a Action) (Record, error) {
 			return Record{}, fmt.Errorf("promote: the record names %s, %s, timeline %d: %w", r.Primary, r.Phase, r.Timeline, ErrStale)
 		}
 	case KindNames, KindBarrier:
-		if r.Primary != h.Self {
-			return Record{}, fmt.Errorf("the record names %s as the primary: %w", r.Primary, ErrStale)
+		// Who may acknowledge hangs on V and E: names judged from an older record could widen S past them.
+		if r.Primary != h.Self || revision != a.Revision {
+			return Record{}, fmt.Errorf("the record names %s as the primary, at revision %d; judged at %d: %w", r.Primary, revision, a.Revision, ErrStale)
 		}
 	case KindFollow, KindClone, KindRewind:
 		if r.Primary != a.From || r.Phase != Steady && r.Phase != Switching {

@@ -48,7 +48,9 @@ type Memory struct {
 	Cut        bool          // standby: the stream is configured and does not come
 	CutSince   time.Duration
 	Prepared   string // id of the switchover whose checkpoint was made
-	Short      bool   // primary: fewer standbys stream than must acknowledge
+	Hung       bool   // primary: it cannot write to its disk
+	HungSince  time.Duration
+	Short      bool // primary: fewer standbys stream than must acknowledge
 	ShortSince time.Duration
 }
 
@@ -105,6 +107,9 @@ func (j *judgement) do(a Action) {
 	}
 	if a.Epoch == 0 {
 		a.Epoch = j.v.Record.Epoch
+	}
+	if a.Kind == KindNames || a.Kind == KindBarrier {
+		a.Revision = j.v.Revision
 	}
 	j.d.Actions = []Action{a}
 	if a.Why != "" {
@@ -165,13 +170,19 @@ func (j *judgement) gate() {
 		j.d.Gate.Drain = switchDrain
 	}
 	serving := r.Phase == Steady && r.Opened
-	if serving && r.Primary == j.v.Self && j.v.Local.Known && (j.v.Local.Role != Primary || !j.v.Local.NamesOK) {
+	if l := j.v.Local; serving && r.Primary == j.v.Self && l.Known && (!l.Running || l.Role == Standby || !j.namesOurs()) {
 		serving = false
 		j.d.Gate.Why = "our own server does not serve as the primary"
 	}
 	if serving {
 		j.d.Gate.State, j.d.Gate.Target, j.d.Gate.Why = GateOpen, Endpoint{Host: r.Primary}, r.Primary+" is the primary"
 	}
+}
+
+// namesOurs reports whether our names are what Holdfast wrote; while it writes them they are between two states.
+func (j *judgement) namesOurs() bool {
+	l := j.v.Local
+	return l.NamesOK || l.Role != Primary || slices.Contains(j.v.Busy, KindNames)
 }
 
 // judge applies the rules in order of safety; the first that asks for an action wins.
@@ -209,10 +220,14 @@ func (j *judgement) judge() {
 func (j *judgement) mayBePrimary() bool {
 	r, l := j.v.Record, j.v.Local
 	switch {
+	case l.Promise.Epoch == 0 && r.Primary == j.v.Self && r.Phase != Recruiting:
+		return true // not read this time; without a promise there is no lease, and the keeper's deadline fences
 	case r.Primary != j.v.Self || l.Promise.Epoch != r.Epoch || r.Phase == Recruiting:
 		return false
 	case r.Phase == Creating:
 		return true
+	case l.Incarnation == "" || l.Timeline == 0:
+		return true // not read this time: nothing says that it is not the one
 	default:
 		promoting := slices.Contains(j.v.Busy, KindPromote) // the number is settled when that ends
 		return (promoting || l.Timeline == r.Timeline) && (r.Incarnation == "" || l.Incarnation == r.Incarnation)
@@ -239,10 +254,10 @@ func (j *judgement) refuses() bool {
 		return true
 	}
 	switched := r.Phase == Switching && r.Primary == j.v.Self && l.Promise.Epoch == r.Epoch+1
-	if l.PromiseOK && l.Promise.Epoch > r.Epoch && !switched {
+	if l.PromiseOK && !switched && (l.Promise.Epoch > r.Epoch || l.Promise.Generation > r.Generation) {
 		j.problem(problem.Problem{
 			Code: "database.agreed-state-old", Severity: problem.Critical,
-			Title:   fmt.Sprintf("%s promised epoch %d, but the agreed state says %d", j.v.Self, l.Promise.Epoch, r.Epoch),
+			Title:   fmt.Sprintf("%s promised epoch %d of generation %d, but the agreed state says %d of %d", j.v.Self, l.Promise.Epoch, l.Promise.Generation, r.Epoch, r.Generation),
 			Meaning: "The agreed state looks like an old backup. No automatic move happens, so nothing is forgotten.",
 			Remedy:  "restore the newest agreed state, or see what a forced failover would lose: holdfast status",
 		})
@@ -256,7 +271,7 @@ func (j *judgement) outdated() bool {
 	if j.m.Epoch == 0 || j.phaseAge() > 0 {
 		return false
 	}
-	long := []Kind{KindClone, KindRewind, KindBarrier, KindPromote, KindCheckpoint, KindRoles, KindNames}
+	long := []Kind{KindClone, KindRewind, KindFollow, KindStart, KindBarrier, KindPromote, KindCheckpoint, KindRoles, KindNames}
 	return slices.ContainsFunc(j.v.Busy, func(k Kind) bool { return slices.Contains(long, k) })
 }
 

@@ -52,6 +52,9 @@ func (j *judgement) primaryLost() (evidence, bool) {
 	if rep, ok := j.heard(r.Primary); ok {
 		return j.reportedLost(rep)
 	}
+	if p, ok := j.peer(r.Primary); ok && p.Report != nil && p.AgentAge < j.p.Times.Reachable {
+		return evidence{why: r.Primary + " cannot tell how its server is", patience: j.p.Times.Fence + j.p.Times.Stuck}, true
+	}
 	return j.silentLost()
 }
 
@@ -68,7 +71,15 @@ func (j *judgement) selfLost() (evidence, bool) {
 // given time: it starts, recovers or promotes.
 func (j *judgement) reportedLost(rep Report) (evidence, bool) {
 	r, l := j.v.Record, rep.Local
-	if rep.Epoch < r.Epoch || l.Role == Primary || l.Running && l.Role == NoRole && r.Phase == Steady {
+	switch {
+	case rep.Epoch < r.Epoch && r.Phase == Promoting:
+		return evidence{why: r.Primary + " was chosen and does not know it", patience: 3 * j.p.Times.Stuck}, true
+	case rep.Epoch < r.Epoch, l.Running && l.Role == NoRole && r.Phase == Steady:
+		return evidence{}, false
+	case l.Role == Primary && l.Writable == "hung" && r.Opened:
+		// Its own host ends it first; where even that hangs in the kernel, the others take over.
+		return evidence{why: r.Primary + " says that its server cannot write to its disk", patience: 2 * j.p.Times.Hung}, true
+	case l.Role == Primary:
 		return evidence{}, false
 	}
 	e := evidence{why: r.Primary + " says that its server does not serve as the primary", patience: j.p.Times.Stuck}
@@ -88,7 +99,7 @@ func (j *judgement) reportedLost(rep Report) (evidence, bool) {
 func (j *judgement) silentLost() (evidence, bool) {
 	r, t := j.v.Record, j.p.Times
 	mine, _ := j.peer(r.Primary)
-	if mine.AgentAge < t.Suspect || mine.GateAge < t.Suspect || j.v.Late {
+	if !j.silent(mine.AgentAge, mine.GateAge) || j.v.Late {
 		j.m.Quiet = false
 		return evidence{}, false
 	}
@@ -104,7 +115,7 @@ func (j *judgement) silentLost() (evidence, bool) {
 			continue // not reachable: its word is not asked for
 		}
 		heard := slices.ContainsFunc(rep.Silent, func(s Silence) bool {
-			return s.Host == r.Primary && (s.Agent < t.Suspect || s.Gate < t.Suspect)
+			return s.Host == r.Primary && !j.silent(s.Agent, s.Gate)
 		})
 		if heard || rep.Late {
 			j.because("%s still hears %s, or cannot tell", v.Host, r.Primary)
@@ -121,7 +132,7 @@ func (j *judgement) silentLost() (evidence, bool) {
 		if !j.m.Quiet {
 			j.m.Quiet, j.m.QuietSince = true, j.v.Now
 		}
-		if j.v.Now-j.m.QuietSince < t.VetoMax {
+		if j.v.Now-j.m.QuietSince < t.VetoMax || mine.GateAge < t.Suspect {
 			j.because("%s is silent, but its WAL still advances", r.Primary)
 			return evidence{}, false
 		}
@@ -130,15 +141,22 @@ func (j *judgement) silentLost() (evidence, bool) {
 		// We have not listened for long: who has just started hears nobody.
 		return evidence{why: fmt.Sprintf("nothing was heard of %s since we started, and %d voters agree", r.Primary, agree), patience: t.Suspect}, true
 	}
-	silence := min(mine.AgentAge, mine.GateAge).Round(100 * time.Millisecond)
+	silence := mine.AgentAge.Round(100 * time.Millisecond)
 	return evidence{why: fmt.Sprintf("%s is silent for %s, and %d voters agree", r.Primary, silence, agree)}, true
+}
+
+// silent judges one observer's hearing of a host. An agent and a listener that are both silent are a host that is
+// gone. A listener that still beats without its agent means that the host lives, and that nobody extends its
+// primary's lease: once that must have run out, the agent's silence alone counts, as long as no WAL advances.
+func (j *judgement) silent(agent, gate time.Duration) bool {
+	t := j.p.Times
+	return agent >= t.Suspect && gate >= t.Suspect || agent >= t.Suspect+t.Fence
 }
 
 // startElection raises the epoch, when enough voters could answer, in turn: the primary's own host first.
 func (j *judgement) startElection(e evidence) {
 	r, why := j.v.Record, e.why
-	able := j.ableVoters()
-	if len(able) < max(r.E, 1) {
+	if len(j.ableVoters()) < max(r.E, 1) && !j.formerAble() {
 		j.tooFew(why)
 		return
 	}
@@ -170,19 +188,32 @@ func unconfirmed(next, before Record) Record {
 	return next
 }
 
+// formerAble reports whether, in a promotion that was never confirmed, the primary before it could answer. It
+// alone is enough: nothing was acknowledged after its own epoch, and it holds all of that.
+func (j *judgement) formerAble() bool {
+	r := j.v.Record
+	if r.Phase != Promoting || r.Former.Host == "" {
+		return false
+	}
+	l, ok := j.localOf(r.Former.Host)
+	return ok && l.Data == DataPresent && l.PromiseOK && l.Incarnation == r.Former.Incarnation
+}
+
+// localOf is what a host says of its server, ours included.
+func (j *judgement) localOf(host string) (Local, bool) {
+	if host == j.v.Self {
+		return j.v.Local, j.v.Local.Known
+	}
+	rep, ok := j.heard(host)
+	return rep.Local, ok
+}
+
 // ableVoters are the voters that could answer a recruiting now, ourselves included.
 func (j *judgement) ableVoters() []string {
 	var able []string
 	for _, v := range j.v.Record.Voters {
-		l := j.v.Local
-		if v.Host != j.v.Self {
-			rep, ok := j.heard(v.Host)
-			if !ok {
-				continue
-			}
-			l = rep.Local
-		}
-		if l.Data == DataPresent && l.PromiseOK && l.Incarnation == v.Incarnation {
+		l, ok := j.localOf(v.Host)
+		if ok && l.Data == DataPresent && l.PromiseOK && l.Incarnation == v.Incarnation {
 			able = append(able, v.Host)
 		}
 	}
@@ -222,7 +253,11 @@ func (j *judgement) elect() {
 		return
 	}
 	answers := j.recruits()
-	if len(answers) < max(r.E, 1) {
+	alone := false
+	if former, ok := j.formerAnswer(); ok && len(answers) < max(r.E, 1) && j.phaseAge() > j.p.Times.Stuck {
+		answers, alone = []recruit{former}, true
+	}
+	if len(answers) < max(r.E, 1) && !alone {
 		j.d.Wake = min(j.d.Wake, 250*time.Millisecond)
 		if j.phaseAge() > j.p.Times.Stuck {
 			j.tooFew(fmt.Sprintf("epoch %d has %d of %d promises", r.Epoch, len(answers), r.E))
@@ -241,13 +276,38 @@ func (j *judgement) elect() {
 	}
 	best := slices.MaxFunc(answers, func(a, b recruit) int { return j.rank(a, b) })
 	next := r.Clone()
-	next.Phase, next.Alone, next.Runner = Promoting, false, j.v.Self
+	next.Phase, next.Alone, next.Runner = Promoting, alone, j.v.Self
+	if alone {
+		next.Former = Voter{}
+	}
 	next.Primary, next.Incarnation = best.voter.Host, best.voter.Incarnation
 	next.Timeline = j.nextTimeline()
 	why := fmt.Sprintf("%s holds the log up to %s on timeline %d, the furthest of %d answers (%d needed)",
 		best.voter.Host, best.pos.LSN, best.pos.Timeline, len(answers), r.E)
 	next.Because = append(next.Because, why)
 	j.swap(next, why)
+}
+
+// formerAnswer is the answer of the last confirmed primary, which holds every acknowledged commit by itself.
+func (j *judgement) formerAnswer() (recruit, bool) {
+	r := j.v.Record
+	if r.Former.Host == "" || r.Has(r.Former) {
+		return recruit{}, false
+	}
+	l, ok := j.localOf(r.Former.Host)
+	if !ok || l.Incarnation != r.Former.Incarnation || !j.answered(l) {
+		return recruit{}, false
+	}
+	return recruit{voter: r.Former, pos: l.Position}, true
+}
+
+// answered reports whether a server has promised this epoch and told a position on a history that is ours.
+func (j *judgement) answered(l Local) bool {
+	r := j.v.Record
+	if l.Data != DataPresent || !l.PromiseOK || l.Promise.Epoch != r.Epoch || l.Position.Epoch != r.Epoch {
+		return false
+	}
+	return kinship(r, l) == prefix || j.onAssigned(l)
 }
 
 // rank orders answers: newest timeline, then furthest position, then the plan's order of hosts.
@@ -274,25 +334,12 @@ func (j *judgement) timelineEpoch(timeline uint32) int64 {
 // (A5). A history that is neither part of the committed chain nor one step beyond it on an assigned number is
 // refused.
 func (j *judgement) recruits() []recruit {
-	r := j.v.Record
 	var out []recruit
-	for _, v := range r.Voters {
-		l := j.v.Local
-		if v.Host != j.v.Self {
-			rep, ok := j.heard(v.Host)
-			if !ok {
-				continue
-			}
-			l = rep.Local
+	for _, v := range j.v.Record.Voters {
+		l, ok := j.localOf(v.Host)
+		if ok && l.Incarnation == v.Incarnation && j.answered(l) {
+			out = append(out, recruit{voter: v, pos: l.Position})
 		}
-		if l.Data != DataPresent || !l.PromiseOK || l.Incarnation != v.Incarnation || l.Promise.Epoch != r.Epoch || l.Position.Epoch != r.Epoch {
-			continue
-		}
-		if kinship(r, l) != prefix && !j.onAssigned(l) {
-			j.because("%s's history at timeline %d is not part of the agreed one", v.Host, l.Position.Timeline)
-			continue
-		}
-		out = append(out, recruit{voter: v, pos: l.Position})
 	}
 	return out
 }

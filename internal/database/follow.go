@@ -73,7 +73,7 @@ func (j *judgement) keepUp() {
 		j.do(Action{Kind: KindRemember, Why: fmt.Sprintf("generation %d is agreed", r.Generation)})
 	}
 	pr, up := j.primaryReport()
-	if l.Receiving || !up || r.Phase != Steady {
+	if l.Receiving || !l.Ready || !up || r.Phase != Steady {
 		j.m.Cut = false
 		return
 	}

@@ -181,6 +181,34 @@ func (j *judgement) promote() {
 	}
 }
 
+// hung ends a primary that cannot write a record to its disk for long, once standbys can take over: it answers
+// and renews its lease, so nothing else would (DATABASE.md, Detection).
+func (j *judgement) hung() bool {
+	r, l := j.v.Record, j.v.Local
+	if l.Writable != "hung" || j.v.Late {
+		j.m.Hung = false
+		return false
+	}
+	if !j.m.Hung {
+		j.m.Hung, j.m.HungSince = true, j.v.Now
+	}
+	since := j.v.Now - j.m.HungSince
+	if since < j.p.Times.Hung {
+		return false
+	}
+	if r.W == 0 || len(j.ableVoters()) < max(r.E, 1) {
+		j.problem(problem.Problem{
+			Code: "database.hung", Severity: problem.Critical,
+			Title:   fmt.Sprintf("the primary on %s cannot write to its disk for %s", j.v.Self, since.Round(time.Second)),
+			Meaning: "Writes hang, and too few standbys answer to take over.",
+			Remedy:  "look at the disk of " + j.v.Self + "; bring the standbys back",
+		})
+		return false
+	}
+	j.kill(fmt.Sprintf("it cannot write to its disk for %s, and standbys can take over", since.Round(time.Second)))
+	return true
+}
+
 // votersAfterPromotion is V' = V + former primary - itself.
 func (j *judgement) votersAfterPromotion() []Voter {
 	r := j.v.Record
@@ -201,6 +229,9 @@ func (j *judgement) maintain() {
 	j.trackStandbys()
 	if !l.Names.Equal(j.m.Names) {
 		j.m.Names, j.m.NamesAt = l.Names, l.Flushed
+	}
+	if j.hung() {
+		return
 	}
 	if !l.Ready {
 		j.because("our server does not answer yet")
@@ -226,6 +257,9 @@ func (j *judgement) maintain() {
 func (j *judgement) ownNames() bool {
 	r, l := j.v.Record, j.v.Local
 	full := namesFor(r.Voters, r.W, r.Epoch)
+	if slices.Contains(j.v.Busy, KindNames) {
+		return true // between two states, and nothing else is begun meanwhile
+	}
 	if l.NamesOK && (l.Names.Equal(full) || j.oneStepFrom(full)) {
 		return true
 	}
@@ -361,11 +395,22 @@ func (j *judgement) streams(v Voter) bool {
 	return ok && s.State == "streaming" && s.Flushed+levelBytes >= l.Flushed
 }
 
+// leaveBytes is how far behind a voter may fall before it counts as not streaming: much more than to join, so
+// that a bulk load does not make it leave and join in turn.
+const leaveBytes = 64 * levelBytes
+
+// connected reports whether a voter streams from us at all, however far behind within reason.
+func (j *judgement) connected(v Voter) bool {
+	l := j.v.Local
+	s, ok := sender(l, StandbyName(v.Incarnation, j.v.Record.Epoch))
+	return ok && s.State == "streaming" && s.Flushed+leaveBytes >= l.Flushed
+}
+
 // trackStandbys notes since when each voter does not stream.
 func (j *judgement) trackStandbys() {
 	var unfit []Unfit
 	for _, v := range j.v.Record.Voters {
-		if j.streams(v) {
+		if j.connected(v) {
 			continue
 		}
 		u := Unfit{Voter: v, Since: j.v.Now}

@@ -18,7 +18,10 @@ func (j *judgement) lease() {
 		return
 	}
 	contact := Never
-	if v.Known {
+	switch {
+	case v.Known && len(v.Record.Members) == 1:
+		contact = 0 // nobody else holds a copy, so nobody else can have taken over
+	case v.Known:
 		contact = v.RecordAge
 	}
 	if age, ok := j.votersContact(epoch); ok {

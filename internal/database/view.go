@@ -23,6 +23,7 @@ type Times struct {
 	Stagger   time.Duration // between hosts that could start the same election
 	Stuck     time.Duration // a recruiting or promoting epoch without progress for this long may be run by another
 	Alone     time.Duration // least time between two restarts in place
+	Hung      time.Duration // a primary that cannot write to its disk for this long is ended, if standbys can take over
 	Switch    time.Duration // a switchover that has not stopped the primary by then is given up
 }
 
@@ -32,7 +33,7 @@ func DefaultTimes() Times {
 		Suspect: 2500 * time.Millisecond, Veto: 2 * time.Second, VetoMax: 30 * time.Second,
 		Reachable: time.Second, Open: 3500 * time.Millisecond, Fence: 3 * time.Second,
 		Remove: 3 * time.Second, Stagger: 300 * time.Millisecond, Stuck: 3 * time.Second,
-		Alone: 10 * time.Minute, Switch: 10 * time.Second,
+		Alone: 10 * time.Minute, Hung: 10 * time.Second, Switch: 10 * time.Second,
 	}
 }
 
