@@ -47,8 +47,9 @@ type Memory struct {
 	Unfit      []Unfit       // primary: voters that do not stream, sorted by host and incarnation
 	Cut        bool          // standby: the stream is configured and does not come
 	CutSince   time.Duration
-	Prepared   string // id of the switchover whose checkpoint was made
-	Hung       bool   // primary: it cannot write to its disk
+	Refollowed time.Duration // how long it had been cut when it was last set up once more
+	Prepared   string        // id of the switchover whose checkpoint was made
+	Hung       bool          // primary: it cannot write to its disk
 	HungSince  time.Duration
 	Short      bool // primary: fewer standbys stream than must acknowledge
 	ShortSince time.Duration

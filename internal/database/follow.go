@@ -12,6 +12,10 @@ import (
 // anew: several reconnects and a checkpoint fit in it.
 const cutLimit = 20 * time.Second
 
+// refollowAfter is how long a configured stream may fail to come before it is set up once more: its slot on the
+// primary may have been released meanwhile.
+const refollowAfter = 3 * time.Second
+
 // follow is the duty of a member that is not the primary: promise what is asked, then stream from the
 // confirmed primary, becoming a copy of it first where our own history went another way.
 func (j *judgement) follow() {
@@ -78,11 +82,28 @@ func (j *judgement) keepUp() {
 		return
 	}
 	if !j.m.Cut {
-		j.m.Cut, j.m.CutSince = true, j.v.Now
+		j.m.Cut, j.m.CutSince, j.m.Refollowed = true, j.v.Now, 0
 	}
-	if since := j.v.Now - j.m.CutSince; since > cutLimit && pr.Local.Ready {
+	since := j.v.Now - j.m.CutSince
+	switch {
+	case !pr.Local.Ready:
+	case since > cutLimit && !j.needed(pr), since > 6*cutLimit:
 		j.copyPrimary(fmt.Sprintf("the stream from %s does not come for %s", r.Primary, since.Round(time.Second)))
+	case since > refollowAfter && since-j.m.Refollowed > refollowAfter:
+		j.m.Refollowed = since
+		j.do(Action{Kind: KindFollow, From: r.Primary, Why: "the stream does not come: it is set up once more"})
 	}
+}
+
+// needed reports whether too few other standbys stream for ours to be replaced: behind as it is, it may be wanted.
+func (j *judgement) needed(pr Report) bool {
+	others := 0
+	for _, s := range pr.Local.Senders {
+		if s.State == "streaming" && s.Name != StandbyName(j.v.Local.Incarnation, j.v.Record.Epoch) && slices.Contains(pr.Local.Names.List, s.Name) {
+			others++
+		}
+	}
+	return others < j.v.Record.W && j.v.Record.Has(Voter{Host: j.v.Self, Incarnation: j.v.Local.Incarnation})
 }
 
 // copyPrimary makes our copy anew, once the primary can give one.

@@ -23,7 +23,7 @@ func (s *Server) Recruit(ctx context.Context, epoch, generation int64) (database
 		}
 		s.swear(database.Promise{Incarnation: s.d.incarnation})
 	}
-	if s.d.promise.Epoch > epoch || s.d.promise.Epoch == epoch && s.d.promise.Generation > generation {
+	if s.d.promise.Epoch > epoch || s.d.promise.Generation > generation {
 		return database.Position{}, fmt.Errorf("%w: epoch %d, generation %d", database.ErrPromised, s.d.promise.Epoch, s.d.promise.Generation)
 	}
 	if err := s.fsync(ctx); err != nil {

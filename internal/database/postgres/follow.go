@@ -84,6 +84,9 @@ func (s *Server) follow(ctx context.Context, from database.Endpoint, epoch int64
 	if err := s.makeStreamKey(epoch); err != nil {
 		return err
 	}
+	if err := s.reserveSlot(ctx, from, slotOf(d.conninfo)); err != nil {
+		return err
+	}
 	s.forgetPosition() // from here on the log grows
 	if l.gone {
 		if err := s.dropSlots(); err != nil {

@@ -72,7 +72,7 @@ func refuse(p database.Promise, epoch, generation int64) error {
 	if epoch < p.Epoch {
 		return fmt.Errorf("epoch %d is below the promised %d: %w", epoch, p.Epoch, database.ErrPromised)
 	}
-	if epoch == p.Epoch && generation < p.Generation {
+	if generation < p.Generation { // it rises over all epochs: a lower one is an old backup of the agreed state
 		return fmt.Errorf("generation %d of epoch %d is below the persisted %d: %w", generation, epoch, p.Generation, database.ErrPromised)
 	}
 	return nil
@@ -117,7 +117,7 @@ func (s *Server) raise(p database.Promise, epoch int64) error {
 	if p.Epoch >= epoch {
 		return nil
 	}
-	p.Epoch, p.Generation = epoch, 0
+	p.Epoch = epoch
 	return s.writePromise(p)
 }
 

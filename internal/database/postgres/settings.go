@@ -131,7 +131,7 @@ func (d dynamic) text() string {
 	for _, p := range []Parameter{
 		{"synchronous_standby_names", d.names},
 		{"primary_conninfo", d.conninfo},
-		{"primary_slot_name", ""},
+		{"primary_slot_name", slotOf(d.conninfo)},
 		{"restore_command", ""},
 		{"recovery_target_timeline", "latest"},
 		{"synchronous_commit", "on"},
