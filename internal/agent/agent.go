@@ -94,4 +94,6 @@ type Outcome struct {
 	Decisions map[string]database.Decision
 	Problems  []problem.Problem
 	Wake      time.Duration // the next round is due no later than this
+	// Singletons is how old the proof is that our singletons are nobody else's; database.Never if there is none.
+	Singletons time.Duration
 }

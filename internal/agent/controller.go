@@ -101,6 +101,7 @@ func (g *Govern) round(ctx context.Context) {
 	if err := g.publish(ctx, s); err != nil {
 		g.complain("plan not published", err)
 	}
+	g.prune(ctx, s)
 	for _, name := range g.cfg.Archives {
 		if err := g.archiver(ctx, s, name); err != nil {
 			g.complain("archiver not named", err)
@@ -130,6 +131,34 @@ func (g *Govern) publish(ctx context.Context, s Snapshot) error {
 	}
 	_, err := g.cfg.Store.Put(ctx, KeyPlan, g.cfg.Plan, entry.Revision)
 	return err
+}
+
+// answersKept is how many settled requests stay readable.
+const answersKept = 50
+
+// prune removes the oldest settled requests: every host reads all of them with each contact.
+func (g *Govern) prune(ctx context.Context, s Snapshot) {
+	var settled []cluster.Entry
+	for key, e := range s.Agreed {
+		if strings.HasPrefix(key, KeyAnswers) {
+			settled = append(settled, e)
+		}
+	}
+	slices.SortFunc(settled, func(a, b cluster.Entry) int { return int(a.Revision - b.Revision) })
+	for i := 0; i < len(settled)-answersKept; i++ {
+		request := s.Agreed[KeyRequests+strings.TrimPrefix(settled[i].Key, KeyAnswers)]
+		err := error(nil)
+		if request.Revision != 0 { // first, or it would look unsettled
+			err = g.cfg.Store.Delete(ctx, request.Key, request.Revision)
+		}
+		if err == nil {
+			err = g.cfg.Store.Delete(ctx, settled[i].Key, settled[i].Revision)
+		}
+		if err != nil {
+			g.complain("settled request not removed", err)
+			return
+		}
+	}
 }
 
 // archiver keeps naming one host that takes a database's log into its vault.

@@ -27,7 +27,8 @@ type slot struct {
 	mu      sync.Mutex // guards what follows
 	kinds   []database.Kind
 	cancel  context.CancelFunc // of the action that is no kill
-	gate    database.GateOrder // last order that the gate took
+	gate    database.GateOrder // last order that the gate took, and when
+	gateAt  time.Time
 	gating  bool
 	leasing bool
 }
@@ -66,6 +67,9 @@ func (s *slot) run(ctx context.Context, a database.Action) {
 	s.tell(log, a, took, err)
 	switch {
 	case a.Kind == database.KindSwap:
+		if err != nil && !errors.Is(err, cluster.ErrConflict) {
+			_ = s.agent.pause(ctx, retryPause, nil) // as below
+		}
 		s.agent.readNow(ctx)
 	case err != nil:
 		_ = s.agent.pause(ctx, retryPause, nil) // only slows the next try down
@@ -133,7 +137,7 @@ func (h hands) Interrupt(name string) {
 	}
 }
 
-// Lease extends the keeper's deadline of our primary. The time already spent on the way here is not counted
+// Lease extends the deadline of our primary, which its keeper holds, and the listener 0.5 s later. The time already spent on the way here is not counted
 // twice: the keeper counts from when it hears, so the round's own age is taken off by the driver's caller.
 func (h hands) Lease(name string, epoch int64, d time.Duration) {
 	s := h.agent.slots[name]
@@ -148,7 +152,10 @@ func (h hands) Lease(name string, epoch int64, d time.Duration) {
 		ctx, cancel := context.WithTimeout(h.ctx, time.Second)
 		defer cancel()
 		left := d - h.agent.cfg.Clock.Now().Sub(judged)
-		err := h.agent.cfg.Servers[name].Extend(ctx, epoch, left.Milliseconds())
+		err := errors.Join(
+			h.agent.cfg.Servers[name].Extend(ctx, epoch, left.Milliseconds()),
+			h.agent.cfg.Gates[name].Extend(ctx, epoch, left),
+		)
 		if err != nil && ctx.Err() == nil {
 			h.agent.cfg.Log.Debug("lease not extended", "database", name, "epoch", epoch, "err", err)
 		}
@@ -158,12 +165,17 @@ func (h hands) Lease(name string, epoch int64, d time.Duration) {
 	})
 }
 
-// Gate gives the listener its order, once for each change.
+// gateEvery is how often an order that stands is given again: a listener that was started anew holds until it
+// hears one.
+const gateEvery = time.Second
+
+// Gate gives the listener its order at each change, and again while it stands.
 func (h hands) Gate(name string, o database.GateOrder) {
 	s := h.agent.slots[name]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.gating || s.gate == o {
+	now := h.agent.cfg.Clock.Now()
+	if s.gating || s.gate == o && now.Sub(s.gateAt) < gateEvery {
 		return
 	}
 	full := o
@@ -176,6 +188,7 @@ func (h hands) Gate(name string, o database.GateOrder) {
 		full.Target = to
 	}
 	s.gating = true
+	repeated := s.gate == o
 	s.done.Go(func() {
 		ctx, cancel := context.WithTimeout(h.ctx, time.Second)
 		defer cancel()
@@ -183,14 +196,17 @@ func (h hands) Gate(name string, o database.GateOrder) {
 		s.mu.Lock()
 		s.gating = false
 		if err == nil {
-			s.gate = o
+			s.gate, s.gateAt = o, now
 		}
 		s.mu.Unlock()
-		if err != nil && h.ctx.Err() == nil {
+		switch {
+		case h.ctx.Err() != nil:
+		case err != nil:
 			h.agent.cfg.Log.Debug("listener order not taken", "database", name, "state", o.State, "err", err)
-			return
+		case repeated:
+		default:
+			h.agent.Wake() // another order may have come meanwhile
 		}
-		h.agent.Wake() // another order may have come meanwhile
 	})
 }
 

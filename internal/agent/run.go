@@ -66,6 +66,7 @@ type Diary interface {
 
 // Snapshot is the newest round of a host, for status and for the duties around it.
 type Snapshot struct {
+	At      time.Time // when the facts were taken
 	Facts   Facts
 	Outcome Outcome
 	Agreed  map[string]cluster.Entry // everything that the hosts agree on
@@ -80,6 +81,7 @@ type Agent struct {
 	wake   chan struct{}
 	slots  map[string]*slot
 
+	factsAt  time.Time // when the round's facts were taken; only rounds use it
 	stopping atomic.Bool
 	tending  *tending
 
@@ -175,10 +177,11 @@ func (a *Agent) rounds(ctx context.Context) error {
 }
 
 func (a *Agent) round(ctx context.Context) time.Duration {
+	a.factsAt = a.cfg.Clock.Now()
 	facts := a.facts()
 	out := a.loop.Round(facts, hands{agent: a, ctx: ctx})
 	a.publish(out.Report)
-	snap := Snapshot{Facts: facts, Outcome: out, Agreed: a.board.entries()}
+	snap := Snapshot{At: a.factsAt, Facts: facts, Outcome: out, Agreed: a.board.entries()}
 	a.mu.Lock()
 	a.last = snap
 	a.mu.Unlock()

@@ -56,8 +56,10 @@ func (l *Loop) serve(f Facts, h Hands, out *Outcome) {
 	s := f.Services
 	v := service.View{Elapsed: f.Now - l.servedAt, OrdersAge: -1, Known: s.Known, Observed: s.Observed, StopGrace: unplannedGrace}
 	l.servedAt = f.Now
+	contact := l.singletonContact(f)
+	out.Singletons = contact
 	if f.Known {
-		v.OrdersAge = f.ContactAge
+		v.OrdersAge = contact // only the start of a singleton hangs on it
 	}
 	if !f.Stopping {
 		v.Tasks = l.tasks(s)
@@ -68,7 +70,6 @@ func (l *Loop) serve(f Facts, h Hands, out *Outcome) {
 	for _, a := range d.Actions {
 		h.Service(a)
 	}
-	contact := l.singletonContact(f)
 	for _, t := range v.Tasks {
 		if t.Singleton && !t.Leave && contact < SingletonDeadline && running(s.Observed, t.ID) {
 			h.Hold(t.ID, contact)

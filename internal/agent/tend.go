@@ -93,15 +93,16 @@ func (t *tending) order(ctx context.Context, a service.Action) error {
 
 // instance is everything that an assignment of ours needs to run.
 func (t *tending) instance(id string) (service.Instance, error) {
-	f := t.agent.Last().Facts
+	last := t.agent.Last()
+	f := last.Facts
 	for _, placed := range f.Services.Agreed {
 		for _, x := range placed.Assignments {
 			if x.ID != id {
 				continue
 			}
 			in, err := t.agent.cfg.Instance(x)
-			if in.Deadline > 0 && f.ContactAge < database.Never {
-				in.Confirmed = t.agent.cfg.Clock.Now().Add(-f.ContactAge)
+			if in.Deadline > 0 && last.Outcome.Singletons < database.Never {
+				in.Confirmed = last.At.Add(-last.Outcome.Singletons)
 			}
 			return in, err
 		}
@@ -115,7 +116,7 @@ func (h hands) Hold(id string, contact time.Duration) {
 	if !t.claim(t.held, id) {
 		return
 	}
-	sent := h.agent.cfg.Clock.Now().Add(-contact)
+	sent := h.agent.factsAt.Add(-contact)
 	t.done.Go(func() {
 		defer t.release(t.held, id)
 		ctx, cancel := context.WithTimeout(h.ctx, time.Second)

@@ -107,6 +107,10 @@ type GateOrder struct {
 // Gate is this host's listener process.
 type Gate interface {
 	Order(ctx context.Context, o GateOrder) error
+
+	// Extend lets the listener lead to our own primary of epoch for d from now, and half a second more; then it
+	// cuts by itself, should the primary's keeper have failed to.
+	Extend(ctx context.Context, epoch int64, d time.Duration) error
 }
 
 // Records keeps the record of one database. Swap loses with an error when the revision moved.

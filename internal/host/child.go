@@ -87,8 +87,17 @@ func (c child) ensure(ctx context.Context) (*keeper.Client, error) {
 		}
 	}
 	return keeper.Launch(ctx, c.exe, keeper.Spec{
-		Name: c.name, Dir: dir, Argv: []string{c.exe, c.verb, specFile(c.dir, c.name)}, Env: os.Environ(), WorkDir: c.dir,
+		Name: c.name, Dir: dir, Argv: []string{c.exe, c.verb, specFile(c.dir, c.name)}, Env: childEnvironment(), WorkDir: c.dir,
 	})
+}
+
+// childEnvironment is what our own processes need; secrets that the agent was given by variables stay with it.
+func childEnvironment() []string {
+	env := []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"}
+	if level, ok := os.LookupEnv("HOLDFAST_LOG"); ok {
+		env = append(env, "HOLDFAST_LOG="+level)
+	}
+	return env
 }
 
 // stop ends the child in good order.

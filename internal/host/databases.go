@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"time"
 
 	"holdfast/internal/database"
 	"holdfast/internal/database/gate"
@@ -101,4 +102,10 @@ func (h *Host) policy(name string) database.Policy {
 		return database.Policy{}
 	}
 	return policy(h.cfg.Plan, d)
+}
+
+// Extend implements database.Gate.
+func (l listener) Extend(ctx context.Context, epoch int64, d time.Duration) error {
+	_, err := l.client.Extend(ctx, uint64(epoch), d)
+	return err
 }

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"holdfast/internal/durable"
 	"holdfast/internal/problem"
 )
 
@@ -45,6 +46,13 @@ func takeRelease(dir, from string) (release, error) {
 	if err := os.MkdirAll(base, 0o755); err != nil {
 		return release{}, err
 	}
+	stamp, err := stampOf(from)
+	if err != nil {
+		return release{}, fmt.Errorf("take the release %s: %w", from, err)
+	}
+	if r, ok := taken(base, stamp); ok {
+		return r, nil
+	}
 	tmp, err := os.MkdirTemp(base, ".taking-")
 	if err != nil {
 		return release{}, fmt.Errorf("take the release: %w", err)
@@ -61,13 +69,47 @@ func takeRelease(dir, from string) (release, error) {
 	}
 	r := release{hash: hex.EncodeToString(sum.Sum(nil)[:8])}
 	r.dir = filepath.Join(base, r.hash)
-	if _, err := os.Stat(r.dir); err == nil {
-		return r, nil
+	if _, err := os.Stat(r.dir); errors.Is(err, fs.ErrNotExist) {
+		if err := errors.Join(os.Chmod(tmp, 0o755), os.Rename(tmp, r.dir)); err != nil {
+			return release{}, fmt.Errorf("take the release %s: %w", from, err)
+		}
 	}
-	if err := os.Chmod(tmp, 0o755); err != nil {
-		return release{}, err
+	return r, durable.WriteFile(stampFile(base), []byte(stamp+" "+r.hash+"\n"), 0o644)
+}
+
+func stampFile(base string) string { return filepath.Join(base, "taken") }
+
+// stampOf names a release by the sizes and times of its files, so that an agent that is started again need not
+// read all of it: its primary's lease does not wait.
+func stampOf(from string) (string, error) {
+	sum := sha256.New()
+	err := filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		_, _ = fmt.Fprintf(sum, "%s\x00%d\x00%d\x00%o\x00", path, info.Size(), info.ModTime().UnixNano(), info.Mode()) // a hash takes everything
+		return nil
+	})
+	return hex.EncodeToString(sum.Sum(nil)[:8]), err
+}
+
+// taken finds the copy that was made of exactly these files before.
+func taken(base, stamp string) (release, bool) {
+	data, err := os.ReadFile(stampFile(base))
+	if err != nil {
+		return release{}, false
 	}
-	return r, os.Rename(tmp, r.dir)
+	was, hash, ok := strings.Cut(strings.TrimSpace(string(data)), " ")
+	if !ok || was != stamp {
+		return release{}, false
+	}
+	r := release{hash: hash, dir: filepath.Join(base, hash)}
+	_, err = os.Stat(r.dir)
+	return r, err == nil
 }
 
 func copyTree(to, from string, sum hash.Hash) error {

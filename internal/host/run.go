@@ -167,7 +167,14 @@ func (h *Host) openServices(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	h.services = &services{cfg: h.cfg, self: h.self, release: r, runtime: runtime, prober: probe.New(h.clock), ctx: context.WithoutCancel(ctx)}
+	account, err := unprivileged()
+	if err != nil {
+		return err
+	}
+	if err := showAuthority(h.cfg.Dir); err != nil {
+		return err
+	}
+	h.services = &services{user: account, cfg: h.cfg, self: h.self, release: r, runtime: runtime, prober: probe.New(h.clock), ctx: context.WithoutCancel(ctx)}
 	if hasRoutes(h.cfg.Plan) {
 		h.balancer = newBalancer(h)
 	}

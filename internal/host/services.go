@@ -5,13 +5,17 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/url"
+	"os"
+	"os/user"
 	"path/filepath"
 	"slices"
 	"strconv"
 
 	"holdfast/internal/agent"
+	"holdfast/internal/durable"
 	"holdfast/internal/plan"
 	"holdfast/internal/service"
 	"holdfast/internal/service/probe"
@@ -25,7 +29,38 @@ type services struct {
 	release release
 	runtime *process.Runtime
 	prober  *probe.Prober
+	user    account
 	ctx     context.Context // bounds the reading of secrets
+}
+
+// account is whom instances run as. An agent that is root gives its services no rights of its own: they could
+// read every key of this host.
+type account struct{ uid, gid int } // zero = as the agent
+
+// unprivileged is the account for services: nobody, where the agent is root.
+func unprivileged() (account, error) {
+	if os.Geteuid() != 0 {
+		return account{}, nil
+	}
+	u, err := user.Lookup("nobody")
+	if err != nil {
+		return account{}, fmt.Errorf("find an account for services: %w", err)
+	}
+	uid, errU := strconv.Atoi(u.Uid)
+	gid, errG := strconv.Atoi(u.Gid)
+	return account{uid, gid}, errors.Join(errU, errG)
+}
+
+// authorityFile is the application's authority where services can read it.
+func authorityFile(dir string) string { return filepath.Join(dir, "ca.crt") }
+
+// showAuthority puts it there; it is no secret.
+func showAuthority(dir string) error {
+	pem, err := os.ReadFile(filepath.Join(certDir(dir), "ca.crt"))
+	if err != nil {
+		return fmt.Errorf("read the application's authority: %w", err)
+	}
+	return durable.WriteFile(authorityFile(dir), pem, 0o644)
 }
 
 // version names what a service runs as: the release and the service's own words, so that a change of either is
@@ -73,7 +108,7 @@ func (s *services) instance(a service.Assignment) (service.Instance, error) {
 	}
 	in := service.Instance{
 		ID: a.ID, Service: a.Service, Host: s.self.Name, Version: a.Version, Argv: slices.Clone(svc.Run),
-		Address: s.self.Address, Port: svc.Port, WorkDir: s.cfg.Dir,
+		Address: s.self.Address, Port: svc.Port, WorkDir: s.cfg.Dir, UID: s.user.uid, GID: s.user.gid,
 	}
 	if s.release.dir != "" {
 		in.WorkDir = s.release.dir
@@ -93,7 +128,7 @@ func (s *services) instance(a service.Assignment) (service.Instance, error) {
 // listen, and the plan's own. The agent's other variables stay with the agent.
 func (s *services) environment(svc plan.Service, a service.Assignment) (service.Environment, error) {
 	env := service.Environment{
-		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + s.cfg.Dir, "LANG=C.UTF-8",
+		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/nonexistent", "LANG=C.UTF-8",
 		"HOLDFAST_ADDRESS=" + s.self.Address, "HOLDFAST_INSTANCE=" + a.ID, "HOLDFAST_HOST=" + s.self.Name,
 		"HOLDFAST_VERSION=" + a.Version,
 	}
@@ -154,7 +189,7 @@ func (s *services) databaseURL(d plan.Database) (string, error) {
 	u := url.URL{
 		Scheme: "postgres", User: url.UserPassword(role.Name, password.Reveal()),
 		Host: hostPort(s.self.Address, d.WritePort), Path: "/" + database,
-		RawQuery: url.Values{"sslmode": {"verify-ca"}, "sslrootcert": {filepath.Join(certDir(s.cfg.Dir), "ca.crt")}}.Encode(),
+		RawQuery: url.Values{"sslmode": {"verify-ca"}, "sslrootcert": {authorityFile(s.cfg.Dir)}}.Encode(),
 	}
 	return u.String(), nil
 }
@@ -168,7 +203,7 @@ func (s *services) tend(now agent.Snapshot) {
 			continue
 		}
 		targets = append(targets, probe.Target{
-			ID: o.ID, Life: o.Life, Address: s.self.Address, Port: svc.Port, Live: svc.Live, Ready: svc.Ready, WorkDir: s.release.dir,
+			ID: o.ID, Life: o.Life, Address: s.self.Address, Port: svc.Port, Live: svc.Live, Ready: svc.Ready, WorkDir: s.release.dir, UID: s.user.uid, GID: s.user.gid,
 		})
 	}
 	s.prober.Set(targets)

@@ -29,7 +29,7 @@ type Agents struct {
 }
 
 // restartPause keeps an agent that fails at once from being started in a tight loop.
-const restartPause = time.Second
+const restartPause = 300 * time.Millisecond
 
 // PIDFile is where an agent writes its process id.
 func PIDFile(root, name string) string { return filepath.Join(HostDir(root, name), "agent.pid") }
