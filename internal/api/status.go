@@ -53,6 +53,7 @@ type DatabaseStatus struct {
 	Primary        string         `json:"primary"`
 	Open           bool           `json:"open"` // clients are let in
 	AcknowledgedBy int            `json:"acknowledged_by"`
+	ElectionNeeds  int            `json:"election_needs"`    // voters that must answer before one takes over; while a former self is still a voter, more than there are
 	Because        []string       `json:"because,omitempty"` // why this primary
 	Listener       []string       `json:"listener"`
 	Servers        []ServerStatus `json:"servers"`
@@ -166,7 +167,7 @@ func describeDatabase(p *plan.Plan, d plan.Database, self string, s agent.Snapsh
 	}
 	r := s.Facts.Databases[i].Record
 	out.Phase, out.Epoch, out.Timeline, out.Primary = string(r.Phase), r.Epoch, r.Timeline, r.Primary
-	out.Open, out.Because = r.Opened, r.Because
+	out.Open, out.Because, out.ElectionNeeds = r.Opened, r.Because, r.E
 	var head database.LSN
 	if rep := reportOf(self, r.Primary, s); rep != nil {
 		head = rep.Databases[d.Name].Local.Flushed
@@ -320,7 +321,7 @@ func databaseWithout(d DatabaseStatus, host string) (string, bool) {
 		return "writes would wait for a standby", false
 	case d.AcknowledgedBy == 0:
 		return "commits that no standby has would be lost, and no standby takes over by itself", false
-	case counting > 0 && counting >= d.AcknowledgedBy:
+	case counting > 0 && counting >= d.AcknowledgedBy && counting >= d.ElectionNeeds:
 		return "no acknowledged commit lost; a standby takes over in about 6 s (not measured here yet)", true
 	}
 	return "no acknowledged commit lost, but no standby could take over", false

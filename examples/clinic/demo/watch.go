@@ -74,6 +74,11 @@ func lacking(p *plan.Plan, st api.Status) []string {
 			say("%s: %d of %d instances ready", s.Name, now.Ready, s.Instances)
 		}
 	}
+	for _, x := range st.IfDied {
+		if !x.Safe {
+			say("the death of %s would not be survived in full", x.Host)
+		}
+	}
 	for _, x := range st.Problems {
 		if x.Severity != problem.Note {
 			say("%s %s", x.Code, x.Subject)

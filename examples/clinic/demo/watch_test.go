@@ -67,6 +67,8 @@ func TestWhatIsLackingToFullRedundancy(t *testing.T) {
 		"a problem that somebody reports": {func(s *api.Status) {
 			s.Problems = []problem.Problem{{Code: "a.b", Subject: "c", Severity: problem.Degraded}}
 		}, []string{"a.b c"}},
+		"a host whose death would not be survived": {func(s *api.Status) { s.IfDied = []api.IfDied{{Host: "east-1", Safe: true}, {Host: "east-2"}} },
+			[]string{"the death of east-2 would not be survived in full"}},
 		"everything, when nothing is told": {func(s *api.Status) { *s = api.Status{} }, []string{
 			"host east-1 is silent", "host east-2 is silent", "host east-3 is silent", "records is not open", "records has 0 primaries",
 			"records: 0 of 2 standbys stream and count", "the log of records does not reach the vault",
