@@ -247,11 +247,11 @@ func writeRestored(out io.Writer, o restoredDatabase) error {
 	_, err := fmt.Fprintf(out, `restored %s at %s to %s in %s
   from base backup %s (%s) and %s of log, replayed; shut down in good order
   It stays to itself: no address, no archive. Look at it beside the live one:
-    %s%s -D %s -o "-k /tmp -p 5499" -w start
+    %s%s -D %s -l %s -o "-k /tmp -p 5499" -w start
   Let a server on it listen and archive again:
     holdfast restore release %s
 `, o.Database, o.At, o.Place.Dir, tookText(time.Duration(o.Took)), o.Backup.ID, sizeText(o.Backup.Bytes), sizeText(o.Log),
-		who, filepath.Join(o.BinDir, "pg_ctl"), o.Place.Dir, o.Place.Dir)
+		who, filepath.Join(o.BinDir, "pg_ctl"), o.Place.Dir, filepath.Join(o.Place.Dir, "server.log"), o.Place.Dir)
 	return err
 }
 
