@@ -287,8 +287,12 @@ func TestARestoreRefusesAndNeverStartsHalfDone(t *testing.T) {
 			t.Error(err)
 		}
 		conf, err := os.ReadFile(filepath.Join(dir, "postgresql.auto.conf"))
-		if err != nil || bytes.Contains(conf, []byte("holdfast restore")) {
-			t.Errorf("after release: %s, %v", conf, err)
+		if err != nil || bytes.Contains(conf, []byte("listen_addresses")) {
+			t.Errorf("after release it still keeps to itself: %s, %v", conf, err)
+		}
+		at := bytes.LastIndex(conf, []byte("synchronous_standby_names"))
+		if at < 0 || !bytes.HasPrefix(conf[at:], []byte("synchronous_standby_names = ''")) {
+			t.Errorf("after release its commits would wait for standbys: %s", conf)
 		}
 	})
 	t.Run("a damaged chunk stops it", func(t *testing.T) {
