@@ -246,3 +246,44 @@ func TestAWrongPlanNamesEveryMistakeAndChangesNothing(t *testing.T) {
 		t.Errorf("the root was made: %v", err)
 	}
 }
+
+func TestANearlyFullDiskIsRefusedBeforeAnythingIsMade(t *testing.T) {
+	if os.Geteuid() != 0 {
+		if os.Getenv("CI") != "" {
+			t.Fatal("mounting a small file system needs root")
+		}
+		t.Skip("mounting a small file system needs root")
+	}
+	w := lab.New(t, "127.60.5")
+	if err := os.MkdirAll(w.Root, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount("tmpfs", w.Root, "tmpfs", 0, "size=100m"); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := syscall.Unmount(w.Root, 0); err != nil {
+			t.Errorf("unmount: %v", err)
+		}
+	}()
+	out, err := w.Run("up", "--root", w.Root, w.Plan)
+	if err == nil || !strings.Contains(out, "host.disk-low") {
+		t.Errorf("got %v: %s", err, out)
+	}
+	if _, err := os.Stat(filepath.Join(w.Root, "ca")); !os.IsNotExist(err) {
+		t.Errorf("something was made: %v", err)
+	}
+}
+
+// Whenever Ctrl-C comes, the same data start again: in the middle of certificates, of the first etcd election, of
+// initdb, of the first copies.
+func TestCtrlCAtAnyMomentLeavesDataThatStartAgain(t *testing.T) {
+	w := lab.New(t, "127.60.6")
+	for _, after := range []time.Duration{300 * time.Millisecond, 1100 * time.Millisecond, 1900 * time.Millisecond, 2900 * time.Millisecond} {
+		w.Launch()
+		time.Sleep(after) // the moment of the fault, not a wait for anything
+		w.Stop()
+	}
+	w.Start()
+	w.Load("after").End()
+}

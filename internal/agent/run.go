@@ -15,6 +15,7 @@ import (
 	"holdfast/internal/clock"
 	"holdfast/internal/cluster"
 	"holdfast/internal/database"
+	"holdfast/internal/problem"
 	"holdfast/internal/service"
 )
 
@@ -52,6 +53,7 @@ type Config struct {
 	Clock     clock.Clock
 	Log       *slog.Logger
 	Diary     Diary
+	Problems  func() []problem.Problem // of the host itself; nil = none are looked for
 	Services  []ServicePolicy
 	Runtime   service.Runtime // nil = this host runs no services
 	Health    func() map[string]Checked
@@ -180,6 +182,10 @@ func (a *Agent) round(ctx context.Context) time.Duration {
 	a.factsAt = a.cfg.Clock.Now()
 	facts := a.facts()
 	out := a.loop.Round(facts, hands{agent: a, ctx: ctx})
+	if a.cfg.Problems != nil {
+		out.Problems = append(out.Problems, a.cfg.Problems()...)
+		out.Report.Problems = out.Problems
+	}
 	a.publish(out.Report)
 	snap := Snapshot{At: a.factsAt, Facts: facts, Outcome: out, Agreed: a.board.entries()}
 	a.mu.Lock()

@@ -89,7 +89,8 @@ func up(ctx context.Context, out io.Writer, p *plan.Plan, file, root string) err
 			Remedy:  "use them: holdfast status --root " + root + "; or end them: holdfast down --root " + root,
 		}
 	}
-	if err := everyHost(p, root, func(cfg host.Config) error { return host.CheckPorts(ctx, cfg) }); err != nil {
+	err = everyHost(p, root, func(cfg host.Config) error { return errors.Join(host.CheckSpace(cfg), host.CheckPorts(ctx, cfg)) })
+	if err != nil {
 		return err
 	}
 	c, made, err := local.Prepare(p, file, root)

@@ -147,7 +147,7 @@ func (j *judgement) remember() {
 			}
 		}
 		j.m.Epoch, j.m.Phase, j.m.PhaseSince = r.Epoch, r.Phase, j.v.Now
-		j.m.Lost, j.m.Cut = false, false
+		j.m.Lost, j.m.Cut, j.m.Hung = false, false, false
 	}
 	if j.v.Local.Role == Primary && r.Primary == j.v.Self && j.v.Local.Promise.Epoch == r.Epoch {
 		j.m.SawPrimary = true

@@ -95,7 +95,8 @@ func (j *judgement) reportedLost(rep Report) (evidence, bool) {
 }
 
 // silentLost suspects a host that nobody hears: every reachable voter, at least E of them, each by its own
-// on-time clock. WAL that still advances on any of them is a veto for a while (DATABASE.md, Detection).
+// on-time clock. WAL that still advances on any of them is a veto for a while (DATABASE.md, Detection). Where the
+// primary before could come back by itself, its word and nobody's denial suffice.
 func (j *judgement) silentLost() (evidence, bool) {
 	r, t := j.v.Record, j.p.Times
 	mine, _ := j.peer(r.Primary)
@@ -103,8 +104,13 @@ func (j *judgement) silentLost() (evidence, bool) {
 		j.m.Quiet = false
 		return evidence{}, false
 	}
+	observers, need := r.Voters, r.E
+	if j.formerAble() {
+		// The chosen one is among the voters and cannot be asked. Who could take over by itself is asked instead.
+		observers, need = with(observers, r.Former), 1
+	}
 	agree, advancing := 0, false
-	for _, v := range r.Voters {
+	for _, v := range observers {
 		if v.Host == j.v.Self && v.Incarnation == j.v.Local.Incarnation {
 			agree++
 			advancing = advancing || j.v.Advanced < t.Veto
@@ -124,8 +130,8 @@ func (j *judgement) silentLost() (evidence, bool) {
 		agree++
 		advancing = advancing || rep.Advanced < t.Veto
 	}
-	if agree < r.E {
-		j.tooFew(fmt.Sprintf("%s is silent, but only %d of %d needed voters say so", r.Primary, agree, r.E))
+	if agree < need {
+		j.tooFew(fmt.Sprintf("%s is silent, but only %d of %d needed voters say so", r.Primary, agree, need))
 		return evidence{}, false
 	}
 	if advancing {

@@ -546,7 +546,7 @@ func (j *judgement) redundancy() {
 		if host == j.v.Self {
 			continue
 		}
-		ok := slices.ContainsFunc(r.Voters, func(v Voter) bool { return v.Host == host && j.streams(v) })
+		ok := slices.ContainsFunc(r.Voters, func(v Voter) bool { return v.Host == host && j.connected(v) })
 		if ok {
 			streaming++
 			continue

@@ -49,6 +49,7 @@ type Host struct {
 	children []child // listeners and edge
 	exits    []*exits
 
+	disk     *disk
 	members  *members.List
 	services *services
 	balancer *balancer // nil = no routes
@@ -142,6 +143,7 @@ func (h *Host) open(ctx context.Context) error {
 	}
 	h.beats = newBeats(cfg.Plan, cfg.Self, client, h.clock, cfg.Log)
 	h.late = heartbeat.NewLateness(h.clock)
+	h.disk = &disk{host: h}
 	if h.members, err = openMembers(cfg, h.self); err != nil {
 		return err
 	}
@@ -203,7 +205,7 @@ func (h *Host) agentConfig() agent.Config {
 		Self: h.cfg.Self, Version: h.cfg.Version, Plan: planHash(p), Store: h.store, Beats: h.beats, Clock: h.clock, Log: h.cfg.Log, Diary: h.diary,
 		Servers: map[string]database.Server{}, Gates: map[string]database.Gate{}, Exits: map[string]<-chan struct{}{},
 		Services: h.services.policies(), Runtime: h.services.runtime, Health: h.services.health, Instance: h.services.instance,
-		Tend: h.tend,
+		Tend: h.tend, Problems: h.disk.problems,
 		Late: func() bool { return h.late.Worst() > lateMax },
 		Reach: func(name, host string) (database.Endpoint, error) {
 			d, okD := p.DatabaseNamed(name)
@@ -248,6 +250,7 @@ func (h *Host) run(ctx context.Context, down <-chan struct{}) error {
 	g.Go(func() error { return h.beats.run(ctx) })
 	g.Go(func() error { return h.late.Run(ctx) })
 	g.Go(func() error { return h.agent.Run(ctx) })
+	g.Go(func() error { return h.disk.run(ctx) })
 	g.Go(func() error { return h.govern.Elect(ctx) })
 	g.Go(func() error { return h.govern.Run(ctx) })
 	for _, a := range h.archives {
