@@ -200,7 +200,7 @@ func (w *tableWords) writeOutcome(out io.Writer, b broughtBack) error {
 	var text string
 	switch r := b.PutBack; {
 	case r == nil && b.Diff.Missing > 0:
-		text = fmt.Sprintf("\nNothing was changed. Put the missing rows back with --put-back instead of --diff (--dry-run tries it first).\n")
+		text = "\nNothing was changed. Put the missing rows back with --put-back instead of --diff (--dry-run tries it first).\n"
 	case r == nil || r.Wanted == 0:
 		text = "\nNothing is missing, and nothing was changed.\n"
 	case r.DryRun:
