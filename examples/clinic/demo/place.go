@@ -31,7 +31,6 @@ func (p place) planFile() string { return filepath.Join(p.work, "plan", "holdfas
 // log outlives the demo: it is what a person reads when everything else has been removed.
 func (p place) log() string       { return p.work + ".log" }
 func (p place) clientLog() string { return filepath.Join(p.work, "client.log") }
-func (p place) restored() string  { return filepath.Join(p.work, "restored") }
 func (p place) authority() string { return filepath.Join(p.root(), "ca", "ca.crt") }
 func (p place) host(h string) string {
 	return filepath.Join(p.root(), "hosts", h)

@@ -83,6 +83,19 @@ func TestTextsAreShortened(t *testing.T) {
 	}
 }
 
+func TestABackupIsProvenOnlyWhenThatIsSaid(t *testing.T) {
+	for text, want := range map[string]bool{
+		"base backup x, made on h in 2s\n  size      1 MiB\n  proven    yes, by restoring it\n": true,
+		"base backup x\n  proven    no, the restore failed\n":                                   false,
+		"base backup x is not proven yes\n":                                                     false,
+		"":                                                                                      false,
+	} {
+		if saysProven(text) != want {
+			t.Errorf("%q says proven: %v", text, !want)
+		}
+	}
+}
+
 func TestSizesAreForPeople(t *testing.T) {
 	for bytes, want := range map[int64]string{0: "0 KiB", 2048: "2 KiB", 645 << 20: "645 MiB", 3 << 29: "1.50 GiB"} {
 		if got := size(bytes); got != want {
