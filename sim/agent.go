@@ -41,6 +41,9 @@ type agentLife struct {
 	advanced time.Duration
 	peers    []peer // by index of host
 
+	gateOrder database.GateOrder // the last that the listener took, and when
+	gateAt    time.Duration
+
 	running   []running
 	roundAt   time.Duration // virtual; of the round that is due
 	roundTurn int
@@ -123,12 +126,12 @@ func (a *agentLife) readLoop() {
 func (a *agentLife) readStore() {
 	sent := a.h.clock()
 	a.after(a.w.storeWay(), func() {
-		if !a.w.reachesStore(a.h) {
+		if !a.w.learnsFrom(a.h) {
 			return
 		}
 		read := a.readNow()
 		a.after(a.w.storeWay(), func() {
-			if a.w.reachesStore(a.h) {
+			if a.w.learnsFrom(a.h) {
 				a.contact = max(a.contact, sent)
 				a.learn(read)
 			}
@@ -165,7 +168,7 @@ func (a *agentLife) learn(r reading) {
 // watched is a change that a watch brings; it is no contact.
 func (a *agentLife) watched() {
 	a.after(a.w.storeWay(), func() {
-		if a.known && a.w.reachesStore(a.h) && !a.h.watchHeld {
+		if a.known && a.w.learnsFrom(a.h) && !a.h.watchHeld {
 			a.learn(a.readNow())
 		}
 	})

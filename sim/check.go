@@ -27,12 +27,16 @@ type checker struct {
 	w        *World
 	revision int64 // of the store when last looked at
 	record   database.Record
-	versions int // of all servers when I1 was last checked
+	history  []database.Record // all that were agreed
+	restored bool              // the store was put back to an older state: what is agreed no longer binds
+	versions int               // of all servers when I1 was last checked
 
 	acks         []ack
 	seen         []int // rows that a reader saw and nobody cancelled
 	cancelled    map[int]bool
 	acknowledged int
+	ackAt        time.Duration    // of the newest; 0 = none yet
+	longest      time.Duration    // between two
 	newest       int64            // highest epoch that acknowledged
 	writers      map[int64]string // who acknowledges in an epoch
 	timelines    map[uint32]database.Fork
@@ -64,6 +68,10 @@ func (c *checker) Acknowledged(host, incarnation string, epoch int64, e database
 	c.newest = max(c.newest, epoch)
 	c.acks = append(c.acks, ack{e.ID, epoch, host})
 	c.acknowledged++
+	if c.ackAt > 0 {
+		c.longest = max(c.longest, w.now-c.ackAt)
+	}
+	c.ackAt = w.now
 	if c.healed > 0 && c.openedAt == 0 {
 		c.openedAt = w.now
 	}
@@ -122,6 +130,7 @@ func (c *checker) step() {
 	if rev := w.store.Revision(); rev != c.revision {
 		c.revision = rev
 		c.recordChanged()
+		w.restoring = false
 		changed = true
 	}
 	sum := 0
@@ -139,9 +148,13 @@ func (c *checker) recordChanged() {
 	r, _ := w.agreed()
 	before := c.record
 	c.record = r
+	if r.Epoch != 0 {
+		c.history = append(c.history, r)
+	}
 	w.note("", "agreed: epoch=%d gen=%d %s primary=%s(%s) tl=%d voters=%v E=%d W=%d opened=%t alone=%t former=%v: %s", r.Epoch, r.Generation,
 		r.Phase, r.Primary, r.Incarnation, r.Timeline, r.Voters, r.E, r.W, r.Opened, r.Alone, r.Former, strings.Join(r.Because, "; "))
-	if r.Epoch < before.Epoch || r.Generation <= before.Generation {
+	backup := w.restoring
+	if !backup && (r.Epoch < before.Epoch || r.Generation <= before.Generation) {
 		w.fail("the record only rises", "epoch %d, generation %d after %d, %d", r.Epoch, r.Generation, before.Epoch, before.Generation)
 	}
 	for _, h := range w.hosts {
@@ -149,7 +162,8 @@ func (c *checker) recordChanged() {
 			h.agent.watched()
 		}
 	}
-	if r.Phase == database.Steady && (before.Epoch != r.Epoch || before.Phase != r.Phase) {
+	w.faults.agreed(before, r)
+	if r.Phase == database.Steady && !backup && (before.Epoch != r.Epoch || before.Phase != r.Phase) {
 		c.nothingLost("confirmed in epoch")
 	}
 }
@@ -188,6 +202,9 @@ func (c *checker) nothingLost(when string) {
 // quorumsMeet is I1 at this instant: every set that can acknowledge meets every set that can elect.
 func (c *checker) quorumsMeet() {
 	w, r := c.w, c.record
+	if c.restored {
+		return // the agreed sets are those of another day; what counts is that nothing is lost
+	}
 	for _, h := range w.hosts {
 		epoch, ok := h.srv.RunsAsPrimary()
 		if !ok || epoch != r.Epoch && !(r.Phase == database.Recruiting && epoch == r.Epoch-1) {
@@ -270,6 +287,9 @@ func (c *checker) missing() string {
 		return "the server of " + r.Primary + " is no primary"
 	}
 	for _, m := range r.Members {
+		if o := w.host(m).gate.order; o.State != database.GateOpen || o.Target.Host != r.Primary {
+			return "the listener of " + m + " does not lead to the primary"
+		}
 		if m == r.Primary {
 			continue
 		}

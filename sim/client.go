@@ -21,7 +21,7 @@ type session struct {
 // open makes a session if the gate leads somewhere that answers.
 func (w *World) connect(at *host) (session, bool) {
 	o := at.gate.order
-	if !at.up || at.frozen || o.State != database.GateOpen {
+	if !at.up || at.frozen || at.gate.down || o.State != database.GateOpen {
 		return session{}, false
 	}
 	target := w.host(o.Target.Host)

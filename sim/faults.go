@@ -1,11 +1,15 @@
 package sim
 
 import (
+	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"time"
 
+	"holdfast/internal/agent"
 	"holdfast/internal/database"
+	"holdfast/internal/database/databasetest"
 )
 
 // FaultKind names one thing that goes wrong.
@@ -35,6 +39,17 @@ const (
 	RestartAgent FaultKind = "restart agent"   // an upgrade: back within a second
 	CrashBoth    FaultKind = "crash two hosts" // at once
 	CrashAll     FaultKind = "crash all hosts" // a power cut; they come back one after another
+	LoseAgent    FaultKind = "lose agent"      // for good: not before all faults end; keeper and gate go on
+	RestartGate  FaultKind = "restart gate"    // it comes back holding and knows nothing
+	LoseTarget   FaultKind = "lose target"     // a switchover, and the chosen host dies before it serves
+	LoseReads    FaultKind = "lose reads"      // the answer of the next write, and what is read after it
+	HideFile     FaultKind = "hide file"       // something of the data directory cannot be read
+)
+
+// Faults that no seed chooses: people make them, and then refusing is all that can be asked.
+const (
+	RestoreStore FaultKind = "restore store" // to an older state of the same epoch
+	RestoreEpoch FaultKind = "restore epoch" // to one of an older epoch
 )
 
 // AllFaults are those that a seed chooses from.
@@ -42,6 +57,7 @@ func AllFaults() []FaultKind {
 	return []FaultKind{
 		CrashServer, CrashAgent, CrashHost, LoseDisk, FreezeHost, PauseAgent, Partition, CutLink, CutOneWay, SlowNetwork,
 		LoseBeats, StoreDown, StoreCut, StorePause, HoldWatch, LoseAnswer, SlowDisk, HangDisk, Switchover, RestartAgent, CrashBoth, CrashAll,
+		LoseAgent, RestartGate, LoseTarget, LoseReads, HideFile,
 	}
 }
 
@@ -53,6 +69,14 @@ type faults struct {
 	pace  time.Duration
 	count int
 	heals []*heal
+	traps []*trap
+}
+
+// trap is set for the host that a switchover chooses.
+type trap struct {
+	sprung bool
+	over   bool
+	undo   func()
 }
 
 // heal undoes one fault, once.
@@ -147,6 +171,12 @@ func (f *faults) happen(kind FaultKind, h, to *host, lasts time.Duration) {
 	if kind == LoseDisk && !w.opt.NoLive && w.check.missing() != "" {
 		return // with less than full redundancy it may rightly be the last copy
 	}
+	switch kind {
+	case LoseAgent:
+		lasts = max(lasts, f.until-w.now)
+	case LoseTarget:
+		lasts += 5 * time.Second // the switchover takes a while to begin
+	}
 	f.count++
 	w.note(h.name, "FAULT %s for %s", kind, lasts.Round(time.Millisecond))
 	undo := f.do(kind, h, to)
@@ -167,7 +197,7 @@ func (f *faults) do(kind FaultKind, h, to *host) func() {
 	case CrashServer:
 		h.srv.Crash("signal 9")
 		return nil
-	case CrashAgent, RestartAgent:
+	case CrashAgent, RestartAgent, LoseAgent:
 		h.stopAgent()
 		return h.startAgent
 	case CrashHost, LoseDisk:
@@ -199,7 +229,22 @@ func (f *faults) do(kind FaultKind, h, to *host) func() {
 	case Switchover:
 		f.askSwitchover()
 		return nil
-	case StoreDown, StoreCut, StorePause, HoldWatch, LoseAnswer:
+	case LoseTarget:
+		return f.setTrap()
+	case RestartGate:
+		h.gate.stop()
+		return h.gate.start
+	case HideFile:
+		what := []databasetest.Unread{
+			databasetest.UnreadPromise, databasetest.UnreadIncarnation, databasetest.UnreadTimeline, databasetest.UnreadDirectory,
+		}[w.rng.IntN(4)]
+		w.note(h.name, "its %s cannot be read", what)
+		h.srv.CannotRead(what)
+		return func() { h.srv.CannotRead(databasetest.ReadsAll) }
+	case RestoreStore, RestoreEpoch:
+		f.restore(kind == RestoreEpoch)
+		return nil
+	case StoreDown, StoreCut, StorePause, HoldWatch, LoseAnswer, LoseReads:
 		return f.store(kind, h)
 	}
 	return f.network(kind, h, to)
@@ -273,6 +318,9 @@ func (f *faults) store(kind FaultKind, h *host) func() {
 	case StorePause:
 		w.slow = w.between(200*time.Millisecond, 3*time.Second)
 		return func() { w.slow = 0 }
+	case LoseReads:
+		h.eatNext = true
+		return func() { h.eatNext, h.eatUntil = false, 0 }
 	case HoldWatch:
 		h.watchHeld = true
 		return func() { h.watchHeld = false }
@@ -330,5 +378,59 @@ func (f *faults) cut(h *host, from []*host, cut, both bool) {
 		if both {
 			f.w.net.cut[x.index][h.index] = cut
 		}
+	}
+}
+
+// setTrap asks for a switchover whose target loses its power once it has been chosen and before it serves.
+func (f *faults) setTrap() func() {
+	f.askSwitchover()
+	t := &trap{}
+	f.traps = append(f.traps, t)
+	return func() {
+		t.sprung, t.over = true, true
+		if t.undo != nil {
+			t.undo()
+		}
+	}
+}
+
+// agreed springs the traps when a switchover has handed over.
+func (f *faults) agreed(before, r database.Record) {
+	if before.Phase != database.Switching || r.Phase != database.Promoting || r.Primary == before.Primary {
+		return
+	}
+	w := f.w
+	for _, t := range f.traps {
+		if t.sprung {
+			continue
+		}
+		t.sprung = true
+		w.at(w.between(0, 100*time.Millisecond), func() {
+			if !t.over && w.check.record.Phase == database.Promoting && w.check.record.Epoch == r.Epoch {
+				w.note(r.Primary, "the chosen host loses its power")
+				t.undo = f.crash(w.host(r.Primary), false)
+			}
+		})
+	}
+}
+
+// restore puts an older state into the store, as a person does who restores a backup of it. Its revisions go on
+// rising: etcd's own rule for a restored member that has watchers.
+func (f *faults) restore(older bool) {
+	w := f.w
+	now := w.check.record
+	fit := slices.DeleteFunc(slices.Clone(w.check.history), func(r database.Record) bool {
+		return (r.Epoch < now.Epoch) != older || r.Generation >= now.Generation
+	})
+	if len(fit) == 0 {
+		return
+	}
+	value, err := json.Marshal(fit[w.rng.IntN(len(fit))])
+	if err != nil {
+		panic("sim: a record cannot be written: " + err.Error())
+	}
+	w.restoring, w.check.restored = true, true
+	if _, err := w.store.Open("restore").Set(context.Background(), agent.RecordKey(databaseName), value); err != nil {
+		panic("sim: the store cannot be restored: " + err.Error())
 	}
 }

@@ -65,11 +65,11 @@ func (a *agentLife) ended(t *task, act database.Action, err error) {
 func (a *agentLife) readAfterSwap(ctx context.Context) {
 	w, h := a.w, a.h
 	sent := h.clock()
-	if w.Wait(ctx, h.name, w.storeWay()) != nil || !w.reachesStore(h) {
+	if w.Wait(ctx, h.name, w.storeWay()) != nil || !w.learnsFrom(h) {
 		return
 	}
 	r := a.readNow()
-	if w.Wait(ctx, h.name, w.storeWay()) != nil || !w.reachesStore(h) {
+	if w.Wait(ctx, h.name, w.storeWay()) != nil || !w.learnsFrom(h) {
 		return
 	}
 	a.contact = max(a.contact, sent)
@@ -94,8 +94,19 @@ func (x hands) Lease(_ string, epoch int64, d time.Duration) {
 	_ = x.a.h.srv.Extend(context.Background(), epoch, d.Milliseconds())
 }
 
+// gateEvery is how often the agent repeats an order that stands.
+const gateEvery = time.Second
+
 // Gate implements [agent.Hands].
-func (x hands) Gate(_ string, o database.GateOrder) { x.a.h.gate.take(o) }
+func (x hands) Gate(_ string, o database.GateOrder) {
+	a := x.a
+	again := a.h.clock()-a.gateAt >= gateEvery && !a.w.opt.OrderOnce
+	if a.h.gate.down || o == a.gateOrder && !again {
+		return
+	}
+	a.gateOrder, a.gateAt = o, a.h.clock()
+	a.h.gate.take(o)
+}
 
 // Answer implements [agent.Hands].
 func (x hands) Answer(_ string, answers []database.Answer) {

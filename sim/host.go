@@ -28,6 +28,8 @@ type host struct {
 	diskHangs bool
 	storeCut  bool
 	watchHeld bool
+	eatNext   bool          // the answer of the next write is lost, and so are the reads that follow
+	eatUntil  time.Duration // virtual
 
 	srv   *databasetest.Server
 	store *memory.Store
@@ -107,10 +109,17 @@ func (h *host) dropTasks() {
 
 // gate is the host's listener process.
 type gate struct {
+	down   bool // its process does not run
 	epoch  int64
 	order  database.GateOrder
 	number int // raised whenever sessions of before are cut
 }
+
+// stop ends the process: its sessions are cut, and what it was told is forgotten.
+func (g *gate) stop() { *g = gate{down: true, number: g.number + 1} }
+
+// start begins anew: it holds until it is told where to lead.
+func (g *gate) start() { g.down = false }
 
 // take follows an order unless its epoch is below the highest known.
 func (g *gate) take(o database.GateOrder) {
@@ -129,7 +138,7 @@ const beatEvery = 250 * time.Millisecond
 func (h *host) gateBeats() {
 	h.w.After(h.name, beatEvery, func() {
 		for _, to := range h.w.hosts {
-			if to == h {
+			if to == h || h.gate.down {
 				continue
 			}
 			h.w.beat(h, to, func() {

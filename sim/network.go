@@ -50,6 +50,9 @@ func (w *World) reachesStore(h *host) bool {
 	return n > len(w.hosts)/2
 }
 
+// learnsFrom reports whether what a host reads of the store, by itself or through a watch, comes to it.
+func (w *World) learnsFrom(h *host) bool { return w.reachesStore(h) && w.now >= h.eatUntil }
+
 // beat sends something that may be lost or come twice.
 func (w *World) beat(from, to *host, f func()) {
 	d, up := w.link(from, to)

@@ -34,6 +34,7 @@ type Options struct {
 	Faults    []FaultKind   // nil = a mix chosen by the seed
 	FaultTime time.Duration // how long faults go on; 0 = by the seed
 	Script    []Step        // faults at given times, in place of random ones
+	OrderOnce bool          // planted: agents give their listener an order once, and not again while it stands
 	NoLive    bool          // do not demand progress at the end: what happened may rightly need a person
 }
 
@@ -53,6 +54,7 @@ type Result struct {
 	Epochs       int64
 	Faults       int
 	Took         time.Duration // virtual
+	LongestWait  time.Duration // virtual, between two acknowledged commits
 	Hash         uint64        // of the trace: equal seeds give equal hashes
 }
 
@@ -83,6 +85,8 @@ type World struct {
 	net    network
 	store  *memory.Shared
 	slow   time.Duration // extra time of every store call
+
+	restoring bool // the next change of the store is an older state
 
 	requests []*request
 	clients  []*writer
@@ -136,7 +140,7 @@ func Run(opt Options) Result {
 	}
 	return Result{
 		Failure: w.failure, Acknowledged: w.check.acknowledged, Epochs: w.check.record.Epoch, Faults: w.faults.count,
-		Took: w.now, Hash: w.trace.hash.Sum64(),
+		Took: w.now, LongestWait: w.check.longest, Hash: w.trace.hash.Sum64(),
 	}
 }
 

@@ -39,6 +39,10 @@ func (s slowStore) Put(ctx context.Context, key string, value []byte, ifRevision
 		return 0, err
 	}
 	rev, err := s.Store.Put(ctx, key, value, ifRevision)
+	if h := s.h; h.eatNext && err == nil {
+		h.eatNext, h.eatUntil = false, h.w.now+h.w.between(50*time.Millisecond, 4*time.Second)
+		return 0, fmt.Errorf("put %s: %w", key, cluster.ErrUnavailable)
+	}
 	if lost := s.way(ctx, "put "+key); lost != nil {
 		return 0, lost // it may have happened
 	}

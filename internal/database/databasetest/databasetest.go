@@ -125,8 +125,9 @@ type Server struct {
 	p      *process         // nil when there is none
 
 	// keeper
-	lingering bool // processes of a dead tree are still there
-	attested  bool // the keeper saw the whole tree go
+	lingering bool          // processes of a dead tree are still there
+	left      database.Role // what they were
+	attested  bool          // the keeper saw the whole tree go
 	exit      string
 	deadline  time.Duration // of the fence, in virtual time as scheduled
 
@@ -137,6 +138,7 @@ type Server struct {
 	failed     string
 	failedKind database.Kind
 
+	unread   Unread
 	versions int // raised by whatever can change who may acknowledge
 	minted   int // incarnations made here
 }
@@ -194,8 +196,50 @@ func (s *Server) ForgetDriver() {
 	s.failed, s.failedKind = "", ""
 }
 
+// Unread says what of a server's own files cannot be read for a while.
+type Unread string
+
+// What may be unreadable.
+const (
+	ReadsAll          Unread = ""
+	UnreadPromise     Unread = "promise"
+	UnreadIncarnation Unread = "incarnation"
+	UnreadTimeline    Unread = "timeline"
+	UnreadDirectory   Unread = "directory" // not even what lies there is known
+)
+
+// CannotRead makes files unreadable until it is called with ReadsAll.
+func (s *Server) CannotRead(what Unread) { s.unread = what }
+
 // Observe implements [database.Server].
 func (s *Server) Observe(context.Context) database.Local {
+	if s.unread == UnreadDirectory {
+		return database.Local{Why: errRead.Error()}
+	}
+	l := s.observe()
+	switch s.unread {
+	case UnreadPromise:
+		l.Promise, l.PromiseOK = database.Promise{}, false
+	case UnreadIncarnation:
+		l.Incarnation, l.PromiseOK = "", false
+	case UnreadTimeline:
+		l.Timeline, l.History = 0, nil
+	case ReadsAll, UnreadDirectory:
+		return l
+	}
+	l.Why = errRead.Error()
+	return l
+}
+
+// readsPromise is asked before whatever hangs on the promise.
+func (s *Server) readsPromise() error {
+	if s.unread != ReadsAll {
+		return errRead
+	}
+	return nil
+}
+
+func (s *Server) observe() database.Local {
 	l := database.Local{
 		Known: true, Data: s.d.state, SystemID: s.d.systemID, Incarnation: s.d.incarnation, Promise: s.d.promise,
 		Running: s.p != nil || s.lingering, TreeGone: s.p == nil && !s.lingering && s.attested, Exit: s.exit,
@@ -211,6 +255,9 @@ func (s *Server) Observe(context.Context) database.Local {
 	l.Timeline, l.History = s.timeline(), slices.Clone(s.d.history)
 	l.Flushed = s.flushedLSN()
 	if s.p == nil {
+		if s.lingering && s.left == database.Primary { // its control file still says so, and nothing answers
+			l.Role, l.Writable = s.left, "hung"
+		}
 		return l
 	}
 	p := s.p
@@ -223,9 +270,15 @@ func (s *Server) Observe(context.Context) database.Local {
 			l.Senders = append(l.Senders, x.row(s.forceAfter))
 		}
 		l.Writable = "ok"
+		if p.stalled && s.w.Now()-p.stalledAt > hungAfter {
+			l.Writable = "hung"
+		}
 	}
 	return l
 }
+
+// hungAfter is how long the write probe waits.
+const hungAfter = 2 * time.Second
 
 func (s *Server) promiseOK() bool {
 	return s.d.promise.Incarnation == s.d.incarnation && s.d.promise.Told <= s.end()
@@ -273,6 +326,7 @@ var (
 	errStream  = errors.New("the other server does not answer")
 	errNoRole  = errors.New("the server is not in the role for this")
 	errRunning = errors.New("the server runs")
+	errRead    = errors.New("a file cannot be read: input/output error")
 )
 
 // StreamsTo reports whether a standby of that name streams from this primary.

@@ -17,6 +17,9 @@ type process struct {
 	stopping bool
 	flushing bool
 
+	stalled   bool // a flush waits for a disk that hangs
+	stalledAt time.Duration
+
 	names       database.Names // as a new session shows them
 	defined     bool           // the flag that only the checkpointer sets: commits wait at all
 	connections int
@@ -100,12 +103,9 @@ func (s *Server) Crash(why string) {
 	}
 	s.p = nil
 	s.exit = why
-	s.lingering = true
+	s.lingering, s.left = true, p.role
 	s.versions++
-	s.w.After(s.host, s.between(5*time.Millisecond, 300*time.Millisecond), func() {
-		s.lingering, s.attested = false, true
-		s.o.Exited(s.host, why)
-	})
+	s.letGo(s.between(5*time.Millisecond, 300*time.Millisecond), why)
 	p.drop()
 	senders := p.senders
 	p.senders = nil
@@ -116,6 +116,18 @@ func (s *Server) Crash(why string) {
 		s.hangUp(r)
 	}
 	s.truncate(s.d.flushed + s.w.Rand().IntN(len(s.d.wal)-s.d.flushed+1))
+}
+
+// letGo ends what lingers of a dead tree. A process that waits for a disk cannot be killed before it answers.
+func (s *Server) letGo(after time.Duration, why string) {
+	s.w.After(s.host, after, func() {
+		if _, ok := s.w.Fsync(s.host); !ok {
+			s.letGo(100*time.Millisecond, why)
+			return
+		}
+		s.lingering, s.attested = false, true
+		s.o.Exited(s.host, why)
+	})
 }
 
 // PowerCut is the end of the whole host: only what was synced stays. Call it after the world forgot the host's

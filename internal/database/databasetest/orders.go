@@ -17,6 +17,9 @@ func (s *Server) Recruit(ctx context.Context, epoch, generation int64) (database
 	case s.p != nil && s.p.role == database.Primary:
 		return database.Position{}, errNoRole
 	}
+	if err := s.readsPromise(); err != nil {
+		return database.Position{}, err
+	}
 	if !s.promiseOK() {
 		if err := s.newIncarnation(ctx); err != nil {
 			return database.Position{}, err
@@ -85,6 +88,9 @@ func (s *Server) Remember(ctx context.Context, epoch, generation int64) error {
 	if s.d.promise.Generation >= generation {
 		return nil
 	}
+	if err := s.readsPromise(); err != nil {
+		return err
+	}
 	if err := s.fsync(ctx); err != nil {
 		return err
 	}
@@ -106,6 +112,9 @@ func (s *Server) Follow(ctx context.Context, from database.Endpoint, epoch int64
 		return fmt.Errorf("follow in epoch %d: %w", epoch, database.ErrPromised)
 	case s.p != nil && s.p.role == database.Primary:
 		return errNoRole
+	}
+	if err := s.readsPromise(); err != nil {
+		return err
 	}
 	if err := s.fsync(ctx); err != nil {
 		return err
@@ -138,6 +147,9 @@ func (s *Server) Promote(ctx context.Context, epoch int64, timeline uint32, chai
 		return errNoRole
 	case s.d.promise.Epoch != epoch:
 		return database.ErrPromised
+	}
+	if err := s.readsPromise(); err != nil {
+		return err
 	}
 	for n := uint32(2); n < timeline; n++ {
 		inChain := slices.ContainsFunc(chain, func(f database.Fork) bool { return f.Timeline == n })

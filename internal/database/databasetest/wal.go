@@ -115,10 +115,13 @@ func (s *Server) flush() {
 	d, ok := s.w.Fsync(s.host)
 	if !ok {
 		p.flushing = true
+		if !p.stalled {
+			p.stalled, p.stalledAt = true, s.w.Now()
+		}
 		s.w.After(s.host, 100*time.Millisecond, func() { p.flushing = false; s.resumeFlush(p) })
 		return
 	}
-	p.flushing = true
+	p.flushing, p.stalled = true, false
 	upTo := len(s.d.wal)
 	s.w.After(s.host, d, func() {
 		p.flushing = false
