@@ -251,6 +251,7 @@ func (j *judgement) maintain() {
 	}
 	j.serveRequests()
 	j.redundancy()
+	j.keepGeneration()
 }
 
 // ownNames puts synchronous_standby_names back if somebody else wrote them.
@@ -435,6 +436,11 @@ func (j *judgement) adjustVoters() {
 	if !j.v.Local.Names.Equal(full) {
 		return
 	}
+	leaving, leaves := j.removable()
+	if leaves && j.replaced(leaving) {
+		j.leave(leaving) // before its successor joins: a voter that never answers again only raises E
+		return
+	}
 	if x, ok := j.joinable(); ok {
 		next := r.Clone()
 		next.Voters = with(next.Voters, x)
@@ -442,10 +448,21 @@ func (j *judgement) adjustVoters() {
 		j.swap(next, x.Host+" streams and is level: it becomes a voter")
 		return
 	}
-	if y, ok := j.removable(); ok {
-		rest := without(r.Voters, y)
-		j.do(Action{Kind: KindNames, Names: namesFor(rest, r.W, r.Epoch), Why: y.Host + " does not stream: it leaves the voters"})
+	if leaves {
+		j.leave(leaving)
 	}
+}
+
+// leave begins the removal of a voter; finishStep ends it.
+func (j *judgement) leave(v Voter) {
+	r := j.v.Record
+	j.do(Action{Kind: KindNames, Names: namesFor(without(r.Voters, v), r.W, r.Epoch), Why: v.Host + " does not stream: it leaves the voters"})
+}
+
+// replaced reports whether a voter's host says that it holds another incarnation now: this one is gone for ever.
+func (j *judgement) replaced(v Voter) bool {
+	rep, ok := j.heard(v.Host)
+	return ok && rep.Local.Incarnation != "" && rep.Local.Incarnation != v.Incarnation
 }
 
 // finishStep ends a join or a removal: v is a voter that the names lack.
@@ -519,7 +536,7 @@ func (j *judgement) removable() (Voter, bool) {
 		return Voter{}, false
 	}
 	for _, u := range j.m.Unfit {
-		if j.v.Now-u.Since >= j.p.Times.Remove && j.healthyWithout(u.Voter) >= r.W {
+		if (j.v.Now-u.Since >= j.p.Times.Remove || j.replaced(u.Voter)) && j.healthyWithout(u.Voter) >= r.W {
 			return u.Voter, true
 		}
 	}
