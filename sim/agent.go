@@ -230,8 +230,14 @@ func (a *agentLife) round() {
 	out := a.loop.Round(a.facts(), hands{a: a})
 	a.report = out.Report
 	for _, p := range out.Problems {
-		if p.Code == "database.invariant" {
+		if a.w.check.restored {
+			continue // refusing is right
+		}
+		switch p.Code {
+		case "database.invariant":
 			a.w.fail("the decision's own check", "%s: %s", a.h.name, p.Title)
+		case "database.agreed-state-old", "database.foreign-data", "database.unknown-data":
+			a.w.fail("no false alarm", "%s: %s: %s", a.h.name, p.Code, p.Title)
 		}
 	}
 	d := out.Decisions[databaseName]

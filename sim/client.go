@@ -59,6 +59,9 @@ func (c *writer) write() {
 	}
 	s, ok := w.connect(c.at)
 	if !ok {
+		if w.chance(10) { // it knows of the other listeners, and its own may be of a host that nobody leads any more
+			c.at = w.hosts[w.rng.IntN(len(w.hosts))]
+		}
 		c.next()
 		return
 	}

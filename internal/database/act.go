@@ -52,6 +52,10 @@ func act(ctx context.Context, h Hands, a Action) error {
 	case KindRemember:
 		return h.Server.Remember(ctx, a.Epoch, r.Generation)
 	case KindPromote:
+		// Whoever serves in an epoch knows that it was agreed on, whatever the agreed state is put back to.
+		if err := h.Server.Remember(ctx, a.Epoch, r.Generation); err != nil {
+			return err
+		}
 		return h.Server.Promote(ctx, a.Epoch, a.Timeline, r.Forks)
 	case KindNames:
 		return h.Server.SetNames(ctx, a.Names)

@@ -49,7 +49,9 @@ type Memory struct {
 	CutSince   time.Duration
 	Refollowed time.Duration // how long it had been cut when it was last set up once more
 	Prepared   string        // id of the switchover whose checkpoint was made
-	Hung       bool          // primary: it cannot write to its disk
+	Old        bool          // somebody promised more than the record says
+	OldSince   time.Duration
+	Hung       bool // primary: it cannot write to its disk
 	HungSince  time.Duration
 	Short      bool // primary: fewer standbys stream than must acknowledge
 	ShortSince time.Duration
@@ -254,17 +256,61 @@ func (j *judgement) refuses() bool {
 		})
 		return true
 	}
-	switched := r.Phase == Switching && r.Primary == j.v.Self && l.Promise.Epoch == r.Epoch+1
-	if l.PromiseOK && !switched && (l.Promise.Epoch > r.Epoch || l.Promise.Generation > r.Generation) {
+	return j.recordIsOld()
+}
+
+// recordIsOld refuses a record that somebody has promised more than, ourselves or a peer: either we have not read
+// the newest one yet, and then nothing that we could write would stand, or the agreed state is an old backup. A read
+// that was sent after the promise was known tells which.
+func (j *judgement) recordIsOld() bool {
+	r := j.v.Record
+	host, p := j.promisedMore()
+	if host == "" {
+		j.m.Old = false
+		return false
+	}
+	if !j.m.Old {
+		j.m.Old, j.m.OldSince = true, j.v.Now
+	}
+	why := fmt.Sprintf("%s promised epoch %d of generation %d, but the agreed state says %d of %d", host, p.Epoch, p.Generation, r.Epoch, r.Generation)
+	j.because("%s", why)
+	if j.v.RecordAge < j.v.Now-j.m.OldSince {
 		j.problem(problem.Problem{
-			Code: "database.agreed-state-old", Severity: problem.Critical,
-			Title:   fmt.Sprintf("%s promised epoch %d of generation %d, but the agreed state says %d of %d", j.v.Self, l.Promise.Epoch, l.Promise.Generation, r.Epoch, r.Generation),
+			Code: "database.agreed-state-old", Severity: problem.Critical, Title: why,
 			Meaning: "The agreed state looks like an old backup. No automatic move happens, so nothing is forgotten.",
 			Remedy:  "restore the newest agreed state, or see what a forced failover would lose: holdfast status",
 		})
-		return true
 	}
-	return false
+	return true
+}
+
+// promisedMore finds who has promised more than the record asks for; "" if nobody is known to have.
+func (j *judgement) promisedMore() (string, Promise) {
+	hosts := []string{j.v.Self}
+	for _, p := range j.v.Peers {
+		hosts = append(hosts, p.Host)
+	}
+	r := j.v.Record
+	for _, host := range hosts {
+		l, ok := j.localOf(host)
+		if !ok || !l.PromiseOK || l.Data != DataPresent || r.SystemID != 0 && l.SystemID != r.SystemID || !r.Holds(host) {
+			continue
+		}
+		switched := r.Phase == Switching && r.Primary == host && l.Promise.Epoch == r.Epoch+1 && l.Promise.Generation <= r.Generation
+		if !switched && (l.Promise.Epoch > r.Epoch || l.Promise.Generation > r.Generation) {
+			return host, l.Promise
+		}
+	}
+	return "", Promise{}
+}
+
+// keepGeneration persists what is agreed beside the primary's own promise, so that it, too, knows an older agreed
+// state when it sees one.
+func (j *judgement) keepGeneration() {
+	r, l := j.v.Record, j.v.Local
+	if l.PromiseOK && l.Promise.Epoch == r.Epoch && l.Promise.Generation < r.Generation {
+		j.do(Action{Kind: KindRemember, Why: fmt.Sprintf("generation %d is agreed", r.Generation)})
+	}
 }
 
 // outdated reports whether the action under way can only serve an epoch that is over.

@@ -207,7 +207,11 @@ func TestAnElection(t *testing.T) {
 			l := standby(steady(), "b2")
 			l.Promise.Epoch = 7
 			return l
-		}(), hears("b1", steady(), primary(steady(), "b1"))), since(steady(), time.Minute), "problem database.agreed-state-old"},
+		}(), hears("b1", steady(), primary(steady(), "b1"))), func() database.Memory {
+			m := since(steady(), time.Minute)
+			m.Old, m.OldSince = true, time.Hour-time.Second
+			return m
+		}(), "problem database.agreed-state-old"},
 	})
 }
 
@@ -236,7 +240,8 @@ func TestAPromotion(t *testing.T) {
 	done.Generation, done.Phase, done.Voters = 23, database.Steady, []database.Voter{voter("b1"), voter("b3")}
 	done.Forks = append(done.Forks, database.Fork{Timeline: 4, Epoch: 4, Parent: 3, LSN: lsn})
 	shut := named
-	open := named
+	shut.Promise.Generation = done.Generation
+	open := shut
 	open.Admits = true
 	b3 := standby(done, "b3")
 	attests := gone(primary(steady(), "b1"), "signal 9")

@@ -3,6 +3,7 @@ package database_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -26,6 +27,16 @@ func (s *touched) SetNames(_ context.Context, n database.Names) error {
 
 func (s *touched) Barrier(context.Context, int64) error {
 	s.calls = append(s.calls, "barrier")
+	return nil
+}
+
+func (s *touched) Remember(_ context.Context, _, generation int64) error {
+	s.calls = append(s.calls, fmt.Sprint("remember ", generation))
+	return nil
+}
+
+func (s *touched) Promote(context.Context, int64, uint32, []database.Fork) error {
+	s.calls = append(s.calls, "promote")
 	return nil
 }
 
@@ -97,25 +108,53 @@ func TestAnAgreedStateFromABackupIsRefused(t *testing.T) {
 	up := hears("b1", r, primary(r, "b1"))
 	sw := r.Clone()
 	sw.Phase, sw.Opened, sw.SwitchTo, sw.Generation = database.Switching, false, "b2", 21
+	doubted := func(r database.Record) database.Memory {
+		m := since(r, time.Minute)
+		m.Old, m.OldSince = true, time.Hour-time.Second // a read was sent since
+		return m
+	}
 	handing := gone(primary(sw, "b1"), "stopped")
 	handing.ShutDown, handing.Promise.Epoch = true, 4
 	handing.Position = database.Position{Epoch: 4, Timeline: 3, LSN: lsn}
 	check(t, policy(), []situation{
-		{"a standby that has kept a newer generation of the same epoch refuses", view("b2", r, newer(standby(r, "b2"), 21), up), since(r, time.Minute),
+		{"a standby that has kept a newer generation of the same epoch refuses", view("b2", r, newer(standby(r, "b2"), 21), up), doubted(r),
 			"problem database.agreed-state-old"},
 		{"so does one that is asked to promise a higher epoch of an older generation",
-			view("b2", raised, newer(standby(r, "b2"), 20), silent("b1", time.Minute)), since(raised, time.Second), "problem database.agreed-state-old"},
+			view("b2", raised, newer(standby(r, "b2"), 20), silent("b1", time.Minute)), doubted(raised), "problem database.agreed-state-old"},
 		{"and one that should be promoted by it", view("b2", func() database.Record {
 			p := promoting()
 			p.Generation = 19
 			return p
-		}(), newer(recruit(promoting(), "b2", 3, lsn), 20)), since(promoting(), 0), "problem database.agreed-state-old"},
+		}(), newer(recruit(promoting(), "b2", 3, lsn), 20)), doubted(promoting()), "problem database.agreed-state-old"},
 		{"and a stopped primary that should come back alone", view("b1", raised, newer(gone(primary(r, "b1"), "signal 9"), 20)),
-			since(raised, time.Minute), "problem database.agreed-state-old"},
+			doubted(raised), "problem database.agreed-state-old"},
+		{"and a host that hears of such a promise", view("b3", r, standby(r, "b3"), up, hears("b2", r, newer(standby(r, "b2"), 21))), doubted(r),
+			"problem database.agreed-state-old"},
+		{"and the primary, which goes on as it is", view("b1", r, primary(r, "b1"), hears("b2", r, newer(standby(r, "b2"), 21)), silent("b3", time.Minute)),
+			doubted(r), "problem database.agreed-state-old"},
+		{"before a read was sent since, it may only be late: it is refused, and not said",
+			view("b2", r, newer(standby(r, "b2"), 21), up), since(r, time.Minute), "nothing"},
+		{"another database's promise is nobody's business", view("b3", r, standby(r, "b3"), up, hears("b2", r, func() database.Local {
+			l := newer(standby(r, "b2"), 21)
+			l.SystemID++
+			return l
+		}())), doubted(r), "nothing"},
+		{"a primary keeps the generation, so that it would know", view("b1", r, newer(primary(r, "b1"), 19), hears("b2", r, standby(r, "b2")),
+			hears("b3", r, standby(r, "b3"))), since(r, time.Minute), "remember epoch=3"},
 		{"a generation that is not kept yet is no reason", view("b2", r, newer(standby(r, "b2"), 19), up), since(r, time.Minute), "remember epoch=3"},
 		{"nor is the next epoch, promised for a switchover", view("b1", sw, handing, hears("b2", sw, standby(sw, "b2"))), since(sw, time.Second),
 			"swap epoch=4 gen=22 phase=promoting primary=b2 timeline=4 opened=false"},
 	})
+}
+
+func TestWhoIsPromotedKeepsTheGenerationFirst(t *testing.T) {
+	r := promoting()
+	s := &touched{}
+	err := database.Act(t.Context(), database.Hands{Self: "b2", Server: s, Records: agreed{record: r, revision: 500}},
+		database.Action{Kind: database.KindPromote, Epoch: 4, Timeline: 4})
+	if want := []string{"remember 22", "promote"}; err != nil || !slices.Equal(s.calls, want) {
+		t.Errorf("did %q, %v; want %q", s.calls, err, want)
+	}
 }
 
 // beats is a peer whose agent is silent for d and whose listener still beats.

@@ -105,7 +105,7 @@ func (s *Server) Crash(why string) {
 	s.exit = why
 	s.lingering, s.left = true, p.role
 	s.versions++
-	s.letGo(s.between(5*time.Millisecond, 300*time.Millisecond), why)
+	s.letGo(s.between(5*time.Millisecond, 300*time.Millisecond), p.stalled && s.w.Rand().IntN(2) == 0, why)
 	p.drop()
 	senders := p.senders
 	p.senders = nil
@@ -118,12 +118,15 @@ func (s *Server) Crash(why string) {
 	s.truncate(s.d.flushed + s.w.Rand().IntN(len(s.d.wal)-s.d.flushed+1))
 }
 
-// letGo ends what lingers of a dead tree. A process that waits for a disk cannot be killed before it answers.
-func (s *Server) letGo(after time.Duration, why string) {
+// letGo ends what lingers of a dead tree. A process that is stuck in the kernel cannot be killed before the disk
+// answers it.
+func (s *Server) letGo(after time.Duration, stuck bool, why string) {
 	s.w.After(s.host, after, func() {
-		if _, ok := s.w.Fsync(s.host); !ok {
-			s.letGo(100*time.Millisecond, why)
-			return
+		if stuck {
+			if _, ok := s.w.Fsync(s.host); !ok {
+				s.letGo(100*time.Millisecond, stuck, why)
+				return
+			}
 		}
 		s.lingering, s.attested = false, true
 		s.o.Exited(s.host, why)
