@@ -26,6 +26,9 @@ func (x hands) Act(_ string, act database.Action) {
 		Self: h.name, Server: h.srv, Records: agent.Records(slowStore{h.store, h}, databaseName),
 		Reach: func(host string) (database.Endpoint, error) { return database.Endpoint{Host: host}, nil },
 	}
+	if w.opt.Planted.AnyRevision {
+		to.Records = anyRevision{to.Records, act.Revision}
+	}
 	t := w.spawn(h, a.hold, func(ctx context.Context) error {
 		err := database.Act(ctx, to, act)
 		if errors.Is(err, errProcessGone) {
@@ -49,6 +52,18 @@ func (x hands) Act(_ string, act database.Action) {
 		a.ended(t, act, err)
 	})
 	a.running = append(a.running, running{act.Kind, t})
+}
+
+// anyRevision is the planted defect: whatever is read passes for what was judged.
+type anyRevision struct {
+	database.Records
+	judged int64
+}
+
+// Read implements [database.Records].
+func (r anyRevision) Read(ctx context.Context) (database.Record, int64, error) {
+	record, _, err := r.Records.Read(ctx)
+	return record, r.judged, err
 }
 
 func (a *agentLife) ended(t *task, act database.Action, err error) {
@@ -100,7 +115,7 @@ const gateEvery = time.Second
 // Gate implements [agent.Hands].
 func (x hands) Gate(_ string, o database.GateOrder) {
 	a := x.a
-	again := a.h.clock()-a.gateAt >= gateEvery && !a.w.opt.OrderOnce
+	again := a.h.clock()-a.gateAt >= gateEvery && !a.w.opt.Planted.OrderOnce
 	if a.h.gate.down || o == a.gateOrder && !again {
 		return
 	}

@@ -142,3 +142,46 @@ func TestARecruitThatBelievesItsReceiverIsFound(t *testing.T) {
 	}
 	t.Fatal("not found")
 }
+
+// The answer to a voter's removal is lost, and so is all that is read for a while; then the voter is back. Its names
+// were judged on a record that still had it: E is lower by now, and it alone could be left out of an election.
+func TestNamesThatAreSetOnAnotherRevisionAreFound(t *testing.T) {
+	opt := sim.Options{Hosts: 3, Standbys: 2, W: 1, NoLive: true, FaultTime: 30 * time.Second}
+	for s := uint64(20); s < 140; s++ { // it was found at 25 when this was written
+		back := 38*time.Second + time.Duration(s)*30*time.Millisecond // about when it leaves
+		opt.Seed = s + 1
+		opt.Script = []sim.Step{
+			{At: 30 * time.Second, Kind: sim.CutLink, Host: "h1", To: "h3", Lasts: back - 30*time.Second},
+			{At: 31 * time.Second, Kind: sim.LoseReads, Host: "h1", Lasts: 29 * time.Second},
+		}
+		if clean := sim.Run(opt); clean.Failure != nil {
+			t.Fatalf("without the defect: %v", clean.Failure)
+		}
+		planted := opt
+		planted.Planted.AnyRevision = true
+		if f := sim.Run(planted).Failure; f != nil {
+			if f.Rule != "I1" {
+				t.Fatalf("found by another rule than expected: %v", f)
+			}
+			t.Logf("found by seed %d: %v", opt.Seed, f)
+			return
+		}
+	}
+	t.Fatal("not found")
+}
+
+// A listener that starts anew knows nothing, and no change of order may come for days.
+func TestAListenerThatIsToldNothingAgainIsFound(t *testing.T) {
+	opt := sim.Options{Seed: 1, Hosts: 3, Standbys: 2, W: 1, FaultTime: 20 * time.Second, Script: []sim.Step{
+		{At: 30 * time.Second, Kind: sim.RestartGate, Host: "h2", Lasts: time.Second},
+	}}
+	if clean := sim.Run(opt); clean.Failure != nil {
+		t.Fatalf("without the defect: %v", clean.Failure)
+	}
+	opt.Planted.OrderOnce = true
+	f := sim.Run(opt).Failure
+	if f == nil || f.Rule != "redundancy" {
+		t.Fatalf("found: %v", f)
+	}
+	t.Logf("found: %v", f)
+}

@@ -24,9 +24,10 @@ import (
 
 // Options say what a world is like. The zero value lets the seed choose everything.
 type Options struct {
-	Seed  uint64
-	Bugs  databasetest.Bugs
-	Trace io.Writer // every line of the trace as it happens; nil = only kept for a failure
+	Seed    uint64
+	Bugs    databasetest.Bugs
+	Planted Planted
+	Trace   io.Writer // every line of the trace as it happens; nil = only kept for a failure
 
 	Hosts     int           // 0 = by the seed
 	Standbys  int           // 0 = by the seed
@@ -34,8 +35,14 @@ type Options struct {
 	Faults    []FaultKind   // nil = a mix chosen by the seed
 	FaultTime time.Duration // how long faults go on; 0 = by the seed
 	Script    []Step        // faults at given times, in place of random ones
-	OrderOnce bool          // planted: agents give their listener an order once, and not again while it stands
 	NoLive    bool          // do not demand progress at the end: what happened may rightly need a person
+}
+
+// Planted are defects of the agent, for tests that prove that they would be found, as [databasetest.Bugs] are of
+// the server and its driver.
+type Planted struct {
+	OrderOnce   bool // a listener is given an order once, and not again while it stands
+	AnyRevision bool // names and barriers are carried out on whatever record there is now
 }
 
 // Step is one fault of a script.
