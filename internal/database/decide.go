@@ -265,7 +265,7 @@ func (j *judgement) refuses() bool {
 func (j *judgement) recordIsOld() bool {
 	r := j.v.Record
 	host, p := j.promisedMore()
-	if host == "" {
+	if host == "" || j.v.Stopping { // a stop in good order forgets nothing
 		j.m.Old = false
 		return false
 	}

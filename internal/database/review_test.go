@@ -139,6 +139,11 @@ func TestAnAgreedStateFromABackupIsRefused(t *testing.T) {
 			l.SystemID++
 			return l
 		}())), doubted(r), "nothing"},
+		{"stopping is always allowed", func() database.View {
+			v := view("b1", r, newer(primary(r, "b1"), 21))
+			v.Stopping = true
+			return v
+		}(), doubted(r), "stop"},
 		{"a primary keeps the generation, so that it would know", view("b1", r, newer(primary(r, "b1"), 19), hears("b2", r, standby(r, "b2")),
 			hears("b3", r, standby(r, "b3"))), since(r, time.Minute), "remember epoch=3"},
 		{"a generation that is not kept yet is no reason", view("b2", r, newer(standby(r, "b2"), 19), up), since(r, time.Minute), "remember epoch=3"},
