@@ -212,11 +212,12 @@ func (j *judgement) judge() {
 	}
 	if r.Primary == v.Self {
 		j.lead()
-	} else {
-		j.follow()
 	}
 	j.watchPrimary()
 	j.elect()
+	if r.Primary != v.Self {
+		j.follow() // after the election: it must not wait for a stream that cannot come
+	}
 }
 
 // mayBePrimary reports whether a running primary of ours is the one that the record confirms or promotes.

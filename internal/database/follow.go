@@ -48,6 +48,13 @@ func (j *judgement) follow() {
 	}
 	switch kin := kinship(r, l); {
 	case kin == prefix:
+		if _, up := j.primaryReport(); !up {
+			j.because("wait for the primary on %s before we follow it", r.Primary)
+			if !l.Running {
+				j.do(Action{Kind: KindStart, Hot: true, Why: "so that reads go on, and an election finds us ready"})
+			}
+			return
+		}
 		j.do(Action{Kind: KindFollow, From: r.Primary, Why: fmt.Sprintf("our history up to %s is part of the primary's", l.Position.LSN)})
 	case l.FailedKind == KindRewind:
 		j.copyPrimary("a rewind did not help: " + l.Failed)

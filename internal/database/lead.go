@@ -115,7 +115,7 @@ func (j *judgement) notAlone() string {
 		return "its promise cannot be trusted"
 	case r.Phase == Promoting:
 		return "a promotion is under way"
-	case r.W > 0 && j.m.WasAlone && j.v.Now-j.m.AloneAt < j.aloneAgain():
+	case r.W > 0 && !l.ShutDown && j.m.WasAlone && j.v.Now-j.m.AloneAt < j.aloneAgain():
 		return "it did so " + (j.v.Now - j.m.AloneAt).Round(time.Second).String() + " ago"
 	}
 	return ""
