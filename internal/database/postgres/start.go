@@ -384,12 +384,15 @@ func (s *Server) setStopping(yes bool) {
 	s.now.stopping = yes
 }
 
+// cutLaggards ends the walsenders that a fast stop would wait for in vain: those of standbys that are far behind, and
+// those of others than standbys. An archive confirms what its vault has stored, seconds later, and goes on with the
+// next primary.
 func (s *Server) cutLaggards(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	return s.within(ctx, func(conn *pgx.Conn) error {
 		_, err := conn.Exec(ctx, `SELECT pg_terminate_backend(pid) FROM pg_stat_replication
- WHERE NOT pg_is_in_recovery() AND (state <> 'streaming' OR flush_lsn IS NULL
+ WHERE NOT pg_is_in_recovery() AND (strpos(application_name, '@') = 0 OR state <> 'streaming' OR flush_lsn IS NULL
   OR pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_current_wal_flush_lsn() END, flush_lsn) > `+strconv.Itoa(laggard)+`)`)
 		return err
 	})
