@@ -14,22 +14,23 @@ func TestAnAgreedStateFromABackupForgetsNothing(t *testing.T) {
 	if testing.Short() || raceEnabled {
 		n = 6
 	}
+	if *seed != 0 {
+		replay(t, restored(*seed))
+		return
+	}
+	for s := range n {
+		if r := sim.Run(restored(*from + s)); r.Failure != nil {
+			report(t, r)
+		}
+	}
+}
+
+// restored is a world in which that happens.
+func restored(seed uint64) sim.Options {
 	mixes := [][]sim.FaultKind{
 		{sim.RestoreStore, sim.CutLink, sim.CrashHost, sim.RestartAgent},
 		{sim.RestoreEpoch, sim.CrashServer, sim.CrashHost, sim.Switchover},
 		{sim.RestoreStore, sim.RestoreEpoch, sim.CrashServer, sim.CrashHost, sim.CutOneWay, sim.Partition, sim.Switchover},
 	}
-	opt := sim.Options{NoLive: true, FaultTime: 60 * time.Second}
-	if *seed != 0 {
-		opt.Faults = mixes[*seed%uint64(len(mixes))]
-		replay(t, opt)
-		return
-	}
-	for s := range n {
-		opt.Seed = *from + s
-		opt.Faults = mixes[opt.Seed%uint64(len(mixes))]
-		if r := sim.Run(opt); r.Failure != nil {
-			report(t, r)
-		}
-	}
+	return sim.Options{Seed: seed, NoLive: true, FaultTime: 60 * time.Second, Faults: mixes[seed%uint64(len(mixes))]}
 }
