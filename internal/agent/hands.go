@@ -110,10 +110,16 @@ func (s *slot) tell(log *slog.Logger, a database.Action, took time.Duration, err
 // retryPause keeps an action that fails at once from being tried in a tight loop.
 const retryPause = 200 * time.Millisecond
 
+// slowLook is worth a word to a developer: a look takes a few milliseconds.
+const slowLook = 100 * time.Millisecond
+
 // look observes a local server now, so that the round after an action sees what it did.
 func (a *Agent) look(ctx context.Context, name string) {
 	began := a.cfg.Clock.Now()
 	local := a.cfg.Servers[name].Observe(ctx)
+	if took := a.cfg.Clock.Now().Sub(began); took > slowLook {
+		a.cfg.Log.Debug("slow look at the server", "database", name, "took", took, "why", local.Why)
+	}
 	if ctx.Err() == nil {
 		a.board.observed(name, local, began)
 	}

@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"log/slog"
 	"time"
 
 	"holdfast/internal/clock"
@@ -12,11 +13,12 @@ import (
 type exits struct {
 	dir   string // the keeper's directory
 	clock clock.Clock
+	log   *slog.Logger
 	tell  chan struct{}
 }
 
-func newExits(dir string, c clock.Clock) *exits {
-	return &exits{dir: dir, clock: c, tell: make(chan struct{}, 1)}
+func newExits(dir string, c clock.Clock, log *slog.Logger) *exits {
+	return &exits{dir: dir, clock: c, log: log, tell: make(chan struct{}, 1)}
 }
 
 // lookEvery is how often a directory without a live keeper is looked at again.
@@ -26,7 +28,8 @@ func (e *exits) run(ctx context.Context) error {
 	for {
 		client, state, err := keeper.Find(e.dir)
 		if err == nil && state.Condition == keeper.Alive {
-			for range client.Watch(ctx) {
+			for exit := range client.Watch(ctx) {
+				e.log.Info("server process ended", "reason", exit.Reason, "tree_gone", exit.TreeGone, "keeper_lost", exit.KeeperLost)
 				select {
 				case e.tell <- struct{}{}:
 				default:

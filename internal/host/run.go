@@ -226,7 +226,7 @@ func (h *Host) agentConfig() agent.Config {
 		c.Gates[d.Name] = listener{gate.Dial(gateSocket(h.cfg.Dir, d.Name))}
 		if s := h.servers[d.Name]; s != nil {
 			c.Servers[d.Name] = s
-			e := newExits(filepath.Join(databaseDir(h.cfg.Dir, d.Name), "keep"), h.clock)
+			e := newExits(filepath.Join(databaseDir(h.cfg.Dir, d.Name), "keep"), h.clock, h.cfg.Log.With("database", d.Name))
 			h.exits = append(h.exits, e)
 			c.Exits[d.Name] = e.tell
 		}
