@@ -37,11 +37,12 @@ func (s *Server) look(ctx context.Context) life {
 	if c != nil {
 		ask, cancel := context.WithTimeout(ctx, keeperWait)
 		st, err := c.Status(ask)
+		late := ask.Err() != nil // before cancel, which would make it so
 		cancel()
 		if err == nil && st.Phase != keeper.Ended {
 			return life{client: c, alive: true}
 		}
-		if err != nil && ask.Err() != nil && !errors.Is(err, keeper.ErrGone) {
+		if err != nil && late && !errors.Is(err, keeper.ErrGone) {
 			return life{client: c, alive: true, why: "the keeper does not answer"}
 		}
 	}
