@@ -21,7 +21,8 @@ type board struct {
 
 	mu       sync.Mutex // guards what follows
 	state    map[string]cluster.Entry
-	at       int64 // store revision that state stands for
+	at       int64     // store revision that state stands for
+	atSince  time.Time // when it was learnt
 	contact  time.Time
 	locals   map[string]seen
 	archives map[string]Archive
@@ -42,17 +43,19 @@ func newBoard(c clock.Clock, wake func()) *board {
 	}
 }
 
-// agreed takes a whole linearizable reading, unless a watch has already brought something newer.
+// agreed takes a whole linearizable reading, unless a watch has already brought something newer. A reading that was
+// sent after a revision was known and shows a lower one comes from a store that was put back to an older state: it
+// is taken as it is, so that whoever promised more can say so.
 func (b *board) agreed(entries []cluster.Entry, revision int64, sent time.Time) {
 	b.mu.Lock()
 	b.contact = sent
-	fresh := b.state == nil || revision > b.at
+	fresh := b.state == nil || revision > b.at || revision < b.at && sent.After(b.atSince)
 	if fresh {
 		b.state = make(map[string]cluster.Entry, len(entries))
 		for _, e := range entries {
 			b.state[e.Key] = e
 		}
-		b.at = revision
+		b.at, b.atSince = revision, b.clock.Now()
 	}
 	b.mu.Unlock()
 	if fresh {
@@ -71,7 +74,7 @@ func (b *board) change(c cluster.Change) {
 		} else {
 			b.state[c.Key] = c.Entry
 		}
-		b.at = c.Revision
+		b.at, b.atSince = c.Revision, b.clock.Now()
 	}
 	b.mu.Unlock()
 	if known {
