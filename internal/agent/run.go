@@ -186,6 +186,7 @@ func (a *Agent) round(ctx context.Context) time.Duration {
 		out.Problems = append(out.Problems, a.cfg.Problems()...)
 		out.Report.Problems = out.Problems
 	}
+	a.board.decorate(&out.Report) // before the snapshot: this host's own status is made from it
 	a.publish(out.Report)
 	snap := Snapshot{At: a.factsAt, Facts: facts, Outcome: out, Agreed: a.board.entries()}
 	a.mu.Lock()
@@ -198,7 +199,6 @@ func (a *Agent) round(ctx context.Context) time.Duration {
 }
 
 func (a *Agent) publish(r Report) {
-	a.board.decorate(&r)
 	payload, err := json.Marshal(r)
 	if err != nil {
 		a.cfg.Log.Error("report not written", "err", err)
