@@ -16,7 +16,7 @@ help: ## Lists the targets (this).
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: setup
-setup: ## Installs what is missing on this machine: PostgreSQL's programs and a C compiler; nothing when all is there.
+setup: ## Installs what is missing on this machine: PostgreSQL's programs, a C compiler, ip and nft; nothing when all is there.
 	@scripts/setup
 
 .PHONY: build
@@ -41,6 +41,10 @@ race: setup ## Runs the tests of one room over and over under the race detector:
 .PHONY: sim
 sim: ## Runs the simulator on thousands of seeds (SEEDS=5000); it prints each seed that fails, and how to repeat it.
 	@go test ./sim -run Seeds -count=1 -timeout 60m -args -sim.seeds=$(SEEDS)
+
+.PHONY: lab
+lab: setup ## Runs whole plans of real processes: kills them, cuts their links, freezes their hosts, counts what was lost. Root.
+	@CI=true go test ./lab -count=1 -v -timeout 15m
 
 .PHONY: fuzz
 fuzz: ## Fuzzes every target there is, FUZZTIME=30s each.

@@ -1,5 +1,6 @@
-// Package lab runs real plans on real servers and breaks them on purpose. Hosts are loopback addresses for now:
-// processes die for real; links and disks do not fail yet.
+// Package lab runs real plans on real servers and breaks them on purpose. The hosts of [New] are loopback addresses,
+// where processes die for real; those of [NewApart] are network namespaces, where links fail as well and hosts freeze.
+// Disks do not fail yet.
 package lab
 
 import (
@@ -30,11 +31,13 @@ type World struct {
 	Plan    string
 	Hosts   []string // names
 	Address map[string]string
+	Net     *Network // that the hosts are apart on; nil = they are loopback addresses
 	bin     string
 
-	mu  sync.Mutex // guards up
-	up  *exec.Cmd
-	log *os.File
+	mu     sync.Mutex // guards what runs
+	up     *exec.Cmd
+	log    *os.File
+	agents *agents
 }
 
 // readyMax is how long a world may take to come up on a busy machine.
@@ -82,12 +85,24 @@ func RemoveBinaries() error {
 // the test.
 func New(t testing.TB, network string) *World {
 	t.Helper()
+	address := map[string]string{}
+	for i, name := range hosts() {
+		address[name] = fmt.Sprintf("%s.%d", network, i+1)
+	}
+	return layOut(t, address)
+}
+
+// hosts are the names of a world's hosts.
+func hosts() []string { return []string{"h1", "h2", "h3"} }
+
+func layOut(t testing.TB, address map[string]string) *World {
+	t.Helper()
 	bin := binaries(t)
 	dir, err := os.MkdirTemp("/var/tmp", "holdfast-lab-")
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &World{t: t, Root: filepath.Join(dir, "root"), Plan: filepath.Join(dir, "holdfast.yaml"), bin: bin, Address: map[string]string{}}
+	w := &World{t: t, Root: filepath.Join(dir, "root"), Plan: filepath.Join(dir, "holdfast.yaml"), bin: bin, Hosts: hosts(), Address: address}
 	t.Cleanup(func() {
 		w.Stop()
 		if t.Failed() {
@@ -101,12 +116,9 @@ func New(t testing.TB, network string) *World {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	var hosts strings.Builder
-	for i, domain := range []string{"a", "b", "c"} {
-		name := fmt.Sprintf("h%d", i+1)
-		w.Hosts = append(w.Hosts, name)
-		w.Address[name] = fmt.Sprintf("%s.%d", network, i+1)
-		fmt.Fprintf(&hosts, "      %s: { address: %s, fault_domain: rack-%s }\n", name, w.Address[name], domain)
+	var lines strings.Builder
+	for _, name := range w.Hosts {
+		fmt.Fprintf(&lines, "      %s: { address: %s, fault_domain: rack-%s }\n", name, address[name], name)
 	}
 	if err := os.MkdirAll(filepath.Join(dir, "build", "bin"), 0o755); err != nil {
 		t.Fatal(err)
@@ -114,7 +126,7 @@ func New(t testing.TB, network string) *World {
 	if err := os.Link(filepath.Join(bin, "clinic"), filepath.Join(dir, "build", "bin", "clinic")); err != nil {
 		copyFile(t, filepath.Join(bin, "clinic"), filepath.Join(dir, "build", "bin", "clinic"))
 	}
-	if err := os.WriteFile(w.Plan, []byte(fmt.Sprintf(planText, hosts.String())), 0o644); err != nil {
+	if err := os.WriteFile(w.Plan, []byte(fmt.Sprintf(planText, lines.String())), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	return w
@@ -177,6 +189,10 @@ func (w *World) Launch() {
 	w.t.Helper()
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.Net != nil {
+		w.launchApart()
+		return
+	}
 	log, err := os.OpenFile(filepath.Join(filepath.Dir(w.Plan), "up.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		w.t.Fatal(err)
@@ -195,9 +211,24 @@ func (w *World) Stop() {
 	w.t.Helper()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.up == nil {
+	switch {
+	case w.agents != nil:
+		w.stopApart()
+	case w.up != nil:
+		w.stopUp()
+	default:
 		return
 	}
+	if left := w.Processes(""); len(left) > 0 {
+		w.t.Errorf("processes are left: %v", left)
+		for _, pid := range left {
+			_ = syscall.Kill(pid, syscall.SIGKILL) // ours: their command line or folder is below our root
+		}
+	}
+}
+
+func (w *World) stopUp() {
+	w.t.Helper()
 	if err := w.up.Process.Signal(syscall.SIGINT); err != nil {
 		w.t.Errorf("end the world: %v", err)
 	}
@@ -215,20 +246,6 @@ func (w *World) Stop() {
 	}
 	w.up = nil
 	_ = w.log.Close() // the child has ended
-	if left := w.Processes(""); len(left) > 0 {
-		w.t.Errorf("processes are left: %v", left)
-		for _, pid := range left {
-			_ = syscall.Kill(pid, syscall.SIGKILL) // ours: their command line or folder is below our root
-		}
-	}
-}
-
-func (w *World) tail() string {
-	data, _ := os.ReadFile(filepath.Join(filepath.Dir(w.Plan), "up.log")) // only for a message
-	if len(data) > 4000 {
-		data = data[len(data)-4000:]
-	}
-	return string(data)
 }
 
 // Processes lists the living processes of one host ("" = of all), by command line or working directory.
@@ -281,19 +298,33 @@ func (w *World) PID(host, file string) int {
 func (w *World) Run(args ...string) (string, error) {
 	cmd := exec.Command(filepath.Join(w.bin, "holdfast"), args...)
 	cmd.Env = append(os.Environ(), "HOLDFAST_ROOT="+w.Root)
-	out, err := cmd.CombinedOutput()
-	return string(out), err
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := w.run(cmd)
+	return out.String(), err
+}
+
+// run runs a command where operators and clients are.
+func (w *World) run(cmd *exec.Cmd) error {
+	if w.Net == nil {
+		return cmd.Run()
+	}
+	if err := w.Net.Inside(outside, cmd.Start); err != nil {
+		return err
+	}
+	return cmd.Wait()
 }
 
 // Status asks for the present state.
 func (w *World) Status() (api.Status, error) {
 	var st api.Status
 	cmd := exec.Command(filepath.Join(w.bin, "holdfast"), "status", "--root", w.Root, "--output", "json")
-	out, err := cmd.Output()
-	if err != nil {
-		return st, fmt.Errorf("ask for the status: %w", err)
+	var out, words bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &words
+	if err := w.run(cmd); err != nil {
+		return st, fmt.Errorf("ask for the status: %w: %s", err, words.String())
 	}
-	return st, json.Unmarshal(out, &st)
+	return st, json.Unmarshal(out.Bytes(), &st)
 }
 
 // Await waits until the status is as wanted.

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -27,6 +28,7 @@ type Config struct {
 	TLS       *tls.Config // the authorities to trust; nil = the machine's own
 	ResolveTo []string    // the edges' addresses, host:port, tried in turn; empty = resolve EdgeURL's host
 	Listeners []string    // connection strings, one for each host's listener, tried in turn; empty = do not use them
+	Dial      Dial        // how every connection is made (as a net.Dialer does)
 
 	EdgeWrites     float64 // a second (20)
 	EdgeReads      float64 // a second (50)
@@ -37,6 +39,9 @@ type Config struct {
 	Timeout time.Duration // a request without an answer fails after this (15 s)
 	Log     *slog.Logger  // slog.Default()
 }
+
+// Dial makes a connection, as [net.Dialer.DialContext] does.
+type Dial = func(ctx context.Context, network, address string) (net.Conn, error)
 
 // Client writes, reads and counts. Make it with [New], let it work with [Client.Run].
 type Client struct {
@@ -78,6 +83,9 @@ func New(cfg Config) (*Client, error) {
 	if cfg.Client == "" {
 		cfg.Client = "load-" + rand.Text()[:8]
 	}
+	if cfg.Dial == nil {
+		cfg.Dial = (&net.Dialer{}).DialContext
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
@@ -95,7 +103,7 @@ func New(cfg Config) (*Client, error) {
 		}
 	}
 	for i, dsn := range cfg.Listeners {
-		pc, err := listenerConfig(dsn)
+		pc, err := listenerConfig(dsn, cfg.Dial)
 		if err != nil {
 			bad = append(bad, fmt.Errorf("listener %d (Listeners): %w", i+1, err))
 			continue

@@ -29,7 +29,7 @@ func (e *statusError) Error() string { return fmt.Sprintf("HTTP %d: %s", e.statu
 // once; net/http itself sends one again only where no answer had begun on a reused connection and the
 // request changes nothing.
 func newEdge(cfg Config) *http.Client {
-	dial := (&net.Dialer{Timeout: connectTimeout}).DialContext
+	dial := bounded(cfg.Dial)
 	if len(cfg.ResolveTo) > 0 {
 		dial = inTurn(cfg.ResolveTo, dial)
 	}
@@ -45,10 +45,17 @@ func newEdge(cfg Config) *http.Client {
 	}
 }
 
-type dialFunc = func(ctx context.Context, network, address string) (net.Conn, error)
+// bounded gives up on an address after connectTimeout.
+func bounded(dial Dial) Dial {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+		defer cancel()
+		return dial(ctx, network, address)
+	}
+}
 
 // inTurn dials the addresses beginning with the last one that answered.
-func inTurn(addresses []string, dial dialFunc) dialFunc {
+func inTurn(addresses []string, dial Dial) Dial {
 	var good atomic.Int64
 	return func(ctx context.Context, network, _ string) (net.Conn, error) {
 		first := int(good.Load())

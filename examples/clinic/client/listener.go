@@ -3,7 +3,6 @@ package client
 import (
 	"context"
 	"fmt"
-	"net"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -17,14 +16,14 @@ const rowsTable = `CREATE TABLE IF NOT EXISTS load_rows (
 const warningKey = "clinic.client.warning"
 
 // listenerConfig reads a connection string and sets what this client needs.
-func listenerConfig(dsn string) (*pgx.ConnConfig, error) {
+func listenerConfig(dsn string, dial Dial) (*pgx.ConnConfig, error) {
 	pc, err := pgx.ParseConfig(dsn)
 	if err != nil {
 		return nil, fmt.Errorf("read the connection string: %w", err)
 	}
 	// An address that accepts may hold the session for a while, until there is a primary to lead it to.
 	pc.ConnectTimeout = 3 * time.Second
-	pc.DialFunc = (&net.Dialer{Timeout: connectTimeout}).DialContext
+	pc.DialFunc = bounded(dial)
 	if pc.RuntimeParams["application_name"] == "" {
 		pc.RuntimeParams["application_name"] = "clinicload"
 	}

@@ -43,7 +43,12 @@ func (c *Client) Verify(ctx context.Context, dsn string) (Verdict, error) {
 
 // stored reads the numbers that each writing path left, in one snapshot.
 func (c *Client) stored(ctx context.Context, dsn string) (numbers map[Path][]int64, err error) {
-	conn, err := pgx.Connect(ctx, dsn)
+	pc, err := pgx.ParseConfig(dsn)
+	if err != nil {
+		return nil, fmt.Errorf("read the connection string: %w", err)
+	}
+	pc.DialFunc = c.cfg.Dial
+	conn, err := pgx.ConnectConfig(ctx, pc)
 	if err != nil {
 		return nil, err
 	}
