@@ -27,6 +27,7 @@ var rooms = []room{
 	{folder: "internal/redact", std: true, why: "a leaf stands on the standard library alone"},
 	{folder: "internal/clock", std: true, why: "a leaf stands on the standard library alone"},
 	{folder: "internal/durable", std: true, why: "a leaf stands on the standard library alone"},
+	{folder: "internal/orders", std: true, ours: "internal/clock", why: "a leaf: lines of orders over a private socket, whatever is ordered"},
 	{folder: "internal/auth", ours: leaves, why: "certificates know no room"},
 	{folder: "internal/keeper", std: true, ours: "internal/durable", why: "a keeper outlives everything: the standard library, x/sys and the leaf durable, so that it is small and never upgraded for others' sake"},
 
@@ -38,8 +39,8 @@ var rooms = []room{
 	{folder: "internal/service/process", ours: leaves + "internal/service internal/keeper internal/plan", why: "a driver knows its own room, the leaves and its engine"},
 	{folder: "internal/service/probe", ours: leaves + "internal/service internal/plan", why: "a driver knows its own room, the leaves and its engine"},
 	{folder: "internal/service/servicetest", ours: leaves + "internal/service", why: "a conformance suite knows the interface, not who implements it"},
-	{folder: "internal/edge/proxy", ours: leaves + "internal/edge", why: "a driver knows its own room, the leaves and its engine"},
-	{folder: "internal/database/gate", ours: leaves + "internal/database", why: "a driver knows its own room, the leaves and its engine"},
+	{folder: "internal/edge/proxy", ours: leaves + "internal/edge internal/orders", why: "a driver knows its own room, the leaves and its engine"},
+	{folder: "internal/database/gate", ours: leaves + "internal/database internal/orders", why: "a driver knows its own room, the leaves and its engine"},
 	{folder: "internal/database/postgres", ours: leaves + "internal/database internal/keeper", why: "a driver knows its own room, the leaves and its engine"},
 	{folder: "internal/database/postgres/pgtest", ours: leaves + "internal/database/postgres internal/database internal/auth internal/keeper", why: "a fixture of the driver's tests"},
 	{folder: "internal/database/databasetest", ours: leaves + "internal/database", why: "a conformance suite knows the interface, not who implements it"},

@@ -1,17 +1,15 @@
 package gate
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
-	"os"
-	"sync"
 	"time"
 
 	"holdfast/internal/event"
+	"holdfast/internal/orders"
 )
 
 // request is one line on the control socket; exactly one field is set.
@@ -38,95 +36,13 @@ type response struct {
 	Status *Status     `json:"status,omitempty"`
 }
 
-const (
-	lineMax      = 64 << 10
-	controlMax   = 32               // control connections at once: an agent, a keeper, and people looking
-	controlIdle  = 10 * time.Minute // a control connection that says nothing is closed
-	controlWrite = 2 * time.Second
-)
-
-// listenControl takes the socket at path, unless a living gate has it. A socket left by a killed process is replaced.
-func listenControl(ctx context.Context, path string) (net.Listener, error) {
-	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
-		_ = c.Close() // it was only to see whether somebody answers
-		return nil, fmt.Errorf("take the control socket %s: another process answers on it", path)
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("take the control socket: %w", err)
-	}
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "unix", path)
-	if err != nil {
-		return nil, fmt.Errorf("take the control socket: %w", err)
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, errors.Join(fmt.Errorf("take the control socket: %w", err), l.Close())
-	}
-	return l, nil
-}
+const lineMax = 64 << 10
 
 // serveControl answers until ctx ends, and returns when its last connection has.
 func (g *Gate) serveControl(ctx context.Context, l net.Listener) error {
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
-	defer stop()
-	slots := make(chan struct{}, controlMax)
-	for {
-		c, err := l.Accept()
-		if ctx.Err() != nil {
-			if err == nil {
-				_ = c.Close()
-			}
-			return nil
-		}
-		if errors.Is(err, net.ErrClosed) {
-			return fmt.Errorf("accept on the control socket: %w", err)
-		}
-		if err != nil {
-			g.log.WarnContext(ctx, "control connection not accepted", "err", err)
-			if !g.pause(ctx, dialPause) {
-				return nil
-			}
-			continue
-		}
-		select {
-		case slots <- struct{}{}:
-		default:
-			_ = c.Close() // too many at once
-			continue
-		}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			g.converse(ctx, c)
-		})
-	}
-}
-
-// converse answers line by line until the other side ends or ctx does.
-func (g *Gate) converse(ctx context.Context, c net.Conn) {
-	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
-	defer stop()
-	defer func() { _ = c.Close() }()
-	in := bufio.NewScanner(c)
-	in.Buffer(make([]byte, 0, 4096), lineMax)
-	out := json.NewEncoder(c)
-	for {
-		if err := c.SetReadDeadline(time.Now().Add(controlIdle)); err != nil {
-			return
-		}
-		if !in.Scan() {
-			return
-		}
-		answer := g.answer(ctx, in.Bytes())
-		if err := c.SetWriteDeadline(time.Now().Add(controlWrite)); err != nil {
-			return
-		}
-		if err := out.Encode(answer); err != nil {
-			g.log.DebugContext(ctx, "control answer not delivered", "err", err)
-			return
-		}
-	}
+	return orders.Server{
+		LineMax: lineMax, Log: g.log, Clock: g.cfg.Clock, Answer: func(ctx context.Context, line []byte) any { return g.answer(ctx, line) },
+	}.Serve(ctx, l)
 }
 
 func (g *Gate) answer(ctx context.Context, line []byte) response {

@@ -31,6 +31,7 @@ import (
 	"holdfast/internal/clock"
 	"holdfast/internal/durable"
 	"holdfast/internal/event"
+	"holdfast/internal/orders"
 )
 
 // Spec is the file that `holdfast gate` is started with.
@@ -199,7 +200,7 @@ func (g *Gate) run(ctx context.Context) (err error) {
 		open = append(open, l)
 	}
 	clients := open
-	control, err := listenControl(ctx, g.cfg.Control)
+	control, err := orders.Listen(ctx, g.cfg.Control)
 	if err != nil {
 		return err
 	}

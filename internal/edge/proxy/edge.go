@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"holdfast/internal/durable"
+	"holdfast/internal/orders"
 )
 
 // Edge is one running balancer.
@@ -65,7 +66,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	control, err := listenControl(ctx, cfg.Control)
+	control, err := orders.Listen(ctx, cfg.Control)
 	if err != nil {
 		return err
 	}
