@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"text/tabwriter"
@@ -13,12 +14,79 @@ import (
 
 	"holdfast/internal/agent"
 	"holdfast/internal/api"
+	"holdfast/internal/problem"
 )
 
 func databaseCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "database", Short: "Move and inspect databases", Args: cobra.NoArgs}
-	cmd.AddCommand(switchoverCommand())
+	cmd.AddCommand(switchoverCommand(), explainCommand())
 	return cmd
+}
+
+func explainCommand() *cobra.Command {
+	var root, output string
+	cmd := &cobra.Command{
+		Use:   "explain NAME",
+		Short: "Who is the primary and why, who could take over now, and why not the others",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := operatorOf(root)
+			if err != nil {
+				return err
+			}
+			defer client.Close()
+			st, err := client.Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			i := slices.IndexFunc(st.Databases, func(d api.DatabaseStatus) bool { return d.Name == args[0] })
+			if i < 0 {
+				return &problem.Problem{Code: "api.unknown", Subject: args[0], Severity: problem.Note, Title: "the plan has no such database",
+					Meaning: "Nothing was changed.", Remedy: "holdfast status lists the databases"}
+			}
+			d := st.Databases[i]
+			c, err := client.Candidates(cmd.Context(), args[0])
+			if output == "json" {
+				return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{"database": d, "candidates": c.Refused})
+			}
+			return writeExplanation(cmd.OutOrStdout(), d, c, err)
+		},
+	}
+	cmd.Flags().StringVar(&root, "root", "", rootUsage)
+	outputFlag(cmd, &output)
+	return cmd
+}
+
+// writeExplanation says what stands, why, and what would follow. Without a primary that answers nobody can say
+// who streams from it.
+func writeExplanation(out io.Writer, d api.DatabaseStatus, c api.Candidates, unknown error) error {
+	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	p := func(format string, args ...any) { _, _ = fmt.Fprintf(w, format, args...) } // Flush tells the error
+	state := "open to clients"
+	if !d.Open {
+		state = "not open to clients"
+	}
+	p("%s: the primary is on %s (epoch %d, timeline %d, %s, %s)\n", d.Name, d.Primary, d.Epoch, d.Timeline, d.Phase, state)
+	for _, why := range d.Because {
+		p("  because %s\n", why)
+	}
+	p("A commit is acknowledged once %d of its standbys hold it; an unplanned takeover needs answers of %d.\n\n", d.AcknowledgedBy, d.ElectionNeeds)
+	for _, s := range d.Servers {
+		if s.Host == d.Primary {
+			continue
+		}
+		why, known := c.Refused[s.Host]
+		switch {
+		case unknown != nil:
+			why = "cannot be said: " + s.State
+		case !known:
+			why = "counts for no commit now: " + s.State
+		case why == "":
+			why = "could take over"
+		}
+		p("%s\t%s\n", s.Host, why)
+	}
+	return w.Flush()
 }
 
 // switchoverMax is how long a switchover may take, its checkpoint included.
@@ -37,11 +105,7 @@ If anything goes wrong before the change, the old primary takes over again.`,
   holdfast database switchover records --to east-2 --yes`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := findContext(root)
-			if err != nil {
-				return err
-			}
-			client, err := operator(c)
+			client, err := operatorOf(root)
 			if err != nil {
 				return err
 			}

@@ -41,6 +41,15 @@ func findContext(root string) (local.Context, error) {
 	return local.ReadContext(filepath.Dir(found[0]))
 }
 
+// operatorOf is a client with the operator's certificate of the application that a command is about.
+func operatorOf(root string) (*api.Client, error) {
+	c, err := findContext(root)
+	if err != nil {
+		return nil, err
+	}
+	return operator(c)
+}
+
 func outputFlag(cmd *cobra.Command, output *string) {
 	cmd.Flags().StringVarP(output, "output", "o", "table", "table or json")
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp)) // the flag exists
@@ -60,11 +69,7 @@ func statusCommand() *cobra.Command {
 			if output != "table" && output != "json" {
 				return fmt.Errorf("--output is table or json, not %q: %w", output, errUsage)
 			}
-			c, err := findContext(root)
-			if err != nil {
-				return err
-			}
-			client, err := operator(c)
+			client, err := operatorOf(root)
 			if err != nil {
 				return err
 			}
@@ -249,11 +254,7 @@ func historyCommand() *cobra.Command {
 		Short: "What happened on the hosts that answer, and why",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := findContext(root)
-			if err != nil {
-				return err
-			}
-			client, err := operator(c)
+			client, err := operatorOf(root)
 			if err != nil {
 				return err
 			}
