@@ -1,0 +1,296 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"holdfast/internal/agent"
+	"holdfast/internal/auth"
+	"holdfast/internal/cluster/memory"
+	"holdfast/internal/database"
+	"holdfast/internal/event"
+	"holdfast/internal/problem"
+)
+
+// served is an API behind real certificates, with a client for an operator and one for a host.
+type served struct {
+	shared         *memory.Shared
+	store          *memory.Store
+	url            string
+	operator, host *http.Client
+	client         *Client
+}
+
+func serve(t *testing.T, self string) *served {
+	t.Helper()
+	ca, err := auth.CreateAuthority(filepath.Join(t.TempDir(), "ca"), "clinic")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dirOf := func(c auth.HostCert) string {
+		dir := t.TempDir()
+		if err := ca.WriteHost(dir, c); err != nil {
+			t.Fatal(err)
+		}
+		return dir
+	}
+	hostDir, adminDir := dirOf(auth.HostCert{Name: "b1", DNSNames: []string{"api.test"}}), dirOf(auth.HostCert{Name: "ann", Role: auth.Admin})
+	out := &served{shared: memory.New()}
+	out.store = out.shared.Open("b1")
+	t.Cleanup(func() { _ = out.store.Close() }) // in memory: it cannot fail
+	src := Source{
+		Plan: clinic(), Self: self, Store: out.store, Snapshot: allWell().snapshot,
+		Events:  func() []event.Event { return []event.Event{{What: "standby promoted"}} },
+		Members: func() []string { return []string{"b1", "b3"} },
+		Policy:  func(string) database.Policy { return database.Policy{Name: "records", Times: database.DefaultTimes()} },
+		Log:     slog.New(slog.DiscardHandler),
+	}
+	srv := httptest.NewUnstartedServer(Handler(src))
+	if srv.TLS, err = auth.ServerTLS(hostDir); err != nil {
+		t.Fatal(err)
+	}
+	srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)
+	srv.StartTLS()
+	t.Cleanup(srv.Close)
+	out.url = srv.URL
+	as := func(dir string) *http.Client {
+		conf, err := auth.ClientTLS(dir, "api.test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		tr := &http.Transport{TLSClientConfig: conf}
+		t.Cleanup(tr.CloseIdleConnections)
+		return &http.Client{Transport: tr, Timeout: 20 * time.Second}
+	}
+	out.operator, out.host = as(adminDir), as(hostDir)
+	conf, err := auth.ClientTLS(adminDir, "api.test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out.client = NewClient([]string{strings.TrimPrefix(srv.URL, "https://")}, conf)
+	t.Cleanup(out.client.Close)
+	return out
+}
+
+// do asks and gives the status with the body.
+func (s *served) do(t *testing.T, who *http.Client, method, path, body string) (int, []byte) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, s.url+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := who.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }() // read to its end
+	data, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, data
+}
+
+const switchover = `{"room":"database","subject":"records","kind":"switchover","args":{"to":"b2"}}`
+
+func TestWhatIsRefusedIsNotWritten(t *testing.T) {
+	s := serve(t, "b1")
+	for _, c := range []struct {
+		name         string
+		who          *http.Client
+		method, path string
+		body         string
+		status       int
+		code         string
+	}{
+		{"an unknown database", s.operator, "POST", "/v1/requests", `{"room":"database","subject":"orders","kind":"switchover"}`, 422, "api.unknown"},
+		{"an unknown host", s.operator, "POST", "/v1/requests", strings.Replace(switchover, "b2", "b9", 1), 422, "api.unknown"},
+		{"an unknown kind", s.operator, "POST", "/v1/requests", strings.Replace(switchover, "switchover", "drop", 1), 422, "api.unknown"},
+		{"a kind of another room", s.operator, "POST", "/v1/requests", `{"room":"backup","subject":"records","kind":"switchover"}`, 422, "api.unknown"},
+		{"an unknown room", s.operator, "POST", "/v1/requests", `{"room":"vault","subject":"records","kind":"base"}`, 422, "api.unknown"},
+		{"a field that nobody knows", s.operator, "POST", "/v1/requests", `{"room":"backup","subject":"records","kind":"base","force":true}`, 400, "api.bad-request"},
+		{"no JSON", s.operator, "POST", "/v1/requests", `please`, 400, "api.bad-request"},
+		{"more than a request may hold", s.operator, "POST", "/v1/requests", `{"by":"` + strings.Repeat("x", requestMax) + `"}`, 400, "api.bad-request"},
+		{"a host asks", s.host, "POST", "/v1/requests", switchover, 403, "api.not-an-operator"},
+		{"a host stops everything", s.host, "PUT", "/v1/stopping", "", 403, "api.not-an-operator"},
+		{"a host takes a stop back", s.host, "DELETE", "/v1/stopping", "", 403, "api.not-an-operator"},
+		{"a host reads what was asked", s.host, "GET", "/v1/requests/x", "", 403, "api.not-an-operator"},
+		{"a request that nobody made", s.operator, "GET", "/v1/requests/x", "", 404, "api.unknown"},
+		{"candidates of an unknown database", s.host, "GET", "/v1/databases/orders/candidates", "", 404, "api.unknown"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			status, body := s.do(t, c.who, c.method, c.path, c.body)
+			var p problem.Problem
+			if err := json.Unmarshal(body, &p); err != nil {
+				t.Fatalf("%s: %v", body, err)
+			}
+			if status != c.status || p.Code != c.code || p.Title == "" || p.Remedy == "" {
+				t.Errorf("status %d, problem %+v; want %d, %s", status, p, c.status, c.code)
+			}
+			if rev := s.shared.Revision(); rev != 0 {
+				t.Errorf("it was refused, and something was written (revision %d)", rev)
+			}
+		})
+	}
+}
+
+func TestAHostMayLook(t *testing.T) {
+	s := serve(t, "b1")
+	status, body := s.do(t, s.host, "GET", "/v1/status", "")
+	var st Status
+	if err := json.Unmarshal(body, &st); err != nil || status != 200 {
+		t.Fatalf("status %d: %v", status, err)
+	}
+	member := map[string]bool{}
+	for _, h := range st.Hosts {
+		member[h.Name] = h.Member
+	}
+	if diff := cmp.Diff(map[string]bool{"b1": true, "b2": false, "b3": true}, member); diff != "" {
+		t.Errorf("members by gossip:\n%s", diff)
+	}
+	if status, body := s.do(t, s.host, "GET", "/v1/events", ""); status != 200 || !strings.Contains(string(body), "standby promoted") {
+		t.Errorf("status %d: %s", status, body)
+	}
+	t.Run("nobody without a certificate does", func(t *testing.T) {
+		bare := s.host.Transport.(*http.Transport).Clone()
+		bare.TLSClientConfig.GetClientCertificate = nil
+		defer bare.CloseIdleConnections()
+		req, err := http.NewRequestWithContext(t.Context(), "GET", s.url+"/v1/status", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := (&http.Client{Transport: bare}).Do(req)
+		if err == nil {
+			_ = resp.Body.Close() // the answer itself is the fault
+			t.Errorf("it was answered: %s", resp.Status)
+		}
+	})
+}
+
+func TestARequestFromAskingToItsAnswer(t *testing.T) {
+	s := serve(t, "b1")
+	asked, err := s.client.Ask(t.Context(), agent.Asked{
+		ID: "mine", Room: "database", Subject: "records", Kind: "switchover", Args: map[string]string{"to": "b2"}, By: "somebody else", Host: "b9", Progress: "done",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := agent.Asked{ID: asked.ID, Room: "database", Subject: "records", Kind: "switchover", Args: map[string]string{"to": "b2"}, By: "ann"}
+	if asked.ID == "mine" || len(asked.ID) != 16 {
+		t.Errorf("the id is %q; the agent gives it", asked.ID)
+	}
+	if diff := cmp.Diff(want, asked); diff != "" {
+		t.Errorf("what was taken:\n%s", diff)
+	}
+	entry, err := s.store.Get(t.Context(), agent.KeyRequests+asked.ID)
+	var kept agent.Asked
+	if err := errors.Join(err, json.Unmarshal(entry.Value, &kept)); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, kept); diff != "" {
+		t.Errorf("what lies in the store:\n%s", diff)
+	}
+	if status, body := s.do(t, s.operator, "GET", "/v1/requests/"+asked.ID, ""); status != 202 || !strings.Contains(string(body), asked.ID) {
+		t.Errorf("while it is open: status %d, %s", status, body)
+	}
+	answer := agent.Settled{ID: asked.ID, OK: true, Text: "b2 is the primary", Host: "b2"}
+	seen := 0
+	got, err := s.client.Wait(t.Context(), asked.ID, func(q agent.Asked) {
+		if seen++; seen > 1 {
+			return
+		}
+		value, err := json.Marshal(answer)
+		if err == nil {
+			_, err = s.store.Put(context.Background(), agent.KeyAnswers+asked.ID, value, 0)
+		}
+		if err != nil || q.ID != asked.ID {
+			t.Errorf("progress of %q: %v", q.ID, err)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(answer, got); diff != "" || seen == 0 {
+		t.Errorf("%d words on the way, then:\n%s", seen, diff)
+	}
+	if status, _ := s.do(t, s.operator, "GET", "/v1/requests/"+asked.ID, ""); status != 200 {
+		t.Errorf("when it is settled: status %d", status)
+	}
+}
+
+func TestStoppingIsSetAndTakenBack(t *testing.T) {
+	s := serve(t, "b1")
+	there := func() bool {
+		e, err := s.store.Get(t.Context(), agent.KeyStopping)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e.Revision != 0
+	}
+	for _, step := range []struct {
+		name string
+		set  bool
+	}{
+		{"taking back what was never said is harmless", false},
+		{"it is set", true},
+		{"it is set again", true},
+		{"it is taken back", false},
+		{"it is taken back again", false},
+	} {
+		if err := s.client.SetStopping(t.Context(), step.set); err != nil || there() != step.set {
+			t.Errorf("%s: %v, and the key is there: %v", step.name, err, there())
+		}
+	}
+}
+
+func TestAnAgreedStateOutOfReachIsSaid(t *testing.T) {
+	s := serve(t, "b1")
+	s.shared.Unavailable(true)
+	defer s.shared.Unavailable(false)
+	for _, path := range []string{"POST /v1/requests", "PUT /v1/stopping", "DELETE /v1/stopping", "GET /v1/requests/x"} {
+		method, path, _ := strings.Cut(path, " ")
+		status, body := s.do(t, s.operator, method, path, switchover)
+		if status != 503 || !strings.Contains(string(body), "cluster.unreachable") {
+			t.Errorf("%s %s: status %d, %s", method, path, status, body)
+		}
+	}
+	var p *problem.Problem
+	if _, err := s.client.Ask(t.Context(), agent.Asked{Room: "backup", Subject: "records", Kind: "base"}); !errors.As(err, &p) || p.Code != "api.no-agent" {
+		t.Errorf("the client says %v", err)
+	}
+	if status, _ := s.do(t, s.operator, "GET", "/v1/status", ""); status != 200 {
+		t.Errorf("nobody may look meanwhile: status %d", status)
+	}
+}
+
+func TestOnlyThePrimarysHostKnowsTheCandidates(t *testing.T) {
+	t.Run("the primary's host answers", func(t *testing.T) {
+		c, err := serve(t, "b1").client.Candidates(t.Context(), "records")
+		if err != nil || c.Primary != "b1" || !c.Open {
+			t.Fatalf("%+v: %v", c, err)
+		}
+		for _, host := range []string{"b2", "b3"} {
+			if _, told := c.Refused[host]; !told {
+				t.Errorf("nothing is said of %s: %v", host, c.Refused)
+			}
+		}
+	})
+	t.Run("another says who does", func(t *testing.T) {
+		s := serve(t, "b2")
+		status, body := s.do(t, s.operator, "GET", "/v1/databases/records/candidates", "")
+		if status != http.StatusMisdirectedRequest || !strings.Contains(string(body), "ask b1") {
+			t.Errorf("status %d: %s", status, body)
+		}
+	})
+}
