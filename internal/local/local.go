@@ -14,8 +14,10 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -133,24 +135,25 @@ func Prepare(p *plan.Plan, planFile, root string) (Context, []string, error) {
 	if err := refuseForeign(p.Application, root); err != nil {
 		return c, nil, err
 	}
-	if err := os.MkdirAll(filepath.Join(root, "hosts"), 0o755); err != nil {
+	if err := os.MkdirAll(root, 0o755); err != nil {
 		return c, nil, fmt.Errorf("make the data root: %w", err)
-	}
-	made, err := secrets(p, root)
-	if err != nil {
-		return c, made, err
-	}
-	if err := certificates(p, root); err != nil {
-		return c, made, err
 	}
 	for _, h := range p.AllHosts() {
 		c.Agents[h.Name] = net.JoinHostPort(h.Address, fmt.Sprint(p.Ports.Agent))
 	}
 	data, err := json.MarshalIndent(c, "", "  ")
 	if err != nil {
+		return c, nil, err
+	}
+	// The context comes first: it is what makes the root ours, should the rest be cut short.
+	if err := durable.WriteFile(contextFile(root), append(data, '\n'), 0o600); err != nil {
+		return c, nil, err
+	}
+	made, err := secrets(p, root)
+	if err != nil {
 		return c, made, err
 	}
-	return c, made, durable.WriteFile(contextFile(root), append(data, '\n'), 0o600)
+	return c, made, certificates(p, root)
 }
 
 // refuseForeign keeps Holdfast off a directory that is not its own or belongs to another application.
@@ -210,7 +213,7 @@ func secrets(p *plan.Plan, root string) ([]string, error) {
 	}
 	var made []string
 	for ref, what := range refs {
-		path := ref.Target()
+		path := filepath.Clean(ref.Target())
 		if ref.Kind() != "file" || !strings.HasPrefix(path, root+string(filepath.Separator)) {
 			continue
 		}
@@ -229,6 +232,7 @@ func secrets(p *plan.Plan, root string) ([]string, error) {
 		}
 		made = append(made, what+" in "+path)
 	}
+	slices.Sort(made)
 	return made, nil
 }
 
@@ -264,14 +268,18 @@ func certificates(p *plan.Plan, root string) error {
 	return issue(ca, AdminDir(root), auth.HostCert{Name: "operator", Role: auth.Admin})
 }
 
-// issue writes a certificate unless one is there; a changed plan gets new ones by removing the old.
+// renewBefore is how long before its end a certificate is replaced by the next start; it lives for a year.
+const renewBefore = 30 * 24 * time.Hour
+
+// issue writes a certificate unless one is there that says the same and is valid for long enough.
 func issue(ca *auth.Authority, dir string, c auth.HostCert) error {
 	want, err := json.Marshal(c)
 	if err != nil {
 		return err
 	}
 	asked := filepath.Join(dir, "asked.json")
-	if have, err := os.ReadFile(asked); err == nil && string(have) == string(want) {
+	have, err := os.ReadFile(asked)
+	if until, lost := auth.Expires(dir); err == nil && lost == nil && string(have) == string(want) && time.Until(until) > renewBefore {
 		return nil
 	}
 	if err := ca.WriteHost(dir, c); err != nil {
