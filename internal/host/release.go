@@ -42,6 +42,10 @@ func takeRelease(dir, from string) (release, error) {
 			Remedy:  "build the release, or correct `release` in the plan",
 		}
 	}
+	// A link is followed here and nowhere below: a deployment's "current" is one.
+	if from, err = filepath.EvalSymlinks(from); err != nil {
+		return release{}, fmt.Errorf("take the release: %w", err)
+	}
 	base := filepath.Join(dir, "releases")
 	if err := os.MkdirAll(base, 0o755); err != nil {
 		return release{}, err
@@ -171,6 +175,9 @@ func unpack(to, archive string, sum hash.Hash) error {
 		}
 		if err != nil {
 			return err
+		}
+		if h.Typeflag == tar.TypeXGlobalHeader {
+			continue // words about the archive itself: git archive puts the commit's name there
 		}
 		rel := filepath.Clean(strings.TrimPrefix(h.Name, "./"))
 		if !filepath.IsLocal(rel) {
