@@ -10,10 +10,11 @@ LDFLAGS := -X holdfast/internal/cli.version=$(VERSION)
 P       ?= 2
 SEEDS   ?= 5000
 FUZZTIME ?= 30s
+ROUNDS  ?= 5
 
 .PHONY: help
 help: ## Lists the targets (this).
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: setup
 setup: ## Installs what is missing on this machine: PostgreSQL's programs, a C compiler, ip and nft; nothing when all is there.
@@ -61,6 +62,11 @@ docs: ## Checks that links and told commands exist, and that every problem has i
 .PHONY: bench
 bench: ## Runs the benchmarks; read ratios from one run, not figures from two.
 	@go test -run '^$$' -bench . -benchmem -p 1 ./...
+
+.PHONY: bench-failover
+bench-failover: setup build ## Times crash, dead host and switchover as a client sees them, Patroni's too where it is; status 1 when a row is lost or a target missed.
+	@go build -trimpath -o bin/bench-failover ./bench/failover
+	exec bin/bench-failover -holdfast bin/holdfast -rounds $(ROUNDS)
 
 .PHONY: ci
 ci: ## Does what the project's CI does: setup, lint, test.

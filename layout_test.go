@@ -66,6 +66,7 @@ var rooms = []room{
 
 	{folder: "sim", ours: leaves + roomsOwn + "internal/agent internal/cluster internal/cluster/memory internal/database/databasetest internal/service/servicetest", why: "the simulated world runs the real decisions on fakes; a real driver would bring real time and chance"},
 	{folder: "lab", ours: "internal/... examples/...", why: "the lab runs the real thing"},
+	{folder: "bench/failover", ours: "internal/api internal/local internal/database", why: "a bench drives the program as an operator does, and reads its answers"},
 	{folder: "examples/clinic", ours: "", why: "an application knows nothing of Holdfast"},
 	{folder: "examples/clinic/demo", ours: "internal/... examples/clinic/...", why: "the demo drives both the application and Holdfast"},
 	{folder: ".", why: "the root holds tests of the whole tree and no code"},
@@ -81,7 +82,7 @@ var fences = []fence{
 	{module: "go.uber.org/zap", folders: "internal/cluster/etcd"},        // etcd's logger
 	{module: "google.golang.org/grpc", folders: "internal/cluster/etcd"}, // etcd's transport
 	{module: "github.com/hashicorp/memberlist", folders: "internal/cluster/members"},
-	{module: "github.com/jackc", folders: "internal/database/postgres internal/backup internal/restore/... examples/... lab/..."},
+	{module: "github.com/jackc", folders: "internal/database/postgres internal/backup internal/restore/... examples/... lab/... bench/..."},
 	{module: "golang.org/x/text", folders: "internal/database/postgres"}, // SASLprep of passwords
 	{module: "github.com/goccy/go-yaml", folders: "internal/plan"},
 	{module: "github.com/robfig/cron/v3", folders: "internal/plan internal/backup"},
