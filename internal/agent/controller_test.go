@@ -419,7 +419,3 @@ func TestTheArchiverIsNamedAndReplaced(t *testing.T) {
 	}
 	g.quiet(t)
 }
-
-func errorsIsConflict(err error) bool {
-	return strings.Contains(err.Error(), cluster.ErrConflict.Error())
-}

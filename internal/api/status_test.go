@@ -234,6 +234,7 @@ func TestDescribeSaysWhatEachServerDoes(t *testing.T) {
 	}
 	t.Run("the primary is not its own standby", func(t *testing.T) {
 		w := allWell()
+		w.record.Voters = append(w.record.Voters, database.Voter{Host: "b1", Incarnation: "i1"})
 		got := Describe(clinic(), "b1", w.snapshot()).Databases[0].Servers[0]
 		if diff := cmp.Diff(ServerStatus{Host: "b1", Role: "primary", State: "serves", LSN: "0/3E8"}, got); diff != "" {
 			t.Error(diff)
