@@ -204,7 +204,7 @@ func (r *hostRound) exited(t Task, o Observed) {
 	}
 	pause := r.p.Backoff << (tr.Count - 1)
 	if tr.Since < pause {
-		r.report(t.ID, Starting, fmt.Sprintf("%s; restart %d of %d in %v", tr.Why, tr.Count, r.p.Tries, pause-tr.Since))
+		r.report(t.ID, Starting, fmt.Sprintf("%s; restart %d of %d is due within %v", tr.Why, tr.Count, r.p.Tries, pause))
 		return
 	}
 	r.start(t, fmt.Sprintf("restart %d of %d in place: %s", tr.Count, r.p.Tries, tr.Why))
@@ -220,7 +220,7 @@ func (r *hostRound) start(t Task, because string) {
 	case i >= 0:
 		r.report(t.ID, Starting, "waits until "+r.v.Observed[i].ID+" has ended here")
 	case t.Singleton && r.v.OrdersAge > r.p.OrdersMax:
-		r.report(t.ID, Starting, fmt.Sprintf("orders are %v old, and another may run elsewhere by now", r.v.OrdersAge))
+		r.report(t.ID, Starting, "orders are too old to act on: another may run elsewhere by now")
 	default:
 		r.act(Start, t.ID, 0, because)
 		r.report(t.ID, Starting, because)
