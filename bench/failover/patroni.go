@@ -184,7 +184,7 @@ func peerCredential() (*syscall.Credential, error) {
 	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
 }
 
-// start runs one program of a host. Host 0 is nobody's: the balancer's.
+// start runs one program of the cluster.
 func (p *patroni) start(name string, cred *syscall.Credential, dir string, argv ...string) error {
 	c, err := start(filepath.Join(p.dir, name+".log"), cred, dir, argv...)
 	if err != nil {

@@ -152,9 +152,14 @@ func (c *child) wait(limit time.Duration) error {
 
 // machine tells where figures come from.
 func machine() string {
-	load, err := os.ReadFile("/proc/loadavg")
+	return fmt.Sprintf("%s: %d cores, load before the run %s", time.Now().UTC().Format("2006-01-02 15:04 MST"), runtime.NumCPU(), load())
+}
+
+// load is how many processes wanted to run, on average over 1, 5 and 15 minutes.
+func load() string {
+	text, err := os.ReadFile("/proc/loadavg")
 	if err != nil {
-		load = []byte("unknown")
+		return "unknown"
 	}
-	return fmt.Sprintf("%s: %d cores, load before the run %s", time.Now().UTC().Format("2006-01-02 15:04 MST"), runtime.NumCPU(), bytes.TrimSpace(load))
+	return strings.Join(strings.Fields(string(text))[:3], " ")
 }

@@ -75,7 +75,7 @@ func report(out io.Writer, all []system, rounds []round) {
 			p("%s\t%s\t%d\t%s\t%s\t%d\t%d\t%s\n", f, s.name(), sum.measured, sum.outage, sum.redundancy, sum.acknowledged, sum.lost, ratio)
 		}
 	}
-	p("\nA lost host comes back %s later or when writes are back, whichever is later; its redundancy counts from then.\n", awayMin)
+	p("\nA lost host comes back %s later or when writes are back, whichever is later; its redundancy counts from then.\nLoad after the run %s, of which the bench itself is a part.\n", awayMin, load())
 	_ = w.Flush()
 }
 
