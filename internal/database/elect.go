@@ -361,9 +361,10 @@ func (j *judgement) onAssigned(l Local) bool {
 	return sameForks(committed(r), l.History[:len(l.History)-1])
 }
 
-// nextTimeline is a number that no server can have used: above every confirmed and assigned one.
+// nextTimeline is a number that no server can have used: above every confirmed and assigned one, and above our own,
+// which the record may not know of.
 func (j *judgement) nextTimeline() uint32 {
-	highest := max(j.v.Record.Timeline, 1)
+	highest := max(j.v.Record.Timeline, j.v.Local.Timeline, 1)
 	for _, f := range slices.Concat(j.v.Record.Forks, j.v.Record.Assigned) {
 		highest = max(highest, f.Timeline)
 	}
