@@ -60,6 +60,7 @@ func (s Server) Serve(ctx context.Context, l net.Listener) error {
 	defer wg.Wait()
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
+	defer func() { _ = l.Close() }() // ctx may end while a connection is accepted: whoever waits for us may take the path at once
 	slots := make(chan struct{}, connsMax)
 	for {
 		c, err := l.Accept()

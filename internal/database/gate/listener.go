@@ -30,6 +30,7 @@ const unackedMax = 15 * time.Second
 func (g *Gate) accept(ctx context.Context, l *net.TCPListener) error {
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
+	defer func() { _ = l.Close() }() // ctx may end while a client is accepted: the address is free when we return
 	for {
 		c, err := l.AcceptTCP()
 		if ctx.Err() != nil {
