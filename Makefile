@@ -17,8 +17,12 @@ help: ## Lists the targets (this).
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: setup
-setup: ## Installs what is missing on this machine: PostgreSQL's programs, a C compiler, ip and nft; nothing when all is there.
+setup: ## Installs what is missing on this machine: PostgreSQL 15 and 18, a C compiler, ip and nft; nothing when all is there.
 	@scripts/setup
+
+.PHONY: setup-demo
+setup-demo: # without what only tests need
+	@scripts/setup --demo
 
 .PHONY: build
 build: ## Builds bin/holdfast, and the example application as the release that its plan names.
@@ -26,7 +30,7 @@ build: ## Builds bin/holdfast, and the example application as the release that i
 	install -D bin/clinic examples/clinic/build/bin/clinic
 
 .PHONY: demo
-demo: setup build ## Runs the example on three hosts of this machine, breaks it, restores it, measures; KEEP=1 leaves it running.
+demo: setup-demo build ## Runs the example on three hosts of this machine, breaks it, restores it, measures; KEEP=1 leaves it running.
 	@go build -trimpath -o bin/clinic-demo ./examples/clinic/demo
 	exec bin/clinic-demo -holdfast bin/holdfast $(if $(filter-out 0 no,$(KEEP)),-keep)
 

@@ -27,6 +27,7 @@ var rooms = []room{
 	{folder: "internal/redact", std: true, why: "a leaf stands on the standard library alone"},
 	{folder: "internal/clock", std: true, why: "a leaf stands on the standard library alone"},
 	{folder: "internal/durable", std: true, why: "a leaf stands on the standard library alone"},
+	{folder: "internal/pgcontrol", std: true, ours: "internal/database", why: "one file of PostgreSQL's, read by whoever makes or restores a data directory; of ours it knows the LSN alone"},
 	{folder: "internal/orders", std: true, ours: "internal/clock", why: "a leaf: lines of orders over a private socket, whatever is ordered"},
 	{folder: "internal/auth", ours: leaves, why: "certificates know no room"},
 	{folder: "internal/keeper", std: true, ours: "internal/durable", why: "a keeper outlives everything: the standard library, x/sys and the leaf durable, so that it is small and never upgraded for others' sake"},
@@ -41,7 +42,7 @@ var rooms = []room{
 	{folder: "internal/service/servicetest", ours: leaves + "internal/service", why: "a conformance suite knows the interface, not who implements it"},
 	{folder: "internal/edge/proxy", ours: leaves + "internal/edge internal/orders", why: "a driver knows its own room, the leaves and its engine"},
 	{folder: "internal/database/gate", ours: leaves + "internal/database internal/orders", why: "a driver knows its own room, the leaves and its engine"},
-	{folder: "internal/database/postgres", ours: leaves + "internal/database internal/keeper", why: "a driver knows its own room, the leaves and its engine"},
+	{folder: "internal/database/postgres", ours: leaves + "internal/database internal/keeper internal/pgcontrol", why: "a driver knows its own room, the leaves and its engine"},
 	{folder: "internal/database/postgres/pgtest", ours: leaves + "internal/database/postgres internal/database internal/auth internal/keeper", why: "a fixture of the driver's tests"},
 	{folder: "internal/database/databasetest", ours: leaves + "internal/database", why: "a conformance suite knows the interface, not who implements it"},
 
@@ -55,7 +56,7 @@ var rooms = []room{
 	{folder: "internal/vault", ours: leaves + "internal/plan", why: "the vault must open with nothing but itself and its key"},
 	{folder: "internal/backup", ours: leaves + "internal/plan internal/database internal/vault/... internal/restore", why: "backup streams into the vault, and proves a backup by restoring it; the cluster's say (a lease before a delete) comes in as an interface"},
 	{folder: "internal/backup/retention", pure: true, ours: "internal/problem internal/event internal/plan", why: "what may be deleted is judged, not looked up"},
-	{folder: "internal/restore", ours: leaves + "internal/plan internal/database internal/vault/...", why: "a restore works with vault and key alone, when cluster and agent are gone"},
+	{folder: "internal/restore", ours: leaves + "internal/plan internal/database internal/vault/... internal/pgcontrol", why: "a restore works with vault and key alone, when cluster and agent are gone"},
 
 	{folder: "internal/agent", ours: leaves + roomsOwn + "internal/cluster", why: "the agent owns order and deadlines; it knows no driver and no engine"},
 	{folder: "internal/api", ours: leaves + roomsOwn + "internal/cluster internal/auth internal/agent", why: "a mouth reads what the agent saw and writes requests; it never acts"},

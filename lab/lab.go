@@ -5,6 +5,7 @@ package lab
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -126,10 +127,20 @@ func layOut(t testing.TB, address map[string]string) *World {
 	if err := os.Link(filepath.Join(bin, "clinic"), filepath.Join(dir, "build", "bin", "clinic")); err != nil {
 		copyFile(t, filepath.Join(bin, "clinic"), filepath.Join(dir, "build", "bin", "clinic"))
 	}
-	if err := os.WriteFile(w.Plan, []byte(fmt.Sprintf(planText, lines.String())), 0o644); err != nil {
+	if err := os.WriteFile(w.Plan, []byte(fmt.Sprintf(planText, lines.String(), postgresMajor(t))), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	return w
+}
+
+// postgresMajor is the version that every plan asks for: HOLDFAST_TEST_POSTGRES, else Debian's.
+func postgresMajor(t testing.TB) int {
+	t.Helper()
+	major, err := strconv.Atoi(cmp.Or(os.Getenv("HOLDFAST_TEST_POSTGRES"), "15"))
+	if err != nil {
+		t.Fatalf("HOLDFAST_TEST_POSTGRES: %v", err)
+	}
+	return major
 }
 
 func copyFile(t testing.TB, from, to string) {
@@ -163,7 +174,7 @@ services:
     env: { DATABASE_URL: "${databases.records.write_url}" }
 databases:
   records:
-    postgres: 15
+    postgres: %d
     standbys: 2
     acknowledged_by: 1
     listen: { write: 5432 }

@@ -254,26 +254,3 @@ func inDatabase(ctx context.Context, conn string, look func(context.Context, *pg
 	defer func() { _ = c.Close(context.WithoutCancel(ctx)) }() // only asked
 	return look(ctx, c)
 }
-
-// checksums reads every page of the stopped server with PostgreSQL's own program.
-func (v *validation) checksums(ctx context.Context, data string) ([]string, string, error) {
-	if !v.b.Checksums {
-		return nil, "skipped: the cluster was made without page checksums", nil
-	}
-	cmd := exec.CommandContext(ctx, filepath.Join(v.o.BinDir, "pg_checksums"), "--check", "-D", data)
-	cmd.Env = append(os.Environ(), "LC_ALL=C")
-	out, err := cmd.CombinedOutput()
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, "skipped: pg_checksums is not installed on this host", nil
-	}
-	var bad []string
-	for line := range strings.Lines(string(out)) {
-		if strings.Contains(line, "checksum verification failed") {
-			bad = append(bad, strings.TrimSpace(strings.ReplaceAll(line, data+"/", "")))
-		}
-	}
-	if err != nil && len(bad) == 0 {
-		return nil, "", fmt.Errorf("pg_checksums: %w: %s", err, strings.TrimSpace(string(out)))
-	}
-	return bad, "", nil
-}

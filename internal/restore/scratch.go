@@ -1,8 +1,6 @@
 package restore
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +16,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"holdfast/internal/pgcontrol"
 	"holdfast/internal/problem"
 )
 
@@ -51,7 +50,7 @@ type Scratch struct {
 // FindBinDir looks for PostgreSQL's programs of a major version where distributions put them, then in PATH.
 func FindBinDir(major int) (string, error) {
 	for _, dir := range []string{
-		fmt.Sprintf("/usr/lib/postgresql/%d/bin", major), fmt.Sprintf("/usr/pgsql-%d/bin", major),
+		fmt.Sprintf("/usr/lib/postgresql/%d/bin", major), fmt.Sprintf("/usr/pgsql-%d/bin", major), fmt.Sprintf("/usr/local/pgsql-%d/bin", major),
 		fmt.Sprintf("/usr/libexec/postgresql%d", major), fmt.Sprintf("/opt/homebrew/opt/postgresql@%d/bin", major),
 	} {
 		if _, err := os.Stat(filepath.Join(dir, "postgres")); err == nil {
@@ -159,25 +158,15 @@ func (s *Scratch) arguments() ([]string, error) {
 
 // controlLimits reads the settings below which recovery of this directory refuses to serve queries.
 func (s *Scratch) controlLimits() ([]setting, error) {
-	cmd := exec.Command(filepath.Join(s.o.BinDir, "pg_controldata"), s.o.Dir)
-	cmd.Env = append(os.Environ(), "LC_ALL=C")
-	out, err := cmd.Output()
+	c, err := pgcontrol.Read(s.o.Dir)
 	if err != nil {
-		return nil, fmt.Errorf("read pg_control: %w", err)
+		return nil, err
 	}
 	var set []setting
-	sc := bufio.NewScanner(bytes.NewReader(out))
-	for sc.Scan() {
-		name, value, ok := strings.Cut(sc.Text(), " setting:")
-		switch name {
-		case "max_connections", "max_worker_processes", "max_wal_senders", "max_prepared_xacts", "max_locks_per_xact":
-			if ok {
-				name = strings.Replace(strings.Replace(name, "_xacts", "_transactions", 1), "_per_xact", "_per_transaction", 1)
-				set = append(set, setting{name, strings.TrimSpace(value)})
-			}
-		}
+	for _, l := range c.Limits {
+		set = append(set, setting{l.Name, fmt.Sprint(l.Value)})
 	}
-	return set, sc.Err()
+	return set, nil
 }
 
 func (s *Scratch) start(ctx context.Context) error {

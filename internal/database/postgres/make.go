@@ -14,6 +14,7 @@ import (
 	"holdfast/internal/database"
 	"holdfast/internal/database/postgres/walscan"
 	"holdfast/internal/durable"
+	"holdfast/internal/pgcontrol"
 )
 
 // copyName is the replication name of a clone on its way.
@@ -295,7 +296,7 @@ func (s *Server) rewind(ctx context.Context, from database.Endpoint, epoch int64
 // sameSystem proves that from is a primary of our own system and writes its checkpoint: pg_rewind believes
 // pg_control for the timeline, which only a checkpoint brings up to date.
 func (s *Server) sameSystem(ctx context.Context, from database.Endpoint) error {
-	c, err := readControl(s.at.data)
+	c, err := pgcontrol.Read(s.at.data)
 	if err != nil {
 		return err
 	}
@@ -337,7 +338,7 @@ func (s *Server) preserve(epoch int64) error {
 	if err != nil {
 		return err
 	}
-	c, err := readControl(s.at.data)
+	c, err := pgcontrol.Read(s.at.data)
 	if err != nil {
 		return err
 	}

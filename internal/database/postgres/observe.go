@@ -15,6 +15,7 @@ import (
 
 	"holdfast/internal/database"
 	"holdfast/internal/database/postgres/walscan"
+	"holdfast/internal/pgcontrol"
 )
 
 // observeWait is the longest that a server may take to answer an observation.
@@ -101,12 +102,12 @@ func (s *Server) Observe(ctx context.Context) database.Local {
 // observeFiles learns what the files tell.
 func (s *Server) observeFiles(l *database.Local) error {
 	var errs []error
-	c, err := readControl(s.at.data)
+	c, err := pgcontrol.Read(s.at.data)
 	if err != nil {
 		errs = append(errs, err)
 	} else {
 		l.SystemID, l.Checkpoint = c.SystemID, c.Checkpoint
-		l.ShutDown = !l.Running && c.State == stateShutDown
+		l.ShutDown = !l.Running && c.State == pgcontrol.ShutDown
 	}
 	if l.Incarnation, err = readIncarnation(s.at.data); err != nil {
 		errs = append(errs, err)
@@ -129,7 +130,7 @@ func (s *Server) observeFiles(l *database.Local) error {
 
 // observeTimeline learns the timeline of a server that does not tell it, from its log files.
 func (s *Server) observeTimeline(l *database.Local) error {
-	c, err := readControl(s.at.data)
+	c, err := pgcontrol.Read(s.at.data)
 	if err != nil {
 		return err
 	}
@@ -199,12 +200,12 @@ func (s *Server) observeServer(ctx context.Context, l *database.Local, now memor
 	l.Ready = false
 	err = fmt.Errorf("the server does not answer: %w", err)
 	if l.Role == database.NoRole {
-		c, cerr := readControl(s.at.data)
+		c, cerr := pgcontrol.Read(s.at.data)
 		standby, serr := exists(filepath.Join(s.at.data, "standby.signal"))
 		switch {
 		case cerr != nil || serr != nil:
 			return errors.Join(err, cerr, serr)
-		case c.State == stateProduction || c.State == stateShuttingDown:
+		case c.State == pgcontrol.Production || c.State == pgcontrol.ShuttingDown:
 			l.Role = database.Primary
 			if standby { // pg_control is of the life before: recovery has not begun yet
 				l.Role = database.Standby

@@ -15,6 +15,7 @@ import (
 
 	"holdfast/internal/database"
 	"holdfast/internal/keeper"
+	"holdfast/internal/pgcontrol"
 )
 
 // life is what is known of the server's processes now.
@@ -294,7 +295,7 @@ const cutTime = 100 * time.Millisecond
 // cutClients asks the gate to cut the clients of a primary that is about to be killed. A gate that does not
 // answer in time changes nothing: the kill cuts them too.
 func (s *Server) cutClients() {
-	if c, err := readControl(s.at.data); s.cfg.GateControl == "" || err != nil || c.State != stateProduction {
+	if c, err := pgcontrol.Read(s.at.data); s.cfg.GateControl == "" || err != nil || c.State != pgcontrol.Production {
 		return // through a standby's host, clients reach another server
 	}
 	conn, err := net.DialTimeout("unix", s.cfg.GateControl, cutTime)
@@ -357,11 +358,11 @@ func (s *Server) Extend(ctx context.Context, epoch int64, remainingMillis int64)
 	if !ok || p.Epoch > epoch {
 		return fmt.Errorf("extend the deadline in epoch %d: promised is %d: %w", epoch, p.Epoch, database.ErrPromised)
 	}
-	c, err := readControl(s.at.data)
+	c, err := pgcontrol.Read(s.at.data)
 	if err != nil {
 		return fmt.Errorf("extend the deadline in epoch %d: %w", epoch, err)
 	}
-	if c.State != stateProduction { // the first Extend arms the fence, which is no standby's business
+	if c.State != pgcontrol.Production { // the first Extend arms the fence, which is no standby's business
 		return fmt.Errorf("extend the deadline in epoch %d: the server is no primary: %w", epoch, database.ErrStale)
 	}
 	return l.client.Extend(ctx, epoch, sent, time.Duration(remainingMillis)*time.Millisecond)

@@ -33,6 +33,7 @@ func findBinaries(database string, major int, given string) (string, error) {
 			fmt.Sprintf("/usr/lib/postgresql/%d/bin", major), // Debian, Ubuntu
 			fmt.Sprintf("/usr/pgsql-%d/bin", major),          // PGDG on Red Hat
 			fmt.Sprintf("/usr/lib/postgresql%d/bin", major),  // SUSE, Alpine
+			fmt.Sprintf("/usr/local/pgsql-%d/bin", major),    // put there by hand
 		}
 		if dir, err := askPgConfig(); err == nil {
 			places = append(places, dir)

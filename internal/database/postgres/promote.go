@@ -14,6 +14,7 @@ import (
 
 	"holdfast/internal/database"
 	"holdfast/internal/database/postgres/walscan"
+	"holdfast/internal/pgcontrol"
 )
 
 // Promote makes the closed standby the primary of timeline, and kills it when anything else came out.
@@ -69,7 +70,7 @@ func (s *Server) promote(ctx context.Context, epoch int64, timeline uint32, chai
 	if err := s.stillClosed(ctx); err != nil {
 		return err
 	}
-	c, err := readControl(s.at.data)
+	c, err := pgcontrol.Read(s.at.data)
 	if err != nil {
 		return err
 	}
@@ -170,7 +171,7 @@ func (s *Server) awaitPrimary(ctx context.Context) error {
 		if l := s.look(ctx); l.gone {
 			return fmt.Errorf("it ended: %s; its log ends with: %s", l.exit, s.logTail())
 		}
-		c, err := readControl(s.at.data)
+		c, err := pgcontrol.Read(s.at.data)
 		if err != nil {
 			return err
 		}
@@ -178,7 +179,7 @@ func (s *Server) awaitPrimary(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if c.State == stateProduction && !standby {
+		if c.State == pgcontrol.Production && !standby {
 			return nil
 		}
 		if err := pause(ctx, 5*time.Millisecond); err != nil {

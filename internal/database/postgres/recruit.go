@@ -11,6 +11,7 @@ import (
 
 	"holdfast/internal/database"
 	"holdfast/internal/database/postgres/walscan"
+	"holdfast/internal/pgcontrol"
 )
 
 // Recruit persists the promise, cuts the stream, waits until the receiver that used it has exited, and reads
@@ -59,7 +60,7 @@ func (s *Server) recruit(ctx context.Context, epoch, generation int64) (database
 	if err != nil {
 		return database.Position{}, err
 	}
-	c, err := readControl(s.at.data)
+	c, err := pgcontrol.Read(s.at.data)
 	if err != nil {
 		return database.Position{}, err
 	}
@@ -83,7 +84,7 @@ func (s *Server) recruit(ctx context.Context, epoch, generation int64) (database
 
 // scan finds the end of our log, from a known position or (0) from where a recovery would begin.
 func (s *Server) scan(from database.LSN) (walscan.End, error) {
-	c, err := readControl(s.at.data)
+	c, err := pgcontrol.Read(s.at.data)
 	if err != nil {
 		return walscan.End{}, err
 	}

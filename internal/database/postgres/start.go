@@ -18,6 +18,7 @@ import (
 	"holdfast/internal/database/postgres/walscan"
 	"holdfast/internal/durable"
 	"holdfast/internal/keeper"
+	"holdfast/internal/pgcontrol"
 	"holdfast/internal/problem"
 )
 
@@ -221,7 +222,7 @@ func (s *Server) portHolder() string {
 // timeline for the newest number and then insists on descending from it: a comment-only file that an ended
 // promotion left above would keep it from starting at all.
 func (s *Server) tidyHistories() error {
-	c, err := readControl(s.at.data)
+	c, err := pgcontrol.Read(s.at.data)
 	if err != nil {
 		return err
 	}
@@ -321,7 +322,7 @@ func (s *Server) isPrimary(ctx context.Context) (bool, error) {
 	if err == nil {
 		return !recovering, nil
 	}
-	c, err := readControl(s.at.data)
+	c, err := pgcontrol.Read(s.at.data)
 	if err != nil {
 		return false, err
 	}
@@ -329,7 +330,7 @@ func (s *Server) isPrimary(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return (c.State == stateProduction || c.State == stateShuttingDown) && !standby, nil
+	return (c.State == pgcontrol.Production || c.State == pgcontrol.ShuttingDown) && !standby, nil
 }
 
 // laggard is how far behind a standby may be before its walsender is ended ahead of a fast stop, which would

@@ -4,10 +4,12 @@ package pgtest
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -48,9 +50,20 @@ func Dir(t testing.TB) string {
 	return dir
 }
 
-// Bin finds PostgreSQL or skips the test.
+// Bin finds the PostgreSQL that HOLDFAST_TEST_POSTGRES names, else any, or skips the test.
 func Bin(t testing.TB) string {
 	t.Helper()
+	if named := os.Getenv("HOLDFAST_TEST_POSTGRES"); named != "" {
+		major, err := strconv.Atoi(named)
+		if err != nil {
+			t.Fatalf("HOLDFAST_TEST_POSTGRES: %v", err)
+		}
+		dir, err := restore.FindBinDir(major)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return dir
+	}
 	for _, major := range []int{15, 16, 17, 18, 14} {
 		if dir, err := restore.FindBinDir(major); err == nil {
 			return dir
@@ -76,9 +89,54 @@ func New(t testing.TB) *Server {
 func (s *Server) Standby() *Server {
 	s.T.Helper()
 	n := prepare(s.T)
-	n.run("pg_basebackup", "-D", n.Dir, "-h", s.Addr, "-p", fmt.Sprint(s.Port), "-U", "postgres", "-R", "-X", "stream", "--no-sync", "-c", "fast")
+	s.copyTo(n)
 	n.Start()
 	return n
+}
+
+// copyTo makes n a copy of s that will stream from it, by PostgreSQL's low-level backup: pg_basebackup does not come
+// with every set of programs.
+func (s *Server) copyTo(n *Server) {
+	s.T.Helper()
+	ctx := s.T.Context()
+	c := s.Conn("postgres")
+	if _, err := c.Exec(ctx, "select pg_backup_start('standby', true)"); err != nil {
+		s.T.Fatal(err)
+	}
+	if err := os.CopyFS(n.Dir, os.DirFS(s.Dir)); err != nil {
+		s.T.Fatal(err)
+	}
+	var label string
+	if err := c.QueryRow(ctx, "select labelfile from pg_backup_stop(false)").Scan(&label); err != nil {
+		s.T.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(n.Dir, "postmaster.pid")); err != nil {
+		s.T.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"backup_label": label, "standby.signal": "",
+		"postgresql.auto.conf": fmt.Sprintf("primary_conninfo = 'host=%s port=%d user=postgres'\n", s.Addr, s.Port),
+	} {
+		if err := os.WriteFile(filepath.Join(n.Dir, name), []byte(text), 0o600); err != nil {
+			s.T.Fatal(err)
+		}
+	}
+	err := filepath.WalkDir(n.Dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		mode := fs.FileMode(0o600)
+		if d.IsDir() {
+			mode = 0o700
+		}
+		if err := os.Chmod(path, mode); err != nil || !n.Owner.Set {
+			return err
+		}
+		return os.Chown(path, int(n.Owner.UID), int(n.Owner.GID))
+	})
+	if err != nil {
+		s.T.Fatal(err)
+	}
 }
 
 func prepare(t testing.TB) *Server {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
@@ -31,10 +32,17 @@ func Main(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// Major is the newest installed version that Holdfast supports. Without one the test is skipped, or fails where
-// the environment variable CI is set.
+// Major is the version that the environment variable HOLDFAST_TEST_POSTGRES names, else the newest one of the
+// distribution's that Holdfast supports. Without one the test is skipped, or fails where CI is set.
 func Major(t testing.TB) int {
 	t.Helper()
+	if named := os.Getenv("HOLDFAST_TEST_POSTGRES"); named != "" {
+		major, err := strconv.Atoi(named)
+		if err != nil {
+			t.Fatalf("HOLDFAST_TEST_POSTGRES: %v", err)
+		}
+		return major
+	}
 	for major := 18; major >= 14; major-- {
 		if _, err := os.Stat(fmt.Sprintf("/usr/lib/postgresql/%d/bin/postgres", major)); err == nil {
 			return major
