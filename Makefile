@@ -11,6 +11,7 @@ P       ?= 2
 SEEDS   ?= 5000
 FUZZTIME ?= 30s
 ROUNDS  ?= 5
+N       ?= 1
 
 .PHONY: help
 help: ## Lists the targets (this).
@@ -48,8 +49,8 @@ sim: ## Runs the simulator on thousands of seeds (SEEDS=5000); it prints each se
 	@go test ./sim -run Seeds -count=1 -timeout 60m -args -sim.seeds=$(SEEDS)
 
 .PHONY: lab
-lab: setup ## Runs whole plans of real processes: kills them, cuts their links, freezes their hosts, counts what was lost. Root.
-	@CI=true go test ./lab -count=1 -v -timeout 15m
+lab: setup ## Breaks whole plans of real processes and counts what was lost; SCENARIO=power-off N=50 repeats one. Root.
+	@CI=true HOLDFAST_LAB=all go test ./lab -count=1 -v -timeout 12h $(if $(SCENARIO),-run TestScenarios -args -lab.scenario=$(SCENARIO) -lab.n=$(N))
 
 .PHONY: fuzz
 fuzz: ## Fuzzes every target there is, FUZZTIME=30s each.

@@ -22,12 +22,19 @@ const outside = "outside"
 // ends with the test.
 func NewApart(t testing.TB) *World {
 	t.Helper()
-	n := NewNetwork(t, append(hosts(), outside)...)
+	return NewApartAs(t, Shape{Services: true})
+}
+
+// NewApartAs is [NewApart] for a world of a shape of its own.
+func NewApartAs(t testing.TB, shape Shape) *World {
+	t.Helper()
+	shape = shape.whole()
+	n := NewNetwork(t, append(shape.hosts(), outside)...)
 	address := map[string]string{}
-	for _, h := range hosts() {
+	for _, h := range shape.hosts() {
 		address[h] = n.Address(h)
 	}
-	w := layOut(t, address)
+	w := layOut(t, shape, address)
 	w.Net = n
 	return w
 }
@@ -64,11 +71,14 @@ func (w *World) launchApart() {
 		w.t.Fatal(err)
 	}
 	w.agents = &agents{}
+	log := w.t.Logf // of the whole test: agents outlive its parts
 	for _, h := range w.Hosts {
 		w.agents.all.Go(func() {
 			for !w.agents.isEnding() {
-				if err := w.runAgent(h); err != nil && !w.agents.isEnding() {
-					w.t.Logf("the agent of %s ended: %v", h, err)
+				if w.isOff(h) {
+					// Looked at again after the pause.
+				} else if err := w.runAgent(h); err != nil && !w.agents.isEnding() && !w.isOff(h) {
+					log("the agent of %s ended: %v", h, err)
 				}
 				time.Sleep(300 * time.Millisecond) // so that one that fails at once does not spin
 			}
@@ -87,7 +97,7 @@ func (w *World) runAgent(host string) error {
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	w.agents.mu.Lock()
-	if w.agents.ending {
+	if w.agents.ending || w.isOff(host) {
 		w.agents.mu.Unlock()
 		return nil
 	}
@@ -105,6 +115,7 @@ func (w *World) stopApart() {
 	w.Net.Heal()
 	for _, h := range w.Hosts {
 		w.Thaw(h)
+		w.PowerOn(h)
 	}
 	w.agents.mu.Lock()
 	w.agents.ending = true

@@ -1,0 +1,143 @@
+package lab_test
+
+import (
+	"cmp"
+	"flag"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"holdfast/lab"
+)
+
+var (
+	repeat = flag.Int("lab.n", 1, "how often each scenario runs")
+	chosen = flag.String("lab.scenario", "", "run only the scenario of this `name`, in CI or not")
+)
+
+// TestScenarios plays the list of scenarios.go: those of one shape in one world, for coming up costs more than most.
+func TestScenarios(t *testing.T) {
+	kinds := map[string][]lab.Scenario{}
+	for _, s := range scenarios() {
+		switch {
+		case *chosen != "" && s.Name != *chosen:
+		case *chosen == "" && !s.InCI && !lab.All():
+			t.Logf("%2d %-28s is run by make lab only", s.Number, s.Name)
+		default:
+			kinds[s.Kind] = append(kinds[s.Kind], s)
+		}
+	}
+	if len(kinds) == 0 {
+		t.Fatalf("no scenario is called %q", *chosen)
+	}
+	for _, kind := range sortedKeys(kinds) {
+		t.Run(cmp.Or(kind, "three-hosts"), func(t *testing.T) {
+			w := lab.NewApartAs(t, kinds[kind][0].Shape)
+			w.Start()
+			for _, s := range kinds[kind] {
+				t.Run(s.Name, func(t *testing.T) { play(t, w, s) })
+			}
+		})
+	}
+}
+
+// play runs one scenario as often as asked for, and prints what clients saw.
+func play(t *testing.T, w *lab.World, s lab.Scenario) {
+	var gaps []time.Duration
+	lost := 0
+	for n := range *repeat {
+		o := w.Play(t, s, n+1)
+		t.Logf("%-24s gap %6.2f s, acknowledged %d, lost %d, epochs begun %d", s.Name, o.Gap.Seconds(), o.Acknowledged, o.Lost, o.Moves)
+		gaps, lost = append(gaps, o.Gap), lost+o.Lost
+		if t.Failed() {
+			t.Fatalf("round %d of %d failed; the rest is not run", n+1, *repeat)
+		}
+	}
+	if len(gaps) > 1 {
+		t.Logf("%-24s %d rounds: gap min %.2f p50 %.2f p99 %.2f max %.2f s, lost %d", s.Name, len(gaps),
+			rank(gaps, 0).Seconds(), rank(gaps, 50).Seconds(), rank(gaps, 99).Seconds(), rank(gaps, 100).Seconds(), lost)
+	}
+}
+
+// rank is the value that percent of the values do not exceed.
+func rank(values []time.Duration, percent int) time.Duration {
+	sorted := slices.Sorted(slices.Values(values))
+	return sorted[max(0, (len(sorted)*percent+99)/100-1)]
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	var keys []string
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// The table in README.md is made from the list, so that nothing in it is claimed and not run:
+// UPDATE=1 go test ./lab -run Table
+func TestTheTableOfScenariosIsWhole(t *testing.T) {
+	const file, begin, end = "README.md", "<!-- scenarios -->\n", "<!-- end of scenarios -->\n"
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	head, rest, found := strings.Cut(string(text), begin)
+	old, tail, closed := strings.Cut(rest, end)
+	if !found || !closed {
+		t.Fatalf("%s has no place for the table", file)
+	}
+	table := scenarioTable(t)
+	if table == old {
+		return
+	}
+	if os.Getenv("UPDATE") != "" {
+		if err := os.WriteFile(file, []byte(head+begin+table+end+tail), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	t.Errorf("%s has another table than the list of scenarios gives (UPDATE=1 go test ./lab -run Table writes it):\n%s", file, table)
+}
+
+func scenarioTable(t *testing.T) string {
+	type row struct {
+		number             int
+		name, where, claim string
+	}
+	var rows []row
+	names := map[string]bool{}
+	for _, s := range scenarios() {
+		where := "make lab"
+		if s.InCI {
+			where = "CI"
+		}
+		if names[s.Name] {
+			t.Errorf("two scenarios are called %s", s.Name)
+		}
+		names[s.Name] = true
+		rows = append(rows, row{s.Number, "`" + s.Name + "`", where, s.Claim})
+	}
+	for _, e := range elsewhere() {
+		rows = append(rows, row{e.number, e.test, e.where, e.claim})
+	}
+	slices.SortStableFunc(rows, func(a, b row) int { return cmp.Compare(a.number, b.number) })
+	var out strings.Builder
+	out.WriteString("| number | scenario or test | runs in | what is asserted |\n|---|---|---|---|\n")
+	for _, r := range rows {
+		number := fmt.Sprint(r.number)
+		if r.number > lastNumber {
+			number = "-"
+		}
+		fmt.Fprintf(&out, "| %s | %s | %s | %s |\n", number, r.name, r.where, r.claim)
+	}
+	for n := 1; n <= lastNumber; n++ {
+		if !slices.ContainsFunc(rows, func(r row) bool { return r.number == n }) {
+			t.Errorf("number %d has no scenario and no word why not", n)
+		}
+	}
+	return out.String()
+}
