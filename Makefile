@@ -9,6 +9,8 @@ LDFLAGS := -X holdfast/internal/cli.version=$(VERSION)
 # Packages that test at the same time. Several start real PostgreSQL servers, so more of them only starve each other.
 P       ?= 2
 SEEDS   ?= 5000
+FROM    ?= 1
+HOURS   ?= 0
 FUZZTIME ?= 30s
 ROUNDS  ?= 5
 N       ?= 1
@@ -45,8 +47,8 @@ race: setup ## Runs the tests of one room over and over under the race detector:
 	CI=true go test -race -shuffle=on -count=10 -timeout 30m $(ROOM)
 
 .PHONY: sim
-sim: ## Runs the simulator on thousands of seeds (SEEDS=5000); it prints each seed that fails, and how to repeat it.
-	@go test ./sim -run Seeds -count=1 -timeout 60m -args -sim.seeds=$(SEEDS)
+sim: ## Runs the simulator on thousands of seeds (SEEDS=5000, FROM=1), or for HOURS= of simulated time; prints each seed that fails, and how to repeat it.
+	@GOGC=400 go test ./sim -run '^TestSeeds$$' -count=1 -v -timeout 12h -args -sim.seeds=$(SEEDS) -sim.from=$(FROM) -sim.hours=$(HOURS)
 
 .PHONY: lab
 lab: setup ## Breaks whole plans of real processes and counts what was lost; SCENARIO=power-off N=50 repeats one. Root.

@@ -50,7 +50,7 @@ type agentLife struct {
 	seq       int
 	sent      []time.Duration // by seq
 	lateUntil time.Duration
-	signature string
+	signature signature
 	report    agent.Report
 	because   string
 }
@@ -151,7 +151,7 @@ func (a *agentLife) readNow() reading {
 	r := reading{at: a.w.store.Revision(), requests: a.w.openRequests()}
 	e, err := a.h.store.Get(context.Background(), agent.RecordKey(databaseName))
 	if err == nil && e.Revision != 0 {
-		r.record, r.revision = decode(e.Value), e.Revision
+		r.record, r.revision = a.w.decode(e), e.Revision
 	}
 	return r
 }

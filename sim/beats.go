@@ -1,10 +1,10 @@
 package sim
 
 import (
-	"fmt"
 	"time"
 
 	"holdfast/internal/agent"
+	"holdfast/internal/database"
 )
 
 // beatLoop beats at a steady pace and notices when it does not.
@@ -53,10 +53,27 @@ func (a *agentLife) hear(from *agentLife, seq int, report agent.Report, heardLif
 	a.wakeIn(20 * time.Millisecond)
 }
 
-// sign stands for what peers should hear of at once.
-func (a *agentLife) sign() string {
+// signature stands for what peers should hear of at once.
+type signature struct {
+	revision    int64
+	data        database.DataState
+	incarnation string
+	promise     database.Promise
+	position    database.Position
+	running     bool
+	treeGone    bool
+	role        database.Role
+	ready       bool
+	following   int64
+	receiving   bool
+	timeline    uint32
+	stopping    bool
+	late        bool
+}
+
+func (a *agentLife) sign() signature {
 	r := a.report.Databases[databaseName]
 	l := r.Local
-	return fmt.Sprint(r.Revision, l.Data, l.Incarnation, l.Promise, l.Position, l.Running, l.TreeGone, l.Role, l.Ready,
-		l.Following, l.Receiving, l.Timeline, l.Stopping, r.Late)
+	return signature{r.Revision, l.Data, l.Incarnation, l.Promise, l.Position, l.Running, l.TreeGone, l.Role, l.Ready,
+		l.Following, l.Receiving, l.Timeline, l.Stopping, r.Late}
 }

@@ -93,6 +93,12 @@ type World struct {
 	store  *memory.Shared
 	slow   time.Duration // extra time of every store call
 
+	lastRead struct { // see decode
+		revision int64
+		value    string
+		record   database.Record
+	}
+
 	restoring bool // the next change of the store is an older state
 
 	requests []*request

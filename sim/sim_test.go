@@ -4,14 +4,18 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"holdfast/sim"
 )
 
 var (
 	seeds = flag.Int("sim.seeds", 0, "how many seeds TestSeeds runs; 0 = a few hundred, fewer when testing is short or slow")
+	hours = flag.Float64("sim.hours", 0, "run seeds on every core until so many hours have been simulated, in place of sim.seeds")
 	from  = flag.Uint64("sim.from", 1, "the first seed of TestSeeds")
 	seed  = flag.Uint64("sim.seed", 0, "run only this seed")
 	trace = flag.Bool("sim.trace", false, "with -sim.seed: print the whole trace as it happens")
@@ -31,26 +35,72 @@ func TestSeeds(t *testing.T) {
 			n = 12
 		}
 	}
-	failed := 0
-	var acknowledged, faults int
-	var epochs int64
-	for i := range uint64(n) {
-		r := sim.Run(sim.Options{Seed: *from + i})
-		acknowledged, faults, epochs = acknowledged+r.Acknowledged, faults+r.Faults, epochs+r.Epochs
-		if r.Failure == nil {
-			continue
-		}
-		failed++
-		if failed == 1 {
-			report(t, r)
-		} else {
-			t.Error(r.Failure)
-		}
-		if failed >= 20 {
-			t.Fatal("20 seeds failed; the rest is not run")
-		}
+	sum := total{t: t, begin: time.Now(), n: n, limit: time.Duration(*hours * float64(time.Hour))}
+	var workers sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		workers.Go(func() {
+			for seed, more := sum.next(); more; seed, more = sum.next() {
+				sum.add(sim.Run(sim.Options{Seed: seed}))
+			}
+		})
 	}
-	t.Logf("%d seeds: %d commits acknowledged, %d faults, %d epochs, %d seeds failed", n, acknowledged, faults, epochs, failed)
+	workers.Wait()
+	t.Log(sum.String())
+}
+
+// total adds up what many seeds came to.
+type total struct {
+	t     *testing.T
+	begin time.Time
+	n     int           // seeds to run
+	limit time.Duration // > 0: simulated time to reach, in place of n
+
+	mu           sync.Mutex // guards all below
+	started      int
+	failed       int
+	acknowledged int
+	faults       int
+	epochs       int64
+	took         time.Duration // simulated
+	told         time.Time
+}
+
+// next is the seed that is run next, if there is another.
+func (s *total) next() (uint64, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failed >= failedMax || s.limit == 0 && s.started >= s.n || s.limit > 0 && s.took >= s.limit {
+		return 0, false
+	}
+	s.started++
+	return *from + uint64(s.started-1), true
+}
+
+// failedMax ends a run that has found enough.
+const failedMax = 20
+
+func (s *total) add(r sim.Result) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.acknowledged, s.faults, s.epochs, s.took = s.acknowledged+r.Acknowledged, s.faults+r.Faults, s.epochs+r.Epochs, s.took+r.Took
+	if s.limit > 0 && time.Since(s.told) > time.Minute {
+		s.told = time.Now()
+		fmt.Fprintln(os.Stderr, s.String())
+	}
+	if r.Failure == nil {
+		return
+	}
+	s.failed++
+	if s.failed == 1 {
+		report(s.t, r)
+	} else {
+		s.t.Error(r.Failure)
+	}
+}
+
+func (s *total) String() string {
+	return fmt.Sprintf("%.1f hours simulated in %s: %d seeds from %d, %d commits acknowledged, %d faults, %d epochs, %d seeds failed",
+		s.took.Hours(), time.Since(s.begin).Round(time.Second), s.started, *from, s.acknowledged, s.faults, s.epochs, s.failed)
 }
 
 // replay runs the seed of the command line.
