@@ -49,9 +49,9 @@ type Memory struct {
 	CutSince   time.Duration
 	Refollowed time.Duration // how long it had been cut when it was last set up once more
 	Prepared   string        // id of the switchover whose checkpoint was made
-	Old        bool          // somebody promised more than the record says
-	OldSince   time.Duration
-	Hung       bool // primary: it cannot write to its disk
+	Old        Promise       // that somebody made, above the record; zero = nobody did
+	OldSince   time.Duration // when this very promise was first heard of
+	Hung       bool          // primary: it cannot write to its disk
 	HungSince  time.Duration
 	Short      bool // primary: fewer standbys stream than must acknowledge
 	ShortSince time.Duration
@@ -267,11 +267,11 @@ func (j *judgement) recordIsOld() bool {
 	r := j.v.Record
 	host, p := j.promisedMore()
 	if host == "" || j.v.Stopping { // a stop in good order forgets nothing
-		j.m.Old = false
+		j.m.Old = Promise{}
 		return false
 	}
-	if !j.m.Old {
-		j.m.Old, j.m.OldSince = true, j.v.Now
+	if j.m.Old != p { // a read that was sent after an earlier promise says nothing of this one
+		j.m.Old, j.m.OldSince = p, j.v.Now
 	}
 	why := fmt.Sprintf("%s promised epoch %d of generation %d, but the agreed state says %d of %d", host, p.Epoch, p.Generation, r.Epoch, r.Generation)
 	j.because("%s", why)

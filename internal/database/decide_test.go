@@ -209,7 +209,7 @@ func TestAnElection(t *testing.T) {
 			return l
 		}(), hears("b1", steady(), primary(steady(), "b1"))), func() database.Memory {
 			m := since(steady(), time.Minute)
-			m.Old, m.OldSince = true, time.Hour-time.Second
+			m.Old, m.OldSince = database.Promise{Epoch: 7, Generation: steady().Generation, Incarnation: incarnation("b2")}, time.Hour-time.Second
 			return m
 		}(), "problem database.agreed-state-old"},
 	})

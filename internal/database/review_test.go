@@ -108,48 +108,69 @@ func TestAnAgreedStateFromABackupIsRefused(t *testing.T) {
 	up := hears("b1", r, primary(r, "b1"))
 	sw := r.Clone()
 	sw.Phase, sw.Opened, sw.SwitchTo, sw.Generation = database.Switching, false, "b2", 21
-	doubted := func(r database.Record) database.Memory {
-		m := since(r, time.Minute)
-		m.Old, m.OldSince = true, time.Hour-time.Second // a read was sent since
-		return m
+	doubted := func(name string, v database.View, r database.Record, want string) situation {
+		before := v
+		before.Now -= time.Second // a read was sent since
+		_, m := database.Decide(policy(), before, since(r, time.Minute))
+		return situation{name, v, m, want}
 	}
 	handing := gone(primary(sw, "b1"), "stopped")
 	handing.ShutDown, handing.Promise.Epoch = true, 4
 	handing.Position = database.Position{Epoch: 4, Timeline: 3, LSN: lsn}
 	check(t, policy(), []situation{
-		{"a standby that has kept a newer generation of the same epoch refuses", view("b2", r, newer(standby(r, "b2"), 21), up), doubted(r),
-			"problem database.agreed-state-old"},
-		{"so does one that is asked to promise a higher epoch of an older generation",
-			view("b2", raised, newer(standby(r, "b2"), 20), silent("b1", time.Minute)), doubted(raised), "problem database.agreed-state-old"},
-		{"and one that should be promoted by it", view("b2", func() database.Record {
+		doubted("a standby that has kept a newer generation of the same epoch refuses", view("b2", r, newer(standby(r, "b2"), 21), up), r,
+			"problem database.agreed-state-old"),
+		doubted("so does one that is asked to promise a higher epoch of an older generation",
+			view("b2", raised, newer(standby(r, "b2"), 20), silent("b1", time.Minute)), raised, "problem database.agreed-state-old"),
+		doubted("and one that should be promoted by it", view("b2", func() database.Record {
 			p := promoting()
 			p.Generation = 19
 			return p
-		}(), newer(recruit(promoting(), "b2", 3, lsn), 20)), doubted(promoting()), "problem database.agreed-state-old"},
-		{"and a stopped primary that should come back alone", view("b1", raised, newer(gone(primary(r, "b1"), "signal 9"), 20)),
-			doubted(raised), "problem database.agreed-state-old"},
-		{"and a host that hears of such a promise", view("b3", r, standby(r, "b3"), up, hears("b2", r, newer(standby(r, "b2"), 21))), doubted(r),
-			"problem database.agreed-state-old"},
-		{"and the primary, which goes on as it is", view("b1", r, primary(r, "b1"), hears("b2", r, newer(standby(r, "b2"), 21)), silent("b3", time.Minute)),
-			doubted(r), "problem database.agreed-state-old"},
+		}(), newer(recruit(promoting(), "b2", 3, lsn), 20)), promoting(), "problem database.agreed-state-old"),
+		doubted("and a stopped primary that should come back alone", view("b1", raised, newer(gone(primary(r, "b1"), "signal 9"), 20)), raised, "problem database.agreed-state-old"),
+		doubted("and a host that hears of such a promise", view("b3", r, standby(r, "b3"), up, hears("b2", r, newer(standby(r, "b2"), 21))), r,
+			"problem database.agreed-state-old"),
+		doubted("and the primary, which goes on as it is", view("b1", r, primary(r, "b1"), hears("b2", r, newer(standby(r, "b2"), 21)), silent("b3", time.Minute)), r, "problem database.agreed-state-old"),
 		{"before a read was sent since, it may only be late: it is refused, and not said",
 			view("b2", r, newer(standby(r, "b2"), 21), up), since(r, time.Minute), "nothing"},
-		{"another database's promise is nobody's business", view("b3", r, standby(r, "b3"), up, hears("b2", r, func() database.Local {
+		doubted("another database's promise is nobody's business", view("b3", r, standby(r, "b3"), up, hears("b2", r, func() database.Local {
 			l := newer(standby(r, "b2"), 21)
 			l.SystemID++
 			return l
-		}())), doubted(r), "nothing"},
-		{"stopping is always allowed", func() database.View {
+		}())), r, "nothing"),
+		doubted("stopping is always allowed", func() database.View {
 			v := view("b1", r, newer(primary(r, "b1"), 21))
 			v.Stopping = true
 			return v
-		}(), doubted(r), "stop"},
+		}(), r, "stop"),
 		{"a primary keeps the generation, so that it would know", view("b1", r, newer(primary(r, "b1"), 19), hears("b2", r, standby(r, "b2")),
 			hears("b3", r, standby(r, "b3"))), since(r, time.Minute), "remember epoch=3"},
 		{"a generation that is not kept yet is no reason", view("b2", r, newer(standby(r, "b2"), 19), up), since(r, time.Minute), "remember epoch=3"},
 		{"nor is the next epoch, promised for a switchover", view("b1", sw, handing, hears("b2", sw, standby(sw, "b2"))), since(sw, time.Second),
 			"swap epoch=4 gen=22 phase=promoting primary=b2 timeline=4 opened=false"},
 	})
+}
+
+// Two promises in a row, each told before our own read shows what it was made under: a read that was sent after the
+// first one says nothing of the second.
+func TestAReadFromBetweenTwoPromisesIsNoProofOfAnOldBackup(t *testing.T) {
+	told := func(generation int64, age time.Duration, now time.Duration) database.View {
+		r := steady()
+		l := standby(r, "b2")
+		l.Promise.Generation = generation
+		v := view("b3", r, standby(r, "b3"), hears("b1", r, primary(r, "b1")), hears("b2", r, l))
+		v.RecordAge, v.Now = age, now
+		return v
+	}
+	_, m := database.Decide(policy(), told(21, 400*time.Millisecond, time.Hour), since(steady(), time.Minute))
+	d, m := database.Decide(policy(), told(22, 50*time.Millisecond, time.Hour+100*time.Millisecond), m)
+	if len(d.Problems) != 0 || len(d.Actions) != 0 {
+		t.Fatalf("said %v, does %v", d.Problems, d.Actions)
+	}
+	d, _ = database.Decide(policy(), told(22, 50*time.Millisecond, time.Hour+time.Second), m)
+	if len(d.Problems) != 1 || d.Problems[0].Code != "database.agreed-state-old" {
+		t.Errorf("a read was sent since, and it is not said: %v", d.Problems)
+	}
 }
 
 func TestWhoIsPromotedKeepsTheGenerationFirst(t *testing.T) {
