@@ -37,6 +37,8 @@ type agentLife struct {
 
 	local   database.Local
 	localAt time.Duration
+	looks   int // begun
+	looked  int // the one that local comes from
 	// advanced is when the received WAL was last seen to have advanced; 0 = never.
 	advanced time.Duration
 	peers    []peer // by index of host
@@ -183,10 +185,22 @@ func (a *agentLife) observeLoop() {
 	a.after(every, a.observeLoop)
 }
 
+// sight is one look at the local server.
+type sight struct {
+	local database.Local
+	began time.Duration
+	turn  int
+}
+
+func (a *agentLife) see(ctx context.Context) sight {
+	a.looks++
+	return sight{a.h.srv.Observe(ctx), a.h.clock(), a.looks}
+}
+
 // look observes the local server. What it brings is somewhat old when it arrives, sometimes more than the next.
 func (a *agentLife) look() {
-	local, began := a.h.srv.Observe(context.Background()), a.h.clock()
-	a.after(a.lookTakes(), func() { a.observed(local, began) })
+	s := a.see(context.Background())
+	a.after(a.lookTakes(), func() { a.observed(s) })
 }
 
 func (a *agentLife) lookTakes() time.Duration {
@@ -196,15 +210,15 @@ func (a *agentLife) lookTakes() time.Duration {
 	return a.w.between(time.Millisecond, 30*time.Millisecond)
 }
 
-// observed takes a look that began at a moment; one that began earlier than the last taken is dropped.
-func (a *agentLife) observed(local database.Local, began time.Duration) {
-	if began < a.localAt {
+// observed takes a look, unless one that began later was taken.
+func (a *agentLife) observed(s sight) {
+	if s.turn < a.looked {
 		return
 	}
-	if a.local.Known && local.Flushed > a.local.Flushed {
+	if a.local.Known && s.local.Flushed > a.local.Flushed {
 		a.advanced = a.h.clock()
 	}
-	a.local, a.localAt = local, began
+	a.local, a.localAt, a.looked = s.local, s.began, s.turn
 	a.wakeIn(0)
 }
 

@@ -42,10 +42,10 @@ func (x hands) Act(_ string, act database.Action) {
 			// Only slows the next try down; a cancelled wait is no news.
 			_ = w.Wait(ctx, h.name, retryPause)
 		}
-		local, began := h.srv.Observe(ctx), h.clock()
+		seen := a.see(ctx)
 		// A cancelled look is no news either; one that comes is there before the next round.
 		if w.Wait(ctx, h.name, a.lookTakes()) == nil {
-			a.observed(local, began)
+			a.observed(seen)
 		}
 		return err
 	}, func(t *task, err error) {
