@@ -130,7 +130,7 @@ func alsoDeaf(p database.Peer, host string, d time.Duration) database.Peer {
 
 // since is a memory that has known record r for d at time.Hour.
 func since(r database.Record, d time.Duration) database.Memory {
-	return database.Memory{Epoch: r.Epoch, Phase: r.Phase, PhaseSince: time.Hour - d}
+	return database.Memory{Epoch: r.Epoch, Phase: r.Phase, PhaseSince: time.Hour - d, Agreed: true, AgreedAt: time.Hour - d}
 }
 
 // asked is what a decision asks for, in a word and a half, or "nothing". Problems that only say that there is less

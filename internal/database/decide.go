@@ -35,6 +35,8 @@ type Memory struct {
 	Epoch      int64
 	Phase      Phase
 	PhaseSince time.Duration // when this host first saw Epoch in Phase
+	Agreed     bool          // Epoch was seen with its E promises, or past its recruiting, which nobody ends without them
+	AgreedAt   time.Duration // when that was first seen
 	SawPrimary bool          // our own server was seen as the primary of Epoch
 	Lost       bool          // the primary looks lost
 	LostSince  time.Duration
@@ -143,7 +145,7 @@ func (j *judgement) remember() {
 	r := j.v.Record
 	if j.m.Epoch != r.Epoch || j.m.Phase != r.Phase {
 		if j.m.Epoch != r.Epoch {
-			j.m.SawPrimary = false
+			j.m.SawPrimary, j.m.Agreed = false, false
 			if r.Alone && r.Primary == j.v.Self {
 				j.m.WasAlone, j.m.AloneAt = true, j.v.Now
 			}
@@ -153,6 +155,9 @@ func (j *judgement) remember() {
 	}
 	if j.v.Local.Role == Primary && r.Primary == j.v.Self && j.v.Local.Promise.Epoch == r.Epoch {
 		j.m.SawPrimary = true
+	}
+	if !j.m.Agreed && (r.Phase != Recruiting || len(j.recruits()) >= max(r.E, 1)) {
+		j.m.Agreed, j.m.AgreedAt = true, j.v.Now
 	}
 }
 

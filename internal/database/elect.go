@@ -101,6 +101,7 @@ func (j *judgement) silentLost() (evidence, bool) {
 	r, t := j.v.Record, j.p.Times
 	mine, _ := j.peer(r.Primary)
 	if !j.silent(mine.AgentAge, mine.GateAge) || j.v.Late {
+		j.wakeWhen(min(mine.AgentAge, mine.GateAge), t.Suspect)
 		j.m.Quiet = false
 		return evidence{}, false
 	}
@@ -140,6 +141,7 @@ func (j *judgement) silentLost() (evidence, bool) {
 		}
 		if j.v.Now-j.m.QuietSince < t.VetoMax || mine.GateAge < t.Suspect {
 			j.because("%s is silent, but its WAL still advances", r.Primary)
+			j.wakeWhen(j.v.Advanced, t.Veto)
 			return evidence{}, false
 		}
 	}
@@ -149,6 +151,13 @@ func (j *judgement) silentLost() (evidence, bool) {
 	}
 	silence := mine.AgentAge.Round(100 * time.Millisecond)
 	return evidence{why: fmt.Sprintf("%s is silent for %s, and %d voters agree", r.Primary, silence, agree)}, true
+}
+
+// wakeWhen asks for a round at the moment when an age that grows by itself reaches a limit: nothing else wakes one then.
+func (j *judgement) wakeWhen(age, limit time.Duration) {
+	if age < limit {
+		j.d.Wake = min(j.d.Wake, limit-age)
+	}
 }
 
 // silent judges one observer's hearing of a host. An agent and a listener that are both silent are a host that is
@@ -166,11 +175,7 @@ func (j *judgement) startElection(e evidence) {
 		j.tooFew(why)
 		return
 	}
-	turn := 0
-	if r.Primary != j.v.Self {
-		turn = slices.Index(r.Members, j.v.Self)
-	}
-	if wait := e.patience + time.Duration(turn)*j.p.Times.Stagger - (j.v.Now - j.m.LostSince); wait > 0 {
+	if wait := e.patience + time.Duration(j.turn())*j.p.Times.Stagger - (j.v.Now - j.m.LostSince); wait > 0 {
 		j.d.Wake = min(j.d.Wake, wait)
 		return
 	}
@@ -180,6 +185,21 @@ func (j *judgement) startElection(e evidence) {
 	next.SwitchTo = ""
 	next.Because = []string{why}
 	j.swap(unconfirmed(next, r), why)
+}
+
+// turn is how many others may begin an election before us: the primary's own host is the first, and the members follow
+// in their order. A primary's host that is silent will begin none, so it holds no place.
+func (j *judgement) turn() int {
+	r := j.v.Record
+	if r.Primary == j.v.Self {
+		return 0
+	}
+	others := slices.DeleteFunc(slices.Clone(r.Members), func(h string) bool { return h == r.Primary })
+	turn := max(0, slices.Index(others, j.v.Self))
+	if _, ok := j.heard(r.Primary); ok {
+		turn++
+	}
+	return turn
 }
 
 // unconfirmed carries into a recruiting record what the epoch before it left open: a promotion that was never

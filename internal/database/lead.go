@@ -308,7 +308,10 @@ func (j *judgement) open() {
 	}
 	why := j.mayOpen()
 	if why == "" {
-		wait := j.p.Times.Open - j.phaseAge()
+		if !l.Admits {
+			j.do(Action{Kind: KindAdmit, Clients: true, Why: "listeners hold clients until it is opened, and shall not wait for this then"})
+		}
+		wait := j.p.Times.Open - (j.v.Now - j.m.AgreedAt)
 		j.because("closed until %s attests that its server is gone, or for %s", r.Former.Host, wait)
 		j.d.Wake = min(j.d.Wake, max(wait, 0))
 		return
@@ -336,9 +339,9 @@ func (j *judgement) mayOpen() string {
 			return r.Former.Host + " has promised this epoch"
 		}
 	}
-	// Memory counts from when this host saw the record Steady, which is later than both the promises and the
-	// agreement on us: longer than the rule asks, never shorter.
-	if j.phaseAge() >= j.p.Times.Open {
+	// Memory counts from when this host knew of the E-th promise, which is later than the promise itself and than the
+	// agreement on the epoch: never shorter than the rule asks.
+	if j.m.Agreed && j.v.Now-j.m.AgreedAt >= j.p.Times.Open {
 		return fmt.Sprintf("%s has been fenced by its own deadline: %s have passed", r.Former.Host, j.p.Times.Open)
 	}
 	return ""
