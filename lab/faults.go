@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -16,7 +17,13 @@ import (
 // told, sockets stay, neighbours stay known.
 const faultTable = `table bridge holdfast_lab {
 	set cut { type ipv4_addr . ipv4_addr; }
-	chain forward { type filter hook forward priority 0; policy accept; ip saddr . ip daddr @cut drop; }
+	set ports { type ipv4_addr . ipv4_addr . inet_service; }
+	chain forward {
+		type filter hook forward priority 0; policy accept;
+		ip saddr . ip daddr @cut drop
+		ip saddr . ip daddr . tcp dport @ports drop
+		ip saddr . ip daddr . tcp sport @ports drop
+	}
 }
 `
 
@@ -48,6 +55,26 @@ func (n *Network) CutOneWay(from, to string) {
 func (n *Network) Cut(a, b string) {
 	n.t.Helper()
 	n.lose(n.pair(a, b), n.pair(b, a))
+}
+
+// CutPorts loses every TCP packet between two nodes that comes from or goes to one of some ports on either.
+func (n *Network) CutPorts(a, b string, ports ...int) {
+	n.t.Helper()
+	var elements []string
+	for _, port := range ports {
+		elements = append(elements, fmt.Sprintf("%s . %d", n.pair(a, b), port), fmt.Sprintf("%s . %d", n.pair(b, a), port))
+	}
+	n.nft(fmt.Sprintf("add element bridge holdfast_lab ports { %s }\n", strings.Join(elements, ", ")))
+}
+
+// Separate cuts a node off from some others at one moment; the rest still reach it.
+func (n *Network) Separate(node string, from ...string) {
+	n.t.Helper()
+	var pairs []string
+	for _, other := range from {
+		pairs = append(pairs, n.pair(node, other), n.pair(other, node))
+	}
+	n.lose(pairs...)
 }
 
 // Isolate cuts a node off from all others at one moment.
@@ -89,7 +116,7 @@ func (n *Network) to(node string) (pairs []string) {
 // Heal makes the network whole again.
 func (n *Network) Heal() {
 	n.t.Helper()
-	n.nft("flush set bridge holdfast_lab cut\n")
+	n.nft("flush set bridge holdfast_lab cut\nflush set bridge holdfast_lab ports\n")
 }
 
 // stop sends SIGSTOP to every process that find lists, until none of them runs: they may have had children meanwhile.
@@ -179,12 +206,44 @@ func (w *World) ThawMembers(hosts ...string) {
 
 func (w *World) members(host string) []int {
 	w.t.Helper()
-	pids := slices.DeleteFunc(w.Net.Processes(host), func(pid int) bool {
-		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		return err != nil || !bytes.Contains(line, []byte("\x00etcd-member\x00"))
-	})
+	pids := w.Running(host, "etcd-member")
 	if len(pids) == 0 {
 		w.t.Fatalf("no etcd member runs on %s", host)
 	}
 	return pids
+}
+
+// Running lists the processes of a host that have a word among their arguments: "agent", "etcd-member", "keeper".
+func (w *World) Running(host, word string) []int {
+	w.t.Helper()
+	return slices.DeleteFunc(w.Net.Processes(host), func(pid int) bool {
+		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		return err != nil || !bytes.Contains(line, []byte("\x00"+word+"\x00"))
+	})
+}
+
+// Server lists the processes of a host's PostgreSQL server.
+func (w *World) Server(host string) []int {
+	w.t.Helper()
+	data := filepath.Join(w.Root, "hosts", host, "db", "records", "pgdata")
+	return slices.DeleteFunc(w.Net.Processes(host), func(pid int) bool {
+		cwd, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid))
+		return err != nil || cwd != data
+	})
+}
+
+// Pause stops processes by a signal until [World.Resume].
+func (w *World) Pause(pids ...int) {
+	w.t.Helper()
+	if err := stop(func() []int { return pids }); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// Resume lets paused processes go on.
+func (w *World) Resume(pids ...int) {
+	w.t.Helper()
+	if err := resume(pids); err != nil {
+		w.t.Fatal(err)
+	}
 }

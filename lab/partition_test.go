@@ -208,7 +208,7 @@ func stale(t *testing.T, load, inside *lab.Load, watch *lab.Watch, cut, healed t
 	}
 }
 
-func awaitChange(t *testing.T, changed func() bool) {
+func awaitChange(t testing.TB, changed func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(recoverMax); !changed(); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"slices"
@@ -21,6 +22,9 @@ type Scenario struct {
 	Shape  Shape  // of the world it runs in; scenarios of one shape share a world
 	Kind   string // name of the shape: "" = three hosts, two standbys, one of which must hold a commit
 	Run    func(*Round)
+
+	// Points are moments at which the fault is tried, one round each, handed over as Round.Point; nil = one round.
+	Points func(all bool) []time.Duration
 }
 
 // All reports whether everything shall run, as `make lab` asks for.
@@ -40,6 +44,8 @@ type Round struct {
 	W   *World
 	Was api.DatabaseStatus // before the fault
 
+	Point time.Duration // of Scenario.Points
+
 	Clients []*Writer // on none of the hosts, one for each listener, 100 rows a second together
 	Beside  []*Writer // on each host, through its own listener
 	faultAt time.Time
@@ -51,7 +57,8 @@ type Outcome struct {
 	Gap          time.Duration // longest time in which no client was acknowledged, from the fault on
 	Lost         int
 	Acknowledged int
-	Moves        int64 // epochs begun
+	Moves        int64         // epochs begun
+	Whole        time.Duration // from the fault, or its end, until everything was well again
 }
 
 // wellMax is how long a world may take to be whole again on a busy machine.
@@ -64,12 +71,12 @@ const (
 )
 
 // Play runs a scenario once and judges it by rule Z.
-func (w *World) Play(t testing.TB, s Scenario, number int) Outcome {
+func (w *World) Play(t testing.TB, s Scenario, number int, point time.Duration) Outcome {
 	t.Helper()
 	was := w.t
 	w.t, w.Net.t = t, t // so that what goes wrong belongs to this round
 	defer func() { w.t, w.Net.t = was, was }()
-	r := &Round{TB: t, W: w}
+	r := &Round{TB: t, W: w, Point: point}
 	r.Was = w.Await("well before", wellMax, Well).Databases[0]
 	w.makeTable()
 	for _, h := range w.Hosts {
@@ -84,9 +91,11 @@ func (w *World) Play(t testing.TB, s Scenario, number int) Outcome {
 	}
 	r.Flows("after the fault")
 	st := w.Await("well after", wellMax, Well).Databases[0]
-	end := r.until
+	end, whole := r.until, r.Since()
 	if end.IsZero() {
 		end = time.Now()
+	} else {
+		whole = time.Since(end)
 	}
 	for _, wr := range r.writers() {
 		wr.End()
@@ -95,7 +104,7 @@ func (w *World) Play(t testing.TB, s Scenario, number int) Outcome {
 	for _, wrong := range z.Wrong {
 		t.Errorf("rule Z: %s", wrong)
 	}
-	return Outcome{Gap: longestGap(r.Clients, r.faultAt, end), Lost: z.Lost, Acknowledged: z.Acknowledged, Moves: st.Epoch - r.Was.Epoch}
+	return Outcome{Gap: longestGap(r.Clients, r.faultAt, end), Lost: z.Lost, Acknowledged: z.Acknowledged, Moves: st.Epoch - r.Was.Epoch, Whole: whole}
 }
 
 func (r *Round) writers() []*Writer { return slices.Concat(r.Clients, r.Beside) }
@@ -229,4 +238,42 @@ func (r *Round) Hold(since time.Duration) {
 	if wait := since - r.Since(); wait > 0 {
 		time.Sleep(wait)
 	}
+}
+
+// Served asserts that no client was refused or kept waiting for long: neither those outside nor those beside servers.
+func (r *Round) Served() {
+	r.Helper()
+	for _, wr := range r.writers() {
+		if errs := wr.Errors(); len(errs) > 0 {
+			r.Errorf("%s was not served all the time: %v", wr.Name, errs)
+		}
+	}
+}
+
+// Answer asks one question through a host's listener and scans the answer.
+func (r *Round) Answer(host, question string, into any) error {
+	r.Helper()
+	conn, err := r.W.Connect(r.Context(), host)
+	if err != nil {
+		return err
+	}
+	defer hangUp(conn)
+	ctx, cancel := context.WithTimeout(r.Context(), patience)
+	defer cancel()
+	return conn.QueryRow(ctx, question).Scan(into)
+}
+
+// FaultAt is the moment of the fault.
+func (r *Round) FaultAt() time.Time { return r.faultAt }
+
+// FirstOn is when the first acknowledgement of a timeline was there, for whomever.
+func (r *Round) FirstOn(timeline uint32) time.Time {
+	r.Helper()
+	for _, a := range merged(r.writers()) {
+		if a.Timeline == timeline {
+			return a.Ended
+		}
+	}
+	r.Fatalf("timeline %d acknowledged nothing", timeline)
+	return time.Time{}
 }

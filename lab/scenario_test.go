@@ -15,7 +15,7 @@ import (
 
 var (
 	repeat = flag.Int("lab.n", 1, "how often each scenario runs")
-	chosen = flag.String("lab.scenario", "", "run only the scenario of this `name`, in CI or not")
+	chosen = flag.String("lab.scenario", "", "run only the scenarios of these `names`, separated by commas, in CI or not")
 )
 
 // TestScenarios plays the list of scenarios.go: those of one shape in one world, for coming up costs more than most.
@@ -23,7 +23,7 @@ func TestScenarios(t *testing.T) {
 	kinds := map[string][]lab.Scenario{}
 	for _, s := range scenarios() {
 		switch {
-		case *chosen != "" && s.Name != *chosen:
+		case *chosen != "" && !slices.Contains(strings.Split(*chosen, ","), s.Name):
 		case *chosen == "" && !s.InCI && !lab.All():
 			t.Logf("%2d %-28s is run by make lab only", s.Number, s.Name)
 		default:
@@ -46,20 +46,32 @@ func TestScenarios(t *testing.T) {
 
 // play runs one scenario as often as asked for, and prints what clients saw.
 func play(t *testing.T, w *lab.World, s lab.Scenario) {
-	var gaps []time.Duration
-	lost := 0
-	for n := range *repeat {
-		o := w.Play(t, s, n+1)
-		t.Logf("%-24s gap %6.2f s, acknowledged %d, lost %d, epochs begun %d", s.Name, o.Gap.Seconds(), o.Acknowledged, o.Lost, o.Moves)
-		gaps, lost = append(gaps, o.Gap), lost+o.Lost
+	points := []time.Duration{0}
+	if s.Points != nil {
+		points = s.Points(lab.All())
+	}
+	var gaps, wholes []time.Duration
+	lost, rounds := 0, *repeat*len(points)
+	for n := range rounds {
+		point := points[n%len(points)]
+		o := w.Play(t, s, n+1, point)
+		at := ""
+		if s.Points != nil {
+			at = fmt.Sprintf(" at %.2f s", point.Seconds())
+		}
+		t.Logf("%s%s: gap %.2f s, whole after %.1f s, acknowledged %d, lost %d, epochs begun %d", s.Name, at, o.Gap.Seconds(), o.Whole.Seconds(), o.Acknowledged, o.Lost, o.Moves)
+		gaps, wholes, lost = append(gaps, o.Gap), append(wholes, o.Whole), lost+o.Lost
 		if t.Failed() {
-			t.Fatalf("round %d of %d failed; the rest is not run", n+1, *repeat)
+			t.Fatalf("round %d of %d failed; the rest is not run", n+1, rounds)
 		}
 	}
-	if len(gaps) > 1 {
-		t.Logf("%-24s %d rounds: gap min %.2f p50 %.2f p99 %.2f max %.2f s, lost %d", s.Name, len(gaps),
-			rank(gaps, 0).Seconds(), rank(gaps, 50).Seconds(), rank(gaps, 99).Seconds(), rank(gaps, 100).Seconds(), lost)
+	if rounds > 1 {
+		t.Logf("%s: %d rounds, lost %d rows; min, p50, p99, max of the gap %s s, until whole again %s s", s.Name, rounds, lost, quantiles(gaps), quantiles(wholes))
 	}
+}
+
+func quantiles(values []time.Duration) string {
+	return fmt.Sprintf("%.2f %.2f %.2f %.2f", rank(values, 0).Seconds(), rank(values, 50).Seconds(), rank(values, 99).Seconds(), rank(values, 100).Seconds())
 }
 
 // rank is the value that percent of the values do not exceed.

@@ -175,7 +175,7 @@ func answers(st api.Status, host string) bool {
 }
 
 // keeperOf finds the keeper whose spec lies below a part of a host's directory.
-func keeperOf(t *testing.T, w *lab.World, host, below string) int {
+func keeperOf(t testing.TB, w *lab.World, host, below string) int {
 	t.Helper()
 	for _, pid := range w.Processes(host) {
 		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
