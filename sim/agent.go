@@ -289,7 +289,7 @@ func (a *agentLife) facts() agent.Facts {
 		d.Busy = append(d.Busy, r.kind)
 	}
 	for _, q := range a.requests {
-		d.Requests = append(d.Requests, q.Request)
+		d.Requests = append(d.Requests, q.seen(a.w.now))
 	}
 	f.Databases = []agent.DatabaseFacts{d}
 	for _, o := range a.h.others() {

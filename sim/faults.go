@@ -3,7 +3,7 @@ package sim
 import (
 	"context"
 	"encoding/json"
-	"fmt"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -44,6 +44,7 @@ const (
 	LoseTarget   FaultKind = "lose target"     // a switchover, and the chosen host dies before it serves
 	LoseReads    FaultKind = "lose reads"      // the answer of the next write, and what is read after it
 	HideFile     FaultKind = "hide file"       // something of the data directory cannot be read
+	PauseMoves   FaultKind = "pause moves"     // an operator wants nothing to move by itself
 )
 
 // Faults that no seed chooses: people make them, and then refusing is all that can be asked.
@@ -57,7 +58,7 @@ func AllFaults() []FaultKind {
 	return []FaultKind{
 		CrashServer, CrashAgent, CrashHost, LoseDisk, FreezeHost, PauseAgent, Partition, CutLink, CutOneWay, SlowNetwork,
 		LoseBeats, StoreDown, StoreCut, StorePause, HoldWatch, LoseAnswer, SlowDisk, HangDisk, Switchover, RestartAgent, CrashBoth, CrashAll,
-		LoseAgent, RestartGate, LoseTarget, LoseReads, HideFile,
+		LoseAgent, RestartGate, LoseTarget, LoseReads, HideFile, PauseMoves,
 	}
 }
 
@@ -97,9 +98,10 @@ func (f *faults) begin(w *World) {
 	f.w = w
 	f.kinds = w.opt.Faults
 	if f.kinds == nil {
+		dice := rand.New(rand.NewPCG(w.opt.Seed, 0xfa017)) // its own, so that a new fault changes no scripted world
 		all := AllFaults()
-		w.rng.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
-		f.kinds = all[:2+w.rng.IntN(len(all)-2)]
+		dice.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+		f.kinds = all[:2+dice.IntN(len(all)-2)]
 	}
 	f.pace = w.between(500*time.Millisecond, 12*time.Second)
 	start := 20 * time.Second
@@ -179,7 +181,7 @@ func (f *faults) happen(kind FaultKind, h, to *host, lasts time.Duration) {
 	}
 	f.count++
 	w.note(h.name, "FAULT %s for %s", kind, lasts.Round(time.Millisecond))
-	undo := f.do(kind, h, to)
+	undo := f.do(kind, h, to, lasts)
 	if undo == nil {
 		return
 	}
@@ -191,7 +193,7 @@ func (f *faults) happen(kind FaultKind, h, to *host, lasts time.Duration) {
 	w.at(lasts, heal.run)
 }
 
-func (f *faults) do(kind FaultKind, h, to *host) func() {
+func (f *faults) do(kind FaultKind, h, to *host, lasts time.Duration) func() {
 	w := f.w
 	switch kind {
 	case CrashServer:
@@ -229,6 +231,8 @@ func (f *faults) do(kind FaultKind, h, to *host) func() {
 	case Switchover:
 		f.askSwitchover()
 		return nil
+	case PauseMoves:
+		return f.pauseMoves(lasts)
 	case LoseTarget:
 		return f.setTrap()
 	case RestartGate:
@@ -288,16 +292,8 @@ func (f *faults) askSwitchover() {
 	if w.chance(2) {
 		to = w.hosts[w.rng.IntN(len(w.hosts))].name
 	}
-	id := fmt.Sprintf("q%d", len(w.requests)+1)
-	w.requests = append(w.requests, &request{Request: database.Request{ID: id, Kind: "switchover", To: to, By: "operator"}, at: w.now})
-	w.note("", "an operator asks for a switchover to %q (%s)", to, id)
-	w.at(20*time.Second, func() {
-		for _, q := range w.requests {
-			if q.ID == id {
-				q.settled = true // the operator gives up
-			}
-		}
-	})
+	q := w.ask(database.Request{Kind: "switchover", To: to})
+	w.at(20*time.Second, func() { q.settled = true }) // the operator gives up
 }
 
 func (f *faults) store(kind FaultKind, h *host) func() {

@@ -184,7 +184,7 @@ func (b *board) fill(f *Facts, policies []database.Policy, now time.Time) {
 	for _, p := range policies {
 		d := DatabaseFacts{Name: p.Name, Advanced: database.Never}
 		d.Record, d.Revision = recordOf(b.state, p.Name)
-		d.Requests = requestsOf(b.state, p.Name)
+		d.Requests = requestsOf(b.state, p.Name, now)
 		if s, ok := b.locals[p.Name]; ok {
 			d.Local = s.local
 			d.Local.Age = now.Sub(s.began)
@@ -230,11 +230,11 @@ func agreedServices(state map[string]cluster.Entry) ServiceFacts {
 }
 
 // requestsOf are a database's unsettled requests, oldest first.
-func requestsOf(state map[string]cluster.Entry, name string) []database.Request {
+func requestsOf(state map[string]cluster.Entry, name string, now time.Time) []database.Request {
 	var out []database.Request
 	for _, q := range Open(state) {
 		if q.Room == "database" && q.Subject == name {
-			out = append(out, database.Request{ID: q.ID, Kind: q.Kind, To: q.Args["to"], By: q.By})
+			out = append(out, requestOf(q, now))
 		}
 	}
 	return out

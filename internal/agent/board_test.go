@@ -53,7 +53,7 @@ func TestOpenRequests(t *testing.T) {
 			entry(KeyRequests+"b", `{"id":"b","room":"database","subject":"orders","kind":"switchover"}`, 3),
 			entry(KeyRequests+"c", `{"id":"c","room":"backup","subject":"records","kind":"base"}`, 4))
 		want := []database.Request{{ID: "a", Kind: "switchover", To: "b2", By: "operator"}}
-		if diff := cmp.Diff(want, requestsOf(state, "records")); diff != "" {
+		if diff := cmp.Diff(want, requestsOf(state, "records", time.Now())); diff != "" {
 			t.Error(diff)
 		}
 	})

@@ -69,7 +69,11 @@ func (l *Loop) database(p database.Policy, f Facts, h Hands, out *Outcome) {
 	out.Decisions[p.Name] = d
 	out.Problems = append(out.Problems, d.Problems...)
 	out.Wake = min(out.Wake, d.Wake)
-	out.Report.Databases[p.Name] = report(v)
+	rep := report(v)
+	if d.Pause != nil {
+		rep.Paused = d.Pause.ID
+	}
+	out.Report.Databases[p.Name] = rep
 
 	if d.Lease > 0 {
 		h.Lease(p.Name, d.LeaseOf, d.Lease)

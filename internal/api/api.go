@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/http"
 	"slices"
+	"time"
 
 	"holdfast/internal/agent"
 	"holdfast/internal/auth"
@@ -50,7 +51,9 @@ func Handler(s Source) http.Handler {
 	mux.HandleFunc("GET /v1/databases/{name}/candidates", s.candidates)
 	mux.HandleFunc("GET /v1/events", func(w http.ResponseWriter, _ *http.Request) { s.answer(w, http.StatusOK, s.Events()) })
 	mux.HandleFunc("POST /v1/requests", s.operator(s.ask))
+	mux.HandleFunc("GET /v1/requests", s.operator(s.open))
 	mux.HandleFunc("GET /v1/requests/{id}", s.operator(s.settled))
+	mux.HandleFunc("DELETE /v1/requests/{id}", s.operator(s.cancel))
 	mux.HandleFunc("PUT /v1/stopping", s.operator(s.stopping))
 	mux.HandleFunc("DELETE /v1/stopping", s.operator(s.going))
 	return mux
@@ -94,7 +97,11 @@ func (s Source) ask(w http.ResponseWriter, r *http.Request) {
 		})
 		return
 	}
-	if bad := s.wrong(q); bad != nil {
+	bad := s.wrong(q)
+	if bad == nil {
+		bad = s.complete(&q, time.Now())
+	}
+	if bad != nil {
 		s.refuse(w, http.StatusUnprocessableEntity, *bad)
 		return
 	}
@@ -119,7 +126,7 @@ func (s Source) ask(w http.ResponseWriter, r *http.Request) {
 
 // wrong says what a request names that does not exist.
 func (s Source) wrong(q agent.Asked) *problem.Problem {
-	known := map[string][]string{"database": {"switchover"}, "backup": {"base"}}
+	known := map[string][]string{"database": {"switchover", "pause", "resume"}, "backup": {"base"}}
 	p := &problem.Problem{Code: "api.unknown", Subject: q.Subject, Severity: problem.Note, Meaning: "Nothing was changed."}
 	switch {
 	case !slices.Contains(known[q.Room], q.Kind):
@@ -193,9 +200,13 @@ func (s Source) settled(w http.ResponseWriter, r *http.Request) {
 			Title: "no such request", Meaning: "Nothing was changed.", Remedy: "ask again"})
 		return
 	}
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(http.StatusAccepted)
-	_, _ = w.Write(q.Value) // likewise
+	var asked agent.Asked
+	if err := json.Unmarshal(q.Value, &asked); err != nil {
+		s.unavailable(w, err)
+		return
+	}
+	asked.Progress = s.words(asked, s.Snapshot())
+	s.answer(w, http.StatusAccepted, asked)
 }
 
 // stopping tells all hosts that the whole application is being stopped, so that nobody takes over anything.

@@ -87,6 +87,20 @@ func (c *Client) Ask(ctx context.Context, q agent.Asked) (agent.Asked, error) {
 	return taken, err
 }
 
+// Open lists what is asked for and not settled.
+func (c *Client) Open(ctx context.Context) ([]OpenRequest, error) {
+	var out []OpenRequest
+	_, err := c.call(ctx, http.MethodGet, "/v1/requests", nil, &out)
+	return out, err
+}
+
+// Cancel settles an open request as cancelled, and gives it back.
+func (c *Client) Cancel(ctx context.Context, id string) (agent.Asked, error) {
+	var out agent.Asked
+	_, err := c.call(ctx, http.MethodDelete, "/v1/requests/"+url.PathEscape(id), nil, &out)
+	return out, err
+}
+
 // Wait returns when a request is settled, telling how it goes meanwhile.
 func (c *Client) Wait(ctx context.Context, id string, progress func(agent.Asked)) (agent.Settled, error) {
 	var last error

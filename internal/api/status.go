@@ -58,6 +58,7 @@ type DatabaseStatus struct {
 	Listener       []string       `json:"listener"`
 	Servers        []ServerStatus `json:"servers"`
 	Archive        *ArchiveStatus `json:"archive,omitempty"`
+	Paused         *PauseStatus   `json:"paused,omitempty"`
 }
 
 // ServerStatus is one copy of a database.
@@ -168,6 +169,7 @@ func describeDatabase(p *plan.Plan, d plan.Database, self string, s agent.Snapsh
 	r := s.Facts.Databases[i].Record
 	out.Phase, out.Epoch, out.Timeline, out.Primary = string(r.Phase), r.Epoch, r.Timeline, r.Primary
 	out.Open, out.Because, out.ElectionNeeds = r.Opened, r.Because, r.E
+	out.Paused = describePause(r, d.Name, self, s)
 	var head database.LSN
 	if rep := reportOf(self, r.Primary, s); rep != nil {
 		head = rep.Databases[d.Name].Local.Flushed
@@ -234,7 +236,7 @@ func orWord(s, otherwise string) string {
 
 // problems joins what every host says is wrong, each once.
 func problems(p *plan.Plan, self string, s agent.Snapshot, st Status) []problem.Problem {
-	out := slices.Concat(serviceProblems(st), backupProblems(p, st), planProblems(st))
+	out := slices.Concat(pauseProblems(st), serviceProblems(st), backupProblems(p, st), planProblems(st))
 	for _, h := range st.Hosts {
 		if !h.Heard {
 			out = append(out, problem.Problem{
@@ -313,6 +315,8 @@ func databaseWithout(d DatabaseStatus, host string) (string, bool) {
 	switch {
 	case d.Phase != string(database.Steady) || !d.Open:
 		return "is not serving now", false
+	case d.Paused != nil && host == d.Primary:
+		return "nobody would take over before the pause ends", false
 	case !holds:
 		return "not touched", true
 	case host != d.Primary && counting >= d.AcknowledgedBy:

@@ -19,7 +19,7 @@ import (
 
 func databaseCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "database", Short: "Move and inspect databases", Args: cobra.NoArgs}
-	cmd.AddCommand(switchoverCommand(), explainCommand())
+	cmd.AddCommand(switchoverCommand(), pauseCommand(), resumeCommand(), requestsCommand(), cancelCommand(), explainCommand())
 	return cmd
 }
 
@@ -93,16 +93,20 @@ func writeExplanation(out io.Writer, d api.DatabaseStatus, c api.Candidates, unk
 const switchoverMax = 2 * time.Minute
 
 func switchoverCommand() *cobra.Command {
-	var root, to, output string
+	var root, to, at, output string
 	var yes, dryRun bool
 	cmd := &cobra.Command{
 		Use:   "switchover NAME",
 		Short: "Make a standby the primary, with nothing lost; refuses when that cannot be",
 		Long: `The primary is stopped in good order, the standby that has every record takes over, and the old primary follows
 it. Clients keep their address: new sessions wait for the moment of the change, sessions that exist are ended.
-If anything goes wrong before the change, the old primary takes over again.`,
+If anything goes wrong before the change, the old primary takes over again.
+
+With --at it waits for that moment, and is judged then: a standby that is not fit at that time is refused, and what
+happened stands in the history. "holdfast database requests" lists what waits, "holdfast database cancel" ends it.`,
 		Example: `  holdfast database switchover records
-  holdfast database switchover records --to east-2 --yes`,
+  holdfast database switchover records --to east-2 --yes
+  holdfast database switchover records --at 04:00`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := operatorOf(root)
@@ -110,6 +114,10 @@ If anything goes wrong before the change, the old primary takes over again.`,
 				return err
 			}
 			defer client.Close()
+			due, err := dueMoment(at, time.Now())
+			if err != nil {
+				return err
+			}
 			if dryRun {
 				return showCandidates(cmd, client, args[0], to, output)
 			}
@@ -121,9 +129,12 @@ If anything goes wrong before the change, the old primary takes over again.`,
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), switchoverMax)
 			defer cancel()
-			q, err := client.Ask(ctx, agent.Asked{Room: "database", Subject: args[0], Kind: "switchover", Args: map[string]string{"to": to}})
+			q, err := client.Ask(ctx, agent.Asked{Room: "database", Subject: args[0], Kind: "switchover", Args: switchoverArgs(to, due)})
 			if err != nil {
 				return err
+			}
+			if !due.IsZero() {
+				return writeAsked(cmd, q, output, fmt.Sprintf("The switchover waits for %s.", due.Format("2006-01-02 15:04:05 MST")))
 			}
 			began := time.Now()
 			done, err := client.Wait(ctx, q.ID, nil)
@@ -142,6 +153,7 @@ If anything goes wrong before the change, the old primary takes over again.`,
 	}
 	cmd.Flags().StringVar(&root, "root", "", rootUsage)
 	cmd.Flags().StringVar(&to, "to", "", "the standby's host (default: the furthest)")
+	cmd.Flags().StringVar(&at, "at", "", `not before that moment: "04:00" (the next one), "2026-11-21 04:00:00", or "in 2h"`)
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "say who would take over, and why not the others; change nothing")
 	outputFlag(cmd, &output)

@@ -20,6 +20,7 @@ type Decision struct {
 	Because   []string
 	Problems  []problem.Problem
 	Wake      time.Duration // judge again no later than this
+	Pause     *Pause        // nil = nothing is paused
 }
 
 // Answer settles an operator's request.
@@ -57,6 +58,9 @@ type Memory struct {
 	HungSince  time.Duration
 	Short      bool // primary: fewer standbys stream than must acknowledge
 	ShortSince time.Duration
+	PauseID    string        // of the pause that stands; "" = none
+	PauseAt    time.Duration // when this host first saw it
+	PauseFor   time.Duration // how long it lasts from then
 }
 
 // Unfit says since when a voter does not stream.
@@ -86,6 +90,7 @@ func Decide(p Policy, v View, m Memory) (Decision, Memory) {
 		return j.d, j.m
 	}
 	j.remember()
+	j.pause()
 	j.gate()
 	j.judge()
 	j.verify()
@@ -108,6 +113,10 @@ func (j *judgement) do(a Action) {
 	}
 	if len(j.v.Busy) > 0 {
 		j.because("%s waits for %s", a.Kind, j.v.Busy[0])
+		return
+	}
+	if what := j.held(a); what != "" {
+		j.hold(what, a.Why)
 		return
 	}
 	if a.Epoch == 0 {

@@ -31,6 +31,9 @@ func (j *judgement) follow() {
 		j.recruit(fmt.Sprintf("epoch %d asks for a promise", r.Epoch))
 		return
 	}
+	if j.rests() {
+		return
+	}
 	if r.Phase != Steady && r.Phase != Switching {
 		if l.Position.Epoch != r.Epoch {
 			j.recruit("our position in this epoch is not known")

@@ -196,6 +196,10 @@ func (j *judgement) hung() bool {
 	if since < j.p.Times.Hung {
 		return false
 	}
+	if j.paused() {
+		j.hold("it is not ended for its disk", "it cannot write for "+since.Round(time.Second).String())
+		return false
+	}
 	if r.W == 0 || len(j.ableVoters()) < max(r.E, 1) {
 		j.problem(problem.Problem{
 			Code: "database.hung", Severity: problem.Critical,
@@ -436,7 +440,7 @@ func (j *judgement) adjustVoters() {
 		j.finishStep(v, full)
 		return
 	}
-	if !j.v.Local.Names.Equal(full) {
+	if !j.v.Local.Names.Equal(full) || j.paused() {
 		return
 	}
 	leaving, leaves := j.removable()

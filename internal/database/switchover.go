@@ -11,7 +11,10 @@ import (
 // maxReplayLag is how far in time a switchover's target may be behind in replay: more would lengthen the pause.
 const maxReplayLag = 10 * time.Second
 
-// serveRequests takes up the oldest switchover that an operator asked for.
+// missedMax is how long after its moment a switchover is still carried out: later it would be a surprise.
+const missedMax = 5 * time.Minute
+
+// serveRequests takes up the oldest switchover that an operator asked for and whose time has come.
 func (j *judgement) serveRequests() {
 	r, l := j.v.Record, j.v.Local
 	for _, q := range j.v.Requests {
@@ -20,6 +23,14 @@ func (j *judgement) serveRequests() {
 		}
 		if r.Switch == q.ID { // it was begun, and has ended
 			j.answer(q, r.SwitchTo == r.Primary, j.v.Self+" is the primary: "+strings.Join(r.Because, "; "))
+			continue
+		}
+		switch {
+		case q.Timed && q.In > 0:
+			j.d.Wake = min(j.d.Wake, q.In)
+			continue
+		case q.Timed && q.In < -missedMax:
+			j.answer(q, false, fmt.Sprintf("its moment passed %s ago, and nobody could take it up", (-q.In).Round(time.Second)))
 			continue
 		}
 		to, why := j.target(q.To)

@@ -132,11 +132,12 @@ const Never = time.Duration(1<<63 - 1)
 // Report is what a host tells its peers of one database with each beat.
 type Report struct {
 	Local    Local         `json:"local"`
-	Epoch    int64         `json:"epoch"`    // of the record as it knows it
-	Revision int64         `json:"revision"` // of the record as it knows it
-	Silent   []Silence     `json:"silent"`   // what it hears of the others, sorted by host
-	Late     bool          `json:"late"`     // its own timers ran late: its silences mean nothing
-	Advanced time.Duration `json:"advanced"` // since the WAL it receives last advanced; Never if unknown
+	Epoch    int64         `json:"epoch"`            // of the record as it knows it
+	Revision int64         `json:"revision"`         // of the record as it knows it
+	Silent   []Silence     `json:"silent"`           // what it hears of the others, sorted by host
+	Late     bool          `json:"late"`             // its own timers ran late: its silences mean nothing
+	Advanced time.Duration `json:"advanced"`         // since the WAL it receives last advanced; Never if unknown
+	Paused   string        `json:"paused,omitempty"` // id of the pause that it keeps to
 }
 
 // Silence is how long a host has heard nothing from another.
@@ -149,9 +150,15 @@ type Silence struct {
 // Request is an operator's wish for this database.
 type Request struct {
 	ID   string `json:"id"`
-	Kind string `json:"kind"` // switchover
+	Kind string `json:"kind"` // switchover, pause, resume
 	To   string `json:"to"`   // host; "" = the best one
 	By   string `json:"by"`
+
+	Reason string        // pause
+	For    time.Duration // pause: how long it lasts at most
+	Left   time.Duration // pause: what is left of that by this host's wall clock
+	Timed  bool          // switchover: it was asked for a moment
+	In     time.Duration // until that moment, by this host's wall clock; negative = it has passed
 }
 
 // View is all that one host knows of one database when it judges. Ages and Now are by its own monotonic clock.

@@ -1,0 +1,39 @@
+package agent
+
+import (
+	"time"
+
+	"holdfast/internal/database"
+)
+
+// Names of a request's arguments. Moments are RFC 3339, durations in Go's own notation.
+const (
+	ArgTo     = "to"     // switchover: the host that shall take over
+	ArgAt     = "at"     // switchover: not before
+	ArgReason = "reason" // pause
+	ArgFor    = "for"    // pause: how long at most
+	ArgUntil  = "until"  // pause: when that is over, by the clock of the host that took the request
+)
+
+// requestOf is a request as the database room reads it. Moments become times left by this host's wall clock; what
+// cannot be read counts as over, and the host that took the request has refused it already.
+func requestOf(q Asked, now time.Time) database.Request {
+	r := database.Request{ID: q.ID, Kind: q.Kind, To: q.Args[ArgTo], By: q.By, Reason: q.Args[ArgReason]}
+	if d, err := time.ParseDuration(q.Args[ArgFor]); err == nil {
+		r.For = d
+	}
+	r.Left = left(q.Args[ArgUntil], now)
+	if at := q.Args[ArgAt]; at != "" {
+		r.Timed, r.In = true, left(at, now)
+	}
+	return r
+}
+
+// left is the time from now to a moment, by the wall clock.
+func left(moment string, now time.Time) time.Duration {
+	at, err := time.Parse(time.RFC3339Nano, moment)
+	if err != nil {
+		return 0
+	}
+	return at.Sub(now.Round(0)) // Round drops the monotonic reading
+}

@@ -1,0 +1,57 @@
+package api
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"holdfast/internal/agent"
+	"holdfast/internal/database"
+	"holdfast/internal/event"
+	"holdfast/internal/problem"
+)
+
+// PauseStatus is a pause that stands.
+type PauseStatus struct {
+	ID      string         `json:"id"`
+	By      string         `json:"by"`
+	Reason  string         `json:"reason,omitempty"`
+	Left    event.Duration `json:"left"`
+	Unaware []string       `json:"unaware,omitempty"` // hosts that hold a copy, answer, and do not keep to it yet
+}
+
+// describePause is the pause of a database as this host counts it; nil = none.
+func describePause(r database.Record, name, self string, s agent.Snapshot) *PauseStatus {
+	p := s.Outcome.Decisions[name].Pause
+	if p == nil {
+		return nil
+	}
+	out := &PauseStatus{ID: p.ID, By: p.By, Reason: p.Reason, Left: event.Duration(p.Left)}
+	for _, host := range r.Members {
+		if rep := reportOf(self, host, s); rep != nil && rep.Databases[name].Paused != p.ID {
+			out.Unaware = append(out.Unaware, host)
+		}
+	}
+	slices.Sort(out.Unaware)
+	return out
+}
+
+// pauseProblems are databases that nothing would help by itself now.
+func pauseProblems(st Status) []problem.Problem {
+	var out []problem.Problem
+	for _, d := range st.Databases {
+		if d.Paused == nil {
+			continue
+		}
+		title := fmt.Sprintf("%s paused it; %s are left", d.Paused.By, time.Duration(d.Paused.Left).Round(time.Second))
+		if d.Paused.Reason != "" {
+			title += ": " + d.Paused.Reason
+		}
+		out = append(out, problem.Problem{
+			Code: "database.paused", Subject: d.Name, Severity: problem.Degraded, Title: title,
+			Meaning: "Until then nobody takes over, nothing is started again, copied or taken out by itself. No acknowledged commit can be lost by it.",
+			Remedy:  "when the work is done: holdfast database resume " + d.Name,
+		})
+	}
+	return out
+}
