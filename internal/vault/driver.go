@@ -2,108 +2,122 @@ package vault
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
-	"os"
-	"path/filepath"
+	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/kopia/kopia/repo/blob"
-	"github.com/kopia/kopia/repo/blob/sharded"
 
-	"holdfast/internal/vault/filestore"
+	"holdfast/internal/vault/store"
 )
 
-// driverName is our storage's type in kopia's connection file. On the disk it lays files out exactly as
-// kopia's own "filesystem" does, so the stock program opens the same directory.
-const driverName = "holdfast-fs"
+// driverName is our storage's type in kopia's connection file. The stock program never sees that file: it opens the
+// same blobs with its own drivers.
+const driverName = "holdfast"
+
+// repositoryDir is where the repository's blobs lie in a store.
+const repositoryDir = "repository"
+
+// driver is kopia's storage on a [store.Store]. kopia's own drivers replace whatever has the same name, and the one
+// for file systems never syncs the directory.
+type driver struct {
+	blob.DefaultProviderImplementation
+	store store.Store
+	token string
+}
 
 type driverOptions struct {
-	Path string `json:"path"`
+	Token string `json:"token"`
 }
 
-// driver is kopia's storage on a [filestore.Store]. kopia's own syncs files since 0.23 but never the
-// directory, and replaces whatever has the same name.
-type driver struct {
-	sharded.Storage
-	blob.DefaultProviderImplementation
-	path string
-}
+// kopia's only public way to open a repository looks storages up by name in a table of its own process, and hands
+// them nothing but what its connection file says. Hence these two package-level values: the stores that are open,
+// by the token that is all the file says of them.
+var (
+	openStores     sync.Map // token -> store.Store
+	registerDriver = sync.OnceFunc(func() {
+		blob.AddSupportedStorage(driverName, driverOptions{}, func(_ context.Context, o *driverOptions, _ bool) (blob.Storage, error) {
+			s, ok := openStores.Load(o.Token)
+			if !ok {
+				return nil, errors.New("open repository: its store is closed")
+			}
+			return &driver{store: s.(store.Store), token: o.Token}, nil
+		})
+	})
+)
 
-func newDriver(_ context.Context, opt *driverOptions, create bool) (blob.Storage, error) {
-	files, err := filestore.Open(opt.Path)
-	if err != nil {
-		return nil, err
-	}
-	return &driver{Storage: sharded.New(driverFiles{files}, opt.Path, sharded.Options{}, create), path: opt.Path}, nil
+// newDriver offers a store to kopia until forget is called.
+func newDriver(s store.Store) (d *driver, forget func()) {
+	registerDriver()
+	d = &driver{store: s, token: rand.Text()}
+	openStores.Store(d.token, s)
+	return d, func() { openStores.Delete(d.token) }
 }
 
 func (d *driver) ConnectionInfo() blob.ConnectionInfo {
-	return blob.ConnectionInfo{Type: driverName, Config: &driverOptions{Path: d.path}}
+	return blob.ConnectionInfo{Type: driverName, Config: &driverOptions{Token: d.token}}
 }
 
-func (d *driver) DisplayName() string { return "Holdfast vault: " + d.path }
+func (d *driver) DisplayName() string { return "Holdfast vault: " + d.store.Address() }
 
-// driverFiles gives sharded.Storage its files. Paths come in absolute, below the store's root.
-type driverFiles struct{ files *filestore.Store }
+func blobName(id blob.ID) string { return repositoryDir + "/" + string(id) }
 
-func (d driverFiles) name(p string) (string, error) {
-	rel, err := filepath.Rel(d.files.Root(), p)
-	return filepath.ToSlash(rel), err
-}
-
-func (d driverFiles) GetBlobFromPath(ctx context.Context, _, path string, offset, length int64, out blob.OutputBuffer) error {
-	name, err := d.name(path)
-	if err != nil {
-		return err
+func known(err error) error {
+	if errors.Is(err, store.ErrNotFound) {
+		return blob.ErrBlobNotFound
 	}
+	return err
+}
+
+func (d *driver) GetBlob(ctx context.Context, id blob.ID, offset, length int64, out blob.OutputBuffer) error {
 	out.Reset()
-	if err := d.files.Get(ctx, name, offset, length, out); err != nil {
-		if errors.Is(err, filestore.ErrNotFound) {
-			return blob.ErrBlobNotFound
+	if offset < 0 {
+		return fmt.Errorf("read %s from %d: %w", id, offset, blob.ErrInvalidRange)
+	}
+	if length >= 0 { // a range beyond the end is kopia's own error, and no broken store
+		info, err := d.store.Stat(ctx, blobName(id))
+		if err != nil {
+			return known(err)
 		}
-		return err
+		if offset+length > info.Size {
+			return fmt.Errorf("read %d bytes of %s from %d: %w", length, id, offset, blob.ErrInvalidRange)
+		}
+	}
+	if err := d.store.Get(ctx, blobName(id), offset, length, out); err != nil {
+		return known(err)
 	}
 	return blob.EnsureLengthExactly(out.Length(), length)
 }
 
-func (d driverFiles) GetMetadataFromPath(ctx context.Context, _, path string) (blob.Metadata, error) {
-	name, err := d.name(path)
+func (d *driver) GetMetadata(ctx context.Context, id blob.ID) (blob.Metadata, error) {
+	info, err := d.store.Stat(ctx, blobName(id))
 	if err != nil {
-		return blob.Metadata{}, err
+		return blob.Metadata{}, known(err)
 	}
-	info, err := d.files.Stat(ctx, name)
-	if errors.Is(err, filestore.ErrNotFound) {
-		return blob.Metadata{}, blob.ErrBlobNotFound
-	}
-	return blob.Metadata{Length: info.Size, Timestamp: info.ModTime}, err
+	return blob.Metadata{BlobID: id, Length: info.Size, Timestamp: info.ModTime}, nil
 }
 
-// PutBlobInPath stores packs, indexes and sessions once and for ever; only kopia's few central blobs may change.
-func (d driverFiles) PutBlobInPath(ctx context.Context, _, path string, data blob.Bytes, opts blob.PutOptions) error {
-	if opts.HasRetentionOptions() || opts.DoNotRecreate {
+// PutBlob stores packs, indexes and sessions once and for ever; only kopia's few central blobs may change.
+func (d *driver) PutBlob(ctx context.Context, id blob.ID, data blob.Bytes, opts blob.PutOptions) error {
+	switch {
+	case opts.HasRetentionOptions() || opts.DoNotRecreate:
 		return blob.ErrUnsupportedPutBlobOption
+	case !opts.SetModTime.IsZero():
+		return blob.ErrSetTimeUnsupported
 	}
-	name, err := d.name(path)
-	if err != nil {
+	put := d.store.Put
+	if changes(id) {
+		put = d.store.Replace
+	}
+	if err := put(ctx, blobName(id), data); err != nil {
 		return err
-	}
-	if changes(filepath.Base(path)) {
-		err = d.files.Replace(ctx, name, data)
-	} else {
-		err = d.files.Put(ctx, name, data)
-	}
-	if err != nil {
-		return err
-	}
-	if !opts.SetModTime.IsZero() {
-		if err := os.Chtimes(path, opts.SetModTime, opts.SetModTime); err != nil {
-			return err
-		}
 	}
 	if opts.GetModTime != nil {
-		info, err := d.files.Stat(ctx, name)
+		info, err := d.store.Stat(ctx, blobName(id))
 		if err != nil {
-			return err
+			return known(err)
 		}
 		*opts.GetModTime = info.ModTime
 	}
@@ -111,31 +125,15 @@ func (d driverFiles) PutBlobInPath(ctx context.Context, _, path string, data blo
 }
 
 // changes names the blobs that kopia rewrites on purpose: format, storage configuration, maintenance schedule.
-func changes(base string) bool { return strings.HasPrefix(base, "kopia.") }
+func changes(id blob.ID) bool { return strings.HasPrefix(string(id), "kopia.") }
 
-func (d driverFiles) DeleteBlobInPath(ctx context.Context, _, path string) error {
-	name, err := d.name(path)
-	if err != nil {
-		return err
-	}
-	return d.files.Delete(ctx, name)
+func (d *driver) DeleteBlob(ctx context.Context, id blob.ID) error {
+	return d.store.Delete(ctx, blobName(id))
 }
 
-func (d driverFiles) ReadDir(_ context.Context, path string) ([]os.FileInfo, error) {
-	entries, err := os.ReadDir(path)
-	if err != nil {
-		return nil, err
-	}
-	infos := make([]os.FileInfo, 0, len(entries))
-	for _, e := range entries {
-		fi, err := e.Info()
-		if errors.Is(err, os.ErrNotExist) {
-			continue // deleted since it was listed
-		}
-		if err != nil {
-			return nil, err
-		}
-		infos = append(infos, fi)
-	}
-	return infos, nil
+func (d *driver) ListBlobs(ctx context.Context, prefix blob.ID, each func(blob.Metadata) error) error {
+	return d.store.List(ctx, blobName(prefix), func(i store.Info) error {
+		id := blob.ID(strings.TrimPrefix(i.Name, repositoryDir+"/"))
+		return each(blob.Metadata{BlobID: id, Length: i.Size, Timestamp: i.ModTime})
+	})
 }

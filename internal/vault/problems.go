@@ -81,8 +81,8 @@ func damagedIdentity(name, dir, why string) *problem.Problem {
 func lostFormat(name string) *problem.Problem {
 	return &problem.Problem{
 		Code: "vault.lost-format", Subject: name, Severity: problem.Critical,
-		Title:   formatBlobFile + " is missing",
+		Title:   formatBlob + " is missing",
 		Meaning: "Without it nothing can be decrypted. A copy was made when the vault was created.",
-		Remedy:  "copy " + formatBlobCopy + " to " + formatBlobFile + " inside the vault's directory",
+		Remedy:  "copy " + formatBlobCopy + " to " + formatBlob + " inside the vault (in a directory its name ends in .f)",
 	}
 }

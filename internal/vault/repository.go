@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"sync"
 
 	"github.com/kopia/kopia/repo"
 	"github.com/kopia/kopia/repo/blob"
@@ -17,7 +16,7 @@ import (
 	"github.com/kopia/kopia/repo/maintenance"
 
 	"holdfast/internal/redact"
-	"holdfast/internal/vault/filestore"
+	"holdfast/internal/vault/store"
 )
 
 // Settings of the repository, fixed for its life; measured in docs/decisions/0004.
@@ -30,18 +29,9 @@ const (
 	userName   = "holdfast"
 )
 
-// registerDriver makes our storage known to kopia, whose only public way to open a repository looks storages
-// up by name in a table of its own process. Hence the one package-level value here.
-var registerDriver = sync.OnceFunc(func() {
-	blob.AddSupportedStorage(driverName, driverOptions{}, newDriver)
-})
-
-func initRepository(ctx context.Context, dir string, key redact.String) error {
-	registerDriver()
-	st, err := newDriver(ctx, &driverOptions{Path: dir}, true)
-	if err != nil {
-		return err
-	}
+func initRepository(ctx context.Context, files store.Store, key redact.String) error {
+	st, forget := newDriver(files)
+	defer forget()
 	opt := &repo.NewRepositoryOptions{
 		BlockFormat: format.ContentFormat{
 			Hash: hashing, Encryption: encryption,
@@ -50,16 +40,15 @@ func initRepository(ctx context.Context, dir string, key redact.String) error {
 		ObjectFormat: format.ObjectFormat{Splitter: splitter},
 	}
 	if err := repo.Initialize(ctx, st, opt, key.Reveal()); err != nil {
-		return errors.Join(fmt.Errorf("initialise repository: %w", err), st.Close(ctx))
+		return fmt.Errorf("initialise repository: %w", err)
 	}
-	return st.Close(ctx)
+	return nil
 }
 
-// connect opens the repository. kopia insists on a connection file; it holds a path and no secret, and lives
+// connect opens the repository. kopia insists on a connection file; it holds a token and no secret, and lives
 // in a private directory until Close. Writing it here instead of through repo.Connect spares a second
 // derivation of the key (a quarter of a second).
-func connect(ctx context.Context, cfg Config, name string, files *filestore.Store) (*Vault, error) {
-	registerDriver()
+func connect(ctx context.Context, cfg Config, name string, files store.Store) (*Vault, error) {
 	host := cfg.Host
 	if host == "" {
 		host = "holdfast"
@@ -72,9 +61,11 @@ func connect(ctx context.Context, cfg Config, name string, files *filestore.Stor
 	if err != nil {
 		return nil, err
 	}
-	v := &Vault{name: name, host: host, log: log.With("vault", name), files: files, state: state}
+	st, forget := newDriver(files)
+	v := &Vault{name: name, host: host, log: log.With("vault", name), files: files, state: state, forget: forget}
+	connection := st.ConnectionInfo()
 	raw, err := json.Marshal(repo.LocalConfig{
-		Storage:       &blob.ConnectionInfo{Type: driverName, Config: &driverOptions{Path: filepath.Join(files.Root(), repositoryDir)}},
+		Storage:       &connection,
 		Caching:       &content.CachingOptions{},
 		ClientOptions: repo.ClientOptions{Hostname: host, Username: userName},
 	})
@@ -85,6 +76,7 @@ func connect(ctx context.Context, cfg Config, name string, files *filestore.Stor
 		err = v.openRepository(ctx, cfg.Key)
 	}
 	if err != nil {
+		forget()
 		return nil, errors.Join(err, os.RemoveAll(state))
 	}
 	return v, nil

@@ -1,14 +1,13 @@
 // Package vault is where backups live: encrypted, deduplicated, readable with nothing but its key. Start at
 // [Create] and [Open].
 //
-// A vault is a directory with three parts. repository/ is a kopia repository with the base backups as
+// A vault is a place for blobs ([store.Store]) with three parts. repository/ is a kopia repository with the base backups as
 // snapshots, which the stock kopia program lists and restores with the same key. wal/ holds one object for
 // each segment of write-ahead log (docs/decisions/0004). vault.json says which application it belongs to.
 // No other room knows kopia.
 package vault
 
 import (
-	"bytes"
 	"context"
 	"crypto/hmac"
 	"crypto/rand"
@@ -17,18 +16,20 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/kopia/kopia/repo"
 
+	"holdfast/internal/problem"
 	"holdfast/internal/redact"
 	"holdfast/internal/vault/filestore"
+	"holdfast/internal/vault/store"
 )
 
 // Config says which vault and how to reach it.
@@ -47,9 +48,10 @@ type Vault struct {
 	identity Identity
 	host     string
 	log      *slog.Logger
-	files    *filestore.Store
+	files    store.Store
 	walKey   []byte // seals segments
 	nameKey  []byte // keyed hash of a segment's content, part of its name
+	forget   func() // takes files out of kopia's reach
 	state    string // private directory with kopia's connection file, removed by Close
 
 	repoMu sync.Mutex // one refresh or short write session at a time; long writers have sessions of their own
@@ -72,32 +74,27 @@ type Identity struct {
 const (
 	formatNow      = 1
 	identityFile   = "vault.json"
-	repositoryDir  = "repository"
-	formatBlobFile = "repository/kopia.repository.f"
+	formatBlob     = repositoryDir + "/kopia.repository"
 	formatBlobCopy = "kopia.repository.copy" // without the format blob nothing can be decrypted: kept twice
 )
 
-// Create makes a vault in a directory that is empty or absent, and opens it.
+// Create makes a vault where nothing is, and opens it.
 func Create(ctx context.Context, cfg Config) (*Vault, error) {
-	dir, err := cfg.dir()
-	if err != nil {
-		return nil, err
-	}
-	name := cfg.label(dir)
+	name := cfg.label()
 	switch {
 	case cfg.Application == "":
 		return nil, fmt.Errorf("create vault %s: no application named", name)
 	case cfg.Key.Reveal() == "":
 		return nil, emptyKey(name)
 	}
-	if err := claim(dir, name); err != nil {
-		return nil, err
-	}
-	files, err := filestore.Open(dir)
+	files, err := cfg.openStore(ctx, true)
 	if err != nil {
 		return nil, fmt.Errorf("create vault %s: %w", name, err)
 	}
-	if err := initRepository(ctx, filepath.Join(dir, repositoryDir), cfg.Key); err != nil {
+	if err := claim(ctx, files, name); err != nil {
+		return nil, err
+	}
+	if err := initRepository(ctx, files, cfg.Key); err != nil {
 		return nil, fmt.Errorf("create vault %s: %w", name, err)
 	}
 	v, err := connect(ctx, cfg, name, files)
@@ -113,25 +110,31 @@ func Create(ctx context.Context, cfg Config) (*Vault, error) {
 	return v, nil
 }
 
-// claim makes dir, and refuses one with anything in it before it touches it.
-func claim(dir, name string) error {
-	if _, err := os.Stat(filepath.Join(dir, identityFile)); err == nil {
-		return exists(name, dir)
-	}
-	if _, err := os.Stat(filepath.Join(dir, formatBlobFile)); err == nil {
-		return notEmpty(name, dir, formatBlobFile) // a stock repository, or a Create that was cut off
-	}
-	entries, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("create vault %s: %w", name, err)
-	}
-	for _, e := range entries {
-		if e.Name() != repositoryDir && e.Name() != "lost+found" {
-			return notEmpty(name, dir, e.Name())
+// claim refuses a place with anything in it.
+func claim(ctx context.Context, files store.Store, name string) error {
+	for _, there := range []struct {
+		blob   string
+		refuse *problem.Problem
+	}{
+		{identityFile, exists(name, files.Address())},
+		{formatBlob, notEmpty(name, files.Address(), formatBlob)}, // a stock repository, or a Create that was cut off
+	} {
+		_, err := files.Stat(ctx, there.blob)
+		if err == nil {
+			return there.refuse
+		}
+		if !errors.Is(err, store.ErrNotFound) {
+			return fmt.Errorf("create vault %s: %w", name, err)
 		}
 	}
-	if err := os.MkdirAll(filepath.Join(dir, repositoryDir), 0o700); err != nil {
+	names, err := files.Names(ctx, "")
+	if err != nil {
 		return fmt.Errorf("create vault %s: %w", name, err)
+	}
+	for _, n := range names {
+		if n != repositoryDir && n != "lost+found" {
+			return notEmpty(name, files.Address(), n)
+		}
 	}
 	return nil
 }
@@ -139,21 +142,24 @@ func claim(dir, name string) error {
 // Open opens an existing vault. Another application's is refused as vault.foreign, a wrong key as
 // vault.wrong-key; neither writes anything.
 func Open(ctx context.Context, cfg Config) (*Vault, error) {
-	dir, err := cfg.dir()
-	if err != nil {
-		return nil, err
+	name := cfg.label()
+	files, err := cfg.openStore(ctx, false)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, absent(name, cfg.URL)
 	}
-	name := cfg.label(dir)
-	raw, err := os.ReadFile(filepath.Join(dir, identityFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, absent(name, dir)
+	if err != nil {
+		return nil, fmt.Errorf("open vault %s: %w", name, err)
+	}
+	raw, err := store.Read(ctx, files, identityFile)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, absent(name, files.Address())
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open vault %s: %w", name, err)
 	}
 	var id Identity
 	if err := json.Unmarshal(raw, &id); err != nil {
-		return nil, damagedIdentity(name, dir, err.Error())
+		return nil, damagedIdentity(name, files.Address(), err.Error())
 	}
 	switch {
 	case id.Format != formatNow:
@@ -163,10 +169,6 @@ func Open(ctx context.Context, cfg Config) (*Vault, error) {
 	case cfg.Key.Reveal() == "":
 		return nil, emptyKey(name)
 	}
-	files, err := filestore.Open(dir)
-	if err != nil {
-		return nil, fmt.Errorf("open vault %s: %w", name, err)
-	}
 	v, err := connect(ctx, cfg, name, files)
 	if err != nil {
 		return nil, fmt.Errorf("open vault %s: %w", name, err)
@@ -174,7 +176,7 @@ func Open(ctx context.Context, cfg Config) (*Vault, error) {
 	v.identity = id
 	want, err := v.proof()
 	if err == nil && !hmac.Equal([]byte(want), []byte(id.Proof)) {
-		err = damagedIdentity(name, dir, "its proof does not fit this key")
+		err = damagedIdentity(name, files.Address(), "its proof does not fit this key")
 	}
 	if err != nil {
 		return nil, errors.Join(err, v.Close(ctx))
@@ -184,17 +186,16 @@ func Open(ctx context.Context, cfg Config) (*Vault, error) {
 
 // seal writes what makes the directory a vault: the copy of the format blob, and vault.json last.
 func (v *Vault) seal(ctx context.Context) error {
-	var blob bytes.Buffer
-	if err := v.files.Get(ctx, formatBlobFile, 0, -1, &blob); err != nil {
+	blob, err := store.Read(ctx, v.files, formatBlob)
+	if err != nil {
 		return err
 	}
-	if err := v.files.Put(ctx, formatBlobCopy, &blob); err != nil {
+	if err := v.files.Put(ctx, formatBlobCopy, store.Bytes(blob)); err != nil {
 		return err
 	}
 	if err := v.takeMaintenance(ctx); err != nil {
 		return err
 	}
-	var err error
 	if v.identity.Proof, err = v.proof(); err != nil {
 		return err
 	}
@@ -202,7 +203,7 @@ func (v *Vault) seal(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("write %s: %w", identityFile, err)
 	}
-	return v.files.Put(ctx, identityFile, bytes.NewBuffer(append(raw, '\n')))
+	return v.files.Put(ctx, identityFile, store.Bytes(append(raw, '\n')))
 }
 
 func (v *Vault) proof() (string, error) {
@@ -224,6 +225,7 @@ func (v *Vault) Identity() Identity { return v.identity }
 // Close lets go of the vault. Writers must have been committed or aborted.
 func (v *Vault) Close(ctx context.Context) error {
 	err := v.repo.Close(ctx)
+	v.forget()
 	if rmErr := os.RemoveAll(v.state); err == nil {
 		err = rmErr
 	}
@@ -248,20 +250,32 @@ func (v *Vault) setBroken(err error) {
 	}
 }
 
-func (c Config) dir() (string, error) {
+// openStore opens the place that the URL names; create makes it where it can be made. A place that is not there is
+// store.ErrNotFound.
+func (c Config) openStore(_ context.Context, create bool) (store.Store, error) {
 	u, err := url.Parse(c.URL)
 	if err != nil {
-		return "", fmt.Errorf("read vault address %q: %w", c.URL, err)
+		return nil, fmt.Errorf("read vault address: %w", err)
 	}
 	if u.Scheme != "file" || u.Host != "" || !filepath.IsAbs(u.Path) {
-		return "", fmt.Errorf("read vault address %q: not file:///absolute/path", c.URL)
+		return nil, fmt.Errorf("read vault address %q: not file:///absolute/path", c.URL)
 	}
-	return filepath.Clean(u.Path), nil
+	dir := filepath.Clean(u.Path)
+	if create {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, err
+		}
+	}
+	return filestore.Open(dir)
 }
 
-func (c Config) label(dir string) string {
+func (c Config) label() string {
 	if c.Name != "" {
 		return c.Name
 	}
-	return filepath.Base(dir)
+	u, err := url.Parse(c.URL)
+	if err != nil {
+		return "vault"
+	}
+	return path.Base(u.Path)
 }

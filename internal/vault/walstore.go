@@ -11,7 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"holdfast/internal/vault/filestore"
+	"holdfast/internal/vault/store"
 	"holdfast/internal/vault/wal"
 )
 
@@ -106,9 +106,9 @@ func (l *Log) put(ctx context.Context, name, prefix string, h walHeader, content
 	if err != nil {
 		return fmt.Errorf("store log %s: %w", name, err)
 	}
-	err = l.vault.files.Put(ctx, path.Join(l.dir(h.timeline), object), bytes.NewBuffer(raw))
+	err = l.vault.files.Put(ctx, path.Join(l.dir(h.timeline), object), store.Bytes(raw))
 	// Another writer of the same content was quicker: equal content under a fresh nonce is never equal bytes.
-	if err != nil && !errors.Is(err, filestore.ErrDiffers) {
+	if err != nil && !errors.Is(err, store.ErrDiffers) {
 		return fmt.Errorf("store log %s: %w", name, err)
 	}
 	_, err = l.others(ctx, h.timeline, name, prefix, object)
@@ -217,7 +217,7 @@ func (l *Log) Held(ctx context.Context) ([]wal.Held, error) {
 // replaced by a longer one since it was listed: then the same bytes are read from that.
 func (l *Log) Fetch(ctx context.Context, piece wal.Held) ([]byte, error) {
 	h, content, err := l.read(ctx, piece.Object)
-	for try := 0; piece.Partial && errors.Is(err, filestore.ErrNotFound) && try < 5; try++ {
+	for try := 0; piece.Partial && errors.Is(err, store.ErrNotFound) && try < 5; try++ {
 		longer, findErr := l.longest(ctx, piece.Timeline, piece.Start)
 		if findErr != nil {
 			return nil, findErr
@@ -261,7 +261,7 @@ func (l *Log) longest(ctx context.Context, timeline uint32, start wal.LSN) (wal.
 func (l *Log) Covers(ctx context.Context, piece wal.Held) (time.Time, error) {
 	var b bytes.Buffer
 	err := l.vault.files.Get(ctx, piece.Object, 0, walHeaderSize, &b)
-	if piece.Partial && errors.Is(err, filestore.ErrNotFound) {
+	if piece.Partial && errors.Is(err, store.ErrNotFound) {
 		return time.Time{}, nil
 	}
 	if err != nil {
@@ -357,7 +357,7 @@ const coveredFile = "covered" + walSuffix
 func (l *Log) PutCovered(ctx context.Context, timeline uint32, end wal.LSN, at time.Time) error {
 	raw, err := l.vault.sealWAL(walHeader{kind: walCovered, timeline: timeline, systemID: l.systemID, start: end, covers: at}, nil)
 	if err == nil {
-		err = l.vault.files.Replace(ctx, path.Join(l.dir(timeline), coveredFile), bytes.NewBuffer(raw))
+		err = l.vault.files.Replace(ctx, path.Join(l.dir(timeline), coveredFile), store.Bytes(raw))
 	}
 	if err != nil {
 		return fmt.Errorf("record how far the log of timeline %d is held: %w", timeline, err)
@@ -369,7 +369,7 @@ func (l *Log) PutCovered(ctx context.Context, timeline uint32, end wal.LSN, at t
 func (l *Log) Covered(ctx context.Context, timeline uint32) (end wal.LSN, at time.Time, err error) {
 	var raw bytes.Buffer
 	err = l.vault.files.Get(ctx, path.Join(l.dir(timeline), coveredFile), 0, -1, &raw)
-	if errors.Is(err, filestore.ErrNotFound) {
+	if errors.Is(err, store.ErrNotFound) {
 		return 0, time.Time{}, nil
 	}
 	if err != nil {

@@ -12,21 +12,14 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"holdfast/internal/durable"
+	"holdfast/internal/vault/store"
 )
-
-// ErrDiffers is returned by Put when a blob of that name exists with other bytes. What is stored stays.
-var ErrDiffers = errors.New("stored already with other bytes")
-
-// ErrNotFound is returned for a blob that does not exist.
-var ErrNotFound = fs.ErrNotExist
 
 // tempMark is part of every unfinished file's name; List and Get never see such a file.
 const tempMark = ".holdfast-tmp-"
@@ -49,25 +42,21 @@ func Open(root string) (*Store, error) {
 // Root is the directory.
 func (s *Store) Root() string { return s.root }
 
-// Info is what List says of one blob.
-type Info struct {
-	Name    string // slash-separated, relative to the root
-	Size    int64
-	ModTime time.Time
-}
+// Address implements [store.Store].
+func (s *Store) Address() string { return "file://" + s.root }
 
 // Put stores data under name for ever. The same bytes again are no error; other bytes are ErrDiffers. When
 // it returns nil, file and name are on the disk.
-func (s *Store) Put(ctx context.Context, name string, data io.WriterTo) error {
+func (s *Store) Put(ctx context.Context, name string, data store.Data) error {
 	return s.put(ctx, name, data, false)
 }
 
 // Replace stores data under name whatever was there. It is for the few blobs that are meant to change.
-func (s *Store) Replace(ctx context.Context, name string, data io.WriterTo) error {
+func (s *Store) Replace(ctx context.Context, name string, data store.Data) error {
 	return s.put(ctx, name, data, true)
 }
 
-func (s *Store) put(ctx context.Context, name string, data io.WriterTo, replace bool) error {
+func (s *Store) put(ctx context.Context, name string, data store.Data, replace bool) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("store %s: %w", name, err)
 	}
@@ -75,7 +64,12 @@ func (s *Store) put(ctx context.Context, name string, data io.WriterTo, replace 
 	if err != nil {
 		return err
 	}
-	if err := s.makeDir(path.Dir(name)); err != nil {
+	if strings.HasPrefix(name, repositoryPrefix) {
+		if err := s.layRepository(); err != nil {
+			return fmt.Errorf("store %s: %w", name, err)
+		}
+	}
+	if err := s.makeDir(filepath.ToSlash(filepath.Dir(pathOf(name)))); err != nil {
 		return fmt.Errorf("store %s: %w", name, err)
 	}
 	tmp, err := fill(full, data)
@@ -98,7 +92,7 @@ func (s *Store) put(ctx context.Context, name string, data io.WriterTo, replace 
 }
 
 // fill writes and syncs a temporary file beside full and returns its name.
-func fill(full string, data io.WriterTo) (string, error) {
+func fill(full string, data store.Data) (string, error) {
 	var salt [8]byte
 	_, _ = rand.Read(salt[:]) // never fails (crypto/rand)
 	tmp := full + tempMark + hex.EncodeToString(salt[:])
@@ -106,7 +100,9 @@ func fill(full string, data io.WriterTo) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	_, err = data.WriteTo(f)
+	in := data.Reader()
+	_, err = io.Copy(f, in)
+	err = errors.Join(err, in.Close())
 	if err == nil {
 		err = f.Sync()
 	}
@@ -138,7 +134,7 @@ func same(tmp, full, name string) error {
 		return fmt.Errorf("compare %s: %w", name, err)
 	}
 	if !bytes.Equal(a, b) {
-		return fmt.Errorf("store %s: %w (%d bytes there, %d offered)", name, ErrDiffers, len(b), len(a))
+		return fmt.Errorf("store %s: %w (%d bytes there, %d offered)", name, store.ErrDiffers, len(b), len(a))
 	}
 	return durable.SyncDir(filepath.Dir(full))
 }
@@ -152,7 +148,7 @@ func (s *Store) makeDir(dir string) error {
 	if fi, err := os.Stat(full); err == nil && fi.IsDir() {
 		return nil
 	}
-	if err := s.makeDir(path.Dir(dir)); err != nil {
+	if err := s.makeDir(filepath.ToSlash(filepath.Dir(filepath.FromSlash(dir)))); err != nil {
 		return err
 	}
 	if err := os.Mkdir(full, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -176,7 +172,10 @@ func (s *Store) Get(ctx context.Context, name string, offset, length int64, to i
 	}
 	defer func() { _ = f.Close() }() // opened for reading alone
 	if length < 0 {
-		_, err = io.Copy(to, f)
+		_, err = f.Seek(offset, io.SeekStart)
+		if err == nil {
+			_, err = io.Copy(to, f)
+		}
 	} else {
 		_, err = io.CopyN(to, io.NewSectionReader(f, offset, length), length)
 	}
@@ -187,25 +186,24 @@ func (s *Store) Get(ctx context.Context, name string, offset, length int64, to i
 }
 
 // Stat describes one blob.
-func (s *Store) Stat(_ context.Context, name string) (Info, error) {
+func (s *Store) Stat(_ context.Context, name string) (store.Info, error) {
 	full, err := s.path(name)
 	if err != nil {
-		return Info{}, err
+		return store.Info{}, err
 	}
 	fi, err := os.Stat(full)
 	if err != nil {
-		return Info{}, fmt.Errorf("look up stored %s: %w", name, err)
+		return store.Info{}, fmt.Errorf("look up stored %s: %w", name, err)
 	}
-	return Info{Name: name, Size: fi.Size(), ModTime: fi.ModTime()}, nil
+	return store.Info{Name: name, Size: fi.Size(), ModTime: fi.ModTime()}, nil
 }
 
-// List gives every blob under a directory ("" = all), in lexical order. A directory that does not exist is empty.
-func (s *Store) List(ctx context.Context, dir string) ([]Info, error) {
-	var out []Info
-	base := filepath.Join(s.root, filepath.FromSlash(dir))
-	err := filepath.WalkDir(base, func(p string, d fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil // never there, or removed between listing and looking
+// List implements [store.Store].
+func (s *Store) List(ctx context.Context, prefix string, each func(store.Info) error) error {
+	var stopped error // by each, whose own error is given back as it is
+	err := filepath.WalkDir(s.root, func(p string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) && p != s.root {
+			return nil // removed between listing and looking
 		}
 		if err != nil {
 			return err
@@ -213,7 +211,18 @@ func (s *Store) List(ctx context.Context, dir string) ([]Info, error) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if d.IsDir() || strings.Contains(d.Name(), tempMark) {
+		rel, err := filepath.Rel(s.root, p)
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			if !mayHold(rel, prefix) {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		name, ok := nameOf(rel)
+		if !ok || !strings.HasPrefix(name, prefix) {
 			return nil
 		}
 		fi, err := d.Info()
@@ -223,17 +232,13 @@ func (s *Store) List(ctx context.Context, dir string) ([]Info, error) {
 		if err != nil {
 			return err
 		}
-		rel, err := filepath.Rel(s.root, p)
-		if err != nil {
-			return err
-		}
-		out = append(out, Info{Name: filepath.ToSlash(rel), Size: fi.Size(), ModTime: fi.ModTime()})
-		return nil
+		stopped = each(store.Info{Name: name, Size: fi.Size(), ModTime: fi.ModTime()})
+		return stopped
 	})
-	if err != nil {
-		return nil, fmt.Errorf("list store under %q: %w", dir, err)
+	if err != nil && stopped == nil {
+		return fmt.Errorf("list store under %q: %w", prefix, err)
 	}
-	return out, nil
+	return err
 }
 
 // Delete removes a blob; one that is not there is no error.
@@ -253,14 +258,26 @@ func (s *Store) Delete(_ context.Context, name string) error {
 
 // path refuses names that would leave the root.
 func (s *Store) path(name string) (string, error) {
-	if !fs.ValidPath(name) || name == "." {
+	if !valid(name) {
 		return "", fmt.Errorf("use %q as a name in the store: not a clean relative path", name)
 	}
-	return filepath.Join(s.root, filepath.FromSlash(name)), nil
+	return filepath.Join(s.root, pathOf(name)), nil
 }
 
-// Names gives the names of the blobs directly in dir, without looking at the files: cheap in directories
-// with many of them. A directory that does not exist is empty.
+// layRepository says in the repository's folder how it is laid out, as kopia does.
+func (s *Store) layRepository() error {
+	full := filepath.Join(s.root, filepath.FromSlash(shardsFile))
+	if _, err := os.Lstat(full); err == nil {
+		return nil
+	}
+	if err := s.makeDir(strings.TrimSuffix(repositoryPrefix, "/")); err != nil {
+		return err
+	}
+	return durable.WriteFile(full, []byte(shardsText), 0o600)
+}
+
+// Names implements [store.Store] without looking at the files: cheap in directories with many of them. In the
+// repository it gives what lies there on the disk.
 func (s *Store) Names(ctx context.Context, dir string) ([]string, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("list store %q: %w", dir, err)

@@ -1,14 +1,13 @@
 package filestore_test
 
 import (
-	"bytes"
-	"errors"
 	"os"
 	"path/filepath"
-	"sync"
 	"testing"
 
 	"holdfast/internal/vault/filestore"
+	"holdfast/internal/vault/store"
+	"holdfast/internal/vault/store/storetest"
 )
 
 func open(t *testing.T) *filestore.Store {
@@ -20,50 +19,8 @@ func open(t *testing.T) *filestore.Store {
 	return s
 }
 
-func TestABlobIsNeverReplacedByOtherBytes(t *testing.T) {
-	s, ctx := open(t), t.Context()
-	put := func(b string) error { return s.Put(ctx, "wal/7/1/x", bytes.NewBufferString(b)) }
-	if err := put("first"); err != nil {
-		t.Fatal(err)
-	}
-	if err := put("first"); err != nil {
-		t.Errorf("the same bytes again: %v", err)
-	}
-	if err := put("other"); !errors.Is(err, filestore.ErrDiffers) {
-		t.Errorf("other bytes: got %v, want ErrDiffers", err)
-	}
-	var got bytes.Buffer
-	if err := s.Get(ctx, "wal/7/1/x", 0, -1, &got); err != nil || got.String() != "first" {
-		t.Errorf("holds %q, %v", got.String(), err)
-	}
-	if err := s.Replace(ctx, "wal/7/1/x", bytes.NewBufferString("meant")); err != nil {
-		t.Fatal(err)
-	}
-	l, err := s.List(ctx, "wal")
-	if err != nil || len(l) != 1 || l[0].Size != 5 {
-		t.Errorf("listed %v, %v", l, err)
-	}
-}
-
-func TestOneOfManyWritersWinsAndTheOthersAreTold(t *testing.T) {
-	s := open(t)
-	errs := make([]error, 8)
-	var wg sync.WaitGroup
-	for i := range errs {
-		wg.Go(func() { errs[i] = s.Put(t.Context(), "a/b", bytes.NewBuffer([]byte{byte(i)})) })
-	}
-	wg.Wait()
-	won := 0
-	for _, err := range errs {
-		if err == nil {
-			won++
-		} else if !errors.Is(err, filestore.ErrDiffers) {
-			t.Error(err)
-		}
-	}
-	if won != 1 {
-		t.Errorf("%d writers were told that their bytes are stored", won)
-	}
+func TestFilesAreAStore(t *testing.T) {
+	storetest.Run(t, func(t *testing.T) store.Store { return open(t) })
 }
 
 func TestAnUnfinishedFileIsNoBlob(t *testing.T) {
@@ -71,16 +28,28 @@ func TestAnUnfinishedFileIsNoBlob(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(s.Root(), "x.holdfast-tmp-00"), []byte("half"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if l, err := s.List(t.Context(), ""); err != nil || len(l) != 0 {
-		t.Errorf("listed %v, %v", l, err)
+	err := s.List(t.Context(), "", func(i store.Info) error {
+		t.Errorf("listed %v", i)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if names, err := s.Names(t.Context(), ""); err != nil || len(names) != 0 {
+		t.Errorf("named %v, %v", names, err)
 	}
 }
 
-func TestNamesCannotLeaveTheRoot(t *testing.T) {
+func TestARepositoryLiesAsKopiaLaysItOut(t *testing.T) {
 	s := open(t)
-	for _, n := range []string{"../x", "/etc/x", "", ".", "a/../../x"} {
-		if err := s.Put(t.Context(), n, bytes.NewBufferString("x")); err == nil {
-			t.Errorf("%q was accepted", n)
+	for _, name := range []string{"repository/kopia.repository", "repository/p0123456789abcdef0123456789abcdef"} {
+		if err := s.Put(t.Context(), name, store.Bytes("x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, want := range []string{"kopia.repository.f", "p/012/3456789abcdef0123456789abcdef.f", ".shards"} {
+		if _, err := os.Stat(filepath.Join(s.Root(), "repository", want)); err != nil {
+			t.Error(err)
 		}
 	}
 }

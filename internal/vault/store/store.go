@@ -1,0 +1,86 @@
+// Package store says what a vault needs of the place where its blobs lie. Each kind of place is a driver in a
+// folder beside this one, and passes storetest.
+package store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"time"
+)
+
+// ErrDiffers is returned by Put when a blob of that name exists with other bytes. What is stored stays.
+var ErrDiffers = errors.New("stored already with other bytes")
+
+// ErrNotFound is returned for a blob that does not exist. Reading what was never there, or is there no longer, is
+// always this and never an empty blob.
+var ErrNotFound = fs.ErrNotExist
+
+// Info is what is known of a blob without reading it.
+type Info struct {
+	Name    string // slash-separated, relative to the store's root
+	Size    int64
+	ModTime time.Time // when it was stored, by the store's own clock
+}
+
+// Data is what is stored: it can be read more than once, for a write may have to be tried again. kopia's own
+// blob.Bytes is one.
+type Data interface {
+	Length() int
+	Reader() io.ReadSeekCloser
+}
+
+// Store keeps blobs by name. Names are clean relative paths (io/fs.ValidPath). Every method may be called from many
+// goroutines and by many processes on many hosts; what one wrote, all others can read when the call has returned.
+type Store interface {
+	// Put stores data under name for ever. The same bytes again are no error; other bytes are ErrDiffers, whatever
+	// another writer does at the same moment. When it returns nil the blob survives a power cut.
+	Put(ctx context.Context, name string, data Data) error
+
+	// Replace stores data under name whatever was there. It is for the few blobs that are meant to change.
+	Replace(ctx context.Context, name string, data Data) error
+
+	// Get writes length bytes from offset on; length below 0 means all of it. Fewer bytes than asked are an error.
+	Get(ctx context.Context, name string, offset, length int64, to io.Writer) error
+
+	// Stat describes one blob.
+	Stat(ctx context.Context, name string) (Info, error)
+
+	// List gives each blob whose name begins with prefix, in no order. A blob that is stored or deleted meanwhile
+	// may be given or not. An error of each ends the list and is returned.
+	List(ctx context.Context, prefix string, each func(Info) error) error
+
+	// Names gives what lies directly in a folder ("" = the root): blobs, and folders that hold any, each by the last
+	// part of its name. A folder that does not exist is empty.
+	Names(ctx context.Context, dir string) ([]string, error)
+
+	// Delete removes a blob; one that is not there is no error.
+	Delete(ctx context.Context, name string) error
+
+	// Address says where the store is, for people. It holds no secret.
+	Address() string
+}
+
+// Bytes is data in memory.
+type Bytes []byte
+
+// Length implements [Data].
+func (b Bytes) Length() int { return len(b) }
+
+// Reader implements [Data].
+func (b Bytes) Reader() io.ReadSeekCloser { return closing{bytes.NewReader(b)} }
+
+type closing struct{ *bytes.Reader }
+
+func (closing) Close() error { return nil }
+
+// Read gives all of a blob.
+func Read(ctx context.Context, s Store, name string) ([]byte, error) {
+	var b bytes.Buffer
+	if err := s.Get(ctx, name, 0, -1, &b); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
