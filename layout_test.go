@@ -12,7 +12,7 @@ type room struct {
 }
 
 // leaves are small promises that stand on the standard library alone; everybody may use them.
-const leaves = " internal/problem internal/event internal/redact internal/clock internal/durable "
+const leaves = " internal/problem internal/event internal/redact internal/clock internal/durable internal/pgdata "
 
 // roomsOwn are the rooms without their drivers: types and judgement.
 const roomsOwn = " internal/plan internal/service internal/edge internal/database internal/files internal/vault/... internal/backup/... internal/restore "
@@ -28,6 +28,7 @@ var rooms = []room{
 	{folder: "internal/clock", std: true, why: "a leaf stands on the standard library alone"},
 	{folder: "internal/durable", std: true, why: "a leaf stands on the standard library alone"},
 	{folder: "internal/pgcontrol", std: true, ours: "internal/database", why: "one file of PostgreSQL's, read by whoever makes or restores a data directory; of ours it knows the LSN alone"},
+	{folder: "internal/pgdata", pure: true, std: true, why: "what a data directory's files mean is the same for whoever copies them"},
 	{folder: "internal/orders", std: true, ours: "internal/clock", why: "a leaf: lines of orders over a private socket, whatever is ordered"},
 	{folder: "internal/auth", ours: leaves, why: "certificates know no room"},
 	{folder: "internal/keeper", std: true, ours: "internal/durable", why: "a keeper outlives everything: the standard library, x/sys and the leaf durable, so that it is small and never upgraded for others' sake"},

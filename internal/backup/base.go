@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
+	"holdfast/internal/pgdata"
 	"holdfast/internal/problem"
 	"holdfast/internal/vault"
 	"holdfast/internal/vault/wal"
@@ -133,7 +134,7 @@ func (r *baseRun) begin(ctx context.Context, conn *pgx.Conn) (vault.Backup, erro
 		return b, fmt.Errorf("read system identifier %q: %w", sysid, err)
 	}
 	b.Checksums = checksums == "on"
-	if blockSize != pageSize {
+	if blockSize != pgdata.PageSize {
 		return b, &problem.Problem{Code: "backup.block-size", Subject: r.o.Database, Severity: problem.Critical,
 			Title: fmt.Sprintf("the server uses blocks of %d bytes", blockSize), Meaning: "Holdfast reads pages of 8192 bytes. No backup was made.",
 			Remedy: "use a server built with the usual block size"}
@@ -173,7 +174,7 @@ func (r *baseRun) copyAll(ctx context.Context, conn *pgx.Conn, w *vault.Writer, 
 	if err != nil {
 		return b, err
 	}
-	if err := storeBytes(w, controlFile, control, time.Now()); err != nil {
+	if err := storeBytes(w, pgdata.ControlFile, control, time.Now()); err != nil {
 		return b, err
 	}
 	if err := r.finish(ctx, conn, w, &b); err != nil {

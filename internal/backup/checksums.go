@@ -10,6 +10,8 @@ import (
 	"sync"
 
 	"golang.org/x/sync/errgroup"
+
+	"holdfast/internal/pgdata"
 )
 
 // checksumReaders read pages at once: as many as the reference machine has cores.
@@ -65,14 +67,14 @@ func verifyFile(ctx context.Context, data string, f file) (bad []string, pages i
 			return nil, 0, err
 		}
 		n, err := io.ReadFull(in, buf)
-		for at := 0; at+pageSize <= n; at += pageSize {
-			if block := uint32(pages) + f.segment*blocksPerFile; !pageGood(buf[at:at+pageSize], block) {
+		for at := 0; at+pgdata.PageSize <= n; at += pgdata.PageSize {
+			if block := uint32(pages) + f.segment*pgdata.SegmentPages; !pgdata.Good(buf[at:at+pgdata.PageSize], block) {
 				bad = append(bad, fmt.Sprintf("%s block %d", f.path, block))
 			}
 			pages++
 		}
-		if n%pageSize != 0 {
-			bad = append(bad, fmt.Sprintf("%s ends within block %d", f.path, uint32(pages)+f.segment*blocksPerFile))
+		if n%pgdata.PageSize != 0 {
+			bad = append(bad, fmt.Sprintf("%s ends within block %d", f.path, uint32(pages)+f.segment*pgdata.SegmentPages))
 		}
 		switch {
 		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):

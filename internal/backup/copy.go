@@ -14,12 +14,12 @@ import (
 	"path/filepath"
 	"time"
 
+	"holdfast/internal/pgdata"
 	"holdfast/internal/vault"
 )
 
 const (
 	readPiece      = 1 << 20 // bytes read at once; a whole number of pages and one chunk of the vault
-	blocksPerFile  = 1 << 17 // pages in a relation's 1 GiB file
 	rereads        = 5       // a page that is being written settles within these
 	rereadPause    = 10 * time.Millisecond
 	badPagesListed = 100 // more are counted, not listed
@@ -88,11 +88,11 @@ func (c *copier) pump(ctx context.Context, f file, in *os.File, out io.Writer) (
 // verify checks the pages of a piece, and reads a page with a wrong sum again: one that is just being
 // written settles, or has been changed after the backup began and is repaired by replay.
 func (c *copier) verify(ctx context.Context, f file, in *os.File, piece []byte, at int64) (bad []string, err error) {
-	for off := 0; off+pageSize <= len(piece); off += pageSize {
-		page := piece[off : off+pageSize]
-		block := uint32((at+int64(off))/pageSize) + f.segment*blocksPerFile
-		for try := 0; !pageGood(page, block); try++ {
-			if pageLSN(page) >= c.start && try > 0 {
+	for off := 0; off+pgdata.PageSize <= len(piece); off += pgdata.PageSize {
+		p := piece[off : off+pgdata.PageSize]
+		block := uint32((at+int64(off))/pgdata.PageSize) + f.segment*pgdata.SegmentPages
+		for try := 0; !pgdata.Good(p, block); try++ {
+			if pgdata.PageLSN(p) >= c.start && try > 0 {
 				break // changed since the start: replay writes it whole
 			}
 			if try == rereads {
@@ -104,7 +104,7 @@ func (c *copier) verify(ctx context.Context, f file, in *os.File, piece []byte, 
 				return nil, ctx.Err()
 			case <-time.After(rereadPause):
 			}
-			if _, err := in.ReadAt(page, at+int64(off)); err != nil && !errors.Is(err, io.EOF) {
+			if _, err := in.ReadAt(p, at+int64(off)); err != nil && !errors.Is(err, io.EOF) {
 				return nil, err
 			}
 		}
@@ -115,7 +115,7 @@ func (c *copier) verify(ctx context.Context, f file, in *os.File, piece []byte, 
 // readControl reads pg_control until its checksum holds: the server may be writing it at that moment.
 func readControl(ctx context.Context, root *os.Root) ([]byte, error) {
 	for try := 0; ; try++ {
-		raw, err := root.ReadFile(filepath.FromSlash(controlFile))
+		raw, err := root.ReadFile(filepath.FromSlash(pgdata.ControlFile))
 		if err != nil {
 			return nil, fmt.Errorf("read pg_control: %w", err)
 		}

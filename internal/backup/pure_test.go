@@ -1,9 +1,7 @@
 package backup
 
 import (
-	"encoding/binary"
 	"errors"
-	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -92,44 +90,6 @@ func TestResume(t *testing.T) {
 				t.Errorf("goes on at %d %s (fresh %v), want %d %s (%v)", tl, from, fresh, c.timeline, c.from, c.fresh)
 			}
 		})
-	}
-}
-
-// slowChecksum is PostgreSQL's page checksum in its plainest form, as an oracle.
-func slowChecksum(page []byte, block uint32) uint16 {
-	p := append([]byte{}, page...)
-	p[8], p[9] = 0, 0
-	lanes := checksumSeeds()
-	for i := 0; i < len(p)/4; i++ {
-		lanes[i%32] = fold(lanes[i%32], binary.LittleEndian.Uint32(p[4*i:]))
-	}
-	var sum uint32
-	for i := range lanes {
-		sum ^= fold(fold(lanes[i], 0), 0)
-	}
-	return uint16((sum^block)%65535) + 1
-}
-
-func TestPageChecksumAgreesWithItsPlainForm(t *testing.T) {
-	r := rand.NewChaCha8([32]byte{3})
-	page := make([]byte, pageSize)
-	for block := range uint32(200) {
-		_, _ = r.Read(page) // never fails
-		want := slowChecksum(page, block)
-		if got := pageChecksum(page, block); got != want {
-			t.Fatalf("block %d: %d, want %d", block, got, want)
-		}
-		binary.LittleEndian.PutUint16(page[8:], want)
-		if binary.LittleEndian.Uint16(page[14:]) != 0 && !pageGood(page, block) {
-			t.Fatal("a page with its own checksum is bad")
-		}
-		page[5000] ^= 1
-		if binary.LittleEndian.Uint16(page[14:]) != 0 && pageGood(page, block) {
-			t.Fatal("a flipped bit is good")
-		}
-	}
-	if !pageGood(make([]byte, pageSize), 7) {
-		t.Error("an empty page is bad")
 	}
 }
 

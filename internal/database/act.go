@@ -62,7 +62,7 @@ func act(ctx context.Context, h Hands, a Action) error {
 	case KindBarrier:
 		return h.Server.Barrier(ctx, a.Epoch)
 	case KindFollow, KindClone, KindRewind:
-		return copyFrom(ctx, h, a)
+		return copyFrom(ctx, h, a, r.Primary)
 	}
 	return fmt.Errorf("no such action: %q", a.Kind)
 }
@@ -101,7 +101,11 @@ func confirm(ctx context.Context, h Hands, a Action) (Record, error) {
 		if r.Primary != h.Self || revision != a.Revision {
 			return Record{}, fmt.Errorf("the record names %s as the primary, at revision %d; judged at %d: %w", r.Primary, revision, a.Revision, ErrStale)
 		}
-	case KindFollow, KindClone, KindRewind:
+	case KindClone: // from whom is only a matter of load: what it is a copy of is proved before it follows
+		if r.Phase != Steady || !r.Holds(a.From) {
+			return Record{}, fmt.Errorf("the record is %s and names the members %v: %w", r.Phase, r.Members, ErrStale)
+		}
+	case KindFollow, KindRewind:
 		if r.Primary != a.From || r.Phase != Steady && r.Phase != Switching {
 			return Record{}, fmt.Errorf("the record names %s, %s: %w", r.Primary, r.Phase, ErrStale)
 		}
@@ -109,14 +113,18 @@ func confirm(ctx context.Context, h Hands, a Action) (Record, error) {
 	return r, nil
 }
 
-func copyFrom(ctx context.Context, h Hands, a Action) error {
+func copyFrom(ctx context.Context, h Hands, a Action, primary string) error {
 	from, err := h.Reach(a.From)
 	if err != nil {
 		return err
 	}
 	switch a.Kind {
 	case KindClone:
-		return h.Server.Clone(ctx, from, a.Epoch)
+		to, err := h.Reach(primary)
+		if err != nil {
+			return err
+		}
+		return h.Server.Clone(ctx, from, to, a.Epoch)
 	case KindRewind:
 		return h.Server.Rewind(ctx, from, a.Epoch)
 	default:

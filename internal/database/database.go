@@ -19,7 +19,7 @@ type Kind string
 const (
 	KindSwap       Kind = "swap"       // write Record by compare-and-swap on Revision
 	KindInit       Kind = "init"       // make the first data directory
-	KindClone      Kind = "clone"      // copy the primary
+	KindClone      Kind = "clone"      // make a copy of the primary or a standby
 	KindRewind     Kind = "rewind"     // make a diverged server a copy again
 	KindStart      Kind = "start"      // start as a closed standby
 	KindStop       Kind = "stop"       // planned fast stop of a primary

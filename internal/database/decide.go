@@ -51,6 +51,8 @@ type Memory struct {
 	Cut        bool          // standby: the stream is configured and does not come
 	CutSince   time.Duration
 	Refollowed time.Duration // how long it had been cut when it was last set up once more
+	CopyAt     time.Duration // when the last copy was begun
+	CopyTries  int           // since the last that succeeded
 	Prepared   string        // id of the switchover whose checkpoint was made
 	Old        Promise       // that somebody made, above the record; zero = nobody did
 	OldSince   time.Duration // when this very promise was first heard of

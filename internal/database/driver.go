@@ -23,9 +23,11 @@ type Server interface {
 	// what is absent or partial, and refuses anything else.
 	Init(ctx context.Context, epoch int64) error
 
-	// Clone replaces what is ours in the data directory by a copy of the primary at from: a new incarnation
-	// first, durably; then the copy, closed and cut, with the promise of epoch.
-	Clone(ctx context.Context, from Endpoint, epoch int64) error
+	// Clone makes what is ours in the data directory a copy of the server at from, which is the primary or one of
+	// its standbys: a new incarnation first, durably; then the copy, closed and cut, with the promise of epoch. Only
+	// what differs travels, so a copy that was interrupted goes on where it was. The primary keeps the log that the
+	// copy will want, from before it begins.
+	Clone(ctx context.Context, from, primary Endpoint, epoch int64) error
 
 	// Rewind turns a diverged former primary into a copy of from: keeps the WAL that would be lost, makes a
 	// new incarnation first, then pg_rewind. ErrNeedsClone when only a clone can help.

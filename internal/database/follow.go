@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"time"
-
-	"holdfast/internal/problem"
 )
 
 // cutLimit is how long a configured stream may fail to come, with a healthy primary, before the copy is made
@@ -19,12 +17,12 @@ const refollowAfter = 3 * time.Second
 // follow is the duty of a member that is not the primary: promise what is asked, then stream from the
 // confirmed primary, becoming a copy of it first where our own history went another way.
 func (j *judgement) follow() {
-	v, r, l := j.v, j.v.Record, j.v.Local
+	r, l := j.v.Record, j.v.Local
 	if r.Phase == Creating {
 		return
 	}
 	if l.Data != DataPresent {
-		j.copyPrimary("we hold no copy yet")
+		j.makeCopy("we hold no copy yet")
 		return
 	}
 	if !l.PromiseOK || l.Promise.Epoch < r.Epoch {
@@ -60,7 +58,7 @@ func (j *judgement) follow() {
 		}
 		j.do(Action{Kind: KindFollow, From: r.Primary, Why: fmt.Sprintf("our history up to %s is part of the primary's", l.Position.LSN)})
 	case l.FailedKind == KindRewind:
-		j.copyPrimary("a rewind did not help: " + l.Failed)
+		j.makeCopy("a rewind did not help: " + l.Failed)
 	default:
 		if _, ok := j.primaryReport(); !ok {
 			j.because("our history went another way; wait for the primary on %s", r.Primary)
@@ -68,13 +66,8 @@ func (j *judgement) follow() {
 		}
 		j.do(Action{Kind: KindRewind, From: r.Primary, Why: fmt.Sprintf("our history at %s on timeline %d is not part of the primary's", l.Position.LSN, l.Position.Timeline)})
 	}
-	if v.Local.Failed != "" {
-		j.problem(problem.Problem{
-			Code: "database.copy-failed", Severity: problem.Degraded,
-			Title:   fmt.Sprintf("%s could not become a copy: %s", v.Self, l.Failed),
-			Meaning: "The database has one copy less than the plan asks for. Holdfast tries again.",
-			Remedy:  "look at the host's log if this stays: holdfast status --output json",
-		})
+	if l.FailedKind != KindRewind {
+		j.copyTrouble()
 	}
 }
 
@@ -98,7 +91,7 @@ func (j *judgement) keepUp() {
 	switch {
 	case !pr.Local.Ready:
 	case since > cutLimit && !j.needed(pr), since > 6*cutLimit:
-		j.copyPrimary(fmt.Sprintf("the stream from %s does not come for %s", r.Primary, since.Round(time.Second)))
+		j.makeCopy(fmt.Sprintf("the stream from %s does not come for %s", r.Primary, since.Round(time.Second)))
 	case since > refollowAfter && since-j.m.Refollowed > refollowAfter:
 		j.m.Refollowed = since
 		j.do(Action{Kind: KindFollow, From: r.Primary, Why: "the stream does not come: it is set up once more"})
@@ -114,16 +107,6 @@ func (j *judgement) needed(pr Report) bool {
 		}
 	}
 	return others < j.v.Record.W && j.v.Record.Has(Voter{Host: j.v.Self, Incarnation: j.v.Local.Incarnation})
-}
-
-// copyPrimary makes our copy anew, once the primary can give one.
-func (j *judgement) copyPrimary(why string) {
-	r := j.v.Record
-	if _, ok := j.primaryReport(); !ok || r.Phase != Steady {
-		j.because("%s; wait for a primary to copy", why)
-		return
-	}
-	j.do(Action{Kind: KindClone, From: r.Primary, Why: why})
 }
 
 // primaryReport is the confirmed primary's word that it is one in this epoch.

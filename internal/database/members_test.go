@@ -124,17 +124,17 @@ func TestFollowing(t *testing.T) {
 	check(t, policy(), []situation{
 		{"a standby in order asks for nothing", view("b2", r, well, up, b3), calm, "nothing"},
 		{"it keeps a newer generation beside its promise", view("b2", r, older, up, b3), calm, "remember epoch=3"},
-		{"a host without a copy makes one", view("b2", r, nothingYet(), up, b3), calm, "clone from=b1 epoch=3"},
-		{"a copy that was cut short is made again", view("b2", r, half, up, b3), calm, "clone from=b1 epoch=3"},
+		{"a host without a copy makes one", view("b2", r, nothingYet(), up, b3), calm, "clone from=b3 epoch=3"},
+		{"a copy that was cut short is made again", view("b2", r, half, up, b3), calm, "clone from=b3 epoch=3"},
 		{"without a primary that says it is one, nothing is copied", view("b2", r, nothingYet(), silent("b1", 2*time.Second), b3), calm, "nothing"},
 		{"a position is read before anything is followed", view("b2", r, unread, up, b3), calm, "recruit epoch=3"},
 		{"a history that is part of the primary's follows", view("b2", r, cut, up, b3), calm, "follow from=b1 epoch=3"},
 		{"so does one that ends before the fork", view("b2", r, behind, up, b3), calm, "follow from=b1 epoch=3"},
 		{"one that goes beyond the fork is rewound", view("b2", r, beyond, up, b3), calm, "rewind from=b1 epoch=3"},
-		{"and copied anew when that cannot help", view("b2", r, failed, up, b3), calm, "clone from=b1 epoch=3"},
+		{"and copied anew when that cannot help", view("b2", r, failed, up, b3), calm, "clone from=b3 epoch=3"},
 		{"the same number from another place is another history", view("b2", r, elsewhere, up, b3), calm, "rewind from=b1 epoch=3"},
 		{"a diverged copy waits for a primary to become a copy of", view("b2", r, beyond, silent("b1", 2*time.Second), b3), calm, "nothing"},
-		{"a stream that does not come for twenty seconds makes a new copy", view("b2", r, silentStream, up, b3), tooLong, "clone from=b1 epoch=3"},
+		{"a stream that does not come for twenty seconds makes a new copy", view("b2", r, silentStream, up, b3), tooLong, "clone from=b3 epoch=3"},
 		{"not while the primary is away", view("b2", r, silentStream, down, b3), calm, "nothing"},
 		{"an action under way is waited for", func() database.View {
 			v := view("b2", r, nothingYet(), up, b3)

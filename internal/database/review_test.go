@@ -447,10 +447,10 @@ func TestAStandbyWhoseStreamDoesNotCome(t *testing.T) {
 		{"is set up once more after three seconds", view("b2", r, cut, p, b3), for4, "follow from=b1 epoch=3"},
 		{"once, and then left to connect", view("b2", r, cut, p, b3), again, "nothing"},
 		{"not while the primary does not answer", view("b2", r, cut, starting, b3), for4, "nothing"},
-		{"is copied anew after twenty when enough others stream", view("b2", r, cut, p, b3), for21, "clone from=b1 epoch=3"},
+		{"is copied anew after twenty when enough others stream", view("b2", r, cut, p, b3), for21, "clone from=b3 epoch=3"},
 		{"stays as it is when it may be wanted", view("b2", r, cut, only, b3), for21, "nothing"},
-		{"for two minutes", view("b2", r, cut, only, b3), for121, "clone from=b1 epoch=3"},
-		{"one that is no voter is wanted by nobody", view("b2", r, newcomer, only, b3), for21, "clone from=b1 epoch=3"},
+		{"for two minutes", view("b2", r, cut, only, b3), for121, "clone from=b3 epoch=3"},
+		{"one that is no voter is wanted by nobody", view("b2", r, newcomer, only, b3), for21, "clone from=b3 epoch=3"},
 	})
 	t.Run("the time it takes to recover is not counted", func(t *testing.T) {
 		_, m := database.Decide(policy(), view("b2", r, recovering, p, b3), for21)

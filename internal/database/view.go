@@ -1,6 +1,10 @@
 package database
 
-import "time"
+import (
+	"time"
+
+	"holdfast/internal/problem"
+)
 
 // Policy is what the plan asks of one database, and the times that judge.
 type Policy struct {
@@ -99,6 +103,10 @@ type Local struct {
 	Progress   string   `json:"progress,omitempty"` // of a running clone or rewind
 	Failed     string   `json:"failed,omitempty"`   // why the last long job failed
 	FailedKind Kind     `json:"failed_kind,omitempty"`
+	FailedFrom string   `json:"failed_from,omitempty"` // a copy: the host that was to be copied
+	Giving     int      `json:"giving,omitempty"`      // copies of this server on their way to other hosts
+
+	FailedProblem *problem.Problem `json:"failed_problem,omitempty"` // the same, where a person can mend it; else nil
 }
 
 // Sender is one row of pg_stat_replication.

@@ -50,8 +50,8 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// errTorn: the file was being written while it was read.
-var errTorn = errors.New("its checksum is wrong")
+// ErrTorn: the file was being written while it was read.
+var ErrTorn = errors.New("its checksum is wrong")
 
 // Read reads pg_control of a data directory. A torn read is tried again for a moment.
 func Read(data string) (Control, error) {
@@ -61,8 +61,8 @@ func Read(data string) (Control, error) {
 		if err != nil {
 			return Control{}, fmt.Errorf("read pg_control: %w", err)
 		}
-		c, err := parse(b)
-		if err == nil || !errors.Is(err, errTorn) || try == 9 {
+		c, err := Parse(b)
+		if err == nil || !errors.Is(err, ErrTorn) || try == 9 {
 			if err != nil {
 				err = fmt.Errorf("read %s: %w", path, err)
 			}
@@ -72,7 +72,8 @@ func Read(data string) (Control, error) {
 	}
 }
 
-func parse(b []byte) (Control, error) {
+// Parse reads the bytes of the file; [ErrTorn] when they were being written.
+func Parse(b []byte) (Control, error) {
 	le := binary.LittleEndian
 	if len(b) < 300 {
 		return Control{}, fmt.Errorf("it has %d bytes", len(b))
@@ -87,7 +88,7 @@ func parse(b []byte) (Control, error) {
 		return Control{}, fmt.Errorf("its format %d is not known", version)
 	}
 	if crc32.Checksum(b[:crcAt], castagnoli) != le.Uint32(b[crcAt:]) {
-		return Control{}, errTorn
+		return Control{}, ErrTorn
 	}
 	return Control{
 		SystemID:   le.Uint64(b[0:]),

@@ -137,6 +137,8 @@ type Server struct {
 	forceAfter int // connection number at the last barrier
 	failed     string
 	failedKind database.Kind
+	failedFrom string
+	giving     int // copies on their way from here
 
 	unread   Unread
 	versions int // raised by whatever can change who may acknowledge
@@ -193,7 +195,7 @@ func (s *Server) Serves() bool {
 // ForgetDriver is what the end of the agent takes away.
 func (s *Server) ForgetDriver() {
 	s.position, s.force, s.forceAfter = database.Position{}, database.Force{}, 0
-	s.failed, s.failedKind = "", ""
+	s.failed, s.failedKind, s.failedFrom = "", "", ""
 }
 
 // Unread says what of a server's own files cannot be read for a while.
@@ -245,7 +247,7 @@ func (s *Server) observe() database.Local {
 		Running: s.p != nil || s.lingering, TreeGone: s.p == nil && !s.lingering && s.attested, Exit: s.exit,
 		Admits: s.d.admits, ShutDown: s.d.clean, Checkpoint: s.d.checkpoint, Following: s.d.following,
 		Names: s.d.names, NamesOK: true, Position: s.position, Force: s.force,
-		Failed: s.failed, FailedKind: s.failedKind,
+		Failed: s.failed, FailedKind: s.failedKind, FailedFrom: s.failedFrom, Giving: s.giving,
 	}
 	if s.d.state != database.DataPresent {
 		l.Following, l.Names = 0, database.Names{}

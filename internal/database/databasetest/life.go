@@ -260,7 +260,12 @@ func (s *Server) Init(ctx context.Context, epoch int64) error {
 }
 
 // Clone implements [database.Server].
-func (s *Server) Clone(ctx context.Context, from database.Endpoint, epoch int64) error {
+func (s *Server) Clone(ctx context.Context, from, primary database.Endpoint, epoch int64) error {
+	s.failedFrom = from.Host
+	peer := s.w.Server(primary.Host)
+	if _, ok := s.reaches(primary.Host); !ok || peer.p == nil || peer.p.role != database.Primary { // it must keep the log
+		return s.remember(database.KindClone, errStream)
+	}
 	return s.remember(database.KindClone, s.copyFrom(ctx, from.Host, epoch, s.between(500*time.Millisecond, 6*time.Second), false))
 }
 
@@ -280,7 +285,7 @@ func (s *Server) remember(kind database.Kind, err error) error {
 	return err
 }
 
-// copyFrom replaces our data by those of a primary. Killed in the middle it leaves a partial directory. A rewound
+// copyFrom replaces our data by those of another server. Killed in the middle it leaves a partial directory. A rewound
 // log may end anywhere from the last common checkpoint, some way before the histories parted, to where the source
 // was: the rest is streamed later.
 func (s *Server) copyFrom(ctx context.Context, source string, epoch int64, took time.Duration, rewind bool) error {
@@ -291,9 +296,10 @@ func (s *Server) copyFrom(ctx context.Context, source string, epoch int64, took 
 		return database.ErrPromised
 	}
 	peer := s.w.Server(source)
-	if _, ok := s.reaches(source); !ok || peer.p == nil || peer.p.role != database.Primary {
+	if _, ok := s.reaches(source); !ok || peer.p == nil || peer.p.role == database.NoRole || rewind && peer.p.role != database.Primary {
 		return errStream
 	}
+	role := peer.p.role
 	if err := s.Kill(ctx, "its data are made anew"); err != nil {
 		return err
 	}
@@ -304,11 +310,13 @@ func (s *Server) copyFrom(ctx context.Context, source string, epoch int64, took 
 	s.d.state = database.DataPartial
 	s.position = database.Position{}
 	process := peer.p
+	peer.giving++
+	defer func() { peer.giving-- }()
 	for left := took; left > 0; left -= 100 * time.Millisecond {
 		if err := s.w.Wait(ctx, s.host, 100*time.Millisecond); err != nil {
 			return err
 		}
-		if _, ok := s.reaches(source); !ok || peer.p != process || process == nil || process.role != database.Primary {
+		if _, ok := s.reaches(source); !ok || peer.p != process || process == nil || process.role != role { // promoted in between: the copy would have a gap
 			return errStream
 		}
 	}

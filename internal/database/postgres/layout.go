@@ -10,12 +10,12 @@ import (
 	"holdfast/internal/problem"
 )
 
-// layout is where things lie in Config.Dir. Only data, fresh, run and tls belong to PostgreSQL's user.
+// layout is where things lie in Config.Dir. Only data, run and tls belong to PostgreSQL's user.
 type layout struct {
 	dir       string
 	data      string // PostgreSQL's data directory
-	fresh     string // a clone on its way
-	old       string // what a clone replaced, on its way out
+	fresh     string // what an older version left of a copy on its way
+	old       string // and of what that replaced
 	promise   string // database.Promise, JSON
 	partial   string // exists while data is being made or remade
 	preserved string // WAL that a rewind would have lost, one folder for each

@@ -17,9 +17,6 @@ import (
 	"holdfast/internal/pgcontrol"
 )
 
-// copyName is the replication name of a clone on its way.
-const copyName = "holdfast-copy"
-
 // Init makes an empty, closed data directory with a new incarnation and the promise of epoch. It refuses a
 // directory that holds anything but what an Init left that did not end.
 func (s *Server) Init(ctx context.Context, epoch int64) error {
@@ -35,10 +32,11 @@ func (s *Server) long(kind database.Kind, job func() error) error {
 	err := job()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.now.progress, s.now.failed, s.now.kind = "", "", ""
+	s.now.progress, s.now.failed, s.now.kind, s.now.trouble = "", "", "", nil
 	if err != nil {
 		err = fmt.Errorf("%s the data directory: %w", kind, err)
 		s.now.failed = err.Error()
+		_ = errors.As(err, &s.now.trouble) // nil where no person is needed
 		if state, _, serr := s.dataState(); serr != nil || state != database.DataPresent || errors.Is(err, database.ErrNeedsClone) {
 			s.now.kind = kind // trying the same again cannot help: the data are no longer what it needs
 		}
@@ -126,85 +124,7 @@ func (s *Server) finish(data, incarnation string) error {
 	if err := s.furnish(data); err != nil {
 		return err
 	}
-	if data != s.at.data {
-		if err := s.swap(); err != nil {
-			return err
-		}
-	}
 	return s.clearPartial()
-}
-
-// swap puts a finished clone in the place of what was there. The mark stands until it is done, so a crash in
-// between leaves data that may be replaced.
-func (s *Server) swap() error {
-	if err := os.RemoveAll(s.at.old); err != nil {
-		return err
-	}
-	if err := os.Rename(s.at.data, s.at.old); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if err := os.Rename(s.at.fresh, s.at.data); err != nil {
-		return err
-	}
-	if err := durable.SyncDir(s.at.dir); err != nil {
-		return err
-	}
-	return os.RemoveAll(s.at.old)
-}
-
-// Clone replaces what is ours in the data directory by a copy of the primary at from.
-func (s *Server) Clone(ctx context.Context, from database.Endpoint, epoch int64) error {
-	s.op.Lock()
-	defer s.op.Unlock()
-	return s.long(database.KindClone, func() error { return s.clone(ctx, from, epoch) })
-}
-
-func (s *Server) clone(ctx context.Context, from database.Endpoint, epoch int64) error {
-	state, why, err := s.dataState()
-	if err != nil {
-		return err
-	}
-	if state == database.DataForeign {
-		return s.foreign(why)
-	}
-	if err := s.mayReplace(ctx, epoch); err != nil {
-		return err
-	}
-	if err := s.isPrimaryThere(ctx, from); err != nil { // before anything is touched
-		return err
-	}
-	if err := s.stop(ctx); err != nil {
-		return err
-	}
-	incarnation := newIncarnation()
-	if err := s.begin(database.KindClone, epoch, incarnation); err != nil {
-		return err
-	}
-	if err := os.RemoveAll(s.at.fresh); err != nil { // of a clone that did not end
-		return err
-	}
-	if err := s.makeOwned(s.at.fresh); err != nil {
-		return err
-	}
-	err = s.run(ctx, s.followCopy(), "pg_basebackup", "--pgdata="+s.at.fresh, "--wal-method=stream", "--checkpoint=fast",
-		"--progress", "--no-password", "--dbname="+s.conninfo(from, copyName, filepath.Join(s.at.tls, keyFile)))
-	if err != nil {
-		return err
-	}
-	return s.finish(s.at.fresh, incarnation)
-}
-
-// followCopy turns pg_basebackup's progress (`1234/5678 kB (21%), 0/1 tablespace`) into ours.
-func (s *Server) followCopy() func(string) {
-	return func(said string) {
-		lines := strings.FieldsFunc(said, func(r rune) bool { return r == '\r' || r == '\n' })
-		for i := len(lines) - 1; i >= 0; i-- {
-			if done, _, ok := strings.Cut(strings.TrimSpace(lines[i]), ", "); ok && strings.HasSuffix(done, "%)") {
-				s.setProgress("copied " + done)
-				return
-			}
-		}
-	}
 }
 
 // mayReplace refuses to replace data by the order of an older epoch, and those of a running primary.
@@ -229,22 +149,8 @@ func (s *Server) mayReplace(ctx context.Context, epoch int64) error {
 	return nil
 }
 
-// isPrimaryThere proves that from answers, knows us, and is a primary.
-func (s *Server) isPrimaryThere(ctx context.Context, from database.Endpoint) error {
-	conn, err := s.connectPeer(ctx, from)
-	if err != nil {
-		return err
-	}
-	defer closeSession(conn)
-	var recovering bool
-	if err := conn.QueryRow(ctx, "SELECT pg_is_in_recovery()").Scan(&recovering); err != nil {
-		return fmt.Errorf("ask the server on %s: %w", from.Host, err)
-	}
-	if recovering {
-		return fmt.Errorf("the server on %s is no primary: %w", from.Host, database.ErrStale)
-	}
-	return nil
-}
+// rewindProgram is not in every package of PostgreSQL.
+const rewindProgram = "pg_rewind"
 
 // Rewind turns a diverged server into a copy of from. What it alone holds is kept under Dir/preserved first.
 // ErrNeedsClone when only a clone can help.
@@ -270,6 +176,11 @@ func (s *Server) rewind(ctx context.Context, from database.Endpoint, epoch int64
 	if err := s.preserve(epoch); err != nil {
 		return fmt.Errorf("keep the diverged WAL: %w", err)
 	}
+	if there, err := exists(filepath.Join(s.bin, rewindProgram)); err != nil {
+		return err
+	} else if !there { // what would be lost is kept now, and a copy moves little more than a rewind
+		return fmt.Errorf("there is no %s on this host: %w", rewindProgram, database.ErrNeedsClone)
+	}
 	incarnation := newIncarnation()
 	if err := s.begin(database.KindRewind, epoch, incarnation); err != nil {
 		return err
@@ -282,7 +193,7 @@ func (s *Server) rewind(ctx context.Context, from database.Endpoint, epoch int64
 		return err
 	}
 	s.setProgress("rewinding")
-	err := s.run(ctx, nil, "pg_rewind", "--target-pgdata="+s.at.data,
+	err := s.run(ctx, nil, rewindProgram, "--target-pgdata="+s.at.data,
 		"--source-server="+s.conninfo(from, copyName, filepath.Join(s.at.tls, keyFile), "dbname=postgres"))
 	if err != nil {
 		if ctx.Err() != nil {

@@ -74,7 +74,7 @@ func (s *Server) Observe(ctx context.Context) database.Local {
 	now := s.now
 	s.mu.Unlock()
 	l.Stopping = l.Running && now.stopping
-	l.Progress, l.Failed, l.FailedKind = now.progress, now.failed, now.kind
+	l.Progress, l.Failed, l.FailedKind, l.FailedFrom, l.FailedProblem = now.progress, now.failed, now.kind, now.from, now.trouble
 	if state == database.DataPresent {
 		note(s.observeFiles(&l))
 		if l.Running {
@@ -176,6 +176,7 @@ type answer struct {
 	replayed   *string
 	lagMillis  *float64
 	receiver   *string
+	giving     int // copies on their way from here
 	waiting    int // commits that have waited for a standby for a second or more
 }
 
@@ -186,6 +187,7 @@ const question = `SELECT pg_is_in_recovery(), current_setting('synchronous_stand
  CASE WHEN pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn()
   THEN 1000 * extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()) END::float8,
  (SELECT status FROM pg_stat_wal_receiver),
+ (SELECT count(*) FROM pg_stat_activity WHERE application_name = '` + copyName + `'),
  (SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND state_change < now() - interval '1 second')`
 
 // observeServer asks the running server, and judges by its files when it does not answer.
@@ -234,10 +236,10 @@ func (s *Server) ask(ctx context.Context, l *database.Local, now memory) error {
 	conn := s.watch.conn
 	var a answer
 	if err := conn.QueryRow(ctx, question).Scan(&a.recovering, &a.names, &a.timeline, &a.flushed, &a.received, &a.replayed,
-		&a.lagMillis, &a.receiver, &a.waiting); err != nil {
+		&a.lagMillis, &a.receiver, &a.giving, &a.waiting); err != nil {
 		return fmt.Errorf("ask the server: %w", err)
 	}
-	l.Ready = true
+	l.Ready, l.Giving = true, a.giving
 	l.Names, l.NamesOK = database.ParseNames(a.names)
 	if now.wrote && a.names != now.names {
 		l.NamesOK = false

@@ -142,7 +142,7 @@ func (s *Server) commitWaits(ctx context.Context) (bool, error) {
 }
 
 // Barrier begins I2: when it returns, every walsender that may act on older names is gone, and the mark is
-// noted. A copy on its way is spared: pg_basebackup's name is never in the list, so its walsender releases
+// noted. A copy on its way is spared: it reads by sessions that are no walsenders, and releases
 // nobody.
 func (s *Server) Barrier(ctx context.Context, epoch int64) error {
 	s.op.Lock()

@@ -18,6 +18,7 @@ import (
 	"holdfast/internal/clock"
 	"holdfast/internal/database"
 	"holdfast/internal/keeper"
+	"holdfast/internal/problem"
 	"holdfast/internal/redact"
 )
 
@@ -41,6 +42,7 @@ type Config struct {
 
 	Peers      []database.Endpoint // every other host that may hold this database
 	Roles      []Role
+	CopyLimit  int64       // bytes a second that a copy may move to this host; 0 = no limit
 	Parameters []Parameter // applied over the defaults; what Holdfast reserves is refused
 
 	Executable  string // the holdfast program, for `holdfast keeper`
@@ -95,8 +97,10 @@ type memory struct {
 	progress string
 	failed   string
 	kind     database.Kind
-	held     database.LSN // known end of WAL on disk, at least; 0 = not looked
-	heldFor  string       // incarnation that held belongs to
+	trouble  *problem.Problem // of failed, where a person can mend it
+	from     string           // whom the last copy was to be made of
+	held     database.LSN     // known end of WAL on disk, at least; 0 = not looked
+	heldFor  string           // incarnation that held belongs to
 }
 
 var _ database.Server = (*Server)(nil)

@@ -286,24 +286,24 @@ func TestClientsComeInOnlyWhenAdmittedAndPeersOnlyByCertificate(t *testing.T) {
 
 	// A certificate of another authority is none.
 	stranger := pgtest.New(t, pgtest.Options{}, "127.46.3.3")[0]
-	if err := stranger.Clone(ctx, a.Endpoint, 1); err == nil || !strings.Contains(err.Error(), "certificate") {
+	if err := stranger.Clone(ctx, a.Endpoint, a.Endpoint, 1); err == nil || !strings.Contains(err.Error(), "certificate") {
 		t.Errorf("a stranger trusted the server: %v", err)
 	}
 	ca, err := os.ReadFile(filepath.Join(a.Config.CertDir, "ca.crt"))
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(stranger.Config.CertDir, "ca.crt"), ca, 0o644))
-	if err := stranger.Clone(ctx, a.Endpoint, 1); err == nil {
+	if err := stranger.Clone(ctx, a.Endpoint, a.Endpoint, 1); err == nil {
 		t.Error("the server trusted a stranger")
 	}
 	// Nor is one of the same authority for a host that is no peer.
 	authority, err := auth.LoadAuthority(filepath.Join(filepath.Dir(a.Config.CertDir), "..", "ca"))
 	must(t, err)
 	must(t, authority.WriteHost(stranger.Config.CertDir, auth.HostCert{Name: "b9"}))
-	if err := stranger.Clone(ctx, a.Endpoint, 1); err == nil {
+	if err := stranger.Clone(ctx, a.Endpoint, a.Endpoint, 1); err == nil {
 		t.Error("a host that is no peer cloned the database")
 	}
 	must(t, authority.WriteHost(stranger.Config.CertDir, auth.HostCert{Name: "b2"}))
-	must(t, stranger.Clone(ctx, a.Endpoint, 1)) // so it was the name
+	must(t, stranger.Clone(ctx, a.Endpoint, a.Endpoint, 1)) // so it was the name
 	log, err := os.ReadFile(filepath.Join(a.Config.Dir, "postgres.log"))
 	must(t, err)
 	if strings.Contains(string(log), "pa'ss") {
@@ -409,7 +409,7 @@ func TestForeignDataAreNeverTouched(t *testing.T) {
 		t.Fatalf("observed: %+v", l)
 	}
 	for what, err := range map[string]error{
-		"init": a.Init(ctx, 1), "clone": a.Clone(ctx, nodes[1].Endpoint, 1), "start": a.Start(ctx, true), "rewind": a.Rewind(ctx, nodes[1].Endpoint, 1),
+		"init": a.Init(ctx, 1), "clone": a.Clone(ctx, nodes[1].Endpoint, nodes[1].Endpoint, 1), "start": a.Start(ctx, true), "rewind": a.Rewind(ctx, nodes[1].Endpoint, 1),
 	} {
 		if err == nil {
 			t.Errorf("%s did not refuse", what)

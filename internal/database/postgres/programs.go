@@ -23,7 +23,7 @@ const (
 )
 
 // programs that must be there; found together or not at all.
-var programs = []string{"postgres", "initdb", "pg_basebackup", "pg_rewind"}
+var programs = []string{"postgres", "initdb"}
 
 // findBinaries gives the folder that holds the programs of a major version.
 func findBinaries(database string, major int, given string) (string, error) {

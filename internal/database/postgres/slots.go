@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -39,6 +40,21 @@ func (s *Server) reserveSlot(ctx context.Context, primary database.Endpoint, slo
 		return fmt.Errorf("reserve the slot %s on %s: %w", slot, primary.Host, err)
 	}
 	return nil
+}
+
+// giveUpSlot releases a slot that was reserved for nothing. Where it cannot, the primary does so by itself after a
+// while.
+func (s *Server) giveUpSlot(primary database.Endpoint, slot string) {
+	ctx, cancel := context.WithTimeout(s.background, 5*time.Second)
+	defer cancel()
+	conn, err := s.connectPeer(ctx, primary)
+	if err == nil {
+		defer closeSession(conn)
+		_, err = conn.Exec(ctx, "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1 AND NOT active", slot)
+	}
+	if err != nil {
+		s.log.Info("slot not released", "slot", slot, "primary", primary.Host, "err", err)
+	}
 }
 
 // releaseSlots drops the slots of standbys that may no longer acknowledge and do not stream: they would keep log

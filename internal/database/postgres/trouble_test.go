@@ -68,7 +68,7 @@ func TestAnInterruptedCloneIsPartialAndCanBeMadeAnew(t *testing.T) {
 	ctx := t.Context()
 	nodes := pgtest.New(t, pgtest.Options{}, "127.46.9.1", "127.46.9.2")
 	a, b := nodes[0], nodes[1]
-	if err := b.Clone(ctx, a.Endpoint, 1); err == nil {
+	if err := b.Clone(ctx, a.Endpoint, a.Endpoint, 1); err == nil {
 		t.Fatal("cloned a server that does not run")
 	}
 	if l := b.Observe(ctx); l.Data != database.DataAbsent || l.Failed == "" {
@@ -78,7 +78,7 @@ func TestAnInterruptedCloneIsPartialAndCanBeMadeAnew(t *testing.T) {
 	exec(t, a, "CREATE TABLE big AS SELECT g, repeat(md5(g::text), 30) FROM generate_series(1, 60000) g")
 	limited, cancel := context.WithCancel(ctx)
 	ended := make(chan error, 1)
-	go func() { ended <- b.Clone(limited, a.Endpoint, 1) }()
+	go func() { ended <- b.Clone(limited, a.Endpoint, a.Endpoint, 1) }()
 	b.Await(t, "a clone on its way", func(l database.Local) bool { return l.Data == database.DataPartial && l.Progress != "" })
 	cancel()
 	if err := <-ended; err == nil {

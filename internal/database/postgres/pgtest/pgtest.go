@@ -216,7 +216,7 @@ func Primary(t testing.TB, n *Node) {
 func Join(t testing.TB, n, primary *Node, epoch int64) {
 	t.Helper()
 	ctx := t.Context()
-	Must(t, n.Clone(ctx, primary.Endpoint, epoch))
+	Must(t, n.Clone(ctx, primary.Endpoint, primary.Endpoint, epoch))
 	Must(t, n.Follow(ctx, primary.Endpoint, epoch))
 	n.Await(t, "streaming", func(l database.Local) bool { return l.Receiving })
 }

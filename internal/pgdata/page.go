@@ -1,10 +1,13 @@
-package backup
+package pgdata
 
 import "encoding/binary"
 
-// pageSize is PostgreSQL's block size. Another one is a compile-time choice that distributions do not make;
-// Base refuses such a server.
-const pageSize = 8192
+// PageSize is PostgreSQL's block size. Another one is a compile-time choice that distributions do not make;
+// whoever reads pages refuses such a server.
+const PageSize = 8192
+
+// SegmentPages are the pages in a relation's 1 GiB file.
+const SegmentPages = 1 << 17
 
 // The page checksum folds a page as 64 rows of 32 words into 32 lanes (storage/checksum_impl.h).
 const (
@@ -21,17 +24,17 @@ func checksumSeeds() [checksumLanes]uint32 {
 	}
 }
 
-// pageChecksum is the checksum that the page at block (counted through the whole relation, not the file)
+// Checksum is the checksum that the page at block (counted through the whole relation, not the file)
 // must carry. The field that holds it counts as zero. Eight lanes are folded at a time, because that many
 // stay in registers: about 3.5 GB/s on one core.
-func pageChecksum(page []byte, block uint32) uint16 {
-	_ = page[pageSize-1]
+func Checksum(page []byte, block uint32) uint16 {
+	_ = page[PageSize-1]
 	seeds := checksumSeeds()
 	var sum uint32
 	for first := 0; first < checksumLanes; first += 8 {
 		l := seeds[first : first+8 : first+8]
 		a, b, c, d, e, f, g, h := l[0], l[1], l[2], l[3], l[4], l[5], l[6], l[7]
-		for row := 0; row < pageSize; row += 4 * checksumLanes {
+		for row := 0; row < PageSize; row += 4 * checksumLanes {
 			w := page[row+4*first : row+4*first+32 : row+4*first+32]
 			third := binary.LittleEndian.Uint32(w[8:])
 			if row == 0 && first == 0 {
@@ -60,15 +63,15 @@ func fold(lane, word uint32) uint32 {
 	return t*checksumPrime ^ t>>17
 }
 
-// pageGood reports whether a page carries its checksum. A page that was never filled (pd_upper is 0) has none.
-func pageGood(page []byte, block uint32) bool {
+// Good reports whether a page carries its checksum. A page that was never filled (pd_upper is 0) has none.
+func Good(page []byte, block uint32) bool {
 	if binary.LittleEndian.Uint16(page[14:]) == 0 {
 		return true
 	}
-	return pageChecksum(page, block) == binary.LittleEndian.Uint16(page[8:])
+	return Checksum(page, block) == binary.LittleEndian.Uint16(page[8:])
 }
 
-// pageLSN is the end of the log record that last changed the page.
-func pageLSN(page []byte) uint64 {
+// PageLSN is the end of the log record that last changed the page.
+func PageLSN(page []byte) uint64 {
 	return uint64(binary.LittleEndian.Uint32(page))<<32 | uint64(binary.LittleEndian.Uint32(page[4:]))
 }
