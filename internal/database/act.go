@@ -106,7 +106,7 @@ func confirm(ctx context.Context, h Hands, a Action) (Record, error) {
 			return Record{}, fmt.Errorf("the record is %s and names the members %v: %w", r.Phase, r.Members, ErrStale)
 		}
 	case KindFollow, KindRewind:
-		if r.Primary != a.From || r.Phase != Steady && r.Phase != Switching {
+		if r.Primary != a.From && !(a.Kind == KindFollow && r.cascades(h.Self, a.From)) || r.Phase != Steady && r.Phase != Switching {
 			return Record{}, fmt.Errorf("the record names %s, %s: %w", r.Primary, r.Phase, ErrStale)
 		}
 	}

@@ -63,6 +63,9 @@ type Memory struct {
 	PauseID    string        // of the pause that stands; "" = none
 	PauseAt    time.Duration // when this host first saw it
 	PauseFor   time.Duration // how long it lasts from then
+
+	Astray   bool // standby: it streams from elsewhere than it should
+	AstrayAt time.Duration
 }
 
 // Unfit says since when a voter does not stream.
@@ -211,7 +214,11 @@ func (j *judgement) judge() {
 		j.found()
 		return
 	}
-	if !v.Local.Known || !r.Holds(v.Self) {
+	if !v.Local.Known {
+		return
+	}
+	if !r.Holds(v.Self) {
+		j.notMember()
 		return
 	}
 	if v.Local.Role == Primary && !j.mayBePrimary() {
@@ -385,7 +392,7 @@ func (j *judgement) found() {
 		}
 	}
 	j.swap(Record{
-		Epoch: 1, Members: slices.Clone(p.Hosts[:n]), Primary: v.Self, W: p.AcknowledgedBy, E: 1, Phase: Creating,
+		Epoch: 1, Members: slices.Clone(p.Hosts[:n]), Standings: p.standings(), Primary: v.Self, W: p.AcknowledgedBy, E: 1, Phase: Creating,
 		Runner: v.Self, Because: []string{"the plan asks for this database and it does not exist yet"},
 	}, "the plan asks for a database that does not exist yet")
 }
@@ -440,6 +447,9 @@ func (j *judgement) wrongRecord(next Record) string {
 	if next.Generation <= now.Generation && j.v.Revision != 0 {
 		return fmt.Sprintf("generation %d after %d", next.Generation, now.Generation)
 	}
+	if why := j.wrongDegree(next); why != "" {
+		return why
+	}
 	if next.W > 0 && next.W+next.E <= len(next.Voters) {
 		return fmt.Sprintf("W %d + E %d is not above %d voters", next.W, next.E, len(next.Voters))
 	}
@@ -447,7 +457,7 @@ func (j *judgement) wrongRecord(next Record) string {
 		return "a second primary in one epoch"
 	}
 	inForce := j.v.Local.Names
-	if next.Phase == Steady && next.Primary == j.v.Self && !inForce.IsClosed() && inForce.W > 0 {
+	if next.W > 0 && next.Phase == Steady && next.Primary == j.v.Self && !inForce.IsClosed() && inForce.W > 0 {
 		for _, name := range inForce.List {
 			if !slices.ContainsFunc(next.Voters, func(v Voter) bool { return StandbyName(v.Incarnation, next.Epoch) == name }) {
 				return name + " may acknowledge and is no voter"
@@ -464,7 +474,10 @@ func (j *judgement) wrongNames(n Names) string {
 	}
 	r := j.v.Record
 	voters := j.votersAfterPromotion()
-	if n.W != r.W {
+	if r.W == 0 && len(r.Voters) == 0 {
+		return "" // only the primary may be promoted, whoever acknowledges
+	}
+	if n.W < r.W || r.W == 0 && n.W > 0 {
 		return fmt.Sprintf("W %d in the server, %d agreed", n.W, r.W)
 	}
 	if n.W > 0 && n.W+r.E <= len(voters) {

@@ -278,7 +278,7 @@ func (j *judgement) elect() {
 	if r.Phase != Recruiting {
 		return
 	}
-	answers := j.recruits()
+	answers := j.willing(j.recruits())
 	alone := false
 	if former, ok := j.formerAnswer(); ok && len(answers) < max(r.E, 1) && j.phaseAge() > j.p.Times.Stuck {
 		answers, alone = []recruit{former}, true
@@ -336,12 +336,13 @@ func (j *judgement) answered(l Local) bool {
 	return kinship(r, l) == prefix || j.onAssigned(l)
 }
 
-// rank orders answers: newest timeline, then furthest position, then the plan's order of hosts.
+// rank orders answers: newest timeline, then furthest position, then the plan's priority and order of hosts.
 func (j *judgement) rank(a, b recruit) int {
 	m := j.v.Record.Members
 	return cmp.Or(
 		cmp.Compare(j.timelineEpoch(a.pos.Timeline), j.timelineEpoch(b.pos.Timeline)),
 		cmp.Compare(a.pos.LSN, b.pos.LSN),
+		cmp.Compare(j.promotes(a.voter.Host), j.promotes(b.voter.Host)),
 		cmp.Compare(slices.Index(m, b.voter.Host), slices.Index(m, a.voter.Host)),
 	)
 }

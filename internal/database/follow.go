@@ -56,7 +56,7 @@ func (j *judgement) follow() {
 			}
 			return
 		}
-		j.do(Action{Kind: KindFollow, From: r.Primary, Why: fmt.Sprintf("our history up to %s is part of the primary's", l.Position.LSN)})
+		j.do(Action{Kind: KindFollow, From: j.source(), Why: fmt.Sprintf("our history up to %s is part of the primary's", l.Position.LSN)})
 	case l.FailedKind == KindRewind:
 		j.makeCopy("a rewind did not help: " + l.Failed)
 	default:
@@ -80,6 +80,9 @@ func (j *judgement) keepUp() {
 		j.do(Action{Kind: KindRemember, Why: fmt.Sprintf("generation %d is agreed", r.Generation)})
 	}
 	pr, up := j.primaryReport()
+	if up && j.changeSource() {
+		return
+	}
 	if l.Receiving || !l.Ready || !up || r.Phase != Steady {
 		j.m.Cut = false
 		return
@@ -94,7 +97,7 @@ func (j *judgement) keepUp() {
 		j.makeCopy(fmt.Sprintf("the stream from %s does not come for %s", r.Primary, since.Round(time.Second)))
 	case since > refollowAfter && since-j.m.Refollowed > refollowAfter:
 		j.m.Refollowed = since
-		j.do(Action{Kind: KindFollow, From: r.Primary, Why: "the stream does not come: it is set up once more"})
+		j.do(Action{Kind: KindFollow, From: j.source(), Why: "the stream does not come: it is set up once more"})
 	}
 }
 

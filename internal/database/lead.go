@@ -1,7 +1,6 @@
 package database
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -247,9 +246,7 @@ func (j *judgement) maintain() {
 	if !r.Opened {
 		j.open()
 	}
-	if r.W > 0 {
-		j.adjustVoters()
-	}
+	j.adjust()
 	if !l.RolesReady {
 		j.do(Action{Kind: KindRoles})
 	}
@@ -265,7 +262,7 @@ func (j *judgement) ownNames() bool {
 	if slices.Contains(j.v.Busy, KindNames) {
 		return true // between two states, and nothing else is begun meanwhile
 	}
-	if l.NamesOK && (l.Names.Equal(full) || j.oneStepFrom(full)) {
+	if l.NamesOK && (l.Names.Equal(full) || j.oneStepFrom(full) || j.degreeChanges(full)) {
 		return true
 	}
 	j.problem(problem.Problem{
@@ -367,17 +364,13 @@ func (j *judgement) barrierPassed() bool {
 		return false
 	}
 	passed := 0
-	for _, v := range r.Voters {
-		name := StandbyName(v.Incarnation, r.Epoch)
-		if !slices.Contains(l.Names.List, name) {
-			continue
-		}
-		s, ok := sender(l, name)
+	for _, v := range j.named() {
+		s, ok := sender(l, StandbyName(v.Incarnation, r.Epoch))
 		if ok && s.State == "streaming" && s.Sync == "quorum" && s.Fresh && s.Flushed >= l.Force.Mark && j.follows(v) {
 			passed++
 		}
 	}
-	return passed >= r.W
+	return passed >= max(l.Names.W, 1)
 }
 
 // follows reports whether a standby's own agent says that it follows this epoch with this incarnation.
@@ -417,7 +410,7 @@ func (j *judgement) connected(v Voter) bool {
 // trackStandbys notes since when each voter does not stream.
 func (j *judgement) trackStandbys() {
 	var unfit []Unfit
-	for _, v := range j.v.Record.Voters {
+	for _, v := range j.counted() {
 		if j.connected(v) {
 			continue
 		}
@@ -432,38 +425,14 @@ func (j *judgement) trackStandbys() {
 	j.m.Unfit = unfit
 }
 
-// adjustVoters takes one crash-safe step: finish the one that is under way, else begin another.
-func (j *judgement) adjustVoters() {
-	r := j.v.Record
-	full := namesFor(r.Voters, r.W, r.Epoch)
-	if v, ok := j.between(full); ok {
-		j.finishStep(v, full)
-		return
-	}
-	if !j.v.Local.Names.Equal(full) || j.paused() {
-		return
-	}
-	leaving, leaves := j.removable()
-	if leaves && j.replaced(leaving) {
-		j.leave(leaving) // before its successor joins: a voter that never answers again only raises E
-		return
-	}
-	if x, ok := j.joinable(); ok {
-		next := r.Clone()
-		next.Voters = with(next.Voters, x)
-		next.E = recruitsNeeded(len(next.Voters), next.W)
-		j.swap(next, x.Host+" streams and is level: it becomes a voter")
-		return
-	}
-	if leaves {
-		j.leave(leaving)
-	}
-}
-
 // leave begins the removal of a voter; finishStep ends it.
 func (j *judgement) leave(v Voter) {
 	r := j.v.Record
-	j.do(Action{Kind: KindNames, Names: namesFor(without(r.Voters, v), r.W, r.Epoch), Why: v.Host + " does not stream: it leaves the voters"})
+	why := v.Host + " does not stream: it leaves the voters"
+	if !j.mayVote(v) {
+		why = "the plan does not count " + v.Host + " any more: it leaves the voters"
+	}
+	j.do(Action{Kind: KindNames, Names: namesFor(without(r.Voters, v), r.W, r.Epoch), Why: why})
 }
 
 // replaced reports whether a voter's host says that it holds another incarnation now: this one is gone for ever.
@@ -475,7 +444,8 @@ func (j *judgement) replaced(v Voter) bool {
 // finishStep ends a join or a removal: v is a voter that the names lack.
 func (j *judgement) finishStep(v Voter, full Names) {
 	r, l := j.v.Record, j.v.Local
-	if j.streams(v) && j.follows(v) {
+	// Without enough others it cannot leave, gone or not: with full names somebody else can join.
+	if len(j.usable(v)) < r.W || j.streams(v) && j.follows(v) && j.mayVote(v) {
 		// Whoever could elect under the record of before must meet one who knows this one (A10): W of the voters
 		// of before, or all of them while they are fewer.
 		before := without(r.Voters, v)
@@ -529,7 +499,7 @@ func (j *judgement) joinable() (Voter, bool) {
 			continue
 		}
 		v := Voter{Host: host, Incarnation: rep.Local.Incarnation}
-		if v.Incarnation != "" && !r.Has(v) && j.streams(v) && j.follows(v) {
+		if v.Incarnation != "" && !r.Has(v) && j.mayVote(v) && !j.otherName(v) && j.streams(v) && j.follows(v) {
 			return v, true
 		}
 	}
@@ -559,48 +529,4 @@ func (j *judgement) healthyWithout(x Voter) int {
 		}
 	}
 	return n
-}
-
-// redundancy says what the database lacks of what the plan asks for.
-func (j *judgement) redundancy() {
-	r := j.v.Record
-	streaming := 0
-	var missing []string
-	for _, host := range r.Members {
-		if host == j.v.Self {
-			continue
-		}
-		ok := slices.ContainsFunc(r.Voters, func(v Voter) bool { return v.Host == host && j.connected(v) })
-		if ok {
-			streaming++
-			continue
-		}
-		missing = append(missing, host)
-	}
-	slices.SortFunc(missing, cmp.Compare)
-	if streaming >= r.W {
-		j.m.Short = false
-	} else if !j.m.Short {
-		j.m.Short, j.m.ShortSince = true, j.v.Now
-	}
-	if j.m.Short && j.v.Now-j.m.ShortSince < j.p.Times.Reachable {
-		return // a barrier makes every standby reconnect once
-	}
-	if j.m.Short {
-		j.problem(problem.Problem{
-			Code: "database.writes-wait", Severity: problem.Critical,
-			Title:   fmt.Sprintf("writes wait: %d of %d standbys that must hold a commit stream", streaming, r.W),
-			Meaning: "Reads go on. A commit is not acknowledged before enough standbys hold it, so none can be lost.",
-			Remedy:  fmt.Sprintf("bring back %v; nothing else is needed", missing),
-		})
-		return
-	}
-	if len(missing) > 0 {
-		j.problem(problem.Problem{
-			Code: "database.redundancy", Severity: problem.Degraded,
-			Title:   fmt.Sprintf("%d of %d standbys stream; missing: %v", streaming, len(r.Members)-1, missing),
-			Meaning: "Nothing is lost and writes go on, with less margin against the next fault.",
-			Remedy:  "none if the host is coming back: Holdfast makes the copy again by itself",
-		})
-	}
 }

@@ -64,13 +64,16 @@ type Record struct {
 	Epoch      int64    `json:"epoch"`      // fencing token, only ever raised; each promotion has its own
 	Generation int64    `json:"generation"` // raised by every change of S, W, V or E
 	Members    []string `json:"members"`    // hosts that hold a copy, in order of preference
-	SystemID   uint64   `json:"system_id,omitempty"`
+	// Standings are those members that do not stand as a standby usually does, sorted by host.
+	Standings []Standing `json:"standings,omitempty"`
+
+	SystemID uint64 `json:"system_id,omitempty"`
 
 	Primary     string  `json:"primary"`
 	Incarnation string  `json:"incarnation"` // the primary's; "" until its data exist
 	Voters      []Voter `json:"voters"`      // V, sorted by host
 	E           int     `json:"e"`           // recruits that an election needs
-	W           int     `json:"w"`           // standbys that must hold a commit before the client hears of it
+	W           int     `json:"w"`           // standbys that surely hold a commit before the client hears of it: never more than the server waits for
 
 	Phase    Phase  `json:"phase"`
 	Timeline uint32 `json:"timeline"`       // the primary's; in Promoting the assigned one
@@ -88,7 +91,7 @@ type Record struct {
 
 // Clone is a deep copy, so that a decision can change it freely.
 func (r Record) Clone() Record {
-	r.Members = slices.Clone(r.Members)
+	r.Members, r.Standings = slices.Clone(r.Members), slices.Clone(r.Standings)
 	r.Voters = slices.Clone(r.Voters)
 	r.Forks = slices.Clone(r.Forks)
 	r.Assigned = slices.Clone(r.Assigned)

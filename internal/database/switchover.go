@@ -80,7 +80,7 @@ func (j *judgement) target(wish string) (Voter, string) {
 			continue
 		}
 		s, _ := sender(j.v.Local, StandbyName(v.Incarnation, j.v.Record.Epoch))
-		if best == nil || s.Flushed > bestAt {
+		if best == nil || cmp.Or(cmp.Compare(j.promotes(v.Host), j.promotes(best.Host)), cmp.Compare(s.Flushed, bestAt)) > 0 {
 			best, bestAt = &v, s.Flushed
 		}
 	}
@@ -92,24 +92,31 @@ func (j *judgement) target(wish string) (Voter, string) {
 	case wish == j.v.Self:
 		return Voter{}, wish + " is the primary already"
 	case wish != "":
-		return Voter{}, fmt.Sprintf("%s is no confirmed standby of this database", wish)
+		return Voter{}, cmp.Or(j.standsAside(wish), fmt.Sprintf("%s is no confirmed standby of this database", wish))
 	}
 	return Voter{}, "no confirmed standby streams"
 }
 
-// Candidates says for each voter why it cannot take over in a switchover, "" if it can: what a dry run shows.
+// Candidates says for each standby that counts, or does not by the plan, why it cannot take over in a switchover, "" if it can: what a dry run shows.
 func Candidates(p Policy, v View) map[string]string {
 	j := &judgement{p: p, v: v}
 	out := make(map[string]string, len(v.Record.Voters))
 	for _, x := range v.Record.Voters {
 		out[x.Host] = j.unfitTarget(x)
 	}
+	for _, host := range v.Record.Members {
+		if why := j.standsAside(host); why != "" && host != v.Record.Primary {
+			out[host] = why
+		}
+	}
 	return out
 }
 
 func (j *judgement) unfitTarget(v Voter) string {
 	rep, ok := j.heard(v.Host)
-	switch {
+	switch aside := j.standsAside(v.Host); {
+	case aside != "":
+		return aside
 	case !ok:
 		return v.Host + " does not answer"
 	case !j.streams(v):

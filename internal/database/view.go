@@ -10,8 +10,10 @@ import (
 type Policy struct {
 	Name           string
 	Hosts          []string // that may hold it, best first
-	Standbys       int      // besides the primary
+	Standbys       int      // besides the primary: the first Standbys+1 of Hosts are its members
 	AcknowledgedBy int      // W
+	Standings      []Standing
+	Relaxed        bool // with too few standbys W goes down, through the agreed state, instead of writes waiting
 	Times          Times
 }
 
@@ -90,8 +92,9 @@ type Local struct {
 	Flushed    LSN      `json:"flushed"`  // primary: flush position; standby: received and flushed
 	Replayed   LSN      `json:"replayed"`
 
-	Following int64         `json:"following"` // epoch of the configured replication name; 0 = the stream is cut
-	Receiving bool          `json:"receiving"` // a WAL receiver streams
+	Following int64         `json:"following"`        // epoch of the configured replication name; 0 = the stream is cut
+	Source    string        `json:"source,omitempty"` // host that the configured stream comes from; "" = cut, or not known
+	Receiving bool          `json:"receiving"`        // a WAL receiver streams
 	ReplayLag time.Duration `json:"replay_lag"`
 
 	Names      Names    `json:"names"`              // as a new session shows them

@@ -61,6 +61,7 @@ type Bugs struct {
 	OldIncarnation  bool // a rebuilt copy keeps the incarnation of what it replaced (A4)
 	NoFence         bool // a keeper lets its deadline pass
 	TwoOfAName      bool // no slots: a standby that reconnects is counted beside its own old walsender
+	Unproven        bool // W leaves 0 without a commit having been seen to wait (A1)
 	OldWalsenders   bool // a barrier does not end the walsenders of before (A3)
 }
 
@@ -245,12 +246,12 @@ func (s *Server) observe() database.Local {
 	l := database.Local{
 		Known: true, Data: s.d.state, SystemID: s.d.systemID, Incarnation: s.d.incarnation, Promise: s.d.promise,
 		Running: s.p != nil || s.lingering, TreeGone: s.p == nil && !s.lingering && s.attested, Exit: s.exit,
-		Admits: s.d.admits, ShutDown: s.d.clean, Checkpoint: s.d.checkpoint, Following: s.d.following,
+		Admits: s.d.admits, ShutDown: s.d.clean, Checkpoint: s.d.checkpoint, Following: s.d.following, Source: s.d.source,
 		Names: s.d.names, NamesOK: true, Position: s.position, Force: s.force,
 		Failed: s.failed, FailedKind: s.failedKind, FailedFrom: s.failedFrom, Giving: s.giving,
 	}
 	if s.d.state != database.DataPresent {
-		l.Following, l.Names = 0, database.Names{}
+		l.Following, l.Source, l.Names = 0, "", database.Names{}
 		return l
 	}
 	l.PromiseOK = s.promiseOK()

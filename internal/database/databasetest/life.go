@@ -85,6 +85,7 @@ func (s *Server) ready(p *process) {
 	p.role, p.ready = database.Standby, p.hot
 	s.versions++
 	s.dial(p)
+	s.reap(p)
 }
 
 func (s *Server) atStart() database.Names {

@@ -212,12 +212,35 @@ func (s *Server) SetNames(ctx context.Context, n database.Names) error {
 	if s.p != p {
 		return errGone
 	}
-	s.d.names = n
-	if err := s.w.Wait(ctx, s.host, s.between(5*time.Millisecond, 50*time.Millisecond)); err != nil {
-		s.reload(p)
-		return err
+	leavesNothing := p.names.W == 0 || p.names.IsClosed() && s.d.admits
+	if n.W > 0 && leavesNothing && !s.bugs.Unproven {
+		if err := s.putNames(ctx, p, database.Closed()); err != nil {
+			return err
+		}
+		if err := s.seeCommitWait(ctx, p); err != nil {
+			return err
+		}
 	}
+	return s.putNames(ctx, p, n)
+}
+
+func (s *Server) putNames(ctx context.Context, p *process, n database.Names) error {
+	s.d.names = n
+	err := s.w.Wait(ctx, s.host, s.between(5*time.Millisecond, 50*time.Millisecond))
 	s.reload(p)
+	return err
+}
+
+// seeCommitWait returns once the checkpointer has set the flag that makes commits wait at all.
+func (s *Server) seeCommitWait(ctx context.Context, p *process) error {
+	for !p.defined {
+		if err := s.w.Wait(ctx, s.host, 10*time.Millisecond); err != nil {
+			return err
+		}
+		if s.p != p {
+			return errGone
+		}
+	}
 	return nil
 }
 

@@ -121,10 +121,11 @@ func (s *Server) connect(p *process) {
 	})
 }
 
-// accept is the walsender's start: it streams only from a point that lies on its own history.
+// accept is the walsender's start: it streams only from a point that lies on its own history. A standby that answers
+// queries serves others just as a primary does.
 func (s *Server) accept(standby *Server, reading *process, name string) *stream {
 	p := s.p
-	if p == nil || p.role != database.Primary || !p.ready || p.stopping || s.d.systemID != standby.d.systemID || standby.p != reading {
+	if p == nil || p.role == database.NoRole || !p.ready || p.stopping || s == standby || s.d.systemID != standby.d.systemID || standby.p != reading {
 		return nil
 	}
 	at, ok := s.place(standby.timeline(), standby.end())
@@ -278,7 +279,7 @@ func (s *Server) closeSender(x *stream) {
 	})
 }
 
-// tick is the keeper's sign of life on a primary, and the walsenders' timeouts.
+// tick is the keeper's sign of life on a primary.
 func (s *Server) tick(p *process) {
 	s.w.After(s.host, 500*time.Millisecond, func() {
 		if s.p != p {
@@ -288,11 +289,21 @@ func (s *Server) tick(p *process) {
 			s.write(Tick, 0)
 			s.flush()
 		}
+		s.tick(p)
+	})
+}
+
+// reap ends walsenders whose standby says nothing any more.
+func (s *Server) reap(p *process) {
+	s.w.After(s.host, 500*time.Millisecond, func() {
+		if s.p != p {
+			return
+		}
 		for _, x := range slices.Clone(p.senders) {
 			if s.w.Now()-x.answered > streamTimeout {
 				s.closeSender(x)
 			}
 		}
-		s.tick(p)
+		s.reap(p)
 	})
 }

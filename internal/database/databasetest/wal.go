@@ -140,13 +140,16 @@ func (s *Server) resumeFlush(p *process) {
 	}
 }
 
-// flushedMore passes news on: to standbys when we are a primary, to the primary when we are a standby.
+// flushedMore passes news on: to whoever streams from here, and to the primary when we are a standby.
 func (s *Server) flushedMore() {
 	p := s.p
 	at := s.flushedLSN()
 	if p.role != database.Primary {
 		if p.receiver != nil {
 			p.receiver.reply(at)
+		}
+		for _, x := range slices.Clone(p.senders) { // to standbys that follow this one
+			x.pump()
 		}
 		return
 	}

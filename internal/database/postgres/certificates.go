@@ -140,6 +140,16 @@ func (s *Server) conninfo(p database.Endpoint, name, key string, more ...string)
 	return strings.Join(fields, " ")
 }
 
+// sourceOf reads which peer a stream's connection string leads to; "" = none that is known.
+func (s *Server) sourceOf(conninfo string) string {
+	for _, p := range s.cfg.Peers {
+		if strings.Contains(conninfo, "hostaddr='"+p.Address+"' port='"+strconv.Itoa(p.Port)+"'") {
+			return p.Host
+		}
+	}
+	return ""
+}
+
 // epochOf reads the epoch out of the name in a stream's connection string; 0 = there is none.
 func epochOf(conninfo string) int64 {
 	_, rest, ok := strings.Cut(conninfo, "application_name='")

@@ -116,7 +116,7 @@ func (s *Server) observeFiles(l *database.Local) error {
 	if err != nil {
 		errs = append(errs, err)
 	}
-	l.Following = epochOf(d.conninfo)
+	l.Following, l.Source = epochOf(d.conninfo), s.sourceOf(d.conninfo)
 	if !l.Running {
 		l.Names, l.NamesOK = database.ParseNames(d.names)
 	}

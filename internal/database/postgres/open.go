@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"syscall"
@@ -43,7 +44,17 @@ func (s *Server) setNames(ctx context.Context, n database.Names) error {
 	if !primary && !n.IsClosed() {
 		return errors.New("a standby stays closed")
 	}
-	if live == "" && n.W > 0 && primary {
+	unproven := live == ""
+	if live == database.Closed().String() && primary {
+		// Only while W leaves 0 does a closed server let clients in, and an agent that died there may not have seen
+		// the commit wait.
+		hba, err := os.ReadFile(filepath.Join(s.at.data, "pg_hba.conf"))
+		if err != nil {
+			return fmt.Errorf("read who is let in: %w", err)
+		}
+		unproven = admitsClients(hba)
+	}
+	if unproven && n.W > 0 && primary {
 		// Sessions test a shared flag that only the checkpointer sets (DATABASE.md, A1). One commit that is
 		// seen waiting for the name that nobody has proves that the flag is there.
 		if err := s.putNames(ctx, database.Closed()); err != nil {
