@@ -147,8 +147,8 @@ func TestARecruitThatBelievesItsReceiverIsFound(t *testing.T) {
 // were judged on a record that still had it: E is lower by now, and it alone could be left out of an election.
 func TestNamesThatAreSetOnAnotherRevisionAreFound(t *testing.T) {
 	opt := sim.Options{Hosts: 3, Standbys: 2, W: 1, NoLive: true, FaultTime: 30 * time.Second}
-	for s := uint64(139); s < 600; s++ { // it was found at 140 when this was written
-		back := 38*time.Second + time.Duration(s%120)*30*time.Millisecond // about when it leaves
+	for s := range uint64(600) {
+		back := 38*time.Second + time.Duration(s%100)*20*time.Millisecond // about when it leaves
 		opt.Seed = s + 1
 		opt.Script = []sim.Step{
 			{At: 30 * time.Second, Kind: sim.CutLink, Host: "h1", To: "h3", Lasts: back - 30*time.Second},
