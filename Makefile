@@ -75,6 +75,12 @@ bench-failover: setup build ## Times crash, dead host and switchover as a client
 	@go build -trimpath -o bin/bench-failover ./bench/failover
 	exec bin/bench-failover -holdfast bin/holdfast -rounds $(ROUNDS)
 
+.PHONY: bench-listener
+bench-listener: build ## Times pgbench directly, through the listener and through HAProxy where it is; status 1 when a target is missed.
+	@scripts/setup --bench || echo "goes on without what could not be installed"
+	go build -trimpath -o bin/bench-listener ./bench/listener
+	exec bin/bench-listener -holdfast bin/holdfast -rounds $(ROUNDS)
+
 .PHONY: ci
 ci: ## Does what the project's CI does: setup, lint, test.
 	@.ci/run

@@ -69,6 +69,7 @@ var rooms = []room{
 	{folder: "sim", ours: leaves + roomsOwn + "internal/agent internal/cluster internal/cluster/memory internal/database/databasetest internal/service/servicetest", why: "the simulated world runs the real decisions on fakes; a real driver would bring real time and chance"},
 	{folder: "lab", ours: "internal/... examples/...", why: "the lab runs the real thing"},
 	{folder: "bench/failover", ours: "internal/api internal/local internal/database", why: "a bench drives the program as an operator does, and reads its answers"},
+	{folder: "bench/listener", ours: "internal/database/gate", why: "a bench drives the program as a host does, and gives its listener orders"},
 	{folder: "examples/clinic", ours: "", why: "an application knows nothing of Holdfast"},
 	{folder: "examples/clinic/demo", ours: "internal/... examples/clinic/...", why: "the demo drives both the application and Holdfast"},
 	{folder: ".", why: "the root holds tests of the whole tree and no code"},
@@ -108,7 +109,7 @@ var driverFolders = []string{
 }
 
 // driverUsers put hosts together from drivers.
-const driverUsers = "internal/cli internal/host examples/clinic/demo lab/..."
+const driverUsers = "internal/cli internal/host examples/clinic/demo lab/... bench/listener"
 
 // forbiddenNames name nothing: who looks for a thing would not look there.
 var forbiddenNames = []string{"util", "utils", "common", "helper", "helpers", "manager", "base", "misc", "types", "lib", "shared"}

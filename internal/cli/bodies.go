@@ -40,6 +40,9 @@ func gateCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if spec.BeatListen == "" { // nothing else of it needs a certificate
+			return gate.Run(cmd.Context(), gate.Config{Spec: spec, Log: childLog()})
+		}
 		conf, err := auth.ServerTLS(spec.CertDir)
 		if err != nil {
 			return fmt.Errorf("read the listener's certificate: %w", err)

@@ -4,7 +4,7 @@
 // gate goes on with its last order.
 //
 // Start at [Run]. order.go holds the only judgement there is, that an epoch never falls; act.go carries
-// orders out; listener.go and relay.go move the bytes; control.go takes orders over a private Unix socket,
+// orders out; listener.go finds each client's way and loop.go moves the bytes; control.go takes orders over a private Unix socket,
 // and client.go gives them. The gate never sees what it passes on: TLS is between client and server.
 //
 // A client that connects while there is no primary is held, not refused, for up to HoldMax, because most
@@ -22,6 +22,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -128,8 +129,8 @@ type Gate struct {
 	fenced   string    // why the gate fenced by itself, "" = it has not since the last order
 	alarmSet chan struct{}
 
-	buffers  sync.Pool // of *[bufSize]byte
-	conns    sync.WaitGroup
+	loops    []*loop        // set by run before anybody is accepted
+	conns    sync.WaitGroup // clients: until they are refused, or their links have ended
 	clients  atomic.Int64
 	held     atomic.Int64
 	refusing atomic.Int64
@@ -163,7 +164,6 @@ func open(cfg Config) (*Gate, error) {
 		changed:  make(chan struct{}),
 		links:    map[*link]struct{}{},
 		alarmSet: make(chan struct{}, 1),
-		buffers:  sync.Pool{New: newBuffer},
 	}
 	data, err := os.ReadFile(cfg.StateFile)
 	if errors.Is(err, os.ErrNotExist) {
@@ -200,6 +200,11 @@ func (g *Gate) run(ctx context.Context) (err error) {
 		open = append(open, l)
 	}
 	clients := open
+	stop, err := g.startLoops()
+	if err != nil {
+		return err
+	}
+	defer stop()
 	control, err := orders.Listen(ctx, g.cfg.Control)
 	if err != nil {
 		return err
@@ -228,6 +233,31 @@ func (g *Gate) run(ctx context.Context) (err error) {
 	g.mu.Unlock()
 	g.conns.Wait()
 	return errors.Join(err, g.keepFence())
+}
+
+// loopCount is how many threads pass bytes: one until there are eight cores, for on two cores a second one gained
+// nothing and took time from the server.
+func loopCount() int { return min(4, max(1, runtime.NumCPU()/4)) }
+
+// startLoops sets g.loops. The function that it returns ends them, and waits for that.
+func (g *Gate) startLoops() (stop func(), err error) {
+	var running sync.WaitGroup
+	stop = func() {
+		for _, l := range g.loops {
+			l.stop()
+		}
+		running.Wait()
+	}
+	for range loopCount() {
+		l, err := newLoop()
+		if err != nil {
+			stop()
+			return nil, err
+		}
+		g.loops = append(g.loops, l)
+		running.Go(l.run)
+	}
+	return stop, nil
 }
 
 // beat serves the heartbeat until ctx ends.

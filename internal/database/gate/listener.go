@@ -1,10 +1,12 @@
 package gate
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"syscall"
 	"time"
 
@@ -56,10 +58,7 @@ func (g *Gate) accept(ctx context.Context, l *net.TCPListener) error {
 			reset(c)
 			continue
 		}
-		g.conns.Go(func() {
-			defer g.clients.Add(-1)
-			g.serve(ctx, c)
-		})
+		g.conns.Go(func() { g.serve(ctx, c) })
 	}
 }
 
@@ -74,23 +73,38 @@ func (g *Gate) pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// serve leads one client to the primary, waiting for one if it must.
+// serve leads one client to the primary, waiting for one if it must. A client that is led belongs to a loop from then
+// on.
 func (g *Gate) serve(ctx context.Context, c *net.TCPConn) {
 	setUserTimeout(c)
 	l, why := g.lead(ctx, c)
-	if l == nil {
-		g.refused.Add(1)
-		if ctx.Err() != nil {
-			reset(c)
-			return
-		}
-		g.refuse(c, why)
+	switch {
+	case l != nil:
+		_ = c.Close() // the link has a descriptor of its own
+		g.conns.Add(1)
+		g.loopFor().take(l)
 		return
+	case ctx.Err() != nil:
+		reset(c)
+	default:
+		g.refuse(c, why)
 	}
-	l.relay(g)
+	g.refused.Add(1)
+	g.clients.Add(-1)
+}
+
+// left forgets a link that has ended.
+func (g *Gate) left(l *link) {
 	g.mu.Lock()
 	delete(g.links, l)
 	g.mu.Unlock()
+	g.clients.Add(-1)
+	g.conns.Done()
+}
+
+// loopFor is the loop with the fewest links.
+func (g *Gate) loopFor() *loop {
+	return slices.MinFunc(g.loops, func(a, b *loop) int { return cmp.Compare(a.links.Load(), b.links.Load()) })
 }
 
 // lead finds the client's way, and says why there is none.
@@ -162,12 +176,18 @@ func (g *Gate) dial(ctx context.Context, c *net.TCPConn, target string, changed 
 	if err != nil {
 		return nil // told by the wait that follows, and by the server's own keeper
 	}
-	l := &link{client: c, server: conn.(*net.TCPConn)}
-	setUserTimeout(l.server)
+	setUserTimeout(conn.(*net.TCPConn))
+	l, err := newLink(c, conn.(*net.TCPConn), &g.bytesIn, &g.bytesOut)
+	if err != nil {
+		g.log.WarnContext(ctx, "client not led", "err", err) // out of descriptors, which passes
+		return nil
+	}
+	l.done = func() { g.left(l) }
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.fenceIfDue(g.cfg.Clock.Now()) || g.state != Open || g.target != target {
-		reset(l.server)
+		abort(l.server.fd)
+		l.close()
 		return nil
 	}
 	g.links[l] = struct{}{}

@@ -1,0 +1,87 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"text/tabwriter"
+)
+
+// result is one measurement.
+type result struct {
+	way, load string
+	tps       float64
+	cpu       float64 // microseconds of processor time for each transaction, of the process in the path
+}
+
+// The targets. noise is what two measurements of the same thing differ by on a machine that does nothing else.
+const (
+	kernelLeast = 0.95
+	noise       = 0.02
+)
+
+// of lists what a way reached under a load and what it cost, by round.
+func (b *bench) of(way, load string) (tps, cpu []float64) {
+	for _, r := range b.results {
+		if r.way == way && r.load == load {
+			tps, cpu = append(tps, r.tps), append(cpu, r.cpu)
+		}
+	}
+	return tps, cpu
+}
+
+// ratio is the median over rounds of what a way reached against the direct connection in the same round.
+// NaN, which misses no target, says that one of them was not measured.
+func (b *bench) ratio(way, load string) float64 {
+	base, _ := b.of(direct, load)
+	tps, _ := b.of(way, load)
+	if len(base) == 0 || len(tps) == 0 {
+		return math.NaN()
+	}
+	ratios := make([]float64, len(tps))
+	for i := range tps {
+		ratios[i] = tps[i] / base[i]
+	}
+	return median(ratios)
+}
+
+func median(v []float64) float64 {
+	v = slices.Sorted(slices.Values(v))
+	n := len(v)
+	return (v[(n-1)/2] + v[n/2]) / 2
+}
+
+func (b *bench) report() {
+	w := tabwriter.NewWriter(b.out, 0, 8, 2, ' ', 0)
+	p := func(format string, args ...any) { _, _ = fmt.Fprintf(w, format, args...) } // standard output
+	p("\ntransactions a second: min / median / max\nload, clients\tway\ttransactions/s\tof direct, median of rounds\tits own processor time, us each\n")
+	for _, l := range loads {
+		for _, way := range b.ways {
+			tps, cpu := b.of(way.name, l.name)
+			if len(tps) == 0 {
+				continue
+			}
+			p("%s\t%s\t%.0f / %.0f / %.0f\t%.2f\t%.1f\n", l.name, way.name, slices.Min(tps), median(tps), slices.Max(tps), b.ratio(way.name, l.name), median(cpu))
+		}
+	}
+	p("\nLoad after the run %s, of which the bench itself is a part.\n", load())
+	_ = w.Flush()
+}
+
+// verdict names every target that was missed.
+func (b *bench) verdict() error {
+	var missed []error
+	for _, l := range loads {
+		if got := b.ratio(proxied, l.name); got < b.ratio(peer, l.name)-noise {
+			missed = append(missed, fmt.Errorf("%s: proxy reaches %.2f of direct, HAProxy %.2f", l.name, got, b.ratio(peer, l.name)))
+		}
+		if b.ratio(kernel, l.name) < kernelLeast {
+			missed = append(missed, fmt.Errorf("%s: kernel reaches %.2f of direct, the target is %.2f", l.name, b.ratio(kernel, l.name), kernelLeast))
+		}
+	}
+	if len(missed) > 0 {
+		return fmt.Errorf("targets missed:\n%w", errors.Join(missed...))
+	}
+	return nil
+}

