@@ -273,14 +273,19 @@ func Well(st api.Status) bool {
 }
 
 // DSN leads to the database through one host's listener.
-func (w *World) DSN(host string) string {
+func (w *World) DSN(host string) string { return w.dsn(host, "5432") }
+
+// ReadDSN leads to a standby through one host's read-only listener, in a world whose plan puts it on port 5433.
+func (w *World) ReadDSN(host string) string { return w.dsn(host, "5433") }
+
+func (w *World) dsn(host, port string) string {
 	w.t.Helper()
 	password, err := os.ReadFile(filepath.Join(w.Root, "secrets", "clinic.password"))
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	u := url.URL{
-		Scheme: "postgres", User: url.UserPassword("clinic", strings.TrimSpace(string(password))), Host: w.Address[host] + ":5432", Path: "/clinic",
+		Scheme: "postgres", User: url.UserPassword("clinic", strings.TrimSpace(string(password))), Host: w.Address[host] + ":" + port, Path: "/clinic",
 		RawQuery: url.Values{"sslmode": {"verify-ca"}, "sslrootcert": {filepath.Join(w.Root, "ca", "ca.crt")}, "connect_timeout": {"3"}}.Encode(),
 	}
 	return u.String()

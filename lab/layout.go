@@ -37,7 +37,13 @@ func (s Shape) hosts() []string {
 // the test.
 func New(t testing.TB, network string) *World {
 	t.Helper()
-	shape := Shape{Services: true}.whole()
+	return NewAs(t, network, Shape{Services: true})
+}
+
+// NewAs is [New] in another shape.
+func NewAs(t testing.TB, network string, shape Shape) *World {
+	t.Helper()
+	shape = shape.whole()
 	address := map[string]string{}
 	for i, name := range shape.hosts() {
 		address[name] = fmt.Sprintf("%s.%d", network, i+1)

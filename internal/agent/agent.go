@@ -83,6 +83,7 @@ type Hands interface {
 	Interrupt(name string) // cancel the action under way
 	Lease(name string, epoch int64, d time.Duration)
 	Gate(name string, o database.GateOrder)
+	Read(name string, o database.ReadOrder)
 	Answer(name string, a []database.Answer)
 	Service(a service.Action)
 	Hold(id string, contact time.Duration) // a singleton may run on; contact = age of the proof that it is ours

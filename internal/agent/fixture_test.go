@@ -37,6 +37,7 @@ type noted struct {
 	leases     []time.Duration
 	leaseOf    []int64
 	gates      []database.GateOrder
+	reads      []database.ReadOrder
 	answers    []database.Answer
 	services   []service.Action
 	held       []string
@@ -50,6 +51,7 @@ func (n *noted) Lease(_ string, epoch int64, d time.Duration) {
 	n.leases, n.leaseOf = append(n.leases, d), append(n.leaseOf, epoch)
 }
 func (n *noted) Gate(_ string, o database.GateOrder)  { n.gates = append(n.gates, o) }
+func (n *noted) Read(_ string, o database.ReadOrder)  { n.reads = append(n.reads, o) }
 func (n *noted) Answer(_ string, a []database.Answer) { n.answers = append(n.answers, a...) }
 func (n *noted) Service(a service.Action)             { n.services = append(n.services, a) }
 func (n *noted) Hold(id string, contact time.Duration) {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,6 +32,9 @@ type slot struct {
 	gateAt  time.Time
 	gating  bool
 	leasing bool
+	read    database.ReadOrder // last order that the read-only listener took, and when
+	readAt  time.Time
+	reading bool
 }
 
 func (s *slot) busy() []database.Kind {
@@ -209,6 +213,55 @@ func (h hands) Gate(name string, o database.GateOrder) {
 		case h.ctx.Err() != nil:
 		case err != nil:
 			h.agent.cfg.Log.Debug("listener order not taken", "database", name, "state", o.State, "err", err)
+		case repeated:
+		default:
+			h.agent.Wake() // another order may have come meanwhile
+		}
+	})
+}
+
+// readEveryOrder is how often the read-only listener is told again: its members have a time, which goes on with each
+// order.
+const readEveryOrder = 500 * time.Millisecond
+
+// Read gives the read-only listener its order at each change, and again while it stands.
+func (h hands) Read(name string, o database.ReadOrder) {
+	s := h.agent.slots[name]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	judged := h.agent.factsAt
+	if s.reading || s.read.Equal(o) && judged.Sub(s.readAt) < readEveryOrder {
+		return
+	}
+	full := o
+	full.Members = slices.Clone(o.Members)
+	for i, m := range full.Members {
+		to, err := h.agent.cfg.Reach(name, m.Host)
+		if err != nil {
+			h.agent.cfg.Log.Warn("read-only listener not led", "database", name, "err", err)
+			return
+		}
+		full.Members[i].To = to
+	}
+	s.reading = true
+	repeated := s.read.Equal(o)
+	s.done.Go(func() {
+		ctx, cancel := context.WithTimeout(h.ctx, time.Second)
+		defer cancel()
+		for i := range full.Members {
+			full.Members[i].For -= h.agent.cfg.Clock.Now().Sub(judged)
+		}
+		err := h.agent.cfg.Gates[name].Read(ctx, full)
+		s.mu.Lock()
+		s.reading = false
+		if err == nil {
+			s.read, s.readAt = o, judged
+		}
+		s.mu.Unlock()
+		switch {
+		case h.ctx.Err() != nil:
+		case err != nil:
+			h.agent.cfg.Log.Debug("order to the read-only listener not taken", "database", name, "err", err)
 		case repeated:
 		default:
 			h.agent.Wake() // another order may have come meanwhile

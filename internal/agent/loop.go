@@ -16,6 +16,7 @@ type Loop struct {
 	plan      string
 	databases []database.Policy
 	memory    map[string]database.Memory
+	looks     map[string]database.Look
 	services  []ServicePolicy
 
 	tended     service.Memory
@@ -26,7 +27,7 @@ type Loop struct {
 
 // NewLoop prepares the rounds of one host.
 func NewLoop(self, version, plan string, databases []database.Policy, services []ServicePolicy) *Loop {
-	return &Loop{self: self, version: version, plan: plan, databases: databases, services: services, memory: map[string]database.Memory{}}
+	return &Loop{self: self, version: version, plan: plan, databases: databases, services: services, memory: map[string]database.Memory{}, looks: map[string]database.Look{}}
 }
 
 // roundEvery is the longest pause between rounds: silence has no event that could wake one.
@@ -69,7 +70,7 @@ func (l *Loop) database(p database.Policy, f Facts, h Hands, out *Outcome) {
 	out.Decisions[p.Name] = d
 	out.Problems = append(out.Problems, d.Problems...)
 	out.Wake = min(out.Wake, d.Wake)
-	rep := report(v)
+	rep := l.report(p.Name, v, d)
 	if d.Pause != nil {
 		rep.Paused = d.Pause.ID
 	}
@@ -80,6 +81,9 @@ func (l *Loop) database(p database.Policy, f Facts, h Hands, out *Outcome) {
 	}
 	if d.Gate.State != "" {
 		h.Gate(p.Name, d.Gate)
+	}
+	if d.Read != nil {
+		h.Read(p.Name, *d.Read)
 	}
 	if d.Interrupt {
 		h.Interrupt(p.Name)
@@ -119,10 +123,26 @@ func coarse(age time.Duration) time.Duration {
 	return min(age, time.Hour).Truncate(500 * time.Millisecond)
 }
 
+// look is what is told of the newest look at a local server: fixed when it is first told, so that a report changes
+// with what was seen and not with the time.
+func (l *Loop) look(name string, v database.View, d database.Decision) database.Look {
+	if !v.Local.Known {
+		return database.Look{Behind: database.Never}
+	}
+	began := v.Now - v.Local.Age
+	if x, known := l.looks[name]; known && x.Began == began {
+		return x
+	}
+	x := database.Look{Began: began, Looked: v.Local.Age, Behind: d.Behind, BehindOf: d.BehindOf}
+	l.looks[name] = x
+	return x
+}
+
 // report is what the others are told of our side of a database.
-func report(v database.View) database.Report {
+func (l *Loop) report(name string, v database.View, d database.Decision) database.Report {
 	r := database.Report{Local: v.Local, Epoch: v.Record.Epoch, Revision: v.Revision, Late: v.Late, Advanced: coarse(v.Advanced)}
 	r.Local.ReplayLag = coarse(r.Local.ReplayLag)
+	r.Look = l.look(name, v, d)
 	for _, p := range v.Peers {
 		r.Silent = append(r.Silent, database.Silence{Host: p.Host, Agent: coarse(p.AgentAge), Gate: coarse(p.GateAge)})
 	}

@@ -56,6 +56,7 @@ type DatabaseStatus struct {
 	ElectionNeeds  int            `json:"election_needs"`    // voters that must answer before one takes over; while a former self is still a voter, more than there are
 	Because        []string       `json:"because,omitempty"` // why this primary
 	Listener       []string       `json:"listener"`
+	ReadListener   []string       `json:"read_listener,omitempty"` // none without listen.read
 	Servers        []ServerStatus `json:"servers"`
 	Archive        *ArchiveStatus `json:"archive,omitempty"`
 	Paused         *PauseStatus   `json:"paused,omitempty"`
@@ -69,7 +70,15 @@ type ServerStatus struct {
 	LSN      string         `json:"lsn,omitempty"`
 	LagBytes int64          `json:"lag_bytes"` // behind the primary
 	Lag      event.Duration `json:"replay_lag"`
-	Counts   bool           `json:"counts"` // a commit may be acknowledged by it
+	Counts   bool           `json:"counts"`         // a commit may be acknowledged by it
+	Read     *ReadStatus    `json:"read,omitempty"` // nil without a read-only listener
+}
+
+// ReadStatus is one copy as the read-only listener of the host that answers sees it.
+type ReadStatus struct {
+	In  bool           `json:"in"`            // sessions are led to it
+	Lag event.Duration `json:"lag,omitempty"` // what it shows is at most this old; only when it is in
+	Why string         `json:"why,omitempty"` // why it is not in, or gets no new sessions
 }
 
 // ArchiveStatus is how far the vault has a database's WAL.
@@ -161,6 +170,9 @@ func describeDatabase(p *plan.Plan, d plan.Database, self string, s agent.Snapsh
 	out := DatabaseStatus{Name: d.Name, Phase: "unknown", AcknowledgedBy: d.AcknowledgedBy}
 	for _, h := range p.AllHosts() {
 		out.Listener = append(out.Listener, fmt.Sprintf("%s:%d", h.Address, d.WritePort))
+		if d.ReadPort != 0 {
+			out.ReadListener = append(out.ReadListener, fmt.Sprintf("%s:%d", h.Address, d.ReadPort))
+		}
 	}
 	i := slices.IndexFunc(s.Facts.Databases, func(f agent.DatabaseFacts) bool { return f.Name == d.Name })
 	if i < 0 || !s.Facts.Known {
@@ -176,6 +188,7 @@ func describeDatabase(p *plan.Plan, d plan.Database, self string, s agent.Snapsh
 	}
 	for _, host := range r.Members {
 		out.Servers = append(out.Servers, describeServer(r, d.Name, host, head, reportOf(self, host, s)))
+		out.Servers[len(out.Servers)-1].Read = describeReads(s.Outcome.Decisions[d.Name].Read, host)
 	}
 	for _, h := range p.AllHosts() {
 		rep := reportOf(self, h.Name, s)
@@ -225,6 +238,28 @@ func describeServer(r database.Record, name, host string, head database.LSN, rep
 		out.State += "; " + l.Failed
 	}
 	return out
+}
+
+// describeReads is one member in the order of our own read-only listener.
+func describeReads(o *database.ReadOrder, host string) *ReadStatus {
+	if o == nil {
+		return nil
+	}
+	for _, m := range o.Members {
+		if m.Host == host {
+			out := &ReadStatus{In: true, Lag: event.Duration(m.Lag)}
+			if m.Keep {
+				out.Why = "no new sessions while the primary changes"
+			}
+			return out
+		}
+	}
+	for _, x := range o.Out {
+		if x.Host == host {
+			return &ReadStatus{Why: x.Why}
+		}
+	}
+	return &ReadStatus{Why: "is no member"}
 }
 
 func orWord(s, otherwise string) string {

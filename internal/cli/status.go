@@ -128,9 +128,9 @@ func writeStatus(out io.Writer, st api.Status) error {
 	}
 	for _, d := range st.Databases {
 		p("\nDATABASE %s\t%s\tepoch %d\ttimeline %d\tacknowledged by %d\n", d.Name, d.Phase, d.Epoch, d.Timeline, d.AcknowledgedBy)
-		p("  HOST\tROLE\tSTATE\tLOG\tBEHIND\tCOUNTS\n")
+		p("  HOST\tROLE\tSTATE\tLOG\tBEHIND\tCOUNTS%s\n", readHead(d))
 		for _, s := range d.Servers {
-			p("  %s\t%s\t%s\t%s\t%s\t%s\n", s.Host, s.Role, s.State, s.LSN, behind(s), yes(s.Counts))
+			p("  %s\t%s\t%s\t%s\t%s\t%s%s\n", s.Host, s.Role, s.State, s.LSN, behind(s), yes(s.Counts), read(s))
 		}
 		if a := d.Archive; a != nil {
 			p("  log in vault %s up to %s, %s behind (from %s) %s\n", a.Vault, a.Archived, round(a.Lag), a.Host, a.Trouble)
@@ -170,6 +170,27 @@ func behind(s api.ServerStatus) string {
 		return ""
 	}
 	return fmt.Sprintf("%d bytes", s.LagBytes)
+}
+
+func readHead(d api.DatabaseStatus) string {
+	if len(d.ReadListener) == 0 {
+		return ""
+	}
+	return "\tREAD"
+}
+
+// read is what the read-only listener makes of a copy.
+func read(s api.ServerStatus) string {
+	switch r := s.Read; {
+	case r == nil:
+		return ""
+	case !r.In:
+		return "\tno: " + r.Why
+	case r.Why != "":
+		return "\tyes, " + r.Why
+	default:
+		return "\tyes, at most " + time.Duration(r.Lag).Round(100*time.Millisecond).String() + " old"
+	}
 }
 
 func proven(b bool) string {

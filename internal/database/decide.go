@@ -14,6 +14,9 @@ type Decision struct {
 	Actions   []Action // at most one; a kill comes alone
 	Interrupt bool     // the long action under way serves an epoch that is over: cancel it
 	Gate      GateOrder
+	Read      *ReadOrder    // nil = none: the plan has no read-only listener, or nothing is known
+	Behind    time.Duration // our own standby is at most so far behind the primary; Never if unknown
+	BehindOf  int64         // epoch of that primary
 	Lease     time.Duration // > 0: our primary may run that long from now without being fenced
 	LeaseOf   int64         // its epoch
 	Answers   []Answer      // requests that are settled
@@ -33,6 +36,8 @@ type Answer struct {
 // Memory is what one host remembers between judgements. The zero value is a host that has just started.
 // Instants are on View.Now's clock.
 type Memory struct {
+	ReadMemory
+
 	Epoch      int64
 	Phase      Phase
 	PhaseSince time.Duration // when this host first saw Epoch in Phase
@@ -90,13 +95,17 @@ func Decide(p Policy, v View, m Memory) (Decision, Memory) {
 	j.m.Unfit = slices.Clone(m.Unfit)
 	j.d.Wake = time.Second
 	j.lease()
+	j.hear()
 	if !v.Known {
+		j.d.Behind = Never
 		j.because("the agreed state has not been read yet: what runs goes on as it is")
 		return j.d, j.m
 	}
 	j.remember()
 	j.pause()
 	j.gate()
+	j.measure()
+	j.reads()
 	j.judge()
 	j.verify()
 	return j.d, j.m

@@ -61,7 +61,8 @@ type Server interface {
 	// for a slot serves one connection at a time.
 	Follow(ctx context.Context, from Endpoint, epoch int64) error
 
-	// Promote makes the closed standby the primary of timeline: fills the numbers below it that are not in
+	// Promote makes the closed standby the primary of timeline: shuts clients out and ends the sessions that read
+	// from it, fills the numbers below it that are not in
 	// chain with comment-only history files, promotes, and checks the number that came out. Works with a
 	// server that does not answer queries yet.
 	Promote(ctx context.Context, epoch int64, timeline uint32, chain []Fork) error
@@ -109,6 +110,9 @@ type GateOrder struct {
 // Gate is this host's listener process.
 type Gate interface {
 	Order(ctx context.Context, o GateOrder) error
+
+	// Read orders the read-only listener. The times in o count from now.
+	Read(ctx context.Context, o ReadOrder) error
 
 	// Extend lets the listener lead to our own primary of epoch for d from now, and half a second more; then it
 	// cuts by itself, should the primary's keeper have failed to.

@@ -79,6 +79,7 @@ func (j *judgement) keepUp() {
 	if l.Promise.Generation < r.Generation {
 		j.do(Action{Kind: KindRemember, Why: fmt.Sprintf("generation %d is agreed", r.Generation)})
 	}
+	j.admitReaders()
 	pr, up := j.primaryReport()
 	if up && j.changeSource() {
 		return

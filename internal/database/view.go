@@ -13,7 +13,8 @@ type Policy struct {
 	Standbys       int      // besides the primary: the first Standbys+1 of Hosts are its members
 	AcknowledgedBy int      // W
 	Standings      []Standing
-	Relaxed        bool // with too few standbys W goes down, through the agreed state, instead of writes waiting
+	Relaxed        bool  // with too few standbys W goes down, through the agreed state, instead of writes waiting
+	Reads          Reads // the read-only listener
 	Times          Times
 }
 
@@ -142,6 +143,8 @@ const Never = time.Duration(1<<63 - 1)
 
 // Report is what a host tells its peers of one database with each beat.
 type Report struct {
+	Look
+
 	Local    Local         `json:"local"`
 	Epoch    int64         `json:"epoch"`            // of the record as it knows it
 	Revision int64         `json:"revision"`         // of the record as it knows it

@@ -65,6 +65,9 @@ func portsFree(ctx context.Context, cfg Config, self plan.Host) error {
 	}
 	for _, d := range p.Databases {
 		check(fmt.Sprintf("the listener of %s on %s", d.Name, self.Name), "gate-"+d.Name, d.WritePort)
+		if d.ReadPort != 0 {
+			check(fmt.Sprintf("the read-only listener of %s on %s", d.Name, self.Name), "gate-"+d.Name, d.ReadPort)
+		}
 	}
 	return errors.Join(bad...)
 }

@@ -19,6 +19,14 @@ func policy(p *plan.Plan, d plan.Database) database.Policy {
 	for _, h := range p.DatabasePlacement(d) {
 		out.Hosts = append(out.Hosts, h.Name)
 	}
+	if d.ReadPort != 0 {
+		out.Reads = database.Reads{MaxLag: d.MaxLag, Primary: d.ReadFallback == plan.FallbackPrimary, Site: map[string]string{}}
+		for _, s := range p.Sites {
+			for _, h := range s.Hosts {
+				out.Reads.Site[h.Name] = s.Name
+			}
+		}
+	}
 	return out
 }
 
@@ -76,6 +84,9 @@ func gateChild(cfg Config, self plan.Host, d plan.Database) (child, gate.Spec) {
 		CertDir:    certDir(cfg.Dir),
 		StateFile:  filepath.Join(cfg.Dir, "keep", "gate-"+d.Name+".state.json"),
 	}
+	if d.ReadPort != 0 {
+		spec.ReadListen = []string{hostPort(self.Address, d.ReadPort)}
+	}
 	return newChild(cfg, "gate-"+d.Name, "gate"), spec
 }
 
@@ -92,6 +103,18 @@ func (l listener) Order(ctx context.Context, o database.GateOrder) error {
 		order.Target = hostPort(o.Target.Address, o.Target.Port)
 	}
 	_, err := l.client.Order(ctx, order)
+	return err
+}
+
+// Read implements database.Gate.
+func (l listener) Read(ctx context.Context, o database.ReadOrder) error {
+	order := gate.ReadOrder{Epoch: uint64(o.Epoch), Primary: o.Primary, Reason: o.Why()}
+	for _, m := range o.Members {
+		order.Members = append(order.Members, gate.ReadMember{
+			Host: m.Host, Target: hostPort(m.To.Address, m.To.Port), Near: m.Near, Keep: m.Keep, For: event.Duration(m.For),
+		})
+	}
+	_, err := l.client.Read(ctx, order)
 	return err
 }
 

@@ -160,12 +160,12 @@ func (s *services) value(svc plan.Service, a service.Assignment, text string) (s
 		case "instance.id":
 			return a.ID, true
 		}
-		name, _, ok := plan.DatabaseURL(key)
+		name, which, ok := plan.DatabaseURL(key)
 		d, found := s.cfg.Plan.DatabaseNamed(name)
 		if !ok || !found {
 			return "", false
 		}
-		u, err := s.databaseURL(d)
+		u, err := s.databaseURL(d, which == "read_url")
 		failed = err
 		return u, true
 	})
@@ -175,9 +175,14 @@ func (s *services) value(svc plan.Service, a service.Assignment, text string) (s
 	return out, err
 }
 
-// databaseURL leads to the primary through this host's own listener, for ever. verify-ca and not verify-full:
+// readOnly makes a session's transactions read-only from the start: where the read-only listener falls back to the
+// primary nothing else would, for TLS lies between client and server. Its blank is %20, for libpq reads no plus.
+const readOnly = "&options=-c%20default_transaction_read_only%3Don"
+
+// databaseURL leads through this host's own listener, for ever: to the primary, or to the standbys for one that only
+// reads. verify-ca and not verify-full:
 // the certificate behind the listener is that of whichever host is the primary.
-func (s *services) databaseURL(d plan.Database) (string, error) {
+func (s *services) databaseURL(d plan.Database, read bool) (string, error) {
 	role, database, ok := d.Login()
 	if !ok {
 		return "", fmt.Errorf("database %s has no role that owns anything", d.Name)
@@ -186,10 +191,17 @@ func (s *services) databaseURL(d plan.Database) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	port := d.WritePort
+	if read {
+		port = d.ReadPort
+	}
 	u := url.URL{
 		Scheme: "postgres", User: url.UserPassword(role.Name, password.Reveal()),
-		Host: hostPort(s.self.Address, d.WritePort), Path: "/" + database,
+		Host: hostPort(s.self.Address, port), Path: "/" + database,
 		RawQuery: url.Values{"sslmode": {"verify-ca"}, "sslrootcert": {authorityFile(s.cfg.Dir)}}.Encode(),
+	}
+	if read && d.ReadFallback == plan.FallbackPrimary {
+		u.RawQuery += readOnly
 	}
 	return u.String(), nil
 }

@@ -106,12 +106,14 @@ func wantedPorts(ms *mistakes, p *Plan, f planFile) []claim {
 		path := keyPath{"databases", d.name, "listen", "write"}
 		at, stated := ms.where[path.String()]
 		if stated && !d.value.listen.value.write.written() {
-			continue
+			continue // what is wrong with it was said
 		}
 		if !stated {
 			at = d.at
 		}
 		want(path, "the port of database "+d.name, p.Databases[i].WritePort, at, nil, nil)
+		read := d.value.listen.value.read
+		want(keyPath{"databases", d.name, "listen", "read"}, "the read-only port of database "+d.name, p.Databases[i].ReadPort, read.at, nil, nil)
 	}
 	for i, s := range f.services.value {
 		want(keyPath{"services", s.name, "port"}, "the port of service "+s.name, s.value.port.value, s.value.port.at, p.Services[i].Hosts, nil)

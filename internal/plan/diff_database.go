@@ -51,8 +51,29 @@ func (d *differ) database(old, db Database) {
 	if old.WritePort != db.WritePort {
 		d.add(subject, Pauses, "its port becomes %d (was %d); clients of the old one are cut and must connect to the new one, and services that use it restart", db.WritePort, old.WritePort)
 	}
+	d.reads(subject, old, db)
 	d.roles(subject, old.Roles, db.Roles)
 	d.parameters(subject, old.Parameters, db.Parameters)
+}
+
+// reads is what changes for clients of the read-only listener.
+func (d *differ) reads(subject string, old, db Database) {
+	switch {
+	case old.ReadPort == 0 && db.ReadPort != 0:
+		d.add(subject, Starts, "port %d of each host spreads read-only sessions over its standbys", db.ReadPort)
+		return
+	case old.ReadPort != 0 && db.ReadPort == 0:
+		d.add(subject, Stops, "nothing listens on its read-only port %d any more; what is connected there is cut", old.ReadPort)
+		return
+	case old.ReadPort != db.ReadPort:
+		d.add(subject, Pauses, "its read-only port becomes %d (was %d); clients of the old one are cut, and services that use it restart", db.ReadPort, old.ReadPort)
+	}
+	if old.MaxLag != db.MaxLag {
+		d.add(subject, Reloads, "a standby may be read up to %s behind (was %s)", FormatDuration(db.MaxLag), FormatDuration(old.MaxLag))
+	}
+	if old.ReadFallback != db.ReadFallback {
+		d.add(subject, Reloads, "with no standby to read, read-only sessions go to: %s (was %s)", db.ReadFallback, old.ReadFallback)
+	}
 }
 
 func (d *differ) roles(subject string, old, new []Role) {

@@ -63,6 +63,8 @@ func TestDiffSaysWhatWouldHappen(t *testing.T) {
 			"start database first: PostgreSQL 15 starts with a primary and 2 standbys, on port 5000 of each host",
 			"pause database records: its place among the databases changes from 1 to 2, and with it the ports of its servers: they restart, and clients wait meanwhile (add new databases at the end)",
 			"pause database records: its port becomes 5433 (was 5432); clients of the old one are cut and must connect to the new one, and services that use it restart"}},
+		{"a read-only listener", "postgres: 15", "postgres: 15, listen: { read: 5500 }", []string{
+			"start database records: port 5500 of each host spreads read-only sessions over its standbys"}},
 		{"a role's possessions", "owns: [one]", "owns: [two]", []string{
 			"start database records: role app owns two too; it is made if it is missing",
 			"nothing database records: role app need not own one any more; what is there is kept"}},

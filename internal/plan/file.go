@@ -60,8 +60,12 @@ type (
 		roles          located[[]named[roleFile]]
 		parameters     located[[]named[string]]
 	}
-	listenFile struct{ write located[int] }
-	roleFile   struct {
+	listenFile struct {
+		write, read  located[int]
+		maxLag       located[time.Duration]
+		readFallback located[string]
+	}
+	roleFile struct {
 		password located[Secret]
 		owns     located[[]located[string]]
 	}
@@ -173,7 +177,9 @@ func database(dir string) form[databaseFile] {
 func listen() form[listenFile] {
 	return object(
 		key("write", port(), "Always leads to the primary (default 5432, the next database 5433, ...).", func(f *listenFile) *located[int] { return &f.write }),
-		notYet[listenFile]("read"),
+		key("read", port(), "Spreads read-only sessions over the standbys (default: none).", func(f *listenFile) *located[int] { return &f.read }),
+		key("max_lag", span(minLag, 24*time.Hour), "How far behind the primary a standby may be to be read (default 10s).", func(f *listenFile) *located[time.Duration] { return &f.maxLag }),
+		key("read_fallback", oneOf(FallbackRefuse, FallbackPrimary), "What read does when no standby may be read: refuse (default) or primary.", func(f *listenFile) *located[string] { return &f.readFallback }),
 	)
 }
 

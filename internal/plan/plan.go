@@ -118,10 +118,18 @@ type Database struct {
 	AcknowledgedBy int      // standbys that hold a commit before the client hears of it (W)
 	Hosts          []string // candidates in order of preference; empty = all hosts of the home site
 	WritePort      int
-	ReadPort       int // 0 = no read-only listener
+	ReadPort       int           // 0 = no read-only listener
+	MaxLag         time.Duration // a standby that is further behind is not read; 0 without a read-only listener
+	ReadFallback   string        // FallbackRefuse or FallbackPrimary; "" without a read-only listener
 	Roles          []Role
 	Parameters     []Parameter // postgresql.conf settings that Holdfast does not reserve
 }
+
+// What the read-only listener does while no standby may be read.
+const (
+	FallbackRefuse  = "refuse"  // tell the client, after a short wait
+	FallbackPrimary = "primary" // lead it to the primary
+)
 
 // Role is a login role, its secret and the databases it owns.
 type Role struct {

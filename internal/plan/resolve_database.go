@@ -3,6 +3,7 @@ package plan
 import (
 	"slices"
 	"strings"
+	"time"
 )
 
 // acknowledgedByDefault is half of the standbys, rounded up: a commit is then on more than half of the
@@ -33,6 +34,7 @@ func resolveDatabase(ms *mistakes, p *Plan, index int, d named[databaseFile]) Da
 			candidates[0].FaultDomain, strings.Join(domainsOf(home), ", "))
 	}
 	db.WritePort = f.listen.value.write.or(min(5432+index, 65535))
+	resolveReads(ms, path.to("listen"), &db, f.listen.value)
 	db.Roles = resolveRoles(ms, path, f.roles.value)
 	for _, param := range f.parameters.value {
 		below := path.to("parameters").to(param.name)
@@ -42,6 +44,30 @@ func resolveDatabase(ms *mistakes, p *Plan, index int, d named[databaseFile]) Da
 		db.Parameters = append(db.Parameters, Parameter{Name: param.name, Value: param.value})
 	}
 	return db
+}
+
+const (
+	// minLag is what can be told from a standby that is level: positions are compared twice a second, and the
+	// word of another host may be a second old.
+	minLag        = 3 * time.Second
+	maxLagDefault = 10 * time.Second
+)
+
+// resolveReads is the read-only listener.
+func resolveReads(ms *mistakes, path keyPath, db *Database, f listenFile) {
+	if !f.read.written() {
+		if f.maxLag.written() {
+			ms.add(f.maxLag.at, path.to("max_lag"), "belongs to the read-only listener, and there is none (add read: PORT)")
+		}
+		if f.readFallback.written() {
+			ms.add(f.readFallback.at, path.to("read_fallback"), "belongs to the read-only listener, and there is none (add read: PORT)")
+		}
+		return
+	}
+	db.ReadPort, db.MaxLag, db.ReadFallback = f.read.value, f.maxLag.or(maxLagDefault), f.readFallback.or(FallbackRefuse)
+	if db.Standbys == 0 && db.ReadFallback == FallbackRefuse {
+		ms.add(f.read.at, path.to("read"), "leads to standbys, and there are none (allowed: standbys of 1 or more, or read_fallback: primary)")
+	}
 }
 
 func resolveRoles(ms *mistakes, path keyPath, written []named[roleFile]) []Role {

@@ -103,7 +103,7 @@ func resolveEnv(ms *mistakes, p *Plan, file planFile, svc Service, path keyPath,
 	return v.value
 }
 
-var errUnknownTemplate = errors.New("allowed: ${databases.NAME.write_url}, ${host.address}, ${instance.port}, ${instance.id}, ${root}")
+var errUnknownTemplate = errors.New("allowed: ${databases.NAME.write_url}, ${databases.NAME.read_url}, ${host.address}, ${instance.port}, ${instance.id}, ${root}")
 
 func judgeTemplate(p *Plan, file planFile, svc Service, key string) error {
 	switch key {
@@ -125,7 +125,7 @@ func judgeTemplate(p *Plan, file planFile, svc Service, key string) error {
 			namesOr(p.Databases, func(d Database) string { return d.Name }, "the plan has no databases"))
 	}
 	if which == "read_url" && db.ReadPort == 0 {
-		return fmt.Errorf("uses ${%s}, which is not available in this version (allowed: ${databases.%s.write_url})", key, name)
+		return fmt.Errorf("uses ${%s}, and database %s has no read-only listener (add listen: { read: PORT })", key, name)
 	}
 	if _, _, ok := db.Login(); !ok {
 		i := slices.IndexFunc(file.databases.value, func(d named[databaseFile]) bool { return d.name == name })

@@ -152,7 +152,13 @@ func showDatabase(d Database) mapping {
 	m.put("standbys", d.Standbys)
 	m.put("acknowledged_by", d.AcknowledgedBy)
 	m.putList("hosts", d.Hosts)
-	m.put("listen", mapping{{Key: "write", Value: d.WritePort}})
+	listen := mapping{{Key: "write", Value: d.WritePort}}
+	if d.ReadPort != 0 {
+		listen.put("read", d.ReadPort)
+		listen.putSpan("max_lag", d.MaxLag)
+		listen.putText("read_fallback", d.ReadFallback)
+	}
+	m.put("listen", listen)
 	for _, r := range d.Roles {
 		var role mapping
 		role.put("password", string(r.Password))

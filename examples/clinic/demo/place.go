@@ -170,6 +170,9 @@ func doors(p *plan.Plan) []door {
 		}
 		for _, d := range p.Databases {
 			add("listener of "+d.Name, d.WritePort)
+			if d.ReadPort != 0 {
+				add("read-only listener of "+d.Name, d.ReadPort)
+			}
 		}
 		for _, port := range routePorts(p) {
 			add("edge", port)

@@ -188,7 +188,7 @@ func (g *Gate) tick(ctx context.Context) (wait time.Duration, unkept bool) {
 		g.closeLinks()
 	}
 	wait = time.Hour
-	for _, at := range []time.Time{g.drainAt, g.fenceAt} {
+	for _, at := range []time.Time{g.drainAt, g.fenceAt, g.expireReads(now)} {
 		if !at.IsZero() {
 			wait = min(wait, at.Sub(now))
 		}

@@ -28,6 +28,11 @@ func (c *Client) Order(ctx context.Context, o Order) (Status, error) {
 	return c.call(ctx, request{Order: &o})
 }
 
+// Read has the gate lead readers by o. A *StaleError says that it knows a higher epoch.
+func (c *Client) Read(ctx context.Context, o ReadOrder) (Status, error) {
+	return c.call(ctx, request{Read: &o})
+}
+
 // Cut has every connection of epoch reset and the gate shut; 0 means whatever epoch it is in.
 func (c *Client) Cut(ctx context.Context, epoch uint64, reason string) (Status, error) {
 	return c.call(ctx, request{Cut: true, Epoch: epoch, Reason: reason})

@@ -15,6 +15,7 @@ import (
 // request is one line on the control socket; exactly one field is set.
 type request struct {
 	Order  *Order     `json:"order,omitempty"`
+	Read   *ReadOrder `json:"read,omitempty"`
 	Cut    bool       `json:"cut,omitempty"`
 	Epoch  uint64     `json:"epoch,omitempty"`  // with cut: the epoch to cut; 0 = whatever is now
 	Reason string     `json:"reason,omitempty"` // with cut
@@ -60,11 +61,13 @@ func (g *Gate) answer(ctx context.Context, line []byte) response {
 		g.Cut(r.Epoch, reason)
 	case r.Order != nil:
 		err = g.Obey(ctx, *r.Order)
+	case r.Read != nil:
+		err = g.ObeyRead(ctx, *r.Read)
 	case r.Extend != nil:
 		err = g.Extend(r.Extend.Epoch, time.Duration(r.Extend.Remaining))
 	case r.Status:
 	default:
-		err = errors.New("a request needs order, cut, extend or status")
+		err = errors.New("a request needs order, read, cut, extend or status")
 	}
 	s := g.Status()
 	answer := response{OK: err == nil, Status: &s}

@@ -40,11 +40,13 @@ type Spec struct {
 	Database   string         `json:"database"`
 	Host       string         `json:"host"`
 	Listen     []string       `json:"listen"`                // addr:port where clients connect; at least one
+	ReadListen []string       `json:"read_listen,omitempty"` // addr:port that leads to standbys; none = no such address
 	Control    string         `json:"control"`               // path of the Unix socket; its folder should be private
 	BeatListen string         `json:"beat_listen,omitempty"` // addr:port of the heartbeat; "" = none
 	CertDir    string         `json:"cert_dir,omitempty"`    // for whoever makes Config.BeatsTLS
 	StateFile  string         `json:"state_file"`            // where the highest order is kept
 	HoldMax    event.Duration `json:"hold_max,omitempty"`    // longest wait of a client for a primary (default 10 s)
+	ReadHold   event.Duration `json:"read_hold,omitempty"`   // longest wait of a reader for a server (default 2 s)
 	HeldMax    int            `json:"held_max,omitempty"`    // most clients that wait at once (default 1000)
 	ConnMax    int            `json:"conn_max,omitempty"`    // most clients at once (default 10000)
 }
@@ -74,7 +76,9 @@ type Config struct {
 const (
 	defaultHoldMax = 10 * time.Second
 	defaultHeldMax = 1000
-	defaultConnMax = 10000
+	// A standby that follows a new primary is back within it, and who only reads can be told to come again.
+	defaultReadHold = 2 * time.Second
+	defaultConnMax  = 10000
 )
 
 func (c *Config) fill() error {
@@ -88,11 +92,14 @@ func (c *Config) fill() error {
 	need(len(c.Listen) > 0, "listen is empty")
 	need(c.Control != "", "control is missing")
 	need(c.StateFile != "", "state_file is missing")
-	need(c.HoldMax >= 0 && c.HeldMax >= 0 && c.ConnMax >= 0, "hold_max, held_max and conn_max are not negative")
+	need(c.HoldMax >= 0 && c.ReadHold >= 0 && c.HeldMax >= 0 && c.ConnMax >= 0, "hold_max, read_hold, held_max and conn_max are not negative")
 	need(c.BeatListen == "" || (c.Beats != nil && c.BeatsTLS != nil), "beat_listen needs a handler and certificates")
 	need(c.Log != nil, "a logger is missing")
 	if c.HoldMax == 0 {
 		c.HoldMax = event.Duration(defaultHoldMax)
+	}
+	if c.ReadHold == 0 {
+		c.ReadHold = event.Duration(defaultReadHold)
 	}
 	if c.HeldMax == 0 {
 		c.HeldMax = defaultHeldMax
@@ -122,6 +129,7 @@ type Gate struct {
 	since    time.Time     // of state
 	changed  chan struct{} // closed and replaced whenever state or target changes
 	links    map[*link]struct{}
+	read     reading
 	cuts     uint64    // rises with every fence, so that an order half-way through notices
 	unkept   bool      // a fence is not on disk yet
 	drainAt  time.Time // zero = nothing drains
@@ -163,6 +171,7 @@ func open(cfg Config) (*Gate, error) {
 		since:    cfg.Clock.Now(),
 		changed:  make(chan struct{}),
 		links:    map[*link]struct{}{},
+		read:     reading{changed: make(chan struct{})},
 		alarmSet: make(chan struct{}, 1),
 	}
 	data, err := os.ReadFile(cfg.StateFile)
@@ -199,6 +208,14 @@ func (g *Gate) run(ctx context.Context) (err error) {
 		}
 		open = append(open, l)
 	}
+	writes := len(open)
+	for _, addr := range g.cfg.ReadListen {
+		l, err := lc.Listen(ctx, "tcp", addr)
+		if err != nil {
+			return fmt.Errorf("listen for readers of %s: %w", g.cfg.Database, err)
+		}
+		open = append(open, l)
+	}
 	clients := open
 	stop, err := g.startLoops()
 	if err != nil {
@@ -211,7 +228,7 @@ func (g *Gate) run(ctx context.Context) (err error) {
 	}
 	open = append(open, control)
 
-	g.log.InfoContext(ctx, "gate serves", "listen", g.cfg.Listen, "epoch", g.led.Last.Epoch)
+	g.log.InfoContext(ctx, "gate serves", "listen", g.cfg.Listen, "read_listen", g.cfg.ReadListen, "epoch", g.led.Last.Epoch)
 	grp, ctx := errgroup.WithContext(ctx)
 	if g.cfg.BeatListen != "" {
 		l, err := lc.Listen(ctx, "tcp", g.cfg.BeatListen)
@@ -221,8 +238,12 @@ func (g *Gate) run(ctx context.Context) (err error) {
 		open = append(open, l)
 		grp.Go(func() error { return g.beat(ctx, l) })
 	}
-	for _, l := range clients {
-		grp.Go(func() error { return g.accept(ctx, l.(*net.TCPListener)) })
+	for i, l := range clients {
+		serve := g.serve
+		if i >= writes {
+			serve = g.serveRead
+		}
+		grp.Go(func() error { return g.accept(ctx, l.(*net.TCPListener), serve) })
 	}
 	grp.Go(func() error { return g.serveControl(ctx, control) })
 	grp.Go(func() error { return g.keepTime(ctx) })
@@ -230,6 +251,9 @@ func (g *Gate) run(ctx context.Context) (err error) {
 
 	g.mu.Lock()
 	g.closeLinks()
+	for _, m := range g.read.members {
+		m.cut()
+	}
 	g.mu.Unlock()
 	g.conns.Wait()
 	return errors.Join(err, g.keepFence())

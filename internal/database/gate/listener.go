@@ -29,7 +29,7 @@ var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interv
 const unackedMax = 15 * time.Second
 
 // accept takes clients until ctx ends.
-func (g *Gate) accept(ctx context.Context, l *net.TCPListener) error {
+func (g *Gate) accept(ctx context.Context, l *net.TCPListener, serve func(context.Context, *net.TCPConn)) error {
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
 	defer func() { _ = l.Close() }() // ctx may end while a client is accepted: the address is free when we return
@@ -58,7 +58,7 @@ func (g *Gate) accept(ctx context.Context, l *net.TCPListener) error {
 			reset(c)
 			continue
 		}
-		g.conns.Go(func() { g.serve(ctx, c) })
+		g.conns.Go(func() { serve(ctx, c) })
 	}
 }
 
@@ -78,6 +78,11 @@ func (g *Gate) pause(ctx context.Context, d time.Duration) bool {
 func (g *Gate) serve(ctx context.Context, c *net.TCPConn) {
 	setUserTimeout(c)
 	l, why := g.lead(ctx, c)
+	g.take(ctx, c, l, why)
+}
+
+// take gives a client that is led to a loop, and turns any other away.
+func (g *Gate) take(ctx context.Context, c *net.TCPConn, l *link, why refusal) {
 	switch {
 	case l != nil:
 		_ = c.Close() // the link has a descriptor of its own
@@ -93,10 +98,10 @@ func (g *Gate) serve(ctx context.Context, c *net.TCPConn) {
 	g.clients.Add(-1)
 }
 
-// left forgets a link that has ended.
-func (g *Gate) left(l *link) {
+// left forgets a link of some that has ended.
+func (g *Gate) left(l *link, some map[*link]struct{}) {
 	g.mu.Lock()
-	delete(g.links, l)
+	delete(some, l)
 	g.mu.Unlock()
 	g.clients.Add(-1)
 	g.conns.Done()
@@ -158,8 +163,8 @@ func (g *Gate) lead(ctx context.Context, c *net.TCPConn) (*link, refusal) {
 	}
 }
 
-// dial connects to target and registers the link, unless the order changed meanwhile.
-func (g *Gate) dial(ctx context.Context, c *net.TCPConn, target string, changed <-chan struct{}) *link {
+// connect links c with target, unless changed closes before; nil when it does not answer.
+func (g *Gate) connect(ctx context.Context, c *net.TCPConn, target string, changed <-chan struct{}) *link {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	done := make(chan struct{})
@@ -182,12 +187,26 @@ func (g *Gate) dial(ctx context.Context, c *net.TCPConn, target string, changed 
 		g.log.WarnContext(ctx, "client not led", "err", err) // out of descriptors, which passes
 		return nil
 	}
-	l.done = func() { g.left(l) }
+	return l
+}
+
+// drop ends a link that leads where it must not any more, before it has led.
+func (l *link) drop() {
+	abort(l.server.fd)
+	l.close()
+}
+
+// dial connects to target and registers the link, unless the order changed meanwhile.
+func (g *Gate) dial(ctx context.Context, c *net.TCPConn, target string, changed <-chan struct{}) *link {
+	l := g.connect(ctx, c, target, changed)
+	if l == nil {
+		return nil
+	}
+	l.done = func() { g.left(l, g.links) }
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.fenceIfDue(g.cfg.Clock.Now()) || g.state != Open || g.target != target {
-		abort(l.server.fd)
-		l.close()
+		l.drop()
 		return nil
 	}
 	g.links[l] = struct{}{}

@@ -18,6 +18,8 @@ type Status struct {
 	Cut        bool   `json:"cut,omitempty"`    // a fence cut this epoch and generation
 	Fenced     string `json:"fenced,omitempty"` // why the gate fenced by itself; "" = it did not
 
+	Read *ReadStatus `json:"read,omitempty"` // nil = there is no read-only address
+
 	Since       event.Duration `json:"since"`              // age of State
 	Deadline    event.Duration `json:"deadline,omitempty"` // until the gate fences by itself; 0 = no deadline
 	Connections int            `json:"connections"`        // clients that are led to a server now
@@ -36,7 +38,7 @@ func (g *Gate) Status() Status {
 	s := Status{
 		Database: g.cfg.Database, Host: g.cfg.Host,
 		Epoch: g.led.Last.Epoch, Generation: g.led.Last.Generation,
-		State: g.state, Target: g.target, Reason: g.reason, Cut: g.led.Cut, Fenced: g.fenced,
+		Read: g.readStatus(now), State: g.state, Target: g.target, Reason: g.reason, Cut: g.led.Cut, Fenced: g.fenced,
 		Since: event.Duration(now.Sub(g.since)), Connections: len(g.links),
 		Held: g.held.Load(), Accepted: g.accepted.Load(), Refused: g.refused.Load(),
 		BytesIn: g.bytesIn.Load(), BytesOut: g.bytesOut.Load(),

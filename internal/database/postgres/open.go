@@ -215,9 +215,15 @@ func (s *Server) barrier(ctx context.Context, epoch int64) error {
 const loginWait = 300 * time.Millisecond
 
 // endWalsenders ends every walsender that was begun before conn's question at since, and returns when each is
-// gone. pg_stat_activity shows a process only once it has logged in, so those that are not there yet are found
-// among the postmaster's children: each may become a walsender that was forked before the reload.
+// gone.
 func (s *Server) endWalsenders(ctx context.Context, conn *pgx.Conn, since time.Time) error {
+	return s.endSessions(ctx, conn, since, "walsenders", "backend_type = 'walsender' AND application_name <> '"+copyName+"'")
+}
+
+// endSessions ends every session of a kind that was begun before conn's question at since, and returns when each
+// is gone. pg_stat_activity shows a process only once it has logged in, so those that are not there yet are found
+// among the postmaster's children: each may become one of the kind that was forked before the reload.
+func (s *Server) endSessions(ctx context.Context, conn *pgx.Conn, since time.Time, what, kind string) error {
 	ctx, cancel := context.WithTimeout(ctx, settle)
 	defer cancel()
 	pm, err := s.postmaster()
@@ -232,7 +238,9 @@ func (s *Server) endWalsenders(ctx context.Context, conn *pgx.Conn, since time.T
 	if err != nil {
 		return err
 	}
-	before = slices.DeleteFunc(before, func(c child) bool { return shown[c.pid] })
+	before = slices.DeleteFunc(before, func(c child) bool {
+		return shown[c.pid] || s.is(c, "stats collector") // of PostgreSQL 14: no session, and shown nowhere
+	})
 	pids := []int32{int32(pm.pid)} // never a walsender; keeps the list from being empty
 	for _, c := range before {
 		pids = append(pids, int32(c.pid))
@@ -244,9 +252,8 @@ func (s *Server) endWalsenders(ctx context.Context, conn *pgx.Conn, since time.T
 		}
 		var left int
 		if err := conn.QueryRow(ctx, `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
- WHERE backend_type = 'walsender' AND (backend_start <= $1 OR pid = ANY ($3::int[])) AND application_name <> $2`,
-			since, copyName, pids).Scan(&left); err != nil {
-			return fmt.Errorf("end the walsenders of before: %w", err)
+ WHERE `+kind+` AND (backend_start <= $1 OR pid = ANY ($2::int[]))`, since, pids).Scan(&left); err != nil {
+			return fmt.Errorf("end the %s of before: %w", what, err)
 		}
 		loggingIn := 0
 		for _, c := range before {
@@ -264,7 +271,7 @@ func (s *Server) endWalsenders(ctx context.Context, conn *pgx.Conn, since time.T
 			return nil
 		}
 		if err := pause(ctx, 5*time.Millisecond); err != nil {
-			return fmt.Errorf("await the end of %d walsenders and %d logins of before: %w", left, loggingIn, err)
+			return fmt.Errorf("await the end of %d %s and %d logins of before: %w", left, what, loggingIn, err)
 		}
 	}
 }

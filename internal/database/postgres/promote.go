@@ -67,6 +67,9 @@ func (s *Server) promote(ctx context.Context, epoch int64, timeline uint32, chai
 	if err := s.cut(ctx); err != nil {
 		return err
 	}
+	if err := s.endReaders(ctx); err != nil {
+		return err
+	}
 	if err := s.stillClosed(ctx); err != nil {
 		return err
 	}
