@@ -10,9 +10,11 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sys/unix"
@@ -40,6 +42,11 @@ type Config struct {
 	TLS     *tls.Config
 	Timeout time.Duration // of one call; 0 = 2 s
 	Log     *slog.Logger
+	// ClusterID is the id of the one cluster whose answers count; 0 = that of the first that answers.
+	ClusterID uint64
+	// Founding is what [Refound] was told when this cluster was founded anew; "" = it never was. A write reaches no
+	// cluster of another founding.
+	Founding string
 }
 
 // Store is a client; it implements [cluster.Store].
@@ -47,6 +54,8 @@ type Store struct {
 	client  *clientv3.Client
 	timeout time.Duration
 	log     *slog.Logger
+	founded clientv3.Cmp  // true in a cluster of our founding alone
+	id      atomic.Uint64 // of the cluster whose answers count; 0 = none has answered yet
 
 	ctx    context.Context // of the store's life: Close ends it, and with it every watch
 	cancel context.CancelFunc
@@ -95,8 +104,39 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		cancel()
 		return nil, fmt.Errorf("open the cluster store: %w", err)
 	}
-	return &Store{client: client, timeout: cfg.Timeout, log: cfg.Log, ctx: ctx, cancel: cancel}, nil
+	s := &Store{client: client, timeout: cfg.Timeout, log: cfg.Log, founded: ofFounding(cfg.Founding), ctx: ctx, cancel: cancel}
+	s.id.Store(cfg.ClusterID)
+	return s, nil
 }
+
+// ErrOtherCluster means that a member of another cluster answered: one that was founded anew after a majority was
+// lost, or the one before it. Its answer counts for nothing.
+var ErrOtherCluster = errors.New("a member of another cluster answered")
+
+// foundingKey names a cluster that was founded anew; absent in one that never was.
+const foundingKey = "holdfast-founding"
+
+func ofFounding(founding string) clientv3.Cmp {
+	if founding == "" {
+		return clientv3.Compare(clientv3.Version(foundingKey), "=", 0)
+	}
+	return clientv3.Compare(clientv3.Value(foundingKey), "=", founding)
+}
+
+// ours accepts an answer's cluster: the first one that answers, and then no other.
+func (s *Store) ours(h *etcdserverpb.ResponseHeader) error {
+	got := h.GetClusterId()
+	if got == 0 || s.id.CompareAndSwap(0, got) {
+		return nil
+	}
+	if want := s.id.Load(); got != want {
+		return fmt.Errorf("%w: %w: %x instead of %x", cluster.ErrUnavailable, ErrOtherCluster, got, want)
+	}
+	return nil
+}
+
+// ClusterID is the cluster whose answers count; 0 = none has answered yet.
+func (s *Store) ClusterID() uint64 { return s.id.Load() }
 
 // dial opens a connection whose kernel side notices a dead host: within deadAfter while something is being
 // sent (TCP_USER_TIMEOUT), within about two seconds while idle (keepalive probes).
@@ -156,11 +196,17 @@ func (s *Store) read(ctx context.Context, key string, opts ...clientv3.OpOption)
 		r, err = s.client.Get(attempt, key, opts...)
 		stop()
 		if err == nil {
-			return r, nil
+			if err = s.ours(r.Header); err == nil {
+				return r, nil
+			}
+			continue // another endpoint may be of ours
 		}
 		if ctx.Err() != nil || !errors.Is(attempt.Err(), context.DeadlineExceeded) {
 			break
 		}
+	}
+	if errors.Is(err, ErrOtherCluster) {
+		return nil, err
 	}
 	return nil, s.explain(ctx, err)
 }
@@ -176,14 +222,9 @@ func (s *Store) Put(ctx context.Context, key string, value []byte, ifRevision in
 
 // Set implements [cluster.Store].
 func (s *Store) Set(ctx context.Context, key string, value []byte) (int64, error) {
-	ctx, cancel, err := s.bound(ctx)
+	r, err := s.write(ctx, clientv3.OpPut(key, string(value)))
 	if err != nil {
 		return 0, fmt.Errorf("set %s: %w", key, err)
-	}
-	defer cancel()
-	r, err := s.client.Put(ctx, key, string(value))
-	if err != nil {
-		return 0, fmt.Errorf("set %s: %w", key, s.explain(ctx, err))
 	}
 	return r.Header.Revision, nil
 }
@@ -196,22 +237,29 @@ func (s *Store) Delete(ctx context.Context, key string, ifRevision int64) error 
 	return nil
 }
 
-// swap does op if the key is still at ifRevision. The client library repeats a transaction with a write in it
-// only while it has not left this host.
+// swap does op if the key is still at ifRevision.
 func (s *Store) swap(ctx context.Context, key string, ifRevision int64, op clientv3.Op) (*clientv3.TxnResponse, error) {
+	return s.write(ctx, op, clientv3.Compare(clientv3.ModRevision(key), "=", ifRevision))
+}
+
+// write does op where the conditions hold, in a cluster of our founding alone. The client library repeats a
+// transaction with a write in it only while it has not left this host.
+func (s *Store) write(ctx context.Context, op clientv3.Op, conditions ...clientv3.Cmp) (*clientv3.TxnResponse, error) {
 	ctx, cancel, err := s.bound(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer cancel()
-	r, err := s.client.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(key), "=", ifRevision)).Then(op).Commit()
+	r, err := s.client.Txn(ctx).If(append(conditions, s.founded)...).Then(op).Else(clientv3.OpTxn([]clientv3.Cmp{s.founded}, nil, nil)).Commit()
 	switch {
 	case err != nil:
 		return nil, s.explain(ctx, err)
+	case !r.Succeeded && !r.Responses[0].GetResponseTxn().Succeeded:
+		return nil, fmt.Errorf("%w: %w", cluster.ErrUnavailable, ErrOtherCluster)
 	case !r.Succeeded:
 		return nil, cluster.ErrConflict
 	}
-	return r, nil
+	return r, s.ours(r.Header)
 }
 
 // bound gives the context of one call.

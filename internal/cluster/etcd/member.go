@@ -16,7 +16,7 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 )
 
-// MemberConfig is one embedded member. Every field but Join and Ready is needed.
+// MemberConfig is one embedded member. Every field but Founding, Join and Ready is needed.
 type MemberConfig struct {
 	Name        string // the host's name; unique in the cluster
 	Application string // tells clusters apart: a member refuses one of another application
@@ -26,6 +26,9 @@ type MemberConfig struct {
 	ClientURL   string // likewise, for clients
 	// Cluster is every founding member, this one included: name to peer URL. Read on the first start alone.
 	Cluster map[string]string
+	// Founding tells a cluster that was founded anew from the ones before it; "" = it never was. Read on the first
+	// start alone.
+	Founding string
 	// Join makes the first start enter a cluster that runs and has added this member already.
 	Join bool
 
@@ -143,6 +146,9 @@ func (cfg MemberConfig) embed() (*embed.Config, error) {
 	ec.ListenClientUrls, ec.AdvertiseClientUrls = []url.URL{*client}, []url.URL{*client}
 	ec.InitialCluster = strings.Join(founders, ",")
 	ec.InitialClusterToken = cfg.Application
+	if cfg.Founding != "" {
+		ec.InitialClusterToken += "/" + cfg.Founding
+	}
 	ec.ClusterState = embed.ClusterStateFlagNew
 	if cfg.Join {
 		ec.ClusterState = embed.ClusterStateFlagExisting

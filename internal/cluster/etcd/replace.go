@@ -14,8 +14,10 @@ import (
 type Seat struct {
 	Name    string // empty until the member has run for the first time
 	PeerURL string
-	ID      uint64
-	Learner bool // receives everything and does not vote yet
+	// ClientURL is empty until the member has run for the first time.
+	ClientURL string
+	ID        uint64
+	Learner   bool // receives everything and does not vote yet
 }
 
 // Seats lists the cluster's members, by id.
@@ -29,11 +31,17 @@ func (s *Store) Seats(ctx context.Context) ([]Seat, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list the etcd members: %w", s.explain(ctx, err))
 	}
+	if err := s.ours(r.Header); err != nil {
+		return nil, fmt.Errorf("list the etcd members: %w", err)
+	}
 	var out []Seat
 	for _, m := range r.Members {
 		seat := Seat{Name: m.Name, ID: m.ID, Learner: m.IsLearner}
 		if len(m.PeerURLs) > 0 {
 			seat.PeerURL = m.PeerURLs[0]
+		}
+		if len(m.ClientURLs) > 0 {
+			seat.ClientURL = m.ClientURLs[0]
 		}
 		out = append(out, seat)
 	}
@@ -116,4 +124,30 @@ func (s *Store) Promote(ctx context.Context, name string) error {
 		return fmt.Errorf("promote member %s: %w", name, s.explain(ctx, err))
 	}
 	return nil
+}
+
+// Use makes these the endpoints that calls go to.
+func (s *Store) Use(endpoints []string) { s.client.SetEndpoints(endpoints...) }
+
+// Probe asks one member for itself: whether it serves, whether it leads, and how long the answer took.
+type Probe struct {
+	Leader    uint64 // member id of the leader, as it knows; 0 = none
+	ID        uint64
+	ClusterID uint64
+	DBBytes   int64
+	Errors    []string // what it complains of
+}
+
+// Ask probes the member behind one client URL. It answers without a majority too.
+func (s *Store) Ask(ctx context.Context, clientURL string) (Probe, error) {
+	ctx, cancel, err := s.bound(ctx)
+	if err != nil {
+		return Probe{}, fmt.Errorf("ask the etcd member at %s: %w", clientURL, err)
+	}
+	defer cancel()
+	r, err := s.client.Status(ctx, clientURL)
+	if err != nil {
+		return Probe{}, fmt.Errorf("ask the etcd member at %s: %w", clientURL, s.explain(ctx, err))
+	}
+	return Probe{Leader: r.Leader, ID: r.Header.GetMemberId(), ClusterID: r.Header.GetClusterId(), DBBytes: r.DbSize, Errors: r.Errors}, nil
 }

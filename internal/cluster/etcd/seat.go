@@ -67,7 +67,7 @@ func takeSeat(cfg MemberConfig, dataDir string) (*seat, error) {
 		return nil, fmt.Errorf("%s holds an etcd log and no %s: %w", dataDir, innerPath, ErrForeign)
 	}
 	if !hasInner {
-		inner = life{Application: cfg.Application, Name: cfg.Name, Life: rand.Text()}
+		inner = newLife(cfg)
 		if err := writeLife(innerPath, inner); err != nil {
 			return nil, err
 		}
@@ -86,6 +86,10 @@ func takeSeat(cfg MemberConfig, dataDir string) (*seat, error) {
 	}
 	s.life.Member = outer.Member
 	return s, nil
+}
+
+func newLife(cfg MemberConfig) life {
+	return life{Application: cfg.Application, Name: cfg.Name, Life: rand.Text()}
 }
 
 // confirm notes that the member has a log now, so that from here on a missing one is a loss.

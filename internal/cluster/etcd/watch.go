@@ -45,6 +45,10 @@ func (s *Store) follow(ctx context.Context, prefix string, after int64, out chan
 		}
 	}
 	for r := range s.client.Watch(ctx, prefix, clientv3.WithPrefix(), clientv3.WithRev(after+1)) {
+		if err := s.ours(r.Header); err != nil {
+			s.log.DebugContext(ctx, "watch ended", "prefix", prefix, "err", err)
+			return after
+		}
 		for _, ev := range r.Events {
 			if ev.Kv.ModRevision <= after {
 				continue // told already, before the connection broke
