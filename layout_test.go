@@ -59,9 +59,10 @@ var rooms = []room{
 	{folder: "internal/backup/retention", pure: true, ours: "internal/problem internal/event internal/plan", why: "what may be deleted is judged, not looked up"},
 	{folder: "internal/restore", ours: leaves + "internal/plan internal/database internal/vault/... internal/pgcontrol", why: "a restore works with vault and key alone, when cluster and agent are gone"},
 
+	{folder: "internal/rebuild", ours: leaves + "internal/agent internal/cluster internal/database", why: "what is left after a lost majority is judged from keys and records; who collects it knows the engines"},
 	{folder: "internal/agent", ours: leaves + roomsOwn + "internal/cluster", why: "the agent owns order and deadlines; it knows no driver and no engine"},
 	{folder: "internal/api", ours: leaves + roomsOwn + "internal/cluster internal/auth internal/agent", why: "a mouth reads what the agent saw and writes requests; it never acts"},
-	{folder: "internal/host", ours: leaves + roomsOwn + drivers + "internal/agent internal/api internal/auth internal/keeper", why: "the assembler knows every driver, but not the command line above it"},
+	{folder: "internal/host", ours: leaves + roomsOwn + drivers + "internal/agent internal/rebuild internal/api internal/auth internal/keeper", why: "the assembler knows every driver, but not the command line above it"},
 	{folder: "internal/local", ours: leaves + "internal/plan internal/auth internal/api internal/host", why: "all hosts of a plan on one machine: it starts them as real hosts start, and knows no driver"},
 	{folder: "internal/cli", ours: "internal/... examples/...", why: "the command line may use everything"},
 	{folder: "cmd/holdfast", ours: "internal/cli", why: "main is one call into internal/cli"},

@@ -23,6 +23,10 @@ type Facts struct {
 	Databases  []DatabaseFacts // in the plan's order
 	Services   ServiceFacts
 	Peers      []PeerFacts // sorted by host
+
+	// Recovery is how often the agreed state that this host reads was rebuilt after the loss of a majority; Overruled
+	// the highest such number that it has ever heard of. A higher one means that this host was written off.
+	Recovery, Overruled int64
 }
 
 // DatabaseFacts are one database as this host knows it.
@@ -54,7 +58,8 @@ type Report struct {
 	Databases map[string]database.Report `json:"databases"`
 	Instances []service.Report           `json:"instances"`
 	Problems  []problem.Problem          `json:"problems"`
-	Archive   map[string]Archive         `json:"archive,omitempty"` // databases whose WAL this host archives
+	Archive   map[string]Archive         `json:"archive,omitempty"`  // databases whose WAL this host archives
+	Recovery  int64                      `json:"recovery,omitempty"` // of the agreed state that it reads
 }
 
 // Archive is how far a database's WAL has come into its vault.

@@ -71,6 +71,12 @@ const governEvery = 250 * time.Millisecond
 // Elect takes part in the election until ctx ends.
 func (g *Govern) Elect(ctx context.Context) error { return g.election.Run(ctx) }
 
+// Leading reports whether this host is the controller now, and knows enough to act as such.
+func (g *Govern) Leading() bool {
+	s := g.cfg.Snapshot()
+	return g.election.Leading() && s.Facts.Known && !s.Facts.Stopping && s.Facts.WrittenOff() == "" && s.Facts.ContactAge <= contactMax
+}
+
 // Run places while this host is the controller, until ctx ends.
 func (g *Govern) Run(ctx context.Context) error {
 	t := g.cfg.Clock.NewTimer(governEvery)
@@ -95,7 +101,7 @@ func (g *Govern) round(ctx context.Context) {
 		g.leadAt = g.cfg.Clock.Now()
 	}
 	s := g.cfg.Snapshot()
-	if !s.Facts.Known || s.Facts.Stopping || s.Facts.ContactAge > contactMax {
+	if !s.Facts.Known || s.Facts.Stopping || s.Facts.WrittenOff() != "" || s.Facts.ContactAge > contactMax {
 		return
 	}
 	if err := g.publish(ctx, s); err != nil {

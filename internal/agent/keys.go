@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"holdfast/internal/cluster"
 	"holdfast/internal/database"
@@ -28,10 +29,36 @@ const (
 	KeyVaults = keyRoot + "vault/"
 	// KeyArchivers is the prefix of who archives a database's WAL.
 	KeyArchivers = keyRoot + "archiver/"
+	// KeySaved is the prefix of when the agreed state was last saved to a vault.
+	KeySaved = keyRoot + "saved/"
+	// KeyRecovery says how the agreed state was rebuilt; absent while it never was.
+	KeyRecovery = keyRoot + "recovery"
+	// KeyRoot is the prefix of all of them.
+	KeyRoot = keyRoot
 )
 
 // RecordKey is where the record of a database lies.
 func RecordKey(name string) string { return keyRoot + "database/" + name }
+
+// Saved is the last saving of the agreed state to one vault.
+type Saved struct {
+	Vault    string    `json:"vault"`
+	Object   string    `json:"object"`
+	At       time.Time `json:"at"` // by the saving host's clock
+	Revision int64     `json:"revision"`
+	Digest   string    `json:"digest"` // of what was saved, savings and offices apart
+	Host     string    `json:"host"`
+}
+
+// Recovery is one rebuilding of the agreed state after the loss of a majority.
+type Recovery struct {
+	Number   int64     `json:"number"`   // 1, 2, ...
+	Founding string    `json:"founding"` // of the new cluster
+	At       time.Time `json:"at"`
+	Survivor string    `json:"survivor"`
+	Lost     []string  `json:"lost"` // written off
+	From     string    `json:"from"` // what it was rebuilt from, in words
+}
 
 // Asked is one request of an operator as it lies in the store.
 type Asked struct {

@@ -36,7 +36,7 @@ const roundEvery = 250 * time.Millisecond
 // Round judges once and starts what is asked for.
 func (l *Loop) Round(f Facts, h Hands) Outcome {
 	out := Outcome{
-		Report:    Report{Host: l.self, Version: l.version, Plan: l.plan, Late: f.Late, Databases: map[string]database.Report{}},
+		Report:    Report{Host: l.self, Version: l.version, Plan: l.plan, Late: f.Late, Recovery: f.Recovery, Databases: map[string]database.Report{}},
 		Decisions: map[string]database.Decision{},
 		Wake:      roundEvery,
 	}
@@ -51,7 +51,13 @@ func (l *Loop) Round(f Facts, h Hands) Outcome {
 			Remedy:  "to run it again: holdfast up PLAN",
 		})
 	}
-	if problem := contactProblem(f); problem != nil {
+	if why := f.WrittenOff(); why != "" {
+		out.Problems = append(out.Problems, problem.Problem{
+			Code: "cluster.written-off", Subject: l.self, Severity: problem.Critical, Title: why,
+			Meaning: "Nothing of this application runs on this host, so that it cannot become a second one. Its data are kept as they are.",
+			Remedy:  "see what is running now: holdfast cluster status; then take this host in again: holdfast cluster replace " + l.self,
+		})
+	} else if problem := contactProblem(f); problem != nil {
 		out.Problems = append(out.Problems, *problem)
 	}
 	out.Report.Problems = out.Problems
@@ -101,6 +107,7 @@ func ViewOf(self string, f Facts, d DatabaseFacts) database.View {
 	v := database.View{
 		Self: self, Now: f.Now, Known: f.Known, Record: d.Record, Revision: d.Revision, RecordAge: f.ContactAge,
 		Local: d.Local, Late: f.Late, Advanced: d.Advanced, Busy: d.Busy, Requests: d.Requests, Stopping: f.Stopping,
+		WrittenOff: f.WrittenOff(),
 	}
 	for _, p := range f.Peers {
 		peer := database.Peer{Host: p.Host, AgentAge: p.AgentAge, GateAge: database.Never, Contact: p.Contact}
@@ -115,6 +122,14 @@ func ViewOf(self string, f Facts, d DatabaseFacts) database.View {
 		v.Peers = append(v.Peers, peer)
 	}
 	return v
+}
+
+// WrittenOff says why this host's agreed state counts no more, or "".
+func (f Facts) WrittenOff() string {
+	if f.Overruled <= f.Recovery {
+		return ""
+	}
+	return "the other hosts have rebuilt the agreed state without this one, which was given up as lost"
 }
 
 // coarse keeps ages in reports from changing with every round: each change would wake every peer. Rounding

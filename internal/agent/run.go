@@ -58,6 +58,9 @@ type Config struct {
 	Runtime   service.Runtime // nil = this host runs no services
 	Health    func() map[string]Checked
 	Instance  func(a service.Assignment) (service.Instance, error) // what an assignment means on this host
+	Recovery  int64                                                // how often the agreed state that Store reads was rebuilt
+	Overruled int64                                                // the highest such number that was heard of in an earlier life
+	Overrule  func(number int64, by string)                        // keeps a higher one for the next life; nil = nobody does
 	Tend      func(now Snapshot)                                   // duties that hang on what is agreed; after each round, must not block
 }
 
@@ -83,9 +86,10 @@ type Agent struct {
 	wake   chan struct{}
 	slots  map[string]*slot
 
-	factsAt  time.Time // when the round's facts were taken; only rounds use it
-	stopping atomic.Bool
-	tending  *tending
+	factsAt   time.Time // when the round's facts were taken; only rounds use it
+	stopping  atomic.Bool
+	overruled int64 // only rounds use it
+	tending   *tending
 
 	mu   sync.Mutex // guards last
 	last Snapshot
@@ -111,7 +115,7 @@ func New(cfg Config) (*Agent, error) {
 	if len(bad) > 0 {
 		return nil, errors.Join(bad...)
 	}
-	a := &Agent{cfg: cfg, origin: cfg.Clock.Now(), wake: make(chan struct{}, 1), slots: map[string]*slot{}}
+	a := &Agent{cfg: cfg, overruled: cfg.Overruled, origin: cfg.Clock.Now(), wake: make(chan struct{}, 1), slots: map[string]*slot{}}
 	a.board = newBoard(cfg.Clock, a.Wake)
 	a.loop = NewLoop(cfg.Self, cfg.Version, cfg.Plan, cfg.Databases, cfg.Services)
 	a.tending = newTending(a)
@@ -221,8 +225,16 @@ func (a *Agent) facts() Facts {
 	}
 	beats := a.cfg.Beats.Latest()
 	for _, host := range a.cfg.Peers {
-		f.Peers = append(f.Peers, a.peer(host, beats))
+		p := a.peer(host, beats)
+		if p.Report != nil && p.Report.Recovery > a.overruled {
+			a.overruled = p.Report.Recovery
+			if a.cfg.Overrule != nil {
+				a.cfg.Overrule(a.overruled, host)
+			}
+		}
+		f.Peers = append(f.Peers, p)
 	}
+	f.Recovery, f.Overruled = a.cfg.Recovery, a.overruled
 	return f
 }
 

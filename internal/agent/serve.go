@@ -61,7 +61,7 @@ func (l *Loop) serve(f Facts, h Hands, out *Outcome) {
 	if f.Known {
 		v.OrdersAge = contact // only the start of a singleton hangs on it
 	}
-	if !f.Stopping {
+	if !f.Stopping && f.WrittenOff() == "" {
 		v.Tasks = l.tasks(s)
 	}
 	d, m := service.DecideHost(service.HostPolicy{}, v, l.tended)

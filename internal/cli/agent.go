@@ -78,7 +78,7 @@ func runAgent(cmd *cobra.Command, p *plan.Plan, name, root string) error {
 	}
 	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: logLevel()}))
 	return host.Run(cmd.Context(), host.Config{
-		Plan: p, Self: name, Dir: dir, Executable: exe, Version: Version(), Log: log.With("host", name),
+		Plan: p, Self: name, Dir: dir, Authority: local.AuthorityDir(root), Executable: exe, Version: Version(), Log: log.With("host", name),
 		Running: func() error { return durable.WriteFile(pid, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600) },
 	}, down)
 }

@@ -94,6 +94,10 @@ func Decide(p Policy, v View, m Memory) (Decision, Memory) {
 	j := &judgement{p: p, v: v, m: m}
 	j.m.Unfit = slices.Clone(m.Unfit)
 	j.d.Wake = time.Second
+	if v.WrittenOff != "" {
+		j.writtenOff()
+		return j.d, j.m
+	}
 	j.lease()
 	j.hear()
 	if !v.Known {

@@ -193,4 +193,6 @@ type View struct {
 	Busy     []Kind    // actions that have been started and have not ended
 	Requests []Request // oldest first
 	Stopping bool      // the whole application is being stopped by its operator
+
+	WrittenOff string // why our agreed state counts no more: it was rebuilt without this host; "" = it counts
 }

@@ -65,7 +65,7 @@ func (a *archivist) run(ctx context.Context) error {
 func (a *archivist) named() bool {
 	var name string
 	now := a.host.agent.Last()
-	if now.Facts.Stopping {
+	if now.Facts.Stopping || now.Facts.WrittenOff() != "" {
 		return false
 	}
 	e, ok := now.Agreed[agent.KeyArchivers+a.db.Name]

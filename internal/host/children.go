@@ -19,7 +19,7 @@ const stopGrace = 10 * time.Second
 func (h *Host) prepareChildren() error {
 	if h.self.Etcd {
 		c := newChild(h.cfg, "etcd", "etcd-member")
-		if err := c.writeSpec(etcdSpec(h.cfg, h.self)); err != nil {
+		if err := c.writeSpec(h.founding.into(etcdSpec(h.cfg, h.self))); err != nil {
 			return err
 		}
 		h.etcd = &c

@@ -22,13 +22,16 @@ type memberSpec struct {
 	ClientURL   string            `json:"client_url"`
 	Cluster     map[string]string `json:"cluster"`
 	CertDir     string            `json:"cert_dir"`
+	Founding    string            `json:"founding,omitempty"`
+	Join        bool              `json:"join,omitempty"`
 }
 
 // etcdSpec is this host's member.
 func etcdSpec(cfg Config, self plan.Host) memberSpec {
 	p := cfg.Plan
+	data, marker := memberFiles(cfg.Dir)
 	s := memberSpec{
-		Name: self.Name, Application: p.Application, Dir: filepath.Join(cfg.Dir, "etcd"), Marker: filepath.Join(cfg.Dir, "etcd.member"),
+		Name: self.Name, Application: p.Application, Dir: data, Marker: marker,
 		PeerURL:   "https://" + hostPort(self.Address, p.Ports.EtcdPeer),
 		ClientURL: "https://" + hostPort(self.Address, p.Ports.EtcdClient),
 		Cluster:   map[string]string{}, CertDir: certDir(cfg.Dir),
@@ -51,7 +54,7 @@ func RunMember(ctx context.Context, specPath string, log *slog.Logger) error {
 	}
 	return etcd.RunMember(ctx, etcd.MemberConfig{
 		Name: s.Name, Application: s.Application, Dir: s.Dir, Marker: s.Marker, PeerURL: s.PeerURL, ClientURL: s.ClientURL,
-		Cluster: s.Cluster, CertFile: filepath.Join(s.CertDir, "host.crt"), KeyFile: filepath.Join(s.CertDir, "host.key"),
+		Cluster: s.Cluster, Founding: s.Founding, Join: s.Join, CertFile: filepath.Join(s.CertDir, "host.crt"), KeyFile: filepath.Join(s.CertDir, "host.key"),
 		CAFile: filepath.Join(s.CertDir, "ca.crt"), Log: log,
 	})
 }

@@ -27,6 +27,7 @@ type Config struct {
 	Executable string // the holdfast program
 	Version    string
 	Log        *slog.Logger
+	Authority  string       // where the application's authority lies on this machine; "" = elsewhere
 	Running    func() error // called once the host's directory is ours; nil = nobody asks
 }
 

@@ -25,6 +25,7 @@ import (
 	"holdfast/internal/database/gate"
 	"holdfast/internal/database/postgres"
 	"holdfast/internal/plan"
+	"holdfast/internal/problem"
 	"holdfast/internal/service"
 	"holdfast/internal/service/probe"
 	"holdfast/internal/service/process"
@@ -35,15 +36,18 @@ const lateMax = 750 * time.Millisecond
 
 // Host is one host that runs.
 type Host struct {
-	cfg     Config
-	self    plan.Host
-	clock   clock.Clock
-	diary   *diary
-	store   *etcd.Store
-	beats   *beats
-	late    *heartbeat.Lateness
-	servers map[string]*postgres.Server
-	agent   *agent.Agent
+	cfg      Config
+	self     plan.Host
+	clock    clock.Clock
+	diary    *diary
+	store    *etcd.Store
+	founding founding // only keepMembers uses it once the host runs
+	recovery int64    // its number
+	saver    *saver
+	beats    *beats
+	late     *heartbeat.Lateness
+	servers  map[string]*postgres.Server
+	agent    *agent.Agent
 
 	etcd     *child
 	children []child // listeners and edge
@@ -77,6 +81,10 @@ func Run(ctx context.Context, cfg Config, down <-chan struct{}) error {
 		}
 	}
 	h := &Host{cfg: cfg, self: self, clock: clock.Real(), servers: map[string]*postgres.Server{}}
+	h.saver = newSaver(h)
+	if err := join(ctx, cfg); err != nil {
+		return fmt.Errorf("run host %s: %w", cfg.Self, err)
+	}
 	if err := h.open(ctx); err != nil {
 		return errors.Join(err, h.close())
 	}
@@ -134,7 +142,11 @@ func (h *Host) open(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read this host's certificate: %w", err)
 	}
-	h.store, err = etcd.Open(context.WithoutCancel(ctx), etcd.Config{Endpoints: etcdEndpoints(cfg.Plan), TLS: client, Log: cfg.Log})
+	if h.founding, err = readFounding(cfg.Dir); err != nil {
+		return err
+	}
+	h.recovery = h.founding.Recovery
+	h.store, err = openStore(context.WithoutCancel(ctx), cfg, h.founding, etcd.Config{TLS: client})
 	if err != nil {
 		return err
 	}
@@ -147,7 +159,13 @@ func (h *Host) open(ctx context.Context) error {
 	if h.members, err = openMembers(cfg, h.self); err != nil {
 		return err
 	}
-	if h.agent, err = agent.New(h.agentConfig()); err != nil {
+	overruled, err := readOverruling(cfg.Dir)
+	if err != nil {
+		return err
+	}
+	conf := h.agentConfig()
+	conf.Recovery, conf.Overruled, conf.Overrule = h.founding.Recovery, overruled.Number, h.overrule
+	if h.agent, err = agent.New(conf); err != nil {
 		return err
 	}
 	h.govern = agent.NewGovern(h.governConfig())
@@ -205,7 +223,7 @@ func (h *Host) agentConfig() agent.Config {
 		Self: h.cfg.Self, Version: h.cfg.Version, Plan: planHash(p), Store: h.store, Beats: h.beats, Clock: h.clock, Log: h.cfg.Log, Diary: h.diary,
 		Servers: map[string]database.Server{}, Gates: map[string]database.Gate{}, Exits: map[string]<-chan struct{}{},
 		Services: h.services.policies(), Runtime: h.services.runtime, Health: h.services.health, Instance: h.services.instance,
-		Tend: h.tend, Problems: h.disk.problems,
+		Tend: h.tend, Problems: h.problems,
 		Late: func() bool { return h.late.Worst() > lateMax },
 		Reach: func(name, host string) (database.Endpoint, error) {
 			d, okD := p.DatabaseNamed(name)
@@ -251,6 +269,8 @@ func (h *Host) run(ctx context.Context, down <-chan struct{}) error {
 	g.Go(func() error { return h.late.Run(ctx) })
 	g.Go(func() error { return h.agent.Run(ctx) })
 	g.Go(func() error { return h.disk.run(ctx) })
+	g.Go(func() error { return h.keepMembers(ctx) })
+	g.Go(func() error { return h.saver.run(ctx) })
 	g.Go(func() error { return h.govern.Elect(ctx) })
 	g.Go(func() error { return h.govern.Run(ctx) })
 	for _, a := range h.archives {
@@ -288,6 +308,9 @@ func (h *Host) tend(now agent.Snapshot) {
 		h.balancer.tend(now)
 	}
 }
+
+// problems are those of the host itself.
+func (h *Host) problems() []problem.Problem { return append(h.disk.problems(), h.saver.problems()...) }
 
 // errDown ends the group when everything of this host has been stopped.
 var errDown = errors.New("this host has been stopped")

@@ -54,6 +54,9 @@ func HostDir(root, name string) string { return filepath.Join(root, "hosts", nam
 // AdminDir holds the operator's certificate.
 func AdminDir(root string) string { return filepath.Join(root, "admin") }
 
+// AuthorityDir holds the application's authority, on the machine that issues certificates.
+func AuthorityDir(root string) string { return filepath.Join(root, "ca") }
+
 func contextFile(root string) string { return filepath.Join(root, "context.json") }
 
 // OnLoopback gives each host that is not on loopback an address there, so that any plan runs on one machine.
@@ -238,7 +241,7 @@ func secrets(p *plan.Plan, root string) ([]string, error) {
 
 // certificates makes the application's authority, and a certificate for each host and the operator.
 func certificates(p *plan.Plan, root string) error {
-	caDir := filepath.Join(root, "ca")
+	caDir := AuthorityDir(root)
 	ca, err := auth.LoadAuthority(caDir)
 	if errors.Is(err, fs.ErrNotExist) {
 		ca, err = auth.CreateAuthority(caDir, p.Application)
