@@ -30,6 +30,7 @@ type Source struct {
 	Events   func() []event.Event
 	Members  func() []string // hosts that gossip believes alive
 	Policy   func(database string) database.Policy
+	Cluster  Cluster
 	Log      *slog.Logger
 }
 
@@ -54,6 +55,7 @@ func Handler(s Source) http.Handler {
 	mux.HandleFunc("GET /v1/requests", s.operator(s.open))
 	mux.HandleFunc("GET /v1/requests/{id}", s.operator(s.settled))
 	mux.HandleFunc("DELETE /v1/requests/{id}", s.operator(s.cancel))
+	s.clusterRoutes(mux)
 	mux.HandleFunc("PUT /v1/stopping", s.operator(s.stopping))
 	mux.HandleFunc("DELETE /v1/stopping", s.operator(s.going))
 	return mux
@@ -135,12 +137,12 @@ func (s Source) wrong(q agent.Asked) *problem.Problem {
 		return p
 	}
 	if _, ok := s.Plan.DatabaseNamed(q.Subject); !ok {
-		p.Title, p.Remedy = "the plan has no such database", "holdfast status lists the databases"
+		*p = UnknownDatabase(q.Subject, s.Plan)
 		return p
 	}
 	if to := q.Args["to"]; to != "" {
 		if _, ok := s.Plan.Host(to); !ok {
-			p.Title, p.Remedy = "the plan has no host "+to, "holdfast status lists the hosts"
+			*p = UnknownHost(to, s.Plan.HostNames())
 			return p
 		}
 	}
@@ -173,8 +175,7 @@ func (s Source) candidates(w http.ResponseWriter, r *http.Request) {
 		})
 		return
 	}
-	s.refuse(w, http.StatusNotFound, problem.Problem{Code: "api.unknown", Subject: name, Severity: problem.Note,
-		Title: "the plan has no such database", Meaning: "Nothing was changed.", Remedy: "holdfast status lists the databases"})
+	s.refuse(w, http.StatusNotFound, UnknownDatabase(name, s.Plan))
 }
 
 // settled tells how far a request is: 404 unknown, 202 under way, 200 settled.

@@ -109,7 +109,7 @@ with standbys that take over by themselves, and backups that can be restored.
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %w", err, errUsage) })
 	root.AddCommand(
-		planCommand(), upCommand(), downCommand(), agentCommand(), statusCommand(), historyCommand(), databaseCommand(),
+		planCommand(), upCommand(), downCommand(), agentCommand(), statusCommand(), historyCommand(), databaseCommand(), clusterCommand(),
 		backupCommand(), restoreCommand(),
 		keeperCommand(), gateCommand(), edgeCommand(), etcdMemberCommand(), versionCommand(),
 	)

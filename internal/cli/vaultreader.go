@@ -54,8 +54,7 @@ func findApplication(cmd *cobra.Command, root string) (application, error) {
 	if err != nil {
 		return application{}, err
 	}
-	p, _ = local.OnLoopback(p)
-	return application{Context: c, plan: p.WithRoot(c.Root)}, nil
+	return application{Context: c, plan: local.AsRun(c, p).WithRoot(c.Root)}, nil
 }
 
 // backupOf is the plan's database and how it is backed up.

@@ -52,9 +52,14 @@ func RunMember(ctx context.Context, specPath string, log *slog.Logger) error {
 	if err := json.Unmarshal(data, &s); err != nil {
 		return fmt.Errorf("read the member's orders: %w", err)
 	}
-	return etcd.RunMember(ctx, etcd.MemberConfig{
+	return etcd.RunMember(ctx, s.config(log))
+}
+
+// config is the member as the library wants it.
+func (s memberSpec) config(log *slog.Logger) etcd.MemberConfig {
+	return etcd.MemberConfig{
 		Name: s.Name, Application: s.Application, Dir: s.Dir, Marker: s.Marker, PeerURL: s.PeerURL, ClientURL: s.ClientURL,
 		Cluster: s.Cluster, Founding: s.Founding, Join: s.Join, CertFile: filepath.Join(s.CertDir, "host.crt"), KeyFile: filepath.Join(s.CertDir, "host.key"),
 		CAFile: filepath.Join(s.CertDir, "ca.crt"), Log: log,
-	})
+	}
 }

@@ -95,6 +95,11 @@ func (h *Host) keepMembers(ctx context.Context) error {
 		if err := h.learnMembers(ctx); err != nil && ctx.Err() == nil {
 			h.cfg.Log.Debug("members not learnt", "err", err)
 		}
+		if h.govern.Leading() {
+			if err := h.seatLearners(ctx); err != nil && ctx.Err() == nil {
+				h.cfg.Log.Info("joining members do not vote yet", "err", err)
+			}
+		}
 		if !h.sleep(ctx, membersEvery) {
 			return nil
 		}
@@ -124,6 +129,44 @@ func (h *Host) learnMembers(ctx context.Context) error {
 	h.founding = now
 	h.store.Use(clients)
 	return nil
+}
+
+// seatLearners lets members that have caught up vote, so that the number of voters is odd in the end: two survive no
+// more than one does, and four no more than three.
+func (h *Host) seatLearners(ctx context.Context) error {
+	seats, err := h.store.Seats(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, name := range seatNow(seats) {
+		err := h.store.Promote(ctx, name)
+		errs = append(errs, err)
+		if err == nil {
+			h.diary.Note("cluster", name, "its etcd member votes now", []string{"it has caught up"}, 0)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// seatNow names the learners to let vote: one when the voters are even, else two or none.
+func seatNow(seats []etcd.Seat) []string {
+	voters := 0
+	var learners []string
+	for _, s := range seats {
+		switch {
+		case !s.Learner:
+			voters++
+		case s.Name != "":
+			learners = append(learners, s.Name)
+		}
+	}
+	slices.Sort(learners)
+	want := 1 + voters%2
+	if len(learners) < want {
+		return nil
+	}
+	return learners[:want]
 }
 
 // joinOrder makes a host enter a cluster as an empty member. It is carried out by the next start of the agent.

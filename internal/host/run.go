@@ -44,6 +44,7 @@ type Host struct {
 	founding founding // only keepMembers uses it once the host runs
 	recovery int64    // its number
 	saver    *saver
+	joins    chan struct{} // fires when an order to enter another cluster has been written
 	beats    *beats
 	late     *heartbeat.Lateness
 	servers  map[string]*postgres.Server
@@ -80,7 +81,21 @@ func Run(ctx context.Context, cfg Config, down <-chan struct{}) error {
 			return fmt.Errorf("run host %s: %w", cfg.Self, err)
 		}
 	}
-	h := &Host{cfg: cfg, self: self, clock: clock.Real(), servers: map[string]*postgres.Server{}}
+	for {
+		err := life(ctx, cfg, self, down)
+		if !errors.Is(err, errJoins) {
+			return err
+		}
+		cfg.Log.Info("beginning anew, to enter another cluster")
+	}
+}
+
+// errJoins ends a life of the agent that was told to enter another cluster; the next one does.
+var errJoins = errors.New("this host enters another cluster")
+
+// life is one life of the agent, from opening to closing.
+func life(ctx context.Context, cfg Config, self plan.Host, down <-chan struct{}) error {
+	h := &Host{cfg: cfg, self: self, clock: clock.Real(), servers: map[string]*postgres.Server{}, joins: make(chan struct{}, 1)}
 	h.saver = newSaver(h)
 	if err := join(ctx, cfg); err != nil {
 		return fmt.Errorf("run host %s: %w", cfg.Self, err)
@@ -88,7 +103,13 @@ func Run(ctx context.Context, cfg Config, down <-chan struct{}) error {
 	if err := h.open(ctx); err != nil {
 		return errors.Join(err, h.close())
 	}
-	return errors.Join(h.run(ctx, down), h.close())
+	err := h.run(ctx, down)
+	if closing := h.close(); closing != nil && errors.Is(err, errJoins) {
+		cfg.Log.Warn("not everything was closed", "err", closing)
+	} else {
+		err = errors.Join(err, closing)
+	}
+	return err
 }
 
 // CheckPorts refuses a host whose ports somebody else holds. It changes nothing.
@@ -264,6 +285,7 @@ func (h *Host) run(ctx context.Context, down <-chan struct{}) error {
 	keep, stopKeeping := context.WithCancel(ctx)
 	defer stopKeeping()
 	g, ctx := errgroup.WithContext(ctx)
+	defer context.AfterFunc(ctx, stopKeeping)() // whoever fails ends the keeping of children too, or Wait would wait for it
 	g.Go(func() error { return server(ctx) })
 	g.Go(func() error { return h.beats.run(ctx) })
 	g.Go(func() error { return h.late.Run(ctx) })
@@ -289,6 +311,8 @@ func (h *Host) run(ctx context.Context, down <-chan struct{}) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-h.joins:
+			return errJoins
 		case <-down:
 		}
 		err := h.goDown(ctx, stopKeeping)
@@ -335,7 +359,7 @@ func (h *Host) serve() (func(ctx context.Context) error, error) {
 	mux := http.NewServeMux()
 	mux.Handle(heartbeat.Path, h.beats.publisher)
 	mux.Handle("/v1/", api.Handler(api.Source{
-		Plan: h.cfg.Plan, Self: h.cfg.Self, Store: h.store, Members: h.memberNames, Policy: h.policy, Snapshot: h.agent.Last, Events: h.diary.Recent, Log: h.cfg.Log,
+		Plan: h.cfg.Plan, Self: h.cfg.Self, Store: h.store, Members: h.memberNames, Policy: h.policy, Snapshot: h.agent.Last, Events: h.diary.Recent, Log: h.cfg.Log, Cluster: h,
 	}))
 	srv := &http.Server{Handler: mux, TLSConfig: conf, ReadHeaderTimeout: 5 * time.Second, ErrorLog: nil}
 	return func(ctx context.Context) error {

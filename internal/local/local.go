@@ -78,6 +78,17 @@ func OnLoopback(p *plan.Plan) (*plan.Plan, []string) {
 	return &q, told
 }
 
+// AsRun is a plan with the addresses that its hosts have in a context: their own, or those that `up` gave them.
+func AsRun(c Context, p *plan.Plan) *plan.Plan {
+	for _, h := range p.AllHosts() {
+		if c.Agents[h.Name] != net.JoinHostPort(h.Address, fmt.Sprint(p.Ports.Agent)) {
+			q, _ := OnLoopback(p)
+			return q
+		}
+	}
+	return p
+}
+
 func lockFile(root string) string { return filepath.Join(root, "up.lock") }
 
 // Lock keeps a second `up` off the same root. The file is held until the returned one is closed; it says which
@@ -134,22 +145,8 @@ func Up(root string) (int, error) {
 // Prepare lays out the root for a plan: it refuses a root of another application before it changes anything.
 // It returns what it made, in words.
 func Prepare(p *plan.Plan, planFile, root string) (Context, []string, error) {
-	c := Context{Application: p.Application, Plan: planFile, Root: root, Agents: map[string]string{}}
-	if err := refuseForeign(p.Application, root); err != nil {
-		return c, nil, err
-	}
-	if err := os.MkdirAll(root, 0o755); err != nil {
-		return c, nil, fmt.Errorf("make the data root: %w", err)
-	}
-	for _, h := range p.AllHosts() {
-		c.Agents[h.Name] = net.JoinHostPort(h.Address, fmt.Sprint(p.Ports.Agent))
-	}
-	data, err := json.MarshalIndent(c, "", "  ")
+	c, err := Claim(p, planFile, root)
 	if err != nil {
-		return c, nil, err
-	}
-	// The context comes first: it is what makes the root ours, should the rest be cut short.
-	if err := durable.WriteFile(contextFile(root), append(data, '\n'), 0o600); err != nil {
 		return c, nil, err
 	}
 	made, err := secrets(p, root)
@@ -157,6 +154,27 @@ func Prepare(p *plan.Plan, planFile, root string) (Context, []string, error) {
 		return c, made, err
 	}
 	return c, made, certificates(p, root)
+}
+
+// Claim makes a root this plan's, and no more: it refuses one of another application, or with files that are not
+// Holdfast's.
+func Claim(p *plan.Plan, planFile, root string) (Context, error) {
+	c := Context{Application: p.Application, Plan: planFile, Root: root, Agents: map[string]string{}}
+	if err := refuseForeign(p.Application, root); err != nil {
+		return c, err
+	}
+	if err := os.MkdirAll(root, 0o755); err != nil {
+		return c, fmt.Errorf("make the data root: %w", err)
+	}
+	for _, h := range p.AllHosts() {
+		c.Agents[h.Name] = net.JoinHostPort(h.Address, fmt.Sprint(p.Ports.Agent))
+	}
+	data, err := json.MarshalIndent(c, "", "  ")
+	if err != nil {
+		return c, err
+	}
+	// The context comes first: it is what makes the root ours, should the rest be cut short.
+	return c, durable.WriteFile(contextFile(root), append(data, '\n'), 0o600)
 }
 
 // refuseForeign keeps Holdfast off a directory that is not its own or belongs to another application.

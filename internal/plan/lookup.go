@@ -25,6 +25,15 @@ func (p *Plan) AllHosts() []Host {
 	return all
 }
 
+// HostNames are the names of all hosts in the plan's order.
+func (p *Plan) HostNames() []string {
+	var names []string
+	for _, h := range p.AllHosts() {
+		names = append(names, h.Name)
+	}
+	return names
+}
+
 // Host finds a host of any site by its name.
 func (p *Plan) Host(name string) (Host, bool) {
 	return find(p.AllHosts(), func(h Host) bool { return h.Name == name })

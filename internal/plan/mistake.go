@@ -136,3 +136,6 @@ func lettersApart(a, b string) int {
 	}
 	return old[len(b)]
 }
+
+// Nearest is the one of known that a misspelt name most probably means; "" when none is near.
+func Nearest(name string, known []string) string { return nearest(name, known) }

@@ -19,7 +19,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/zeebo/blake3"
 
-	"holdfast/internal/vault/filestore"
+	"holdfast/internal/vault/store"
 )
 
 // What the hosts of an application agreed on is kept beside the backups, for the day when most of them are gone: one
@@ -69,7 +69,7 @@ func (v *Vault) PutState(ctx context.Context, at time.Time, revision int64, cont
 		return SavedState{}, fmt.Errorf("save the agreed state in vault %s: %w", v.name, err)
 	}
 	// Equal content under a fresh nonce is never equal bytes.
-	if err := v.files.Put(ctx, s.Object, bytes.NewBuffer(raw)); err != nil && !errors.Is(err, filestore.ErrDiffers) {
+	if err := v.files.Put(ctx, s.Object, store.Bytes(raw)); err != nil && !errors.Is(err, store.ErrDiffers) {
 		return SavedState{}, fmt.Errorf("save the agreed state in vault %s: %w", v.name, err)
 	}
 	if _, err := v.GetState(ctx, s); err != nil { // what cannot be read back is not saved

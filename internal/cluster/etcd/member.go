@@ -45,6 +45,7 @@ const (
 	historyKept  = "10m" // a watch may be away this long and resume without a gap
 	snapshotRaft = 5000  // entries kept in memory before a snapshot
 	catchUpRaft  = 1000  // and after it, for a follower that is behind
+	learnersMax  = 8     // hosts that join at one time
 )
 
 // RunMember runs the member until ctx ends (then nil, after a clean stop) or it breaks. It refuses to start
@@ -157,6 +158,7 @@ func (cfg MemberConfig) embed() (*embed.Config, error) {
 	ec.PreVote, ec.StrictReconfigCheck = true, true
 	ec.AutoCompactionMode, ec.AutoCompactionRetention = embed.CompactorModePeriodic, historyKept
 	ec.QuotaBackendBytes = quotaBytes
+	ec.MaxLearners = learnersMax
 	ec.SnapshotCount, ec.SnapshotCatchUpEntries = snapshotRaft, catchUpRaft
 	ec.EnableGRPCGateway = false
 	info := transport.TLSInfo{

@@ -36,7 +36,6 @@ const aloneMax = time.Minute
 type Left struct {
 	ClusterID uint64
 	Revision  int64
-	Seats     []Seat // as this member knew them
 	Entries   []cluster.Entry
 }
 
@@ -65,16 +64,39 @@ func ReadLeft(ctx context.Context, cfg MemberConfig, scratch, prefix string) (Le
 		if err != nil {
 			return err
 		}
-		left.ClusterID, left.Revision = uint64(e.Server.Cluster().ID()), r.Header.Revision
-		for _, kv := range r.Kvs {
-			left.Entries = append(left.Entries, cluster.Entry{Key: string(kv.Key), Value: kv.Value, Revision: kv.ModRevision})
-		}
+		left = leftOf(r)
+		left.ClusterID = uint64(e.Server.Cluster().ID())
 		return nil
 	})
 	if err != nil {
 		return Left{}, fmt.Errorf("read what is left of member %s: %w", cfg.Name, err)
 	}
 	return left, nil
+}
+
+// ReadServing reads what a member that runs holds, without asking for a majority: the rest of its cluster may have moved
+// on. conf names that member's client URL alone.
+func ReadServing(ctx context.Context, conf Config, prefix string) (Left, error) {
+	s, err := Open(ctx, conf)
+	if err != nil {
+		return Left{}, err
+	}
+	defer func() { _ = s.Close() }() // nothing was written
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	r, err := s.client.Get(ctx, prefix, clientv3.WithPrefix(), clientv3.WithSerializable())
+	if err != nil {
+		return Left{}, fmt.Errorf("read what the member at %s holds: %w", conf.Endpoints[0], s.explain(ctx, err))
+	}
+	return leftOf(r), nil
+}
+
+func leftOf(r *clientv3.GetResponse) Left {
+	left := Left{ClusterID: r.Header.ClusterId, Revision: r.Header.Revision}
+	for _, kv := range r.Kvs {
+		left.Entries = append(left.Entries, cluster.Entry{Key: string(kv.Key), Value: kv.Value, Revision: kv.ModRevision})
+	}
+	return left
 }
 
 // Refound makes, in cfg.Dir, the data of a cluster of which cfg's member is the only one, holding entries (their
@@ -140,7 +162,8 @@ func alone(ctx context.Context, cfg MemberConfig, data string, forget bool, do f
 	anywhere := url.URL{Scheme: "https", Host: "127.0.0.1:0"}
 	ec.Dir, ec.ForceNewCluster = data, forget
 	ec.ListenPeerUrls, ec.ListenClientUrls = []url.URL{anywhere}, []url.URL{anywhere}
-	ec.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapTo(cfg.Log, slog.LevelError)) // members that are gone are told by the caller
+	// What it says of members that are gone, and of its own end, helps nobody; its failures are returned.
+	ec.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapTo(slog.New(slog.DiscardHandler), slog.LevelError))
 	e, err := embed.StartEtcd(ec)
 	if err != nil {
 		return err

@@ -110,8 +110,7 @@ func lostData(cfg MemberConfig) error {
 		Title:    "its etcd data is gone, so the member stays down",
 		Meaning: "The other members go on while a majority of them runs. Started on an empty folder this one could " +
 			"forget what it agreed to.",
-		Remedy: fmt.Sprintf("bring %s back if it still exists; else replace the member in the cluster, delete %s "+
-			"and start it as joining", cfg.Dir, cfg.Marker),
+		Remedy: fmt.Sprintf("bring %s back if it still exists; else give its place to an empty member: holdfast cluster replace %s", cfg.Dir, cfg.Name),
 	})
 }
 

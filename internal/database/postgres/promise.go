@@ -59,6 +59,12 @@ func (s *Server) readPromise() (database.Promise, bool, error) {
 	return p, true, nil
 }
 
+// PromiseIn reads the promise of the server whose files lie in dir (Config.Dir), for who has no server to ask; false
+// when there is none that can be understood.
+func PromiseIn(dir string) (database.Promise, bool, error) {
+	return (&Server{at: layoutOf(dir)}).readPromise()
+}
+
 func (s *Server) writePromise(p database.Promise) error {
 	b, err := json.MarshalIndent(p, "", "  ")
 	if err != nil {

@@ -1,0 +1,151 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+
+	"holdfast/internal/agent"
+	"holdfast/internal/event"
+	"holdfast/internal/problem"
+)
+
+// Cluster is what a host can say of the agreed state's keeping, and be asked about it.
+type Cluster interface {
+	// Describe tells how this host sees the members. It answers without a majority too.
+	Describe(ctx context.Context) ClusterStatus
+	// Replace gives the place of a host whose member is gone to an empty one, and returns what that host must be
+	// told ([Client.Join]). Repeating it is harmless.
+	Replace(ctx context.Context, host string) (JoinOrder, error)
+	// Join makes this host enter the cluster that the order names; what its member held before is put aside.
+	Join(ctx context.Context, order JoinOrder) error
+}
+
+// JoinOrder is carried from the cluster to the host that shall enter it; only hosts read it.
+type JoinOrder json.RawMessage
+
+// MarshalJSON passes the order on as it is.
+func (o JoinOrder) MarshalJSON() ([]byte, error) { return json.RawMessage(o).MarshalJSON() }
+
+// UnmarshalJSON keeps the order as it is.
+func (o *JoinOrder) UnmarshalJSON(b []byte) error { return (*json.RawMessage)(o).UnmarshalJSON(b) }
+
+// ClusterStatus is the keeping of the agreed state as one host sees it.
+type ClusterStatus struct {
+	Host       string          `json:"host"`
+	ClusterID  string          `json:"cluster_id"`            // hexadecimal; "" = none has answered yet
+	Reachable  bool            `json:"reachable"`             // a majority answers this host
+	Trouble    string          `json:"trouble,omitempty"`     // why not
+	WrittenOff string          `json:"written_off,omitempty"` // why this host takes no part
+	Seats      []SeatStatus    `json:"seats"`
+	Fsync      event.Duration  `json:"fsync"` // the slowest of a few syncs beside its member's data, now; 0 = not measured
+	Saved      []agent.Saved   `json:"saved"` // the last saving to each vault
+	Recovery   *agent.Recovery `json:"recovery,omitempty"`
+	Promised   []PromisedEpoch `json:"promised"` // by this host's own servers
+}
+
+// SeatStatus is one member.
+type SeatStatus struct {
+	Host    string `json:"host"`
+	Role    string `json:"role"` // voter, learner
+	Serves  bool   `json:"serves"`
+	Leader  bool   `json:"leader"`
+	Bytes   int64  `json:"bytes"`
+	Trouble string `json:"trouble,omitempty"`
+}
+
+// PromisedEpoch is what a host's own server of a database swore.
+type PromisedEpoch struct {
+	Database   string `json:"database"`
+	Epoch      int64  `json:"epoch"`
+	Generation int64  `json:"generation"`
+}
+
+// Majority is how many voters must serve, and how many do.
+func (s ClusterStatus) Majority() (need, serve int) {
+	voters := 0
+	for _, x := range s.Seats {
+		if x.Role == "voter" {
+			voters++
+			if x.Serves {
+				serve++
+			}
+		}
+	}
+	return voters/2 + 1, serve
+}
+
+func (s Source) clusterRoutes(mux *http.ServeMux) {
+	mux.HandleFunc("GET /v1/cluster", func(w http.ResponseWriter, r *http.Request) {
+		s.answer(w, http.StatusOK, s.Cluster.Describe(r.Context()))
+	})
+	mux.HandleFunc("POST /v1/cluster/replace/{host}", s.operator(func(w http.ResponseWriter, r *http.Request) {
+		name := r.PathValue("host")
+		if _, ok := s.Plan.Host(name); !ok {
+			s.refuse(w, http.StatusNotFound, UnknownHost(name, s.Plan.HostNames()))
+			return
+		}
+		order, err := s.Cluster.Replace(r.Context(), name)
+		s.outcome(w, order, err)
+	}))
+	mux.HandleFunc("POST /v1/cluster/join", s.operator(func(w http.ResponseWriter, r *http.Request) {
+		var order JoinOrder
+		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, requestMax)).Decode(&order); err != nil {
+			s.refuse(w, http.StatusBadRequest, problem.Problem{
+				Code: "api.bad-request", Severity: problem.Note, Title: "the order was not understood: " + err.Error(),
+				Meaning: "Nothing was changed.", Remedy: "use a command line of the same version as the agents",
+			})
+			return
+		}
+		s.outcome(w, true, s.Cluster.Join(r.Context(), order))
+	}))
+}
+
+// outcome answers with a body, or with the problem that err is or becomes.
+func (s Source) outcome(w http.ResponseWriter, body any, err error) {
+	var p *problem.Problem
+	switch {
+	case err == nil:
+		s.answer(w, http.StatusOK, body)
+	case errors.As(err, &p):
+		s.refuse(w, http.StatusConflict, *p)
+	default:
+		s.unavailable(w, err)
+	}
+}
+
+// Clusters asks every agent how it sees the members, by address; an agent that does not answer is an error beside the others'.
+func (c *Client) Clusters(ctx context.Context) ([]ClusterStatus, error) {
+	var all []ClusterStatus
+	var errs []error
+	for _, u := range c.urls {
+		var st ClusterStatus
+		if _, err := c.one(ctx, u, http.MethodGet, "/v1/cluster", nil, &st); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		all = append(all, st)
+	}
+	if len(all) == 0 {
+		return nil, unreachable(errors.Join(errs...))
+	}
+	return all, nil
+}
+
+// ReplaceMember asks a host that reaches a majority to give host's place to an empty member.
+func (c *Client) ReplaceMember(ctx context.Context, host string) (JoinOrder, error) {
+	var order JoinOrder
+	_, err := c.call(ctx, http.MethodPost, "/v1/cluster/replace/"+url.PathEscape(host), nil, &order)
+	return order, err
+}
+
+// Join tells the agent at addr:port to enter a cluster.
+func (c *Client) Join(ctx context.Context, address string, order JoinOrder) error {
+	if _, err := c.one(ctx, "https://"+address, http.MethodPost, "/v1/cluster/join", order, nil); err != nil {
+		return fmt.Errorf("tell %s to join: %w", address, err)
+	}
+	return nil
+}

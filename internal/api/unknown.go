@@ -1,0 +1,37 @@
+package api
+
+import (
+	"fmt"
+	"strings"
+
+	"holdfast/internal/plan"
+	"holdfast/internal/problem"
+)
+
+// UnknownDatabase refuses a name that the plan does not have, and says which was probably meant.
+func UnknownDatabase(name string, p *plan.Plan) problem.Problem {
+	var known []string
+	for _, d := range p.Databases {
+		known = append(known, d.Name)
+	}
+	return unknownName("database", name, known)
+}
+
+// UnknownHost refuses a host that the plan does not have, and says which was probably meant.
+func UnknownHost(name string, known []string) problem.Problem {
+	return unknownName("host", name, known)
+}
+
+func unknownName(kind, name string, known []string) problem.Problem {
+	remedy := fmt.Sprintf("name one of: %s", strings.Join(known, ", "))
+	if near := plan.Nearest(name, known); near != "" {
+		remedy = fmt.Sprintf("did you mean %s? The plan has: %s", near, strings.Join(known, ", "))
+	}
+	if len(known) == 0 {
+		remedy = "the plan has none at all; see holdfast plan show"
+	}
+	return problem.Problem{
+		Code: "api.unknown", Subject: name, Severity: problem.Note, Title: "the plan has no such " + kind,
+		Meaning: "Nothing was changed.", Remedy: remedy,
+	}
+}
