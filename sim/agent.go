@@ -45,6 +45,8 @@ type agentLife struct {
 
 	gateOrder database.GateOrder // the last that the listener took, and when
 	gateAt    time.Duration
+	readOrder database.ReadOrder // the same of the read-only listener
+	readAt    time.Duration
 
 	running   []running
 	roundAt   time.Duration // virtual; of the round that is due

@@ -20,6 +20,7 @@ type ack struct {
 	id    int
 	epoch int64
 	host  string
+	at    time.Duration // virtual
 }
 
 // checker knows all that was promised to clients, and watches every change for a broken rule.
@@ -35,12 +36,16 @@ type checker struct {
 	seen         []int // rows that a reader saw and nobody cancelled
 	cancelled    map[int]bool
 	acknowledged int
+	answered     int              // by standbys, to readers
 	ackAt        time.Duration    // of the newest; 0 = none yet
 	longest      time.Duration    // between two
 	newest       int64            // highest epoch that acknowledged
 	writers      map[int64]string // who acknowledges in an epoch
 	timelines    map[uint32]database.Fork
 	promises     map[string]database.Promise // by incarnation, as told to peers
+
+	openIn    int64 // newest epoch whose primary was opened, and since when
+	openSince time.Duration
 
 	healed   time.Duration // when the last fault ended; 0 = not yet
 	openedAt time.Duration // first acknowledgement after that
@@ -66,7 +71,7 @@ func (c *checker) Acknowledged(host, incarnation string, epoch int64, e database
 	}
 	c.writers[epoch] = who
 	c.newest = max(c.newest, epoch)
-	c.acks = append(c.acks, ack{e.ID, epoch, host})
+	c.acks = append(c.acks, ack{e.ID, epoch, host, w.now})
 	c.acknowledged++
 	if c.ackAt > 0 {
 		c.longest = max(c.longest, w.now-c.ackAt)
@@ -163,6 +168,9 @@ func (c *checker) recordChanged() {
 		}
 	}
 	w.faults.agreed(before, r)
+	if r.Phase == database.Steady && r.Opened && (before.Epoch != r.Epoch || !before.Opened) {
+		c.openSince, c.openIn = w.now, r.Epoch
+	}
 	if r.Phase == database.Steady && !backup && (before.Epoch != r.Epoch || before.Phase != r.Phase) {
 		c.nothingLost("confirmed in epoch")
 	}

@@ -45,6 +45,7 @@ const (
 	LoseReads    FaultKind = "lose reads"      // the answer of the next write, and what is read after it
 	HideFile     FaultKind = "hide file"       // something of the data directory cannot be read
 	PauseMoves   FaultKind = "pause moves"     // an operator wants nothing to move by itself
+	HoldReplay   FaultKind = "hold replay"     // of one standby; only in worlds with readers
 )
 
 // Faults that no seed chooses: people make them, and then refusing is all that can be asked.
@@ -100,6 +101,9 @@ func (f *faults) begin(w *World) {
 	if f.kinds == nil {
 		dice := rand.New(rand.NewPCG(w.opt.Seed, 0xfa017)) // its own, so that a new fault changes no scripted world
 		all := AllFaults()
+		if w.opt.Readers {
+			all = append(all, HoldReplay)
+		}
 		dice.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 		f.kinds = all[:2+dice.IntN(len(all)-2)]
 	}
@@ -238,6 +242,9 @@ func (f *faults) do(kind FaultKind, h, to *host, lasts time.Duration) func() {
 	case RestartGate:
 		h.gate.stop()
 		return h.gate.start
+	case HoldReplay:
+		h.srv.HoldReplay(true)
+		return func() { h.srv.HoldReplay(false) }
 	case HideFile:
 		what := []databasetest.Unread{
 			databasetest.UnreadPromise, databasetest.UnreadIncarnation, databasetest.UnreadTimeline, databasetest.UnreadDirectory,

@@ -123,6 +123,16 @@ func (x hands) Gate(_ string, o database.GateOrder) {
 	a.h.gate.take(o)
 }
 
+// Read implements [agent.Hands].
+func (x hands) Read(_ string, o database.ReadOrder) {
+	a := x.a
+	if a.h.gate.down || a.readOrder.Equal(o) && a.h.clock()-a.readAt < gateEvery/2 {
+		return
+	}
+	a.readOrder, a.readAt = o, a.h.clock()
+	a.h.gate.takeRead(a.h, o)
+}
+
 // Answer implements [agent.Hands].
 func (x hands) Answer(_ string, answers []database.Answer) {
 	a := x.a

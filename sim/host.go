@@ -113,10 +113,13 @@ type gate struct {
 	epoch  int64
 	order  database.GateOrder
 	number int // raised whenever sessions of before are cut
+	reads  readGate
 }
 
 // stop ends the process: its sessions are cut, and what it was told is forgotten.
-func (g *gate) stop() { *g = gate{down: true, number: g.number + 1} }
+func (g *gate) stop() {
+	*g = gate{down: true, number: g.number + 1, reads: readGate{life: g.reads.life + 1}}
+}
 
 // start begins anew: it holds until it is told where to lead.
 func (g *gate) start() { g.down = false }

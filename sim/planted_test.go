@@ -36,11 +36,15 @@ func TestPlantedDefectsAreFound(t *testing.T) {
 			"a keeper lets its deadline pass", databasetest.Bugs{NoFence: true},
 			[]sim.FaultKind{sim.Partition}, 1, 60, []string{"no stale answers"},
 		},
+		{
+			"a promotion leaves the sessions of those who read", databasetest.Bugs{KeepReaders: true},
+			[]sim.FaultKind{sim.Partition, sim.CrashServer}, 1, 60, []string{"readers reach no primary"},
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			for s := tt.first; s < tt.first+tt.within; s++ {
-				opt := sim.Options{Seed: s, Faults: tt.faults, NoLive: true}
+				opt := sim.Options{Seed: s, Faults: tt.faults, NoLive: true, Readers: tt.bugs.KeepReaders}
 				planted := opt
 				planted.Bugs = tt.bugs
 				f := sim.Run(planted).Failure
@@ -161,6 +165,30 @@ func TestNamesThatAreSetOnAnotherRevisionAreFound(t *testing.T) {
 		planted.Planted.AnyRevision = true
 		if f := sim.Run(planted).Failure; f != nil {
 			if f.Rule != "I1" {
+				t.Fatalf("found by another rule than expected: %v", f)
+			}
+			t.Logf("found by seed %d: %v", opt.Seed, f)
+			return
+		}
+	}
+	t.Fatal("not found")
+}
+
+// A host whose agent is gone hears of no standby any more, and one of them is cut off: what it shows gets old.
+func TestAReadOnlyListenerThatGoesOnForEverIsFound(t *testing.T) {
+	opt := sim.Options{Hosts: 3, Standbys: 2, W: 1, NoLive: true, Readers: true, FaultTime: 40 * time.Second, Script: []sim.Step{
+		{At: 30 * time.Second, Kind: sim.LoseAgent, Host: "h2", Lasts: 40 * time.Second},
+		{At: 31 * time.Second, Kind: sim.CutLink, Host: "h1", To: "h3", Lasts: 30 * time.Second},
+	}}
+	for s := range uint64(20) {
+		opt.Seed = s + 1
+		if clean := sim.Run(opt); clean.Failure != nil {
+			t.Fatalf("without the defect: %v", clean.Failure)
+		}
+		planted := opt
+		planted.Planted.KeepMembers = true
+		if f := sim.Run(planted).Failure; f != nil {
+			if f.Rule != "reads are no older than the plan allows" {
 				t.Fatalf("found by another rule than expected: %v", f)
 			}
 			t.Logf("found by seed %d: %v", opt.Seed, f)

@@ -35,12 +35,14 @@ type Options struct {
 	Faults    []FaultKind   // nil = a mix chosen by the seed
 	FaultTime time.Duration // how long faults go on; 0 = by the seed
 	Script    []Step        // faults at given times, in place of random ones
+	Readers   bool          // the plan has a read-only listener, and clients read through it
 	NoLive    bool          // do not demand progress at the end: what happened may rightly need a person
 }
 
 // Planted are defects of the agent, for tests that prove that they would be found, as [databasetest.Bugs] are of
 // the server and its driver.
 type Planted struct {
+	KeepMembers bool // a read-only listener goes on with its last order for ever
 	OrderOnce   bool // a listener is given an order once, and not again while it stands
 	AnyRevision bool // names and barriers are carried out on whatever record there is now
 }
@@ -58,6 +60,7 @@ type Step struct {
 type Result struct {
 	Failure      *Failure // nil = every rule held
 	Acknowledged int
+	Read         int // answers of read-only listeners
 	Epochs       int64
 	Faults       int
 	Took         time.Duration // virtual
@@ -152,7 +155,7 @@ func Run(opt Options) Result {
 		w.check.step()
 	}
 	return Result{
-		Failure: w.failure, Acknowledged: w.check.acknowledged, Epochs: w.check.record.Epoch, Faults: w.faults.count,
+		Failure: w.failure, Acknowledged: w.check.acknowledged, Read: w.check.answered, Epochs: w.check.record.Epoch, Faults: w.faults.count,
 		Took: w.now, LongestWait: w.check.longest, Hash: w.trace.hash.Sum64(),
 	}
 }
@@ -198,6 +201,9 @@ func (w *World) build() {
 	}
 	w.opt = o
 	w.policy = database.Policy{Name: databaseName, Standbys: o.Standbys, AcknowledgedBy: o.W, Times: database.DefaultTimes()}
+	if o.Readers {
+		w.policy.Reads = database.Reads{MaxLag: readLagMax}
+	}
 	for i := range o.Hosts {
 		w.policy.Hosts = append(w.policy.Hosts, fmt.Sprintf("h%d", i+1))
 	}
@@ -212,6 +218,11 @@ func (w *World) build() {
 		w.startWriter(i)
 	}
 	w.startReader()
+	if o.Readers {
+		for range 3 {
+			w.startStandbyReader(nil)
+		}
+	}
 	w.faults.begin(w)
 }
 

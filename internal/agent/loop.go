@@ -148,7 +148,7 @@ func (l *Loop) look(name string, v database.View, d database.Decision) database.
 	if x, known := l.looks[name]; known && x.Began == began {
 		return x
 	}
-	x := database.Look{Began: began, Looked: v.Local.Age, Behind: d.Behind, BehindOf: d.BehindOf}
+	x := database.Look{Began: began, Looked: v.Local.Age, Behind: d.Behind, BehindOf: d.BehindOf, Confirmed: d.Lease > 0}
 	l.looks[name] = x
 	return x
 }

@@ -18,6 +18,10 @@ type Look struct {
 	Looked   time.Duration `json:"looked"`    // how old it was when it was first told
 	Behind   time.Duration `json:"behind"`    // a standby: at most so far behind the primary then; Never if unknown
 	BehindOf int64         `json:"behind_of"` // epoch of that primary
+
+	// Confirmed: a primary had its lease when this was first told, so no other one was open by then. A host that was
+	// frozen may still look at its old server before that is fenced.
+	Confirmed bool `json:"confirmed,omitempty"`
 }
 
 // ReadMemory is what [Memory] holds for the read-only listener.
@@ -114,7 +118,7 @@ func (j *judgement) measure() {
 	}
 	// Positions compare only along one history, and a stream is set up only when ours was proved to be a prefix.
 	follows := l.Promise.Epoch == r.Epoch && l.Following == r.Epoch
-	if rep, up := j.primaryReport(); up && follows && rep.Local.Ready && (r.Phase == Steady || r.Phase == Switching) {
+	if rep, up := j.primaryReport(); up && follows && rep.Confirmed && rep.Local.Ready && (r.Phase == Steady || r.Phase == Switching) {
 		if told, ok := j.told(r.Primary); ok && rep.Began != j.m.MarkOf {
 			j.m.MarkOf = rep.Began
 			j.m.Marks = append(slices.Clone(j.m.Marks), Mark{LSN: rep.Local.Flushed, At: told - rep.Looked})

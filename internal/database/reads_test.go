@@ -18,6 +18,7 @@ func readPolicy() database.Policy {
 
 // look makes a host's look at its server number n, one each half second; it was first told 20 ms after it began.
 func look(rep *database.Report, n int) {
+	rep.Confirmed = true
 	rep.Began, rep.Looked = time.Duration(n)*500*time.Millisecond, 20*time.Millisecond
 }
 
@@ -51,6 +52,8 @@ func TestAStandbyMeasuresHowFarBehindItIs(t *testing.T) {
 		}, nil, 30, 620*time.Millisecond + 20*step, 3, false},
 		{"the first word of a host proves nothing, for it may be of any age", nil, nil, 1, 0, 0, true},
 		{"the word of a primary of another epoch proves nothing", func(_ int, rep *database.Report, _ *database.Peer) { rep.Local.Promise.Epoch = 2 },
+			nil, 6, 0, 0, true},
+		{"the word of a primary that nobody confirms proves nothing, for another one may be open", func(_ int, rep *database.Report, _ *database.Peer) { rep.Confirmed = false },
 			nil, 6, 0, 0, true},
 		{"a standby that does not follow this epoch has proved nothing", nil, func(_ int, l *database.Local, _ *database.Record) { l.Following = 2 }, 6, 0, 0, true},
 		{"one that has not replayed any mark has proved nothing", nil, func(_ int, l *database.Local, _ *database.Record) { l.Replayed = lsn - 1 }, 6, 0, 0, true},

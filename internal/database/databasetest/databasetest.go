@@ -62,6 +62,7 @@ type Bugs struct {
 	NoFence         bool // a keeper lets its deadline pass
 	TwoOfAName      bool // no slots: a standby that reconnects is counted beside its own old walsender
 	Unproven        bool // W leaves 0 without a commit having been seen to wait (A1)
+	KeepReaders     bool // a promotion leaves the sessions of those who read from the standby
 	OldWalsenders   bool // a barrier does not end the walsenders of before (A3)
 }
 
@@ -265,7 +266,7 @@ func (s *Server) observe() database.Local {
 	}
 	p := s.p
 	l.Exit, l.Role, l.Ready, l.Stopping = "", p.role, p.ready, p.stopping
-	l.Replayed, l.Receiving = s.end(), p.receiver != nil
+	l.Replayed, l.Receiving = s.replayed(), p.receiver != nil
 	l.RolesReady = s.hasRoles()
 	if p.role == database.Primary {
 		l.Names = p.names

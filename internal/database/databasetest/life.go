@@ -28,6 +28,9 @@ type process struct {
 
 	receiver     *stream
 	receivedFrom database.LSN // what pg_last_wal_receive_lsn would say; 0 = NULL
+
+	readers int // raised whenever the sessions of those who read are ended
+	stands  int // standby: records that are replayed and no more, plus one; 0 = replay goes on
 }
 
 // Start implements [database.Server].

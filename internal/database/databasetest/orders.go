@@ -151,6 +151,9 @@ func (s *Server) Promote(ctx context.Context, epoch int64, timeline uint32, chai
 	if err := s.readsPromise(); err != nil {
 		return err
 	}
+	if err := s.endReaders(ctx, p); err != nil {
+		return err
+	}
 	for n := uint32(2); n < timeline; n++ {
 		inChain := slices.ContainsFunc(chain, func(f database.Fork) bool { return f.Timeline == n })
 		if _, there := s.d.files[n]; !there && !inChain {
