@@ -50,6 +50,7 @@ func Handler(s Source) http.Handler {
 		s.answer(w, http.StatusOK, st)
 	})
 	mux.HandleFunc("GET /v1/databases/{name}/candidates", s.candidates)
+	mux.HandleFunc("GET /v1/databases/{name}/restart", s.restartSteps)
 	mux.HandleFunc("GET /v1/events", func(w http.ResponseWriter, _ *http.Request) { s.answer(w, http.StatusOK, s.Events()) })
 	mux.HandleFunc("POST /v1/requests", s.operator(s.ask))
 	mux.HandleFunc("GET /v1/requests", s.operator(s.open))
@@ -128,7 +129,7 @@ func (s Source) ask(w http.ResponseWriter, r *http.Request) {
 
 // wrong says what a request names that does not exist.
 func (s Source) wrong(q agent.Asked) *problem.Problem {
-	known := map[string][]string{"database": {"switchover", "pause", "resume"}, "backup": {"base"}}
+	known := map[string][]string{"database": {"switchover", "pause", "resume", "restart"}, "backup": {"base"}}
 	p := &problem.Problem{Code: "api.unknown", Subject: q.Subject, Severity: problem.Note, Meaning: "Nothing was changed."}
 	switch {
 	case !slices.Contains(known[q.Room], q.Kind):

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"holdfast/internal/agent"
+	"holdfast/internal/database"
 	"holdfast/internal/event"
 	"holdfast/internal/problem"
 )
@@ -85,6 +86,13 @@ func (c *Client) Ask(ctx context.Context, q agent.Asked) (agent.Asked, error) {
 	var taken agent.Asked
 	_, err := c.call(ctx, http.MethodPost, "/v1/requests", q, &taken)
 	return taken, err
+}
+
+// RestartSteps says what a restart of a database would do now.
+func (c *Client) RestartSteps(ctx context.Context, name string, pending bool) ([]database.RestartStep, error) {
+	var out []database.RestartStep
+	_, err := c.call(ctx, http.MethodGet, fmt.Sprintf("/v1/databases/%s/restart?pending=%t", url.PathEscape(name), pending), nil, &out)
+	return out, err
 }
 
 // Open lists what is asked for and not settled.
