@@ -137,6 +137,13 @@ func (c *Client) Wait(ctx context.Context, id string, progress func(agent.Asked)
 	}
 }
 
+// Apply asks the application to follow a plan, or what that would do.
+func (c *Client) Apply(ctx context.Context, q Apply) (Applied, error) {
+	var out Applied
+	_, err := c.call(ctx, http.MethodPost, "/v1/plan", q, &out)
+	return out, err
+}
+
 // SetStopping says that the whole application is being stopped, or that it is not.
 func (c *Client) SetStopping(ctx context.Context, stopping bool) error {
 	method := http.MethodDelete

@@ -183,6 +183,9 @@ func describeDatabase(p *plan.Plan, d plan.Database, self string, s agent.Snapsh
 	r := s.Facts.Databases[i].Record
 	out.Phase, out.Epoch, out.Timeline, out.Primary = string(r.Phase), r.Epoch, r.Timeline, r.Primary
 	out.Open, out.Because, out.ElectionNeeds = r.Opened, r.Because, r.E
+	if r.Epoch > 0 {
+		out.AcknowledgedBy = r.W
+	}
 	out.Paused = describePause(r, d.Name, self, s)
 	var head database.LSN
 	if rep := reportOf(self, r.Primary, s); rep != nil {
