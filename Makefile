@@ -41,6 +41,11 @@ demo: setup-demo build ## Runs the example on three hosts of this machine, break
 test: setup ## Runs every test, with the race detector and real servers; nothing is left out for want of a program.
 	@CI=true go test -race -shuffle=on -p $(P) -timeout 15m ./...
 
+.PHONY: test-newest
+test-newest: setup ## Runs what touches real servers on PostgreSQL 18 too: the driver, backup, restore, and a world that fails over.
+	@CI=true HOLDFAST_TEST_POSTGRES=18 go test -count=1 -p $(P) -timeout 15m ./internal/database/postgres ./internal/backup ./internal/restore
+	CI=true HOLDFAST_TEST_POSTGRES=18 go test -count=1 -timeout 10m ./lab -run '^TestAWorldSurvives'
+
 .PHONY: race
 race: setup ## Runs the tests of one room over and over under the race detector: make race ROOM=./internal/edge/...
 	@test -n "$(ROOM)" || { echo "say which: make race ROOM=./internal/edge/..." >&2; exit 2; }

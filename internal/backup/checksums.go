@@ -22,11 +22,11 @@ func (v *validation) checksums(ctx context.Context, data string) ([]string, stri
 	if !v.b.Checksums {
 		return nil, "skipped: the cluster was made without page checksums", nil
 	}
-	return verifyPages(ctx, data)
+	return VerifyPages(ctx, data)
 }
 
-// verifyPages names each page of a stopped server's data directory whose checksum is wrong, and says how many it read.
-func verifyPages(ctx context.Context, data string) (bad []string, detail string, err error) {
+// VerifyPages names each page of a stopped server's data directory whose checksum is wrong, and says how many it read.
+func VerifyPages(ctx context.Context, data string) (bad []string, detail string, err error) {
 	files, _, _, err := scan(data)
 	if err != nil {
 		return nil, "", err

@@ -19,6 +19,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
+	"holdfast/internal/problem"
 	"holdfast/internal/vault"
 	"holdfast/internal/vault/wal"
 )
@@ -79,6 +80,12 @@ func FindDeletes(ctx context.Context, o DeleteOptions) (out []Delete, err error)
 			return nil, err
 		}
 	}
+	if _, err := os.Stat(filepath.Join(o.BinDir, logProgram)); err != nil {
+		return nil, &problem.Problem{Code: "restore.no-waldump", Subject: o.Database, Severity: problem.Critical,
+			Title:   fmt.Sprintf("%s is not in %s", logProgram, o.BinDir),
+			Meaning: "The log of a database is searched for deletes with PostgreSQL's own reader of it. Nothing was read or changed.",
+			Remedy:  "install PostgreSQL's own packages of that version, or compare with a moment that you name (--table, --at, --diff)"}
+	}
 	dir, err := os.MkdirTemp(o.Dir, "hf-deletes-")
 	if err != nil {
 		return nil, fmt.Errorf("find deletes: %w", err)
@@ -116,6 +123,9 @@ type deleted struct {
 	committed time.Time
 }
 
+// logProgram reads the log in words. It comes with every package of the server but the npm one.
+const logProgram = "pg_waldump"
+
 // scanLog puts the log into dir and reads it with pg_waldump, timeline by timeline.
 func scanLog(ctx context.Context, o DeleteOptions, choice Choice, dir string) ([]deleted, error) {
 	log := o.Vault.Log(choice.Backup.SystemID, choice.Backup.SegmentSize)
@@ -135,7 +145,7 @@ func scanLog(ctx context.Context, o DeleteOptions, choice Choice, dir string) ([
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, filepath.Join(o.BinDir, "pg_waldump"), "-p", dir, "-t", fmt.Sprint(choice.Timeline), "-s", choice.Backup.Start.String())
+	cmd := exec.CommandContext(ctx, filepath.Join(o.BinDir, logProgram), "-p", dir, "-t", fmt.Sprint(choice.Timeline), "-s", choice.Backup.Start.String())
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "TZ=UTC")
 	var said strings.Builder
 	cmd.Stderr = &said

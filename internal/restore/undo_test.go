@@ -144,6 +144,12 @@ func TestADeletedPracticeIsFoundComparedAndPutBack(t *testing.T) {
 	w.archived()
 
 	found, err := restore.FindDeletes(t.Context(), restore.DeleteOptions{Vault: w.vault, Database: "orders", Catalog: w.live, AtLeast: 100})
+	if _, missing := os.Stat(filepath.Join(pgtest.Bin(t), "pg_waldump")); missing != nil { // as in the npm package of 18
+		if p := (*problem.Problem)(nil); !errors.As(err, &p) || p.Code != "restore.no-waldump" {
+			t.Fatalf("without pg_waldump: %v", err)
+		}
+		return
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
