@@ -42,7 +42,9 @@ var rooms = []room{
 	{folder: "internal/service/probe", ours: leaves + "internal/service internal/plan", why: "a driver knows its own room, the leaves and its engine"},
 	{folder: "internal/service/servicetest", ours: leaves + "internal/service", why: "a conformance suite knows the interface, not who implements it"},
 	{folder: "internal/edge/proxy", ours: leaves + "internal/edge internal/orders", why: "a driver knows its own room, the leaves and its engine"},
-	{folder: "internal/database/gate", ours: leaves + "internal/database internal/orders", why: "a driver knows its own room, the leaves and its engine"},
+	{folder: "internal/database/kernelpath", ours: leaves, why: "rules and sockets of the kernel know no database"},
+	{folder: "internal/database/kernelpath/spacetest", ours: "", why: "a fixture of tests that change rules of a host"},
+	{folder: "internal/database/gate", ours: leaves + "internal/database internal/orders internal/database/kernelpath", why: "a driver knows its own room, the leaves and its engine"},
 	{folder: "internal/database/postgres", ours: leaves + "internal/database internal/keeper internal/pgcontrol", why: "a driver knows its own room, the leaves and its engine"},
 	{folder: "internal/database/postgres/pgtest", ours: leaves + "internal/database/postgres internal/database internal/auth internal/keeper", why: "a fixture of the driver's tests"},
 	{folder: "internal/database/databasetest", ours: leaves + "internal/database", why: "a conformance suite knows the interface, not who implements it"},
@@ -92,6 +94,7 @@ var fences = []fence{
 	{module: "github.com/robfig/cron/v3", folders: "internal/plan internal/backup"},
 	{module: "github.com/spf13", folders: "internal/cli"},
 	{module: "golang.org/x/term", folders: "internal/cli"},
+	{module: "github.com/mdlayher/netlink", folders: "internal/database/kernelpath"},
 	{module: "golang.org/x/sync", folders: "internal/... examples/... lab/..."},
 	{module: "golang.org/x/sys", folders: "internal/... lab/..."},
 

@@ -63,7 +63,6 @@ type Result struct {
 	Read         int // answers of read-only listeners
 	Epochs       int64
 	Faults       int
-	RestartsDone int
 	Took         time.Duration // virtual
 	LongestWait  time.Duration // virtual, between two acknowledged commits
 	Hash         uint64        // of the trace: equal seeds give equal hashes
@@ -108,7 +107,6 @@ type World struct {
 	requests []*request
 	clients  []*writer
 	nextID   int
-	wants    int // changes of the plan's setting
 	faults   faults
 	check    *checker
 	trace    trace
@@ -158,8 +156,7 @@ func Run(opt Options) Result {
 	}
 	return Result{
 		Failure: w.failure, Acknowledged: w.check.acknowledged, Read: w.check.answered, Epochs: w.check.record.Epoch, Faults: w.faults.count,
-		RestartsDone: w.check.restarts,
-		Took:         w.now, LongestWait: w.check.longest, Hash: w.trace.hash.Sum64(),
+		Took: w.now, LongestWait: w.check.longest, Hash: w.trace.hash.Sum64(),
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 const (
 	spaceMark = "HOLDFAST_BENCH_SPACE" // set in the process that is inside
 	hostOwn   = "10.232.0.1"
+	loopback  = "127.0.0.1"
 )
 
 // exitError is the status of the process inside.
@@ -58,5 +59,5 @@ func spaceAddress() string {
 	if os.Getenv(spaceMark) != "" {
 		return hostOwn
 	}
-	return "127.0.0.1"
+	return loopback
 }

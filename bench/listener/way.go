@@ -25,18 +25,24 @@ type way struct {
 // The ways' names.
 const (
 	direct  = "direct"
-	proxied = "proxy"
+	proxied = gate.PathProxy
 	peer    = "haproxy"
-	kernel  = "kernel"
+	kernel  = gate.PathKernel
 )
 
 func (b *bench) startWays(ctx context.Context) error {
 	b.ways = []way{{direct, func() string { return b.server.addr }, nil, func() error { return nil }}}
-	w, err := b.startGate(ctx, proxied)
-	if err != nil {
-		return err
+	for _, name := range []string{proxied, kernel} {
+		if name == kernel && b.address == loopback {
+			fmt.Fprintf(b.out, "kernel is not measured: it needs root, and an address that is not loopback\n")
+			continue
+		}
+		w, err := b.startGate(ctx, name)
+		if err != nil {
+			return err
+		}
+		b.ways = append(b.ways, w)
 	}
-	b.ways = append(b.ways, w)
 	if _, err := exec.LookPath("haproxy"); err != nil {
 		fmt.Fprintf(b.out, "HAProxy is not measured: it is not installed (scripts/setup --bench installs it)\n")
 	} else if w, err := b.startHAProxy(ctx); err != nil {
@@ -65,6 +71,7 @@ func (b *bench) startGate(ctx context.Context, name string) (way, error) {
 	spec := gate.Spec{
 		Database: "bench", Host: "here", Listen: []string{addr},
 		Control: filepath.Join(b.dir, name+".sock"), StateFile: filepath.Join(b.dir, name+".state"),
+		Application: "bench-" + name, Path: name,
 	}
 	text, err := json.Marshal(spec)
 	if err != nil {
@@ -80,7 +87,10 @@ func (b *bench) startGate(ctx context.Context, name string) (way, error) {
 	}
 	c := gate.Dial(spec.Control)
 	open := func() error {
-		_, err := c.Order(ctx, gate.Order{Epoch: 1, State: gate.Open, Target: b.server.addr})
+		s, err := c.Order(ctx, gate.Order{Epoch: 1, State: gate.Open, Target: b.server.addr})
+		if err == nil && s.Path != name {
+			err = fmt.Errorf("its path is %s: %s", s.Path, s.PathReason)
+		}
 		return err
 	}
 	if err := await(ctx, open); err != nil {

@@ -39,17 +39,10 @@ SIGTERM ends the agent alone. SIGINT (Ctrl-C) ends everything that it looks afte
 			if root == "" {
 				root = local.DefaultRoot(p.Application)
 			}
-			root, err = filepath.Abs(root)
-			if err != nil {
-				return err
+			if loopback {
+				p, _ = local.OnLoopback(p)
 			}
-			prepare := func(p *plan.Plan) *plan.Plan {
-				if loopback {
-					p, _ = local.OnLoopback(p)
-				}
-				return p.WithRoot(root)
-			}
-			return runAgent(cmd, prepare(p), prepare, name, root)
+			return runAgent(cmd, p, name, root)
 		},
 	}
 	cmd.Flags().StringVar(&planFile, "plan", "", "the plan file")
@@ -60,7 +53,12 @@ SIGTERM ends the agent alone. SIGINT (Ctrl-C) ends everything that it looks afte
 	return cmd
 }
 
-func runAgent(cmd *cobra.Command, p *plan.Plan, prepare func(*plan.Plan) *plan.Plan, name, root string) error {
+func runAgent(cmd *cobra.Command, p *plan.Plan, name, root string) error {
+	root, err := filepath.Abs(root)
+	if err != nil {
+		return err
+	}
+	p = p.WithRoot(root)
 	exe, err := executable()
 	if err != nil {
 		return err
@@ -80,7 +78,7 @@ func runAgent(cmd *cobra.Command, p *plan.Plan, prepare func(*plan.Plan) *plan.P
 	}
 	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: logLevel()}))
 	return host.Run(cmd.Context(), host.Config{
-		Plan: p, Prepare: prepare, Self: name, Dir: dir, Authority: local.AuthorityDir(root), Executable: exe, Version: Version(), Log: log.With("host", name),
+		Plan: p, Self: name, Dir: dir, Authority: local.AuthorityDir(root), Executable: exe, Version: Version(), Log: log.With("host", name),
 		Running: func() error { return durable.WriteFile(pid, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600) },
 	}, down)
 }

@@ -17,8 +17,6 @@ func Progress(p Policy, v View, id string) string {
 			return fmt.Sprintf("%s left", max(q.Left, 0).Round(time.Second))
 		case "switchover":
 			return j.switchProgress(q)
-		case "restart":
-			return j.restartProgress(q)
 		}
 	}
 	return ""

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"holdfast/internal/database/kernelpath"
 	"holdfast/internal/edge/proxy"
 	"holdfast/internal/keeper"
 	"holdfast/internal/plan"
@@ -24,12 +25,17 @@ func (h *Host) prepareChildren() error {
 		}
 		h.etcd = &c
 	}
+	var served []string
 	for _, d := range h.cfg.Plan.Databases {
+		served = append(served, d.Name)
 		c, spec := gateChild(h.cfg, h.self, d)
 		if err := c.writeSpec(spec); err != nil {
 			return err
 		}
 		h.children = append(h.children, c)
+	}
+	if err := kernelpath.Sweep(h.cfg.Plan.Application, h.self.Name, served...); err != nil {
+		h.cfg.Log.Error("rules of a database that the plan no longer has are not removed", "err", err)
 	}
 	if !hasRoutes(h.cfg.Plan) {
 		return nil
@@ -91,6 +97,7 @@ func (h *Host) goDown(ctx context.Context, stopKeeping func()) error {
 			errs = append(errs, fmt.Errorf("stop %s: %w", c.name, e))
 		}
 	}
+	errs = append(errs, kernelpath.Sweep(h.cfg.Plan.Application, h.self.Name)) // of listeners that were killed
 	if h.etcd != nil {
 		if e := h.etcd.stop(ctx, stopGrace); e != nil {
 			errs = append(errs, fmt.Errorf("stop etcd: %w", e))

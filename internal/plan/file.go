@@ -56,17 +56,15 @@ type (
 		standbys       located[int]
 		acknowledgedBy located[int]
 		hosts          located[[]located[string]]
-		members        located[[]named[memberFile]]
-		policy         located[string]
 		listen         located[listenFile]
 		roles          located[[]named[roleFile]]
 		parameters     located[[]named[string]]
 	}
-	memberFile struct{ mode, promote, follows located[string] }
 	listenFile struct {
 		write, read  located[int]
 		maxLag       located[time.Duration]
 		readFallback located[string]
+		path         located[string]
 	}
 	roleFile struct {
 		password located[Secret]
@@ -170,20 +168,10 @@ func database(dir string) form[databaseFile] {
 		key("standbys", whole("a number of standbys", 0, 8), "Servers besides the primary (default 2, or as many as there are other hosts).", func(f *databaseFile) *located[int] { return &f.standbys }),
 		key("acknowledged_by", whole("a number of standbys", 0, 8), "Standbys that hold a commit before the client hears of it (default: half of them, rounded up).", func(f *databaseFile) *located[int] { return &f.acknowledgedBy }),
 		key("hosts", listOf(nameText(label())), "Hosts that may hold it, best first (default: all of the home site).", func(f *databaseFile) *located[[]located[string]] { return &f.hosts }),
-		key("members", byName(label(), member()), "How hosts take part when they are not the primary; each host named here holds a copy.", func(f *databaseFile) *located[[]named[memberFile]] { return &f.members }),
-		key("policy", oneOf("strict", "relaxed"), "With too few standbys, strict lets writes wait (default); relaxed lets fewer acknowledge, and says so.", func(f *databaseFile) *located[string] { return &f.policy }),
 		key("listen", listen(), "Ports that lead to it on every host.", func(f *databaseFile) *located[listenFile] { return &f.listen }),
 		key("roles", byName(sqlName(), role(dir)), "Login roles.", func(f *databaseFile) *located[[]named[roleFile]] { return &f.roles }),
 		key("parameters", byName(parameterName(), anyScalar("a PostgreSQL value")), "PostgreSQL settings that Holdfast does not reserve.", func(f *databaseFile) *located[[]named[string]] { return &f.parameters }),
 		notYet[databaseFile]("tenants"), notYet[databaseFile]("two_nodes"), notYet[databaseFile]("strict"), notYet[databaseFile]("path"),
-	)
-}
-
-func member() form[memberFile] {
-	return object(
-		key("mode", oneOf("sync", "async"), "async = no commit waits for it, and it never takes over by itself (default sync).", func(f *memberFile) *located[string] { return &f.mode }),
-		key("promote", oneOf("never", "low", "normal", "high"), "How gladly it becomes the primary, among those that hold equally much (default normal).", func(f *memberFile) *located[string] { return &f.promote }),
-		key("follows", nameText(label()), "Another member that it streams from in place of the primary; it is asynchronous then.", func(f *memberFile) *located[string] { return &f.follows }),
 	)
 }
 
@@ -193,6 +181,7 @@ func listen() form[listenFile] {
 		key("read", port(), "Spreads read-only sessions over the standbys (default: none).", func(f *listenFile) *located[int] { return &f.read }),
 		key("max_lag", span(minLag, 24*time.Hour), "How far behind the primary a standby may be to be read (default 10s).", func(f *listenFile) *located[time.Duration] { return &f.maxLag }),
 		key("read_fallback", oneOf(FallbackRefuse, FallbackPrimary), "What read does when no standby may be read: refuse (default) or primary.", func(f *listenFile) *located[string] { return &f.readFallback }),
+		key("path", oneOf(PathProxy, PathKernel), "How a host's own programs get to the primary through write: proxy (default: Holdfast passes bytes on) or kernel (rules lead straight to it).", func(f *listenFile) *located[string] { return &f.path }),
 	)
 }
 

@@ -17,22 +17,17 @@ func resolveDatabase(ms *mistakes, p *Plan, index int, d named[databaseFile]) Da
 	candidates := p.DatabaseHosts(db)
 	listWrong := f.hosts.written() && len(db.Hosts) < len(f.hosts.value)
 
-	db.Standbys = f.standbys.or(max(0, min(2, len(candidates)-1), len(f.members.value)-1))
-	db.Members, db.Relaxed = resolveMembers(ms, path, db, candidates, f), f.policy.value == "relaxed"
+	db.Standbys = f.standbys.or(max(0, min(2, len(candidates)-1)))
 	// A count that could not be read says nothing about the other one.
 	readable := f.standbys.written() || ms.where[path.to("standbys").String()] == Place{}
 	if f.standbys.written() && !listWrong && len(candidates) > 0 && db.Standbys+1 > len(candidates) {
 		ms.add(f.standbys.at, path.to("standbys"), "%d and a primary need %d hosts, and there are %d (at most %d)",
 			db.Standbys, db.Standbys+1, len(candidates), len(candidates)-1)
 	}
-	db.AcknowledgedBy = f.acknowledgedBy.or(acknowledgedByDefault(max(db.Synchronous(), 0)))
+	db.AcknowledgedBy = f.acknowledgedBy.or(acknowledgedByDefault(db.Standbys))
 	if readable && db.AcknowledgedBy > db.Standbys {
 		ms.add(f.acknowledgedBy.at, path.to("acknowledged_by"), "%d of %s: no commit would ever be acknowledged (0 to %d)",
 			db.AcknowledgedBy, count(db.Standbys, "standby", "standbys"), db.Standbys)
-	}
-	if sync := db.Synchronous(); readable && sync >= 0 && sync < db.Standbys && db.AcknowledgedBy > sync && db.AcknowledgedBy <= db.Standbys {
-		ms.add(f.acknowledgedBy.at, path.to("acknowledged_by"), "%d of %s: the others are asynchronous (0 to %d)",
-			db.AcknowledgedBy, count(sync, "standby", "standbys"), sync)
 	}
 	if home := p.HomeSite().Hosts; f.hosts.written() && !listWrong && db.Standbys > 0 && len(domainsOf(candidates)) == 1 && len(domainsOf(home)) > 1 {
 		ms.add(f.hosts.at, path.to("hosts"), "lie all in fault domain %s, though the site has %s: one failure takes every copy (allowed: hosts in more than one)",
@@ -40,6 +35,10 @@ func resolveDatabase(ms *mistakes, p *Plan, index int, d named[databaseFile]) Da
 	}
 	db.WritePort = f.listen.value.write.or(min(5432+index, 65535))
 	resolveReads(ms, path.to("listen"), &db, f.listen.value)
+	db.Path = f.listen.value.path.or(PathProxy)
+	if at := slices.IndexFunc(p.AllHosts(), onLoopback); db.Path == PathKernel && at >= 0 {
+		ms.add(f.listen.value.path.at, path.to("listen").to("path"), "kernel needs addresses that are each host's own, and %s is on the loopback network (allowed there: proxy)", p.AllHosts()[at].Name)
+	}
 	db.Roles = resolveRoles(ms, path, f.roles.value)
 	for _, param := range f.parameters.value {
 		below := path.to("parameters").to(param.name)

@@ -146,31 +146,19 @@ func showCheck(c Check, liveness bool) mapping {
 }
 
 func showDatabase(d Database) mapping {
-	var m, roles, parameters, members mapping
+	var m, roles, parameters mapping
 	m.put("postgres", d.Postgres)
 	m.putText("bin_dir", d.BinDir)
 	m.put("standbys", d.Standbys)
 	m.put("acknowledged_by", d.AcknowledgedBy)
 	m.putList("hosts", d.Hosts)
-	for _, x := range d.Members {
-		var member mapping
-		if x.Async && x.Follows == "" {
-			member.put("mode", "async")
-		}
-		member.put("promote", x.Promote)
-		member.putText("follows", x.Follows)
-		members.put(x.Host, member)
-	}
-	m.putSome("members", members)
-	if d.Relaxed {
-		m.put("policy", "relaxed")
-	}
 	listen := mapping{{Key: "write", Value: d.WritePort}}
 	if d.ReadPort != 0 {
 		listen.put("read", d.ReadPort)
 		listen.putSpan("max_lag", d.MaxLag)
 		listen.putText("read_fallback", d.ReadFallback)
 	}
+	listen.putText("path", d.Path)
 	m.put("listen", listen)
 	for _, r := range d.Roles {
 		var role mapping

@@ -27,12 +27,12 @@ func (g *Gate) Obey(ctx context.Context, o Order) error {
 		return fmt.Errorf("order %s: %w", o.State, err)
 	}
 	before, was, target := g.led.Last, g.state, g.target
-	g.closeFor(o)
 	g.led = g.led.take(o)
+	closed := g.closeFor(before, o)
 	led, cuts := g.led, g.cuts
 	g.mu.Unlock()
 
-	if err := g.keep(led); err != nil {
+	if err := errors.Join(closed, g.keep(led)); err != nil {
 		return fmt.Errorf("order %s in epoch %d: %w", o.State, o.Epoch, err)
 	}
 	if o.State == Open {
@@ -42,6 +42,7 @@ func (g *Gate) Obey(ctx context.Context, o Order) error {
 			return fmt.Errorf("order %s in epoch %d: %w", o.State, o.Epoch, ErrCutMeanwhile)
 		}
 		g.set(Open, o.Target, o.Reason)
+		g.leadOn(ctx)
 		g.mu.Unlock()
 	}
 	if was != o.State || target != o.Target || before.Epoch != o.Epoch {
@@ -50,32 +51,32 @@ func (g *Gate) Obey(ctx context.Context, o Order) error {
 	return nil
 }
 
-// closeFor does the part of o that takes something away. Callers hold g.mu.
-func (g *Gate) closeFor(o Order) {
+// closeFor does the part of o, which came after before, that takes something away. The error says what still leads to a
+// former primary; it is tried again until it does not. Callers hold g.mu.
+func (g *Gate) closeFor(before, o Order) error {
 	g.fenced = ""
-	if o.Epoch > g.led.Last.Epoch {
+	if o.Epoch > before.Epoch {
 		g.fenceAt = time.Time{} // a deadline belongs to its epoch
 	}
+	defer g.wakeTime()
+	g.drainAt = time.Time{}
 	switch {
 	case o.State == Shut:
-		g.fenceAt, g.drainAt = time.Time{}, time.Time{}
+		g.fenceAt = time.Time{}
 		g.set(Shut, o.Target, o.Reason)
-		g.closeLinks()
-	case o.Epoch > g.led.Last.Epoch, o.State == Open && o.Target != g.target:
-		g.drainAt = time.Time{}
+		return g.closeLinks()
+	case o.Epoch > before.Epoch, o.State == Open && o.Target != g.target:
 		g.set(Hold, "", o.Reason)
-		g.closeLinks()
+		return g.closeLinks()
 	case o.State == Hold && o.DrainFor > 0:
 		g.drainAt = g.cfg.Clock.Now().Add(time.Duration(o.DrainFor))
 		g.set(Hold, g.target, o.Reason) // the target stays known: an order back to it keeps the connections
+		return g.unlead()
 	case o.State == Hold:
-		g.drainAt = time.Time{}
 		g.set(Hold, g.target, o.Reason)
-		g.closeLinks()
-	default: // open, where it led already
-		g.drainAt = time.Time{}
+		return g.closeLinks()
 	}
-	g.wakeTime()
+	return nil // open, where it led already
 }
 
 // set changes the state and wakes whoever waits for that. Callers hold g.mu.
@@ -103,14 +104,17 @@ func (g *Gate) Cut(epoch uint64, reason string) {
 	g.cutNow(reason)
 }
 
-// cutNow shuts and resets. Callers hold g.mu.
+// cutNow shuts and resets; what of the rules in the kernel does not change is tried again until it does. Callers hold
+// g.mu.
 func (g *Gate) cutNow(reason string) {
 	g.led.Cut, g.led.CutReason = true, reason
 	g.cuts++
 	g.unkept = true
 	g.fenceAt, g.drainAt = time.Time{}, time.Time{}
 	g.set(Shut, "", reason)
-	g.closeLinks()
+	if err := g.closeLinks(); err != nil {
+		g.log.Error("rules in the kernel still lead to a former primary", "err", err)
+	}
 	g.wakeTime()
 }
 
@@ -185,9 +189,15 @@ func (g *Gate) tick(ctx context.Context) (wait time.Duration, unkept bool) {
 	if !g.drainAt.IsZero() && !now.Before(g.drainAt) {
 		g.drainAt = time.Time{}
 		g.log.InfoContext(ctx, "drain ended", "cut", len(g.links), "epoch", g.led.Last.Epoch)
-		g.closeLinks()
+		if err := g.closeLinks(); err != nil {
+			g.log.ErrorContext(ctx, "sessions in the kernel not cut", "err", err)
+		}
 	}
+	g.settle(ctx)
 	wait = time.Hour
+	if g.rules.owes() {
+		wait = owedPause
+	}
 	for _, at := range []time.Time{g.drainAt, g.fenceAt, g.expireReads(now)} {
 		if !at.IsZero() {
 			wait = min(wait, at.Sub(now))

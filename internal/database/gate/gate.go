@@ -4,7 +4,8 @@
 // gate goes on with its last order.
 //
 // Start at [Run]. order.go holds the only judgement there is, that an epoch never falls; act.go carries
-// orders out; listener.go finds each client's way and loop.go moves the bytes; control.go takes orders over a private Unix socket,
+// orders out; shortcut.go makes rules in the kernel for those who may do without the
+// gate, listener.go finds each client's way and loop.go moves the bytes; control.go takes orders over a private Unix socket,
 // and client.go gives them. The gate never sees what it passes on: TLS is between client and server.
 //
 // A client that connects while there is no primary is held, not refused, for up to HoldMax, because most
@@ -49,6 +50,10 @@ type Spec struct {
 	ReadHold   event.Duration `json:"read_hold,omitempty"`   // longest wait of a reader for a server (default 2 s)
 	HeldMax    int            `json:"held_max,omitempty"`    // most clients that wait at once (default 1000)
 	ConnMax    int            `json:"conn_max,omitempty"`    // most clients at once (default 10000)
+
+	Path        string   `json:"path,omitempty"`        // of this host's own clients: "proxy" (default) or "kernel"
+	Application string   `json:"application,omitempty"` // in the name of what the kernel path makes
+	Peers       []string `json:"peers,omitempty"`       // addresses of the database's hosts, which are cut by their own gates
 }
 
 // ReadSpec reads a spec file.
@@ -95,6 +100,8 @@ func (c *Config) fill() error {
 	need(c.HoldMax >= 0 && c.ReadHold >= 0 && c.HeldMax >= 0 && c.ConnMax >= 0, "hold_max, read_hold, held_max and conn_max are not negative")
 	need(c.BeatListen == "" || (c.Beats != nil && c.BeatsTLS != nil), "beat_listen needs a handler and certificates")
 	need(c.Log != nil, "a logger is missing")
+	need(c.Path == "" || c.Path == PathProxy || c.Path == PathKernel, "path is proxy or kernel")
+	need(c.Path != PathKernel || c.Application != "", "path kernel needs an application")
 	if c.HoldMax == 0 {
 		c.HoldMax = event.Duration(defaultHoldMax)
 	}
@@ -135,6 +142,7 @@ type Gate struct {
 	drainAt  time.Time // zero = nothing drains
 	fenceAt  time.Time // the deadline of the primary on this host; zero = none
 	fenced   string    // why the gate fenced by itself, "" = it has not since the last order
+	rules    rules
 	alarmSet chan struct{}
 
 	loops    []*loop        // set by run before anybody is accepted
@@ -228,6 +236,11 @@ func (g *Gate) run(ctx context.Context) (err error) {
 	}
 	open = append(open, control)
 
+	// Only who has the listener's address may judge rules: another gate of this database may still be ending.
+	if err := g.openShortcut(ctx); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, g.closeShortcut()) }()
 	g.log.InfoContext(ctx, "gate serves", "listen", g.cfg.Listen, "read_listen", g.cfg.ReadListen, "epoch", g.led.Last.Epoch)
 	grp, ctx := errgroup.WithContext(ctx)
 	if g.cfg.BeatListen != "" {
@@ -250,13 +263,13 @@ func (g *Gate) run(ctx context.Context) (err error) {
 	err = grp.Wait()
 
 	g.mu.Lock()
-	g.closeLinks()
+	cut := g.closeLinks()
 	for _, m := range g.read.members {
 		m.cut()
 	}
 	g.mu.Unlock()
 	g.conns.Wait()
-	return errors.Join(err, g.keepFence())
+	return errors.Join(err, cut, g.keepFence())
 }
 
 // loopCount is how many threads pass bytes: one until there are eight cores, for on two cores a second one gained

@@ -20,6 +20,9 @@ type Status struct {
 
 	Read *ReadStatus `json:"read,omitempty"` // nil = there is no read-only address
 
+	Path       string `json:"path"`                  // of this host's own clients, now
+	PathReason string `json:"path_reason,omitempty"` // why it is not the kernel's, though the plan asks for that
+
 	Since       event.Duration `json:"since"`              // age of State
 	Deadline    event.Duration `json:"deadline,omitempty"` // until the gate fences by itself; 0 = no deadline
 	Connections int            `json:"connections"`        // clients that are led to a server now
@@ -42,6 +45,10 @@ func (g *Gate) Status() Status {
 		Since: event.Duration(now.Sub(g.since)), Connections: len(g.links),
 		Held: g.held.Load(), Accepted: g.accepted.Load(), Refused: g.refused.Load(),
 		BytesIn: g.bytesIn.Load(), BytesOut: g.bytesOut.Load(),
+	}
+	s.Path, s.PathReason = PathProxy, g.rules.why
+	if g.rules.path != nil && g.rules.why == "" {
+		s.Path = PathKernel
 	}
 	if !g.fenceAt.IsZero() {
 		s.Deadline = event.Duration(max(g.fenceAt.Sub(now), time.Nanosecond))
