@@ -78,6 +78,7 @@ type request struct {
 	database.Request
 	at      time.Duration // virtual
 	settled bool
+	wants   int // restart: changes of the plan's setting before it
 }
 
 func newAgentLife(h *host) *agentLife {

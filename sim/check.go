@@ -32,6 +32,7 @@ type checker struct {
 	restored bool              // the store was put back to an older state: what is agreed no longer binds
 	versions int               // of all servers when I1 was last checked
 
+	restarts     int // that were answered as done
 	acks         []ack
 	seen         []int // rows that a reader saw and nobody cancelled
 	cancelled    map[int]bool

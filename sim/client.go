@@ -118,6 +118,7 @@ func (w *World) settle(h *host, x database.Answer) {
 	for _, q := range w.requests {
 		if q.ID == x.ID && !q.settled {
 			q.settled = true
+			w.restarted(h, q, x)
 			w.note(h.name, "answers request %s: %t, %s", x.ID, x.OK, x.Text)
 		}
 	}

@@ -46,6 +46,7 @@ const (
 	HideFile     FaultKind = "hide file"       // something of the data directory cannot be read
 	PauseMoves   FaultKind = "pause moves"     // an operator wants nothing to move by itself
 	HoldReplay   FaultKind = "hold replay"     // of one standby; only in worlds with readers
+	RestartRoll  FaultKind = "restart roll"    // the plan has another setting, and an operator asks for the restarts
 )
 
 // Faults that no seed chooses: people make them, and then refusing is all that can be asked.
@@ -59,7 +60,7 @@ func AllFaults() []FaultKind {
 	return []FaultKind{
 		CrashServer, CrashAgent, CrashHost, LoseDisk, FreezeHost, PauseAgent, Partition, CutLink, CutOneWay, SlowNetwork,
 		LoseBeats, StoreDown, StoreCut, StorePause, HoldWatch, LoseAnswer, SlowDisk, HangDisk, Switchover, RestartAgent, CrashBoth, CrashAll,
-		LoseAgent, RestartGate, LoseTarget, LoseReads, HideFile, PauseMoves,
+		LoseAgent, RestartGate, LoseTarget, LoseReads, HideFile, PauseMoves, RestartRoll,
 	}
 }
 
@@ -234,6 +235,9 @@ func (f *faults) do(kind FaultKind, h, to *host, lasts time.Duration) func() {
 		return func() { h.diskHangs = false }
 	case Switchover:
 		f.askSwitchover()
+		return nil
+	case RestartRoll:
+		f.restartRoll()
 		return nil
 	case PauseMoves:
 		return f.pauseMoves(lasts)

@@ -1,7 +1,9 @@
 package sim
 
 import (
+	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"holdfast/internal/database"
@@ -33,6 +35,57 @@ func (f *faults) pauseMoves(lasts time.Duration) func() {
 	return func() {
 		if !q.settled {
 			w.ask(database.Request{Kind: "resume"})
+		}
+	}
+}
+
+// restartRoll changes a setting that is only read at start, and asks for what that needs. An operator sees the
+// processes that run at that moment; where not all do, the request is refused.
+func (f *faults) restartRoll() {
+	w := f.w
+	setting := 50 + 50*w.rng.IntN(4)
+	pending := !w.chance(4)
+	w.note("", "an operator wants setting %d", setting)
+	w.wants++
+	for _, h := range w.hosts {
+		h.srv.Want(setting)
+	}
+	w.at(5*time.Second, func() { f.askRestart(pending) }) // once the hosts have shown that they know
+}
+
+func (f *faults) askRestart(pending bool) {
+	w, lives := f.w, map[string]string{}
+	for _, m := range w.check.record.Members {
+		l := w.host(m).srv.Observe(context.Background())
+		if !w.host(m).up || !l.Running || l.Life == "" {
+			w.note("", "an operator would ask for a restart, but %s does not run", m)
+			return
+		}
+		lives[m] = l.Life
+	}
+	q := w.ask(database.Request{Kind: "restart", PendingOnly: pending, Lives: lives})
+	q.wants = w.wants
+	w.at(60*time.Second, func() { q.settled = true }) // the operator cancels it
+}
+
+// restarted checks what an answer to a restart claims: every server runs that has not been lost meanwhile, as a new
+// process where all were to be restarted.
+func (w *World) restarted(h *host, q *request, x database.Answer) {
+	if q.Kind != "restart" || !x.OK {
+		return
+	}
+	w.check.restarts++
+	if q.PendingOnly {
+		for host := range q.Lives {
+			if s := w.host(host).srv; q.wants == w.wants && !strings.Contains(x.Text, "still waiting") && s.Observe(context.Background()).Running && !s.HasWanted() {
+				w.fail("a restart restarts", "%s says that nothing waits, and %s has not the plan's setting", h.name, host)
+			}
+		}
+		return
+	}
+	for host, life := range q.Lives {
+		if l := w.host(host).srv.Observe(context.Background()); l.Running && l.Life == life {
+			w.fail("a restart restarts", "%s says that all were restarted, and %s still runs as %s", h.name, host, life)
 		}
 	}
 }

@@ -63,6 +63,7 @@ type Result struct {
 	Read         int // answers of read-only listeners
 	Epochs       int64
 	Faults       int
+	RestartsDone int
 	Took         time.Duration // virtual
 	LongestWait  time.Duration // virtual, between two acknowledged commits
 	Hash         uint64        // of the trace: equal seeds give equal hashes
@@ -107,6 +108,7 @@ type World struct {
 	requests []*request
 	clients  []*writer
 	nextID   int
+	wants    int // changes of the plan's setting
 	faults   faults
 	check    *checker
 	trace    trace
@@ -156,7 +158,8 @@ func Run(opt Options) Result {
 	}
 	return Result{
 		Failure: w.failure, Acknowledged: w.check.acknowledged, Read: w.check.answered, Epochs: w.check.record.Epoch, Faults: w.faults.count,
-		Took: w.now, LongestWait: w.check.longest, Hash: w.trace.hash.Sum64(),
+		RestartsDone: w.check.restarts,
+		Took:         w.now, LongestWait: w.check.longest, Hash: w.trace.hash.Sum64(),
 	}
 }
 

@@ -27,6 +27,9 @@ type Facts struct {
 	// Recovery is how often the agreed state that this host reads was rebuilt after the loss of a majority; Overruled
 	// the highest such number that it has ever heard of. A higher one means that this host was written off.
 	Recovery, Overruled int64
+
+	Policies []database.Policy // as the applied plan says, in the plan's order; nil = those that the loop began with
+	Plan     string            // hash of the plan that counts; "" = the one that the loop began with
 }
 
 // DatabaseFacts are one database as this host knows it.

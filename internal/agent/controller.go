@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -32,7 +33,10 @@ type ControllerConfig struct {
 	Services []PlacedService
 	Archives []string // databases that have a backup
 	Plan     []byte   // the plan file's text
-	PlanHash string
+	PlanHash string   // of the plan that this host was started with
+	// Replaces reports whether Plan may stand in place of the agreed text: what was applied to the running application
+	// must not be taken back by hosts that start with an older file. nil = always.
+	Replaces func(agreed []byte) bool
 	Store    cluster.Store
 	Snapshot func() Snapshot
 	Clock    clock.Clock
@@ -130,8 +134,12 @@ func (g *Govern) publish(ctx context.Context, s Snapshot) error {
 	if string(entry.Value) == string(g.cfg.Plan) {
 		return nil
 	}
+	if entry.Revision != 0 && g.cfg.Replaces != nil && !g.cfg.Replaces(entry.Value) {
+		return nil
+	}
+	ours := cmp.Or(s.Outcome.Report.Plan, g.cfg.PlanHash)
 	for _, p := range s.Facts.Peers {
-		if p.Report != nil && p.AgentAge < heardMax && p.Report.Plan != g.cfg.PlanHash {
+		if p.Report != nil && p.AgentAge < heardMax && p.Report.Plan != ours {
 			return nil // status names the difference
 		}
 	}

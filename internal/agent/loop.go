@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -36,11 +37,11 @@ const roundEvery = 250 * time.Millisecond
 // Round judges once and starts what is asked for.
 func (l *Loop) Round(f Facts, h Hands) Outcome {
 	out := Outcome{
-		Report:    Report{Host: l.self, Version: l.version, Plan: l.plan, Late: f.Late, Recovery: f.Recovery, Databases: map[string]database.Report{}},
+		Report:    Report{Host: l.self, Version: l.version, Plan: cmp.Or(f.Plan, l.plan), Late: f.Late, Recovery: f.Recovery, Databases: map[string]database.Report{}},
 		Decisions: map[string]database.Decision{},
 		Wake:      roundEvery,
 	}
-	for _, p := range l.databases {
+	for _, p := range l.policies(f) {
 		l.database(p, f, h, &out)
 	}
 	l.serve(f, h, &out)
@@ -62,6 +63,14 @@ func (l *Loop) Round(f Facts, h Hands) Outcome {
 	}
 	out.Report.Problems = out.Problems
 	return out
+}
+
+// policies are what the plan asks of each database now. Which databases there are never changes while a host runs.
+func (l *Loop) policies(f Facts) []database.Policy {
+	if f.Policies != nil {
+		return f.Policies
+	}
+	return l.databases
 }
 
 func (l *Loop) database(p database.Policy, f Facts, h Hands, out *Outcome) {

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"encoding/json"
 	"time"
 
 	"holdfast/internal/database"
@@ -8,11 +9,13 @@ import (
 
 // Names of a request's arguments. Moments are RFC 3339, durations in Go's own notation.
 const (
-	ArgTo     = "to"     // switchover: the host that shall take over
-	ArgAt     = "at"     // switchover: not before
-	ArgReason = "reason" // pause
-	ArgFor    = "for"    // pause: how long at most
-	ArgUntil  = "until"  // pause: when that is over, by the clock of the host that took the request
+	ArgTo      = "to"      // switchover: the host that shall take over
+	ArgAt      = "at"      // switchover: not before
+	ArgReason  = "reason"  // pause
+	ArgPending = "pending" // restart: "true" = only servers whose next start would change something
+	ArgLives   = "lives"   // restart: the server processes that ran then, by host, as JSON
+	ArgFor     = "for"     // pause: how long at most
+	ArgUntil   = "until"   // pause: when that is over, by the clock of the host that took the request
 )
 
 // requestOf is a request as the database room reads it. Moments become times left by this host's wall clock; what
@@ -23,6 +26,10 @@ func requestOf(q Asked, now time.Time) database.Request {
 		r.For = d
 	}
 	r.Left = left(q.Args[ArgUntil], now)
+	r.PendingOnly = q.Args[ArgPending] == "true"
+	if q.Args[ArgLives] != "" && json.Unmarshal([]byte(q.Args[ArgLives]), &r.Lives) != nil {
+		r.Lives = nil // everything counts as restarted
+	}
 	if at := q.Args[ArgAt]; at != "" {
 		r.Timed, r.In = true, left(at, now)
 	}

@@ -58,10 +58,13 @@ type Config struct {
 	Runtime   service.Runtime // nil = this host runs no services
 	Health    func() map[string]Checked
 	Instance  func(a service.Assignment) (service.Instance, error) // what an assignment means on this host
-	Recovery  int64                                                // how often the agreed state that Store reads was rebuilt
-	Overruled int64                                                // the highest such number that was heard of in an earlier life
-	Overrule  func(number int64, by string)                        // keeps a higher one for the next life; nil = nobody does
-	Tend      func(now Snapshot)                                   // duties that hang on what is agreed; after each round, must not block
+	// Adopt reads a plan that was applied: the policies by it, and the hash of the plan that counts then. A text that
+	// cannot be read leaves what was. nil = the plan never changes. It is called by rounds alone.
+	Adopt     func(text []byte) ([]database.Policy, string)
+	Recovery  int64                         // how often the agreed state that Store reads was rebuilt
+	Overruled int64                         // the highest such number that was heard of in an earlier life
+	Overrule  func(number int64, by string) // keeps a higher one for the next life; nil = nobody does
+	Tend      func(now Snapshot)            // duties that hang on what is agreed; after each round, must not block
 }
 
 // Diary is told what is done and why.
@@ -85,6 +88,10 @@ type Agent struct {
 	loop   *Loop
 	wake   chan struct{}
 	slots  map[string]*slot
+
+	planAt   int64             // revision of the plan that was adopted; only rounds use these three
+	policies []database.Policy // nil = those of the start
+	plan     string
 
 	factsAt   time.Time // when the round's facts were taken; only rounds use it
 	stopping  atomic.Bool
@@ -216,6 +223,7 @@ func (a *Agent) facts() Facts {
 	now := a.cfg.Clock.Now()
 	f := Facts{Now: now.Sub(a.origin), Late: a.cfg.Late()}
 	a.board.fill(&f, a.cfg.Databases, now)
+	f.Policies, f.Plan = a.adopt()
 	f.Stopping = f.Stopping || a.stopping.Load()
 	for i := range f.Databases {
 		f.Databases[i].Busy = a.slots[f.Databases[i].Name].busy()
@@ -236,6 +244,16 @@ func (a *Agent) facts() Facts {
 	}
 	f.Recovery, f.Overruled = a.cfg.Recovery, a.overruled
 	return f
+}
+
+// adopt takes over a plan that was applied since the last round.
+func (a *Agent) adopt() ([]database.Policy, string) {
+	e := a.board.entries()[KeyPlan]
+	if a.cfg.Adopt != nil && e.Revision != 0 && e.Revision != a.planAt {
+		a.planAt = e.Revision
+		a.policies, a.plan = a.cfg.Adopt(e.Value)
+	}
+	return a.policies, a.plan
 }
 
 func (a *Agent) peer(host string, beats map[string]Beat) PeerFacts {

@@ -23,7 +23,9 @@ import (
 
 // Source is what the API speaks for.
 type Source struct {
-	Plan     *plan.Plan
+	Plan     *plan.Plan                  // that this host was started with
+	Applied  func() *plan.Plan           // with what was applied since over it; nil = Plan
+	Prepare  func(*plan.Plan) *plan.Plan // makes of a parsed plan what Plan is; nil = as parsed
 	Self     string
 	Store    cluster.Store
 	Snapshot func() agent.Snapshot
@@ -42,7 +44,7 @@ const requestMax = 64 << 10
 func Handler(s Source) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
-		st := Describe(s.Plan, s.Self, s.Snapshot())
+		st := Describe(s.current(), s.Self, s.Snapshot())
 		alive := s.Members()
 		for i := range st.Hosts {
 			st.Hosts[i].Member = slices.Contains(alive, st.Hosts[i].Name)
@@ -50,12 +52,14 @@ func Handler(s Source) http.Handler {
 		s.answer(w, http.StatusOK, st)
 	})
 	mux.HandleFunc("GET /v1/databases/{name}/candidates", s.candidates)
+	mux.HandleFunc("GET /v1/databases/{name}/restart", s.restartSteps)
 	mux.HandleFunc("GET /v1/events", func(w http.ResponseWriter, _ *http.Request) { s.answer(w, http.StatusOK, s.Events()) })
 	mux.HandleFunc("POST /v1/requests", s.operator(s.ask))
 	mux.HandleFunc("GET /v1/requests", s.operator(s.open))
 	mux.HandleFunc("GET /v1/requests/{id}", s.operator(s.settled))
 	mux.HandleFunc("DELETE /v1/requests/{id}", s.operator(s.cancel))
 	s.clusterRoutes(mux)
+	mux.HandleFunc("POST /v1/plan", s.operator(s.applyPlan))
 	mux.HandleFunc("PUT /v1/stopping", s.operator(s.stopping))
 	mux.HandleFunc("DELETE /v1/stopping", s.operator(s.going))
 	return mux
@@ -128,7 +132,7 @@ func (s Source) ask(w http.ResponseWriter, r *http.Request) {
 
 // wrong says what a request names that does not exist.
 func (s Source) wrong(q agent.Asked) *problem.Problem {
-	known := map[string][]string{"database": {"switchover", "pause", "resume"}, "backup": {"base"}}
+	known := map[string][]string{"database": {"switchover", "pause", "resume", "restart"}, "backup": {"base"}}
 	p := &problem.Problem{Code: "api.unknown", Subject: q.Subject, Severity: problem.Note, Meaning: "Nothing was changed."}
 	switch {
 	case !slices.Contains(known[q.Room], q.Kind):

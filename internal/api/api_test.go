@@ -34,6 +34,12 @@ type served struct {
 
 func serve(t *testing.T, self string) *served {
 	t.Helper()
+	return serveWith(t, self, func(*Source) {})
+}
+
+// serveWith lets a test change what the API speaks for.
+func serveWith(t *testing.T, self string, change func(*Source)) *served {
+	t.Helper()
 	ca, err := auth.CreateAuthority(filepath.Join(t.TempDir(), "ca"), "clinic")
 	if err != nil {
 		t.Fatal(err)
@@ -56,6 +62,7 @@ func serve(t *testing.T, self string) *served {
 		Policy:  func(string) database.Policy { return database.Policy{Name: "records", Times: database.DefaultTimes()} },
 		Log:     slog.New(slog.DiscardHandler),
 	}
+	change(&src)
 	srv := httptest.NewUnstartedServer(Handler(src))
 	if srv.TLS, err = auth.ServerTLS(hostDir); err != nil {
 		t.Fatal(err)

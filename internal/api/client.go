@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"holdfast/internal/agent"
+	"holdfast/internal/database"
 	"holdfast/internal/event"
 	"holdfast/internal/problem"
 )
@@ -87,6 +88,13 @@ func (c *Client) Ask(ctx context.Context, q agent.Asked) (agent.Asked, error) {
 	return taken, err
 }
 
+// RestartSteps says what a restart of a database would do now.
+func (c *Client) RestartSteps(ctx context.Context, name string, pending bool) ([]database.RestartStep, error) {
+	var out []database.RestartStep
+	_, err := c.call(ctx, http.MethodGet, fmt.Sprintf("/v1/databases/%s/restart?pending=%t", url.PathEscape(name), pending), nil, &out)
+	return out, err
+}
+
 // Open lists what is asked for and not settled.
 func (c *Client) Open(ctx context.Context) ([]OpenRequest, error) {
 	var out []OpenRequest
@@ -127,6 +135,13 @@ func (c *Client) Wait(ctx context.Context, id string, progress func(agent.Asked)
 		case <-t.C:
 		}
 	}
+}
+
+// Apply asks the application to follow a plan, or what that would do.
+func (c *Client) Apply(ctx context.Context, q Apply) (Applied, error) {
+	var out Applied
+	_, err := c.call(ctx, http.MethodPost, "/v1/plan", q, &out)
+	return out, err
 }
 
 // SetStopping says that the whole application is being stopped, or that it is not.

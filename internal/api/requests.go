@@ -29,6 +29,7 @@ func requestArgs() map[string][]string {
 		"database/switchover": {agent.ArgTo, agent.ArgAt},
 		"database/pause":      {agent.ArgFor, agent.ArgReason},
 		"database/resume":     {},
+		"database/restart":    {agent.ArgPending, agent.ArgLives},
 		"backup/base":         nil, // not looked at
 	}
 }
@@ -52,6 +53,8 @@ func (s Source) complete(q *agent.Asked, now time.Time) *problem.Problem {
 			return bad("say how long, such as 30m or 2h", "%q is no time that a pause can last (more than nothing, at most %s)", q.Args[agent.ArgFor], pauseMax)
 		}
 		q.Args[agent.ArgUntil] = now.Add(d).UTC().Format(time.RFC3339Nano)
+	case "restart":
+		return s.restartable(q)
 	case "switchover":
 		at := q.Args[agent.ArgAt]
 		if at == "" {

@@ -70,8 +70,10 @@ type ServerStatus struct {
 	LSN      string         `json:"lsn,omitempty"`
 	LagBytes int64          `json:"lag_bytes"` // behind the primary
 	Lag      event.Duration `json:"replay_lag"`
-	Counts   bool           `json:"counts"`         // a commit may be acknowledged by it
-	Read     *ReadStatus    `json:"read,omitempty"` // nil without a read-only listener
+	Counts   bool           `json:"counts"`            // a commit may be acknowledged by it
+	Read     *ReadStatus    `json:"read,omitempty"`    // nil without a read-only listener
+	Version  string         `json:"version,omitempty"` // of PostgreSQL, as it runs
+	Pending  []string       `json:"pending,omitempty"` // what its next start would change
 }
 
 // ReadStatus is one copy as the read-only listener of the host that answers sees it.
@@ -181,6 +183,9 @@ func describeDatabase(p *plan.Plan, d plan.Database, self string, s agent.Snapsh
 	r := s.Facts.Databases[i].Record
 	out.Phase, out.Epoch, out.Timeline, out.Primary = string(r.Phase), r.Epoch, r.Timeline, r.Primary
 	out.Open, out.Because, out.ElectionNeeds = r.Opened, r.Because, r.E
+	if r.Epoch > 0 {
+		out.AcknowledgedBy = r.W
+	}
 	out.Paused = describePause(r, d.Name, self, s)
 	var head database.LSN
 	if rep := reportOf(self, r.Primary, s); rep != nil {
@@ -236,6 +241,10 @@ func describeServer(r database.Record, name, host string, head database.LSN, rep
 	}
 	if l.Failed != "" {
 		out.State += "; " + l.Failed
+	}
+	out.Version = l.Version
+	for _, p := range l.Pending {
+		out.Pending = append(out.Pending, p.String())
 	}
 	return out
 }

@@ -39,10 +39,17 @@ SIGTERM ends the agent alone. SIGINT (Ctrl-C) ends everything that it looks afte
 			if root == "" {
 				root = local.DefaultRoot(p.Application)
 			}
-			if loopback {
-				p, _ = local.OnLoopback(p)
+			root, err = filepath.Abs(root)
+			if err != nil {
+				return err
 			}
-			return runAgent(cmd, p, name, root)
+			prepare := func(p *plan.Plan) *plan.Plan {
+				if loopback {
+					p, _ = local.OnLoopback(p)
+				}
+				return p.WithRoot(root)
+			}
+			return runAgent(cmd, prepare(p), prepare, name, root)
 		},
 	}
 	cmd.Flags().StringVar(&planFile, "plan", "", "the plan file")
@@ -53,12 +60,7 @@ SIGTERM ends the agent alone. SIGINT (Ctrl-C) ends everything that it looks afte
 	return cmd
 }
 
-func runAgent(cmd *cobra.Command, p *plan.Plan, name, root string) error {
-	root, err := filepath.Abs(root)
-	if err != nil {
-		return err
-	}
-	p = p.WithRoot(root)
+func runAgent(cmd *cobra.Command, p *plan.Plan, prepare func(*plan.Plan) *plan.Plan, name, root string) error {
 	exe, err := executable()
 	if err != nil {
 		return err
@@ -78,7 +80,7 @@ func runAgent(cmd *cobra.Command, p *plan.Plan, name, root string) error {
 	}
 	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: logLevel()}))
 	return host.Run(cmd.Context(), host.Config{
-		Plan: p, Self: name, Dir: dir, Authority: local.AuthorityDir(root), Executable: exe, Version: Version(), Log: log.With("host", name),
+		Plan: p, Prepare: prepare, Self: name, Dir: dir, Authority: local.AuthorityDir(root), Executable: exe, Version: Version(), Log: log.With("host", name),
 		Running: func() error { return durable.WriteFile(pid, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600) },
 	}, down)
 }

@@ -99,6 +99,7 @@ with standbys that take over by themselves, and backups that can be restored.
 
   holdfast plan check holdfast.yaml        what does my plan survive, and what not?
   holdfast up holdfast.yaml                run the whole plan on this machine
+  holdfast apply --dry-run holdfast.yaml   what would change, restart, pause?
   holdfast status                          am I safe now?
   holdfast database switchover NAME        move the primary, with nothing lost
   holdfast backup run NAME                 a base backup now
@@ -109,7 +110,7 @@ with standbys that take over by themselves, and backups that can be restored.
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %w", err, errUsage) })
 	root.AddCommand(
-		planCommand(), upCommand(), downCommand(), agentCommand(), statusCommand(), historyCommand(), databaseCommand(), clusterCommand(),
+		planCommand(), applyCommand(), upCommand(), downCommand(), agentCommand(), statusCommand(), historyCommand(), databaseCommand(), clusterCommand(),
 		backupCommand(), restoreCommand(),
 		keeperCommand(), gateCommand(), edgeCommand(), etcdMemberCommand(), versionCommand(),
 	)

@@ -132,6 +132,9 @@ func writeStatus(out io.Writer, st api.Status) error {
 		for _, s := range d.Servers {
 			p("  %s\t%s\t%s\t%s\t%s\t%s%s\n", s.Host, s.Role, s.State, s.LSN, behind(s), yes(s.Counts), read(s))
 		}
+		for _, line := range waiting(d) {
+			p("  waits for a restart: %s\n", line)
+		}
 		if a := d.Archive; a != nil {
 			p("  log in vault %s up to %s, %s behind (from %s) %s\n", a.Vault, a.Archived, round(a.Lag), a.Host, a.Trouble)
 			if b := a.Last; b != nil {

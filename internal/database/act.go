@@ -41,6 +41,8 @@ func act(ctx context.Context, h Hands, a Action) error {
 		return h.Server.Admit(ctx, a.Clients)
 	case KindRoles:
 		return h.Server.EnsureRoles(ctx)
+	case KindReload:
+		return h.Server.Reload(ctx)
 	case KindRecruit:
 		return recruitFor(ctx, h, a)
 	}

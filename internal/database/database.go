@@ -33,6 +33,7 @@ const (
 	KindAdmit      Kind = "admit"      // let clients in, or shut them out
 	KindRoles      Kind = "roles"      // create roles and databases
 	KindCheckpoint Kind = "checkpoint" // before a planned stop
+	KindReload     Kind = "reload"     // bring the plan's settings into a running server
 )
 
 // Action is one thing to do, as plain data. Only the fields that its kind needs are set.

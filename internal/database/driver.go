@@ -80,6 +80,10 @@ type Server interface {
 	// EnsureRoles creates the plan's roles and databases where they are missing and sets their passwords.
 	EnsureRoles(ctx context.Context) error
 
+	// Reload brings the plan's settings into the running server, as far as it can take them without a restart. What
+	// it refuses is not written, and told as Local.Refused; the server goes on, and starts, with what it had.
+	Reload(ctx context.Context) error
+
 	// Checkpoint writes a checkpoint (a restartpoint on a standby), so that a coming stop or start is short.
 	Checkpoint(ctx context.Context) error
 

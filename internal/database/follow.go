@@ -80,6 +80,8 @@ func (j *judgement) keepUp() {
 		j.do(Action{Kind: KindRemember, Why: fmt.Sprintf("generation %d is agreed", r.Generation)})
 	}
 	j.admitReaders()
+	j.settings()
+	j.restartStandby()
 	pr, up := j.primaryReport()
 	if up && j.changeSource() {
 		return

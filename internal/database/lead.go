@@ -250,6 +250,7 @@ func (j *judgement) maintain() {
 	if !l.RolesReady {
 		j.do(Action{Kind: KindRoles})
 	}
+	j.settings()
 	j.serveRequests()
 	j.redundancy()
 	j.keepGeneration()

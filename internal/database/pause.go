@@ -94,6 +94,9 @@ func (j *judgement) rests() bool {
 	if !j.paused() || r.Phase != Steady || l.Running || l.Following != r.Epoch {
 		return false
 	}
+	if _, asked := j.restartAsked(); asked {
+		return false
+	}
 	j.because("paused: our stopped server is left as it is")
 	return true
 }

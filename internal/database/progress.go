@@ -17,6 +17,8 @@ func Progress(p Policy, v View, id string) string {
 			return fmt.Sprintf("%s left", max(q.Left, 0).Round(time.Second))
 		case "switchover":
 			return j.switchProgress(q)
+		case "restart":
+			return j.restartProgress(q)
 		}
 	}
 	return ""

@@ -14,52 +14,69 @@ const maxReplayLag = 10 * time.Second
 // missedMax is how long after its moment a switchover is still carried out: later it would be a surprise.
 const missedMax = 5 * time.Minute
 
-// serveRequests takes up the oldest switchover that an operator asked for and whose time has come.
+// serveRequests takes up the oldest switchover or restart that an operator asked for and whose time has come.
 func (j *judgement) serveRequests() {
-	r, l := j.v.Record, j.v.Local
 	for _, q := range j.v.Requests {
-		if q.Kind != "switchover" {
-			continue
-		}
-		if r.Switch == q.ID { // it was begun, and has ended
-			j.answer(q, r.SwitchTo == r.Primary, j.v.Self+" is the primary: "+strings.Join(r.Because, "; "))
-			continue
-		}
-		switch {
-		case q.Timed && q.In > 0:
-			j.d.Wake = min(j.d.Wake, q.In)
-			continue
-		case q.Timed && q.In < -missedMax:
-			j.answer(q, false, fmt.Sprintf("its moment passed %s ago, and nobody could take it up", (-q.In).Round(time.Second)))
-			continue
-		}
-		to, why := j.target(q.To)
-		if why != "" {
-			j.answer(q, false, why)
-			continue
-		}
-		if !r.Opened || len(j.d.Actions) > 0 {
-			j.because("the switchover waits until the database is in order")
-			return
-		}
-		if j.m.Prepared != q.ID {
-			j.m.Prepared = q.ID
-			if len(j.v.Busy) == 0 {
-				j.do(Action{Kind: KindCheckpoint, Why: "so that the stop is short"})
-			} else {
-				j.m.Prepared = ""
+		switch q.Kind {
+		case "switchover":
+			if !j.serveSwitchover(q) {
+				return
 			}
-			return
+		case "restart":
+			if !j.serveRestart(q) {
+				return
+			}
 		}
-		if !l.Ready {
-			return
-		}
-		next := r.Clone()
-		next.Phase, next.Opened, next.SwitchTo, next.Switch = Switching, false, to.Host, q.ID
-		next.Because = []string{fmt.Sprintf("%s asked for a switchover to %s", cmp.Or(q.By, "an operator"), to.Host)}
-		j.swap(next, next.Because[0])
+	}
+}
+
+// serveSwitchover reports whether another request may go first.
+func (j *judgement) serveSwitchover(q Request) bool {
+	r := j.v.Record
+	switch {
+	case r.Switch == q.ID: // it was begun, and has ended
+		j.answer(q, r.SwitchTo == r.Primary, j.v.Self+" is the primary: "+strings.Join(r.Because, "; "))
+		return true
+	case q.Timed && q.In > 0:
+		j.d.Wake = min(j.d.Wake, q.In)
+		return true
+	case q.Timed && q.In < -missedMax:
+		j.answer(q, false, fmt.Sprintf("its moment passed %s ago, and nobody could take it up", (-q.In).Round(time.Second)))
+		return true
+	}
+	to, why := j.target(q.To)
+	if why != "" {
+		j.answer(q, false, why)
+		return true
+	}
+	j.beginSwitch(q, to.Host, fmt.Sprintf("%s asked for a switchover to %s", cmp.Or(q.By, "an operator"), to.Host))
+	return false
+}
+
+// beginSwitch prepares the stop of a primary that serves, and agrees on it: the host to, which may be ourselves, is
+// the primary after that.
+func (j *judgement) beginSwitch(q Request, to, why string) {
+	r, l := j.v.Record, j.v.Local
+	if !r.Opened || len(j.d.Actions) > 0 {
+		j.because("the %s waits until the database is in order", q.Kind)
 		return
 	}
+	if j.m.Prepared != q.ID {
+		j.m.Prepared = q.ID
+		if len(j.v.Busy) == 0 {
+			j.do(Action{Kind: KindCheckpoint, Why: "so that the stop is short"})
+		} else {
+			j.m.Prepared = ""
+		}
+		return
+	}
+	if !l.Ready {
+		return
+	}
+	next := r.Clone()
+	next.Phase, next.Opened, next.SwitchTo, next.Switch = Switching, false, to, q.ID
+	next.Because = []string{why}
+	j.swap(next, why)
 }
 
 func (j *judgement) answer(q Request, ok bool, text string) {
@@ -150,6 +167,10 @@ func (j *judgement) switchOver() {
 
 func (j *judgement) handOver(late bool) {
 	r, l := j.v.Record, j.v.Local
+	if r.SwitchTo == j.v.Self {
+		j.resume("it was stopped to be restarted in place")
+		return
+	}
 	i := slices.IndexFunc(r.Voters, func(v Voter) bool { return v.Host == r.SwitchTo })
 	rep, ok := j.heard(r.SwitchTo)
 	level := ok && i >= 0 && l.ShutDown && rep.Local.Incarnation == r.Voters[i].Incarnation && rep.Local.Following == r.Epoch &&

@@ -111,6 +111,13 @@ type Local struct {
 	Giving     int      `json:"giving,omitempty"`      // copies of this server on their way to other hosts
 
 	FailedProblem *problem.Problem `json:"failed_problem,omitempty"` // the same, where a person can mend it; else nil
+
+	Life      string    `json:"life,omitempty"`      // of the running server: another one after each start
+	Version   string    `json:"version,omitempty"`   // of the running server, as PostgreSQL says it
+	Unapplied bool      `json:"unapplied,omitempty"` // its file does not hold the plan's settings yet
+	Refused   string    `json:"refused,omitempty"`   // why PostgreSQL does not take the plan's settings
+	Pending   []Pending `json:"pending,omitempty"`   // what its next start would change
+	Stands    bool      `json:"stands,omitempty"`    // standby: replay stands still, for its settings are lower than the primary's
 }
 
 // Sender is one row of pg_stat_replication.
@@ -164,7 +171,7 @@ type Silence struct {
 // Request is an operator's wish for this database.
 type Request struct {
 	ID   string `json:"id"`
-	Kind string `json:"kind"` // switchover, pause, resume
+	Kind string `json:"kind"` // switchover, pause, resume, restart
 	To   string `json:"to"`   // host; "" = the best one
 	By   string `json:"by"`
 
@@ -173,6 +180,9 @@ type Request struct {
 	Left   time.Duration // pause: what is left of that by this host's wall clock
 	Timed  bool          // switchover: it was asked for a moment
 	In     time.Duration // until that moment, by this host's wall clock; negative = it has passed
+
+	PendingOnly bool              // restart: only servers whose next start would change something
+	Lives       map[string]string // restart: by host, the server process that ran when it was asked for
 }
 
 // View is all that one host knows of one database when it judges. Ages and Now are by its own monotonic clock.

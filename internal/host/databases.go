@@ -15,7 +15,16 @@ import (
 
 // policy is what the plan asks of a database, for its judgement.
 func policy(p *plan.Plan, d plan.Database) database.Policy {
-	out := database.Policy{Name: d.Name, Standbys: d.Standbys, AcknowledgedBy: d.AcknowledgedBy, Times: database.DefaultTimes()}
+	out := database.Policy{
+		Name: d.Name, Standbys: d.Standbys, AcknowledgedBy: d.AcknowledgedBy, Relaxed: d.Relaxed, Times: database.DefaultTimes(),
+	}
+	for _, m := range d.Members {
+		promote := database.Promote(m.Promote)
+		if m.Promote == "normal" {
+			promote = database.PromoteNormal
+		}
+		out.Standings = append(out.Standings, database.Standing{Host: m.Host, Async: m.Async, Promote: promote, Follows: m.Follows})
+	}
 	for _, h := range p.DatabasePlacement(d) {
 		out.Hosts = append(out.Hosts, h.Name)
 	}
@@ -40,25 +49,39 @@ func endpoint(h plan.Host, p *plan.Plan, d plan.Database) database.Endpoint {
 	return database.Endpoint{Host: h.Name, Address: h.Address, Port: p.Ports.Server + d.Index}
 }
 
-// openServer opens the driver of this host's own server, if the host may hold the database.
+// openServer opens the driver of this host's own server. Every host of the home site has one, for a plan that is
+// applied later may place a copy on it; where the plan does not want one yet, it may be that PostgreSQL is missing,
+// and then there is none.
 func openServer(ctx context.Context, cfg Config, self plan.Host, d plan.Database) (*postgres.Server, error) {
-	may := false
+	wanted, home := false, false
 	c := postgres.Config{
 		Database: d.Name, Host: self.Name, Address: self.Address, Port: cfg.Plan.Ports.Server + d.Index,
 		Dir: databaseDir(cfg.Dir, d.Name), Major: d.Postgres, BinDir: d.BinDir,
 		CertDir: certDir(cfg.Dir), ServerName: ListenerName(cfg.Plan, d),
 		Executable: cfg.Executable, GateControl: gateSocket(cfg.Dir, d.Name), Log: cfg.Log.With("database", d.Name),
 	}
-	for _, h := range cfg.Plan.DatabaseHosts(d) {
+	for _, h := range cfg.Plan.HomeSite().Hosts {
 		if h.Name == self.Name {
-			may = true
+			home = true
 			continue
 		}
 		c.Peers = append(c.Peers, endpoint(h, cfg.Plan, d))
 	}
-	if !may {
+	for _, h := range cfg.Plan.DatabaseHosts(d) {
+		wanted = wanted || h.Name == self.Name
+	}
+	if !home {
 		return nil, nil
 	}
+	s, err := openWith(ctx, c, d)
+	if err != nil && !wanted {
+		c.Log.Info("this host can hold no copy of the database, and the plan wants none on it", "err", err)
+		return nil, nil
+	}
+	return s, err
+}
+
+func openWith(ctx context.Context, c postgres.Config, d plan.Database) (*postgres.Server, error) {
 	for _, r := range d.Roles {
 		password, err := Secret(ctx, r.Password)
 		if err != nil {
@@ -124,11 +147,12 @@ func (l listener) Read(ctx context.Context, o database.ReadOrder) error {
 
 // policy is a database's policy by name; the zero value for one that the plan does not have.
 func (h *Host) policy(name string) database.Policy {
-	d, ok := h.cfg.Plan.DatabaseNamed(name)
+	p := h.applied.plan()
+	d, ok := p.DatabaseNamed(name)
 	if !ok {
 		return database.Policy{}
 	}
-	return policy(h.cfg.Plan, d)
+	return policy(p, d)
 }
 
 // Extend implements database.Gate.

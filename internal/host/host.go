@@ -27,8 +27,10 @@ type Config struct {
 	Executable string // the holdfast program
 	Version    string
 	Log        *slog.Logger
-	Authority  string       // where the application's authority lies on this machine; "" = elsewhere
-	Running    func() error // called once the host's directory is ours; nil = nobody asks
+	// Prepare makes of a parsed plan what Plan is: with this machine's root and addresses. nil = as parsed.
+	Prepare   func(*plan.Plan) *plan.Plan
+	Authority string       // where the application's authority lies on this machine; "" = elsewhere
+	Running   func() error // called once the host's directory is ours; nil = nobody asks
 }
 
 // Layout of a host's directory.

@@ -1,8 +1,6 @@
 package host
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"time"
 
@@ -36,10 +34,4 @@ func (h *Host) memberNames() []string {
 		names = append(names, m.Name)
 	}
 	return names
-}
-
-// planHash names a plan's text, so that hosts with different ones are seen.
-func planHash(p *plan.Plan) string {
-	sum := sha256.Sum256(p.Source)
-	return hex.EncodeToString(sum[:6])
 }

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -59,6 +60,7 @@ type Host struct {
 	services *services
 	balancer *balancer // nil = no routes
 	govern   *agent.Govern
+	applied  *applied
 	archives []*archivist
 }
 
@@ -95,7 +97,7 @@ var errJoins = errors.New("this host enters another cluster")
 
 // life is one life of the agent, from opening to closing.
 func life(ctx context.Context, cfg Config, self plan.Host, down <-chan struct{}) error {
-	h := &Host{cfg: cfg, self: self, clock: clock.Real(), servers: map[string]*postgres.Server{}, joins: make(chan struct{}, 1)}
+	h := &Host{cfg: cfg, self: self, clock: clock.Real(), servers: map[string]*postgres.Server{}, joins: make(chan struct{}, 1), applied: newApplied(cfg.Plan, cfg.Log)}
 	h.saver = newSaver(h)
 	if err := join(ctx, cfg); err != nil {
 		return fmt.Errorf("run host %s: %w", cfg.Self, err)
@@ -226,7 +228,7 @@ func (h *Host) governConfig() agent.ControllerConfig {
 	life := make([]byte, 6)
 	_, _ = rand.Read(life) // never fails (crypto/rand)
 	c := agent.ControllerConfig{
-		Self: h.cfg.Self, Plan: h.cfg.Plan.Source, PlanHash: planHash(h.cfg.Plan), Life: hex.EncodeToString(life), Services: h.services.wanted(), Store: h.store, Snapshot: h.agent.Last,
+		Self: h.cfg.Self, Plan: h.cfg.Plan.Source, PlanHash: planHash(h.cfg.Plan), Replaces: h.applied.replaces, Life: hex.EncodeToString(life), Services: h.services.wanted(), Store: h.store, Snapshot: h.agent.Last,
 		Clock: h.clock, Log: h.cfg.Log, Diary: h.diary,
 	}
 	for _, x := range h.cfg.Plan.HomeSite().Hosts {
@@ -244,7 +246,7 @@ func (h *Host) agentConfig() agent.Config {
 		Self: h.cfg.Self, Version: h.cfg.Version, Plan: planHash(p), Store: h.store, Beats: h.beats, Clock: h.clock, Log: h.cfg.Log, Diary: h.diary,
 		Servers: map[string]database.Server{}, Gates: map[string]database.Gate{}, Exits: map[string]<-chan struct{}{},
 		Services: h.services.policies(), Runtime: h.services.runtime, Health: h.services.health, Instance: h.services.instance,
-		Tend: h.tend, Problems: h.problems,
+		Tend: h.tend, Adopt: h.applied.adopt, Problems: h.problems,
 		Late: func() bool { return h.late.Worst() > lateMax },
 		Reach: func(name, host string) (database.Endpoint, error) {
 			d, okD := p.DatabaseNamed(name)
@@ -334,7 +336,9 @@ func (h *Host) tend(now agent.Snapshot) {
 }
 
 // problems are those of the host itself.
-func (h *Host) problems() []problem.Problem { return append(h.disk.problems(), h.saver.problems()...) }
+func (h *Host) problems() []problem.Problem {
+	return slices.Concat(h.disk.problems(), h.saver.problems(), h.applied.problems())
+}
 
 // errDown ends the group when everything of this host has been stopped.
 var errDown = errors.New("this host has been stopped")
@@ -359,7 +363,7 @@ func (h *Host) serve() (func(ctx context.Context) error, error) {
 	mux := http.NewServeMux()
 	mux.Handle(heartbeat.Path, h.beats.publisher)
 	mux.Handle("/v1/", api.Handler(api.Source{
-		Plan: h.cfg.Plan, Self: h.cfg.Self, Store: h.store, Members: h.memberNames, Policy: h.policy, Snapshot: h.agent.Last, Events: h.diary.Recent, Log: h.cfg.Log, Cluster: h,
+		Plan: h.cfg.Plan, Applied: h.applied.plan, Prepare: h.cfg.Prepare, Self: h.cfg.Self, Store: h.store, Members: h.memberNames, Policy: h.policy, Snapshot: h.agent.Last, Events: h.diary.Recent, Log: h.cfg.Log, Cluster: h,
 	}))
 	srv := &http.Server{Handler: mux, TLSConfig: conf, ReadHeaderTimeout: 5 * time.Second, ErrorLog: nil}
 	return func(ctx context.Context) error {

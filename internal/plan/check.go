@@ -184,17 +184,41 @@ func (c *checker) databases() {
 				Title:   "no standby need hold a commit before the client hears of it",
 				Meaning: "When the primary's host dies, acknowledged commits can be lost; so no standby takes over by itself, a person must force it.",
 				Remedy:  fmt.Sprintf("set acknowledged_by to %d", acknowledgedByDefault(d.Standbys))}, path+".acknowledged_by", path)
-		case d.Standbys-1 < d.AcknowledgedBy:
+		case d.Synchronous()-1 < d.AcknowledgedBy && d.Relaxed:
+			c.warn(problem.Problem{Code: "plan.relaxed", Subject: d.Name, Severity: problem.Degraded,
+				Title:   fmt.Sprintf("with %s and policy relaxed, the loss of any one host lets commits be acknowledged by %d", count(d.Synchronous(), "synchronous standby", "synchronous standbys"), d.Synchronous()-1),
+				Meaning: "Writes go on, and what the next death takes may include acknowledged commits. With 0 no standby takes over by itself until one has caught up.",
+				Remedy:  "add a standby, or set policy to strict: writes then wait"}, path+".policy", path)
+		case d.Synchronous()-1 < d.AcknowledgedBy:
 			c.warn(problem.Problem{Code: "plan.writes-stop-after-failover", Subject: d.Name, Severity: problem.Degraded,
-				Title:   fmt.Sprintf("with %s and acknowledged_by %d, the loss of any one host leaves too few", count(d.Standbys, "standby", "standbys"), d.AcknowledgedBy),
+				Title:   fmt.Sprintf("with %s and acknowledged_by %d, the loss of any one host leaves too few", count(d.Synchronous(), "standby", "standbys"), d.AcknowledgedBy),
 				Meaning: "Nothing is lost, but writes stop after a failover, or when a standby dies, until that host is back.",
 				Remedy:  "add a standby, or lower acknowledged_by"}, path+".acknowledged_by", path+".standbys", path)
 		}
+		c.promotions(d, path)
 		if _, ok := c.plan.BackupOf(d.Name); !ok {
 			c.warn(problem.Problem{Code: "plan.no-backup", Subject: d.Name, Severity: problem.Critical,
 				Title: "it is not backed up", Meaning: "Standbys copy a mistake within milliseconds: what somebody deletes is gone.",
 				Remedy: "add it to backup, with a vault"}, path)
 		}
+	}
+}
+
+// promotions notes a database of which nobody may take over in the primary's place.
+func (c *checker) promotions(d Database, path string) {
+	voting := c.plan.votingPlacement(d)
+	never := 0
+	for _, h := range voting {
+		m, _ := find(d.Members, func(m Member) bool { return m.Host == h.Name })
+		if m.Promote == "never" {
+			never++
+		}
+	}
+	if never > 0 && never >= len(voting)-1 {
+		c.warn(problem.Problem{Code: "plan.nobody-to-promote", Subject: d.Name, Severity: problem.Degraded,
+			Title:   fmt.Sprintf("%d of its %d synchronous servers are never promoted", never, len(voting)),
+			Meaning: "No switchover has a target, and one of them takes over all the same when the primary dies: the others would be too few.",
+			Remedy:  "let at least two hosts be promoted"}, path+".members", path)
 	}
 }
 

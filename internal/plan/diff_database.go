@@ -35,17 +35,17 @@ func (d *differ) database(old, db Database) {
 		d.add(subject, Pauses, "its place among the databases changes from %d to %d, and with it the ports of its servers: they restart, and clients wait meanwhile (add new databases at the end)",
 			old.Index+1, db.Index+1)
 	}
-	switch n := db.Standbys - old.Standbys; {
-	case n > 0:
-		d.add(subject, Starts, "%s made beside what runs", count(n, "standby is", "standbys are"))
-	case n < 0:
-		d.add(subject, Stops, "%s stopped, data kept (%d left)", count(-n, "standby is", "standbys are"), db.Standbys)
-	}
+	d.copies(subject, old, db)
 	if old.AcknowledgedBy != db.AcknowledgedBy {
 		d.add(subject, Reloads, "a commit is acknowledged by %d (was %d)", db.AcknowledgedBy, old.AcknowledgedBy)
 	}
+	d.members(subject, old, db)
+	if old.Relaxed != db.Relaxed {
+		policy := map[bool]string{true: "relaxed: with too few standbys commits are acknowledged by fewer", false: "strict: with too few standbys writes wait"}
+		d.add(subject, Reloads, "its policy becomes %s", policy[db.Relaxed])
+	}
 	if !slices.Equal(old.Hosts, db.Hosts) {
-		d.add(subject, Pauses, "it may lie on %s (was %s); standbys move first, and if the primary must move a switchover pauses writes for about a second",
+		d.add(subject, Nothing, "it may lie on %s (was %s)",
 			hostList(db.Hosts), hostList(old.Hosts))
 	}
 	if old.WritePort != db.WritePort {
@@ -81,6 +81,52 @@ func (d *differ) reads(subject string, old, db Database) {
 	}
 	if old.ReadFallback != db.ReadFallback {
 		d.add(subject, Reloads, "with no standby to read, read-only sessions go to: %s (was %s)", db.ReadFallback, old.ReadFallback)
+	}
+}
+
+// copies says which hosts get a copy and which keep theirs, stopped.
+func (d *differ) copies(subject string, old, db Database) {
+	names := func(p *Plan, db Database) (out []string) {
+		for _, h := range p.DatabasePlacement(db) {
+			out = append(out, h.Name)
+		}
+		return out
+	}
+	before, after := names(d.old, old), names(d.new, db)
+	for _, h := range after {
+		if !slices.Contains(before, h) {
+			d.add(subject, Starts, "a standby is made on %s beside what runs", h)
+		}
+	}
+	for _, h := range before {
+		if !slices.Contains(after, h) {
+			d.add(subject, Stops, "its copy on %s is stopped, data kept; if it is the primary it stays until a switchover", h)
+		}
+	}
+}
+
+// members says how hosts take part from now on.
+func (d *differ) members(subject string, old, db Database) {
+	words := func(all []Member, host string) string {
+		m, ok := find(all, func(m Member) bool { return m.Host == host })
+		if !ok {
+			m = Member{Host: host, Promote: "normal"}
+		}
+		how := "synchronous"
+		if m.Follows != "" {
+			how = "asynchronous, following " + m.Follows
+		} else if m.Async {
+			how = "asynchronous"
+		}
+		if m.Promote != "normal" {
+			how += ", promote " + m.Promote
+		}
+		return how
+	}
+	for _, h := range d.new.DatabasePlacement(db) {
+		if was, is := words(old.Members, h.Name), words(db.Members, h.Name); was != is {
+			d.add(subject, Reloads, "as a standby %s is %s (was %s)", h.Name, is, was)
+		}
 	}
 }
 

@@ -53,7 +53,7 @@ func TestDiffSaysWhatWouldHappen(t *testing.T) {
 			"stop host c: it leaves the plan; what runs on it starts elsewhere, and its data stay on its disk",
 			"stop host b: its member of etcd leaves the group"}},
 		{"another address", "10.0.0.3", "10.0.0.9", []string{"restart host c: its address becomes 10.0.0.9 (was 10.0.0.3); everything on it restarts"}},
-		{"a standby more", "standbys: 1", "standbys: 2", []string{"start database records: 1 standby is made beside what runs"}},
+		{"a standby more", "standbys: 1", "standbys: 2", []string{"start database records: a standby is made on c beside what runs"}},
 		{"a parameter that is reloaded", "work_mem: 4MB", "work_mem: 8MB", []string{"reload database records: work_mem: taken over while it runs"}},
 		{"a parameter that needs a restart", "max_connections: 100", "max_connections: 200", []string{
 			"pause database records: max_connections: PostgreSQL reads it at start; standbys restart one at a time, then a switchover pauses writes for about a second"}},
@@ -116,9 +116,12 @@ func TestDiffSaysWhatWouldHappen(t *testing.T) {
 		{"programs of PostgreSQL, hosts and acknowledgement", "standbys: 1,", "standbys: 1, acknowledged_by: 0, bin_dir: /opt/pg, hosts: [a, b],", []string{
 			"pause database records: its programs lie elsewhere; standbys restart one at a time, then a switchover pauses writes for about a second",
 			"reload database records: a commit is acknowledged by 0 (was 1)",
-			"pause database records: it may lie on a, b (was any host); standbys move first, and if the primary must move a switchover pauses writes for about a second"}},
+			"nothing database records: it may lie on a, b (was any host)"}},
+		{"how standbys take part", "standbys: 1,", "standbys: 1, policy: relaxed, members: { b: { promote: high }, a: {} },", []string{
+			"reload database records: as a standby b is synchronous, promote high (was synchronous)",
+			"reload database records: its policy becomes relaxed: with too few standbys commits are acknowledged by fewer"}},
 		{"fewer standbys", "standbys: 1,", "standbys: 0,", []string{
-			"stop database records: 1 standby is stopped, data kept (0 left)",
+			"stop database records: its copy on b is stopped, data kept; if it is the primary it stays until a switchover",
 			"reload database records: a commit is acknowledged by 0 (was 1)"}},
 		{"roles", "roles: { app: { password: \"env:P\", owns: [one] } }", "roles: { app: { password: \"env:Q\", owns: [one] }, more: { password: \"env:R\", owns: [two] }, some: { password: \"env:S\" } }", []string{
 			"reload database records: the password of role app is read from another place",

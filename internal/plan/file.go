@@ -56,10 +56,13 @@ type (
 		standbys       located[int]
 		acknowledgedBy located[int]
 		hosts          located[[]located[string]]
+		members        located[[]named[memberFile]]
+		policy         located[string]
 		listen         located[listenFile]
 		roles          located[[]named[roleFile]]
 		parameters     located[[]named[string]]
 	}
+	memberFile struct{ mode, promote, follows located[string] }
 	listenFile struct {
 		write, read  located[int]
 		maxLag       located[time.Duration]
@@ -168,10 +171,20 @@ func database(dir string) form[databaseFile] {
 		key("standbys", whole("a number of standbys", 0, 8), "Servers besides the primary (default 2, or as many as there are other hosts).", func(f *databaseFile) *located[int] { return &f.standbys }),
 		key("acknowledged_by", whole("a number of standbys", 0, 8), "Standbys that hold a commit before the client hears of it (default: half of them, rounded up).", func(f *databaseFile) *located[int] { return &f.acknowledgedBy }),
 		key("hosts", listOf(nameText(label())), "Hosts that may hold it, best first (default: all of the home site).", func(f *databaseFile) *located[[]located[string]] { return &f.hosts }),
+		key("members", byName(label(), member()), "How hosts take part when they are not the primary; each host named here holds a copy.", func(f *databaseFile) *located[[]named[memberFile]] { return &f.members }),
+		key("policy", oneOf("strict", "relaxed"), "With too few standbys, strict lets writes wait (default); relaxed lets fewer acknowledge, and says so.", func(f *databaseFile) *located[string] { return &f.policy }),
 		key("listen", listen(), "Ports that lead to it on every host.", func(f *databaseFile) *located[listenFile] { return &f.listen }),
 		key("roles", byName(sqlName(), role(dir)), "Login roles.", func(f *databaseFile) *located[[]named[roleFile]] { return &f.roles }),
 		key("parameters", byName(parameterName(), anyScalar("a PostgreSQL value")), "PostgreSQL settings that Holdfast does not reserve.", func(f *databaseFile) *located[[]named[string]] { return &f.parameters }),
 		notYet[databaseFile]("tenants"), notYet[databaseFile]("two_nodes"), notYet[databaseFile]("strict"), notYet[databaseFile]("path"),
+	)
+}
+
+func member() form[memberFile] {
+	return object(
+		key("mode", oneOf("sync", "async"), "async = no commit waits for it, and it never takes over by itself (default sync).", func(f *memberFile) *located[string] { return &f.mode }),
+		key("promote", oneOf("never", "low", "normal", "high"), "How gladly it becomes the primary, among those that hold equally much (default normal).", func(f *memberFile) *located[string] { return &f.promote }),
+		key("follows", nameText(label()), "Another member that it streams from in place of the primary; it is asynchronous then.", func(f *memberFile) *located[string] { return &f.follows }),
 	)
 }
 

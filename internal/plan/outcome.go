@@ -1,6 +1,9 @@
 package plan
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // misfortune is a set of hosts that die at once; when which ones is open, the worst n of all.
 type misfortune struct {
@@ -79,23 +82,26 @@ func (m misfortune) hits(hosts []Host) int {
 	return n
 }
 
-// DatabasePlacement is where a database's primary and standbys are placed at first, the primary's host
-// first: in the order of its candidates, a fault domain again only when the others are used as often.
+// DatabasePlacement is where a database's primary and standbys are placed, the first primary's host first.
 func (p *Plan) DatabasePlacement(d Database) []Host {
-	candidates := p.DatabaseHosts(d)
-	var chosen []Host
-	for _, i := range spreadOver(candidates, func(int) bool { return true }, d.Standbys+1) {
-		chosen = append(chosen, candidates[i])
-	}
-	return chosen
+	all := placement(d, p.DatabaseHosts(d))
+	return all[:min(d.Standbys+1, len(all))]
+}
+
+// votingPlacement leaves out who can neither acknowledge nor take over.
+func (p *Plan) votingPlacement(d Database) []Host {
+	return slices.DeleteFunc(p.DatabasePlacement(d), func(h Host) bool {
+		m, named := find(d.Members, func(m Member) bool { return m.Host == h.Name })
+		return named && !m.Votes()
+	})
 }
 
 // databaseOutcome judges the worst case, in which the primary is among the dead. An election needs answers
 // from standbys - acknowledged_by + 1 of the standbys: then it meets every acknowledged commit.
 func databaseOutcome(p *Plan, d Database, e misfortune, decided bool) (Verdict, string) {
-	dead := e.hits(p.DatabasePlacement(d))
-	left := d.Standbys + 1 - dead
-	needed := d.Standbys - d.AcknowledgedBy + 1
+	dead := e.hits(p.votingPlacement(d))
+	left := d.Synchronous() + 1 - dead
+	needed := d.Synchronous() - d.AcknowledgedBy + 1
 	switch {
 	case dead == 0:
 		return Survives, "none of its servers is there"
@@ -109,7 +115,10 @@ func databaseOutcome(p *Plan, d Database, e misfortune, decided bool) (Verdict, 
 	case !decided:
 		return Waits, "standbys hold every acknowledged commit, but none takes over until the members of etcd are back"
 	case left-1 < d.AcknowledgedBy:
-		return Waits, fmt.Sprintf("a standby takes over and nothing is lost; writes wait until %d standbys follow it again", d.AcknowledgedBy)
+		if d.Relaxed {
+			return Survives, fmt.Sprintf("a standby takes over and nothing is lost; commits are acknowledged by %d meanwhile (policy relaxed), and the next death may lose some", left-1)
+		}
+		return Waits, fmt.Sprintf("a standby takes over and nothing is lost; writes wait until %s it again", count(d.AcknowledgedBy, "standby follows", "standbys follow"))
 	}
 	return Survives, "a standby takes over within seconds; no acknowledged commit is lost"
 }

@@ -117,6 +117,8 @@ type Database struct {
 	Standbys       int      // besides the primary
 	AcknowledgedBy int      // standbys that hold a commit before the client hears of it (W)
 	Hosts          []string // candidates in order of preference; empty = all hosts of the home site
+	Members        []Member // hosts that the file names, in its order: each holds a copy
+	Relaxed        bool     // policy: with too few standbys commits are acknowledged by fewer, instead of waiting
 	WritePort      int
 	ReadPort       int           // 0 = no read-only listener
 	MaxLag         time.Duration // a standby that is further behind is not read; 0 without a read-only listener
@@ -137,6 +139,28 @@ const (
 	FallbackRefuse  = "refuse"  // tell the client, after a short wait
 	FallbackPrimary = "primary" // lead it to the primary
 )
+
+// Member says how one host takes part in a database when it is not the primary.
+type Member struct {
+	Host    string
+	Async   bool   // no commit waits for it, and it never takes over by itself
+	Promote string // never, low, normal (default) or high
+	Follows string // another member that it streams from in place of the primary; then it is asynchronous
+}
+
+// Votes reports whether commits may wait for the member and it may take over.
+func (m Member) Votes() bool { return !m.Async && m.Follows == "" }
+
+// Synchronous is how many standbys may hold a commit before the client hears of it.
+func (d Database) Synchronous() int {
+	n := d.Standbys
+	for _, m := range d.Members {
+		if !m.Votes() {
+			n--
+		}
+	}
+	return n
+}
 
 // Role is a login role, its secret and the databases it owns.
 type Role struct {

@@ -17,17 +17,22 @@ func resolveDatabase(ms *mistakes, p *Plan, index int, d named[databaseFile]) Da
 	candidates := p.DatabaseHosts(db)
 	listWrong := f.hosts.written() && len(db.Hosts) < len(f.hosts.value)
 
-	db.Standbys = f.standbys.or(max(0, min(2, len(candidates)-1)))
+	db.Standbys = f.standbys.or(max(0, min(2, len(candidates)-1), len(f.members.value)-1))
+	db.Members, db.Relaxed = resolveMembers(ms, path, db, candidates, f), f.policy.value == "relaxed"
 	// A count that could not be read says nothing about the other one.
 	readable := f.standbys.written() || ms.where[path.to("standbys").String()] == Place{}
 	if f.standbys.written() && !listWrong && len(candidates) > 0 && db.Standbys+1 > len(candidates) {
 		ms.add(f.standbys.at, path.to("standbys"), "%d and a primary need %d hosts, and there are %d (at most %d)",
 			db.Standbys, db.Standbys+1, len(candidates), len(candidates)-1)
 	}
-	db.AcknowledgedBy = f.acknowledgedBy.or(acknowledgedByDefault(db.Standbys))
+	db.AcknowledgedBy = f.acknowledgedBy.or(acknowledgedByDefault(max(db.Synchronous(), 0)))
 	if readable && db.AcknowledgedBy > db.Standbys {
 		ms.add(f.acknowledgedBy.at, path.to("acknowledged_by"), "%d of %s: no commit would ever be acknowledged (0 to %d)",
 			db.AcknowledgedBy, count(db.Standbys, "standby", "standbys"), db.Standbys)
+	}
+	if sync := db.Synchronous(); readable && sync >= 0 && sync < db.Standbys && db.AcknowledgedBy > sync && db.AcknowledgedBy <= db.Standbys {
+		ms.add(f.acknowledgedBy.at, path.to("acknowledged_by"), "%d of %s: the others are asynchronous (0 to %d)",
+			db.AcknowledgedBy, count(sync, "standby", "standbys"), sync)
 	}
 	if home := p.HomeSite().Hosts; f.hosts.written() && !listWrong && db.Standbys > 0 && len(domainsOf(candidates)) == 1 && len(domainsOf(home)) > 1 {
 		ms.add(f.hosts.at, path.to("hosts"), "lie all in fault domain %s, though the site has %s: one failure takes every copy (allowed: hosts in more than one)",

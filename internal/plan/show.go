@@ -146,12 +146,25 @@ func showCheck(c Check, liveness bool) mapping {
 }
 
 func showDatabase(d Database) mapping {
-	var m, roles, parameters mapping
+	var m, roles, parameters, members mapping
 	m.put("postgres", d.Postgres)
 	m.putText("bin_dir", d.BinDir)
 	m.put("standbys", d.Standbys)
 	m.put("acknowledged_by", d.AcknowledgedBy)
 	m.putList("hosts", d.Hosts)
+	for _, x := range d.Members {
+		var member mapping
+		if x.Async && x.Follows == "" {
+			member.put("mode", "async")
+		}
+		member.put("promote", x.Promote)
+		member.putText("follows", x.Follows)
+		members.put(x.Host, member)
+	}
+	m.putSome("members", members)
+	if d.Relaxed {
+		m.put("policy", "relaxed")
+	}
 	listen := mapping{{Key: "write", Value: d.WritePort}}
 	if d.ReadPort != 0 {
 		listen.put("read", d.ReadPort)

@@ -112,6 +112,7 @@ type disk struct {
 	admits      bool
 	clean       bool // shut down in good order as a primary
 	checkpoint  database.LSN
+	control     int // max_connections of the primary that wrote the log
 }
 
 // Server is one host's PostgreSQL with its keeper and its driver.
@@ -142,7 +143,11 @@ type Server struct {
 	failedFrom string
 	giving     int // copies on their way from here
 
-	unread   Unread
+	unread  Unread
+	wanted  int  // max_connections of the plan
+	applied bool // it is in the server's file
+	lives   int  // starts of a process
+
 	versions int // raised by whatever can change who may acknowledge
 	minted   int // incarnations made here
 }
@@ -151,7 +156,7 @@ var _ database.Server = (*Server)(nil)
 
 // New is a host without data.
 func New(host string, w World, o Observer, bugs Bugs) *Server {
-	return &Server{host: host, w: w, o: o, bugs: bugs, d: disk{state: database.DataAbsent}, attested: true}
+	return &Server{host: host, w: w, o: o, bugs: bugs, d: disk{state: database.DataAbsent}, attested: true, wanted: settingAtFirst, applied: true}
 }
 
 // Host is where the server stands.
@@ -268,6 +273,7 @@ func (s *Server) observe() database.Local {
 	l.Exit, l.Role, l.Ready, l.Stopping = "", p.role, p.ready, p.stopping
 	l.Replayed, l.Receiving = s.replayed(), p.receiver != nil
 	l.RolesReady = s.hasRoles()
+	s.observeSettings(&l)
 	if p.role == database.Primary {
 		l.Names = p.names
 		for _, x := range p.senders {

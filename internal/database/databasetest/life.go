@@ -16,6 +16,7 @@ type process struct {
 	ready    bool
 	stopping bool
 	flushing bool
+	setting  int // its max_connections
 
 	stalled   bool // a flush waits for a disk that hangs
 	stalledAt time.Duration
@@ -62,7 +63,8 @@ func (s *Server) start(ctx context.Context, hot, cut bool) error {
 	if cut {
 		s.d.following, s.d.source = 0, ""
 	}
-	p := &process{hot: hot, names: s.d.names, defined: s.d.names.W > 0}
+	p := &process{hot: hot, names: s.d.names, defined: s.d.names.W > 0, setting: s.settingAtStart(hot)}
+	s.lives++
 	s.p, s.exit, s.attested = p, "", false
 	s.versions++
 	if err := s.w.Wait(ctx, s.host, s.between(50*time.Millisecond, 600*time.Millisecond)); err != nil {
@@ -259,7 +261,7 @@ func (s *Server) Init(ctx context.Context, epoch int64) error {
 	s.d.files = map[uint32]fileOf{}
 	s.swear(database.Promise{Epoch: epoch, Incarnation: s.d.incarnation})
 	s.d.wal = []Entry{{Timeline: 1, Start: walStart, End: walStart + 400, Kind: Tick}}
-	s.d.flushed, s.d.names, s.d.state = 1, s.atStart(), database.DataPresent
+	s.d.flushed, s.d.names, s.d.state, s.d.control = 1, s.atStart(), database.DataPresent, s.wanted
 	return nil
 }
 
@@ -335,7 +337,7 @@ func (s *Server) copyFrom(ctx context.Context, source string, epoch int64, took 
 	}
 	next := disk{
 		state: database.DataPresent, systemID: peer.d.systemID, incarnation: s.d.incarnation, wal: wal, flushed: len(wal),
-		history: slices.Clone(peer.d.history), files: map[uint32]fileOf{}, names: s.atStart(),
+		history: slices.Clone(peer.d.history), files: map[uint32]fileOf{}, names: s.atStart(), control: peer.d.control,
 	}
 	for _, f := range next.history {
 		next.files[f.Timeline] = realFile

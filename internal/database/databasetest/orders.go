@@ -195,6 +195,7 @@ func (s *Server) switchTimeline(p *process, epoch int64) {
 	s.d.flushed = len(s.d.wal)
 	s.position = database.Position{}
 	p.role = database.Primary
+	s.d.control = p.setting // a record of it, that standbys replay
 	s.versions++
 	s.deadline = s.w.Now()
 	s.extend(3 * time.Second)

@@ -243,7 +243,7 @@ func (s *Server) copyData(ctx context.Context, main *source, from database.Endpo
 	if err := c.Remove(pgdata.ControlFile); err != nil {
 		return err
 	}
-	if err := s.furnish(s.at.data); err != nil { // closed from the first moment on
+	if err := s.furnish(s.at.data, nil); err != nil { // closed from the first moment on
 		return err
 	}
 	files, err := main.list(ctx)

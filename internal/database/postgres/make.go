@@ -121,7 +121,7 @@ func (s *Server) finish(data, incarnation string) error {
 	if err := s.writeIncarnation(data, incarnation); err != nil {
 		return err
 	}
-	if err := s.furnish(data); err != nil {
+	if err := s.furnish(data, nil); err != nil {
 		return err
 	}
 	return s.clearPartial()

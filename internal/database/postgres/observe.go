@@ -27,6 +27,8 @@ type observer struct {
 	conn    *pgx.Conn
 	rolesAt time.Time // when the roles were last compared
 
+	waiting waiting
+
 	probe probe // has its own lock
 }
 
@@ -196,6 +198,10 @@ func (s *Server) observeServer(ctx context.Context, l *database.Local, now memor
 	defer cancel()
 	err := s.ask(ctx, l, now)
 	if err == nil {
+		// What is not learnt of the settings makes no server ill.
+		if err := s.observeSettings(ctx, s.watch.conn, l, now); err != nil && ctx.Err() == nil {
+			s.log.Debug("settings not observed", "err", err)
+		}
 		return nil
 	}
 	s.watch.drop()
@@ -240,6 +246,10 @@ func (s *Server) ask(ctx context.Context, l *database.Local, now memory) error {
 		return fmt.Errorf("ask the server: %w", err)
 	}
 	l.Ready, l.Giving = true, a.giving
+	if pm, err := s.postmaster(); err == nil && pm.pid != 0 {
+		_, started := lineage(pm.pid)
+		l.Life = strconv.Itoa(pm.pid) + "-" + started
+	}
 	l.Names, l.NamesOK = database.ParseNames(a.names)
 	if now.wrote && a.names != now.names {
 		l.NamesOK = false

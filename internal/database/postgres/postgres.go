@@ -78,9 +78,10 @@ type Server struct {
 	end        context.CancelFunc
 	tasks      sync.WaitGroup
 
-	mu    sync.Mutex // guards what follows; held for moments only
-	now   memory
-	watch observer // has its own lock
+	mu           sync.Mutex // guards what follows; held for moments only
+	now          memory
+	planSettings []Parameter
+	watch        observer // has its own lock
 }
 
 // memory is what the driver knows besides the files. All of it may be lost: then it is learnt or done again.
@@ -101,6 +102,9 @@ type memory struct {
 	from     string           // whom the last copy was to be made of
 	held     database.LSN     // known end of WAL on disk, at least; 0 = not looked
 	heldFor  string           // incarnation that held belongs to
+
+	refused     string // why PostgreSQL does not take refusedText
+	refusedText string // of postgresql.conf
 }
 
 var _ database.Server = (*Server)(nil)
@@ -132,6 +136,7 @@ func Open(cfg Config) (*Server, error) {
 	if err := s.checkPlace(); err != nil {
 		return nil, err
 	}
+	s.planSettings = cfg.Parameters
 	s.background, s.end = context.WithCancel(context.Background())
 	return s, nil
 }

@@ -67,19 +67,11 @@ func defaults() []Parameter {
 }
 
 // static is postgresql.conf.
-func (s *Server) static() string {
+func (s *Server) static(least floor) string {
 	var b strings.Builder
-	b.WriteString("# Written by Holdfast at each start; changes made here are lost. The plan's database.parameters is the place.\n")
+	b.WriteString("# Written by Holdfast; changes made here are lost. The plan's databases.NAME.parameters is the place.\n")
 	set := func(name, value string) { fmt.Fprintf(&b, "%s = %s\n", name, quoteSetting(value)) }
-	plan := func(name string) bool {
-		return slices.ContainsFunc(s.cfg.Parameters, func(p Parameter) bool { return p.Name == name })
-	}
-	for _, p := range defaults() {
-		if !plan(p.Name) {
-			set(p.Name, p.Value)
-		}
-	}
-	for _, p := range s.cfg.Parameters {
+	for _, p := range s.planned(least) {
 		set(p.Name, p.Value)
 	}
 	set("ssl", "on")
@@ -280,7 +272,7 @@ func (s *Server) identities() (string, error) {
 
 // furnish writes every file of ours into a data directory so that whatever starts on it is a standby, closed,
 // cut, with clients shut out; and reads back what that rests on.
-func (s *Server) furnish(data string) error {
+func (s *Server) furnish(data string, least floor) error {
 	ident, err := s.identities()
 	if err != nil {
 		return err
@@ -290,7 +282,7 @@ func (s *Server) furnish(data string) error {
 		return err
 	}
 	for name, text := range map[string]string{
-		"postgresql.conf": s.static(), "pg_hba.conf": s.access(false), "pg_ident.conf": ident, "standby.signal": "",
+		"postgresql.conf": s.static(least), "pg_hba.conf": s.access(false), "pg_ident.conf": ident, "standby.signal": "",
 	} {
 		if err := s.give(in(name), []byte(text)); err != nil {
 			return err

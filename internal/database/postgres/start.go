@@ -63,7 +63,7 @@ func (s *Server) start(ctx context.Context, hot bool, d dynamic) error {
 	if err := s.copyCertificates(); err != nil {
 		return fmt.Errorf("start the server: %w", err)
 	}
-	if err := s.furnish(s.at.data); err != nil {
+	if err := s.furnishStart(ctx, hot); err != nil {
 		return fmt.Errorf("start the server: %w", err)
 	}
 	if err := s.tidyHistories(); err != nil {

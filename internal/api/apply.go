@@ -1,0 +1,158 @@
+package api
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"holdfast/internal/agent"
+	"holdfast/internal/cluster"
+	"holdfast/internal/plan"
+	"holdfast/internal/problem"
+)
+
+// Apply is a plan that an operator wants the running application to follow.
+type Apply struct {
+	Text     string `json:"text"`
+	DryRun   bool   `json:"dry_run"`
+	Revision int64  `json:"revision"` // of the plan that the difference was shown against; not read with DryRun
+}
+
+// Applied is what applying would do, or did.
+type Applied struct {
+	Revision int64         `json:"revision"` // of the plan that counts: before with a dry run, else the new one
+	Changes  []plan.Change `json:"changes"`
+	Done     bool          `json:"done"`
+}
+
+// current is the plan that counts.
+func (s Source) current() *plan.Plan {
+	if s.Applied != nil {
+		return s.Applied()
+	}
+	return s.Plan
+}
+
+// applyPlan publishes a plan, or says what that would do. All that could refuse is asked before anything changes,
+// and the plan is written only over the one that the difference was shown against.
+func (s Source) applyPlan(w http.ResponseWriter, r *http.Request) {
+	var q Apply
+	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, 2*requestMax))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&q); err != nil {
+		s.refuse(w, http.StatusBadRequest, problem.Problem{
+			Code: "api.bad-request", Severity: problem.Note, Title: "the request was not understood: " + err.Error(),
+			Meaning: "Nothing was changed.", Remedy: "use a command line of the same version as the agents",
+		})
+		return
+	}
+	entry, err := s.Store.Get(r.Context(), agent.KeyPlan)
+	if err != nil {
+		s.unavailable(w, err)
+		return
+	}
+	now := s.at(entry.Value)
+	next, refused := s.parsed(now, q.Text)
+	if refused == nil {
+		refused = s.unready(now, next)
+	}
+	if refused != nil {
+		s.refuse(w, http.StatusUnprocessableEntity, *refused)
+		return
+	}
+	out := Applied{Revision: entry.Revision, Changes: plan.Diff(now, next)}
+	if q.DryRun || string(entry.Value) == q.Text {
+		s.answer(w, http.StatusOK, out)
+		return
+	}
+	out.Revision, err = s.Store.Put(r.Context(), agent.KeyPlan, []byte(q.Text), q.Revision)
+	switch {
+	case errors.Is(err, cluster.ErrConflict):
+		s.refuse(w, http.StatusConflict, problem.Problem{
+			Code: "plan.changed-meanwhile", Subject: now.Application, Severity: problem.Note,
+			Title: "somebody else applied a plan meanwhile", Meaning: "Nothing was changed by this one.",
+			Remedy: "look at the difference again: holdfast apply PLAN --dry-run",
+		})
+	case err != nil:
+		s.unavailable(w, err)
+	default:
+		out.Done = true
+		s.answer(w, http.StatusOK, out)
+	}
+}
+
+// at is the plan that counts where text is the one that was applied last.
+func (s Source) at(text []byte) *plan.Plan {
+	over, _ := plan.Parse(s.Plan.File, text)
+	if over == nil {
+		return s.Plan // none yet, or one of another version
+	}
+	return s.Plan.OverlayDatabases(over)
+}
+
+// parsed reads a plan and refuses, by name, what this version cannot do to a running application.
+func (s Source) parsed(now *plan.Plan, text string) (*plan.Plan, *problem.Problem) {
+	next, mistakes := plan.Parse(s.Plan.File, []byte(text))
+	if next == nil {
+		var lines []string
+		for _, m := range mistakes {
+			lines = append(lines, m.Error())
+		}
+		return nil, &problem.Problem{
+			Code: "plan.mistakes", Subject: s.Plan.Application, Severity: problem.Note, Title: strings.Join(lines, "; "),
+			Meaning: "Nothing was changed.", Remedy: "correct the file: holdfast plan check PLAN",
+		}
+	}
+	if s.Prepare != nil {
+		next = s.Prepare(next)
+	}
+	fixed := plan.Fixed(now, next)
+	if len(fixed) == 0 {
+		return next, nil
+	}
+	var words []string
+	for _, c := range fixed {
+		words = append(words, c.Subject+": "+c.What)
+	}
+	return nil, &problem.Problem{
+		Code: "plan.not-at-run-time", Subject: s.Plan.Application, Severity: problem.Note,
+		Title:   "not available in this version while the application runs: " + strings.Join(words, "; "),
+		Meaning: "Nothing was changed.",
+		Remedy:  "take these out of the plan and apply the rest; or stop the application, and start it with the new plan: holdfast down, holdfast up PLAN",
+	}
+}
+
+// unready names a host that shall hold a copy and cannot: its agent does not answer, or it has no PostgreSQL.
+func (s Source) unready(now, next *plan.Plan) *problem.Problem {
+	snap := s.Snapshot()
+	for _, d := range next.Databases {
+		had := map[string]bool{}
+		if old, ok := now.DatabaseNamed(d.Name); ok {
+			for _, h := range now.DatabasePlacement(old) {
+				had[h.Name] = true
+			}
+		}
+		for _, h := range next.DatabasePlacement(d) {
+			if had[h.Name] {
+				continue
+			}
+			why := ""
+			rep := reportOf(s.Self, h.Name, snap)
+			if rep == nil {
+				why = "its agent does not answer"
+			} else if !rep.Databases[d.Name].Local.Known {
+				why = fmt.Sprintf("its agent has no PostgreSQL %d to run it with, or has not looked yet", d.Postgres)
+			}
+			if why != "" {
+				return &problem.Problem{
+					Code: "plan.host-not-ready", Subject: d.Name, Severity: problem.Note,
+					Title: "a copy on " + h.Name + " cannot be made: " + why, Meaning: "Nothing was changed.",
+					Remedy: "bring the agent of " + h.Name + " up, with PostgreSQL found on the host, then apply again",
+				}
+			}
+		}
+	}
+	return nil
+}

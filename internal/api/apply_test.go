@@ -1,0 +1,70 @@
+package api
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"holdfast/internal/agent"
+	"holdfast/internal/plan"
+)
+
+const applicable = `application: clinic
+sites: { b: { hosts: { b1: { address: 127.61.1.1 }, b2: { address: 127.61.1.2 }, b3: { address: 127.61.1.3 }, b4: { address: 127.61.1.4 } } } }
+databases: { records: { postgres: 15, standbys: 2, acknowledged_by: 1 } }
+`
+
+// A plan is refused before anything changes, shown before it is written, and written only over what it was shown
+// against.
+func TestAPlanIsApplied(t *testing.T) {
+	start, mistakes := plan.Parse("/plan/holdfast.yaml", []byte(applicable))
+	if start == nil {
+		t.Fatal(mistakes)
+	}
+	s := serveWith(t, "b1", func(src *Source) { src.Plan = start })
+	post := func(q Apply) (int, Applied, string) {
+		t.Helper()
+		body, err := json.Marshal(q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		status, data := s.do(t, s.operator, "POST", "/v1/plan", string(body))
+		var out Applied
+		var refused struct{ Code string }
+		if json.Unmarshal(data, &out) != nil || json.Unmarshal(data, &refused) != nil {
+			t.Fatalf("%d: %s", status, data)
+		}
+		return status, out, refused.Code
+	}
+	change := func(from, to string) string { return strings.Replace(applicable, from, to, 1) }
+	more := change("acknowledged_by: 1", "acknowledged_by: 2")
+	for _, c := range []struct{ name, text, code string }{
+		{"no plan", "application: [", "plan.mistakes"},
+		{"a port", change("standbys: 2,", "standbys: 2, listen: { write: 6000 },"), "plan.not-at-run-time"},
+		{"a service and a standby", change("standbys: 2,", "standbys: 1,") + "services: { web: { run: /bin/web } }\n", "plan.not-at-run-time"},
+		{"a copy on a host that does not answer", change("standbys: 2,", "standbys: 3,"), "plan.host-not-ready"},
+	} {
+		if status, _, code := post(Apply{Text: c.text}); status != 422 || code != c.code {
+			t.Errorf("%s: %d %s, want %s", c.name, status, code, c.code)
+		}
+	}
+	if status, _ := s.do(t, s.host, "POST", "/v1/plan", `{"text":"x"}`); status != 403 {
+		t.Errorf("a host may apply: %d", status)
+	}
+	status, out, _ := post(Apply{Text: more, DryRun: true})
+	if status != 200 || out.Done || len(out.Changes) != 1 || out.Revision != 0 {
+		t.Fatalf("dry run: %d %+v", status, out)
+	}
+	if e, err := s.store.Get(t.Context(), agent.KeyPlan); err != nil || e.Revision != 0 {
+		t.Fatalf("something was written: %v %v", e, err)
+	}
+	if status, out, _ = post(Apply{Text: more}); status != 200 || !out.Done || out.Revision == 0 {
+		t.Fatalf("apply: %d %+v", status, out)
+	}
+	if status, _, code := post(Apply{Text: applicable}); status != 409 || code != "plan.changed-meanwhile" {
+		t.Errorf("over a plan that was not shown: %d %s", status, code)
+	}
+	if status, back, _ := post(Apply{Text: applicable, DryRun: true}); status != 200 || len(back.Changes) != 1 || back.Revision != out.Revision {
+		t.Errorf("the difference is not against the applied plan: %d %+v", status, back)
+	}
+}

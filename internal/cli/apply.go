@@ -1,0 +1,102 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"holdfast/internal/api"
+	"holdfast/internal/plan"
+)
+
+func applyCommand() *cobra.Command {
+	var root, output string
+	var yes, dryRun bool
+	cmd := &cobra.Command{
+		Use:   "apply [PLAN]",
+		Short: "Make the running application follow a changed plan",
+		Long: `Shows what the plan would start, reload, pause or stop, asks, and hands it to the running application: every agent
+takes it over while it runs. Nothing is ever deleted: a copy that the plan does not want any more is stopped, and its
+data are kept.
+
+In this version standbys, acknowledged_by, hosts, members and policy of databases change at run time. Anything else is
+refused by name, and nothing is changed then.`,
+		Example: `  holdfast apply holdfast.yaml --dry-run
+  holdfast apply holdfast.yaml --yes`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			file := planFileDefault
+			if len(args) > 0 {
+				file = args[0]
+			}
+			p, err := goodPlan(cmd, file)
+			if err != nil {
+				return err
+			}
+			client, err := operatorOf(root)
+			if err != nil {
+				return err
+			}
+			defer client.Close()
+			return applyPlan(cmd, client, string(p.Source), output, dryRun, yes)
+		},
+	}
+	cmd.Flags().StringVar(&root, "root", "", rootUsage)
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "say what would change, restart or pause; change nothing")
+	outputFlag(cmd, &output)
+	return cmd
+}
+
+func applyPlan(cmd *cobra.Command, client *api.Client, text, output string, dryRun, yes bool) error {
+	would, err := client.Apply(cmd.Context(), api.Apply{Text: text, DryRun: true})
+	if err != nil {
+		return err
+	}
+	if dryRun || output != "json" {
+		if err := writeApplied(cmd.OutOrStdout(), would, output); err != nil || dryRun {
+			return err
+		}
+	}
+	if len(would.Changes) > 0 && !yes {
+		if ok, err := confirm(cmd, "Apply this plan?"); err != nil || !ok {
+			return err
+		}
+	}
+	done, err := client.Apply(cmd.Context(), api.Apply{Text: text, Revision: would.Revision})
+	if err != nil {
+		return err
+	}
+	if output == "json" {
+		return writeApplied(cmd.OutOrStdout(), done, output)
+	}
+	words := "The application follows this plan already."
+	if done.Done {
+		words = "Applied. Each step is carried out while the application runs: holdfast status shows how far it is."
+	}
+	_, err = fmt.Fprintln(cmd.OutOrStdout(), words)
+	return err
+}
+
+// writeApplied shows what changes, what troubles clients most first.
+func writeApplied(out io.Writer, a api.Applied, output string) error {
+	if output == "json" {
+		return json.NewEncoder(out).Encode(a)
+	}
+	if len(a.Changes) == 0 {
+		_, err := fmt.Fprintln(out, "Nothing would change.")
+		return err
+	}
+	order := []plan.Effect{plan.Pauses, plan.Restarts, plan.Stops, plan.Reloads, plan.Starts, plan.Nothing}
+	changes := slices.Clone(a.Changes)
+	slices.SortStableFunc(changes, func(x, y plan.Change) int { return slices.Index(order, x.Effect) - slices.Index(order, y.Effect) })
+	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	for _, c := range changes {
+		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\n", c.Effect, c.Subject, c.What) // Flush tells the error
+	}
+	return w.Flush()
+}

@@ -1,0 +1,172 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"holdfast/internal/pgcontrol"
+)
+
+// floor are the settings of the primary that wrote our log which no standby that answers queries may have lower: it
+// would not start, or its replay would stand still (PostgreSQL manual, "Hot Standby Administrator's Overview").
+type floor []pgcontrol.Setting
+
+// planned are the settings of the plan over our defaults, none below least.
+func (s *Server) planned(least floor) []Parameter {
+	all := slices.DeleteFunc(defaults(), func(d Parameter) bool {
+		return slices.ContainsFunc(s.parameters(), func(p Parameter) bool { return p.Name == d.Name })
+	})
+	all = append(all, s.parameters()...)
+	for _, x := range least {
+		i := slices.IndexFunc(all, func(p Parameter) bool { return p.Name == x.Name })
+		switch {
+		case i < 0 && int(x.Value) > builtIn(x.Name):
+			all = append(all, Parameter{x.Name, strconv.Itoa(int(x.Value))})
+		case i >= 0 && number(all[i].Value) < int(x.Value):
+			all[i].Value = strconv.Itoa(int(x.Value))
+		}
+	}
+	return all
+}
+
+// builtIn is PostgreSQL's own default of a setting that our defaults do not have (versions 14 to 18).
+func builtIn(name string) int {
+	return map[string]int{"max_worker_processes": 8, "max_prepared_transactions": 0, "max_locks_per_transaction": 64}[name]
+}
+
+// number reads a setting that is a plain number; whatever is none counts as large, for PostgreSQL shall judge it.
+func number(value string) int {
+	n, err := strconv.Atoi(strings.TrimSpace(value))
+	if err != nil {
+		return int(^uint(0) >> 1)
+	}
+	return n
+}
+
+// parameters are the plan's settings now.
+func (s *Server) parameters() []Parameter {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.planSettings
+}
+
+// SetParameters changes the plan's settings. They come into a running server with the next Reload, for which the
+// judgement asks once it sees Local.Unapplied.
+func (s *Server) SetParameters(p []Parameter) error {
+	for _, x := range p {
+		if err := x.check(); err != nil {
+			return fmt.Errorf("change the settings: %w", err)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.planSettings = slices.Clone(p)
+	return nil
+}
+
+// leastOf is the floor that a server has to keep: a standby that answers queries, never a primary.
+func leastOf(c pgcontrol.Control, standby bool) floor {
+	if !standby {
+		return nil
+	}
+	return floor(c.Limits)
+}
+
+func staticConf(data string) string { return filepath.Join(data, "postgresql.conf") }
+
+// Reload writes the plan's settings and lets the server read them. What the server would not take is put back.
+func (s *Server) Reload(ctx context.Context) error {
+	s.op.Lock()
+	defer s.op.Unlock()
+	if err := s.reload(ctx); err != nil {
+		return fmt.Errorf("bring the plan's settings into the server: %w", err)
+	}
+	return nil
+}
+
+func (s *Server) reload(ctx context.Context) error {
+	if err := s.present("read the settings"); err != nil {
+		return err
+	}
+	primary, err := s.isPrimary(ctx)
+	if err != nil {
+		return err
+	}
+	c, err := pgcontrol.Read(s.at.data)
+	if err != nil {
+		return err
+	}
+	before, err := os.ReadFile(staticConf(s.at.data))
+	if err != nil {
+		return err
+	}
+	text := s.static(leastOf(c, !primary))
+	if text == string(before) {
+		return nil
+	}
+	if err := s.give(staticConf(s.at.data), []byte(text)); err != nil {
+		return err
+	}
+	if err := s.checkStatic(ctx, before); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	refused := s.now.refusedText == text
+	s.mu.Unlock()
+	if refused {
+		return nil // told as Local.Refused; asking again would change nothing
+	}
+	return s.signal(syscall.SIGHUP)
+}
+
+// furnishStart writes our files before a start. A standby that answers queries gets no setting below its primary's.
+func (s *Server) furnishStart(ctx context.Context, hot bool) error {
+	c, err := pgcontrol.Read(s.at.data)
+	if err != nil {
+		return err
+	}
+	before, err := os.ReadFile(staticConf(s.at.data))
+	if err != nil && !os.IsNotExist(err) {
+		return fmt.Errorf("read the settings of before: %w", err)
+	}
+	if err := s.furnish(s.at.data, leastOf(c, hot)); err != nil {
+		return err
+	}
+	return s.checkStatic(ctx, before)
+}
+
+// refused remembers which text of the settings the server does not take, and why; empty = it takes them.
+func (s *Server) refused(text, why string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.now.refusedText, s.now.refused = text, why
+}
+
+// checkStatic has PostgreSQL's own program read settings that changed, before anything hangs on them. What it does not
+// take is replaced by what was there before.
+func (s *Server) checkStatic(ctx context.Context, before []byte) error {
+	now, err := os.ReadFile(staticConf(s.at.data))
+	if err != nil {
+		return err
+	}
+	if len(before) == 0 || string(before) == string(now) {
+		return nil
+	}
+	why := s.run(ctx, nil, "postgres", "-C", "data_directory", "-D", s.at.data)
+	if why == nil {
+		s.refused("", "")
+		return nil
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	s.log.Warn("settings refused by PostgreSQL, those of before are kept", "err", why)
+	s.refused(string(now), why.Error())
+	return s.give(staticConf(s.at.data), before)
+}

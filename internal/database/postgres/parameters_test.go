@@ -1,0 +1,122 @@
+package postgres_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"holdfast/internal/database"
+	"holdfast/internal/database/postgres"
+	"holdfast/internal/database/postgres/pgtest"
+)
+
+// want changes the plan's settings on a node, and has the server read them.
+func want(t *testing.T, n *pgtest.Node, p ...postgres.Parameter) database.Local {
+	t.Helper()
+	must(t, n.SetParameters(p))
+	n.Await(t, "the difference is seen", func(l database.Local) bool { return l.Unapplied })
+	must(t, n.Reload(t.Context()))
+	return n.Await(t, "the file is as the plan", func(l database.Local) bool { return l.Ready && !l.Unapplied })
+}
+
+func TestSettingsComeInByReloadAndByRestart(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	nodes := pgtest.New(t, pgtest.Options{}, "127.46.9.1", "127.46.9.2")
+	a, b := nodes[0], nodes[1]
+	pgtest.Primary(t, a)
+	pgtest.Join(t, b, a, 1)
+	shows := func(n *pgtest.Node, name string) string {
+		t.Helper()
+		var value string
+		must(t, local(t, n).QueryRow(ctx, "SELECT current_setting($1)", name).Scan(&value))
+		return value
+	}
+	first := a.Answers(t)
+	if first.Unapplied || len(first.Pending) > 0 || first.Version == "" || first.Life == "" {
+		t.Fatalf("before any change: %+v", first)
+	}
+
+	t.Run("what needs no restart is there at once", func(t *testing.T) {
+		if l := want(t, a, postgres.Parameter{Name: "work_mem", Value: "7MB"}); len(l.Pending) > 0 || l.Life != first.Life {
+			t.Errorf("%+v", l)
+		}
+		a.Await(t, "a new session shows it", func(database.Local) bool { return shows(a, "work_mem") == "7MB" })
+	})
+	t.Run("what the server does not know is refused by name, and nothing changes", func(t *testing.T) {
+		for _, bad := range []postgres.Parameter{{Name: "no_such_thing", Value: "1"}, {Name: "maintenance_work_mem", Value: "lots"}} {
+			l := want(t, a, postgres.Parameter{Name: "work_mem", Value: "8MB"}, bad)
+			if !strings.Contains(l.Refused, bad.Name) || shows(a, "work_mem") != "7MB" {
+				t.Errorf("refused %q, work_mem %s", l.Refused, shows(a, "work_mem"))
+			}
+		}
+	})
+	t.Run("a setting that comes up waits for a restart, on the standby first", func(t *testing.T) {
+		up := postgres.Parameter{Name: "max_connections", Value: "140"}
+		pending := []database.Pending{{Name: "max_connections", From: "100", To: "140"}}
+		for _, n := range nodes {
+			want(t, n, up)
+			l := n.Await(t, "it waits", func(l database.Local) bool { return len(l.Pending) > 0 })
+			if diff := cmp.Diff(pending, l.Pending); diff != "" || l.Refused != "" {
+				t.Errorf("%s: %s %s", n.Endpoint.Host, l.Refused, diff)
+			}
+		}
+		restart(t, b, a, 1)
+		if l := b.Answers(t); len(l.Pending) > 0 || shows(b, "max_connections") != "140" {
+			t.Errorf("%+v", l.Pending)
+		}
+	})
+	t.Run("a server starts with what it had when the plan asks for nonsense", func(t *testing.T) {
+		must(t, b.SetParameters([]postgres.Parameter{{Name: "max_connections", Value: "140"}, {Name: "no_such_thing", Value: "1"}}))
+		restart(t, b, a, 1)
+		if l := b.Answers(t); !strings.Contains(l.Refused, "no_such_thing") || l.Unapplied || shows(b, "max_connections") != "140" {
+			t.Errorf("refused %q", l.Refused)
+		}
+	})
+	t.Run("a setting that comes down waits for the primary, and a standby starts all the same", func(t *testing.T) {
+		down := postgres.Parameter{Name: "max_connections", Value: "60"}
+		want(t, b, down)
+		restart(t, b, a, 1)
+		l := b.Await(t, "it is told", func(l database.Local) bool { return len(l.Pending) > 0 })
+		if diff := cmp.Diff([]database.Pending{{Name: "max_connections", From: "100", To: "60", Lower: true}}, l.Pending); diff != "" {
+			t.Errorf("standby: %s", diff)
+		}
+		l = want(t, a, down)
+		if l = a.Await(t, "it is told", func(l database.Local) bool { return len(l.Pending) > 0 }); !l.Pending[0].Lower {
+			t.Errorf("primary: %+v", l.Pending)
+		}
+		// The primary restarts in place: as a standby that answers nothing, then promoted.
+		must(t, a.StopFast(ctx))
+		_, err := a.Recruit(ctx, 2, 0)
+		must(t, err)
+		must(t, a.Start(ctx, false))
+		must(t, a.Promote(ctx, 2, 3, []database.Fork{}))
+		l = a.Answers(t)
+		if len(l.Pending) > 0 || shows(a, "max_connections") != "60" {
+			t.Fatalf("primary after its restart: %+v", l.Pending)
+		}
+		must(t, a.SetNames(ctx, database.Names{}))
+		_, err = b.Recruit(ctx, 2, 0)
+		must(t, err)
+		must(t, b.Follow(ctx, a.Endpoint, 2))
+		b.Await(t, "the standby hears of it", func(l database.Local) bool { return l.Unapplied })
+		must(t, b.Reload(ctx))
+		b.Await(t, "its turn has come", func(l database.Local) bool { return len(l.Pending) > 0 && !l.Pending[0].Lower })
+		restart(t, b, a, 2)
+		if l := b.Answers(t); len(l.Pending) > 0 || shows(b, "max_connections") != "60" {
+			t.Errorf("standby after its restart: %+v", l.Pending)
+		}
+	})
+}
+
+// restart stops a standby and lets it follow again.
+func restart(t *testing.T, n, primary *pgtest.Node, epoch int64) {
+	t.Helper()
+	before := n.Answers(t).Life
+	must(t, n.StopFast(t.Context()))
+	_, err := n.Recruit(t.Context(), epoch, 0)
+	must(t, err)
+	must(t, n.Follow(t.Context(), primary.Endpoint, epoch))
+	n.Await(t, "it streams again", func(l database.Local) bool { return l.Ready && l.Receiving && l.Life != before })
+}
