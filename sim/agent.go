@@ -57,6 +57,7 @@ type agentLife struct {
 	signature signature
 	report    agent.Report
 	because   string
+	closed    time.Duration // as the last round said
 }
 
 // peer is what is known of another host.
@@ -258,6 +259,7 @@ func (a *agentLife) round() {
 		}
 	}
 	d := out.Decisions[databaseName]
+	a.closed = d.Closed
 	if a.w.trace.out != nil {
 		because := fmt.Sprint(d.Because)
 		for _, p := range d.Problems {

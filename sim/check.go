@@ -21,6 +21,7 @@ type ack struct {
 	epoch int64
 	host  string
 	at    time.Duration // virtual
+	end   database.LSN
 }
 
 // checker knows all that was promised to clients, and watches every change for a broken rule.
@@ -44,6 +45,8 @@ type checker struct {
 	writers      map[int64]string // who acknowledges in an epoch
 	timelines    map[uint32]database.Fork
 	promises     map[string]database.Promise // by incarnation, as told to peers
+	losses       []database.Loss             // that operators accepted, as they were confirmed
+	given        int                         // acknowledged commits that lie in them
 
 	openIn    int64 // newest epoch whose primary was opened, and since when
 	openSince time.Duration
@@ -63,7 +66,7 @@ func newChecker(w *World) *checker {
 // Acknowledged implements [databasetest.Observer].
 func (c *checker) Acknowledged(host, incarnation string, epoch int64, e databasetest.Entry) {
 	w := c.w
-	if epoch < c.newest && !c.lateButKept(host, e.ID) {
+	if epoch < c.newest && !c.lateButKept(host, e.ID) && !c.leftBehind(host, epoch) {
 		w.fail("no old writer", "%s acknowledged row %d in epoch %d, after epoch %d had acknowledged", host, e.ID, epoch, c.newest)
 	}
 	who := host + " " + incarnation
@@ -72,7 +75,7 @@ func (c *checker) Acknowledged(host, incarnation string, epoch int64, e database
 	}
 	c.writers[epoch] = who
 	c.newest = max(c.newest, epoch)
-	c.acks = append(c.acks, ack{e.ID, epoch, host, w.now})
+	c.acks = append(c.acks, ack{e.ID, epoch, host, w.now, e.End})
 	c.acknowledged++
 	if c.ackAt > 0 {
 		c.longest = max(c.longest, w.now-c.ackAt)
@@ -118,7 +121,7 @@ func (c *checker) Note(host, format string, args ...any) { c.w.note(host, format
 // read is what a client was shown by the primary that its gate led to.
 func (c *checker) read(h *host, epoch int64, id int) {
 	w := c.w
-	if epoch < c.newest && !c.excused(h.name) {
+	if epoch < c.newest && !c.excused(h.name) && !c.leftBehind(h.name, epoch) {
 		w.fail("no stale answers", "%s answered a read in epoch %d, after epoch %d had acknowledged", h.name, epoch, c.newest)
 	}
 	// A server that came back alone shows nothing before W standbys hold it. One that was elected may show what
@@ -172,6 +175,7 @@ func (c *checker) recordChanged() {
 	if r.Phase == database.Steady && r.Opened && (before.Epoch != r.Epoch || !before.Opened) {
 		c.openSince, c.openIn = w.now, r.Epoch
 	}
+	c.statements(r)
 	if r.Phase == database.Steady && !backup && (before.Epoch != r.Epoch || before.Phase != r.Phase) {
 		c.nothingLost("confirmed in epoch")
 	}
@@ -194,14 +198,14 @@ func (c *checker) nothingLost(when string) {
 		}
 	}
 	for _, a := range c.acks {
-		if !held[a.id] {
+		if !held[a.id] && !c.gaveUp(a.epoch, a.end) {
 			w.fail("no acknowledged commit lost", "%s (%s %d) lacks row %d, acknowledged by %s in epoch %d; held by %v",
 				h.name, when, c.record.Epoch, a.id, a.host, a.epoch, w.copies(a.id))
 			return
 		}
 	}
 	for _, id := range c.seen {
-		if !held[id] && !c.cancelled[id] {
+		if !held[id] && !c.cancelled[id] && len(c.losses) == 0 {
 			w.fail("nothing shown is taken back", "%s (%s %d) lacks row %d that a reader saw; held by %v", h.name, when, c.record.Epoch, id, w.copies(id))
 			return
 		}

@@ -31,11 +31,12 @@ type Options struct {
 
 	Hosts     int           // 0 = by the seed
 	Standbys  int           // 0 = by the seed
-	W         int           // 0 = by the seed
+	W         int           // 0 = by the seed; below 0 = none
 	Faults    []FaultKind   // nil = a mix chosen by the seed
 	FaultTime time.Duration // how long faults go on; 0 = by the seed
 	Script    []Step        // faults at given times, in place of random ones
 	Readers   bool          // the plan has a read-only listener, and clients read through it
+	Operator  bool          // somebody forces a failover when nobody is served, and settles what it left behind
 	NoLive    bool          // do not demand progress at the end: what happened may rightly need a person
 }
 
@@ -43,6 +44,7 @@ type Options struct {
 // the server and its driver.
 type Planted struct {
 	KeepMembers bool // a read-only listener goes on with its last order for ever
+	SealAtOnce  bool // after a forced failover an election is trusted before any standby has passed a barrier
 	OrderOnce   bool // a listener is given an order once, and not again while it stands
 	AnyRevision bool // names and barriers are carried out on whatever record there is now
 }
@@ -64,6 +66,8 @@ type Result struct {
 	Epochs       int64
 	Faults       int
 	RestartsDone int
+	Forced       int           // failovers that an operator forced, and that were confirmed
+	GivenUp      int           // acknowledged commits that these lost
 	Took         time.Duration // virtual
 	LongestWait  time.Duration // virtual, between two acknowledged commits
 	Hash         uint64        // of the trace: equal seeds give equal hashes
@@ -158,8 +162,8 @@ func Run(opt Options) Result {
 	}
 	return Result{
 		Failure: w.failure, Acknowledged: w.check.acknowledged, Read: w.check.answered, Epochs: w.check.record.Epoch, Faults: w.faults.count,
-		RestartsDone: w.check.restarts,
-		Took:         w.now, LongestWait: w.check.longest, Hash: w.trace.hash.Sum64(),
+		RestartsDone: w.check.restarts, Forced: len(w.check.losses), GivenUp: w.check.given,
+		Took: w.now, LongestWait: w.check.longest, Hash: w.trace.hash.Sum64(),
 	}
 }
 
@@ -199,6 +203,7 @@ func (w *World) build() {
 			o.W = 2
 		}
 	}
+	o.W = max(o.W, 0)
 	if o.FaultTime == 0 {
 		o.FaultTime = time.Duration(40+w.rng.IntN(100)) * time.Second
 	}
@@ -225,6 +230,9 @@ func (w *World) build() {
 		for range 3 {
 			w.startStandbyReader(nil)
 		}
+	}
+	if o.Operator {
+		w.startOperator()
 	}
 	w.faults.begin(w)
 }

@@ -16,12 +16,21 @@ const (
 	ArgLives   = "lives"   // restart: the server processes that ran then, by host, as JSON
 	ArgFor     = "for"     // pause: how long at most
 	ArgUntil   = "until"   // pause: when that is over, by the clock of the host that took the request
+	ArgVia     = "via"     // failover: the host whose view was shown
+	ArgFormer  = "former"  // failover: incarnation of the primary that is given up
+	ArgFloor   = "floor"   // failover: position of the one that would take over, as it was shown
+	ArgKept    = "kept"    // settle: the id of what was put aside
+	ArgText    = "text"    // settle: what becomes of it
 )
 
 // requestOf is a request as the database room reads it. Moments become times left by this host's wall clock; what
 // cannot be read counts as over, and the host that took the request has refused it already.
 func requestOf(q Asked, now time.Time) database.Request {
 	r := database.Request{ID: q.ID, Kind: q.Kind, To: q.Args[ArgTo], By: q.By, Reason: q.Args[ArgReason]}
+	r.Via, r.Former, r.Kept, r.Text = q.Args[ArgVia], q.Args[ArgFormer], q.Args[ArgKept], q.Args[ArgText]
+	if at, err := database.ParseLSN(q.Args[ArgFloor]); err == nil {
+		r.Floor = at
+	}
 	if d, err := time.ParseDuration(q.Args[ArgFor]); err == nil {
 		r.For = d
 	}

@@ -34,6 +34,7 @@ type Source struct {
 	Policy   func(database string) database.Policy
 	Cluster  Cluster
 	Log      *slog.Logger
+	Salvage  Salvages // what was put aside on this host; nil = nothing can be
 }
 
 // requestMax bounds a request's body, in bytes.
@@ -53,6 +54,9 @@ func Handler(s Source) http.Handler {
 	})
 	mux.HandleFunc("GET /v1/databases/{name}/candidates", s.candidates)
 	mux.HandleFunc("GET /v1/databases/{name}/restart", s.restartSteps)
+	mux.HandleFunc("GET /v1/databases/{name}/failover", s.failover)
+	mux.HandleFunc("GET /v1/salvage", s.salvages)
+	mux.HandleFunc("GET /v1/salvage/{name}/{id}", s.operator(s.salvage))
 	mux.HandleFunc("GET /v1/events", func(w http.ResponseWriter, _ *http.Request) { s.answer(w, http.StatusOK, s.Events()) })
 	mux.HandleFunc("POST /v1/requests", s.operator(s.ask))
 	mux.HandleFunc("GET /v1/requests", s.operator(s.open))
@@ -132,7 +136,7 @@ func (s Source) ask(w http.ResponseWriter, r *http.Request) {
 
 // wrong says what a request names that does not exist.
 func (s Source) wrong(q agent.Asked) *problem.Problem {
-	known := map[string][]string{"database": {"switchover", "pause", "resume", "restart"}, "backup": {"base"}}
+	known := map[string][]string{"database": {"switchover", "pause", "resume", "restart", "failover", "settle"}, "backup": {"base"}}
 	p := &problem.Problem{Code: "api.unknown", Subject: q.Subject, Severity: problem.Note, Meaning: "Nothing was changed."}
 	switch {
 	case !slices.Contains(known[q.Room], q.Kind):

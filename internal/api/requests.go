@@ -27,6 +27,8 @@ const aheadMax = 366 * 24 * time.Hour
 func requestArgs() map[string][]string {
 	return map[string][]string{
 		"database/switchover": {agent.ArgTo, agent.ArgAt},
+		"database/failover":   {agent.ArgTo, agent.ArgVia, agent.ArgFormer, agent.ArgFloor},
+		"database/settle":     {agent.ArgTo, agent.ArgKept, agent.ArgText},
 		"database/pause":      {agent.ArgFor, agent.ArgReason},
 		"database/resume":     {},
 		"database/restart":    {agent.ArgPending, agent.ArgLives},
@@ -55,6 +57,14 @@ func (s Source) complete(q *agent.Asked, now time.Time) *problem.Problem {
 		q.Args[agent.ArgUntil] = now.Add(d).UTC().Format(time.RFC3339Nano)
 	case "restart":
 		return s.restartable(q)
+	case "failover":
+		if _, err := database.ParseLSN(q.Args[agent.ArgFloor]); err != nil || q.Args[agent.ArgVia] == "" || q.Args[agent.ArgFormer] == "" {
+			return bad("use holdfast database failover, which shows the loss first", "a forced failover names what it was shown to lose")
+		}
+	case "settle":
+		if q.Args[agent.ArgTo] == "" || q.Args[agent.ArgText] == "" {
+			return bad("use holdfast database salvage", "it names no host, or does not say what becomes of its commits")
+		}
 	case "switchover":
 		at := q.Args[agent.ArgAt]
 		if at == "" {
@@ -126,7 +136,7 @@ func (s Source) cancel(w http.ResponseWriter, r *http.Request) {
 			s.unavailable(w, err)
 			return
 		}
-		if record.Switch == id && record.Phase != database.Steady {
+		if record.Switch == id && record.Phase != database.Steady || record.Forced != nil && record.Forced.Request == id {
 			note(http.StatusConflict, "the change of primary is under way, and ends within seconds", "see how it ended: holdfast status")
 			return
 		}

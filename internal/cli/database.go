@@ -19,7 +19,7 @@ import (
 
 func databaseCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "database", Short: "Move and inspect databases", Args: cobra.NoArgs}
-	cmd.AddCommand(switchoverCommand(), restartCommand(), pauseCommand(), resumeCommand(), requestsCommand(), cancelCommand(), explainCommand())
+	cmd.AddCommand(switchoverCommand(), failoverCommand(), salvageCommand(), restartCommand(), pauseCommand(), resumeCommand(), requestsCommand(), cancelCommand(), explainCommand())
 	return cmd
 }
 

@@ -63,6 +63,8 @@ func act(ctx context.Context, h Hands, a Action) error {
 		return h.Server.SetNames(ctx, a.Names)
 	case KindBarrier:
 		return h.Server.Barrier(ctx, a.Epoch)
+	case KindPreserve:
+		return h.Server.Preserve(ctx, a.Parted)
 	case KindFollow, KindClone, KindRewind:
 		return copyFrom(ctx, h, a, r.Primary)
 	}

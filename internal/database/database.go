@@ -21,6 +21,7 @@ const (
 	KindInit       Kind = "init"       // make the first data directory
 	KindClone      Kind = "clone"      // make a copy of the primary or a standby
 	KindRewind     Kind = "rewind"     // make a diverged server a copy again
+	KindPreserve   Kind = "preserve"   // put aside what only a diverged server holds, and list it
 	KindStart      Kind = "start"      // start as a closed standby
 	KindStop       Kind = "stop"       // planned fast stop of a primary
 	KindKill       Kind = "kill"       // fence
@@ -47,6 +48,7 @@ type Action struct {
 	Timeline uint32  // promote
 	Hot      bool    // start
 	Clients  bool    // admit
+	Parted   Parting // preserve
 	Why      string
 }
 
@@ -65,6 +67,8 @@ func (a Action) String() string {
 		s += fmt.Sprintf(" epoch=%d timeline=%d", a.Epoch, a.Timeline)
 	case KindAdmit:
 		s += fmt.Sprintf(" clients=%t", a.Clients)
+	case KindPreserve:
+		s += fmt.Sprintf(" after=%s timeline=%d", a.Parted.LSN, a.Parted.Timeline)
 	case KindRecruit, KindRemember, KindBarrier:
 		s += fmt.Sprintf(" epoch=%d", a.Epoch)
 	}

@@ -20,6 +20,7 @@ type Decision struct {
 	Lease     time.Duration // > 0: our primary may run that long from now without being fenced
 	LeaseOf   int64         // its epoch
 	Answers   []Answer      // requests that are settled
+	Closed    time.Duration // for how long this host has seen no primary open; 0 = one is
 	Because   []string
 	Problems  []problem.Problem
 	Wake      time.Duration // judge again no later than this
@@ -71,6 +72,11 @@ type Memory struct {
 
 	Astray   bool // standby: it streams from elsewhere than it should
 	AstrayAt time.Duration
+
+	Closed      bool // no primary is open
+	ClosedSince time.Duration
+	Asked       string // id of the newest forced failover that this host was asked for, and since when
+	AskedSince  time.Duration
 }
 
 // Unfit says since when a voter does not stream.
@@ -164,6 +170,7 @@ func (j *judgement) kill(why string) {
 // swap asks to write the next record. Every write raises the generation (A10).
 func (j *judgement) swap(next Record, why string) {
 	next.Generation = j.v.Record.Generation + 1
+	next = unforced(j.v.Record, next, why)
 	j.do(Action{Kind: KindSwap, Epoch: next.Epoch, Revision: j.v.Revision, Record: &next, Why: why})
 }
 
@@ -186,6 +193,7 @@ func (j *judgement) remember() {
 	if !j.m.Agreed && (r.Phase != Recruiting || len(j.recruits()) >= max(r.E, 1)) {
 		j.m.Agreed, j.m.AgreedAt = true, j.v.Now
 	}
+	j.watchClosed()
 }
 
 func (j *judgement) phaseAge() time.Duration { return j.v.Now - j.m.PhaseSince }
@@ -227,6 +235,9 @@ func (j *judgement) judge() {
 		j.found()
 		return
 	}
+	if !r.Holds(v.Self) {
+		j.serveForce() // an operator may have looked from here
+	}
 	if !v.Local.Known {
 		return
 	}
@@ -239,6 +250,7 @@ func (j *judgement) judge() {
 		return
 	}
 	if j.refuses() {
+		j.refuseForce()
 		return
 	}
 	j.d.Interrupt = len(v.Busy) > 0 && j.outdated()
@@ -246,6 +258,7 @@ func (j *judgement) judge() {
 		j.stop()
 		return
 	}
+	j.serveForce()
 	if r.Primary == v.Self {
 		j.lead()
 	}

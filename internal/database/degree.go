@@ -103,7 +103,8 @@ func (j *judgement) raiseDegree(want int) bool {
 func (j *judgement) lowerDegree(want int) {
 	r := j.v.Record
 	next := r.Clone()
-	next.W, next.E = want, recruitsNeeded(len(r.Voters), want)
+	next.W = want
+	next.E = electors(next)
 	why := fmt.Sprintf("the plan wants a commit on %d standbys, not on %d", want, r.W)
 	if want < j.p.AcknowledgedBy {
 		why = fmt.Sprintf("%d of %d standbys are left, and the policy is relaxed", want, r.W)
@@ -141,7 +142,7 @@ func (j *judgement) publish(w int, voters []Voter) {
 		return
 	}
 	next := r.Clone()
-	next.W, next.Voters, next.E = w, voters, recruitsNeeded(len(voters), w)
+	next.W, next.Voters, next.E, next.Unsealed = w, voters, recruitsNeeded(len(voters), w), false
 	j.swap(next, fmt.Sprintf("%d standbys hold everything: a commit is acknowledged by %d", w, w))
 }
 

@@ -33,6 +33,11 @@ type Server interface {
 	// new incarnation first, then pg_rewind. ErrNeedsClone when only a clone can help.
 	Rewind(ctx context.Context, from Endpoint, epoch int64) error
 
+	// Preserve stops a diverged server and puts aside, beside the data, its log from the last checkpoint before
+	// the histories parted to its end, with what a reader of it needs; then it lists the commits behind that
+	// point. Observe tells the outcome as Kept. The data stay as they are, and repeating it is harmless.
+	Preserve(ctx context.Context, parted Parting) error
+
 	// Start starts the server as a standby, closed, cut from any stream, with clients shut out. hot = it
 	// answers queries while it is a standby.
 	Start(ctx context.Context, hot bool) error

@@ -262,7 +262,8 @@ func (j *judgement) tooFew(why string) {
 	j.problem(problem.Problem{
 		Code: "database.no-candidate", Severity: problem.Critical, Title: "no standby may be promoted",
 		Meaning: fmt.Sprintf("Writes wait. %s. %d of %d needed standbys answer. %s", why, len(able), r.E, silent),
-		Remedy:  "bring " + strings.Join(append(missing, r.Primary), " or ") + " back; the database then goes on by itself",
+		Remedy: "bring " + strings.Join(append(missing, r.Primary), " or ") + " back; the database then goes on by itself." +
+			" If that cannot be, see what would be lost: holdfast database failover " + j.p.Name + " --force --dry-run",
 	})
 }
 
@@ -282,6 +283,10 @@ func (j *judgement) elect() {
 	alone := false
 	if former, ok := j.formerAnswer(); ok && len(answers) < max(r.E, 1) && j.phaseAge() > j.p.Times.Stuck {
 		answers, alone = []recruit{former}, true
+	}
+	if len(answers) < max(r.E, 1) && !alone && r.Forced != nil {
+		j.forcedChoice()
+		return
 	}
 	if len(answers) < max(r.E, 1) && !alone {
 		j.d.Wake = min(j.d.Wake, 250*time.Millisecond)

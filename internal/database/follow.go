@@ -48,6 +48,7 @@ func (j *judgement) follow() {
 		return
 	}
 	switch kin := kinship(r, l); {
+	case kin != prefix && !j.mayDiscard():
 	case kin == prefix:
 		if _, up := j.primaryReport(); !up {
 			j.because("wait for the primary on %s before we follow it", r.Primary)

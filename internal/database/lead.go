@@ -176,7 +176,7 @@ func (j *judgement) promote() {
 		next.Phase, next.Voters = Steady, voters
 		next.Forks, next.Assigned = j.confirmed(l), nil
 		next.Timeline = l.Timeline
-		j.swap(next, "promoted; its history is the agreed one now")
+		j.swap(j.parted(next), "promoted; its history is the agreed one now")
 	}
 }
 
@@ -219,7 +219,7 @@ func (j *judgement) votersAfterPromotion() []Voter {
 		return r.Voters
 	}
 	v := without(r.Voters, Voter{Host: r.Primary, Incarnation: r.Incarnation})
-	if r.Former.Host != "" && r.Former.Incarnation != "" {
+	if r.Former.Host != "" && r.Former.Incarnation != "" && !givesUp(r) {
 		v = with(v, r.Former)
 	}
 	return v
@@ -251,6 +251,7 @@ func (j *judgement) maintain() {
 		j.do(Action{Kind: KindRoles})
 	}
 	j.settings()
+	j.settleLosses()
 	j.serveRequests()
 	j.redundancy()
 	j.keepGeneration()
@@ -469,8 +470,8 @@ func (j *judgement) finishStep(v Voter, full Names) {
 		return
 	}
 	next := r.Clone()
-	next.Voters = without(next.Voters, v)
-	next.E = recruitsNeeded(len(next.Voters), next.W)
+	next.Voters, next.Unsealed = without(next.Voters, v), false
+	next.E = electors(next)
 	j.swap(next, v.Host+" has left the voters: the others hold everything")
 }
 

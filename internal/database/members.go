@@ -72,7 +72,7 @@ func (j *judgement) oneBefore() bool {
 func (j *judgement) join(x Voter) {
 	next := j.v.Record.Clone()
 	next.Voters = with(next.Voters, x)
-	next.E = max(next.E, recruitsNeeded(len(next.Voters), next.W))
+	next.E = max(next.E, electors(next))
 	j.swap(next, x.Host+" streams and is level: it becomes a voter")
 }
 

@@ -110,7 +110,11 @@ func TestFollowing(t *testing.T) {
 	behind.Timeline, behind.History = 2, behind.History[:1]
 	beyond := recruit(r, "b2", 2, 0x2000008)
 	beyond.Timeline, beyond.History = 2, beyond.History[:1]
-	failed := beyond
+	aside := func(l database.Local) database.Local {
+		l.Kept = &database.Kept{ID: "epoch-3-" + l.Incarnation, Incarnation: l.Incarnation}
+		return l
+	}
+	failed := aside(beyond)
 	failed.Failed, failed.FailedKind = "only a new copy can help", database.KindRewind
 	elsewhere := recruit(r, "b2", 3, lsn)
 	elsewhere.History = []database.Fork{{Timeline: 2, Parent: 1, LSN: 0x1000000}, {Timeline: 3, Parent: 2, LSN: 0x1800000}}
@@ -130,10 +134,16 @@ func TestFollowing(t *testing.T) {
 		{"a position is read before anything is followed", view("b2", r, unread, up, b3), calm, "recruit epoch=3"},
 		{"a history that is part of the primary's follows", view("b2", r, cut, up, b3), calm, "follow from=b1 epoch=3"},
 		{"so does one that ends before the fork", view("b2", r, behind, up, b3), calm, "follow from=b1 epoch=3"},
-		{"one that goes beyond the fork is rewound", view("b2", r, beyond, up, b3), calm, "rewind from=b1 epoch=3"},
+		{"what only one that goes beyond the fork holds is put aside first", view("b2", r, beyond, up, b3), calm, "preserve after=0/2000000 timeline=2"},
+		{"what was put aside of older data does not serve", view("b2", r, func() database.Local {
+			l := aside(beyond)
+			l.Kept.Incarnation = "i-b2-0"
+			return l
+		}(), up, b3), calm, "preserve after=0/2000000 timeline=2"},
+		{"then it is rewound", view("b2", r, aside(beyond), up, b3), calm, "rewind from=b1 epoch=3"},
 		{"and copied anew when that cannot help", view("b2", r, failed, up, b3), calm, "clone from=b3 epoch=3"},
-		{"the same number from another place is another history", view("b2", r, elsewhere, up, b3), calm, "rewind from=b1 epoch=3"},
-		{"a diverged copy waits for a primary to become a copy of", view("b2", r, beyond, silent("b1", 2*time.Second), b3), calm, "nothing"},
+		{"the same number from another place is another history", view("b2", r, aside(elsewhere), up, b3), calm, "rewind from=b1 epoch=3"},
+		{"a diverged copy waits for a primary to become a copy of", view("b2", r, aside(beyond), silent("b1", 2*time.Second), b3), calm, "nothing"},
 		{"a stream that does not come for twenty seconds makes a new copy", view("b2", r, silentStream, up, b3), tooLong, "clone from=b3 epoch=3"},
 		{"not while the primary is away", view("b2", r, silentStream, down, b3), calm, "nothing"},
 		{"an action under way is waited for", func() database.View {

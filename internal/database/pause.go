@@ -64,11 +64,11 @@ func (j *judgement) held(a Action) string {
 		return ""
 	}
 	switch a.Kind {
-	case KindClone, KindRewind:
+	case KindClone, KindRewind, KindPreserve:
 		return "no copy is made"
 	case KindSwap:
 		switch {
-		case a.Record.Phase == Recruiting:
+		case a.Record.Phase == Recruiting && a.Record.Forced == nil:
 			return "no standby takes over"
 		case a.Record.Phase == Promoting && a.Record.Alone:
 			return "the primary is not started again"

@@ -85,6 +85,11 @@ type Record struct {
 	SwitchTo string `json:"switch_to"`      // Switching: who takes over
 	Switch   string `json:"switch_request"` // id of the request that Switching carries out
 
+	Forced   *Forced `json:"forced,omitempty"`   // Recruiting: an operator accepts a loss, if it must be
+	Losses   []Loss  `json:"losses,omitempty"`   // what forced failovers gave up, oldest first, and what waits to be settled
+	Unsealed bool    `json:"unsealed,omitempty"` // after a forced failover no W voters are known yet to hold what the primary holds: no election may be trusted
+	Answered Answer  `json:"answered"`           // how the last forced failover ended
+
 	Runner  string   `json:"runner"`  // who wrote this epoch
 	Because []string `json:"because"` // why this epoch exists
 }
@@ -96,6 +101,14 @@ func (r Record) Clone() Record {
 	r.Forks = slices.Clone(r.Forks)
 	r.Assigned = slices.Clone(r.Assigned)
 	r.Because = slices.Clone(r.Because)
+	r.Losses = slices.Clone(r.Losses)
+	for i := range r.Losses {
+		r.Losses[i].Left = slices.Clone(r.Losses[i].Left)
+	}
+	if r.Forced != nil {
+		f := *r.Forced
+		r.Forced = &f
+	}
 	return r
 }
 

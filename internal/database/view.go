@@ -118,6 +118,7 @@ type Local struct {
 	Refused   string    `json:"refused,omitempty"`   // why PostgreSQL does not take the plan's settings
 	Pending   []Pending `json:"pending,omitempty"`   // what its next start would change
 	Stands    bool      `json:"stands,omitempty"`    // standby: replay stands still, for its settings are lower than the primary's
+	Kept      *Kept     `json:"kept,omitempty"`      // what has been put aside of this incarnation's own history; nil = nothing
 }
 
 // Sender is one row of pg_stat_replication.
@@ -171,8 +172,8 @@ type Silence struct {
 // Request is an operator's wish for this database.
 type Request struct {
 	ID   string `json:"id"`
-	Kind string `json:"kind"` // switchover, pause, resume, restart
-	To   string `json:"to"`   // host; "" = the best one
+	Kind string `json:"kind"` // switchover, pause, resume, restart, failover, settle
+	To   string `json:"to"`   // host; "" = the best one; settle: the host that was left behind
 	By   string `json:"by"`
 
 	Reason string        // pause
@@ -183,6 +184,12 @@ type Request struct {
 
 	PendingOnly bool              // restart: only servers whose next start would change something
 	Lives       map[string]string // restart: by host, the server process that ran when it was asked for
+
+	Via    string `json:"via,omitempty"`    // failover: the host whose view the operator saw; it alone takes the request up
+	Former string `json:"former,omitempty"` // failover: incarnation of the primary that is given up
+	Floor  LSN    `json:"floor,omitempty"`  // failover: nobody behind this may be chosen: the loss that was confirmed is not exceeded
+	Kept   string `json:"kept,omitempty"`   // settle: the id of what was put aside; "" = whatever that host held
+	Text   string `json:"text,omitempty"`   // settle: what was done with it, or why nothing need be
 }
 
 // View is all that one host knows of one database when it judges. Ages and Now are by its own monotonic clock.

@@ -364,6 +364,7 @@ func (h *Host) serve() (func(ctx context.Context) error, error) {
 	mux.Handle(heartbeat.Path, h.beats.publisher)
 	mux.Handle("/v1/", api.Handler(api.Source{
 		Plan: h.cfg.Plan, Applied: h.applied.plan, Prepare: h.cfg.Prepare, Self: h.cfg.Self, Store: h.store, Members: h.memberNames, Policy: h.policy, Snapshot: h.agent.Last, Events: h.diary.Recent, Log: h.cfg.Log, Cluster: h,
+		Salvage: salvages{h.servers},
 	}))
 	srv := &http.Server{Handler: mux, TLSConfig: conf, ReadHeaderTimeout: 5 * time.Second, ErrorLog: nil}
 	return func(ctx context.Context) error {

@@ -49,6 +49,8 @@ type Observer interface {
 	Promoted(host string, f database.Fork)
 	// Exited: the server's process tree is gone.
 	Exited(host, why string)
+	// Discarded: a commit of this server's log is taken from its disk; listed = it was put aside before.
+	Discarded(host string, e Entry, listed bool)
 	// Note is for the trace.
 	Note(host, format string, args ...any)
 }
@@ -63,6 +65,7 @@ type Bugs struct {
 	TwoOfAName      bool // no slots: a standby that reconnects is counted beside its own old walsender
 	Unproven        bool // W leaves 0 without a commit having been seen to wait (A1)
 	KeepReaders     bool // a promotion leaves the sessions of those who read from the standby
+	KeepsNothing    bool // a diverged log is thrown away unlisted
 	OldWalsenders   bool // a barrier does not end the walsenders of before (A3)
 }
 
@@ -147,6 +150,7 @@ type Server struct {
 	wanted  int  // max_connections of the plan
 	applied bool // it is in the server's file
 	lives   int  // starts of a process
+	shelf   []shelved
 
 	versions int // raised by whatever can change who may acknowledge
 	minted   int // incarnations made here
@@ -261,6 +265,7 @@ func (s *Server) observe() database.Local {
 		return l
 	}
 	l.PromiseOK = s.promiseOK()
+	l.Kept = s.keptOf(s.d.incarnation)
 	l.Timeline, l.History = s.timeline(), slices.Clone(s.d.history)
 	l.Flushed = s.flushedLSN()
 	if s.p == nil {

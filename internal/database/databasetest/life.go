@@ -160,7 +160,7 @@ func (s *Server) PowerCut() {
 
 // LoseDisk is a new, empty disk after a power cut.
 func (s *Server) LoseDisk() {
-	s.d = disk{state: database.DataAbsent}
+	s.d, s.shelf = disk{state: database.DataAbsent}, nil
 	s.synced = database.Promise{}
 }
 
@@ -348,6 +348,7 @@ func (s *Server) copyFrom(ctx context.Context, source string, epoch int64, took 
 	if err := s.fsync(ctx); err != nil {
 		return err
 	}
+	s.discards(peer)
 	s.d = next
 	s.trimHistory()
 	promise := database.Promise{Epoch: epoch, Incarnation: s.d.incarnation}

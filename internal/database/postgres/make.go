@@ -240,11 +240,11 @@ func (s *Server) preserve(epoch int64) error {
 	if err != nil {
 		return err
 	}
-	name := fmt.Sprintf("epoch-%d-%s", epoch, incarnation)
-	to := filepath.Join(s.at.preserved, name)
-	if done, err := exists(to); err != nil || done {
+	if done, err := s.preservedOf(incarnation); err != nil || done != "" {
 		return err // a rewind that is repeated finds data that may be changed already
 	}
+	name := fmt.Sprintf("epoch-%d-%s", epoch, incarnation)
+	to := filepath.Join(s.at.preserved, name)
 	end, err := s.scan(0)
 	if err != nil {
 		return err

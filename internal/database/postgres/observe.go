@@ -79,6 +79,7 @@ func (s *Server) Observe(ctx context.Context) database.Local {
 	l.Progress, l.Failed, l.FailedKind, l.FailedFrom, l.FailedProblem = now.progress, now.failed, now.kind, now.from, now.trouble
 	if state == database.DataPresent {
 		note(s.observeFiles(&l))
+		note(s.observeKept(&l))
 		if l.Running {
 			note(s.observeServer(ctx, &l, now))
 		} else {

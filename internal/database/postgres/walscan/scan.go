@@ -118,6 +118,7 @@ type scanner struct {
 type record struct {
 	start, end LSN
 	timeline   uint32
+	body       []byte // head and all, as it was written
 }
 
 // owner is the timeline to which a position belongs in our history.
@@ -193,7 +194,7 @@ func (s *scanner) record(at, before LSN) (record, error) {
 	if sum != binary.LittleEndian.Uint32(body[crcAt:]) {
 		return record{}, ended("the record at %s has a wrong checksum", at)
 	}
-	r.end = align(pos)
+	r.end, r.body = align(pos), body
 	if s.owner(r.end-1) != r.timeline {
 		return record{}, ended("the record at %s goes on past the end of timeline %d", at, r.timeline)
 	}
