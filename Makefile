@@ -76,7 +76,7 @@ bench: ## Runs the benchmarks; read ratios from one run, not figures from two.
 	@go test -run '^$$' -bench . -benchmem -p 1 ./...
 
 .PHONY: bench-failover
-bench-failover: setup build ## Times crash, dead host and switchover as a client sees them, Patroni's too where it is; status 1 when a row is lost or a target missed.
+bench-failover: setup build ## Times crash, dead hosts and switchover as a client sees them, Patroni's too where it is; status 1 when a row is lost or a target missed.
 	@go build -trimpath -o bin/bench-failover ./bench/failover
 	exec bin/bench-failover -holdfast bin/holdfast -rounds $(ROUNDS)
 

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -158,11 +159,19 @@ func (h *holdfast) strike(ctx context.Context, f fault) (func() error, error) {
 	if f == crash {
 		return nil, killPostmaster(filepath.Join(local.HostDir(h.root, d.Primary), "db", "records", "pgdata"))
 	}
-	hold := local.HoldFile(h.root, d.Primary)
+	lost := d.Primary
+	if f == standbyLoss {
+		i := slices.IndexFunc(d.Servers, func(s api.ServerStatus) bool { return s.Role == "standby" && s.Counts })
+		if i < 0 {
+			return nil, fmt.Errorf("find a standby that acknowledges: %+v", d.Servers)
+		}
+		lost = d.Servers[i].Host
+	}
+	hold := local.HoldFile(h.root, lost)
 	if err := os.WriteFile(hold, nil, 0o644); err != nil {
 		return nil, fmt.Errorf("keep the host from coming back: %w", err)
 	}
-	return func() error { return os.Remove(hold) }, killAll(h.of(d.Primary))
+	return func() error { return os.Remove(hold) }, killAll(h.of(lost))
 }
 
 func (h *holdfast) redundant(ctx context.Context, lsn string) error {

@@ -258,8 +258,14 @@ func (p *patroni) strike(ctx context.Context, f fault) (func() error, error) {
 	switch f {
 	case crash:
 		return nil, killPostmaster(filepath.Join(p.hostDir(primary), "pgdata"))
-	case hostLoss:
-		return func() error { return errors.Join(p.startMember(primary, "existing"), p.startPatroni(primary)) }, killAll(below(p.hostDir(primary)))
+	case hostLoss, standbyLoss:
+		lost := primary
+		if f == standbyLoss {
+			if _, err := fmt.Sscanf(synchronous, "h%d", &lost); err != nil {
+				return nil, fmt.Errorf("find the host of %s: %w", synchronous, err)
+			}
+		}
+		return func() error { return errors.Join(p.startMember(lost, "existing"), p.startPatroni(lost)) }, killAll(below(p.hostDir(lost)))
 	default:
 		cmd := exec.CommandContext(ctx, "patronictl", "-c", p.settings(primary), "switchover", "--force", "--candidate", synchronous)
 		cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8") // its library refuses to run in the locale C

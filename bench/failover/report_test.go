@@ -86,7 +86,7 @@ func TestVerdict(t *testing.T) {
 			return append(r, round{system: ours, fault: crash, lost: 2, err: errors.New("no")})
 		}, "crash: 2 acknowledged rows are lost"},
 		{"an unfinished round is told", func(r []round) []round { r[1].err = errors.New("no"); return r }, "host-loss: 0 rounds measured, 1 not finished"},
-		{"a fault that was never measured is told", func(r []round) []round { return r[:2] }, "switchover: 0 rounds measured"},
+		{"a fault that was never measured is told", func(r []round) []round { return r[:3] }, "switchover: 0 rounds measured"},
 		{"what befalls a peer is not ours", func(r []round) []round {
 			return append(r, round{system: "patroni-default", fault: crash, outage: time.Hour, lost: 9})
 		}, ""},
@@ -106,5 +106,15 @@ func TestVerdict(t *testing.T) {
 func TestSpread(t *testing.T) {
 	if got, want := spreadOf([]time.Duration{4 * ms, ms, 2 * ms, 9 * ms}), (spread{ms, 3 * ms, 9 * ms}); got != want {
 		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+func TestWhatWasPromisedAndAimedAtIsToldApart(t *testing.T) {
+	s := summary{measured: 3, outage: spread{ms, 700 * ms, 900 * ms}}
+	if got, want := compared(s, crash), "crash: worst 0.90 s, promised 2.00 s: met; median 0.70 s, aimed at 0.60 s: missed"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got := compared(summary{failed: 1}, crash); got != "" {
+		t.Errorf("of nothing measured it says %q", got)
 	}
 }

@@ -8,16 +8,18 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// fault is what befalls the primary.
+// fault is what befalls the primary, or a standby of it.
 type fault string
 
 const (
 	crash      fault = "crash"      // kill -9 of the postmaster
 	hostLoss   fault = "host-loss"  // kill -9 of every process of the host, which stays away for a while
 	switchover fault = "switchover" // asked for by the operator
+	// standbyLoss is kill -9 of every process of a host whose standby acknowledges commits; it stays away for a while.
+	standbyLoss fault = "standby-loss"
 )
 
-var faults = []fault{crash, hostLoss, switchover}
+var faults = []fault{crash, hostLoss, standbyLoss, switchover}
 
 const (
 	awayMin   = 10 * time.Second // how long a lost host stays away at least
