@@ -249,6 +249,10 @@ func (j *judgement) judge() {
 		j.kill(fmt.Sprintf("epoch %d names %s as the primary; ours promised %d", r.Epoch, r.Primary, v.Local.Promise.Epoch))
 		return
 	}
+	if l := v.Local; l.Running && l.KeeperSilent >= j.p.Times.Keeper && !v.Late {
+		j.kill(fmt.Sprintf("its keeper is silent for %s and would fence nothing", l.KeeperSilent.Round(100*time.Millisecond)))
+		return
+	}
 	if j.refuses() {
 		j.refuseForce()
 		return

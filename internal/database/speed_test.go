@@ -83,3 +83,26 @@ func TestASilentHostIsJudgedTheMomentItsSilenceCounts(t *testing.T) {
 		{"the first of those who are left begins at once", v, m, "swap epoch=4 gen=21 phase=recruiting primary=b1 timeline=3 opened=false"},
 	})
 }
+
+// A keeper that stands still fences nothing, so its server must not live on beside it.
+func TestAServerWhoseKeeperIsSilentIsEnded(t *testing.T) {
+	r := steady()
+	l := primary(r, "b1")
+	b2, b3 := hears("b2", r, standby(r, "b2")), hears("b3", r, standby(r, "b3"))
+	with := func(silent time.Duration) database.Local {
+		l := l
+		l.KeeperSilent = silent
+		return l
+	}
+	late := view("b1", r, with(time.Minute), b2, b3)
+	late.Late = true
+	follower := standby(r, "b2")
+	follower.KeeperSilent = 2 * time.Second
+	m := since(r, time.Minute)
+	check(t, policy(), []situation{
+		{"not before two seconds", view("b1", r, with(1900*time.Millisecond), b2, b3), m, "nothing"},
+		{"after two seconds", view("b1", r, with(2*time.Second), b2, b3), m, "kill"},
+		{"a standby's too", view("b2", r, follower, hears("b1", r, l), b3), m, "kill"},
+		{"who was late itself cannot tell", late, m, "nothing"},
+	})
+}

@@ -30,6 +30,7 @@ type Times struct {
 	Stagger   time.Duration // between hosts that could start the same election
 	Stuck     time.Duration // a recruiting or promoting epoch without progress for this long may be run by another
 	Alone     time.Duration // least time between two restarts in place
+	Keeper    time.Duration // a server whose keeper is silent for this long is ended
 	Hung      time.Duration // a primary that cannot write to its disk for this long is ended, if standbys can take over
 	Switch    time.Duration // a switchover that has not stopped the primary by then is given up
 }
@@ -40,7 +41,7 @@ func DefaultTimes() Times {
 		Suspect: 2500 * time.Millisecond, Veto: 2 * time.Second, VetoMax: 30 * time.Second,
 		Reachable: time.Second, Open: 3500 * time.Millisecond, Fence: 3 * time.Second,
 		Remove: 3 * time.Second, Stagger: 300 * time.Millisecond, Stuck: 3 * time.Second,
-		Alone: 10 * time.Minute, Hung: 10 * time.Second, Switch: 10 * time.Second,
+		Alone: 10 * time.Minute, Keeper: 2 * time.Second, Hung: 10 * time.Second, Switch: 10 * time.Second,
 	}
 }
 
@@ -72,6 +73,9 @@ type Local struct {
 	Data     DataState     `json:"data"`
 	Why      string        `json:"why,omitempty"` // what makes data foreign or an observation incomplete
 	SystemID uint64        `json:"system_id"`
+
+	// KeeperSilent is how long the keeper of a running server has lived and not answered: it fences nothing meanwhile.
+	KeeperSilent time.Duration `json:"-"`
 
 	Incarnation string  `json:"incarnation"`
 	Promise     Promise `json:"promise"`

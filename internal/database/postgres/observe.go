@@ -30,6 +30,8 @@ type observer struct {
 	waiting waiting
 
 	probe probe // has its own lock
+
+	silent time.Time // since when our keeper does not answer; zero = it does
 }
 
 func (o *observer) close() error {
@@ -45,6 +47,20 @@ func (o *observer) drop() {
 		closeSession(o.conn)
 		o.conn = nil
 	}
+}
+
+// keeperSilent is how long the keeper has not answered, and so has fenced nothing.
+func (o *observer) keeperSilent(silent bool, now time.Time) time.Duration {
+	switch {
+	case !silent:
+		o.silent = time.Time{}
+	case o.silent.IsZero():
+		o.silent = now.Add(-keeperWait) // it was asked that long ago
+	}
+	if o.silent.IsZero() {
+		return 0
+	}
+	return now.Sub(o.silent)
 }
 
 // Observe tells all that is known now, in a few milliseconds when the server is well and in little more than a
@@ -72,6 +88,7 @@ func (s *Server) Observe(ctx context.Context) database.Local {
 	if p.why != "" {
 		why = append(why, p.why)
 	}
+	l.KeeperSilent = s.watch.keeperSilent(p.silent, time.Now())
 	s.mu.Lock()
 	now := s.now
 	s.mu.Unlock()

@@ -25,6 +25,7 @@ type life struct {
 	gone   bool           // attested: none is left
 	exit   string         // how the last life ended
 	why    string         // what could not be learnt
+	silent bool           // its keeper lives and does not answer
 }
 
 // keeperWait bounds a question to the keeper within an observation.
@@ -44,7 +45,7 @@ func (s *Server) look(ctx context.Context) life {
 			return life{client: c, alive: true}
 		}
 		if err != nil && late && !errors.Is(err, keeper.ErrGone) {
-			return life{client: c, alive: true, why: "the keeper does not answer"}
+			return life{client: c, alive: true, silent: true, why: "the keeper does not answer"}
 		}
 	}
 	c, st, err := keeper.Find(s.at.keep)
@@ -61,7 +62,7 @@ func (s *Server) look(ctx context.Context) life {
 		}
 		return life{client: c, alive: true}
 	case keeper.Silent:
-		return life{alive: true, why: "the keeper lives and does not answer"}
+		return life{alive: true, silent: true, why: "the keeper lives and does not answer"}
 	case keeper.Exited, keeper.Lost:
 		return s.byProc(life{exit: exitText(*st.Exit)})
 	default:
@@ -267,8 +268,10 @@ func (s *Server) Kill(ctx context.Context, why string) error {
 	if !l.gone {
 		s.log.Warn("server killed", "why", why)
 	}
-	if l.client != nil {
+	if l.alive {
 		s.cutClients()
+	}
+	if l.client != nil && !l.silent {
 		ask, cancel := context.WithTimeout(ctx, 3*time.Second)
 		if err := l.client.Freeze(ask); err != nil { // killing a tree that is not frozen works too, only less neatly
 			s.log.Debug("tree not frozen before the kill", "err", err)

@@ -39,6 +39,28 @@ func TestAHungServerIsToldAndCanBeKilled(t *testing.T) {
 	}
 }
 
+func TestAServerWhoseKeeperIsSilentIsToldAndCanBeKilled(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	a := pgtest.New(t, pgtest.Options{}, "127.46.20.1")[0]
+	pgtest.Primary(t, a)
+	if l := a.Observe(ctx); l.KeeperSilent != 0 {
+		t.Fatalf("a keeper that answers is silent for %s", l.KeeperSilent)
+	}
+	b, err := os.ReadFile(filepath.Join(a.DataDir(), "postmaster.pid"))
+	must(t, err)
+	stat, err := os.ReadFile(filepath.Join("/proc", strings.SplitN(string(b), "\n", 2)[0], "stat"))
+	must(t, err)
+	keeper, err := strconv.Atoi(strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))[1]) // its parent
+	must(t, err)
+	stopProcess(t, keeper)
+	a.Await(t, "its keeper is silent", func(l database.Local) bool { return l.Running && l.KeeperSilent > time.Second })
+	must(t, a.Kill(ctx, "its keeper is silent"))
+	if l := a.Observe(ctx); l.Running || !l.TreeGone || l.KeeperSilent != 0 {
+		t.Fatalf("killed: %+v", l)
+	}
+}
+
 func TestAPrimaryWithoutExtensionIsFencedAndAStandbyIsNot(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
