@@ -235,7 +235,7 @@ func (w *World) Server(host string) []int {
 // Pause stops processes by a signal until [World.Resume].
 func (w *World) Pause(pids ...int) {
 	w.t.Helper()
-	if err := stop(func() []int { return pids }); err != nil {
+	if err := stop(func() []int { return slices.Clone(pids) }); err != nil {
 		w.t.Fatal(err)
 	}
 }

@@ -36,6 +36,17 @@ func returns(all bool) []time.Duration {
 	return points
 }
 
+// cutOff cuts the primary's host off, with the clients on it.
+func cutOff(r *lab.Round) {
+	r.Fault()
+	r.W.Net.Isolate(r.Was.Primary)
+	r.Moved()
+	r.Flows("without the host")
+	r.Hold(8 * time.Second)
+	r.Over()
+	r.W.Net.Heal()
+}
+
 // cutOffFromHosts separates the primary from the other hosts and the agreed state; clients still reach it.
 func cutOffFromHosts(r *lab.Round) {
 	r.Fault()

@@ -1,17 +1,84 @@
 package lab_test
 
 import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
 	"time"
 
 	"holdfast/internal/api"
 	"holdfast/lab"
 )
 
-// crash kills the postmaster of the primary.
+// crashServer kills the postmaster of the primary.
+func crashServer(r *lab.Round) {
+	r.W.Kill(r.W.PID(r.Was.Primary, "db/records/pgdata/postmaster.pid"))
+}
+
 func crash(r *lab.Round) {
 	r.Fault()
-	r.W.Kill(r.W.PID(r.Was.Primary, "db/records/pgdata/postmaster.pid"))
+	crashServer(r)
 	r.Moved()
+}
+
+// crashBackend kills one backend. PostgreSQL would restart itself and show what no standby has; Holdfast forbids that, so
+// the server ends.
+func crashBackend(r *lab.Round) {
+	conn, err := r.W.Connect(r.Context(), r.Was.Primary)
+	if err != nil {
+		r.Fatal(err)
+	}
+	defer func() { _ = conn.Close(r.Context()) }() // its backend is dead
+	var pid int
+	if err := conn.QueryRow(r.Context(), "SELECT pg_backend_pid()").Scan(&pid); err != nil {
+		r.Fatal(err)
+	}
+	r.Fault()
+	r.W.Kill(pid)
+	now := r.Moved()
+	if now.Epoch != r.Was.Epoch+1 {
+		r.Errorf("epoch %d after %d for one crash", now.Epoch, r.Was.Epoch)
+	}
+}
+
+// crashMuchWAL crashes a primary that would have to replay much: nobody waits for that.
+func crashMuchWAL(megabytes int) func(*lab.Round) {
+	return func(r *lab.Round) {
+		conn, err := r.W.Connect(r.Context(), r.Was.Primary)
+		if err != nil {
+			r.Fatal(err)
+		}
+		fill := fmt.Sprintf("CREATE TABLE IF NOT EXISTS lab_filler (n int, words text); INSERT INTO lab_filler SELECT n, repeat(md5(n::text), 30) FROM generate_series(1, %d) n", megabytes*1000)
+		if _, err := conn.PgConn().Exec(r.Context(), fill).ReadAll(); err != nil {
+			r.Fatal(err)
+		}
+		_ = conn.Close(r.Context()) // done with
+		r.Flows("after the filling")
+		r.Fault()
+		crashServer(r)
+		now := r.Moved()
+		if len(now.Because) == 0 {
+			r.Error("nobody says why the primary moved")
+		}
+		r.Flows("at the new primary")
+		r.Over()
+		if err := r.Answer(now.Primary, "SELECT count(*) = "+fmt.Sprint(megabytes*1000)+" FROM lab_filler", new(bool)); err != nil {
+			r.Errorf("count what was filled in: %v", err)
+		}
+		conn, err = r.W.Connect(r.Context(), now.Primary)
+		if err == nil {
+			_, err = conn.Exec(r.Context(), "DROP TABLE lab_filler")
+			_ = conn.Close(r.Context()) // done with
+		}
+		if err != nil {
+			r.Errorf("remove what was filled in: %v", err)
+		}
+	}
 }
 
 // powerOff takes the power from the primary's host, and gives it back when writes flow again.
@@ -25,15 +92,143 @@ func powerOff(r *lab.Round) {
 	r.W.PowerOn(r.Was.Primary)
 }
 
-// cutOff cuts the primary's host off, with the clients on it.
-func cutOff(r *lab.Round) {
+// standbyOff takes the power from a standby's host.
+func standbyOff(r *lab.Round) {
+	far := r.Standbys()[0]
 	r.Fault()
-	r.W.Net.Isolate(r.Was.Primary)
-	r.Moved()
-	r.Flows("without the host")
-	r.Hold(8 * time.Second)
+	r.W.PowerOff(far)
+	r.W.Await(far+" does not count", recoverMax, func(st api.Status) bool { return !counts(st, far) })
+	r.Flows("without the standby")
+	r.Hold(10 * time.Second)
 	r.Over()
 	r.W.Net.Heal()
+	r.W.PowerOn(far)
+	r.Unmoved()
+}
+
+// primaryAndStandbyOff takes two hosts of three: the last one may lack what the others acknowledged, so nobody is
+// promoted, and it is said who is missing.
+func primaryAndStandbyOff(r *lab.Round) {
+	lost := []string{r.Was.Primary, r.Standbys()[0]}
+	r.Fault()
+	for _, h := range lost {
+		r.W.PowerOff(h)
+	}
+	last := r.Standbys()[1]
+	r.W.Await("it is said that no majority is left", recoverMax, func(st api.Status) bool {
+		said := false
+		for _, p := range st.Problems {
+			said = said || p.Code == "cluster.unreachable" || p.Code == "database.no-candidate"
+		}
+		return said && st.From == last
+	})
+	r.Hold(12 * time.Second)
+	var recovering bool
+	if err := r.Answer(last, "SELECT pg_is_in_recovery()", &recovering); err == nil {
+		r.Errorf("the last host serves clients (in recovery: %t)", recovering)
+	}
+	r.Over()
+	r.W.Net.Heal()
+	for _, h := range lost {
+		r.W.PowerOn(h)
+	}
+}
+
+// stopKeeper pauses the keeper of the primary's server, which lives on.
+func stopKeeper(r *lab.Round) {
+	keeper := keeperOf(r, r.W, r.Was.Primary, "/db/records/keep/")
+	r.Fault()
+	r.W.Pause(keeper)
+	r.Moved()
+	r.Flows("at the new primary")
+	r.Over()
+	if err := syscall.Kill(keeper, syscall.SIGCONT); err != nil && !errors.Is(err, syscall.ESRCH) {
+		r.Error(err)
+	}
+}
+
+// stopAgent pauses the agent of the primary's host: nobody extends its lease.
+func stopAgent(r *lab.Round) {
+	agents := r.W.Running(r.Was.Primary, "agent")
+	r.Fault()
+	r.W.Pause(agents...)
+	r.Moved()
+	r.Flows("at the new primary")
+	r.Hold(12 * time.Second)
+	r.Over()
+	r.W.Resume(agents...)
+}
+
+// freeze stops everything on the primary's host for a while, its kernel too; when it goes on its links are whole at once,
+// as those of a virtual machine that was paused.
+func freeze(long time.Duration) func(*lab.Round) {
+	return func(r *lab.Round) {
+		r.Fault()
+		r.W.Net.Isolate(r.Was.Primary)
+		r.W.Freeze(r.Was.Primary)
+		r.Hold(long)
+		r.W.Net.Heal()
+		r.W.Thaw(r.Was.Primary)
+		r.W.Await("well", recoverMax, lab.Well)
+		r.Over()
+		if now, err := r.W.Status(); err != nil || now.Databases[0].Epoch > r.Was.Epoch+1 {
+			r.Errorf("more than one change of primary: %v, %+v", err, now.Databases)
+		}
+	}
+}
+
+// standbyStuck pauses a standby's server, which then neither flushes nor replays.
+func standbyStuck(r *lab.Round) {
+	far := r.Standbys()[0]
+	server := r.W.Server(far)
+	r.Fault()
+	r.W.Pause(server...)
+	r.W.Await(far+" does not count", recoverMax, func(st api.Status) bool { return !counts(st, far) })
+	r.Flows("without the standby")
+	r.Over()
+	r.W.Resume(server...)
+	r.Unmoved()
+}
+
+// starve lets twenty times as many programs compute as there are cores.
+func starve(long time.Duration) func(*lab.Round) {
+	return func(r *lab.Round) {
+		r.Fault()
+		var hogs sync.WaitGroup
+		defer hogs.Wait()
+		for range 20 * runtime.NumCPU() {
+			cmd := exec.CommandContext(r.Context(), "timeout", fmt.Sprint(int(long.Seconds())), "sh", "-c", "while :; do :; done")
+			if err := cmd.Start(); err != nil {
+				r.Fatal(err)
+			}
+			hogs.Go(func() { _ = cmd.Wait() }) // it is ended by its time
+		}
+		r.Hold(long)
+		r.Over()
+		r.Unmoved()
+	}
+}
+
+// agentsRestart ends every agent in turn, as an upgrade does, and the etcd member beside each.
+func agentsRestart(r *lab.Round) {
+	r.Fault()
+	for _, h := range r.W.Hosts {
+		for _, word := range []string{"agent", "etcd-member"} {
+			for _, pid := range r.W.Running(h, word) {
+				// A keeper names its child among its arguments; it is not what is meant.
+				if isKeeper(pid) {
+					continue
+				}
+				r.W.Kill(pid)
+			}
+			r.W.Await(h+" is back", recoverMax, func(st api.Status) bool {
+				return answers(st, h) && lab.Well(st) && len(r.W.Running(h, word)) > 0
+			})
+		}
+	}
+	r.Over()
+	r.Served()
+	r.Unmoved()
 }
 
 // switchover moves the primary on purpose.
@@ -50,4 +245,40 @@ func switchover(r *lab.Round) {
 	if got := now.Databases[0].Epoch; got != r.Was.Epoch+1 {
 		r.Errorf("epoch %d after %d", got, r.Was.Epoch)
 	}
+}
+
+// targetDies takes the power from a switchover's target at some moment after it was asked for.
+func targetDies(r *lab.Round) {
+	to := r.Standbys()[0]
+	asked := make(chan string, 1)
+	r.Fault()
+	go func() {
+		out, err := r.W.Run("database", "switchover", "records", "--to", to, "--yes")
+		asked <- fmt.Sprintf("%v %s", err, strings.TrimSpace(out))
+	}()
+	r.Hold(r.Point)
+	r.W.PowerOff(to)
+	r.Flows("without the target")
+	r.Over()
+	r.Logf("the switchover said: %s", <-asked)
+	r.W.Net.Heal()
+	r.W.PowerOn(to)
+}
+
+// steps are the moments at which a switchover's target dies.
+func steps(all bool) []time.Duration {
+	every := 400 * time.Millisecond
+	if all {
+		every = 50 * time.Millisecond
+	}
+	var points []time.Duration
+	for at := time.Duration(0); at <= 1200*time.Millisecond; at += every {
+		points = append(points, at)
+	}
+	return points
+}
+
+func isKeeper(pid int) bool {
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return err != nil || strings.Contains(string(line), "\x00keeper\x00")
 }

@@ -61,7 +61,7 @@ func layOut(t testing.TB, shape Shape, address map[string]string) *World {
 	w := &World{t: t, Root: filepath.Join(dir, "root"), Plan: filepath.Join(dir, "holdfast.yaml"), bin: bin, Hosts: shape.hosts(), Shape: shape, Address: address}
 	t.Cleanup(func() {
 		w.Stop()
-		if t.Failed() {
+		if t.Failed() || os.Getenv("HOLDFAST_LAB_KEEP") != "" {
 			t.Logf("kept for a look: %s", dir)
 			return
 		}

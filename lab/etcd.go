@@ -1,0 +1,85 @@
+package lab
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"holdfast/internal/auth"
+)
+
+// etcdClientPort is where a member answers clients, by default.
+const etcdClientPort = 7402
+
+// EtcdLeader is the host whose etcd member leads now, as the members' own figures tell.
+func (w *World) EtcdLeader() string {
+	w.t.Helper()
+	for deadline := time.Now().Add(servedMax); ; time.Sleep(200 * time.Millisecond) {
+		var errs []error
+		for _, h := range w.Hosts {
+			leads, err := w.leads(h)
+			if leads {
+				return h
+			}
+			errs = append(errs, err)
+		}
+		if time.Now().After(deadline) {
+			w.t.Fatalf("no etcd member leads: %v", errors.Join(errs...))
+		}
+	}
+}
+
+func (w *World) leads(host string) (bool, error) {
+	cfg, err := auth.ClientTLS(filepath.Join(w.Root, "hosts", host, "tls"), "")
+	if err != nil {
+		return false, err
+	}
+	transport := &http.Transport{TLSClientConfig: cfg, DialContext: w.Net.Dial(outside), DisableKeepAlives: true}
+	client := http.Client{Transport: transport, Timeout: openMax}
+	answer, err := client.Get(fmt.Sprintf("https://%s:%d/metrics", w.Address[host], etcdClientPort))
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = answer.Body.Close() }() // only read
+	lines := bufio.NewScanner(answer.Body)
+	for lines.Scan() {
+		if value, ok := strings.CutPrefix(lines.Text(), "etcd_server_is_leader "); ok {
+			return value == "1", nil
+		}
+	}
+	return false, fmt.Errorf("%s does not tell whether its member leads: %s, %w", host, answer.Status, lines.Err())
+}
+
+// EtcdDirs are the directories of all members' data, by host.
+func (w *World) EtcdDirs() map[string]string {
+	dirs := map[string]string{}
+	for _, h := range w.Hosts {
+		dir := filepath.Join(w.Root, "hosts", h, "etcd")
+		if _, err := os.Stat(dir); err == nil {
+			dirs[h] = dir
+		}
+	}
+	return dirs
+}
+
+// PowerOffAll takes the power from every host at once.
+func (w *World) PowerOffAll() {
+	w.t.Helper()
+	for _, h := range w.Hosts {
+		w.PowerOff(h)
+	}
+}
+
+// PowerOnAll gives it back, with every link whole.
+func (w *World) PowerOnAll() {
+	w.t.Helper()
+	w.Net.Heal()
+	for _, h := range w.Hosts {
+		w.PowerOn(h)
+	}
+}

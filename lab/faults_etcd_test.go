@@ -1,0 +1,192 @@
+package lab_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"holdfast/internal/api"
+	"holdfast/lab"
+)
+
+// powerOffLeader is [powerOff] where the dead host leads etcd as well, so that the agreed state must elect first.
+func powerOffLeader(r *lab.Round) {
+	leader := r.W.EtcdLeader()
+	if leader != r.Was.Primary {
+		if out, err := r.W.Run("database", "switchover", "records", "--to", leader, "--yes"); err != nil {
+			r.Fatalf("bring the primary to etcd's leader: %v\n%s", err, out)
+		}
+		r.Was = r.W.Await("the primary is on "+leader, recoverMax, func(st api.Status) bool {
+			return lab.Well(st) && st.Databases[0].Primary == leader
+		}).Databases[0]
+		r.Flows("where etcd leads")
+	}
+	if now := r.W.EtcdLeader(); now != leader {
+		r.Logf("etcd is led by %s meanwhile, no longer by the primary's host %s", now, leader)
+	}
+	powerOff(r)
+}
+
+// noMajority stops two of three etcd members for a while, and asks for a change meanwhile: it is refused in words.
+func noMajority(long time.Duration) func(*lab.Round) {
+	return func(r *lab.Round) {
+		r.Fault()
+		r.W.FreezeMembers(r.W.Others(r.Was.Primary)...)
+		out, err := r.W.Run("database", "switchover", "records", "--yes")
+		if err == nil {
+			r.Errorf("a switchover without an agreed state was accepted: %s", out)
+		}
+		if !strings.Contains(out, "agreed state") && !strings.Contains(out, "majority") {
+			r.Errorf("the refusal does not say what is missing: %s", out)
+		}
+		r.Hold(long)
+		r.Over()
+		r.Served()
+		r.W.ThawMembers(r.W.Others(r.Was.Primary)...)
+		r.Unmoved()
+	}
+}
+
+// noMajorityThenStandby loses a standby while the agreed state is out of reach: the other one goes on acknowledging.
+func noMajorityThenStandby(r *lab.Round) {
+	others := r.W.Others(r.Was.Primary)
+	r.W.FreezeMembers(others...)
+	r.Fault()
+	r.W.PowerOff(others[0])
+	r.Flows("with one standby and no majority")
+	r.Hold(15 * time.Second)
+	r.Over()
+	st, err := r.W.Status()
+	if err != nil {
+		r.Fatal(err)
+	}
+	if d := st.Databases[0]; d.Epoch != r.Was.Epoch || d.ElectionNeeds != r.Was.ElectionNeeds {
+		r.Errorf("something was agreed without a majority: epoch %d, %d needed; before %d and %d", d.Epoch, d.ElectionNeeds, r.Was.Epoch, r.Was.ElectionNeeds)
+	}
+	r.W.ThawMembers(others[1:]...)
+	r.W.Net.Heal()
+	r.W.PowerOn(others[0])
+	r.Unmoved()
+}
+
+// noMajorityThenPrimary crashes the primary while the agreed state is out of reach: nobody is promoted until it is back.
+func noMajorityThenPrimary(r *lab.Round) {
+	others := r.W.Others(r.Was.Primary)
+	r.W.FreezeMembers(others...)
+	r.Fault()
+	crashServer(r)
+	r.Hold(12 * time.Second)
+	for _, h := range r.W.Hosts {
+		var recovering bool
+		if err := r.Answer(h, "SELECT pg_is_in_recovery()", &recovering); err == nil {
+			r.Errorf("a server answered through %s although nobody could agree on it", h)
+		}
+	}
+	r.W.ThawMembers(others...)
+	r.W.Await("a primary", recoverMax, func(st api.Status) bool { return st.Databases[0].Open && st.Databases[0].Epoch > r.Was.Epoch })
+}
+
+// leaderChurn takes etcd's leader away every five seconds, for three.
+func leaderChurn(long time.Duration) func(*lab.Round) {
+	return func(r *lab.Round) {
+		r.Fault()
+		for at := time.Duration(0); at < long; at += 5 * time.Second {
+			leader := r.W.EtcdLeader()
+			r.W.FreezeMembers(leader)
+			r.Hold(at + 3*time.Second)
+			r.W.ThawMembers(leader)
+			r.Hold(at + 5*time.Second)
+		}
+		r.Over()
+		r.Served()
+		r.Unmoved()
+	}
+}
+
+// oldAgreedState puts etcd back to how it was before something was agreed: an epoch, or within an epoch who votes. It is
+// refused, nobody serves, and the newest state put back is all that it takes to go on.
+func oldAgreedState(since func(*lab.Round)) func(*lab.Round) {
+	return func(r *lab.Round) {
+		copies := r.TempDir()
+		r.Fault()
+		r.W.PowerOffAll()
+		keepEtcd(r, filepath.Join(copies, "old"))
+		r.W.PowerOnAll()
+		r.W.Await("well with what was copied", recoverMax, lab.Well)
+		since(r)
+		r.W.PowerOffAll()
+		keepEtcd(r, filepath.Join(copies, "new"))
+		putEtcd(r, filepath.Join(copies, "old"))
+		back := time.Now()
+		r.W.PowerOnAll()
+		st := r.W.Await("the old state is refused", recoverMax, func(st api.Status) bool { return slices.Contains(codes(st), "database.agreed-state-old") })
+		for time.Since(back) < 15*time.Second {
+			for _, h := range r.W.Hosts {
+				var recovering bool
+				if err := r.Answer(h, "SELECT pg_is_in_recovery()", &recovering); err == nil {
+					r.Fatalf("a server answered through %s under an agreed state from a backup (epoch %d)", h, st.Databases[0].Epoch)
+				}
+			}
+		}
+		r.W.PowerOffAll()
+		putEtcd(r, filepath.Join(copies, "new"))
+		r.W.PowerOnAll()
+	}
+}
+
+// anotherEpoch is a failover.
+func anotherEpoch(r *lab.Round) {
+	was := r.W.Await("well", recoverMax, lab.Well).Databases[0]
+	r.W.Kill(r.W.PID(was.Primary, "db/records/pgdata/postmaster.pid"))
+	r.W.Await("well in another epoch", recoverMax, func(st api.Status) bool { return lab.Well(st) && st.Databases[0].Epoch > was.Epoch })
+	r.Flows("in the new epoch")
+}
+
+// anotherVoter makes a standby leave and join again, both in one epoch.
+func anotherVoter(r *lab.Round) {
+	was := r.W.Await("well", recoverMax, lab.Well).Databases[0]
+	far := r.W.Others(was.Primary)[0]
+	r.W.Net.Cut(was.Primary, far)
+	r.W.Await(far+" does not count", recoverMax, func(st api.Status) bool { return !counts(st, far) })
+	r.W.Net.Heal()
+	r.W.Await("well again", recoverMax, func(st api.Status) bool { return lab.Well(st) && st.Databases[0].Epoch == was.Epoch })
+	r.Flows("with all voters")
+}
+
+func codes(st api.Status) (all []string) {
+	for _, p := range st.Problems {
+		all = append(all, p.Code)
+	}
+	return all
+}
+
+func keepEtcd(r *lab.Round, to string) {
+	r.Helper()
+	for host, dir := range r.W.EtcdDirs() {
+		copyTree(r, dir, filepath.Join(to, host))
+	}
+}
+
+func putEtcd(r *lab.Round, from string) {
+	r.Helper()
+	for host, dir := range r.W.EtcdDirs() {
+		if err := os.RemoveAll(dir); err != nil {
+			r.Fatal(err)
+		}
+		copyTree(r, filepath.Join(from, host), dir)
+	}
+}
+
+func copyTree(r *lab.Round, from, to string) {
+	r.Helper()
+	if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
+		r.Fatal(err)
+	}
+	if out, err := exec.Command("cp", "-a", from, to).CombinedOutput(); err != nil {
+		r.Fatal(fmt.Errorf("copy %s: %w: %s", from, err, out))
+	}
+}
