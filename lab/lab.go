@@ -209,6 +209,19 @@ func (w *World) Run(args ...string) (string, error) {
 	return out.String(), err
 }
 
+// RunOn runs one holdfast command on a host, as its operator does there. Hosts must be apart.
+func (w *World) RunOn(host string, args ...string) (string, error) {
+	cmd := exec.Command(filepath.Join(w.bin, "holdfast"), args...)
+	cmd.Env = append(os.Environ(), "HOLDFAST_ROOT="+w.Root)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := w.Net.Inside(host, cmd.Start); err != nil {
+		return "", err
+	}
+	err := cmd.Wait()
+	return out.String(), err
+}
+
 // run runs a command where operators and clients are.
 func (w *World) run(cmd *exec.Cmd) error {
 	if w.Net == nil {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"holdfast/internal/cluster"
@@ -31,6 +33,8 @@ const (
 	KeyArchivers = keyRoot + "archiver/"
 	// KeySaved is the prefix of when the agreed state was last saved to a vault.
 	KeySaved = keyRoot + "saved/"
+	// keyServers is the prefix of what each host's server has that the log does not bring.
+	keyServers = keyRoot + "server/"
 	// KeyRecovery says how the agreed state was rebuilt; absent while it never was.
 	KeyRecovery = keyRoot + "recovery"
 	// KeyRoot is the prefix of all of them.
@@ -39,6 +43,17 @@ const (
 
 // RecordKey is where the record of a database lies.
 func RecordKey(name string) string { return keyRoot + "database/" + name }
+
+// ServerKey is where a host tells what its server of a database has that the log does not bring.
+func ServerKey(name, host string) string { return keyServers + name + "/" + host }
+
+// Passing reports whether a key changes without anything being agreed anew: offices, savings, questions and answers,
+// what hosts tell of themselves.
+func Passing(key string) bool {
+	return key == KeyController || slices.ContainsFunc([]string{KeySaved, KeyRequests, KeyAnswers, keyServers}, func(prefix string) bool {
+		return strings.HasPrefix(key, prefix)
+	})
+}
 
 // Saved is the last saving of the agreed state to one vault.
 type Saved struct {

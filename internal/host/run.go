@@ -37,19 +37,20 @@ const lateMax = 750 * time.Millisecond
 
 // Host is one host that runs.
 type Host struct {
-	cfg      Config
-	self     plan.Host
-	clock    clock.Clock
-	diary    *diary
-	store    *etcd.Store
-	founding founding // only keepMembers uses it once the host runs
-	recovery int64    // its number
-	saver    *saver
-	joins    chan struct{} // fires when an order to enter another cluster has been written
-	beats    *beats
-	late     *heartbeat.Lateness
-	servers  map[string]*postgres.Server
-	agent    *agent.Agent
+	cfg       Config
+	self      plan.Host
+	clock     clock.Clock
+	diary     *diary
+	store     *etcd.Store
+	founding  founding // only keepMembers uses it once the host runs
+	recovery  int64    // its number
+	saver     *saver
+	comparers []*comparer
+	joins     chan struct{} // fires when an order to enter another cluster has been written
+	beats     *beats
+	late      *heartbeat.Lateness
+	servers   map[string]*postgres.Server
+	agent     *agent.Agent
 
 	etcd     *child
 	children []child // listeners and edge
@@ -159,6 +160,7 @@ func (h *Host) open(ctx context.Context) error {
 		}
 		if s != nil {
 			h.servers[d.Name] = s
+			h.comparers = append(h.comparers, newComparer(h, d.Name, s))
 		}
 	}
 	client, err := auth.ClientTLS(certDir(cfg.Dir), "")
@@ -295,6 +297,9 @@ func (h *Host) run(ctx context.Context, down <-chan struct{}) error {
 	g.Go(func() error { return h.disk.run(ctx) })
 	g.Go(func() error { return h.keepMembers(ctx) })
 	g.Go(func() error { return h.saver.run(ctx) })
+	for _, c := range h.comparers {
+		g.Go(func() error { return c.run(ctx) })
+	}
 	g.Go(func() error { return h.govern.Elect(ctx) })
 	g.Go(func() error { return h.govern.Run(ctx) })
 	for _, a := range h.archives {
@@ -335,9 +340,13 @@ func (h *Host) tend(now agent.Snapshot) {
 	}
 }
 
-// problems are those of the host itself.
+// problems are those of the host itself, for its report.
 func (h *Host) problems() []problem.Problem {
-	return slices.Concat(h.disk.problems(), h.saver.problems(), h.applied.problems())
+	all := slices.Concat(h.disk.problems(), h.saver.problems(), h.applied.problems())
+	for _, c := range h.comparers {
+		all = append(all, c.problems()...)
+	}
+	return all
 }
 
 // errDown ends the group when everything of this host has been stopped.

@@ -154,7 +154,7 @@ func (p *Proposal) entries(f Found, from *State) error {
 	}
 	why := fmt.Sprintf("a majority of the hosts was lost; %s rebuilt the agreed state from %s", f.Survivor, p.From)
 	for _, e := range from.Entries {
-		if passing(e.Key) || e.Key == agent.KeyStopping || e.Key == agent.KeyRecovery {
+		if agent.Passing(e.Key) || e.Key == agent.KeyStopping || e.Key == agent.KeyRecovery {
 			continue
 		}
 		if name, ok := strings.CutPrefix(e.Key, agent.RecordKey("")); ok {

@@ -79,17 +79,11 @@ func Decode(b []byte) (State, error) {
 	return s, nil
 }
 
-// passing reports whether a key changes without anything being agreed anew: offices, savings, questions and answers.
-func passing(key string) bool {
-	return key == agent.KeyController || strings.HasPrefix(key, agent.KeySaved) || strings.HasPrefix(key, agent.KeyRequests) ||
-		strings.HasPrefix(key, agent.KeyAnswers)
-}
-
 // Lasting are the entries worth saving, sorted by key.
 func Lasting(state map[string]cluster.Entry) []Entry {
 	var out []Entry
 	for key, e := range state {
-		if !passing(key) {
+		if !agent.Passing(key) {
 			out = append(out, Entry{Key: key, Value: e.Value, Revision: e.Revision})
 		}
 	}
