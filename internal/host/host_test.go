@@ -122,7 +122,7 @@ func clinic() *plan.Plan {
 				TLS: &plan.TLSFiles{Cert: "file:/own/crt", Key: "file:/own/key"}, Ready: &plan.Check{Kind: "exec", Argv: []string{"/bin/true"}}},
 			{Name: "mail", Instances: 1, Port: 2525},
 		},
-		Databases: []plan.Database{{Name: "records", WritePort: 5432, Roles: []plan.Role{{Name: "app", Password: "env:CLINIC_APP", Owns: []string{"patients"}}}}},
+		Databases: []plan.Database{{Name: "records", WritePort: 5432, ReadPort: 5433, ReadFallback: plan.FallbackRefuse, Roles: []plan.Role{{Name: "app", Password: "env:CLINIC_APP", Owns: []string{"patients"}}}}},
 	}
 }
 
@@ -177,7 +177,7 @@ func TestAnInstanceGetsItsEnvironmentAlone(t *testing.T) {
 	p := clinic()
 	p.Services[0].Run = []string{"bin/web", "--fast"}
 	p.Services[0].Env = []plan.EnvVar{
-		{Name: "DATABASE_URL", Value: "${databases.records.write_url}"}, {Name: "KEY", Value: "env:CLINIC_APP"}, {Name: "ME", Value: "${instance.id} on ${host.address}:${instance.port}"},
+		{Name: "DATABASE_URL", Value: "${databases.records.write_url}"}, {Name: "READ_URL", Value: "${databases.records.read_url}"}, {Name: "KEY", Value: "env:CLINIC_APP"}, {Name: "ME", Value: "${instance.id} on ${host.address}:${instance.port}"},
 	}
 	self, _ := p.Host("b1")
 	s := &services{cfg: Config{Plan: p, Dir: "/data/b1"}, self: self, release: release{dir: "/data/b1/releases/x", hash: "x"}, ctx: t.Context()}
@@ -192,6 +192,7 @@ func TestAnInstanceGetsItsEnvironmentAlone(t *testing.T) {
 	}
 	for name, want := range map[string]string{
 		"DATABASE_URL": "postgres://app:p%40ss%3Aword%2F1@127.63.2.1:5432/patients?sslmode=verify-ca&sslrootcert=%2Fdata%2Fb1%2Fca.crt",
+		"READ_URL":     "postgres://app:p%40ss%3Aword%2F1@127.63.2.1:5433/patients?sslmode=verify-ca&sslrootcert=%2Fdata%2Fb1%2Fca.crt",
 		"KEY":          password, "ME": "web.1 on 127.63.2.1:8080", "PORT": "8080", "HOLDFAST_INSTANCE": "web.1", "HOLDFAST_VERSION": "v1",
 	} {
 		if got[name] != want {
@@ -206,6 +207,10 @@ func TestAnInstanceGetsItsEnvironmentAlone(t *testing.T) {
 	}
 	if p.Services[0].Run[0] != "bin/web" {
 		t.Error("the plan was changed")
+	}
+	p.Databases[0].ReadFallback = plan.FallbackPrimary
+	if url, err := s.databaseURL(p.Databases[0], true); err != nil || !strings.HasSuffix(url, "&options=-c%20default_transaction_read_only%3Don") {
+		t.Errorf("a session that may end up on the primary is not opened read-only: %s, %v", url, err)
 	}
 	if in.Deadline != 0 {
 		t.Error("a service of several is fenced as a singleton")

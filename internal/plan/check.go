@@ -174,6 +174,12 @@ func (c *checker) services() {
 func (c *checker) databases() {
 	for _, d := range c.plan.Databases {
 		path := "databases." + d.Name
+		if d.ReadFallback == FallbackPrimary {
+			c.warn(problem.Problem{Code: "plan.readers-on-the-primary", Subject: d.Name, Severity: problem.Note,
+				Title:   "with no standby to read, sessions of its read-only listener go to the primary",
+				Meaning: "Such a session is opened read-only by read_url, and a client that turns that off can write there, as safely as through the other listener.",
+				Remedy:  "leave read_fallback out if nothing may ever be written through it"}, path+".listen.read_fallback", path)
+		}
 		switch {
 		case d.Standbys == 0:
 			c.warn(problem.Problem{Code: "plan.no-standby", Subject: d.Name, Severity: problem.Degraded,

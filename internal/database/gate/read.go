@@ -108,6 +108,7 @@ func (m *member) cut() {
 // g.mu.
 func (g *Gate) expireReads(now time.Time) (next time.Time) {
 	var left []string
+	cut := 0
 	g.read.members = slices.DeleteFunc(g.read.members, func(m *member) bool {
 		if now.Before(m.until) {
 			if next.IsZero() || m.until.Before(next) {
@@ -115,11 +116,13 @@ func (g *Gate) expireReads(now time.Time) (next time.Time) {
 			}
 			return false
 		}
+		cut += len(m.links)
 		m.cut()
 		left = append(left, m.Host)
 		return true
 	})
 	if len(left) > 0 {
+		g.log.Warn("readers are led no more", "left", left, "connections", cut)
 		g.read.reason = "nothing was heard of " + strings.Join(left, " and ") + " for longer than they may be behind"
 		g.readChanged()
 	}
