@@ -239,6 +239,12 @@ func describeServer(r database.Record, name, host string, head database.LSN, rep
 	default:
 		out.State = orWord(l.Why, "starts")
 	}
+	if s := r.Standing(host); l.Role == database.Standby && l.Receiving && !s.Votes() {
+		out.State += ", asynchronous"
+		if s.Follows != "" && l.Source == s.Follows {
+			out.State += " from " + s.Follows
+		}
+	}
 	if l.Failed != "" {
 		out.State += "; " + l.Failed
 	}

@@ -4,7 +4,7 @@ import "time"
 
 // returnAfter is how long a member must have streamed well before the standbys that follow it by the plan, and that
 // fell back to the primary, go back to it.
-const returnAfter = 15 * time.Second
+const returnAfter = 5 * time.Second
 
 // source is where our stream comes from: the primary, or the member that the plan has us follow while that one
 // streams well. A voter streams from the primary alone (DATABASE.md, A7).
