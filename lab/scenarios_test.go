@@ -103,6 +103,7 @@ func elsewhere() []other {
 		{13, links, "CI", "20 s without a majority of etcd: no failed request, agents killed meanwhile"},
 		{22, "`TestStandbysChangeWhileTheDatabaseRuns`", "CI", "standbys are added, removed, made asynchronous and cascading, W goes up, down, to 0 and back, under load; each step with the agent's memory lost after it: `internal/database`"},
 		{26, chain, "CI", "a switchover, and the refusal of one to an unknown host"},
+		{26, "`TestTheKernelPathFollowsThePrimary`", "CI", "a switchover and a killed primary while rules lead each host's own clients straight to it"},
 		{32, "`TestReadsAreSpreadOverStandbysAndNothingIsWritten`", "CI", "readers on both standbys; one falls behind, then all; a failover; no write ever succeeds"},
 		{39, chain, "CI", "every agent killed in turn: no failed request"},
 		{40, "`sim`: `TestSeeds`", "CI, `make sim`", "random faults on the decision core, each seed replayable"},
