@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -99,10 +100,14 @@ func (s *slot) tell(log *slog.Logger, a database.Action, took time.Duration, err
 	if a.Why != "" {
 		because = []string{a.Why}
 	}
+	what := cmp.Or(a.Told, a.String())
+	if a.Record != nil && a.Told != "" && len(a.Record.Because) > 0 && a.Record.Phase != database.Steady {
+		because = a.Record.Because
+	}
 	switch {
 	case err == nil:
 		log.Info("database action done", "action", a.String(), "why", a.Why, "took", took)
-		cfg.Diary.Note("database", s.name, a.String(), because, took)
+		cfg.Diary.Note("database", s.name, what, because, took)
 	case errors.Is(err, context.Canceled), errors.Is(err, database.ErrStale), errors.Is(err, cluster.ErrConflict):
 		log.Info("database action overtaken", "action", a.String(), "err", err, "took", took)
 	default:
@@ -274,9 +279,18 @@ func (h hands) Answer(name string, answers []database.Answer) {
 	s := h.agent.slots[name]
 	s.done.Go(func() {
 		for _, x := range answers {
-			h.agent.Settle(h.ctx, Settled{ID: x.ID, OK: x.OK, Text: x.Text, Host: h.agent.cfg.Self})
+			h.agent.Settle(h.ctx, settledOf(x, h.agent.cfg.Self))
 		}
 	})
+}
+
+// settledOf is an answer as it lies in the store.
+func settledOf(x database.Answer, host string) Settled {
+	s := Settled{ID: x.ID, OK: x.OK, Text: x.Text, Host: host}
+	if len(x.Spans) > 0 {
+		s.Result, _ = json.Marshal(map[string]any{"spans": x.Spans}) // names and numbers: it cannot fail
+	}
+	return s
 }
 
 // Settle writes the answer to a request; the first answer stays.

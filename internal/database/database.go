@@ -49,6 +49,7 @@ type Action struct {
 	Hot      bool    // start
 	Clients  bool    // admit
 	Parted   Parting // preserve
+	Told     string  // swap: what changes, in words for the history; "" = nothing that people would tell
 	Why      string
 }
 

@@ -32,6 +32,8 @@ type Answer struct {
 	ID   string `json:"id"`
 	OK   bool   `json:"ok"`
 	Text string `json:"text"`
+
+	Spans []Span `json:"spans,omitempty"` // of the change of primary that was asked for
 }
 
 // Memory is what one host remembers between judgements. The zero value is a host that has just started.
@@ -66,6 +68,8 @@ type Memory struct {
 	HungSince  time.Duration
 	Short      bool // primary: fewer standbys stream than must acknowledge
 	ShortSince time.Duration
+	Stopped    time.Duration // switchover: phase age when our server was seen stopped, and when it was seen to have promised
+	Promised   time.Duration
 	PauseID    string        // of the pause that stands; "" = none
 	PauseAt    time.Duration // when this host first saw it
 	PauseFor   time.Duration // how long it lasts from then
@@ -171,7 +175,8 @@ func (j *judgement) kill(why string) {
 func (j *judgement) swap(next Record, why string) {
 	next.Generation = j.v.Record.Generation + 1
 	next = unforced(j.v.Record, next, why)
-	j.do(Action{Kind: KindSwap, Epoch: next.Epoch, Revision: j.v.Revision, Record: &next, Why: why})
+	next.Spans = j.spans(next)
+	j.do(Action{Kind: KindSwap, Epoch: next.Epoch, Revision: j.v.Revision, Record: &next, Told: j.changeWords(next), Why: why})
 }
 
 // remember notes when phases began, by this host's own clock.
@@ -186,6 +191,7 @@ func (j *judgement) remember() {
 		}
 		j.m.Epoch, j.m.Phase, j.m.PhaseSince = r.Epoch, r.Phase, j.v.Now
 		j.m.Lost, j.m.Cut, j.m.Hung = false, false, false
+		j.m.Stopped, j.m.Promised = 0, 0
 	}
 	if j.v.Local.Role == Primary && r.Primary == j.v.Self && j.v.Local.Promise.Epoch == r.Epoch {
 		j.m.SawPrimary = true

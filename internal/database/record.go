@@ -90,8 +90,9 @@ type Record struct {
 	Unsealed bool    `json:"unsealed,omitempty"` // after a forced failover no W voters are known yet to hold what the primary holds: no election may be trusted
 	Answered Answer  `json:"answered"`           // how the last forced failover ended
 
-	Runner  string   `json:"runner"`  // who wrote this epoch
-	Because []string `json:"because"` // why this epoch exists
+	Runner  string   `json:"runner"`          // who wrote this epoch
+	Because []string `json:"because"`         // why this epoch exists
+	Spans   []Span   `json:"spans,omitempty"` // how long the parts of this change of primary took
 }
 
 // Clone is a deep copy, so that a decision can change it freely.
@@ -109,6 +110,7 @@ func (r Record) Clone() Record {
 		f := *r.Forced
 		r.Forced = &f
 	}
+	r.Spans = slices.Clone(r.Spans)
 	return r
 }
 

@@ -34,8 +34,14 @@ func (j *judgement) serveRequests() {
 func (j *judgement) serveSwitchover(q Request) bool {
 	r := j.v.Record
 	switch {
+	case r.Switch == q.ID && !r.Opened:
+		return false
 	case r.Switch == q.ID: // it was begun, and has ended
-		j.answer(q, r.SwitchTo == r.Primary, j.v.Self+" is the primary: "+strings.Join(r.Because, "; "))
+		text := j.v.Self + " is the primary: " + strings.Join(r.Because, "; ")
+		if len(r.Spans) > 0 {
+			text += "; " + spanWords(r.Spans)
+		}
+		j.d.Answers = append(j.d.Answers, Answer{ID: q.ID, OK: r.SwitchTo == r.Primary, Text: text, Spans: r.Spans})
 		return true
 	case q.Timed && q.In > 0:
 		j.d.Wake = min(j.d.Wake, q.In)
@@ -151,6 +157,7 @@ func (j *judgement) unfitTarget(v Voter) string {
 // old primary resume.
 func (j *judgement) switchOver() {
 	r, l := j.v.Record, j.v.Local
+	j.timeSwitch()
 	j.d.Wake = min(j.d.Wake, 50*time.Millisecond)
 	late := j.phaseAge() > j.p.Times.Switch
 	switch {
