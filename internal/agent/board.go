@@ -111,12 +111,12 @@ func (b *board) observed(name string, l database.Local, began time.Time) {
 	b.wake()
 }
 
-// moving reports whether a database is not steady, so that its servers are looked at more often.
-func (b *board) moving(name string) bool {
+// record is what is agreed of a database.
+func (b *board) record(name string) database.Record {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	record, _ := recordOf(b.state, name)
-	return record.Phase != database.Steady || !record.Opened
+	return record
 }
 
 // stopped reports whether a local server is known to have ended.

@@ -25,6 +25,8 @@ type slot struct {
 	agent *Agent
 	name  string
 	done  sync.WaitGroup
+	moved chan struct{}  // asks the observer for a look now
+	phase database.Phase // of the last round; only rounds use it
 
 	mu      sync.Mutex // guards what follows
 	kinds   []database.Kind

@@ -106,6 +106,8 @@ const (
 	readEvery    = 500 * time.Millisecond // linearizable reads: the contact that a primary's lease counts
 	observeEvery = 500 * time.Millisecond
 	observeBusy  = 100 * time.Millisecond // while a database is not steady
+	// observeTarget is for the host that a switchover waits for: its word that it holds the last record.
+	observeTarget = 15 * time.Millisecond
 )
 
 // New prepares an agent; nothing runs before Run.
@@ -127,7 +129,7 @@ func New(cfg Config) (*Agent, error) {
 	a.loop = NewLoop(cfg.Self, cfg.Version, cfg.Plan, cfg.Databases, cfg.Services)
 	a.tending = newTending(a)
 	for _, p := range cfg.Databases {
-		a.slots[p.Name] = &slot{agent: a, name: p.Name}
+		a.slots[p.Name] = &slot{agent: a, name: p.Name, moved: make(chan struct{}, 1)}
 	}
 	return a, nil
 }
@@ -192,6 +194,7 @@ func (a *Agent) rounds(ctx context.Context) error {
 func (a *Agent) round(ctx context.Context) time.Duration {
 	a.factsAt = a.cfg.Clock.Now()
 	facts := a.facts()
+	a.bringLooksForward(facts)
 	out := a.loop.Round(facts, hands{agent: a, ctx: ctx})
 	if a.cfg.Problems != nil {
 		out.Problems = append(out.Problems, a.cfg.Problems()...)
@@ -312,11 +315,44 @@ func (a *Agent) observe(ctx context.Context, name string) error {
 	for {
 		a.look(ctx, name)
 		every := observeEvery
-		if a.board.moving(name) {
+		switch record := a.board.record(name); {
+		case record.Phase == database.Switching && record.SwitchTo == a.cfg.Self:
+			every = observeTarget
+		case record.Phase != database.Steady || !record.Opened:
 			every = observeBusy
 		}
-		if err := a.pause(ctx, every, a.cfg.Exits[name]); err != nil {
+		if err := a.pauseLook(ctx, every, a.cfg.Exits[name], a.slots[name].moved); err != nil {
 			return err
+		}
+	}
+}
+
+// pauseLook waits for the next look, which an exit of the server or a change of what is agreed brings forward: else
+// a switchover would wait for a look that is due half a second later.
+func (a *Agent) pauseLook(ctx context.Context, d time.Duration, exits, moved <-chan struct{}) error {
+	t := a.cfg.Clock.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C():
+	case <-exits:
+	case <-moved:
+	}
+	return nil
+}
+
+// bringLooksForward tells the observers of databases whose phase is another than in the round before.
+func (a *Agent) bringLooksForward(f Facts) {
+	for _, d := range f.Databases {
+		s := a.slots[d.Name]
+		if s.phase == d.Record.Phase {
+			continue
+		}
+		s.phase = d.Record.Phase
+		select {
+		case s.moved <- struct{}{}:
+		default:
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -103,7 +104,12 @@ func (s *Server) promote(ctx context.Context, epoch int64, timeline uint32, chai
 			return fmt.Errorf("timeline %d has no history file, so PostgreSQL would take that number (%v)", n, err)
 		}
 	}
-	if err := s.give(filepath.Join(s.at.data, "promote"), nil); err != nil {
+	// A signal in the shape of a file: a crash may forget it, and a start removes it.
+	trigger := filepath.Join(s.at.data, "promote")
+	if err := os.WriteFile(trigger, nil, 0o644); err != nil {
+		return fmt.Errorf("ask for the promotion: %w", err)
+	}
+	if err := s.owner.own(trigger); err != nil {
 		return err
 	}
 	if err := s.signal(syscall.SIGUSR1); err != nil {

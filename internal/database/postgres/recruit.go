@@ -135,9 +135,11 @@ func (s *Server) cut(ctx context.Context) error {
 	if err != nil {
 		d = closedDynamic() // unreadable: closed is always right for a standby
 	}
-	d.conninfo = ""
-	if err := s.writeDynamic(s.at.data, d); err != nil {
-		return err
+	if err != nil || d.conninfo != "" { // else it is cut on the disk already; what follows makes sure of the server
+		d.conninfo = ""
+		if err := s.writeDynamic(s.at.data, d); err != nil {
+			return err
+		}
 	}
 	s.wrote(d)
 	if err := s.removeStreamKeys(); err != nil {
