@@ -70,6 +70,8 @@ func (j *judgement) changeWords(next Record) string {
 		return "the primary on " + next.Primary + " restarts in place"
 	case next.Phase == Switching && r.Phase != Switching:
 		return fmt.Sprintf("switchover from %s to %s begins", r.Primary, next.SwitchTo)
+	case next.Phase == Recruiting && next.Forced != nil && r.Forced == nil:
+		return fmt.Sprintf("a forced failover begins (epoch %d)", next.Epoch)
 	case next.Phase == Recruiting && next.Epoch != r.Epoch:
 		return fmt.Sprintf("failover begins: %s does not serve any more (epoch %d)", r.Primary, next.Epoch)
 	case next.Phase == Promoting && next.Alone:
