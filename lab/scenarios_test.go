@@ -92,6 +92,7 @@ type other struct {
 }
 
 func elsewhere() []other {
+	const forcedTest = "`TestAForcedFailoverListsWhatItLost`"
 	const links, chain = "`TestLinksBreakAndNothingAcknowledgedIsLost`", "`TestAWorldSurvivesOneFaultAfterTheOther`"
 	return []other{
 		{1, chain, "CI", "a killed primary on loopback hosts, with services that wait for their database"},
@@ -104,6 +105,8 @@ func elsewhere() []other {
 		{22, "`TestStandbysChangeWhileTheDatabaseRuns`", "CI", "standbys are added, removed, made asynchronous and cascading, W goes up, down, to 0 and back, under load; each step with the agent's memory lost after it: `internal/database`"},
 		{26, chain, "CI", "a switchover, and the refusal of one to an unknown host"},
 		{26, "`TestTheKernelPathFollowsThePrimary`", "CI", "a switchover and a killed primary while rules lead each host's own clients straight to it"},
+		{28, forcedTest, "CI", "a primary that runs ahead of standbys that nothing waits for is cut off; the loss is shown, forced, and listed commit by commit"},
+		{29, forcedTest, "CI", "it comes back: its log is put aside first, it waits for a decision, then it is made a copy again"},
 		{32, "`TestReadsAreSpreadOverStandbysAndNothingIsWritten`", "CI", "readers on both standbys; one falls behind, then all; a failover; no write ever succeeds"},
 		{39, chain, "CI", "every agent killed in turn: no failed request"},
 		{40, "`sim`: `TestSeeds`", "CI, `make sim`", "random faults on the decision core, each seed replayable"},

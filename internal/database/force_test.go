@@ -144,7 +144,7 @@ func TestAForcedFailover(t *testing.T) {
 	t.Run("the record names whom it leaves behind, and asks them never again", func(t *testing.T) {
 		d, _ := database.Decide(policy(), answers(lsn, b3away), since(forced, 4*time.Second))
 		next := d.Actions[0].Record
-		want := []database.Loss{{Request: "q1", By: "anna", Epoch: 4, Chosen: voter("b2"), From: lsn, Left: []database.Left{
+		want := []database.Loss{{Request: "q1", By: "anna", Epoch: 4, Chosen: voter("b2"), From: lsn, W: 1, Left: []database.Left{
 			{Voter: voter("b1"), Primary: true}, {Voter: voter("b3"), Counted: true},
 		}}}
 		if diff := cmp.Diff(want, next.Losses); diff != "" {
@@ -176,7 +176,7 @@ func given() database.Record {
 	r.Forks = append(r.Forks, database.Fork{Timeline: 4, Epoch: 4, Parent: 3, LSN: lsn})
 	r.Former, r.Voters, r.E, r.Unsealed = voter("b1"), nil, 1, true
 	r.Losses = []database.Loss{{
-		Request: "q1", By: "anna", Epoch: 4, Chosen: voter("b2"), From: lsn, Fork: r.Forks[2],
+		Request: "q1", By: "anna", Epoch: 4, Chosen: voter("b2"), From: lsn, Fork: r.Forks[2], W: 1,
 		Known: database.Known{Heard: true, Flushed: lsn + 0x5000, Acknowledged: lsn + 0x4000},
 		Left:  []database.Left{{Voter: voter("b1"), Primary: true}, {Voter: voter("b3"), Counted: true}},
 	}}

@@ -121,7 +121,7 @@ func (j *judgement) giveUp(answers []recruit, best recruit) Record {
 	next.Phase, next.Runner = Promoting, j.v.Self
 	next.Primary, next.Incarnation = best.voter.Host, best.voter.Incarnation
 	next.Timeline = j.nextTimeline()
-	loss := Loss{Request: r.Forced.Request, By: r.Forced.By, Epoch: r.Epoch, Chosen: best.voter, From: best.pos.LSN, Known: r.Forced.Known}
+	loss := Loss{Request: r.Forced.Request, By: r.Forced.By, Epoch: r.Epoch, Chosen: best.voter, From: best.pos.LSN, Known: r.Forced.Known, W: r.W}
 	next.Voters = nil
 	former := given(r)
 	for _, host := range r.Members {

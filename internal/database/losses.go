@@ -37,6 +37,7 @@ type Loss struct {
 	From    LSN    `json:"from"` // where the log of the chosen one ended
 	Fork    Fork   `json:"fork"` // where the histories parted; Timeline 0 = the promotion is not confirmed, and nothing is lost yet
 	Known   Known  `json:"known"`
+	W       int    `json:"w"`    // standbys that commits waited for until then
 	Left    []Left `json:"left"` // sorted by host
 }
 
@@ -172,6 +173,9 @@ func parting(r Record, l Local) Parting {
 	for _, x := range r.Losses {
 		if x.Fork.Timeline != 0 && x.Fork.Parent == p.Timeline && x.Fork.LSN == p.LSN {
 			p.Given, p.Acknowledged = true, x.Known.Acknowledged
+			if x.W == 0 {
+				p.Acknowledged = ^LSN(0) // clients were told as soon as a commit was in the primary's own log
+			}
 		}
 	}
 	return p

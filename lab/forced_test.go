@@ -1,0 +1,205 @@
+package lab_test
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"holdfast/internal/api"
+	"holdfast/internal/database"
+	"holdfast/lab"
+)
+
+// written is one row of which the old primary's client was told.
+type written struct {
+	id  int
+	xid uint32
+}
+
+// Scenarios 28 and 29, as an operator lives through them: the primary is cut off while it runs ahead of standbys that
+// no commit waits for, nobody may take over, it is forced, and what that lost comes back as a list.
+func TestAForcedFailoverListsWhatItLost(t *testing.T) {
+	w := lab.NewApartAs(t, lab.Shape{Plan: func(text string) string {
+		return strings.Replace(text, "acknowledged_by: 1", "acknowledged_by: 0", 1)
+	}})
+	w.Launch()
+	was := w.Await("two standbys follow", recoverMax, func(st api.Status) bool { return followers(st) == 2 }).Databases[0]
+	beside := inside(t, w, was.Primary)
+	must(t, execute(t, beside, "CREATE TABLE visits (id int PRIMARY KEY, what text)"))
+	for id := 1; id <= 20; id++ {
+		write(t, beside, id)
+	}
+
+	out, err := w.Run("database", "failover", "records", "--force", "--yes")
+	if err == nil || !strings.Contains(out, "a switchover moves it") {
+		t.Errorf("a failover from a primary that serves was not refused: %v\n%s", err, out)
+	}
+	w.Net.Isolate(was.Primary)
+	var told []written
+	for id := 100; ; id++ { // its own clients go on until its deadline
+		x, err := tryWrite(t, beside, id)
+		if err != nil {
+			break
+		}
+		told = append(told, x)
+	}
+	if len(told) == 0 {
+		t.Fatal("nothing was acknowledged beside the primary that was cut off, so nothing can be lost")
+	}
+	t.Logf("%d commits were acknowledged after the cut", len(told))
+
+	for deadline := time.Now().Add(recoverMax); ; time.Sleep(200 * time.Millisecond) {
+		out, err = w.Run("database", "failover", "records", "--force", "--dry-run")
+		if err == nil && strings.Contains(out, "Nothing was changed") {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the dry run shows no way: %v\n%s", err, out)
+		}
+	}
+	t.Logf("what an operator is shown:\n%s", out)
+	for _, want := range []string{"would take over", "last heard", "Nothing is lost if " + was.Primary} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the loss does not say %q:\n%s", want, out)
+		}
+	}
+	out, err = w.Run("database", "failover", "records", "--force", "--yes")
+	must(t, err, out)
+	now := w.Await("another primary", recoverMax, movedFrom(was)).Databases[0]
+
+	w.Net.Heal()
+	waiting := await(t, w, func(all []api.Salvaged) bool { return len(all) == 1 && all[0].Waits })[0]
+	st, err := w.Status()
+	must(t, err)
+	if text, _ := json.Marshal(st.Problems); !strings.Contains(string(text), "database.salvage-waits") {
+		t.Errorf("status does not say that somebody waits: %s", text)
+	}
+	var report database.Salvage
+	out, err = w.Run("database", "salvage", "show", "records", waiting.ID, "--output", "json")
+	must(t, err, out)
+	must(t, json.Unmarshal([]byte(out), &report))
+	compare(t, w, now.Primary, told, report)
+
+	out, err = w.Run("database", "salvage", "waive", "records", waiting.ID, "--reason", "these rows are a test's", "--yes")
+	must(t, err, out)
+	w.Await("the old primary follows", recoverMax, func(st api.Status) bool { return followers(st) == 2 })
+	if all := await(t, w, func(all []api.Salvaged) bool { return len(all) > 0 }); all[0].Waits || !strings.Contains(all[0].Settled, "these rows are a test's") {
+		t.Errorf("the decision is not kept: %+v", all)
+	}
+}
+
+// compare holds the list against what clients were told and what the new primary has.
+func compare(t *testing.T, w *lab.World, primary string, told []written, report database.Salvage) {
+	t.Helper()
+	conn, err := w.Connect(t.Context(), primary)
+	must(t, err)
+	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }() // only read
+	rows, err := conn.Query(t.Context(), "SELECT id FROM visits")
+	must(t, err)
+	there, err := pgx.CollectRows(rows, pgx.RowTo[int])
+	must(t, err)
+	has := map[int]bool{}
+	for _, id := range there {
+		has[id] = true
+	}
+	listed := map[uint32]database.LostCommit{}
+	inserts := 0
+	for _, c := range report.Commits {
+		listed[c.XID] = c
+		for _, x := range c.Tables {
+			if !x.Catalog {
+				inserts += x.Inserted
+			}
+		}
+	}
+	lost := 0
+	for _, x := range told {
+		_, ok := listed[x.xid]
+		if ok == has[x.id] {
+			t.Errorf("row %d of transaction %d: there %t, listed as lost %t", x.id, x.xid, has[x.id], ok)
+		}
+		if !has[x.id] {
+			lost++
+		}
+	}
+	// One more may have been committed whose answer the client never had.
+	if report.Acknowledged() < lost {
+		t.Errorf("%d of %d are marked acknowledged, and each of them was", report.Acknowledged(), lost)
+	}
+	if lost == 0 || inserts < lost || inserts > lost+1 || !report.Given || report.Unread > 0 {
+		t.Errorf("%d rows are missing, the list has %d inserts (given up %t, %d records not understood)", lost, inserts, report.Given, report.Unread)
+	}
+	t.Logf("%d acknowledged rows are missing, all listed; %d marked acknowledged, %d in doubt", lost, report.Acknowledged(), len(report.Commits)-report.Acknowledged())
+}
+
+func followers(st api.Status) int {
+	n := 0
+	for _, d := range st.Databases {
+		for _, s := range d.Servers {
+			if d.Open && s.Role == "standby" && s.State == "streams" {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// await lists what was put aside until it is as wanted.
+func await(t *testing.T, w *lab.World, ok func([]api.Salvaged) bool) []api.Salvaged {
+	t.Helper()
+	for deadline := time.Now().Add(recoverMax); ; time.Sleep(200 * time.Millisecond) {
+		out, err := w.Run("database", "salvage", "list", "records", "--output", "json")
+		var all []api.Salvaged
+		if err == nil {
+			must(t, json.Unmarshal([]byte(out), &all), out)
+			if ok(all) {
+				return all
+			}
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("what was put aside is not as wanted: %v\n%s", err, out)
+		}
+	}
+}
+
+// inside is a client on a host, through that host's listener.
+func inside(t *testing.T, w *lab.World, host string) *pgx.Conn {
+	t.Helper()
+	pc, err := pgx.ParseConfig(w.DSN(host))
+	must(t, err)
+	pc.DialFunc = w.Net.Dial(host)
+	conn, err := pgx.ConnectConfig(t.Context(), pc)
+	must(t, err)
+	t.Cleanup(func() { _ = conn.Close(context.Background()) }) // broken by then
+	return conn
+}
+
+func execute(t *testing.T, conn *pgx.Conn, sql string) error {
+	_, err := conn.Exec(t.Context(), sql)
+	return err
+}
+
+func write(t *testing.T, conn *pgx.Conn, id int) {
+	t.Helper()
+	_, err := tryWrite(t, conn, id)
+	must(t, err)
+}
+
+func tryWrite(t *testing.T, conn *pgx.Conn, id int) (written, error) {
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	x := written{id: id}
+	err := conn.QueryRow(ctx, "INSERT INTO visits VALUES ($1, 'seen') RETURNING xmin::text::bigint", id).Scan(&x.xid)
+	return x, err
+}
+
+func must(t *testing.T, err error, words ...string) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err, strings.Join(words, "\n"))
+	}
+}
