@@ -57,6 +57,7 @@ type Host struct {
 	exits    []*exits
 
 	disk     *disk
+	paths    *paths
 	members  *members.List
 	services *services
 	balancer *balancer // nil = no routes
@@ -181,6 +182,7 @@ func (h *Host) open(ctx context.Context) error {
 	h.beats = newBeats(cfg.Plan, cfg.Self, client, h.clock, cfg.Log)
 	h.late = heartbeat.NewLateness(h.clock)
 	h.disk = &disk{host: h}
+	h.paths = &paths{host: h}
 	if h.members, err = openMembers(cfg, h.self); err != nil {
 		return err
 	}
@@ -295,6 +297,7 @@ func (h *Host) run(ctx context.Context, down <-chan struct{}) error {
 	g.Go(func() error { return h.late.Run(ctx) })
 	g.Go(func() error { return h.agent.Run(ctx) })
 	g.Go(func() error { return h.disk.run(ctx) })
+	g.Go(func() error { return h.paths.run(ctx) })
 	g.Go(func() error { return h.keepMembers(ctx) })
 	g.Go(func() error { return h.saver.run(ctx) })
 	for _, c := range h.comparers {
@@ -342,7 +345,7 @@ func (h *Host) tend(now agent.Snapshot) {
 
 // problems are those of the host itself, for its report.
 func (h *Host) problems() []problem.Problem {
-	all := slices.Concat(h.disk.problems(), h.saver.problems(), h.applied.problems())
+	all := slices.Concat(h.disk.problems(), h.paths.problems(), h.saver.problems(), h.applied.problems())
 	for _, c := range h.comparers {
 		all = append(all, c.problems()...)
 	}
