@@ -27,7 +27,7 @@ func cutAndReturn(r *lab.Round) {
 // returns are the moments at which a cut link comes back: a new primary opens about six seconds after the cut.
 func returns(all bool) []time.Duration {
 	if !all {
-		return []time.Duration{2600 * time.Millisecond, 6 * time.Second, 6150 * time.Millisecond, 6300 * time.Millisecond}
+		return []time.Duration{6 * time.Second, 6150 * time.Millisecond}
 	}
 	var points []time.Duration
 	for at := time.Duration(0); at <= 8*time.Second; at += 50 * time.Millisecond {
@@ -99,7 +99,7 @@ func noEtcd(r *lab.Round) {
 	for _, h := range r.W.Others(r.Was.Primary) {
 		r.W.Net.CutPorts(r.Was.Primary, h, etcdClients, etcdMembers)
 	}
-	r.Hold(15 * time.Second)
+	r.Hold(8 * time.Second)
 	r.Over()
 	r.Served()
 	r.W.Net.Heal()
