@@ -89,6 +89,46 @@ func TestALostMajorityIsRecovered(t *testing.T) {
 	load.End()
 }
 
+// The primary burns down with one standby, and the other standby is all that is left: recovered, and forced open after
+// the loss was shown, it serves; the old primary, back with its old disk, writes nothing.
+func TestALostMajorityWithItsPrimaryIsForcedOpen(t *testing.T) {
+	lab.Long(t)
+	w := lab.NewApart(t)
+	w.Start()
+	was := w.Await("well", recoverMax, lab.Well).Databases[0]
+	left := standby(was)
+	var lost []string
+	for _, h := range w.Hosts {
+		if h != left {
+			lost = append(lost, h)
+			w.PowerOff(h)
+		}
+	}
+	if out, err := w.RunOn(left, "cluster", "recover", "--host", left, "--yes"); err != nil {
+		t.Fatalf("recover: %v\n%s", err, out)
+	}
+	w.Await("the database's record is rebuilt", recoverMax, func(st api.Status) bool { return st.Databases[0].Epoch > was.Epoch+1 })
+	if out, err := w.RunOn(left, "database", "failover", "records", "--force", "--yes"); err != nil {
+		t.Fatalf("forced failover: %v\n%s", err, out)
+	}
+	now := w.Await("it serves on what is left", recoverMax, func(st api.Status) bool { return st.Databases[0].Open && st.Databases[0].Primary == left }).Databases[0]
+	if now.Epoch <= was.Epoch || now.Timeline <= was.Timeline {
+		t.Errorf("epoch %d on timeline %d after epoch %d on timeline %d", now.Epoch, now.Timeline, was.Epoch, was.Timeline)
+	}
+	load := w.LoadOn(left, "after") // it returns when writes are acknowledged
+	w.Net.Heal()
+	for _, h := range lost {
+		w.PowerOn(h)
+	}
+	w.Await("both say that they were written off", recoverMax, func(st api.Status) bool { return offs(st, lost[0]) && offs(st, lost[1]) })
+	for _, s := range w.Await("their servers stay down", recoverMax, func(api.Status) bool { return true }).Databases[0].Servers {
+		if s.Host != left && s.Role == "primary" {
+			t.Errorf("%s is a primary again: %+v", s.Host, s)
+		}
+	}
+	load.End()
+}
+
 // burn removes a host's disk, and brings a new machine in its place: with a certificate, and off.
 func burn(t *testing.T, w *lab.World, host string) {
 	t.Helper()

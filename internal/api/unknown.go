@@ -14,15 +14,16 @@ func UnknownDatabase(name string, p *plan.Plan) problem.Problem {
 	for _, d := range p.Databases {
 		known = append(known, d.Name)
 	}
-	return unknownName("database", name, known)
+	return UnknownName("database", name, known)
 }
 
 // UnknownHost refuses a host that the plan does not have, and says which was probably meant.
 func UnknownHost(name string, known []string) problem.Problem {
-	return unknownName("host", name, known)
+	return UnknownName("host", name, known)
 }
 
-func unknownName(kind, name string, known []string) problem.Problem {
+// UnknownName refuses a name of any kind of thing that the plan has.
+func UnknownName(kind, name string, known []string) problem.Problem {
 	remedy := fmt.Sprintf("name one of: %s", strings.Join(known, ", "))
 	if near := plan.Nearest(name, known); near != "" {
 		remedy = fmt.Sprintf("did you mean %s? The plan has: %s", near, strings.Join(known, ", "))

@@ -14,7 +14,6 @@ import (
 
 	"holdfast/internal/agent"
 	"holdfast/internal/api"
-	"holdfast/internal/problem"
 )
 
 func databaseCommand() *cobra.Command {
@@ -41,8 +40,12 @@ func explainCommand() *cobra.Command {
 			}
 			i := slices.IndexFunc(st.Databases, func(d api.DatabaseStatus) bool { return d.Name == args[0] })
 			if i < 0 {
-				return &problem.Problem{Code: "api.unknown", Subject: args[0], Severity: problem.Note, Title: "the plan has no such database",
-					Meaning: "Nothing was changed.", Remedy: "holdfast status lists the databases"}
+				var known []string
+				for _, d := range st.Databases {
+					known = append(known, d.Name)
+				}
+				unknown := api.UnknownName("database", args[0], known)
+				return &unknown
 			}
 			d := st.Databases[i]
 			c, err := client.Candidates(cmd.Context(), args[0])

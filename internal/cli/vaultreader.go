@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"holdfast/internal/api"
 	"holdfast/internal/host"
 	"holdfast/internal/local"
 	"holdfast/internal/plan"
@@ -63,7 +64,7 @@ func (a application) backupOf(name string) (plan.Database, plan.Backup, error) {
 	if !ok {
 		return d, plan.Backup{}, &problem.Problem{Code: "cli.unknown-database", Subject: name, Severity: problem.Note,
 			Title: "the plan has no such database", Meaning: "Nothing was asked and nothing was changed.",
-			Remedy: "name one of: " + strings.Join(databaseNames(a.plan), ", ")}
+			Remedy: api.UnknownDatabase(name, a.plan).Remedy}
 	}
 	b, ok := a.plan.BackupOf(name)
 	if !ok {

@@ -167,7 +167,7 @@ func (p *Proposal) entries(f Found, from *State) error {
 			if err != nil {
 				return fmt.Errorf("write the record of database %s: %w", name, err)
 			}
-			p.Databases = append(p.Databases, DatabaseOutlook{Name: name, Primary: r.Primary, Was: r.Epoch, Epoch: next.Epoch, Next: outlook(r, f.Survivor)})
+			p.Databases = append(p.Databases, DatabaseOutlook{Name: name, Primary: r.Primary, Was: r.Epoch, Epoch: next.Epoch, Next: outlook(r, f.Survivor, f.has(name))})
 			e.Value = value
 		}
 		p.Entries = append(p.Entries, cluster.Entry{Key: e.Key, Value: e.Value})
@@ -181,12 +181,17 @@ func (p *Proposal) entries(f Found, from *State) error {
 	return nil
 }
 
+// has reports whether the survivor's own disk holds a server of a database: each has a promise beside it.
+func (f Found) has(name string) bool {
+	return slices.ContainsFunc(f.Promises, func(p Promise) bool { return p.Database == name && p.Host == f.Survivor })
+}
+
 // outlook says what must happen before a database serves again.
-func outlook(r database.Record, survivor string) string {
+func outlook(r database.Record, survivor string, has bool) string {
 	switch {
 	case r.Phase == database.Creating:
 		return "it had not been made yet, and nothing was ever acknowledged"
-	case !r.Holds(survivor):
+	case !r.Holds(survivor), !has:
 		return survivor + " holds no copy: restore it from its vault"
 	case r.Primary == survivor:
 		return survivor + " was its primary and holds every commit of its last known epoch; it opens once " + standbys(r.W) +

@@ -1,0 +1,79 @@
+package host
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"holdfast/internal/cluster/etcd"
+)
+
+func TestVotersStayOdd(t *testing.T) {
+	voter := func(name string) etcd.Seat { return etcd.Seat{Name: name} }
+	learner := func(name string) etcd.Seat { return etcd.Seat{Name: name, Learner: true} }
+	for _, c := range []struct {
+		name  string
+		seats []etcd.Seat
+		want  []string
+	}{
+		{"nobody learns", []etcd.Seat{voter("b1")}, nil},
+		{"the first that comes back follows without a vote", []etcd.Seat{voter("b1"), learner("b2")}, nil},
+		{"the second one lets both vote", []etcd.Seat{voter("b1"), learner("b3"), learner("b2")}, []string{"b2", "b3"}},
+		{"one that has not run yet is not counted", []etcd.Seat{voter("b1"), learner("b2"), learner("")}, nil},
+		{"the one that is missing beside two votes at once", []etcd.Seat{voter("b1"), voter("b2"), learner("b3")}, []string{"b3"}},
+		{"a fourth beside three waits", []etcd.Seat{voter("b1"), voter("b2"), voter("b3"), learner("b4")}, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := seatNow(c.seats); !slices.Equal(got, c.want) {
+				t.Errorf("votes next: %v, want %v", got, c.want)
+			}
+		})
+	}
+}
+
+func TestAnOrderToJoinIsCarriedOutOnceAndKeepsTheOldData(t *testing.T) {
+	dir := t.TempDir()
+	cfg := Config{Self: "b2", Dir: dir, Log: slog.New(slog.DiscardHandler)}
+	data, marker := memberFiles(dir)
+	order := joinOrder{Founding: founding{ClusterID: 7, Founding: "1-b1", Recovery: 1, Join: true, Clients: []string{"https://b1:2379"}, Members: map[string]string{"b2": "https://b2:2380"}}}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(os.MkdirAll(data, 0o700))
+	must(os.WriteFile(filepath.Join(data, "life"), []byte("old"), 0o600))
+	must(os.WriteFile(marker, []byte("old"), 0o600))
+	must(writeJSON(overruledFile(dir), overruling{Number: 1, By: "b1"}))
+	must(writeJSON(joinFile(dir), order))
+
+	must(join(t.Context(), cfg))
+	got, err := readFounding(dir)
+	must(err)
+	if got.ClusterID != 7 || got.Recovery != 1 || !got.Join || !slices.Equal(got.endpoints(nil), order.Founding.Clients) {
+		t.Errorf("it belongs to %+v", got)
+	}
+	if o, err := readOverruling(dir); err != nil || o.Number != 0 {
+		t.Errorf("still written off: %+v, %v", o, err)
+	}
+	for _, gone := range []string{data, marker, joinFile(dir)} {
+		if _, err := os.Stat(gone); !os.IsNotExist(err) {
+			t.Errorf("%s is there: %v", gone, err)
+		}
+	}
+	aside, err := filepath.Glob(data + ".before-*")
+	must(err)
+	if len(aside) != 1 {
+		t.Fatalf("the old data were not put aside: %v", aside)
+	}
+	must(join(t.Context(), cfg)) // nothing is ordered any more
+
+	// Cut short after the data were put aside, it is carried out again.
+	must(writeJSON(joinFile(dir), order))
+	must(putAside(dir, time.Now()))
+	must(join(t.Context(), cfg))
+}
