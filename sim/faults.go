@@ -234,7 +234,7 @@ func (f *faults) do(kind FaultKind, h, to *host, lasts time.Duration) func() {
 		h.diskHangs = true
 		return func() { h.diskHangs = false }
 	case Switchover:
-		f.askSwitchover()
+		f.askSwitchover(to)
 		return nil
 	case RestartRoll:
 		f.restartRoll()
@@ -297,10 +297,12 @@ func (f *faults) crashAll() func() {
 	}
 }
 
-func (f *faults) askSwitchover() {
+func (f *faults) askSwitchover(target *host) {
 	w := f.w
 	to := ""
-	if w.chance(2) {
+	if target != nil {
+		to = target.name
+	} else if w.chance(2) {
 		to = w.hosts[w.rng.IntN(len(w.hosts))].name
 	}
 	q := w.ask(database.Request{Kind: "switchover", To: to})
@@ -390,7 +392,7 @@ func (f *faults) cut(h *host, from []*host, cut, both bool) {
 
 // setTrap asks for a switchover whose target loses its power once it has been chosen and before it serves.
 func (f *faults) setTrap() func() {
-	f.askSwitchover()
+	f.askSwitchover(nil)
 	t := &trap{}
 	f.traps = append(f.traps, t)
 	return func() {

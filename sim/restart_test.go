@@ -38,3 +38,27 @@ func TestARestartGoesThroughAllServers(t *testing.T) {
 		})
 	}
 }
+
+// Whenever the target of a switchover dies, the old primary resumes, the target comes back and goes on, or another one
+// is chosen: writes go on long before it is back, unless it had been chosen already and nobody else could be.
+func TestASwitchoverWhoseTargetDiesAtAnyStep(t *testing.T) {
+	moved := 0
+	for step := range 24 {
+		at := 30*time.Second + time.Duration(step)*75*time.Millisecond
+		r := sim.Run(sim.Options{Seed: uint64(step) + 1, Hosts: 3, Standbys: 2, W: 1, FaultTime: 40 * time.Second, Script: []sim.Step{
+			{At: 30 * time.Second, Kind: sim.Switchover, Host: "h1", To: "h2"}, {At: at, Kind: sim.CrashHost, Host: "h2", Lasts: 25 * time.Second},
+		}})
+		if r.Failure != nil {
+			report(t, r)
+		}
+		if r.LongestWait > 20*time.Second {
+			t.Errorf("the target dies %s after the request: writes stopped for %s", at-30*time.Second, r.LongestWait)
+		}
+		if r.Epochs > 1 {
+			moved++
+		}
+	}
+	if moved < 12 {
+		t.Errorf("in %d of 24 rounds the primary was stopped: the deaths do not cover the steps", moved)
+	}
+}
