@@ -47,6 +47,7 @@ type agentLife struct {
 	gateAt    time.Duration
 	readOrder database.ReadOrder // the same of the read-only listener
 	readAt    time.Duration
+	slotsAt   time.Duration // when slots were last moved
 
 	running   []running
 	roundAt   time.Duration // virtual; of the round that is due

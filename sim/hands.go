@@ -112,6 +112,19 @@ func (x hands) Lease(_ string, epoch int64, d time.Duration) {
 	_ = x.a.h.srv.Extend(context.Background(), epoch, d.Milliseconds())
 }
 
+// slotsEvery is how often slots are moved.
+const slotsEvery = time.Second
+
+// Slots implements [agent.Hands].
+func (x hands) Slots(_ string, o database.SlotOrder) {
+	a := x.a
+	if a.h.clock()-a.slotsAt < slotsEvery {
+		return
+	}
+	a.slotsAt = a.h.clock()
+	_ = a.h.srv.KeepSlots(context.Background(), o) // one that is not ready hears it again
+}
+
 // gateEvery is how often the agent repeats an order that stands.
 const gateEvery = time.Second
 

@@ -92,6 +92,7 @@ type Hands interface {
 	Lease(name string, epoch int64, d time.Duration)
 	Gate(name string, o database.GateOrder)
 	Read(name string, o database.ReadOrder)
+	Slots(name string, o database.SlotOrder) // at a steady pace, however often it is asked for
 	Answer(name string, a []database.Answer)
 	Service(a service.Action)
 	Hold(id string, contact time.Duration) // a singleton may run on; contact = age of the proof that it is ours

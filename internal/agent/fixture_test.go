@@ -45,8 +45,9 @@ type noted struct {
 	diary      []string
 }
 
-func (n *noted) Act(_ string, a database.Action) { n.acts = append(n.acts, a) }
-func (n *noted) Interrupt(string)                { n.interrupts++ }
+func (n *noted) Act(_ string, a database.Action)  { n.acts = append(n.acts, a) }
+func (n *noted) Slots(string, database.SlotOrder) {}
+func (n *noted) Interrupt(string)                 { n.interrupts++ }
 func (n *noted) Lease(_ string, epoch int64, d time.Duration) {
 	n.leases, n.leaseOf = append(n.leases, d), append(n.leaseOf, epoch)
 }

@@ -38,6 +38,8 @@ type slot struct {
 	read    database.ReadOrder // last order that the read-only listener took, and when
 	readAt  time.Time
 	reading bool
+	slotsAt time.Time // when slots were last ordered
+	slotted bool      // an order of slots is on its way
 }
 
 func (s *slot) busy() []database.Kind {
@@ -273,6 +275,30 @@ func (h hands) Read(name string, o database.ReadOrder) {
 		default:
 			h.agent.Wake() // another order may have come meanwhile
 		}
+	})
+}
+
+// slotsEvery is how often a server's slots are moved: what is kept needlessly is what the others write in that time.
+const slotsEvery = time.Second
+
+// Slots has a server keep its slots.
+func (h hands) Slots(name string, o database.SlotOrder) {
+	s := h.agent.slots[name]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := h.agent.cfg.Clock.Now()
+	if s.slotted || now.Sub(s.slotsAt) < slotsEvery {
+		return
+	}
+	s.slotted, s.slotsAt = true, now
+	s.done.Go(func() {
+		err := h.agent.cfg.Servers[name].KeepSlots(h.ctx, o)
+		if err != nil && h.ctx.Err() == nil {
+			h.agent.cfg.Log.Debug("slots not kept", "database", name, "err", err)
+		}
+		s.mu.Lock()
+		s.slotted = false
+		s.mu.Unlock()
 	})
 }
 

@@ -100,6 +100,9 @@ func (l *Loop) database(p database.Policy, f Facts, h Hands, out *Outcome) {
 	if d.Read != nil {
 		h.Read(p.Name, *d.Read)
 	}
+	if d.Slots != nil {
+		h.Slots(p.Name, *d.Slots)
+	}
 	if d.Interrupt {
 		h.Interrupt(p.Name)
 	}

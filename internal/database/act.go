@@ -39,6 +39,8 @@ func act(ctx context.Context, h Hands, a Action) error {
 		return h.Server.Checkpoint(ctx)
 	case KindAdmit:
 		return h.Server.Admit(ctx, a.Clients)
+	case KindReadOnly:
+		return h.Server.ReadOnly(ctx, a.On)
 	case KindRoles:
 		return h.Server.EnsureRoles(ctx)
 	case KindReload:

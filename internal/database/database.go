@@ -33,6 +33,7 @@ const (
 	KindBarrier    Kind = "barrier"    // begin I2
 	KindAdmit      Kind = "admit"      // let clients in, or shut them out
 	KindRoles      Kind = "roles"      // create roles and databases
+	KindReadOnly   Kind = "read-only"  // new transactions may not write, or may again
 	KindCheckpoint Kind = "checkpoint" // before a planned stop
 	KindReload     Kind = "reload"     // bring the plan's settings into a running server
 )
@@ -50,6 +51,7 @@ type Action struct {
 	Clients  bool    // admit
 	Parted   Parting // preserve
 	Told     string  // swap: what changes, in words for the history; "" = nothing that people would tell
+	On       bool    // read-only
 	Why      string
 }
 
@@ -70,6 +72,8 @@ func (a Action) String() string {
 		s += fmt.Sprintf(" clients=%t", a.Clients)
 	case KindPreserve:
 		s += fmt.Sprintf(" after=%s timeline=%d", a.Parted.LSN, a.Parted.Timeline)
+	case KindReadOnly:
+		s += fmt.Sprintf(" on=%t", a.On)
 	case KindRecruit, KindRemember, KindBarrier:
 		s += fmt.Sprintf(" epoch=%d", a.Epoch)
 	}

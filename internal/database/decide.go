@@ -24,6 +24,7 @@ type Decision struct {
 	Because   []string
 	Problems  []problem.Problem
 	Wake      time.Duration // judge again no later than this
+	Slots     *SlotOrder    // nil = they stay as they are
 	Pause     *Pause        // nil = nothing is paused
 }
 
@@ -40,6 +41,8 @@ type Answer struct {
 // Instants are on View.Now's clock.
 type Memory struct {
 	ReadMemory
+	SlotMemory
+	DiskMemory
 
 	Epoch      int64
 	Phase      Phase
@@ -269,6 +272,7 @@ func (j *judgement) judge() {
 		return
 	}
 	j.serveForce()
+	j.watchDisk()
 	if r.Primary == v.Self {
 		j.lead()
 	}
@@ -277,6 +281,7 @@ func (j *judgement) judge() {
 	if r.Primary != v.Self {
 		j.follow() // after the election: it must not wait for a stream that cannot come
 	}
+	j.keepSlots()
 }
 
 // mayBePrimary reports whether a running primary of ours is the one that the record confirms or promotes.

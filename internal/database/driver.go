@@ -14,7 +14,7 @@ type Endpoint struct {
 
 // Server is one host's own PostgreSQL server and its data directory. Every method re-checks what it can of
 // its precondition, is harmless when repeated, returns when its effect is there or failed, and honours ctx.
-// No method is called while another of the same database runs, except Observe and Kill.
+// No method is called while another of the same database runs, except Observe, Kill and KeepSlots.
 type Server interface {
 	// Observe tells all that is known now. What could not be learnt is left zero and named in Why.
 	Observe(ctx context.Context) Local
@@ -81,6 +81,13 @@ type Server interface {
 
 	// Admit opens or shuts the server's access rules for clients other than Holdfast's own role.
 	Admit(ctx context.Context, clients bool) error
+
+	// ReadOnly makes every new transaction of a primary's clients read-only, or takes that back. What is under way
+	// ends as it would have. A server that is started anew is not read-only.
+	ReadOnly(ctx context.Context, on bool) error
+
+	// KeepSlots makes, moves and drops slots of ours. It may be called while another method runs.
+	KeepSlots(ctx context.Context, o SlotOrder) error
 
 	// EnsureRoles creates the plan's roles and databases where they are missing and sets their passwords.
 	EnsureRoles(ctx context.Context) error

@@ -25,6 +25,9 @@ func (j *judgement) follow() {
 		j.makeCopy("we hold no copy yet")
 		return
 	}
+	if !l.Running && l.Disk.full() {
+		return // watchDisk says so; a start would only end again
+	}
 	if !l.PromiseOK || l.Promise.Epoch < r.Epoch {
 		j.recruit(fmt.Sprintf("epoch %d asks for a promise", r.Epoch))
 		return
@@ -97,6 +100,8 @@ func (j *judgement) keepUp() {
 	since := j.v.Now - j.m.CutSince
 	switch {
 	case !pr.Local.Ready:
+	case since > refollowAfter && j.logGone(pr) && !j.needed(pr), since > 2*cutLimit && j.logGone(pr):
+		j.makeCopy(fmt.Sprintf("%s no longer has the log from %s on", r.Primary, l.Flushed))
 	case since > cutLimit && !j.needed(pr), since > 6*cutLimit:
 		j.makeCopy(fmt.Sprintf("the stream from %s does not come for %s", r.Primary, since.Round(time.Second)))
 	case since > refollowAfter && since-j.m.Refollowed > refollowAfter:

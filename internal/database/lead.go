@@ -81,6 +81,9 @@ func (j *judgement) resume(what string) {
 	if j.m.SawPrimary && len(j.ableVoters()) >= max(r.E, 1) && r.Phase == Steady {
 		return // watchPrimary starts the election
 	}
+	if l.Disk.full() && !l.Running {
+		return // watchDisk says so; a start would only end again
+	}
 	if why := j.notAlone(); why != "" {
 		j.because("%s, and may not come back by itself: %s", what, why)
 		j.tooFew(what)
@@ -250,6 +253,7 @@ func (j *judgement) maintain() {
 	if !l.RolesReady {
 		j.do(Action{Kind: KindRoles})
 	}
+	j.spareDisk()
 	j.settings()
 	j.settleLosses()
 	j.serveRequests()

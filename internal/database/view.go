@@ -15,6 +15,8 @@ type Policy struct {
 	Standings      []Standing
 	Relaxed        bool  // with too few standbys W goes down, through the agreed state, instead of writes waiting
 	Reads          Reads // the read-only listener
+	Slots          SlotLimits
+	DiskFull       DiskPolicy
 	Times          Times
 }
 
@@ -113,6 +115,12 @@ type Local struct {
 	FailedKind Kind     `json:"failed_kind,omitempty"`
 	FailedFrom string   `json:"failed_from,omitempty"` // a copy: the host that was to be copied
 	Giving     int      `json:"giving,omitempty"`      // copies of this server on their way to other hosts
+
+	Copying  string `json:"copying,omitempty"` // partial data: the incarnation that they will have
+	Slots    []Slot `json:"slots,omitempty"`   // that this server keeps for other members, sorted by incarnation
+	Oldest   LSN    `json:"oldest,omitempty"`  // where the log begins that still lies here; 0 = not known
+	Disk     Disk   `json:"disk"`
+	ReadOnly bool   `json:"read_only,omitempty"` // primary: new transactions may not write
 
 	FailedProblem *problem.Problem `json:"failed_problem,omitempty"` // the same, where a person can mend it; else nil
 

@@ -17,6 +17,7 @@ import (
 func policy(p *plan.Plan, d plan.Database) database.Policy {
 	out := database.Policy{
 		Name: d.Name, Standbys: d.Standbys, AcknowledgedBy: d.AcknowledgedBy, Relaxed: d.Relaxed, Times: database.DefaultTimes(),
+		Slots: database.SlotLimits{Max: d.SlotMax, After: d.SlotAfter}, DiskFull: database.DiskPolicy(d.DiskFull),
 	}
 	for _, m := range d.Members {
 		promote := database.Promote(m.Promote)
@@ -58,6 +59,7 @@ func openServer(ctx context.Context, cfg Config, self plan.Host, d plan.Database
 		Database: d.Name, Host: self.Name, Address: self.Address, Port: cfg.Plan.Ports.Server + d.Index,
 		Dir: databaseDir(cfg.Dir, d.Name), Major: d.Postgres, BinDir: d.BinDir,
 		CertDir: certDir(cfg.Dir), ServerName: ListenerName(cfg.Plan, d),
+		SlotMax: d.SlotMax, CopyLimit: d.CopyLimit,
 		Executable: cfg.Executable, GateControl: gateSocket(cfg.Dir, d.Name), Log: cfg.Log.With("database", d.Name),
 	}
 	for _, h := range cfg.Plan.HomeSite().Hosts {

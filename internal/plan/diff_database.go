@@ -53,6 +53,15 @@ func (d *differ) database(old, db Database) {
 	}
 	d.reads(subject, old, db)
 	d.path(subject, old, db)
+	if old.CopyLimit != db.CopyLimit {
+		d.add(subject, Nothing, "making a standby may move %s (was %s)", rateOrAny(db.CopyLimit), rateOrAny(old.CopyLimit))
+	}
+	if old.SlotMax != db.SlotMax || old.SlotAfter != db.SlotAfter {
+		d.add(subject, Reloads, "up to %s of log, or %s, are kept for a standby that is away", formatSize(db.SlotMax), FormatDuration(db.SlotAfter))
+	}
+	if old.DiskFull != db.DiskFull {
+		d.add(subject, Nothing, "a primary whose disk is nearly full answers by %s (was %s)", db.DiskFull, old.DiskFull)
+	}
 	d.roles(subject, old.Roles, db.Roles)
 	d.parameters(subject, old.Parameters, db.Parameters)
 }
@@ -196,4 +205,11 @@ func (d *differ) parameters(subject string, old, new []Parameter) {
 	if len(restart) > 0 {
 		d.add(subject, Pauses, "%s: PostgreSQL reads it at start; standbys restart one at a time, then a switchover pauses writes for about a second", strings.Join(restart, ", "))
 	}
+}
+
+func rateOrAny(n int64) string {
+	if n == 0 {
+		return "as much as the line takes"
+	}
+	return formatSize(n) + "/s"
 }

@@ -61,6 +61,13 @@ type (
 		listen         located[listenFile]
 		roles          located[[]named[roleFile]]
 		parameters     located[[]named[string]]
+		copyLimit      located[int64]
+		slots          located[slotsFile]
+		diskFull       located[string]
+	}
+	slotsFile struct {
+		max   located[int64]
+		after located[time.Duration]
 	}
 	memberFile struct{ mode, promote, follows located[string] }
 	listenFile struct {
@@ -176,6 +183,9 @@ func database(dir string) form[databaseFile] {
 		key("listen", listen(), "Ports that lead to it on every host.", func(f *databaseFile) *located[listenFile] { return &f.listen }),
 		key("roles", byName(sqlName(), role(dir)), "Login roles.", func(f *databaseFile) *located[[]named[roleFile]] { return &f.roles }),
 		key("parameters", byName(parameterName(), anyScalar("a PostgreSQL value")), "PostgreSQL settings that Holdfast does not reserve.", func(f *databaseFile) *located[[]named[string]] { return &f.parameters }),
+		key("copy_limit", rate(), "Most that making a standby may move, such as 50MB/s (default: no limit).", func(f *databaseFile) *located[int64] { return &f.copyLimit }),
+		key("slots", slots(), "How much log is kept for a standby that is away; it is copied anew after that.", func(f *databaseFile) *located[slotsFile] { return &f.slots }),
+		key("disk_full", oneOf("read-only", "failover"), "What a primary does whose disk is nearly full: stop taking writes (default), or hand over to a standby that has room.", func(f *databaseFile) *located[string] { return &f.diskFull }),
 		notYet[databaseFile]("tenants"), notYet[databaseFile]("two_nodes"), notYet[databaseFile]("strict"), notYet[databaseFile]("path"),
 	)
 }
@@ -195,6 +205,13 @@ func listen() form[listenFile] {
 		key("max_lag", span(minLag, 24*time.Hour), "How far behind the primary a standby may be to be read (default 10s).", func(f *listenFile) *located[time.Duration] { return &f.maxLag }),
 		key("read_fallback", oneOf(FallbackRefuse, FallbackPrimary), "What read does when no standby may be read: refuse (default) or primary.", func(f *listenFile) *located[string] { return &f.readFallback }),
 		key("path", oneOf(PathProxy, PathKernel), "How a host's own programs get to the primary through write: proxy (default: Holdfast passes bytes on) or kernel (rules lead straight to it).", func(f *listenFile) *located[string] { return &f.path }),
+	)
+}
+
+func slots() form[slotsFile] {
+	return object(
+		key("max", size(), "Log in bytes, such as 20GB (default 8GB).", func(f *slotsFile) *located[int64] { return &f.max }),
+		key("after", span(time.Minute, year), "Time since the standby was last there (default 1h).", func(f *slotsFile) *located[time.Duration] { return &f.after }),
 	)
 }
 

@@ -126,6 +126,10 @@ type Database struct {
 	ReadFallback   string        // FallbackRefuse or FallbackPrimary; "" without a read-only listener
 	Roles          []Role
 	Parameters     []Parameter // postgresql.conf settings that Holdfast does not reserve
+	CopyLimit      int64       // bytes a second that making a standby may move; 0 = no limit
+	SlotMax        int64       // bytes of log that are kept at most for a standby that is away
+	SlotAfter      time.Duration
+	DiskFull       string // what a primary does whose disk is nearly full: read-only, failover
 }
 
 // The paths of a listener.

@@ -45,6 +45,8 @@ func resolveDatabase(ms *mistakes, p *Plan, index int, d named[databaseFile]) Da
 		ms.add(f.listen.value.path.at, path.to("listen").to("path"), "kernel needs addresses that are each host's own, and %s is on the loopback network (allowed there: proxy)", p.AllHosts()[at].Name)
 	}
 	db.Roles = resolveRoles(ms, path, f.roles.value)
+	db.CopyLimit, db.DiskFull = f.copyLimit.value, f.diskFull.or("read-only")
+	db.SlotMax, db.SlotAfter = f.slots.value.max.or(8<<30), f.slots.value.after.or(time.Hour)
 	for _, param := range f.parameters.value {
 		below := path.to("parameters").to(param.name)
 		if err := judgeParameter(param.name, param.value); err != nil {

@@ -173,6 +173,11 @@ func showDatabase(d Database) mapping {
 	}
 	listen.putText("path", d.Path)
 	m.put("listen", listen)
+	if d.CopyLimit > 0 {
+		m.put("copy_limit", formatSize(d.CopyLimit)+"/s")
+	}
+	m.put("slots", mapping{{Key: "max", Value: formatSize(d.SlotMax)}, {Key: "after", Value: FormatDuration(d.SlotAfter)}})
+	m.put("disk_full", d.DiskFull)
 	for _, r := range d.Roles {
 		var role mapping
 		role.put("password", string(r.Password))

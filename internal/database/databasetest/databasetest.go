@@ -113,6 +113,9 @@ type disk struct {
 	following   int64 // epoch of the replication name; 0 = cut
 	source      string
 	admits      bool
+	slots       map[string]database.LSN // by incarnation: log from there on is kept
+	oldest      database.LSN            // the log begins here
+	readOnly    bool
 	clean       bool // shut down in good order as a primary
 	checkpoint  database.LSN
 	control     int // max_connections of the primary that wrote the log
@@ -145,6 +148,8 @@ type Server struct {
 	failedKind database.Kind
 	failedFrom string
 	giving     int // copies on their way from here
+	used       int64
+	lead       *Server // the primary that a copy under way will follow
 
 	unread  Unread
 	wanted  int  // max_connections of the plan
@@ -264,7 +269,7 @@ func (s *Server) observe() database.Local {
 		l.Following, l.Source, l.Names = 0, "", database.Names{}
 		return l
 	}
-	l.PromiseOK = s.promiseOK()
+	l.PromiseOK, l.Oldest, l.ReadOnly = s.promiseOK(), s.d.oldest, s.d.readOnly
 	l.Kept = s.keptOf(s.d.incarnation)
 	l.Timeline, l.History = s.timeline(), slices.Clone(s.d.history)
 	l.Flushed = s.flushedLSN()
@@ -279,6 +284,7 @@ func (s *Server) observe() database.Local {
 	l.Replayed, l.Receiving = s.replayed(), p.receiver != nil
 	l.RolesReady = s.hasRoles()
 	s.observeSettings(&l)
+	l.Slots = s.slots()
 	if p.role == database.Primary {
 		l.Names = p.names
 		for _, x := range p.senders {
@@ -291,6 +297,12 @@ func (s *Server) observe() database.Local {
 	}
 	return l
 }
+
+// diskSize is what a host's disk holds.
+const diskSize = int64(100 << 30)
+
+// FillDisk leaves free bytes on the disk; the model's own log is too small to matter.
+func (s *Server) FillDisk(free int64) { s.used = diskSize - free }
 
 // hungAfter is how long the write probe waits.
 const hungAfter = 2 * time.Second

@@ -59,7 +59,7 @@ func (s *Server) start(ctx context.Context, hot, cut bool) error {
 		return errRunning
 	}
 	s.d.flushed = len(s.d.wal)
-	s.d.names, s.d.admits, s.d.clean = s.atStart(), false, false
+	s.d.names, s.d.admits, s.d.clean, s.d.readOnly = s.atStart(), false, false, false
 	if cut {
 		s.d.following, s.d.source = 0, ""
 	}
@@ -272,6 +272,7 @@ func (s *Server) Clone(ctx context.Context, from, primary database.Endpoint, epo
 	if _, ok := s.reaches(primary.Host); !ok || peer.p == nil || peer.p.role != database.Primary { // it must keep the log
 		return s.remember(database.KindClone, errStream)
 	}
+	s.lead = peer
 	return s.remember(database.KindClone, s.copyFrom(ctx, from.Host, epoch, s.between(500*time.Millisecond, 6*time.Second), false))
 }
 
@@ -280,6 +281,7 @@ func (s *Server) Rewind(ctx context.Context, from database.Endpoint, epoch int64
 	if s.d.state == database.DataPresent && s.w.Rand().IntN(8) == 0 {
 		return s.remember(database.KindRewind, database.ErrNeedsClone)
 	}
+	s.lead = nil
 	return s.remember(database.KindRewind, s.copyFrom(ctx, from.Host, epoch, s.between(200*time.Millisecond, 2*time.Second), true))
 }
 
@@ -337,7 +339,7 @@ func (s *Server) copyFrom(ctx context.Context, source string, epoch int64, took 
 	}
 	next := disk{
 		state: database.DataPresent, systemID: peer.d.systemID, incarnation: s.d.incarnation, wal: wal, flushed: len(wal),
-		history: slices.Clone(peer.d.history), files: map[uint32]fileOf{}, names: s.atStart(), control: peer.d.control,
+		history: slices.Clone(peer.d.history), files: map[uint32]fileOf{}, names: s.atStart(), control: peer.d.control, oldest: peer.d.oldest,
 	}
 	for _, f := range next.history {
 		next.files[f.Timeline] = realFile

@@ -122,6 +122,14 @@ func (s *Server) Follow(ctx context.Context, from database.Endpoint, epoch int64
 	if s.d.promise.Epoch != epoch {
 		return database.ErrStale
 	}
+	peer := s.w.Server(from.Host)
+	if _, ok := s.reaches(from.Host); !ok || peer.p == nil || peer.p.role != database.Primary || !peer.p.ready {
+		return errStream // nobody to reserve a slot on
+	}
+	peer.reserve(s.d.incarnation)
+	if s.p == nil {
+		s.d.slots = nil // of its time as a primary
+	}
 	s.d.following, s.d.source = epoch, from.Host
 	s.position = database.Position{}
 	if p := s.p; p != nil && p.receiver != nil {

@@ -134,6 +134,10 @@ func (s *Server) accept(standby *Server, reading *process, name string) *stream 
 		return nil
 	}
 	sameName := func(x *stream) bool { return x.name == name }
+	if standby.end() < s.d.oldest {
+		s.o.Note(standby.host, "the primary on %s no longer has the log from %s on", s.host, standby.end())
+		return nil
+	}
 	if !s.bugs.TwoOfAName && slices.ContainsFunc(p.senders, sameName) {
 		return nil // its slot is in use
 	}
@@ -208,6 +212,7 @@ func (x *stream) receive(from int, batch []Entry, history []database.Fork) {
 	s.d.history, s.d.control = slices.Clone(history), x.primary.d.control
 	s.trimHistory()
 	p.receivedFrom = s.end()
+	s.recycle()
 	s.flush()
 }
 
@@ -224,6 +229,9 @@ func (x *stream) hear(at database.LSN) {
 	}
 	x.answered = s.w.Now()
 	x.flushed = max(x.flushed, at)
+	if i := x.standby.d.incarnation; s.d.slots[i] != 0 {
+		s.d.slots[i] = max(s.d.slots[i], at)
+	}
 	if x.state == "catchup" && x.sent == s.d.flushed {
 		x.state = "streaming"
 	}
@@ -287,6 +295,7 @@ func (s *Server) tick(p *process) {
 		}
 		if !p.stopping && p.ready {
 			s.write(Tick, 0)
+			s.recycle()
 			s.flush()
 		}
 		s.tick(p)

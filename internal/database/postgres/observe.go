@@ -94,9 +94,16 @@ func (s *Server) Observe(ctx context.Context) database.Local {
 	s.mu.Unlock()
 	l.Stopping = l.Running && now.stopping
 	l.Progress, l.Failed, l.FailedKind, l.FailedFrom, l.FailedProblem = now.progress, now.failed, now.kind, now.from, now.trouble
+	note(s.observeDisk(&l))
+	if m, err := s.readPartial(); err != nil {
+		note(err)
+	} else if m != nil && m.Job == database.KindClone {
+		l.Copying = m.Incarnation
+	}
 	if state == database.DataPresent {
 		note(s.observeFiles(&l))
 		note(s.observeKept(&l))
+		note(s.observeOldest(&l))
 		if l.Running {
 			note(s.observeServer(ctx, &l, now))
 		} else {
@@ -137,6 +144,7 @@ func (s *Server) observeFiles(l *database.Local) error {
 		errs = append(errs, err)
 	}
 	l.Following, l.Source = epochOf(d.conninfo), s.sourceOf(d.conninfo)
+	l.ReadOnly = d.readOnly
 	if !l.Running {
 		l.Names, l.NamesOK = database.ParseNames(d.names)
 	}
@@ -273,6 +281,9 @@ func (s *Server) ask(ctx context.Context, l *database.Local, now memory) error {
 		l.NamesOK = false
 	}
 	var err error
+	if l.Slots, err = observeSlots(ctx, conn); err != nil {
+		return err
+	}
 	if a.recovering {
 		l.Role = database.Standby
 		received, errR := parseLSN(a.received)

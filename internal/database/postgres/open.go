@@ -83,11 +83,6 @@ func (s *Server) putNames(ctx context.Context, n database.Names) error {
 	return s.until(ctx, "see the new names in a new session", func(conn *pgx.Conn) (bool, error) {
 		var live string
 		err := conn.QueryRow(ctx, "SELECT current_setting('synchronous_standby_names')").Scan(&live)
-		if live == d.names && err == nil {
-			if e := s.releaseSlots(ctx, conn, n); e != nil { // one that has just become active again is used, not wasted
-				s.log.Debug("slots not released", "err", e)
-			}
-		}
 		return live == d.names, err
 	})
 }

@@ -22,6 +22,9 @@ func (s *Server) planned(least floor) []Parameter {
 	all := slices.DeleteFunc(defaults(), func(d Parameter) bool {
 		return slices.ContainsFunc(s.parameters(), func(p Parameter) bool { return p.Name == d.Name })
 	})
+	if i := slices.IndexFunc(all, func(p Parameter) bool { return p.Name == "max_slot_wal_keep_size" }); i >= 0 && s.cfg.SlotMax > 0 {
+		all[i].Value = strconv.FormatInt(max(1, s.cfg.SlotMax>>20), 10) + "MB"
+	}
 	all = append(all, s.parameters()...)
 	for _, x := range least {
 		i := slices.IndexFunc(all, func(p Parameter) bool { return p.Name == x.Name })

@@ -42,6 +42,7 @@ type Config struct {
 
 	Peers      []database.Endpoint // every other host that may hold this database
 	Roles      []Role
+	SlotMax    int64       // bytes of log that one slot may keep; 0 = 8 GiB
 	CopyLimit  int64       // bytes a second that a copy may move to this host; 0 = no limit
 	Parameters []Parameter // applied over the defaults; what Holdfast reserves is refused
 
@@ -82,6 +83,8 @@ type Server struct {
 	now          memory
 	planSettings []Parameter
 	watch        observer // has its own lock
+
+	slots slotKeeper // has its own lock
 }
 
 // memory is what the driver knows besides the files. All of it may be lost: then it is learnt or done again.
@@ -145,6 +148,7 @@ func Open(cfg Config) (*Server, error) {
 func (s *Server) Close() error {
 	s.end()
 	s.tasks.Wait()
+	s.slots.close()
 	return s.watch.close()
 }
 

@@ -54,7 +54,7 @@ func (s *Server) connectPeer(ctx context.Context, p database.Endpoint) (*pgx.Con
 func open(ctx context.Context, c *pgx.ConnConfig) (*pgx.Conn, error) {
 	c.User, c.Password = Superuser, ""
 	c.ConnectTimeout = 3 * time.Second
-	c.RuntimeParams = map[string]string{"application_name": ourName, "synchronous_commit": "local", "search_path": "pg_catalog"}
+	c.RuntimeParams = map[string]string{"application_name": ourName, "synchronous_commit": "local", "search_path": "pg_catalog", readOnlySetting: "off"}
 	c.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
 	c.StatementCacheCapacity, c.DescriptionCacheCapacity = 0, 0
 	return pgx.ConnectConfig(ctx, c)

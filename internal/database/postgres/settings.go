@@ -89,11 +89,10 @@ func (s *Server) static(least floor) string {
 
 // commandLine are the settings that nobody may change while the server runs.
 func (s *Server) commandLine(hot bool) []string {
-	onOff := map[bool]string{true: "on", false: "off"}
 	args := []string{filepath.Join(s.bin, "postgres"), "-D", s.at.data}
 	for _, p := range []Parameter{
 		{"restart_after_crash", "off"}, // or it would come back as a primary by itself (DATABASE.md, A6)
-		{"hot_standby", onOff[hot]},
+		{"hot_standby", onOff(hot)},
 		{"fsync", "on"},
 		{"full_page_writes", "on"},
 		{"archive_mode", "off"},
@@ -115,6 +114,7 @@ func (s *Server) commandLine(hot bool) []string {
 type dynamic struct {
 	names    string // synchronous_standby_names
 	conninfo string // primary_conninfo; "" = cut
+	readOnly bool   // default_transaction_read_only, for a disk that is nearly full
 }
 
 func (d dynamic) text() string {
@@ -127,7 +127,11 @@ func (d dynamic) text() string {
 		{"restore_command", ""},
 		{"recovery_target_timeline", "latest"},
 		{"synchronous_commit", "on"},
+		{readOnlySetting, onOff(d.readOnly)},
 	} {
+		if p.Name == readOnlySetting && !d.readOnly {
+			continue // the plan's own value counts
+		}
 		fmt.Fprintf(&b, "%s = %s\n", p.Name, quoteSetting(p.Value))
 	}
 	return b.String()
@@ -152,12 +156,23 @@ func parseDynamic(text string) (d dynamic, err error) {
 			d.names, seen = value, seen|1
 		case "primary_conninfo":
 			d.conninfo, seen = value, seen|2
+		case readOnlySetting:
+			d.readOnly = value == "on"
 		}
 	}
 	if seen != 3 {
 		return dynamic{}, fmt.Errorf("postgresql.auto.conf lacks settings that Holdfast always writes")
 	}
 	return d, nil
+}
+
+const readOnlySetting = "default_transaction_read_only"
+
+func onOff(b bool) string {
+	if b {
+		return "on"
+	}
+	return "off"
 }
 
 func quoteSetting(v string) string {

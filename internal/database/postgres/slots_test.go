@@ -1,0 +1,205 @@
+package postgres_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"holdfast/internal/database"
+	"holdfast/internal/database/postgres"
+	"holdfast/internal/database/postgres/pgtest"
+	"holdfast/internal/redact"
+)
+
+// churn writes log, and lets go of what nobody keeps.
+func churn(t *testing.T, primary *pgtest.Node, others ...*pgtest.Node) {
+	t.Helper()
+	for range 3 {
+		exec(t, primary, "INSERT INTO churn SELECT repeat('x', 500) FROM generate_series(1, 40000)")
+		exec(t, primary, "SELECT pg_switch_wal()")
+		must(t, primary.Checkpoint(t.Context()))
+		at := primary.Answers(t).Flushed
+		for _, n := range others {
+			n.Await(t, "it replayed all", func(l database.Local) bool { return l.Replayed >= at })
+			must(t, n.Checkpoint(t.Context()))
+		}
+	}
+}
+
+func TestANewPrimaryHasTheLogThatAnAbsentStandbyLacks(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	small := pgtest.Options{Parameters: []postgres.Parameter{{Name: "wal_keep_size", Value: "0"}, {Name: "max_wal_size", Value: "32MB"}, {Name: "min_wal_size", Value: "32MB"}}}
+	nodes := pgtest.New(t, small, "127.46.34.1", "127.46.34.2", "127.46.34.3")
+	a, b, c := nodes[0], nodes[1], nodes[2]
+	pgtest.Primary(t, a)
+	exec(t, a, "CREATE TABLE churn (x text)")
+	pgtest.Join(t, b, a, 1)
+	pgtest.Join(t, c, a, 1)
+	of := c.Answers(t)
+	must(t, b.KeepSlots(ctx, database.SlotOrder{Keep: []database.SlotAt{{Incarnation: of.Incarnation, At: of.Flushed}}}))
+	must(t, c.StopFast(ctx))
+	churn(t, a, b)
+	l := b.Answers(t)
+	if len(l.Slots) != 1 || l.Slots[0].Incarnation != of.Incarnation || l.Slots[0].Kept < 16<<20 || l.Slots[0].Active || l.Oldest > of.Flushed {
+		t.Fatalf("what b keeps for c: %+v, its log begins at %s, c is at %s", l.Slots, l.Oldest, of.Flushed)
+	}
+	must(t, a.Kill(ctx, "a fault of the test"))
+	_, err := b.Recruit(ctx, 2, 0)
+	must(t, err)
+	must(t, b.Promote(ctx, 2, 3, b.Answers(t).History))
+	must(t, b.SetNames(ctx, database.Names{}))
+	_, err = c.Recruit(ctx, 2, 0)
+	must(t, err)
+	must(t, c.Follow(ctx, b.Endpoint, 2))
+	at := b.Answers(t).Flushed
+	l = c.Await(t, "it streams what it lacked", func(l database.Local) bool { return l.Receiving && l.Replayed >= at })
+	if l.Incarnation != of.Incarnation {
+		t.Error("it was copied anew")
+	}
+	l = b.Await(t, "the slot is in use", func(l database.Local) bool { return len(l.Slots) == 1 && l.Slots[0].Active })
+	must(t, b.KeepSlots(ctx, database.SlotOrder{Drop: []string{of.Incarnation}}))
+	if l = b.Answers(t); len(l.Slots) != 1 {
+		t.Fatal("a slot in use was dropped")
+	}
+	// Dropped while it is away, the log goes, and that can be seen.
+	at = c.Answers(t).Flushed
+	must(t, c.StopFast(ctx))
+	b.Await(t, "the slot is free", func(l database.Local) bool { return len(l.Slots) == 1 && !l.Slots[0].Active })
+	must(t, b.KeepSlots(ctx, database.SlotOrder{Drop: []string{of.Incarnation}}))
+	churn(t, b)
+	if l := b.Answers(t); len(l.Slots) != 0 || l.Oldest <= at {
+		t.Errorf("slots %+v; the log begins at %s, c is at %s", l.Slots, l.Oldest, at)
+	}
+}
+
+func TestASlotThatWasGivenUpIsMadeAnew(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	small := pgtest.Options{Parameters: []postgres.Parameter{
+		{Name: "wal_keep_size", Value: "0"}, {Name: "max_wal_size", Value: "32MB"}, {Name: "min_wal_size", Value: "32MB"}, {Name: "max_slot_wal_keep_size", Value: "48MB"},
+	}}
+	nodes := pgtest.New(t, small, "127.46.35.1", "127.46.35.2")
+	a, b := nodes[0], nodes[1]
+	pgtest.Primary(t, a)
+	exec(t, a, "CREATE TABLE churn (x text)")
+	pgtest.Join(t, b, a, 1)
+	of := b.Answers(t)
+	must(t, b.StopFast(ctx))
+	churn(t, a)
+	l := a.Answers(t)
+	if len(l.Slots) != 1 || !l.Slots[0].Lost || l.Oldest <= of.Flushed {
+		t.Fatalf("slots %+v, the log begins at %s", l.Slots, l.Oldest)
+	}
+	must(t, b.Follow(ctx, a.Endpoint, 1)) // it cannot stream, but its slot is sound again
+	if l := a.Answers(t); len(l.Slots) != 1 || l.Slots[0].Lost {
+		t.Fatalf("after its standby came back: %+v", l.Slots)
+	}
+	pgtest.Join(t, b, a, 1)
+	exec(t, a, "INSERT INTO churn VALUES ('last')")
+}
+
+func TestAReadOnlyPrimaryRefusesClientsWritesAndTakesThemAgain(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	role := postgres.Role{Name: "app", Password: redact.Secret("secret"), Owns: []string{"app"}}
+	a := pgtest.New(t, pgtest.Options{Roles: []postgres.Role{role}}, "127.46.36.1")[0]
+	pgtest.Primary(t, a)
+	exec(t, a, "CREATE TABLE x (a int); GRANT ALL ON x TO app")
+	must(t, a.ReadOnly(ctx, true))
+	must(t, a.ReadOnly(ctx, true))
+	conn := local(t, a)
+	_, err := conn.Exec(ctx, "INSERT INTO x VALUES (1)")
+	if err == nil || !strings.Contains(err.Error(), "read-only transaction") {
+		t.Fatalf("a write went through: %v", err)
+	}
+	var n int
+	must(t, conn.QueryRow(ctx, "SELECT count(*) FROM x").Scan(&n))
+	must(t, a.EnsureRoles(ctx)) // Holdfast's own sessions may
+	if l := a.Answers(t); !l.ReadOnly || l.Names.IsClosed() {
+		t.Errorf("observed: %+v", l)
+	}
+	must(t, a.SetNames(ctx, database.Names{})) // another change leaves it as it is
+	if l := a.Answers(t); !l.ReadOnly {
+		t.Error("a change of the names made it writable")
+	}
+	must(t, a.ReadOnly(ctx, false))
+	exec(t, a, "INSERT INTO x VALUES (2)")
+	if l := a.Answers(t); l.ReadOnly {
+		t.Error("it still says that it is read-only")
+	}
+	must(t, conn.Close(ctx))
+}
+
+// smallDisk puts the directory of a node on a file system of its own, for which the test is root.
+func smallDisk(t *testing.T, n *pgtest.Node, size string) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("only root can make a small file system")
+	}
+	must(t, os.MkdirAll(n.Config.Dir, 0o755))
+	if err := unix.Mount("tmpfs", n.Config.Dir, "tmpfs", 0, "mode=0755,size="+size); err != nil {
+		t.Skipf("no file system can be mounted here: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := n.Kill(context.Background(), "the test has ended"); err != nil {
+			t.Log(err)
+		}
+		if err := unix.Unmount(n.Config.Dir, unix.MNT_DETACH); err != nil {
+			t.Errorf("unmount: %v", err)
+		}
+	})
+}
+
+func TestAFullDiskEndsInOneStartFromTheReserve(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	a := pgtest.New(t, pgtest.Options{}, "127.46.37.1")[0]
+	smallDisk(t, a, "420m")
+	pgtest.Primary(t, a)
+	l := a.Await(t, "a reserve", func(l database.Local) bool { return l.Disk.Reserve > 0 })
+	if l.Disk.Size != 420<<20 || l.Disk.Reserve != 32<<20 || l.Disk.Free < 200<<20 {
+		t.Errorf("disk: %+v", l.Disk)
+	}
+	exec(t, a, "CREATE TABLE big (x text)")
+	// Somebody else fills the disk; the server ends in the middle of a write.
+	full, err := os.Create(filepath.Join(a.Config.Dir, "somebody-elses"))
+	must(t, err)
+	for piece := make([]byte, 1<<20); err == nil; {
+		_, err = full.Write(piece)
+	}
+	if !errors.Is(err, syscall.ENOSPC) {
+		t.Fatal(err)
+	}
+	must(t, full.Close())
+	conn := local(t, a)
+	for range 200 { // the segments that lie there already are used up, then it must end
+		if _, err = conn.Exec(ctx, "SELECT pg_logical_emit_message(true, 'x', repeat('y', 1000000))"); err != nil {
+			break
+		}
+	}
+	if err == nil {
+		t.Fatal("200 MB of log found room on a full disk")
+	}
+	var refused interface{ SQLState() string }
+	if errors.As(err, &refused) && refused.SQLState() == "53100" {
+		must(t, a.Kill(ctx, "it lived on"))
+	}
+	l = a.Await(t, "its end", func(l database.Local) bool { return !l.Running && l.TreeGone })
+	if l.Disk.Free >= 32<<20 || l.Disk.Reserve == 0 {
+		t.Fatalf("a full disk looks like %+v", l.Disk)
+	}
+	must(t, a.Start(ctx, true))
+	l = a.Answers(t)
+	if l.Disk.Reserve != 0 || l.Disk.Free == 0 {
+		t.Errorf("after the start: %+v", l.Disk)
+	}
+	must(t, os.Remove(filepath.Join(a.Config.Dir, "somebody-elses")))
+	a.Await(t, "the reserve is back", func(l database.Local) bool { return l.Disk.Reserve > 0 })
+}
