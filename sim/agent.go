@@ -28,6 +28,7 @@ type agentLife struct {
 	paused bool
 	queued []func() // while paused
 
+	plan     applied // number 0: as it was when this life began
 	known    bool
 	record   database.Record
 	revision int64
@@ -152,10 +153,11 @@ type reading struct {
 	record   database.Record
 	revision int64
 	requests []*request
+	plan     applied
 }
 
 func (a *agentLife) readNow() reading {
-	r := reading{at: a.w.store.Revision(), requests: a.w.openRequests()}
+	r := reading{at: a.w.store.Revision(), requests: a.w.openRequests(), plan: applied{a.w.planned, a.w.policy}}
 	e, err := a.h.store.Get(context.Background(), agent.RecordKey(databaseName))
 	if err == nil && e.Revision != 0 {
 		r.record, r.revision = a.w.decode(e), e.Revision
@@ -165,6 +167,10 @@ func (a *agentLife) readNow() reading {
 
 func (a *agentLife) learn(r reading) {
 	a.requests = r.requests
+	if r.plan.number > a.plan.number {
+		a.plan = r.plan
+		a.wakeIn(0)
+	}
 	if a.known && r.at <= a.at {
 		return
 	}
@@ -298,6 +304,9 @@ func (a *agentLife) facts() agent.Facts {
 		d.Requests = append(d.Requests, q.seen(a.w.now))
 	}
 	f.Databases = []agent.DatabaseFacts{d}
+	if a.plan.number > 0 {
+		f.Policies = []database.Policy{a.plan.policy}
+	}
 	for _, o := range a.h.others() {
 		p := a.peers[o.index]
 		f.Peers = append(f.Peers, agent.PeerFacts{

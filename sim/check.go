@@ -320,6 +320,12 @@ func (c *checker) missing() string {
 			return m + " does not stream"
 		}
 	}
+	if r.W != w.policy.AcknowledgedBy {
+		return fmt.Sprintf("a commit is acknowledged by %d, and the plan wants %d", r.W, w.policy.AcknowledgedBy)
+	}
+	if r.W == 0 {
+		return "no standby need hold a commit"
+	}
 	if len(r.Voters) != len(r.Members)-1 {
 		return "more voters than members"
 	}

@@ -49,6 +49,9 @@ const (
 	RestartRoll  FaultKind = "restart roll"    // the plan has another setting, and an operator asks for the restarts
 )
 
+// ChangePlan is an operator who applies another plan; the one of before comes back at the end.
+const ChangePlan FaultKind = "change plan"
+
 // Faults that no seed chooses: people make them, and then refusing is all that can be asked.
 const (
 	RestoreStore FaultKind = "restore store" // to an older state of the same epoch
@@ -60,7 +63,7 @@ func AllFaults() []FaultKind {
 	return []FaultKind{
 		CrashServer, CrashAgent, CrashHost, LoseDisk, FreezeHost, PauseAgent, Partition, CutLink, CutOneWay, SlowNetwork,
 		LoseBeats, StoreDown, StoreCut, StorePause, HoldWatch, LoseAnswer, SlowDisk, HangDisk, Switchover, RestartAgent, CrashBoth, CrashAll,
-		LoseAgent, RestartGate, LoseTarget, LoseReads, HideFile, PauseMoves, RestartRoll,
+		LoseAgent, RestartGate, LoseTarget, LoseReads, HideFile, PauseMoves, RestartRoll, ChangePlan,
 	}
 }
 
@@ -73,6 +76,7 @@ type faults struct {
 	count int
 	heals []*heal
 	traps []*trap
+	first database.Policy // before any other was applied
 }
 
 // trap is set for the host that a switchover chooses.
@@ -241,6 +245,8 @@ func (f *faults) do(kind FaultKind, h, to *host, lasts time.Duration) func() {
 		return nil
 	case PauseMoves:
 		return f.pauseMoves(lasts)
+	case ChangePlan:
+		return f.changePlan()
 	case LoseTarget:
 		return f.setTrap()
 	case RestartGate:

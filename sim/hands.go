@@ -33,7 +33,7 @@ func (x hands) Act(_ string, act database.Action) {
 		to.Records = anyRevision{to.Records, act.Revision}
 	}
 	t := w.spawn(h, a.hold, func(ctx context.Context) error {
-		err := database.Act(ctx, to, act)
+		err := x.planted(ctx, to, act)
 		if errors.Is(err, errProcessGone) {
 			return err
 		}

@@ -43,9 +43,13 @@ type Options struct {
 // Planted are defects of the agent, for tests that prove that they would be found, as [databasetest.Bugs] are of
 // the server and its driver.
 type Planted struct {
-	KeepMembers bool // a read-only listener goes on with its last order for ever
-	SealAtOnce  bool // after a forced failover an election is trusted before any standby has passed a barrier
-	OrderOnce   bool // a listener is given an order once, and not again while it stands
+	KeepMembers       bool // a read-only listener goes on with its last order for ever
+	SealAtOnce        bool // after a forced failover an election is trusted before any standby has passed a barrier
+	OrderOnce         bool // a listener is given an order once, and not again while it stands
+	NamesBeforeRecord bool // W is lowered in the server before the record has the larger E
+	NoBarrier         bool // W is raised and E lowered without a barrier
+	AsyncCounts       bool // the names hold asynchronous standbys too
+
 	AnyRevision bool // names and barriers are carried out on whatever record there is now
 }
 
@@ -95,11 +99,13 @@ type World struct {
 	queue  events
 	task   *task // that runs now
 
-	policy database.Policy
-	hosts  []*host
-	net    network
-	store  *memory.Shared
-	slow   time.Duration // extra time of every store call
+	policy  database.Policy // as it was applied last
+	planned int             // how often one was applied
+
+	hosts []*host
+	net   network
+	store *memory.Shared
+	slow  time.Duration // extra time of every store call
 
 	lastRead struct { // see decode
 		revision int64

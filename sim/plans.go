@@ -1,0 +1,80 @@
+package sim
+
+import (
+	"context"
+	"slices"
+
+	"holdfast/internal/database"
+)
+
+// changePlan is an operator who applies another plan: other standbys, another W, one of them asynchronous or
+// cascading, the policy relaxed. Hosts hear of it with their steady reads. It is taken back by the
+// first plan.
+func (f *faults) changePlan() func() {
+	w := f.w
+	if w.planned == 0 {
+		f.first = w.policy
+	}
+	next := f.first
+	hosts := slices.Clone(next.Hosts)
+	w.rng.Shuffle(len(hosts), func(i, j int) { hosts[i], hosts[j] = hosts[j], hosts[i] })
+	next.Hosts, next.Standings = hosts, nil
+	next.Standbys = 1 + w.rng.IntN(len(hosts)-1)
+	voting := next.Standbys
+	if voting > 1 && w.chance(2) {
+		aside := database.Standing{Host: hosts[next.Standbys], Async: true}
+		if w.chance(2) {
+			aside.Follows = hosts[1]
+		}
+		next.Standings = append(next.Standings, aside)
+		voting--
+	}
+	if w.chance(3) {
+		next.Standings = append(next.Standings, database.Standing{Host: hosts[0], Promote: database.PromoteNever})
+	}
+	next.AcknowledgedBy = w.rng.IntN(voting + 1)
+	next.Relaxed = w.chance(4)
+	f.apply(next)
+	return func() { f.apply(f.first) }
+}
+
+func (f *faults) apply(p database.Policy) {
+	w := f.w
+	w.policy = p
+	w.planned++
+	w.note("", "applied: %d standbys on %v, acknowledged by %d, %+v, relaxed=%t", p.Standbys, p.Hosts, p.AcknowledgedBy, p.Standings, p.Relaxed)
+}
+
+// planted are the defects of a change of W that a test plants: what the act really does.
+func (x hands) planted(ctx context.Context, to database.Hands, act database.Action) error {
+	a := x.a
+	p, r := a.w.opt.Planted, a.record
+	switch {
+	case p.NamesBeforeRecord && act.Kind == database.KindSwap && act.Record.W > 0 && act.Record.W < r.W && act.Record.Epoch == r.Epoch:
+		n := a.h.srv.Observe(ctx).Names
+		n.W = act.Record.W
+		if err := a.h.srv.SetNames(ctx, n); err != nil {
+			return err
+		}
+	case p.NoBarrier && act.Kind == database.KindBarrier && r.W > 0 && a.local.Names.W > r.W:
+		next := r.Clone()
+		next.Generation++
+		next.W, next.E = a.local.Names.W, max(1, len(r.Voters)-a.local.Names.W+1)
+		return to.Records.Swap(ctx, a.revision, next)
+	case p.AsyncCounts && act.Kind == database.KindNames && act.Names.W > 0 && !act.Names.IsClosed():
+		for _, s := range r.Standings {
+			name := database.StandbyName(a.w.host(s.Host).srv.Incarnation(), r.Epoch)
+			if s.Async && !slices.Contains(act.Names.List, name) {
+				act.Names.List = append(slices.Clone(act.Names.List), name)
+			}
+		}
+		slices.Sort(act.Names.List)
+	}
+	return database.Act(ctx, to, act)
+}
+
+// applied is the policy that a host knows.
+type applied struct {
+	number int
+	policy database.Policy
+}
