@@ -105,6 +105,7 @@ func elsewhere() []other {
 		{12, links, "CI", "a standby that the primary alone does not reach leaves, both ways and one way; nothing fails over"},
 		{13, links, "CI", "20 s without a majority of etcd: no failed request, agents killed meanwhile"},
 		{22, "`TestStandbysChangeWhileTheDatabaseRuns`", "CI", "standbys are added, removed, made asynchronous and cascading, W goes up, down, to 0 and back, under load; each step with the agent's memory lost after it: `internal/database`"},
+		{18, "`TestAPrimaryThatCannotWrite`; `sim`: hang disk, slow disk", "CI", "a disk that hangs, of the model; no real file system is frozen yet"},
 		{26, chain, "CI", "a switchover, and the refusal of one to an unknown host"},
 		{26, "`TestTheKernelPathFollowsThePrimary`", "CI", "a switchover and a killed primary while rules lead each host's own clients straight to it"},
 		{28, forcedTest, "CI", "a primary that runs ahead of standbys that nothing waits for is cut off; the loss is shown, forced, and listed commit by commit"},
