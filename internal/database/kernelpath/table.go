@@ -223,6 +223,8 @@ func replacement(name string, from []netip.AddrPort, tag Tag) ([]netlink.Message
 	if err != nil {
 		return nil, err
 	}
+	// A look in the middle of a commit may see the table that is made only to be deleted: it says the same.
+	changes[0] = tableMessage(unix.NFT_MSG_NEWTABLE, netlink.Create, made)
 	changes = append(changes, tableMessage(unix.NFT_MSG_NEWTABLE, netlink.Create, made),
 		tableMessage(unix.NFT_MSG_NEWCHAIN, netlink.Create, out),
 		tableMessage(unix.NFT_MSG_NEWRULE, netlink.Create|netlink.Append, still))
