@@ -3,6 +3,8 @@ package lab_test
 import (
 	"context"
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -39,6 +41,7 @@ func TestAForcedFailoverListsWhatItLost(t *testing.T) {
 		t.Errorf("a failover from a primary that serves was not refused: %v\n%s", err, out)
 	}
 	w.Net.Isolate(was.Primary)
+	must(t, execute(t, beside, "UPDATE visits SET what = 'changed beside the old primary' WHERE id IN (1, 2)"))
 	var told []written
 	for id := 100; ; id++ { // its own clients go on until its deadline
 		x, err := tryWrite(t, beside, id)
@@ -70,6 +73,10 @@ func TestAForcedFailoverListsWhatItLost(t *testing.T) {
 	out, err = w.Run("database", "failover", "records", "--force", "--yes")
 	must(t, err, out)
 	now := w.Await("another primary", recoverMax, movedFrom(was)).Databases[0]
+	since, err := w.Connect(t.Context(), now.Primary)
+	must(t, err)
+	must(t, execute(t, since, "UPDATE visits SET what = 'changed since' WHERE id = 2"))
+	must(t, since.Close(t.Context()))
 
 	w.Net.Heal()
 	waiting := await(t, w, func(all []api.Salvaged) bool { return len(all) == 1 && all[0].Waits })[0]
@@ -84,11 +91,49 @@ func TestAForcedFailoverListsWhatItLost(t *testing.T) {
 	must(t, json.Unmarshal([]byte(out), &report))
 	compare(t, w, now.Primary, told, report)
 
-	out, err = w.Run("database", "salvage", "waive", "records", waiting.ID, "--reason", "these rows are a test's", "--yes")
+	dir := filepath.Join(t.TempDir(), "lost")
+	out, err = w.Run("database", "salvage", "export", "records", waiting.ID, "--to", dir)
 	must(t, err, out)
 	w.Await("the old primary follows", recoverMax, func(st api.Status) bool { return followers(st) == 2 })
-	if all := await(t, w, func(all []api.Salvaged) bool { return len(all) > 0 }); all[0].Waits || !strings.Contains(all[0].Settled, "these rows are a test's") {
+	if all := await(t, w, func(all []api.Salvaged) bool { return len(all) > 0 }); all[0].Waits || !strings.Contains(all[0].Settled, "exported") {
 		t.Errorf("the decision is not kept: %+v", all)
+	}
+	replayRows(t, w, now.Primary, filepath.Join(dir, "rows.sql"), told)
+}
+
+// replayRows runs the exported rows on the new primary, twice, and expects every lost row back.
+func replayRows(t *testing.T, w *lab.World, primary, file string, told []written) {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	must(t, err)
+	var sql strings.Builder
+	for line := range strings.Lines(string(text)) {
+		if !strings.HasPrefix(line, "\\") { // psql's own words
+			sql.WriteString(line)
+		}
+	}
+	conn, err := w.Connect(t.Context(), primary)
+	must(t, err)
+	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }() // done with
+	for range 2 {
+		_, err = conn.PgConn().Exec(t.Context(), sql.String()).ReadAll()
+		must(t, err, string(text[:min(len(text), 3000)]))
+	}
+	for _, x := range told {
+		var what string
+		must(t, conn.QueryRow(t.Context(), "SELECT what FROM public.visits WHERE id = $1", x.id).Scan(&what))
+		if what != "seen" {
+			t.Errorf("row %d came back as %q", x.id, what)
+		}
+	}
+	var what string
+	must(t, conn.QueryRow(t.Context(), "SELECT what FROM public.visits WHERE id = 1").Scan(&what))
+	if what != "changed beside the old primary" {
+		t.Errorf("an update was not replayed: %q", what)
+	}
+	must(t, conn.QueryRow(t.Context(), "SELECT what FROM public.visits WHERE id = 2").Scan(&what))
+	if what != "changed since" {
+		t.Errorf("a row that was changed since was overwritten: %q", what)
 	}
 }
 

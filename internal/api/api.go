@@ -57,6 +57,7 @@ func Handler(s Source) http.Handler {
 	mux.HandleFunc("GET /v1/databases/{name}/failover", s.failover)
 	mux.HandleFunc("GET /v1/salvage", s.salvages)
 	mux.HandleFunc("GET /v1/salvage/{name}/{id}", s.operator(s.salvage))
+	mux.HandleFunc("GET /v1/salvage/{name}/{id}/bundle", s.operator(s.bundle))
 	mux.HandleFunc("GET /v1/events", func(w http.ResponseWriter, _ *http.Request) { s.answer(w, http.StatusOK, s.Events()) })
 	mux.HandleFunc("POST /v1/requests", s.operator(s.ask))
 	mux.HandleFunc("GET /v1/requests", s.operator(s.open))

@@ -2,8 +2,10 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 
@@ -97,4 +99,45 @@ func (c *Client) Salvage(ctx context.Context, name, id string) (database.Salvage
 		}
 	}
 	return database.Salvage{}, errors.Join(errs...)
+}
+
+// Bundle writes the rows of a report as SQL to out. The host that keeps it makes a copy of its data first, so this
+// takes as long as ctx allows.
+func (c *Client) Bundle(ctx context.Context, name, id string, out io.Writer) error {
+	slow := http.Client{Transport: c.http.Transport}
+	var errs []error
+	for _, u := range c.urls {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("%s/v1/salvage/%s/%s/bundle", u, url.PathEscape(name), url.PathEscape(id)), nil)
+		if err != nil {
+			return err
+		}
+		resp, err := slow.Do(req)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		var p problem.Problem
+		if resp.StatusCode != http.StatusOK {
+			if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&p); err != nil || p.Code == "" {
+				errs = append(errs, fmt.Errorf("ask %s: %s", u, resp.Status))
+			} else {
+				errs = append(errs, &p)
+			}
+		} else {
+			_, err = io.Copy(out, resp.Body)
+		}
+		_ = resp.Body.Close() // read as far as it matters
+		if resp.StatusCode == http.StatusOK || p.Code != "" && p.Code != "api.unknown" {
+			return errors.Join(err, last(errs, resp.StatusCode))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// last is the newest error of a host that refused; an answer has none.
+func last(errs []error, status int) error {
+	if status == http.StatusOK || len(errs) == 0 {
+		return nil
+	}
+	return errs[len(errs)-1]
 }

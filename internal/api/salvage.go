@@ -1,7 +1,10 @@
 package api
 
 import (
+	"bytes"
+	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"net/http"
 	"slices"
@@ -17,6 +20,8 @@ import (
 type Salvages interface {
 	List() ([]Salvaged, error)
 	Report(name, id string) (database.Salvage, error)
+	// Bundle writes the rows of a report's commits as SQL. It takes as long as a copy of the data does.
+	Bundle(ctx context.Context, name, id string, out io.Writer) error
 }
 
 // Salvaged is what was put aside of one diverged server, in short.
@@ -128,4 +133,23 @@ func (s Source) unreadable(w http.ResponseWriter, err error) {
 	}
 	s.refuse(w, http.StatusInternalServerError, problem.Problem{Code: "database.salvage-unreadable", Subject: s.Self, Severity: problem.Degraded,
 		Title: "what was put aside cannot be read: " + err.Error(), Meaning: "Nothing of it was changed or removed.", Remedy: "look at the disk of " + s.Self})
+}
+
+// bundle gives the rows of one report as SQL, whole or not at all.
+func (s Source) bundle(w http.ResponseWriter, r *http.Request) {
+	if s.Salvage == nil {
+		s.unreadable(w, fs.ErrNotExist)
+		return
+	}
+	var text bytes.Buffer
+	if err := s.Salvage.Bundle(r.Context(), r.PathValue("name"), r.PathValue("id"), &text); err != nil {
+		if p := (*problem.Problem)(nil); errors.As(err, &p) {
+			s.refuse(w, http.StatusConflict, *p)
+			return
+		}
+		s.unreadable(w, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/sql")
+	_, _ = w.Write(text.Bytes()) // a reader that left needs no answer
 }

@@ -27,7 +27,7 @@ been put aside and listed. Where a forced failover gave commits up, it also wait
 them: exported, or waived by name.`,
 		Args: cobra.NoArgs,
 	}
-	cmd.AddCommand(salvageListCommand(), salvageShowCommand(), salvageWaiveCommand())
+	cmd.AddCommand(salvageListCommand(), salvageShowCommand(), salvageExportCommand(), salvageWaiveCommand())
 	return cmd
 }
 

@@ -258,6 +258,7 @@ func (j *judgement) becomes(loss *Loss, left *Left) string {
 	}
 	for _, q := range j.v.Requests {
 		if q.Kind == "settle" && q.To == left.Host && (q.Kept == "" || left.Kept == "" || q.Kept == left.Kept) {
+			left.Kept = cmp.Or(left.Kept, q.Kept)
 			left.Settled = fmt.Sprintf("%s (%s)", q.Text, cmp.Or(q.By, "an operator"))
 			return fmt.Sprintf("what %s held is settled: %s", left.Host, left.Settled)
 		}

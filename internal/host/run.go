@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -376,7 +377,7 @@ func (h *Host) serve() (func(ctx context.Context) error, error) {
 	mux.Handle(heartbeat.Path, h.beats.publisher)
 	mux.Handle("/v1/", api.Handler(api.Source{
 		Plan: h.cfg.Plan, Applied: h.applied.plan, Prepare: h.cfg.Prepare, Self: h.cfg.Self, Store: h.store, Members: h.memberNames, Policy: h.policy, Snapshot: h.agent.Last, Events: h.diary.Recent, Log: h.cfg.Log, Cluster: h,
-		Salvage: salvages{h.servers},
+		Salvage: salvages{h.servers, h, &sync.Mutex{}},
 	}))
 	srv := &http.Server{Handler: mux, TLSConfig: conf, ReadHeaderTimeout: 5 * time.Second, ErrorLog: nil}
 	return func(ctx context.Context) error {

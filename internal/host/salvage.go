@@ -1,21 +1,30 @@
 package host
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"holdfast/internal/api"
 	"holdfast/internal/database"
 	"holdfast/internal/database/postgres"
+	"holdfast/internal/problem"
+	"holdfast/internal/restore"
 )
 
 // salvages reads what this host's servers put aside.
-type salvages struct{ servers map[string]*postgres.Server }
+type salvages struct {
+	servers map[string]*postgres.Server
+	host    *Host
+	one     *sync.Mutex // one bundle at a time: each needs a whole copy
+}
 
 // List implements api.Salvages.
 func (s salvages) List() ([]api.Salvaged, error) {
@@ -61,4 +70,90 @@ func (s salvages) Report(name, id string) (database.Salvage, error) {
 		return database.Salvage{}, fmt.Errorf("read the report %s: %w", id, err)
 	}
 	return r, nil
+}
+
+// Bundle implements api.Salvages: it starts a copy of the data, reachable by nobody else, and compares its rows with the
+// primary's. The data themselves are not touched.
+func (s salvages) Bundle(ctx context.Context, name, id string, out io.Writer) (err error) {
+	report, err := s.Report(name, id)
+	if err != nil {
+		return err
+	}
+	s.one.Lock()
+	defer s.one.Unlock()
+	server := s.servers[name]
+	d, ok := s.host.cfg.Plan.DatabaseNamed(name)
+	if !ok {
+		return fs.ErrNotExist
+	}
+	if err := s.room(name, server); err != nil {
+		return err
+	}
+	scratch := filepath.Join(s.host.cfg.Dir, "scratch")
+	if err := os.MkdirAll(scratch, 0o755); err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp(scratch, "salvage-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return err
+	}
+	data := filepath.Join(dir, "data")
+	if err := server.CopyData(ctx, report.Incarnation, data); err != nil {
+		return err
+	}
+	owner, err := restore.DefaultOwner()
+	if err != nil {
+		return err
+	}
+	copied, err := restore.StartScratch(ctx, restore.ScratchOptions{Dir: data, BinDir: server.BinDir(), Owner: owner, Superuser: postgres.Superuser, Log: s.host.cfg.Log})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, copied.Stop(context.WithoutCancel(ctx))) }()
+	if _, err := copied.WaitReady(ctx); err != nil {
+		return err
+	}
+	live, err := s.host.primaryDSN(d, s.primary(name))
+	if err != nil {
+		return err
+	}
+	return restore.Bundle{
+		Report: report, Lost: copied.ConnString, Out: out,
+		Live: func(database string) string {
+			quoted := strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(database)
+			return strings.Replace(live, "dbname=postgres", "dbname='"+quoted+"'", 1)
+		},
+	}.Write(ctx)
+}
+
+func (s salvages) primary(name string) string {
+	for _, d := range s.host.agent.Last().Facts.Databases {
+		if d.Name == name {
+			return d.Record.Primary
+		}
+	}
+	return ""
+}
+
+// room refuses a copy that would leave too little space.
+func (s salvages) room(name string, server *postgres.Server) error {
+	need, err := server.DataBytes()
+	if err != nil {
+		return err
+	}
+	free, err := diskFree(s.host.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	if free < need+need/10+diskStart {
+		return &problem.Problem{Code: "database.salvage-no-room", Subject: name, Severity: problem.Note,
+			Title:   fmt.Sprintf("%d MiB are free on %s, and a copy of the data takes %d MiB", free>>20, s.host.cfg.Self, need>>20),
+			Meaning: "The rows are read from a copy, so that the data stay as they are. Nothing was changed; the list of commits needs no copy.",
+			Remedy:  "make room, then export again; or decide by the list: holdfast database salvage show " + name}
+	}
+	return nil
 }
