@@ -90,7 +90,8 @@ func TestALostMajorityIsRecovered(t *testing.T) {
 }
 
 // The primary burns down with one standby, and the other standby is all that is left: recovered, and forced open after
-// the loss was shown, it serves; the old primary, back with its old disk, writes nothing.
+// the loss was shown, it opens; the old primary, back with its old disk, writes nothing; and writes flow once a standby
+// holds them, for one must (the policy is strict).
 func TestALostMajorityWithItsPrimaryIsForcedOpen(t *testing.T) {
 	lab.Long(t)
 	w := lab.NewApart(t)
@@ -99,10 +100,15 @@ func TestALostMajorityWithItsPrimaryIsForcedOpen(t *testing.T) {
 	left := standby(was)
 	var lost []string
 	for _, h := range w.Hosts {
-		if h != left {
+		switch h {
+		case left:
+			continue
+		case was.Primary:
+			lost = append([]string{h}, lost...)
+		default:
 			lost = append(lost, h)
-			w.PowerOff(h)
 		}
+		w.PowerOff(h)
 	}
 	if out, err := w.RunOn(left, "cluster", "recover", "--host", left, "--yes"); err != nil {
 		t.Fatalf("recover: %v\n%s", err, out)
@@ -115,16 +121,25 @@ func TestALostMajorityWithItsPrimaryIsForcedOpen(t *testing.T) {
 	if now.Epoch <= was.Epoch || now.Timeline <= was.Timeline {
 		t.Errorf("epoch %d on timeline %d after epoch %d on timeline %d", now.Epoch, now.Timeline, was.Epoch, was.Timeline)
 	}
-	load := w.LoadOn(left, "after") // it returns when writes are acknowledged
+	burnt := lost[1]
+	burn(t, w, burnt)
 	w.Net.Heal()
-	for _, h := range lost {
+	for _, h := range lost { // lost[0] with its old disk, the other as a new machine
 		w.PowerOn(h)
 	}
-	w.Await("both say that they were written off", recoverMax, func(st api.Status) bool { return offs(st, lost[0]) && offs(st, lost[1]) })
+	w.Await("the old disk's host says that it was written off", recoverMax, func(st api.Status) bool { return offs(st, lost[0]) })
 	for _, s := range w.Await("their servers stay down", recoverMax, func(api.Status) bool { return true }).Databases[0].Servers {
 		if s.Host != left && s.Role == "primary" {
 			t.Errorf("%s is a primary again: %+v", s.Host, s)
 		}
+	}
+	if out, err := w.Run("cluster", "replace", burnt, "--yes"); err != nil {
+		t.Fatalf("replace %s: %v\n%s", burnt, err, out)
+	}
+	w.Await("a standby counts", recoverMax, func(st api.Status) bool { return counts(st, burnt) })
+	load := w.LoadOn(left, "after") // it returns when writes are acknowledged
+	if end := w.Await("still there", recoverMax, func(api.Status) bool { return true }).Databases[0]; end.Primary != left || end.Epoch != now.Epoch {
+		t.Errorf("the primary moved to %s (epoch %d)", end.Primary, end.Epoch)
 	}
 	load.End()
 }

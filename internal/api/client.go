@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"time"
 
 	"holdfast/internal/agent"
@@ -38,11 +39,30 @@ func NewClient(agents []string, conf *tls.Config) *Client {
 // Close ends idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// Status is the application as the first agent that answers sees it.
+// Status is the application as the first agent that answers sees it; a host that was written off is asked last.
 func (c *Client) Status(ctx context.Context) (Status, error) {
-	var s Status
-	_, err := c.call(ctx, http.MethodGet, "/v1/status", nil, &s)
-	return s, err
+	var errs []error
+	var astray *Status
+	for _, u := range c.urls {
+		var s Status
+		if _, err := c.one(ctx, u, http.MethodGet, "/v1/status", nil, &s); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if !s.writtenOff() {
+			return s, nil
+		}
+		astray = &s
+	}
+	if astray != nil {
+		return *astray, nil
+	}
+	return Status{}, unreachable(errors.Join(errs...))
+}
+
+// writtenOff reports whether the host whose view this is takes no part: what it knows is of before.
+func (s Status) writtenOff() bool {
+	return slices.ContainsFunc(s.Problems, func(p problem.Problem) bool { return p.Code == "cluster.written-off" && p.Subject == s.From })
 }
 
 // Events are what happened on every host that answers, oldest first within each.
