@@ -8,6 +8,7 @@ import (
 	"sort"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -121,6 +122,38 @@ func TestReadsAreSpreadOverStandbysAndNothingIsWritten(t *testing.T) {
 				t.Errorf("a reader of %s was led to the primary", h)
 			}
 		}
+	})
+
+	t.Run("the listener of a host whose agent hangs follows a change of primary", func(t *testing.T) {
+		st := w.Await("well", recoverMax, func(st api.Status) bool { return lab.Well(st) && len(readFrom(st)) == 2 })
+		to, hangs := readFrom(st)[0], readFrom(st)[1]
+		pid := w.PID(hangs, "agent.pid")
+		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+				t.Error(err)
+			}
+		}()
+		if out, err := w.Run("database", "switchover", "records", "--to", to, "--yes"); err != nil {
+			t.Fatalf("switchover: %v\n%s", err, out)
+		}
+		began := time.Now()
+		for deadline := began.Add(recoverMax); ; pauseFor(t.Context(), 100*time.Millisecond) {
+			conn, err := pgx.Connect(t.Context(), w.DSN(hangs))
+			if err == nil {
+				_, err = conn.Exec(t.Context(), "INSERT INTO notes VALUES (-4)")
+				_ = conn.Close(t.Context()) // the answer is what counts
+			}
+			if err == nil {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("its listener leads to no primary: %v", err)
+			}
+		}
+		t.Logf("its listener led to %s %.1f s after the switchover", to, time.Since(began).Seconds())
 	})
 
 	load.end(t)

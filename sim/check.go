@@ -44,6 +44,7 @@ type checker struct {
 	newest       int64            // highest epoch that acknowledged
 	writers      map[int64]string // who acknowledges in an epoch
 	timelines    map[uint32]database.Fork
+	promotedAt   map[string]time.Duration    // by host: when its server last became a primary
 	promises     map[string]database.Promise // by incarnation, as told to peers
 	losses       []database.Loss             // that operators accepted, as they were confirmed
 	given        int                         // acknowledged commits that lie in them
@@ -59,7 +60,7 @@ type checker struct {
 func newChecker(w *World) *checker {
 	return &checker{
 		w: w, cancelled: map[int]bool{}, writers: map[int64]string{}, timelines: map[uint32]database.Fork{},
-		promises: map[string]database.Promise{},
+		promises: map[string]database.Promise{}, promotedAt: map[string]time.Duration{},
 	}
 }
 
@@ -98,6 +99,7 @@ func (c *checker) excused(host string) bool { return c.w.now-c.w.host(host).thaw
 
 // Promoted implements [databasetest.Observer].
 func (c *checker) Promoted(host string, f database.Fork) {
+	c.promotedAt[host] = c.w.now
 	c.w.note(host, "is the primary of timeline %d, out of %d at %s", f.Timeline, f.Parent, f.LSN)
 	if old, ok := c.timelines[f.Timeline]; ok && !c.restored { // an older state knows nothing of numbers given since
 		c.w.fail("a timeline number once", "%s made timeline %d out of %d at %s; it was made before out of %d at %s",

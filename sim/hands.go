@@ -136,6 +136,7 @@ func (x hands) Gate(_ string, o database.GateOrder) {
 		return
 	}
 	a.gateOrder, a.gateAt = o, a.h.clock()
+	a.h.gate.heard = a.gateAt
 	a.h.gate.take(o)
 }
 

@@ -31,10 +31,11 @@ type host struct {
 	eatNext   bool          // the answer of the next write is lost, and so are the reads that follow
 	eatUntil  time.Duration // virtual
 
-	srv   *databasetest.Server
-	store *memory.Store
-	gate  gate
-	agent *agentLife // nil = no agent runs
+	srv    *databasetest.Server
+	store  *memory.Store
+	gate   gate
+	misled time.Duration // virtual; since when its listener for writes leads to a standby though it could know; 0 = it does not
+	agent  *agentLife    // nil = no agent runs
 }
 
 func newHost(w *World, index int, name string) *host {
@@ -59,7 +60,9 @@ func (w *World) boot(h *host) {
 	h.boot++
 	h.up, h.frozen, h.held = true, false, nil
 	h.gate = gate{}
+	h.gate.heard = h.clock()
 	h.gateBeats()
+	h.gateAsks()
 	h.startAgent()
 }
 
@@ -114,6 +117,7 @@ type gate struct {
 	order  database.GateOrder
 	number int // raised whenever sessions of before are cut
 	reads  readGate
+	heard  time.Duration // when the agent last gave an order, by the host's clock
 }
 
 // stop ends the process: its sessions are cut, and what it was told is forgotten.
@@ -153,6 +157,31 @@ func (h *host) gateBeats() {
 		h.gateBeats()
 	})
 }
+
+const (
+	askEvery    = time.Second
+	agentSilent = 3 * time.Second
+)
+
+// gateAsks lets the gate of a silent agent ask the others, and follow an order that is newer than its own.
+func (h *host) gateAsks() {
+	h.w.After(h.name, askEvery, func() {
+		if g := &h.gate; !g.down && h.clock()-g.heard > agentSilent && !h.w.opt.Planted.AskNobody {
+			for _, other := range h.others() {
+				o := other.gate.order
+				newer := o.Epoch > g.order.Epoch || o.Epoch == g.order.Epoch && (o.Generation > g.order.Generation ||
+					o.Generation == g.order.Generation && o.State == database.GateOpen && g.order.State != database.GateOpen)
+				if newer && other.answersGates() && h.w.open(h, other) {
+					g.take(o)
+					h.w.note(h.name, "its gate hears nothing of its agent, and follows that of %s: %s in epoch %d", other.name, o.State, o.Epoch)
+				}
+			}
+		}
+		h.gateAsks()
+	})
+}
+
+func (h *host) answersGates() bool { return h.up && !h.frozen && !h.gate.down }
 
 // others are the hosts other than h, in order.
 func (h *host) others() []*host {

@@ -198,11 +198,37 @@ func TestAReadOnlyListenerThatGoesOnForEverIsFound(t *testing.T) {
 	t.Fatal("not found")
 }
 
+// The agent of a host without a copy is gone, and the primary moves: the listener there would lead writers to the former
+// one, a standby now that lets readers in.
+func TestAListenerThatAsksNobodyIsFound(t *testing.T) {
+	opt := sim.Options{Hosts: 5, Standbys: 2, W: 1, NoLive: true, Readers: true, FaultTime: 60 * time.Second, Script: []sim.Step{
+		{At: 30 * time.Second, Kind: sim.LoseAgent, Host: "h5", Lasts: 60 * time.Second},
+		{At: 34 * time.Second, Kind: sim.CrashServer, Host: "h1"},
+	}}
+	for s := range uint64(20) {
+		opt.Seed = s + 1
+		if clean := sim.Run(opt); clean.Failure != nil {
+			t.Fatalf("without the defect: %v", clean.Failure)
+		}
+		planted := opt
+		planted.Planted.AskNobody = true
+		if f := sim.Run(planted).Failure; f != nil {
+			if f.Rule != "writers are led to no standby" {
+				t.Fatalf("found by another rule than expected: %v", f)
+			}
+			t.Logf("found by seed %d: %v", opt.Seed, f)
+			return
+		}
+	}
+	t.Fatal("not found")
+}
+
 // A listener that starts anew knows nothing, and no change of order may come for days.
 func TestAListenerThatIsToldNothingAgainIsFound(t *testing.T) {
 	opt := sim.Options{Seed: 1, Hosts: 3, Standbys: 2, W: 1, FaultTime: 20 * time.Second, Script: []sim.Step{
 		{At: 30 * time.Second, Kind: sim.RestartGate, Host: "h2", Lasts: time.Second},
 	}}
+	opt.Planted.AskNobody = true // or another host's listener would tell it
 	if clean := sim.Run(opt); clean.Failure != nil {
 		t.Fatalf("without the defect: %v", clean.Failure)
 	}

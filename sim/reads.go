@@ -79,6 +79,9 @@ func (w *World) openRead(at *host) *readSession {
 	target := able[w.rng.IntN(len(able))]
 	session, ok := target.srv.Read()
 	if !ok {
+		if target.srv.Serves() {
+			w.check.ledToPrimary(at, target)
+		}
 		return nil
 	}
 	return &readSession{at, at.boot, at.gate.reads.life, at.gate.reads.cuts[target.name], target, session}
@@ -95,6 +98,50 @@ func (s *readSession) answers(w *World) (now, gone bool) {
 		return false, false
 	}
 	return true, false
+}
+
+// ledToPrimary: a host without news may lead a new reader to a standby that has become the primary, for as long as it may
+// lead to it at all.
+func (c *checker) ledToPrimary(at, target *host) {
+	if w := c.w; !c.restored && w.now-c.promotedAt[target.name] > readLagMax+readLagGrace {
+		w.fail("readers reach no primary", "the read-only listener of %s leads new readers to %s, %s after that became the primary",
+			at.name, target.name, w.now-c.promotedAt[target.name])
+	}
+}
+
+// misledMax is how long the listener for writes may lead to a former primary, which answers as a standby, after somebody
+// could tell it better: the agent's silence, two questions, and the pace of this check.
+const misledMax = 6 * time.Second
+
+// misled looks whether the listener for writes of a host leads to a standby.
+func (c *checker) misled(h *host) {
+	w, o := c.w, h.gate.order
+	if c.restored || !h.up || h.frozen || h.gate.down || o.State != database.GateOpen {
+		h.misled = 0
+		return
+	}
+	target := w.host(o.Target.Host)
+	_, standby := target.srv.Read()
+	told := slices.ContainsFunc(h.others(), func(x *host) bool { return x.answersGates() && w.open(h, x) && x.gate.order.Epoch > o.Epoch })
+	switch {
+	case !standby || !told || !w.open(h, target) || !target.up || target.frozen:
+		h.misled = 0
+	case h.misled == 0:
+		h.misled = w.now
+	case w.now-h.misled > misledMax:
+		w.fail("writers are led to no standby", "the listener of %s leads to %s, which is a standby, for %s; it could know of a later epoch than %d",
+			h.name, target.name, w.now-h.misled, o.Epoch)
+	}
+}
+
+// startMisled looks at every listener for writes, all the time.
+func (w *World) startMisled() {
+	w.at(250*time.Millisecond, func() {
+		for _, h := range w.hosts {
+			w.check.misled(h)
+		}
+		w.startMisled()
+	})
 }
 
 // startStandbyReader reads through read-only listeners, again and again, on one session for a while.

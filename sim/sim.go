@@ -43,14 +43,14 @@ type Options struct {
 // Planted are defects of the agent, for tests that prove that they would be found, as [databasetest.Bugs] are of
 // the server and its driver.
 type Planted struct {
+	AskNobody         bool // the gate of a silent agent goes on with its order for ever
 	KeepMembers       bool // a read-only listener goes on with its last order for ever
 	SealAtOnce        bool // after a forced failover an election is trusted before any standby has passed a barrier
 	OrderOnce         bool // a listener is given an order once, and not again while it stands
+	AnyRevision       bool // names and barriers are carried out on whatever record there is now
 	NamesBeforeRecord bool // W is lowered in the server before the record has the larger E
 	NoBarrier         bool // W is raised and E lowered without a barrier
 	AsyncCounts       bool // the names hold asynchronous standbys too
-
-	AnyRevision bool // names and barriers are carried out on whatever record there is now
 }
 
 // Step is one fault of a script.
@@ -233,6 +233,7 @@ func (w *World) build() {
 	}
 	w.startReader()
 	if o.Readers {
+		w.startMisled()
 		for range 3 {
 			w.startStandbyReader(nil)
 		}

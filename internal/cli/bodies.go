@@ -47,12 +47,16 @@ func gateCommand() *cobra.Command {
 		if err != nil {
 			return fmt.Errorf("read the listener's certificate: %w", err)
 		}
+		others, err := auth.ClientTLS(spec.CertDir, "")
+		if err != nil {
+			return fmt.Errorf("read the listener's certificate: %w", err)
+		}
 		beats := heartbeat.NewPublisher(spec.Host+"/"+spec.Database, clock.Real())
 		defer beats.Close()
 		if err := beats.Publish([]byte(`{}`)); err != nil {
 			return err
 		}
-		return gate.Run(cmd.Context(), gate.Config{Spec: spec, Log: childLog(), Beats: beats, BeatsTLS: conf})
+		return gate.Run(cmd.Context(), gate.Config{Spec: spec, Log: childLog(), Beats: beats, BeatsTLS: conf, OthersTLS: others})
 	})
 }
 

@@ -112,6 +112,9 @@ func gateChild(cfg Config, self plan.Host, d plan.Database) (child, gate.Spec) {
 	}
 	for _, other := range cfg.Plan.AllHosts() {
 		spec.Peers = append(spec.Peers, other.Address)
+		if other.Name != self.Name {
+			spec.Others = append(spec.Others, gate.Other{Host: other.Name, Address: hostPort(other.Address, cfg.Plan.Ports.Gate+d.Index)})
+		}
 	}
 	if d.ReadPort != 0 {
 		spec.ReadListen = []string{hostPort(self.Address, d.ReadPort)}

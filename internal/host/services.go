@@ -175,8 +175,9 @@ func (s *services) value(svc plan.Service, a service.Assignment, text string) (s
 	return out, err
 }
 
-// readOnly makes a session's transactions read-only from the start: where the read-only listener falls back to the
-// primary nothing else would, for TLS lies between client and server. Its blank is %20, for libpq reads no plus.
+// readOnly makes a session's transactions read-only from the start: where the read-only listener leads to a primary, as a
+// fallback or on a host that has not heard of a change yet, nothing else would, for TLS lies between client and server. Its
+// blank is %20, for libpq reads no plus.
 const readOnly = "&options=-c%20default_transaction_read_only%3Don"
 
 // databaseURL leads through this host's own listener, for ever: to the primary, or to the standbys for one that only
@@ -200,7 +201,7 @@ func (s *services) databaseURL(d plan.Database, read bool) (string, error) {
 		Host: hostPort(s.self.Address, port), Path: "/" + database,
 		RawQuery: url.Values{"sslmode": {"verify-ca"}, "sslrootcert": {authorityFile(s.cfg.Dir)}}.Encode(),
 	}
-	if read && d.ReadFallback == plan.FallbackPrimary {
+	if read {
 		u.RawQuery += readOnly
 	}
 	return u.String(), nil

@@ -90,6 +90,11 @@ func (g *Gate) set(s State, target, reason string) {
 		close(g.changed)
 		g.changed = make(chan struct{})
 	}
+	for _, m := range g.read.members {
+		if s == Open && m.Target == target {
+			m.cut() // where writes lead nobody only reads: the order to write there is the newer word
+		}
+	}
 }
 
 // Cut is the keeper's fence: every connection is reset before it returns, and the gate stays shut until an

@@ -60,6 +60,7 @@ func (g *Gate) answer(ctx context.Context, line []byte) response {
 		}
 		g.Cut(r.Epoch, reason)
 	case r.Order != nil:
+		g.heard()
 		err = g.Obey(ctx, *r.Order)
 	case r.Read != nil:
 		err = g.ObeyRead(ctx, *r.Read)

@@ -44,12 +44,17 @@ type Spec struct {
 	ReadListen []string       `json:"read_listen,omitempty"` // addr:port that leads to standbys; none = no such address
 	Control    string         `json:"control"`               // path of the Unix socket; its folder should be private
 	BeatListen string         `json:"beat_listen,omitempty"` // addr:port of the heartbeat; "" = none
-	CertDir    string         `json:"cert_dir,omitempty"`    // for whoever makes Config.BeatsTLS
+	CertDir    string         `json:"cert_dir,omitempty"`    // for whoever makes Config.BeatsTLS and OthersTLS
 	StateFile  string         `json:"state_file"`            // where the highest order is kept
 	HoldMax    event.Duration `json:"hold_max,omitempty"`    // longest wait of a client for a primary (default 10 s)
 	ReadHold   event.Duration `json:"read_hold,omitempty"`   // longest wait of a reader for a server (default 2 s)
 	HeldMax    int            `json:"held_max,omitempty"`    // most clients that wait at once (default 1000)
 	ConnMax    int            `json:"conn_max,omitempty"`    // most clients at once (default 10000)
+
+	// Others are asked for their orders while the agent is silent: for AgentSilent (default 3 s; it repeats its order
+	// each second).
+	Others      []Other        `json:"others,omitempty"`
+	AgentSilent event.Duration `json:"agent_silent,omitempty"`
 
 	Path        string   `json:"path,omitempty"`        // of this host's own clients: "proxy" (default) or "kernel"
 	Application string   `json:"application,omitempty"` // in the name of what the kernel path makes
@@ -76,6 +81,8 @@ type Config struct {
 	Clock    clock.Clock  // nil = the machine's
 	Beats    http.Handler // answers on BeatListen; needed when BeatListen is set
 	BeatsTLS *tls.Config  // mutual TLS for BeatListen; needed when BeatListen is set
+
+	OthersTLS *tls.Config // mutual TLS towards Others; needed when there are any
 }
 
 const (
@@ -84,6 +91,8 @@ const (
 	// A standby that follows a new primary is back within it, and who only reads can be told to come again.
 	defaultReadHold = 2 * time.Second
 	defaultConnMax  = 10000
+
+	defaultAgentSilent = 3 * time.Second
 )
 
 func (c *Config) fill() error {
@@ -99,11 +108,16 @@ func (c *Config) fill() error {
 	need(c.StateFile != "", "state_file is missing")
 	need(c.HoldMax >= 0 && c.ReadHold >= 0 && c.HeldMax >= 0 && c.ConnMax >= 0, "hold_max, read_hold, held_max and conn_max are not negative")
 	need(c.BeatListen == "" || (c.Beats != nil && c.BeatsTLS != nil), "beat_listen needs a handler and certificates")
+	need(len(c.Others) == 0 || c.OthersTLS != nil, "others need certificates")
+	need(c.AgentSilent >= 0, "agent_silent is not negative")
 	need(c.Log != nil, "a logger is missing")
 	need(c.Path == "" || c.Path == PathProxy || c.Path == PathKernel, "path is proxy or kernel")
 	need(c.Path != PathKernel || c.Application != "", "path kernel needs an application")
 	if c.HoldMax == 0 {
 		c.HoldMax = event.Duration(defaultHoldMax)
+	}
+	if c.AgentSilent == 0 {
+		c.AgentSilent = event.Duration(defaultAgentSilent)
 	}
 	if c.ReadHold == 0 {
 		c.ReadHold = event.Duration(defaultReadHold)
@@ -137,6 +151,7 @@ type Gate struct {
 	changed  chan struct{} // closed and replaced whenever state or target changes
 	links    map[*link]struct{}
 	read     reading
+	heardAt  time.Time // when the agent last gave an order
 	cuts     uint64    // rises with every fence, so that an order half-way through notices
 	unkept   bool      // a fence is not on disk yet
 	drainAt  time.Time // zero = nothing drains
@@ -177,6 +192,7 @@ func open(cfg Config) (*Gate, error) {
 		state:    Hold,
 		reason:   "started: no order yet",
 		since:    cfg.Clock.Now(),
+		heardAt:  cfg.Clock.Now(),
 		changed:  make(chan struct{}),
 		links:    map[*link]struct{}{},
 		read:     reading{changed: make(chan struct{})},
@@ -260,6 +276,9 @@ func (g *Gate) run(ctx context.Context) (err error) {
 	}
 	grp.Go(func() error { return g.serveControl(ctx, control) })
 	grp.Go(func() error { return g.keepTime(ctx) })
+	if len(g.cfg.Others) > 0 {
+		grp.Go(func() error { return g.askAround(ctx) })
+	}
 	err = grp.Wait()
 
 	g.mu.Lock()
@@ -300,7 +319,7 @@ func (g *Gate) startLoops() (stop func(), err error) {
 // beat serves the heartbeat until ctx ends.
 func (g *Gate) beat(ctx context.Context, l net.Listener) error {
 	s := &http.Server{
-		Handler: g.cfg.Beats, TLSConfig: g.cfg.BeatsTLS, ErrorLog: slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
+		Handler: g.beats(), TLSConfig: g.cfg.BeatsTLS, ErrorLog: slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
 		ReadHeaderTimeout: 2 * time.Second, IdleTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10,
 	}
 	stop := context.AfterFunc(ctx, func() { _ = s.Close() })

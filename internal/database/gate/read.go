@@ -134,7 +134,7 @@ func (g *Gate) expireReads(now time.Time) (next time.Time) {
 func (g *Gate) choose(tried []string) *member {
 	var best *member
 	for _, m := range g.read.members {
-		if m.Keep || slices.Contains(tried, m.Host) {
+		if m.Keep || m.Target == g.target || slices.Contains(tried, m.Host) { // an order to write there is the newer word
 			continue
 		}
 		if best == nil || m.before(best) {
@@ -215,7 +215,7 @@ func (g *Gate) tryReaders(ctx context.Context, c *net.TCPConn) (l *link, changed
 			target = m.Target
 		}
 		changed, reason = g.read.changed, g.read.reason
-		known, fallback := g.read.known, g.read.known && g.read.primary && !g.read.takes()
+		known, fallback := g.read.known, g.read.known && g.read.primary && !g.read.takes(g.target)
 		g.fenceIfDue(g.cfg.Clock.Now())
 		state, primary, writes := g.state, g.target, g.changed
 		of, reads := g.led.Last.Epoch, g.read.epoch
@@ -236,8 +236,8 @@ func (g *Gate) tryReaders(ctx context.Context, c *net.TCPConn) (l *link, changed
 }
 
 // takes reports whether some member takes new sessions. Callers hold Gate.mu.
-func (r *reading) takes() bool {
-	return slices.ContainsFunc(r.members, func(m *member) bool { return !m.Keep })
+func (r *reading) takes(primary string) bool {
+	return slices.ContainsFunc(r.members, func(m *member) bool { return !m.Keep && m.Target != primary })
 }
 
 // dialMember connects to a member and registers the link, unless the member has been left meanwhile.
@@ -250,7 +250,7 @@ func (g *Gate) dialMember(ctx context.Context, c *net.TCPConn, m *member, target
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.expireReads(g.cfg.Clock.Now())
-	if m.Keep || m.Target != target || !slices.Contains(g.read.members, m) {
+	if m.Keep || m.Target != target || m.Target == g.target || !slices.Contains(g.read.members, m) {
 		l.drop()
 		return nil
 	}
