@@ -21,12 +21,11 @@ const (
 	refusingMax = 256                   // refusals that are being written at once; beyond it connections are just reset
 )
 
-// keepAlive notices a peer that vanished without a word after 10 + 3 x 5 s.
+// keepAlive notices a peer that vanished without a word after 10 + 3 x 5 s, if nothing was on its way to it; else the
+// kernel does after a quarter of an hour, as it does for a client of the server itself. TCP_USER_TIMEOUT would be
+// quicker, and is wrong here: it also cuts who lives and does not read for so long, a dump into a slow disk or a server
+// that waits for a lock, for a closed window counts from its first probe, answered or not (tcp(7)).
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3}
-
-// unackedMax bounds how long sent bytes may stay unacknowledged, which keepalive does not cover (tcp(7),
-// TCP_USER_TIMEOUT).
-const unackedMax = 15 * time.Second
 
 // accept takes clients until ctx ends.
 func (g *Gate) accept(ctx context.Context, l *net.TCPListener, serve func(context.Context, *net.TCPConn)) error {
@@ -76,7 +75,6 @@ func (g *Gate) pause(ctx context.Context, d time.Duration) bool {
 // serve leads one client to the primary, waiting for one if it must. A client that is led belongs to a loop from then
 // on.
 func (g *Gate) serve(ctx context.Context, c *net.TCPConn) {
-	setUserTimeout(c)
 	l, why := g.lead(ctx, c)
 	g.take(ctx, c, l, why)
 }
@@ -181,7 +179,6 @@ func (g *Gate) connect(ctx context.Context, c *net.TCPConn, target string, chang
 	if err != nil {
 		return nil // told by the wait that follows, and by the server's own keeper
 	}
-	setUserTimeout(conn.(*net.TCPConn))
 	l, err := newLink(c, conn.(*net.TCPConn), &g.bytesIn, &g.bytesOut)
 	if err != nil {
 		g.log.WarnContext(ctx, "client not led", "err", err) // out of descriptors, which passes
@@ -237,16 +234,6 @@ func gone(c *net.TCPConn) bool {
 		closed = (n == 0 && err == nil) || errors.Is(err, syscall.ECONNRESET)
 	})
 	return closed || err != nil
-}
-
-func setUserTimeout(c *net.TCPConn) {
-	rc, err := c.SyscallConn()
-	if err != nil {
-		return // closed: the next read says so
-	}
-	_ = rc.Control(func(fd uintptr) { // a kernel that knows no such option leaves keepalive, which is enough
-		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(unackedMax.Milliseconds()))
-	})
 }
 
 // reset closes with RST, so that the peer learns of it at once even when it only waits to read.

@@ -160,7 +160,6 @@ func (m *member) before(x *member) bool {
 
 // serveRead leads one client of the read-only address.
 func (g *Gate) serveRead(ctx context.Context, c *net.TCPConn) {
-	setUserTimeout(c)
 	l, why := g.leadReader(ctx, c)
 	g.take(ctx, c, l, why)
 }
