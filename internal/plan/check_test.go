@@ -22,6 +22,16 @@ func reportText(r Report) []byte {
 
 func TestCheckGolden(t *testing.T) { golden(t, "example.check", reportText(examplePlan(t).Check())) }
 
+// A text that begins like a mapping's key is written so that it is read as a text again.
+func TestShownTextsAreReadAsTheyWere(t *testing.T) {
+	text := "application: a\nsites: { s: { hosts: { h1: { address: 10.0.0.1 } } } }\nservices:\n  web:\n    run: [/bin/x, \"? y\"]\n    instances: 1\n    env: { A: \"? !\", B: \"?\", C: \"- \" }\n"
+	p, mistakes := Parse("/srv/holdfast.yaml", []byte(text))
+	if p == nil {
+		t.Fatal(mistakes)
+	}
+	holdsTogether(t, p)
+}
+
 func TestShowGolden(t *testing.T) {
 	text, err := examplePlan(t).Show()
 	if err != nil {

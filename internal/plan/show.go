@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"time"
@@ -59,7 +60,33 @@ type mapping yaml.MapSlice
 // MarshalYAML hands the order on to the encoder.
 func (m mapping) MarshalYAML() (any, error) { return yaml.MapSlice(m), nil }
 
-func (m *mapping) put(key string, value any) { *m = append(*m, yaml.MapItem{Key: key, Value: value}) }
+func (m *mapping) put(key string, value any) {
+	switch v := value.(type) {
+	case string:
+		value = readable(v)
+	case []string:
+		list := make([]any, len(v))
+		for i, s := range v {
+			list[i] = readable(s)
+		}
+		value = list
+	}
+	*m = append(*m, yaml.MapItem{Key: key, Value: value})
+}
+
+// readable is s, or its quoted form where the encoder writes one that its own parser takes for a mapping.
+func readable(s string) any {
+	if strings.HasPrefix(s, "? ") {
+		return quoted(s)
+	}
+	return s
+}
+
+// quoted is a text that is always written in quotes.
+type quoted string
+
+// MarshalYAML implements [yaml.BytesMarshaler]: JSON's quotes are YAML's.
+func (q quoted) MarshalYAML() ([]byte, error) { return json.Marshal(string(q)) }
 
 func (m *mapping) putText(key, value string) {
 	if value != "" {
