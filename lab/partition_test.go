@@ -37,6 +37,9 @@ func TestLinksBreakAndNothingAcknowledgedIsLost(t *testing.T) {
 			cut := time.Now()
 			w.Await("another primary", recoverMax, movedFrom(was))
 			load.Recovered()
+			if c.mark == "isolated primary" {
+				refusesAlone(t, w, was.Primary)
+			}
 			linger(load)
 			before := time.Now()
 			w.Net.Heal()

@@ -19,9 +19,11 @@ type balancer struct {
 	host   *Host
 	client *proxy.Client
 
-	mu   sync.Mutex // guards what follows
-	want proxy.Snapshot
-	wake chan struct{}
+	mu    sync.Mutex // guards what follows
+	want  proxy.Snapshot
+	alone proxy.Alone
+	told  bool // the edge has been told that the host is alone
+	wake  chan struct{}
 }
 
 // applyEvery is how often the snapshot is given again: an edge that was started anew may have missed one.
@@ -35,6 +37,7 @@ func newBalancer(h *Host) *balancer {
 
 // tend notes what the edge shall serve now.
 func (b *balancer) tend(now agent.Snapshot) {
+	b.tendAlone(now)
 	if now.Facts.Services.Revision == 0 {
 		return
 	}
@@ -101,7 +104,7 @@ func (b *balancer) run(ctx context.Context) error {
 		b.mu.Lock()
 		snap := b.want
 		b.mu.Unlock()
-		pause := applyEvery
+		pause := min(applyEvery, b.tellAlone(ctx))
 		if snap.Revision > 0 {
 			call, cancel := context.WithTimeout(ctx, time.Second)
 			if _, err := b.client.Apply(call, snap); err != nil && ctx.Err() == nil {

@@ -26,6 +26,11 @@ func (c *Client) Apply(ctx context.Context, s Snapshot) (Status, error) {
 	return c.call(ctx, request{Members: &s})
 }
 
+// SetAlone has the edge refuse what this host cannot answer while it is cut off.
+func (c *Client) SetAlone(ctx context.Context, a Alone) (Status, error) {
+	return c.call(ctx, request{Alone: &a})
+}
+
 // Status asks how the edge is.
 func (c *Client) Status(ctx context.Context) (Status, error) {
 	return c.call(ctx, request{Status: true})

@@ -13,6 +13,7 @@ import (
 // request is one line on the control socket; exactly one field is set.
 type request struct {
 	Members *Snapshot `json:"members,omitempty"`
+	Alone   *Alone    `json:"alone,omitempty"`
 	Status  bool      `json:"status,omitempty"`
 }
 
@@ -42,9 +43,11 @@ func (e *Edge) answer(ctx context.Context, line []byte) response {
 	switch {
 	case r.Members != nil:
 		err = e.Apply(ctx, *r.Members)
+	case r.Alone != nil:
+		e.SetAlone(*r.Alone)
 	case r.Status:
 	default:
-		err = errors.New("a request needs members or status")
+		err = errors.New("a request needs members, alone or status")
 	}
 	s := e.Status()
 	answer := response{OK: err == nil, Status: &s}

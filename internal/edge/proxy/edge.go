@@ -25,6 +25,7 @@ type Edge struct {
 	log     *slog.Logger
 	table   atomic.Pointer[table]
 	dice    atomic.Uint64
+	alone   atomic.Pointer[alone] // nil until the agent has said anything
 	certs   certificates
 	buffers bufferPool
 	checks  *http.Transport // of active checks: a new connection each

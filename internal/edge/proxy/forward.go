@@ -53,6 +53,12 @@ func (e *Edge) handler(addr string) http.Handler {
 
 func (r *route) serve(w http.ResponseWriter, req *http.Request) {
 	r.meter.requests.Add(1)
+	if why := r.edge.refusesAlone(r.Service); why != "" {
+		r.meter.errors.Add(1)
+		r.meter.refused.Add(1)
+		refuse(w, req, http.StatusServiceUnavailable, why)
+		return
+	}
 	x := &exchange{ask: edge.Request{
 		Method: req.Method, Key: req.Header.Get("Idempotency-Key") != "",
 		Upgrade:    upgrades(req.Header),

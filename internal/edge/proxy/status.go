@@ -28,11 +28,12 @@ type RouteStatus struct {
 	Open     bool            `json:"open"`  // its listener is
 	Panic    bool            `json:"panic"` // so few are well that doubtful backends help out
 	Requests int64           `json:"requests"`
-	Errors   int64           `json:"errors"`  // answered by the edge itself, for no backend did
-	Refused  int64           `json:"refused"` // of those, for want of a backend
-	Unsent   int64           `json:"unsent"`  // went on to another backend, never sent to the first
-	Repeats  int64           `json:"repeats"` // repeated after a backend broke off
-	Seconds  int64           `json:"seconds"` // second tries beside one that hung
+	Errors   int64           `json:"errors"`          // answered by the edge itself, for no backend did
+	Refused  int64           `json:"refused"`         // of those, for want of a backend or because the host is cut off
+	Alone    string          `json:"alone,omitempty"` // why all requests are refused now
+	Unsent   int64           `json:"unsent"`          // went on to another backend, never sent to the first
+	Repeats  int64           `json:"repeats"`         // repeated after a backend broke off
+	Seconds  int64           `json:"seconds"`         // second tries beside one that hung
 	Backends []BackendStatus `json:"backends"`
 }
 
@@ -79,6 +80,7 @@ func (e *Edge) Status() Status {
 	for _, r := range t.routes {
 		rs := RouteStatus{
 			Service: r.Service, Scheme: r.Scheme, Host: r.Host, Listen: r.Listen, Open: open[r.Listen] != nil,
+			Alone:    e.refusesAlone(r.Service),
 			Panic:    edge.Panicking(r.policy, r.members(nil, now, nil)),
 			Requests: r.meter.requests.Load(), Errors: r.meter.errors.Load(), Refused: r.meter.refused.Load(),
 			Unsent: r.meter.unsent.Load(), Repeats: r.meter.repeats.Load(), Seconds: r.meter.seconds.Load(),

@@ -37,6 +37,12 @@ func (e *Edge) acceptTCP(addr string, l *net.TCPListener) {
 // carry leads one connection to a backend until it ends. A connection cannot be tried again once it stands.
 func (r *route) carry(c *net.TCPConn) {
 	r.meter.requests.Add(1)
+	if r.edge.refusesAlone(r.Service) != "" {
+		r.meter.errors.Add(1)
+		r.meter.refused.Add(1)
+		reset(c)
+		return
+	}
 	r.waitFirst(r.edge.requests)
 	var tried []*backend
 	for {
