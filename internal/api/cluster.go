@@ -18,9 +18,10 @@ type Cluster interface {
 	// Describe tells how this host sees the members. It answers without a majority too.
 	Describe(ctx context.Context) ClusterStatus
 	// Replace gives the place of a host whose member is gone to an empty one, and returns what that host must be
-	// told ([Client.Join]). Repeating it is harmless.
+	// told ([Client.Join]). Repeated, it gives another new member the place; only the last order then holds.
 	Replace(ctx context.Context, host string) (JoinOrder, error)
-	// Join makes this host enter the cluster that the order names; what its member held before is put aside.
+	// Join makes this host enter the cluster that the order names; what its member held before is put aside. One
+	// order is carried out once, however often it comes.
 	Join(ctx context.Context, order JoinOrder) error
 }
 

@@ -24,9 +24,10 @@ type founding struct {
 	ClusterID uint64            `json:"cluster_id,string"` // 0 = none has answered yet
 	Founding  string            `json:"founding,omitempty"`
 	Recovery  int64             `json:"recovery,omitempty"`
-	Members   map[string]string `json:"members,omitempty"` // peer URLs with which our own member starts the first time; nil = the plan's
-	Join      bool              `json:"join,omitempty"`    // our own member enters a cluster that runs
-	Clients   []string          `json:"clients,omitempty"` // where to ask, sorted; nil = where the plan says
+	Members   map[string]string `json:"members,omitempty"`     // peer URLs with which our own member starts the first time; nil = the plan's
+	Join      bool              `json:"join,omitempty"`        // our own member enters a cluster that runs
+	Seat      uint64            `json:"seat,string,omitempty"` // the id of the member that it joined with: an order is carried out once
+	Clients   []string          `json:"clients,omitempty"`     // where to ask, sorted; nil = where the plan says
 }
 
 func foundingFile(dir string) string { return filepath.Join(dir, "etcd.cluster") }
@@ -187,14 +188,20 @@ func join(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return fmt.Errorf("read the order to join: %w", err)
 	}
-	if err := newChild(cfg, "etcd", "etcd-member").stop(ctx, stopGrace); err != nil {
-		return fmt.Errorf("stop the etcd member before it joins anew: %w", err)
-	}
-	if err := putAside(cfg.Dir, time.Now()); err != nil {
+	now, err := readFounding(cfg.Dir)
+	if err != nil {
 		return err
 	}
-	if err := order.Founding.write(cfg.Dir); err != nil {
-		return err
+	if !now.same(order.Founding) {
+		if err := newChild(cfg, "etcd", "etcd-member").stop(ctx, stopGrace); err != nil {
+			return fmt.Errorf("stop the etcd member before it joins anew: %w", err)
+		}
+		if err := putAside(cfg.Dir, time.Now()); err != nil {
+			return err
+		}
+		if err := order.Founding.write(cfg.Dir); err != nil {
+			return err
+		}
 	}
 	for _, path := range []string{overruledFile(cfg.Dir), joinFile(cfg.Dir)} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -203,6 +210,12 @@ func join(ctx context.Context, cfg Config) error {
 	}
 	cfg.Log.Info("joining the cluster with an empty member", "founding", order.Founding.Founding)
 	return durable.SyncDir(cfg.Dir)
+}
+
+// same reports whether a host has entered with this very seat already. Its member may have run by now, and must not
+// begin empty under the same id once more.
+func (f founding) same(order founding) bool {
+	return f.Seat != 0 && f.Seat == order.Seat && f.ClusterID == order.ClusterID
 }
 
 // memberFiles are a member's data and its marker, below a host's directory.

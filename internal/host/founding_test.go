@@ -38,7 +38,7 @@ func TestAnOrderToJoinIsCarriedOutOnceAndKeepsTheOldData(t *testing.T) {
 	dir := t.TempDir()
 	cfg := Config{Self: "b2", Dir: dir, Log: slog.New(slog.DiscardHandler)}
 	data, marker := memberFiles(dir)
-	order := joinOrder{Founding: founding{ClusterID: 7, Founding: "1-b1", Recovery: 1, Join: true, Clients: []string{"https://b1:2379"}, Members: map[string]string{"b2": "https://b2:2380"}}}
+	order := joinOrder{Founding: founding{ClusterID: 7, Seat: 41, Founding: "1-b1", Recovery: 1, Join: true, Clients: []string{"https://b1:2379"}, Members: map[string]string{"b2": "https://b2:2380"}}}
 	must := func(err error) {
 		t.Helper()
 		if err != nil {
@@ -71,6 +71,16 @@ func TestAnOrderToJoinIsCarriedOutOnceAndKeepsTheOldData(t *testing.T) {
 		t.Fatalf("the old data were not put aside: %v", aside)
 	}
 	must(join(t.Context(), cfg)) // nothing is ordered any more
+
+	// The same order once more finds a member that may have run: it must not begin empty under the id that it had.
+	must(os.MkdirAll(data, 0o700))
+	must(os.WriteFile(filepath.Join(data, "life"), []byte("new"), 0o600))
+	must(writeJSON(joinFile(dir), order))
+	must(join(t.Context(), cfg))
+	if text, err := os.ReadFile(filepath.Join(data, "life")); err != nil || string(text) != "new" {
+		t.Errorf("the member of the same order lost its data: %q, %v", text, err)
+	}
+	order.Founding.Seat++ // another order
 
 	// Cut short after the data were put aside, it is carried out again.
 	must(writeJSON(joinFile(dir), order))

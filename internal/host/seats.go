@@ -176,6 +176,9 @@ func (h *Host) Replace(ctx context.Context, name string) (api.JoinOrder, error) 
 	next.Founding = own.Founding
 	for _, s := range seats {
 		next.Members[h.seatHost(s)] = s.PeerURL
+		if s.PeerURL == peerURL(h.cfg.Plan, to) {
+			next.Seat = s.ID
+		}
 		if s.ClientURL != "" && !s.Learner {
 			next.Clients = append(next.Clients, s.ClientURL)
 		}
@@ -228,6 +231,13 @@ func (h *Host) Join(_ context.Context, raw api.JoinOrder) error {
 			Title:   fmt.Sprintf("it was told to join a cluster that was rebuilt %d times; its own was rebuilt %d times", next.Recovery, h.recovery),
 			Meaning: "The order came from a host that was written off. Nothing was changed.", Remedy: "holdfast cluster status shows who goes on",
 		}
+	}
+	now, err := readFounding(h.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	if now.same(next) {
+		return nil // the answer to the first time was lost
 	}
 	if err := writeJSON(joinFile(h.cfg.Dir), order); err != nil {
 		return fmt.Errorf("keep the order to join: %w", err)

@@ -51,7 +51,8 @@ func (s *Store) Seats(ctx context.Context) ([]Seat, error) {
 
 // Replace gives the place of a member whose data is lost to an empty one: the old member is removed, a learner
 // with a new id is added at peerURL. Then the host's marker is deleted, the member started with Join, and in
-// the end [Store.Promote]d. Repeating it is harmless while the new member has not run. etcd refuses either
+// the end [Store.Promote]d. Repeated, it gives the place to another new id, for nobody can know whether the last one
+// has run on a disk that is gone by now: a member that forgot is never started under the id it had. etcd refuses either
 // step (ErrUnavailable; try again) while another member is away or has only just come back.
 func (s *Store) Replace(ctx context.Context, name, peerURL string) error {
 	seats, err := s.Seats(ctx)
@@ -59,9 +60,6 @@ func (s *Store) Replace(ctx context.Context, name, peerURL string) error {
 		return fmt.Errorf("replace member %s: %w", name, err)
 	}
 	for _, seat := range seats {
-		if seat.PeerURL == peerURL && seat.Name == "" && seat.Learner {
-			return nil
-		}
 		if seat.Name != name && seat.PeerURL != peerURL {
 			continue
 		}
