@@ -26,9 +26,6 @@ func (x hands) Act(_ string, act database.Action) {
 		Self: h.name, Server: h.srv, Records: agent.Records(slowStore{h.store, h}, databaseName),
 		Reach: func(host string) (database.Endpoint, error) { return database.Endpoint{Host: host}, nil },
 	}
-	if r := act.Record; w.opt.Planted.SealAtOnce && r != nil && r.Unsealed && r.Phase == database.Steady {
-		r.Unsealed, r.E = false, max(1, len(r.Voters)-r.W+1)
-	}
 	if w.opt.Planted.AnyRevision {
 		to.Records = anyRevision{to.Records, act.Revision}
 	}

@@ -45,7 +45,6 @@ type Options struct {
 type Planted struct {
 	AskNobody         bool // the gate of a silent agent goes on with its order for ever
 	KeepMembers       bool // a read-only listener goes on with its last order for ever
-	SealAtOnce        bool // after a forced failover an election is trusted before any standby has passed a barrier
 	OrderOnce         bool // a listener is given an order once, and not again while it stands
 	AnyRevision       bool // names and barriers are carried out on whatever record there is now
 	NamesBeforeRecord bool // W is lowered in the server before the record has the larger E

@@ -35,7 +35,8 @@ type Server interface {
 
 	// Preserve stops a diverged server and puts aside, beside the data, its log from the last checkpoint before
 	// the histories parted to its end, with what a reader of it needs; then it lists the commits behind that
-	// point. Observe tells the outcome as Kept. The data stay as they are, and repeating it is harmless.
+	// point. Observe tells the outcome as Kept. The data stay as they are. Repeating it is harmless,
+	// and lists anew when what there is does not cover the parting.
 	Preserve(ctx context.Context, parted Parting) error
 
 	// Start starts the server as a standby, closed, cut from any stream, with clients shut out. hot = it

@@ -192,7 +192,7 @@ func TestAfterAForcedFailover(t *testing.T) {
 	back := recruit(r, "b1", 3, lsn+0x5000)
 	back.Timeline, back.History = 3, back.History[:2]
 	aside := back
-	aside.Kept = &database.Kept{ID: "epoch-3-i-b1", Incarnation: "i-b1", Commits: 7, Acknowledged: 5, End: lsn + 0x5000, Parted: database.Parting{Timeline: 3, LSN: lsn}}
+	aside.Kept = &database.Kept{ID: "epoch-3-i-b1", Incarnation: "i-b1", Commits: 7, Acknowledged: 5, End: lsn + 0x5000, Parted: database.Parting{Timeline: 3, LSN: lsn, Given: true}}
 	level := recruit(r, "b3", 3, lsn)
 	level.Timeline, level.History = 3, level.History[:2]
 	b3 := silent("b3", time.Minute)
@@ -223,6 +223,18 @@ func TestAfterAForcedFailover(t *testing.T) {
 	m.Names, m.NamesAt = sealing.Names, lsn-0x100
 	check(t, policy(), []situation{
 		{"what only the old primary holds is put aside before anything else", view("b1", r, back, up, b3), calm, "preserve after=0/3000000 timeline=3"},
+		{"a list that does not reach back so far is made anew", view("b1", r, func() database.Local {
+			l, k := aside, *aside.Kept
+			k.Parted.LSN += 8
+			l.Kept = &k
+			return l
+		}(), up, b3), calm, "preserve after=0/3000000 timeline=3"},
+		{"so is one of what nobody had given up then", view("b1", r, func() database.Local {
+			l, k := aside, *aside.Kept
+			k.Parted.Given = false
+			l.Kept = &k
+			return l
+		}(), up, b3), calm, "preserve after=0/3000000 timeline=3"},
 		{"then it waits for somebody to decide", view("b1", r, aside, up, b3), calm, "nothing"},
 		{"once that is settled it is rewound", view("b1", settled, aside, hears("b2", settled, lead), b3), calm, "rewind from=b2 epoch=4"},
 		{"one that holds nothing beyond the fork follows", view("b3", r, level, up, silent("b1", time.Minute)), calm, "follow from=b2 epoch=4"},
@@ -247,6 +259,20 @@ func TestAfterAForcedFailover(t *testing.T) {
 		d, _ := database.Decide(policy(), view("b2", x, l, silent("b1", time.Minute), b3), since(x, time.Second))
 		next := d.Actions[0].Record
 		if next == nil || next.Phase != database.Steady || len(next.Voters) != 0 || next.E != 1 || next.Losses[0].Fork.LSN != lsn || !next.Answered.OK {
+			t.Errorf("got %+v", next)
+		}
+	})
+	t.Run("a chosen one that ends before an earlier fork gives up all behind its own end", func(t *testing.T) {
+		x := given()
+		x.Phase, x.Voters, x.Opened = database.Promoting, []database.Voter{voter("b2")}, false
+		x.Losses[0].Fork = database.Fork{}
+		x.Forks = x.Forks[:2] // the second of them lies at 0/2000000
+		l := primary(x, "b2")
+		l.History = append(history(x)[:1], database.Fork{Timeline: 4, Parent: 2, LSN: 0x1f00000})
+		l.Names, l.Senders = database.Closed(), nil
+		d, _ := database.Decide(policy(), view("b2", x, l, silent("b1", time.Minute), b3), since(x, time.Second))
+		next := d.Actions[0].Record
+		if next == nil || next.Losses[0].Fork.LSN != 0x1f00000 || next.Losses[0].Fork.Parent != 2 || len(next.Forks) != 2 {
 			t.Errorf("got %+v", next)
 		}
 	})

@@ -71,6 +71,12 @@ type Kept struct {
 	Acknowledged int     `json:"acknowledged"` // of them
 }
 
+// Covers reports whether the list of what was put aside reaches back to a parting: a later failover may have given up
+// what was common until then.
+func (k Kept) Covers(p Parting) bool {
+	return k.Parted.LSN <= p.LSN && (k.Parted.Given || !p.Given)
+}
+
 // givesUp reports whether a promotion under way is a forced one: its former primary is no voter afterwards.
 func givesUp(r Record) bool {
 	return slices.ContainsFunc(r.Losses, func(l Loss) bool { return l.Fork.Timeline == 0 })
@@ -91,7 +97,7 @@ func (j *judgement) parted(next Record) Record {
 		if l.Fork.Timeline != 0 {
 			continue
 		}
-		at := len(j.v.Record.Forks)
+		at := commonForks(j.v.Record.Forks, next.Forks)
 		if at >= len(next.Forks) {
 			continue // no fork, no loss; verify refuses such a record anyway
 		}
@@ -103,6 +109,16 @@ func (j *judgement) parted(next Record) Record {
 		next.E = electors(next)
 	}
 	return next
+}
+
+// commonForks is how many steps two chains share. A forced choice may end before a fork of the chain that was agreed
+// until then: all that came after its own end is given up.
+func commonForks(a, b []Fork) int {
+	n := 0
+	for n < len(a) && n < len(b) && a[n].Timeline == b[n].Timeline && a[n].Parent == b[n].Parent && a[n].LSN == b[n].LSN {
+		n++
+	}
+	return n
 }
 
 func leftNames(left []Left) string {
@@ -185,8 +201,8 @@ func parting(r Record, l Local) Parting {
 // first, always; where an operator gave commits up, somebody must also have said what becomes of them.
 func (j *judgement) mayDiscard() bool {
 	r, l := j.v.Record, j.v.Local
-	if l.Kept == nil || l.Kept.Incarnation != l.Incarnation {
-		j.do(Action{Kind: KindPreserve, Parted: parting(r, l), Why: "our history is not part of the primary's: what only we hold is put aside first"})
+	if p := parting(r, l); l.Kept == nil || l.Kept.Incarnation != l.Incarnation || !l.Kept.Covers(p) {
+		j.do(Action{Kind: KindPreserve, Parted: p, Why: "our history is not part of the primary's: what only we hold is put aside first"})
 		return false
 	}
 	loss, left, ok := waiting(r, j.v.Self)

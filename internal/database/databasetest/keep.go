@@ -36,7 +36,7 @@ func (s *Server) Preserve(ctx context.Context, parted database.Parting) error {
 	if s.d.state != database.DataPresent || s.d.incarnation != incarnation || s.p != nil {
 		return errGone
 	}
-	if s.keptOf(incarnation) != nil {
+	if k := s.keptOf(incarnation); k != nil && k.Covers(parted) {
 		return nil
 	}
 	x := shelved{kept: database.Kept{

@@ -315,6 +315,9 @@ func (s *Server) copyFrom(ctx context.Context, source string, epoch int64, took 
 	if err := s.newIncarnation(ctx); err != nil {
 		return err
 	}
+	if s.d.state == database.DataPresent { // from here on nobody can read what was there
+		s.discards(peer)
+	}
 	s.d.state = database.DataPartial
 	s.position = database.Position{}
 	process := peer.p
@@ -350,7 +353,6 @@ func (s *Server) copyFrom(ctx context.Context, source string, epoch int64, took 
 	if err := s.fsync(ctx); err != nil {
 		return err
 	}
-	s.discards(peer)
 	s.d = next
 	s.trimHistory()
 	promise := database.Promise{Epoch: epoch, Incarnation: s.d.incarnation}

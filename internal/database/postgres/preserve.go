@@ -68,7 +68,7 @@ func (s *Server) keep(ctx context.Context, parted database.Parting) error {
 		return err
 	}
 	dir := filepath.Join(s.at.preserved, id)
-	if done, err := exists(filepath.Join(dir, keptFile)); err != nil || done {
+	if k, err := readKept(dir); err != nil || k != nil && k.Covers(parted) {
 		return err
 	}
 	s.setProgress("listing the commits of the diverged log")
@@ -202,19 +202,24 @@ func (s *Server) observeKept(l *database.Local) error {
 	if err != nil || id == "" {
 		return err
 	}
-	text, err := os.ReadFile(filepath.Join(s.at.preserved, id, keptFile))
+	l.Kept, err = readKept(filepath.Join(s.at.preserved, id))
+	return err
+}
+
+// readKept is the short form of what a folder holds; nil = its list is not finished.
+func readKept(dir string) (*database.Kept, error) {
+	text, err := os.ReadFile(filepath.Join(dir, keptFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // not finished
+		return nil, nil
 	}
 	if err != nil {
-		return fmt.Errorf("read what was kept: %w", err)
+		return nil, fmt.Errorf("read what was kept: %w", err)
 	}
 	var k database.Kept
 	if err := json.Unmarshal(text, &k); err != nil {
-		return fmt.Errorf("read what was kept: %w", err)
+		return nil, fmt.Errorf("read what was kept: %w", err)
 	}
-	l.Kept = &k
-	return nil
+	return &k, nil
 }
 
 // PreservedDir is where the logs of diverged incarnations are kept, one folder for each.
