@@ -75,14 +75,6 @@ func (a application) backupOf(name string) (plan.Database, plan.Backup, error) {
 	return d, b, nil
 }
 
-func databaseNames(p *plan.Plan) []string {
-	var names []string
-	for _, d := range p.Databases {
-		names = append(names, d.Name)
-	}
-	return names
-}
-
 // openVault opens a vault of the plan for reading: the first of its copies that opens.
 func (a application) openVault(ctx context.Context, name string) (*vault.Vault, error) {
 	v, ok := a.plan.VaultNamed(name)
