@@ -166,7 +166,7 @@ func (h hands) Lease(name string, epoch int64, d time.Duration) {
 		return
 	}
 	s.leasing = true
-	judged := h.agent.cfg.Clock.Now()
+	judged := h.agent.factsAt // ages were taken then: a process that stood still since has no more time for it
 	s.done.Go(func() {
 		ctx, cancel := context.WithTimeout(h.ctx, time.Second)
 		defer cancel()

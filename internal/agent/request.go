@@ -10,7 +10,7 @@ import (
 // Names of a request's arguments. Moments are RFC 3339, durations in Go's own notation.
 const (
 	ArgTo      = "to"      // switchover: the host that shall take over
-	ArgAt      = "at"      // switchover: not before
+	ArgAt      = "at"      // switchover: not before; failover: when it was asked for, by the clock of the host that took it
 	ArgReason  = "reason"  // pause
 	ArgPending = "pending" // restart: "true" = only servers whose next start would change something
 	ArgLives   = "lives"   // restart: the server processes that ran then, by host, as JSON

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"encoding/json"
 	"testing"
 	"time"
@@ -111,4 +112,35 @@ func TestStopIsSeenByTheNextRound(t *testing.T) {
 	if err := a.WaitStopped(t.Context(), time.Minute); err != nil {
 		t.Errorf("nothing runs here: %v", err)
 	}
+}
+
+// extended is a server of which only the deadline is asked.
+type extended struct {
+	database.Server
+	by chan int64
+}
+
+func (e extended) Extend(_ context.Context, _ int64, remaining int64) error {
+	e.by <- remaining
+	return nil
+}
+
+type openGate struct{ database.Gate }
+
+func (openGate) Extend(context.Context, int64, time.Duration) error { return nil }
+
+func TestAnAgentThatStoodStillExtendsNoDeadlineByTheTimeItLost(t *testing.T) {
+	w := newWorld(t)
+	a := newAgent(t, w, &air{})
+	server := extended{by: make(chan int64, 1)}
+	a.cfg.Servers, a.cfg.Gates = map[string]database.Server{"records": server}, map[string]database.Gate{"records": openGate{}}
+	s := &slot{agent: a, name: "records"}
+	a.slots["records"] = s
+	a.factsAt = a.cfg.Clock.Now()
+	w.clock.now = w.clock.now.Add(2 * time.Second) // between the facts and the order the process was frozen
+	hands{agent: a, ctx: t.Context()}.Lease("records", 3, 3*time.Second)
+	if left := <-server.by; left > 1000 {
+		t.Errorf("the primary may go on for %d ms, and its contact is 2 s older", left)
+	}
+	s.done.Wait()
 }

@@ -61,6 +61,7 @@ func (s Source) complete(q *agent.Asked, now time.Time) *problem.Problem {
 		if _, err := database.ParseLSN(q.Args[agent.ArgFloor]); err != nil || q.Args[agent.ArgVia] == "" || q.Args[agent.ArgFormer] == "" {
 			return bad("use holdfast database failover, which shows the loss first", "a forced failover names what it was shown to lose")
 		}
+		q.Args[agent.ArgAt] = now.UTC().Format(time.RFC3339Nano)
 	case "settle":
 		if q.Args[agent.ArgTo] == "" || q.Args[agent.ArgText] == "" {
 			return bad("use holdfast database salvage", "it names no host, or does not say what becomes of its commits")

@@ -44,6 +44,8 @@ type DiskMemory struct {
 	DiskSeen       []DiskSeen // oldest first
 	DiskLow        bool
 	DiskCheckpoint time.Duration // primary: when it last tried to let log go
+	DiskMoved      bool          // primary: it was stopped so that a standby with room takes over, and when
+	DiskMovedAt    time.Duration
 }
 
 const (
@@ -164,6 +166,9 @@ func (j *judgement) moveForDisk() bool {
 	r := j.v.Record
 	if !r.Opened || len(j.d.Actions) > 0 || len(j.v.Busy) > 0 || j.d.Pause != nil {
 		return false
+	}
+	if j.m.DiskMoved && j.v.Now-j.m.DiskMovedAt < j.p.Times.Alone {
+		return false // we came back from it: what kept the standby from taking over may last, and each try stops the service
 	}
 	for _, v := range r.Voters {
 		rep, ok := j.heard(v.Host)

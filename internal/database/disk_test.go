@@ -36,6 +36,9 @@ func TestAPrimaryWhoseDiskIsNearlyFull(t *testing.T) {
 	wasLow.DiskLow = true
 	peers := []database.Peer{hears("b2", r, tight), hears("b3", r, roomy)}
 	calm := since(r, time.Minute)
+	stopping := r
+	stopping.Phase, stopping.Opened, stopping.SwitchTo, stopping.Switch = database.Switching, false, "b3", ""
+	_, moved := database.Decide(failover, view("b1", stopping, onDisk(stopping, gib/4), peers...), calm)
 	check(t, policy(), []situation{
 		{"with room nothing happens", view("b1", r, onDisk(r, 10*gib), peers...), calm, "nothing"},
 		{"below the floor new transactions may not write", view("b1", r, onDisk(r, gib/4), peers...), calm, "read-only on=true; problem database.disk-low"},
@@ -46,6 +49,7 @@ func TestAPrimaryWhoseDiskIsNearlyFull(t *testing.T) {
 	check(t, failover, []situation{
 		{"by policy a standby with room takes over", view("b1", r, onDisk(r, gib/4), peers...), calm,
 			"swap epoch=3 gen=21 phase=switching primary=b1 timeline=3 opened=false; problem database.disk-low"},
+		{"not at once again when we came back from it", view("b1", r, onDisk(r, gib/4), peers...), moved, "read-only on=true; problem database.disk-low"},
 		{"not one without room", view("b1", r, onDisk(r, gib/4), hears("b2", r, tight), silent("b3", time.Minute)), calm, "read-only on=true; problem database.disk-low"},
 	})
 }

@@ -14,6 +14,8 @@ const (
 	closedPatience = 30 * time.Second
 	// askedMax is how long a forced failover may wait to be taken up: what it would lose was shown then, not now.
 	askedMax = time.Minute
+	// askedLong is the same by the wall clocks of two hosts, which may differ.
+	askedLong = 10 * time.Minute
 )
 
 // Risk is what a forced failover would do now, and what it would lose, as far as one host can know.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"time"
 )
 
 // serveForce takes up a failover that an operator forces. Only the host whose view the operator saw begins it; from
@@ -34,6 +35,10 @@ func (j *judgement) beginForce(q Request) {
 	}
 	if since := j.v.Now - j.m.AskedSince; since > askedMax {
 		j.answer(q, false, fmt.Sprintf("it could not be begun within %s, and what it would lose was shown that long ago: look again", askedMax))
+		return
+	}
+	if q.Timed && -q.In > askedLong { // an agent that was away counts anew
+		j.answer(q, false, fmt.Sprintf("it was asked for %s ago, and what it would lose was shown then: look again", (-q.In).Round(time.Second)))
 		return
 	}
 	k := j.risk(j.d.Closed, q.To)

@@ -154,6 +154,9 @@ func unforced(before, next Record, why string) Record {
 			}
 		}
 		next.Losses = slices.DeleteFunc(slices.Clone(next.Losses), func(l Loss) bool { return l.Fork.Timeline == 0 })
+		// The voters are still those that the choice left: who was left out may hold commits of this primary's that none
+		// of them has. Until a barrier has passed nobody is elected in its place.
+		next.E = electors(next)
 	}
 	return next
 }

@@ -12,8 +12,8 @@ const (
 
 // Recovered is a database's record after the agreed state was rebuilt: an epoch above everything that is known to
 // have been promised, in which nobody is the primary yet. What happens then is what the rules say of any such epoch:
-// the former primary, if it is left, comes back by itself; enough voters elect; fewer wait for a forced failover. A
-// database that nobody had made yet stays as it is.
+// the former primary, if it is left, comes back by itself; voters wait for a forced failover. A database that nobody
+// had made yet stays as it is.
 func Recovered(r Record, promises []Promise, by, why string) Record {
 	if r.Phase == Creating {
 		return r.Clone()
@@ -29,6 +29,12 @@ func Recovered(r Record, promises []Promise, by, why string) Record {
 	next.Generation += epochStride
 	next.Phase, next.Opened, next.Alone = Recruiting, false, false
 	next.SwitchTo, next.Switch, next.Runner = "", "", by
+	// What is left may lack the last that was agreed: a voter that joined, fewer whose word sufficed. So nobody is elected
+	// by this record's count before a primary has passed a barrier, and a loss is accepted by who sees this one.
+	next.Forced = nil
+	if next.Unsealed = next.W > 0; next.Unsealed {
+		next.E = electors(next)
+	}
 	next.Because = []string{why}
 	highest := max(r.Timeline, 1)
 	for _, f := range slices.Concat(r.Forks, r.Assigned) {

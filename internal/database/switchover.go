@@ -42,7 +42,7 @@ func (j *judgement) serveSwitchover(q Request) bool {
 			text += "; " + spanWords(r.Spans)
 		}
 		j.d.Answers = append(j.d.Answers, Answer{ID: q.ID, OK: r.SwitchTo == r.Primary, Text: text, Spans: r.Spans})
-		return true
+		return false // the next one takes its name out of the record: were its answer lost, it would be carried out again
 	case q.Timed && q.In > 0:
 		j.d.Wake = min(j.d.Wake, q.In)
 		return true
@@ -158,6 +158,9 @@ func (j *judgement) unfitTarget(v Voter) string {
 func (j *judgement) switchOver() {
 	r, l := j.v.Record, j.v.Local
 	j.timeSwitch()
+	if r.Switch == "" {
+		j.m.DiskMoved, j.m.DiskMovedAt = true, j.v.Now // nobody asked for it
+	}
 	j.d.Wake = min(j.d.Wake, 50*time.Millisecond)
 	late := j.phaseAge() > j.p.Times.Switch
 	switch {

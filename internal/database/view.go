@@ -191,7 +191,7 @@ type Request struct {
 	Reason string        // pause
 	For    time.Duration // pause: how long it lasts at most
 	Left   time.Duration // pause: what is left of that by this host's wall clock
-	Timed  bool          // switchover: it was asked for a moment
+	Timed  bool          // switchover: it was asked for a moment; failover: it is known when it was asked for
 	In     time.Duration // until that moment, by this host's wall clock; negative = it has passed
 
 	PendingOnly bool              // restart: only servers whose next start would change something
