@@ -226,10 +226,16 @@ func memberFiles(dir string) (data, marker string) {
 // putAside keeps a member's data under another name, for whoever must look later, and removes its marker: an empty
 // member may be born in its place.
 func putAside(dir string, now time.Time) error {
-	data, marker := memberFiles(dir)
+	_, marker := memberFiles(dir)
 	if err := os.Remove(marker); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("put the member's data aside: %w", err)
 	}
+	return keepAside(dir, now)
+}
+
+// keepAside is putAside that leaves the marker: no member starts before that is gone.
+func keepAside(dir string, now time.Time) error {
+	data, _ := memberFiles(dir)
 	aside := data + ".before-" + now.UTC().Format("20060102T150405.000")
 	if err := os.Rename(data, aside); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("put the member's data aside: %w", err)

@@ -87,3 +87,34 @@ func TestAnOrderToJoinIsCarriedOutOnceAndKeepsTheOldData(t *testing.T) {
 	must(putAside(dir, time.Now()))
 	must(join(t.Context(), cfg))
 }
+
+func TestARebuildingThatIsCutShortLeavesNoMemberThatBeginsEmpty(t *testing.T) {
+	dir := t.TempDir()
+	data, marker := memberFiles(dir)
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(os.MkdirAll(data, 0o700))
+	must(os.WriteFile(marker, []byte("old"), 0o600))
+	must(writeJSON(joinFile(dir), joinOrder{}))
+	made, next := data+".new", founding{ClusterID: 7, Recovery: 1}
+	if err := enter(dir, made, next); err == nil {
+		t.Fatal("a cluster that was never made is entered")
+	}
+	if _, err := os.Stat(marker); err != nil {
+		t.Errorf("a member would begin anew without data: %v", err)
+	}
+	must(os.MkdirAll(made, 0o700))
+	must(enter(dir, made, next))
+	for _, gone := range []string{marker, made, joinFile(dir)} {
+		if _, err := os.Stat(gone); !os.IsNotExist(err) {
+			t.Errorf("%s is there: %v", gone, err)
+		}
+	}
+	if got, err := readFounding(dir); err != nil || got.ClusterID != 7 {
+		t.Errorf("it belongs to %+v, %v", got, err)
+	}
+}

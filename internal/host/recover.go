@@ -265,24 +265,10 @@ func refound(ctx context.Context, cfg Config, p rebuild.Proposal) error {
 	if err != nil {
 		return err
 	}
-	if err := putAside(cfg.Dir, time.Now()); err != nil {
-		return err
-	}
 	next := founding{
 		ClusterID: id, Founding: p.Founding, Recovery: p.Number, Members: map[string]string{member.Name: member.PeerURL}, Clients: []string{member.ClientURL},
 	}
-	if err := next.write(cfg.Dir); err != nil {
-		return err
-	}
-	if err := os.Rename(member.Dir, data); err != nil {
-		return fmt.Errorf("put the new cluster in its place: %w", err)
-	}
-	for _, path := range []string{overruledFile(cfg.Dir), joinFile(cfg.Dir)} {
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("forget what the host was told before: %w", err)
-		}
-	}
-	if err := durable.SyncDir(cfg.Dir); err != nil {
+	if err := enter(cfg.Dir, member.Dir, next); err != nil {
 		return err
 	}
 	diary, err := openDiary(cfg.Dir, cfg.Self, cfg.Log)
@@ -291,4 +277,35 @@ func refound(ctx context.Context, cfg Config, p rebuild.Proposal) error {
 	}
 	diary.Note("cluster", cfg.Plan.Application, fmt.Sprintf("agreed state rebuilt, number %d, from %s", p.Number, p.From), append([]string{"an operator asked for it"}, p.Unknown...), 0)
 	return diary.Close()
+}
+
+// enter puts the data of a new cluster in the place of the member's own. The old marker goes last: whatever ends the
+// work before, a member that starts finds data that are not its marker's, or none, and stays down. An empty one must never
+// begin in between, under an id that votes in either cluster.
+func enter(dir, made string, next founding) error {
+	data, marker := memberFiles(dir)
+	forget := func(paths ...string) error {
+		for _, path := range paths {
+			if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return fmt.Errorf("forget what the host was told before: %w", err)
+			}
+		}
+		return durable.SyncDir(dir)
+	}
+	if err := forget(joinFile(dir)); err != nil { // the next start of the agent would carry it out
+		return err
+	}
+	if err := keepAside(dir, time.Now()); err != nil {
+		return err
+	}
+	if err := os.Rename(made, data); err != nil {
+		return fmt.Errorf("put the new cluster in its place: %w", err)
+	}
+	if err := durable.SyncDir(dir); err != nil {
+		return err
+	}
+	if err := next.write(dir); err != nil {
+		return err
+	}
+	return forget(overruledFile(dir), marker)
 }

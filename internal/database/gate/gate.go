@@ -281,14 +281,23 @@ func (g *Gate) run(ctx context.Context) (err error) {
 	}
 	err = grp.Wait()
 
+	cut := g.leave()
+	g.conns.Wait()
+	return errors.Join(err, cut, g.keepFence())
+}
+
+// leave cuts every link, and lets none begin: a client whose server has just answered would be led by a process that no
+// order and no fence reaches any more.
+func (g *Gate) leave() error {
 	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.set(Shut, "", "the gate ends")
 	cut := g.closeLinks()
 	for _, m := range g.read.members {
 		m.cut()
 	}
-	g.mu.Unlock()
-	g.conns.Wait()
-	return errors.Join(err, cut, g.keepFence())
+	g.read.members = nil
+	return cut
 }
 
 // loopCount is how many threads pass bytes: one until there are eight cores, for on two cores a second one gained

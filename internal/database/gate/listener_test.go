@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -450,4 +451,36 @@ func TestBadRequestsAreAnswered(t *testing.T) {
 			t.Errorf("%q was answered %q (%v)", line, buf[:n], err)
 		}
 	}
+}
+
+// A client's server may answer just when the gate ends: nobody could cut that link any more.
+func TestAGateThatEndsLeadsNobodyAnyMore(t *testing.T) {
+	g, err := open(Config{Spec: testSpec(t), Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := startEcho(t, "primary")
+	g.mu.Lock()
+	g.set(Open, server, "")
+	changed := g.changed
+	g.mu.Unlock()
+	dialled, err := net.Dial("tcp", startEcho(t, "whoever"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dialled.Close()
+	ours := dialled.(*net.TCPConn)
+	if err := g.leave(); err != nil {
+		t.Fatal(err)
+	}
+	if l := g.dial(t.Context(), ours, server, make(chan struct{})); l != nil {
+		l.drop()
+		t.Error("a client is led by a gate that has ended")
+	}
+	select {
+	case <-changed:
+	default:
+		t.Error("who waits for a primary is not told")
+	}
+	g.conns.Wait()
 }

@@ -276,7 +276,7 @@ func (s *Server) copyData(ctx context.Context, main *source, from database.Endpo
 		return err
 	}
 	s.log.Info("data directory copied", "from", from.Host, "moved", c.Moved(), "begins", begins, "ends", ends)
-	return c.Put(pgdata.ControlFile, control) // finish syncs the directories once more
+	return c.Put(pgdata.ControlFile, control)
 }
 
 // openWorkers opens the sessions that read at once.

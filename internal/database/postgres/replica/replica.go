@@ -297,8 +297,15 @@ func (c *Copier) makeParents(dir string) error {
 	return c.own(dir)
 }
 
-// Put writes a small file of ours.
-func (c *Copier) Put(p string, content []byte) (err error) {
+// Put writes a small file of ours, durably, its name included.
+func (c *Copier) Put(p string, content []byte) error {
+	if err := c.put(p, content); err != nil {
+		return err
+	}
+	return c.syncOne(path.Dir(p))
+}
+
+func (c *Copier) put(p string, content []byte) (err error) {
 	f, err := c.root.OpenFile(p, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", p, err)

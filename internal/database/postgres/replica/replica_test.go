@@ -273,3 +273,17 @@ func must(t *testing.T, err error) {
 		t.Fatal(err)
 	}
 }
+
+func TestACopyThatWasCutShortBeforeItReachedTheDiskIsNotWhole(t *testing.T) {
+	s := source(rand.NewChaCha8([32]byte{5}))
+	c, err := New(Options{Dir: t.TempDir(), UID: -1, GID: -1, Sources: []Source{s}})
+	must(t, err)
+	defer func() { _ = c.Close() }()
+	must(t, c.Tidy(".", s.list(), nothing))
+	must(t, c.Fetch(t.Context(), s.list()))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := c.Sync(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("files that were never brought to the disk count as a copy: %v", err)
+	}
+}

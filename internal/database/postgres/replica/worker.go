@@ -172,18 +172,22 @@ func (c *Copier) tell(wait bool) {
 // Sync brings all that was fetched, and every directory, to the disk. What an earlier copy wrote that was killed
 // before its own Sync is among it, even where nothing had to be moved. Files that vanished at the source go.
 func (c *Copier) Sync(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
+	g, working := errgroup.WithContext(ctx)
 	g.SetLimit(2 * len(c.o.Sources))
 	for _, t := range c.files {
-		if ctx.Err() != nil {
+		if working.Err() != nil {
 			break
 		}
 		g.Go(func() error { return c.finish(t) })
 	}
-	if err := g.Wait(); err != nil {
+	err := g.Wait()
+	if err == nil {
+		err = ctx.Err() // then some files were left out
+	}
+	if err != nil {
 		return fmt.Errorf("bring the copy to the disk: %w", err)
 	}
-	err := fs.WalkDir(c.root.FS(), ".", func(p string, d fs.DirEntry, err error) error {
+	err = fs.WalkDir(c.root.FS(), ".", func(p string, d fs.DirEntry, err error) error {
 		if err != nil || !d.IsDir() {
 			return err
 		}
