@@ -39,6 +39,12 @@ func (b Bundle) Write(ctx context.Context) error {
 	}
 	for _, number := range b.numbers() {
 		name, ok := names[number]
+		if ok && inComment(name) != name {
+			if err := b.say("\n-- Database %d has a name of several lines, which psql cannot connect to; its rows are not listed.\n", number); err != nil {
+				return err
+			}
+			continue
+		}
 		if !ok {
 			if err := b.say("\n-- Database %d is not there any more; its rows are not listed.\n", number); err != nil {
 				return err
@@ -179,9 +185,9 @@ func (b Bundle) table(ctx context.Context, lost, live *pgx.Conn, t lostTable) er
 		_, err = shape(ctx, live, t.name)
 	}
 	if err != nil {
-		return b.say("\n-- %s: its rows are not listed: %s\n", t.name, firstLine(err))
+		return b.say("\n-- %s: its rows are not listed: %s\n", inComment(t.name), inComment(err.Error()))
 	}
-	if err := b.say("\n-- %s\n", t.name); err != nil {
+	if err := b.say("\n-- %s\n", inComment(t.name)); err != nil {
 		return err
 	}
 	literals := make([]string, len(s.plain))
@@ -201,11 +207,11 @@ func (b Bundle) table(ctx context.Context, lost, live *pgx.Conn, t lostTable) er
 		return err
 	}
 	if t.deleted > 0 {
-		if err := b.say("-- REVIEW: the lost commits deleted %d rows of %s; which ones the log does not say. Compare by key if that matters.\n", t.deleted, t.name); err != nil {
+		if err := b.say("-- REVIEW: the lost commits deleted %d rows of %s; which ones the log does not say. Compare by key if that matters.\n", t.deleted, inComment(t.name)); err != nil {
 			return err
 		}
 	}
-	return b.say("-- %s: %d to insert, %d to update, %d there already, %d changed on both sides\n", t.name, n.inserted, n.updated, n.same, n.conflicts)
+	return b.say("-- %s: %d to insert, %d to update, %d there already, %d changed on both sides\n", inComment(t.name), n.inserted, n.updated, n.same, n.conflicts)
 }
 
 // row writes what must be done for one row of the copy.
@@ -241,6 +247,15 @@ func (b Bundle) changedSince(xid uint32) bool {
 
 func oneLine(s string) string { return strconv.Quote(s) }
 
-func firstLine(err error) string { line, _, _ := strings.Cut(err.Error(), "\n"); return line }
+// inComment is a text that ends no comment: names may hold any character, and psql would carry out what follows a new
+// line, commands of the shell among it.
+func inComment(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\r' {
+			return ' '
+		}
+		return r
+	}, s)
+}
 
 func quoteName(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`) + `"` }
