@@ -33,6 +33,8 @@ type checker struct {
 	restored bool              // the store was put back to an older state: what is agreed no longer binds
 	versions int               // of all servers when I1 was last checked
 
+	haltsSeen, moves, mostMoves int // see halts
+
 	restarts     int // that were answered as done
 	acks         []ack
 	seen         []int // rows that a reader saw and nobody cancelled
@@ -100,6 +102,7 @@ func (c *checker) excused(host string) bool { return c.w.now-c.w.host(host).thaw
 // Promoted implements [databasetest.Observer].
 func (c *checker) Promoted(host string, f database.Fork) {
 	c.promotedAt[host] = c.w.now
+	c.w.bites(host)
 	c.w.note(host, "is the primary of timeline %d, out of %d at %s", f.Timeline, f.Parent, f.LSN)
 	if old, ok := c.timelines[f.Timeline]; ok && !c.restored { // an older state knows nothing of numbers given since
 		c.w.fail("a timeline number once", "%s made timeline %d out of %d at %s; it was made before out of %d at %s",
@@ -173,6 +176,7 @@ func (c *checker) recordChanged() {
 			h.agent.watched()
 		}
 	}
+	c.halts(before, r)
 	w.faults.agreed(before, r)
 	if r.Phase == database.Steady && r.Opened && (before.Epoch != r.Epoch || !before.Opened) {
 		c.openSince, c.openIn = w.now, r.Epoch

@@ -205,6 +205,8 @@ func (f *faults) happen(kind FaultKind, h, to *host, lasts time.Duration) {
 func (f *faults) do(kind FaultKind, h, to *host, lasts time.Duration) func() {
 	w := f.w
 	switch kind {
+	case Poison:
+		return f.poison(f.pick("primary"))
 	case CrashServer:
 		h.srv.Crash("signal 9")
 		return nil

@@ -69,6 +69,8 @@ type Result struct {
 	Epochs       int64
 	Faults       int
 	RestartsDone int
+	Halts        int           // that automatic moves ended because they did not help
+	HaltedMoves  int           // most promotions within one of these times
 	Forced       int           // failovers that an operator forced, and that were confirmed
 	GivenUp      int           // acknowledged commits that these lost
 	Took         time.Duration // virtual
@@ -112,6 +114,8 @@ type World struct {
 		record   database.Record
 	}
 
+	poisoned  bool // some primary was poisoned in this world
+	poisonous bool // each primary is, now
 	restoring bool // the next change of the store is an older state
 
 	requests []*request
@@ -167,7 +171,7 @@ func Run(opt Options) Result {
 	}
 	return Result{
 		Failure: w.failure, Acknowledged: w.check.acknowledged, Read: w.check.answered, Epochs: w.check.record.Epoch, Faults: w.faults.count,
-		RestartsDone: w.check.restarts, Forced: len(w.check.losses), GivenUp: w.check.given,
+		RestartsDone: w.check.restarts, Halts: w.check.haltsSeen, HaltedMoves: w.check.mostMoves, Forced: len(w.check.losses), GivenUp: w.check.given,
 		Took: w.now, LongestWait: w.check.longest, Hash: w.trace.hash.Sum64(),
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"holdfast/internal/agent"
 	"holdfast/internal/database"
 	"holdfast/internal/event"
+	"holdfast/internal/plan"
 	"holdfast/internal/problem"
 )
 
@@ -54,4 +55,23 @@ func pauseProblems(st Status) []problem.Problem {
 		})
 	}
 	return out
+}
+
+// withBackup names the newest backup where one may be all that helps.
+func withBackup(x problem.Problem, p *plan.Plan, st Status) problem.Problem {
+	if x.Code != "database.failover-cannot-help" {
+		return x
+	}
+	if _, wanted := p.BackupOf(x.Subject); !wanted {
+		x.Remedy += ". The plan has no backup of it"
+		return x
+	}
+	i := slices.IndexFunc(st.Databases, func(d DatabaseStatus) bool { return d.Name == x.Subject })
+	if i >= 0 && st.Databases[i].Archive != nil && st.Databases[i].Archive.Last != nil && st.Databases[i].Archive.Last.Proven {
+		b := st.Databases[i].Archive.Last
+		x.Remedy += fmt.Sprintf(". The newest base backup is proven: %s of %s", b.ID, b.At.UTC().Format("2006-01-02 15:04:05 MST"))
+		return x
+	}
+	x.Remedy += ". Which backups are proven: holdfast backup list " + x.Subject
+	return x
 }

@@ -302,6 +302,7 @@ func problems(p *plan.Plan, self string, s agent.Snapshot, st Status) []problem.
 			continue
 		}
 		for _, x := range rep.Problems {
+			x = withBackup(x, p, st)
 			if !slices.Contains(out, x) {
 				out = append(out, x)
 			}

@@ -96,7 +96,7 @@ func resumeCommand() *cobra.Command {
 	var root, output string
 	cmd := &cobra.Command{
 		Use:     "resume NAME",
-		Short:   "End a pause: what is due is done at once",
+		Short:   "End a pause, or let automatic moves go on that could not help: what is due is done at once",
 		Example: "  holdfast database resume records",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -113,7 +113,7 @@ func resumeCommand() *cobra.Command {
 			}
 			done, err := client.Wait(ctx, q.ID, nil)
 			if err != nil {
-				return fmt.Errorf("the end of the pause is asked for, and no host has taken it up yet: %w", err)
+				return fmt.Errorf("that is asked for, and no host has taken it up yet: %w", err)
 			}
 			if output == "json" {
 				return json.NewEncoder(cmd.OutOrStdout()).Encode(done)

@@ -66,6 +66,10 @@ func (j *judgement) changeWords(next Record) string {
 	switch {
 	case j.v.Revision == 0:
 		return "a new database is being made, on " + next.Primary
+	case next.Halt != nil && r.Halt == nil && next.Phase == Steady:
+		return "automatic moves have ended, for another host cannot help: " + haltWords(next)
+	case next.Halt == nil && r.Halt != nil:
+		return "automatic moves go on"
 	case next.Phase == Switching && r.Phase != Switching && next.SwitchTo == next.Primary:
 		return "the primary on " + next.Primary + " restarts in place"
 	case next.Phase == Switching && r.Phase != Switching:

@@ -43,6 +43,7 @@ type Memory struct {
 	ReadMemory
 	SlotMemory
 	DiskMemory
+	HaltMemory
 
 	Epoch      int64
 	Phase      Phase
@@ -195,6 +196,10 @@ func (j *judgement) remember() {
 		j.m.Epoch, j.m.Phase, j.m.PhaseSince = r.Epoch, r.Phase, j.v.Now
 		j.m.Lost, j.m.Cut, j.m.Hung = false, false, false
 		j.m.Stopped, j.m.Promised = 0, 0
+		j.m.LifeBefore = ""
+		if l, ok := j.localOf(r.Primary); ok && l.Ended != nil {
+			j.m.LifeBefore = l.Ended.Life
+		}
 	}
 	if j.v.Local.Role == Primary && r.Primary == j.v.Self && j.v.Local.Promise.Epoch == r.Epoch {
 		j.m.SawPrimary = true
@@ -202,6 +207,7 @@ func (j *judgement) remember() {
 	if !j.m.Agreed && (r.Phase != Recruiting || len(j.recruits()) >= max(r.E, 1)) {
 		j.m.Agreed, j.m.AgreedAt = true, j.v.Now
 	}
+	j.rememberEnds()
 	j.watchClosed()
 }
 
@@ -272,6 +278,7 @@ func (j *judgement) judge() {
 		return
 	}
 	j.serveForce()
+	j.watchHalt()
 	j.watchDisk()
 	if r.Primary == v.Self {
 		j.lead()

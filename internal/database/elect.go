@@ -171,6 +171,10 @@ func (j *judgement) silent(agent, gate time.Duration) bool {
 // startElection raises the epoch, when enough voters could answer, in turn: the primary's own host first.
 func (j *judgement) startElection(e evidence) {
 	r, why := j.v.Record, e.why
+	if held := j.halted(); held != "" {
+		j.because("no standby takes over: %s", held)
+		return
+	}
 	if len(j.ableVoters()) < max(r.E, 1) && !j.formerAble() {
 		j.tooFew(why)
 		return
@@ -183,7 +187,15 @@ func (j *judgement) startElection(e evidence) {
 	next.Epoch++
 	next.Phase, next.Opened, next.Runner, next.Alone = Recruiting, false, j.v.Self, false
 	next.SwitchTo = ""
+	if end, ok := j.endOf(); ok {
+		why += "; its own words: " + end.Text
+	}
 	next.Because = []string{why}
+	next = j.withEnd(next)
+	if next.Halt != nil && r.Halt == nil {
+		j.halt(next, why)
+		return
+	}
 	j.swap(unconfirmed(next, r), why)
 }
 

@@ -78,8 +78,12 @@ func (j *judgement) confirmed(l Local) []Fork {
 // alone, as the record names us and we hold every commit of our epoch (DATABASE.md, Election).
 func (j *judgement) resume(what string) {
 	r, l := j.v.Record, j.v.Local
-	if j.m.SawPrimary && len(j.ableVoters()) >= max(r.E, 1) && r.Phase == Steady {
+	if j.m.SawPrimary && len(j.ableVoters()) >= max(r.E, 1) && r.Phase == Steady && r.Halt == nil {
 		return // watchPrimary starts the election
+	}
+	if rests := j.haltRests(); rests != "" {
+		j.because("%s, and rests: %s", what, rests)
+		return
 	}
 	if l.Disk.full() && !l.Running {
 		return // watchDisk says so; a start would only end again
@@ -101,7 +105,18 @@ func (j *judgement) resume(what string) {
 	}
 	next.Timeline = j.nextTimeline()
 	why := what + "; it holds every commit of its epoch, so it may come back by itself"
+	if end, ok := j.endOf(); ok {
+		why += "; its own words: " + end.Text
+	}
 	next.Because = []string{why}
+	next = j.withEnd(next)
+	if next.Halt != nil && r.Halt == nil && r.Phase == Steady {
+		j.halt(next, why)
+		return
+	}
+	if r.Halt != nil && r.Phase == Steady {
+		next = tried(next)
+	}
 	j.swap(next, why)
 }
 
@@ -157,17 +172,18 @@ func (j *judgement) promote() {
 	}
 	voters := j.votersAfterPromotion()
 	want := namesFor(voters, r.W, r.Epoch)
+	end, ended := j.endOf()
 	switch {
 	case l.Promise.Epoch < r.Epoch || !l.PromiseOK:
 		j.recruit("our own promise comes before our promotion")
+	case ended && j.haltRests() != "":
+		j.because("our promotion was cut short, and our server rests: %s", j.haltRests())
+	case ended:
+		j.cutShort("our server ended in the middle of its promotion; its own words: " + end.Text)
 	case !l.Running:
 		j.do(Action{Kind: KindStart, Hot: !r.Alone, Why: "chosen as the primary"})
 	case l.Role != Primary && l.Timeline >= r.Timeline:
-		next := unconfirmed(r.Clone(), r)
-		next.Epoch++
-		next.Phase, next.Alone, next.Runner = Recruiting, false, j.v.Self
-		next.Because = []string{"our promotion was cut short, and each promotion has its own epoch"}
-		j.swap(next, next.Because[0])
+		j.cutShort("our promotion was cut short, and each promotion has its own epoch")
 	case l.Role != Primary:
 		j.do(Action{Kind: KindPromote, Timeline: r.Timeline, Why: "chosen as the primary"})
 	case !l.Ready:
@@ -181,6 +197,19 @@ func (j *judgement) promote() {
 		next.Timeline = l.Timeline
 		j.swap(j.parted(next), "promoted; its history is the agreed one now")
 	}
+}
+
+// cutShort begins another election in place of our own promotion.
+func (j *judgement) cutShort(why string) {
+	r := j.v.Record
+	next := j.withEnd(unconfirmed(r.Clone(), r))
+	next.Epoch++
+	next.Phase, next.Alone, next.Runner = Recruiting, false, j.v.Self
+	next.Because = []string{why}
+	if r.Halt != nil {
+		next = tried(next)
+	}
+	j.swap(next, why)
 }
 
 // hung ends a primary that cannot write a record to its disk for long, once standbys can take over: it answers
@@ -255,6 +284,7 @@ func (j *judgement) maintain() {
 	}
 	j.spareDisk()
 	j.settings()
+	j.forgetEnds()
 	j.settleLosses()
 	j.serveRequests()
 	j.redundancy()

@@ -34,8 +34,8 @@ func (j *judgement) pause() {
 	}
 	if stands == nil {
 		j.m.PauseID = ""
-		if resume != nil {
-			j.answer(*resume, true, "nothing is paused any more")
+		if resume != nil && j.v.Record.Halt == nil {
+			j.answer(*resume, true, "nothing is paused any more, and automatic moves go on")
 		}
 		return
 	}

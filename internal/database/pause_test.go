@@ -97,7 +97,7 @@ func TestAPauseEnds(t *testing.T) {
 		{"an operator ends it", seen(time.Minute, time.Hour), []database.Request{pausing(0), {ID: "r1", Kind: "resume", By: "ann"}}, 0,
 			[]database.Answer{{ID: "p1", OK: true, Text: "ann ended the pause"}}},
 		{"the wish to end it is settled once none stands", since(r, time.Minute), []database.Request{{ID: "r1", Kind: "resume"}}, 0,
-			[]database.Answer{{ID: "r1", OK: true, Text: "nothing is paused any more"}}},
+			[]database.Answer{{ID: "r1", OK: true, Text: "nothing is paused any more, and automatic moves go on"}}},
 		{"a later one takes its place", since(r, time.Minute), []database.Request{pausing(time.Hour), {ID: "p2", Kind: "pause", For: time.Minute, Left: time.Minute}}, time.Minute,
 			[]database.Answer{{ID: "p1", OK: true, Text: "another pause has taken its place"}}},
 	} {

@@ -90,6 +90,9 @@ type Record struct {
 	Unsealed bool    `json:"unsealed,omitempty"` // after a forced failover no W voters are known yet to hold what the primary holds: no election may be trusted
 	Answered Answer  `json:"answered"`           // how the last forced failover ended
 
+	Ends []End `json:"ends,omitempty"` // unplanned ends of primaries that left last words, oldest first
+	Halt *Halt `json:"halt,omitempty"` // nothing moves by itself, for that does not help
+
 	Runner  string   `json:"runner"`          // who wrote this epoch
 	Because []string `json:"because"`         // why this epoch exists
 	Spans   []Span   `json:"spans,omitempty"` // how long the parts of this change of primary took
@@ -111,6 +114,11 @@ func (r Record) Clone() Record {
 		r.Forced = &f
 	}
 	r.Spans = slices.Clone(r.Spans)
+	r.Ends = slices.Clone(r.Ends)
+	if r.Halt != nil {
+		h := *r.Halt
+		r.Halt = &h
+	}
 	return r
 }
 

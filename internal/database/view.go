@@ -83,14 +83,15 @@ type Local struct {
 	Promise     Promise `json:"promise"`
 	PromiseOK   bool    `json:"promise_ok"` // readable, of this incarnation, and not above what pg_wal holds
 
-	Running  bool   `json:"running"`   // some process of the server's tree lives
-	TreeGone bool   `json:"tree_gone"` // attested by the keeper: no process of it is left
-	Exit     string `json:"exit,omitempty"`
-	Role     Role   `json:"role"`
-	Ready    bool   `json:"ready"`     // answers queries
-	Admits   bool   `json:"admits"`    // its access rules let clients in
-	Stopping bool   `json:"stopping"`  // a planned stop is under way
-	ShutDown bool   `json:"shut_down"` // stopped cleanly as a primary; Checkpoint is the shutdown checkpoint
+	Running  bool       `json:"running"`   // some process of the server's tree lives
+	TreeGone bool       `json:"tree_gone"` // attested by the keeper: no process of it is left
+	Exit     string     `json:"exit,omitempty"`
+	Ended    *LastWords `json:"ended,omitempty"` // not running: what it said of its end; nil = nothing, or it was ended
+	Role     Role       `json:"role"`
+	Ready    bool       `json:"ready"`     // answers queries
+	Admits   bool       `json:"admits"`    // its access rules let clients in
+	Stopping bool       `json:"stopping"`  // a planned stop is under way
+	ShutDown bool       `json:"shut_down"` // stopped cleanly as a primary; Checkpoint is the shutdown checkpoint
 
 	Timeline   uint32   `json:"timeline"`
 	History    []Fork   `json:"history"` // its own timeline history; Epoch is 0 there, PostgreSQL knows none

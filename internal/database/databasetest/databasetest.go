@@ -138,6 +138,7 @@ type Server struct {
 	left      database.Role // what they were
 	attested  bool          // the keeper saw the whole tree go
 	exit      string
+	words     *database.LastWords
 	deadline  time.Duration // of the fence, in virtual time as scheduled
 
 	// driver: lost with the agent
@@ -260,7 +261,7 @@ func (s *Server) readsPromise() error {
 func (s *Server) observe() database.Local {
 	l := database.Local{
 		Known: true, Data: s.d.state, SystemID: s.d.systemID, Incarnation: s.d.incarnation, Promise: s.d.promise,
-		Running: s.p != nil || s.lingering, TreeGone: s.p == nil && !s.lingering && s.attested, Exit: s.exit,
+		Running: s.p != nil || s.lingering, TreeGone: s.p == nil && !s.lingering && s.attested, Exit: s.exit, Ended: s.words,
 		Admits: s.d.admits, ShutDown: s.d.clean, Checkpoint: s.d.checkpoint, Following: s.d.following, Source: s.d.source,
 		Names: s.d.names, NamesOK: true, Position: s.position, Force: s.force,
 		Failed: s.failed, FailedKind: s.failedKind, FailedFrom: s.failedFrom, Giving: s.giving,
@@ -280,6 +281,7 @@ func (s *Server) observe() database.Local {
 		return l
 	}
 	p := s.p
+	l.Ended = nil
 	l.Exit, l.Role, l.Ready, l.Stopping = "", p.role, p.ready, p.stopping
 	l.Replayed, l.Receiving = s.replayed(), p.receiver != nil
 	l.RolesReady = s.hasRoles()

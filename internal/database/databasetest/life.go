@@ -65,7 +65,7 @@ func (s *Server) start(ctx context.Context, hot, cut bool) error {
 	}
 	p := &process{hot: hot, names: s.d.names, defined: s.d.names.W > 0, setting: s.settingAtStart(hot)}
 	s.lives++
-	s.p, s.exit, s.attested = p, "", false
+	s.p, s.exit, s.words, s.attested = p, "", nil, false
 	s.versions++
 	if err := s.w.Wait(ctx, s.host, s.between(50*time.Millisecond, 600*time.Millisecond)); err != nil {
 		s.settle(p) // PostgreSQL goes on without the one who started it
@@ -124,6 +124,15 @@ func (s *Server) Crash(why string) {
 	s.truncate(s.d.flushed + s.w.Rand().IntN(len(s.d.wal)-s.d.flushed+1))
 }
 
+// Panic ends the process tree with the server's own last words.
+func (s *Server) Panic(sign string) {
+	if s.p == nil {
+		return
+	}
+	s.Crash(sign)
+	s.words = &database.LastWords{Life: fmt.Sprintf("%s-%d", s.host, s.lives), Sign: sign, Text: sign}
+}
+
 // letGo ends what lingers of a dead tree. A process that is stuck in the kernel cannot be killed before the disk
 // answers it.
 func (s *Server) letGo(after time.Duration, stuck bool, why string) {
@@ -150,7 +159,7 @@ func (s *Server) PowerCut() {
 		}
 		s.versions++
 	}
-	s.lingering, s.attested, s.exit = false, true, "the host was off"
+	s.lingering, s.attested, s.exit, s.words = false, true, "the host was off", nil
 	s.truncate(s.d.flushed + s.w.Rand().IntN(len(s.d.wal)-s.d.flushed+1))
 	if s.bugs.PromiseUnsynced && s.d.promise.Incarnation == s.synced.Incarnation {
 		s.d.promise = s.synced

@@ -85,6 +85,9 @@ func (s *Server) Observe(ctx context.Context) database.Local {
 	}
 	p := s.look(ctx)
 	l.Running, l.TreeGone, l.Exit = p.alive, p.gone, p.exit
+	if p.gone {
+		l.Ended = s.lastWords(p.last)
+	}
 	if p.why != "" {
 		why = append(why, p.why)
 	}

@@ -89,22 +89,24 @@ type Server struct {
 
 // memory is what the driver knows besides the files. All of it may be lost: then it is learnt or done again.
 type memory struct {
-	keeper   *keeper.Client    // nil = look for it
-	position database.Position // of the last Recruit; zero = none that still holds
-	force    database.Force
-	forceAt  time.Time // database time; walsenders from after it are fresh
-	stopping bool
-	killing  int    // Kill calls under way
-	wrote    bool   // names were written by this process
-	names    string // synchronous_standby_names as written last
-	roles    bool   // EnsureRoles succeeded in this life
-	progress string
-	failed   string
-	kind     database.Kind
-	trouble  *problem.Problem // of failed, where a person can mend it
-	from     string           // whom the last copy was to be made of
-	held     database.LSN     // known end of WAL on disk, at least; 0 = not looked
-	heldFor  string           // incarnation that held belongs to
+	keeper    *keeper.Client    // nil = look for it
+	position  database.Position // of the last Recruit; zero = none that still holds
+	force     database.Force
+	forceAt   time.Time // database time; walsenders from after it are fresh
+	stopping  bool
+	ended     *database.LastWords // of endedLife; nil = none
+	endedLife string              // the keeper's life whose last words were looked for
+	killing   int                 // Kill calls under way
+	wrote     bool                // names were written by this process
+	names     string              // synchronous_standby_names as written last
+	roles     bool                // EnsureRoles succeeded in this life
+	progress  string
+	failed    string
+	kind      database.Kind
+	trouble   *problem.Problem // of failed, where a person can mend it
+	from      string           // whom the last copy was to be made of
+	held      database.LSN     // known end of WAL on disk, at least; 0 = not looked
+	heldFor   string           // incarnation that held belongs to
 
 	refused     string // why PostgreSQL does not take refusedText
 	refusedText string // of postgresql.conf

@@ -24,6 +24,7 @@ type life struct {
 	alive  bool           // some process of the tree lives
 	gone   bool           // attested: none is left
 	exit   string         // how the last life ended
+	last   *keeper.Exit   // the same, as the keeper told it; nil = it did not
 	why    string         // what could not be learnt
 	silent bool           // its keeper lives and does not answer
 }
@@ -64,7 +65,7 @@ func (s *Server) look(ctx context.Context) life {
 	case keeper.Silent:
 		return life{alive: true, silent: true, why: "the keeper lives and does not answer"}
 	case keeper.Exited, keeper.Lost:
-		return s.byProc(life{exit: exitText(*st.Exit)})
+		return s.byProc(life{exit: exitText(*st.Exit), last: st.Exit})
 	default:
 		return s.byProc(life{})
 	}
