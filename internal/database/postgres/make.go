@@ -201,6 +201,13 @@ func (s *Server) rewind(ctx context.Context, from database.Endpoint, epoch int64
 		}
 		return fmt.Errorf("%w: %w", database.ErrNeedsClone, err)
 	}
+	c, err := pgcontrol.Read(s.at.data)
+	if err != nil {
+		return fmt.Errorf("%w: %w", database.ErrNeedsClone, err)
+	}
+	if err := logWhole(s.at.data, c.SegSize); err != nil {
+		return fmt.Errorf("%w: %w", database.ErrNeedsClone, err)
+	}
 	return s.finish(s.at.data, incarnation)
 }
 
