@@ -29,6 +29,9 @@ func NewApart(t testing.TB) *World {
 func NewApartAs(t testing.TB, shape Shape) *World {
 	t.Helper()
 	shape = shape.whole()
+	if shape.Disk > 0 {
+		needDisks(t)
+	}
 	n := NewNetwork(t, append(shape.hosts(), outside)...)
 	address := map[string]string{}
 	for _, h := range shape.hosts() {
@@ -69,6 +72,9 @@ func (w *World) launchApart() {
 	}
 	if _, _, err := local.Prepare(p.WithRoot(w.Root), w.Plan, w.Root); err != nil {
 		w.t.Fatal(err)
+	}
+	if w.Shape.Disk > 0 {
+		w.mountDisks()
 	}
 	w.agents = &agents{}
 	log := w.t.Logf // of the whole test: agents outlive its parts
@@ -113,6 +119,7 @@ func (w *World) runAgent(host string) error {
 func (w *World) stopApart() {
 	w.t.Helper()
 	w.Net.Heal()
+	w.thawDisks()
 	for _, h := range w.Hosts {
 		w.Thaw(h)
 		w.PowerOn(h)

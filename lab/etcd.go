@@ -34,6 +34,12 @@ func (w *World) EtcdLeader() string {
 	}
 }
 
+// LeadsEtcd reports whether a host's member says that it leads. One that stands still says nothing.
+func (w *World) LeadsEtcd(host string) bool {
+	leads, err := w.leads(host)
+	return err == nil && leads
+}
+
 func (w *World) leads(host string) (bool, error) {
 	cfg, err := auth.ClientTLS(filepath.Join(w.Root, "hosts", host, "tls"), "")
 	if err != nil {

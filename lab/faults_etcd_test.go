@@ -15,20 +15,36 @@ import (
 
 // powerOffLeader is [powerOff] where the dead host leads etcd as well, so that the agreed state must elect first.
 func powerOffLeader(r *lab.Round) {
-	leader := r.W.EtcdLeader()
-	if leader != r.Was.Primary {
-		if out, err := r.W.Run("database", "switchover", "records", "--to", leader, "--yes"); err != nil {
-			r.Fatalf("bring the primary to etcd's leader: %v\n%s", err, out)
-		}
-		r.Was = r.W.Await("the primary is on "+leader, recoverMax, func(st api.Status) bool {
-			return lab.Well(st) && st.Databases[0].Primary == leader
-		}).Databases[0]
-		r.Flows("where etcd leads")
-	}
-	if now := r.W.EtcdLeader(); now != leader {
-		r.Logf("etcd is led by %s meanwhile, no longer by the primary's host %s", now, leader)
-	}
+	bringEtcdLead(r, r.Was.Primary)
 	powerOff(r)
+}
+
+// bringEtcdLead makes one host's etcd member the leader: whoever else leads stands still until another is elected, each
+// time with even odds.
+func bringEtcdLead(r *lab.Round, host string) {
+	for range 20 {
+		leader := r.W.EtcdLeader()
+		if leader == host {
+			return
+		}
+		r.W.FreezeMembers(leader)
+		for deadline := time.Now().Add(recoverMax); !slices.ContainsFunc(r.W.Others(leader), r.W.LeadsEtcd); time.Sleep(50 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				r.Fatalf("nobody leads etcd in place of %s", leader)
+			}
+		}
+		r.W.ThawMembers(leader)
+		r.Flows("with another leader of etcd")
+	}
+	r.Fatalf("etcd's member on %s does not come to lead", host)
+}
+
+// whole is how long something lasts when everything is run, else short.
+func whole(long, short time.Duration) time.Duration {
+	if lab.All() {
+		return long
+	}
+	return short
 }
 
 // noMajority stops two of three etcd members for a while, and asks for a change meanwhile: it is refused in words.
@@ -79,7 +95,7 @@ func noMajorityThenPrimary(r *lab.Round) {
 	r.W.FreezeMembers(others...)
 	r.Fault()
 	crashServer(r)
-	r.Hold(12 * time.Second)
+	r.Hold(whole(12*time.Second, 6*time.Second)) // with a majority it takes one
 	for _, h := range r.W.Hosts {
 		var recovering bool
 		if err := r.Answer(h, "SELECT pg_is_in_recovery()", &recovering); err == nil {

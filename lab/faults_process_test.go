@@ -1,11 +1,13 @@
 package lab_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -67,15 +69,21 @@ func crashMuchWAL(megabytes int) func(*lab.Round) {
 		}
 		r.Flows("at the new primary")
 		r.Over()
-		if err := r.Answer(now.Primary, "SELECT count(*) = "+fmt.Sprint(megabytes*1000)+" FROM lab_filler", new(bool)); err != nil {
-			r.Errorf("count what was filled in: %v", err)
-		}
-		conn, err = r.W.Connect(r.Context(), now.Primary)
-		if err == nil {
-			_, err = conn.Exec(r.Context(), "DROP TABLE lab_filler")
-			_ = conn.Close(r.Context()) // done with
-		}
+		ctx, cancel := context.WithTimeout(r.Context(), recoverMax) // all of it is read, from a cold disk
+		defer cancel()
+		conn, err = r.W.Connect(ctx, now.Primary)
 		if err != nil {
+			r.Fatalf("count what was filled in: %v", err)
+		}
+		defer func() { _ = conn.Close(ctx) }() // done with
+		var rows int
+		if err := conn.QueryRow(ctx, "SELECT count(*) FROM lab_filler").Scan(&rows); err != nil {
+			r.Fatalf("count what was filled in: %v", err)
+		}
+		if rows != megabytes*1000 {
+			r.Errorf("%d rows of %d that were acknowledged are there", rows, megabytes*1000)
+		}
+		if _, err := conn.Exec(ctx, "DROP TABLE lab_filler"); err != nil {
 			r.Errorf("remove what was filled in: %v", err)
 		}
 	}
@@ -127,6 +135,33 @@ func primaryAndStandbyOff(r *lab.Round) {
 	if err := r.Answer(last, "SELECT pg_is_in_recovery()", &recovering); err == nil {
 		r.Errorf("the last host serves clients (in recovery: %t)", recovering)
 	}
+	r.Over()
+	r.W.Net.Heal()
+	for _, h := range lost {
+		r.W.PowerOn(h)
+	}
+}
+
+// primaryAndOneOfThreeOff takes the primary and one standby of three, two of which must hold a commit: the two that are
+// left hold everything, so one takes over; with one standby instead of two, strictly, its commits wait.
+func primaryAndOneOfThreeOff(r *lab.Round) {
+	lost := []string{r.Was.Primary, r.Standbys()[0]}
+	r.Fault()
+	for _, h := range lost {
+		r.W.PowerOff(h)
+	}
+	now := r.W.Await("one of the two that are left is the primary", recoverMax, func(st api.Status) bool {
+		return st.Databases[0].Primary != r.Was.Primary && st.Databases[0].Epoch > r.Was.Epoch && st.Databases[0].Phase == "steady"
+	}).Databases[0]
+	took := r.Since()
+	r.Hold(took + 8*time.Second)
+	if again := r.W.Await("one primary", recoverMax, func(api.Status) bool { return true }).Databases[0]; again.Primary != now.Primary || again.AcknowledgedBy != 2 {
+		r.Errorf("%s after %s; a commit is acknowledged by %d", again.Primary, now.Primary, again.AcknowledgedBy)
+	}
+	if n := r.AcknowledgedSince(r.FaultAt().Add(took)); n > 0 {
+		r.Errorf("%d rows were acknowledged where one standby is left of the two that must hold them", n)
+	}
+	r.Logf("%s took over after %.1f s", now.Primary, took.Seconds())
 	r.Over()
 	r.W.Net.Heal()
 	for _, h := range lost {
@@ -214,15 +249,17 @@ func agentsRestart(r *lab.Round) {
 	r.Fault()
 	for _, h := range r.W.Hosts {
 		for _, word := range []string{"agent", "etcd-member"} {
-			for _, pid := range r.W.Running(h, word) {
-				// A keeper names its child among its arguments; it is not what is meant.
-				if isKeeper(pid) {
-					continue
-				}
+			// A keeper names its child among its arguments; it is not what is meant.
+			killed := slices.DeleteFunc(r.W.Running(h, word), isKeeper)
+			if len(killed) == 0 {
+				r.Fatalf("no %s runs on %s", word, h)
+			}
+			for _, pid := range killed {
 				r.W.Kill(pid)
 			}
-			r.W.Await(h+" is back", recoverMax, func(st api.Status) bool {
-				return answers(st, h) && lab.Well(st) && len(r.W.Running(h, word)) > 0
+			r.W.Await("another "+word+" runs on "+h, recoverMax, func(st api.Status) bool {
+				others := slices.DeleteFunc(r.W.Running(h, word), func(pid int) bool { return slices.Contains(killed, pid) || isKeeper(pid) })
+				return len(others) > 0 && answers(st, h) && lab.Well(st)
 			})
 		}
 	}

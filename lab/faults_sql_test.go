@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -110,41 +110,6 @@ func crashAlone(r *lab.Round) {
 	r.W.Await("a primary", recoverMax, func(st api.Status) bool { return st.Databases[0].Open && st.Databases[0].Epoch > r.Was.Epoch })
 }
 
-// pgbenchSwitchover moves the primary under eight sessions of pgbench, which may lose only what was on its way.
-func pgbenchSwitchover(r *lab.Round) {
-	bench := func(args ...string) *exec.Cmd {
-		return exec.CommandContext(r.Context(), "pgbench", append(args, r.W.DSN(r.Was.Primary))...)
-	}
-	inside := func(cmd *exec.Cmd) (string, error) {
-		var out strings.Builder
-		cmd.Stdout, cmd.Stderr = &out, &out
-		if err := r.W.Net.Inside(r.Standbys()[0], cmd.Start); err != nil {
-			return "", err
-		}
-		err := cmd.Wait()
-		return out.String(), err
-	}
-	if out, err := inside(bench("-i", "-q", "-s", "1")); err != nil {
-		r.Fatalf("fill pgbench's tables: %v\n%s", err, out)
-	}
-	var out string
-	var err error
-	var running sync.WaitGroup
-	running.Go(func() { out, err = inside(bench("-c", "8", "-j", "1", "-T", "6", "-n")) })
-	r.Flows("under pgbench")
-	switchover(r)
-	running.Wait()
-	if !strings.Contains(out, "number of transactions actually processed") {
-		r.Errorf("pgbench: %v\n%s", err, out)
-	}
-	r.Over()
-	for _, line := range strings.Split(out, "\n") {
-		if strings.Contains(line, "ERROR") || strings.Contains(line, "FATAL") {
-			r.Logf("pgbench: %s", line)
-		}
-	}
-}
-
 // promotedByHand promotes a standby's server behind Holdfast's back: it can acknowledge nothing, is found out, ended and
 // made a standby again.
 func promotedByHand(r *lab.Round) {
@@ -154,12 +119,19 @@ func promotedByHand(r *lab.Round) {
 	if err := promoteByHand(r, far); err != nil {
 		r.Fatal(err)
 	}
-	r.W.Await(far+" has another server, or counts no more", recoverMax, func(st api.Status) bool {
-		return !counts(st, far) || len(r.W.Server(far)) == 0 || r.W.PID(far, "db/records/pgdata/postmaster.pid") != postmaster
-	})
+	for len(r.W.Server(far)) > 0 && slices.Contains(r.W.Server(far), postmaster) {
+		if r.Since() > foundMax {
+			r.Fatalf("a server that was promoted by hand is not found out within %s", foundMax)
+		}
+		time.Sleep(10 * time.Millisecond) // how fine it is looked
+	}
+	r.Logf("the server was ended %.2f s after it had been promoted by hand", r.Since().Seconds())
 	r.Over()
 	r.Unmoved()
 }
+
+// foundMax is how long a server that was promoted by hand may live, on a busy machine.
+const foundMax = 30 * time.Second
 
 func promoteByHand(r *lab.Round, host string) error {
 	data := fmt.Sprintf("%s/hosts/%s/db/records/pgdata", r.W.Root, host)
@@ -179,42 +151,55 @@ func promoteByHand(r *lab.Round, host string) error {
 }
 
 // rewindCut lets a former primary come back with records of its own, and takes its power while it becomes a copy again.
+// Sometimes its log has not gone another way, or it is through before it is hit: then all of it happens once more.
 func rewindCut(r *lab.Round) {
-	old := r.Was.Primary
+	const tries = 6
 	r.Fault()
-	r.W.Net.Isolate(old)
-	r.Moved()
-	r.Flows("at the new primary")
-	r.Over()
-	r.W.Net.Heal()
-	for deadline := time.Now().Add(recoverMax); ; time.Sleep(time.Millisecond) {
-		if program := becomingACopy(r, old); program != "" {
-			r.Logf("its power is taken during %s", program)
-			r.W.PowerOff(old)
-			break
-		}
-		st, err := r.W.Status()
-		if err == nil && lab.Well(st) {
-			r.Log("it needed neither a rewind nor a clone this time: its log had not gone another way")
+	for range tries {
+		old := r.W.Await("well", recoverMax, lab.Well).Databases[0]
+		r.W.Net.Isolate(old.Primary)
+		r.W.Await("another primary", recoverMax, movedFrom(old))
+		r.Flows("at the new primary")
+		r.W.Net.Heal()
+		if cutWhileRemade(r, old.Primary) {
+			r.Over()
+			r.W.Net.Heal()
+			r.W.PowerOn(old.Primary)
 			return
 		}
-		if time.Now().After(deadline) {
-			r.Fatal("the former primary does not come back")
-		}
 	}
-	r.W.Net.Heal()
-	r.W.PowerOn(old)
+	r.Fatalf("in %d tries no former primary was hit while it became a copy", tries)
 }
 
-// becomingACopy names the program that rewinds or copies on a host now; "" = none.
-func becomingACopy(r *lab.Round, host string) string {
-	for _, pid := range r.W.Net.Processes(host) {
-		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		for _, program := range []string{"pg_rewind", "pg_basebackup"} {
-			if err == nil && strings.Contains(string(line), program+"\x00") {
-				return program
+// cutWhileRemade takes a host's power as soon as its data are being remade; false = they were never seen so, or whole
+// again by then.
+func cutWhileRemade(r *lab.Round, host string) bool {
+	ctx, cancel := context.WithTimeout(r.Context(), recoverMax)
+	well := make(chan struct{})
+	go func() { // beside the look at the disk, which must not wait for an answer
+		defer close(well)
+		for st, err := r.W.Status(); ctx.Err() == nil && (err != nil || !lab.Well(st)); {
+			st, err = r.W.Status()
+		}
+	}()
+	defer func() { cancel(); <-well }()
+	for !r.W.Remaking(host) {
+		select {
+		case <-well:
+			if ctx.Err() != nil {
+				r.Fatalf("%s does not come back", host)
 			}
+			r.Logf("%s needed neither a rewind nor a copy, or was through at once", host)
+			return false
+		case <-time.After(time.Millisecond):
 		}
 	}
-	return ""
+	r.W.PowerOff(host)
+	if r.W.Remaking(host) {
+		r.Logf("the power of %s was taken while its data were being remade", host)
+		return true
+	}
+	r.W.Net.Heal()
+	r.W.PowerOn(host)
+	return false
 }

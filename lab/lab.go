@@ -1,6 +1,6 @@
 // Package lab runs real plans on real servers and breaks them on purpose. The hosts of [New] are loopback addresses,
-// where processes die for real; those of [NewApart] are network namespaces, where links fail as well and hosts freeze.
-// Disks do not fail yet.
+// where processes die for real; those of [NewApart] are network namespaces, where links fail as well, hosts freeze,
+// and disks stand still or run full.
 package lab
 
 import (

@@ -16,6 +16,7 @@ type Shape struct {
 	Standbys       int                 // 2
 	AcknowledgedBy int                 // 1
 	Services       bool                // the clinic's web and reminders, and the edge before them
+	Disk           int64               // bytes of the disk of its own that each host's databases lie on; 0 = this machine's. Hosts must be apart
 	Plan           func(string) string // changes the plan's text last; nil = it stays
 }
 
@@ -61,6 +62,7 @@ func layOut(t testing.TB, shape Shape, address map[string]string) *World {
 	w := &World{t: t, Root: filepath.Join(dir, "root"), Plan: filepath.Join(dir, "holdfast.yaml"), bin: bin, Hosts: shape.hosts(), Shape: shape, Address: address}
 	t.Cleanup(func() {
 		w.Stop()
+		w.unmountDisks()
 		if t.Failed() || os.Getenv("HOLDFAST_LAB_KEEP") != "" {
 			t.Logf("kept for a look: %s", dir)
 			return

@@ -277,3 +277,13 @@ func (r *Round) FirstOn(timeline uint32) time.Time {
 	r.Fatalf("timeline %d acknowledged nothing", timeline)
 	return time.Time{}
 }
+
+// AcknowledgedSince counts the rows, of whichever client, that were sent after a moment and acknowledged.
+func (r *Round) AcknowledgedSince(moment time.Time) (n int) {
+	for _, a := range merged(r.writers()) {
+		if a.Began.After(moment) {
+			n++
+		}
+	}
+	return n
+}

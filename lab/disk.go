@@ -1,0 +1,232 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// A disk is an ext4 file system in a file: a loop device that can stand still and run full without harming anybody else.
+// Its file's name tells whose it is, so that the disks of a dead test process are found and removed.
+
+// diskMark begins the path of every disk's file, as the kernel shows it for a loop device.
+const diskMark = "/var/tmp/holdfast-lab-"
+
+// DiskOf is where a host's own disk lies: all databases of the host are on it. The world's shape must ask for disks.
+func (w *World) DiskOf(host string) string { return filepath.Join(w.Root, "hosts", host, "db") }
+
+// mountDisks gives every host a disk of its own.
+func (w *World) mountDisks() {
+	w.t.Helper()
+	if err := removeDisks(); err != nil {
+		w.t.Fatal(err)
+	}
+	born, err := bornAt(os.Getpid())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, h := range w.Hosts {
+		if there, err := mounted(w.DiskOf(h)); err != nil || there {
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			continue // the world starts once more
+		}
+		image := filepath.Join(filepath.Dir(w.Plan), fmt.Sprintf("disk-%d-%s-%s", os.Getpid(), born, h))
+		err := os.WriteFile(image, nil, 0o600)
+		if err == nil {
+			err = os.Truncate(image, w.Shape.Disk)
+		}
+		if err == nil {
+			err = os.MkdirAll(w.DiskOf(h), 0o755)
+		}
+		if err == nil {
+			err = command("mkfs.ext4", "-q", "-m", "0", image)
+		}
+		if err == nil {
+			err = command("mount", "-o", "loop", image, w.DiskOf(h))
+		}
+		if err == nil {
+			err = os.Remove(filepath.Join(w.DiskOf(h), "lost+found"))
+		}
+		if err != nil {
+			w.t.Fatalf("give %s a disk: %v", h, err)
+		}
+	}
+}
+
+// unmountDisks takes the disks away; nothing of the world runs any more.
+func (w *World) unmountDisks() {
+	w.t.Helper()
+	for _, h := range w.Hosts {
+		if there, err := mounted(w.DiskOf(h)); err != nil {
+			w.t.Error(err)
+		} else if there {
+			if err := command("umount", w.DiskOf(h)); err != nil {
+				w.t.Error(err)
+			}
+		}
+	}
+}
+
+// FreezeDisk lets every write to a host's disk hang until [World.ThawDisk]; reads go on.
+func (w *World) FreezeDisk(host string) {
+	w.t.Helper()
+	if err := command("fsfreeze", "--freeze", w.DiskOf(host)); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// ThawDisk lets a disk go on. One that was not frozen stays as it is.
+func (w *World) ThawDisk(host string) {
+	w.t.Helper()
+	if err := thaw(w.DiskOf(host)); err != nil {
+		w.t.Error(err)
+	}
+}
+
+func (w *World) thawDisks() {
+	w.t.Helper()
+	for _, h := range w.Hosts {
+		if w.Shape.Disk > 0 {
+			w.ThawDisk(h)
+		}
+	}
+}
+
+// fithaw is FITHAW of linux/fs.h.
+const fithaw = 0xc0045878
+
+func thaw(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("thaw the disk: %w", err)
+	}
+	defer func() { _ = d.Close() }()                                                                 // only read
+	if err := unix.IoctlSetInt(int(d.Fd()), fithaw, 0); err != nil && !errors.Is(err, unix.EINVAL) { // it is not frozen
+		return fmt.Errorf("thaw the disk %s: %w", dir, err)
+	}
+	return nil
+}
+
+// FillDisk takes all space of a host's disk but so many bytes, until [World.EmptyDisk].
+func (w *World) FillDisk(host string, left int64) {
+	w.t.Helper()
+	var st unix.Statfs_t
+	if err := unix.Statfs(w.DiskOf(host), &st); err != nil {
+		w.t.Fatal(err)
+	}
+	take := int64(st.Bavail)*st.Bsize - left
+	if take <= 0 {
+		w.t.Fatalf("the disk of %s has no %d bytes free", host, left)
+	}
+	f, err := os.OpenFile(w.ballast(host), os.O_CREATE|os.O_WRONLY, 0o600)
+	if err == nil {
+		err = errors.Join(unix.Fallocate(int(f.Fd()), 0, 0, take), f.Close())
+	}
+	if err != nil {
+		w.t.Fatalf("fill the disk of %s: %v", host, err)
+	}
+}
+
+// EmptyDisk gives back what [World.FillDisk] took.
+func (w *World) EmptyDisk(host string) {
+	w.t.Helper()
+	if err := os.Remove(w.ballast(host)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *World) ballast(host string) string { return filepath.Join(w.DiskOf(host), "ballast") }
+
+// needDisks says what is missing for disks. On a laptop the test is left out; in CI it fails.
+func needDisks(t testing.TB) {
+	t.Helper()
+	var missing []string
+	if os.Geteuid() != 0 {
+		missing = append(missing, "root")
+	}
+	for _, program := range []string{"mkfs.ext4", "mount", "umount", "fsfreeze"} {
+		if _, err := exec.LookPath(program); err != nil {
+			missing = append(missing, program)
+		}
+	}
+	switch {
+	case len(missing) == 0:
+	case os.Getenv("CI") != "":
+		t.Fatalf("disks of their own need %v", missing)
+	default:
+		t.Skipf("disks of their own need %v", missing)
+	}
+}
+
+// mounted reports whether something is mounted right at a directory.
+func mounted(dir string) (bool, error) {
+	var own, above syscall.Stat_t
+	if err := syscall.Stat(dir, &own); errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	} else if err != nil {
+		return false, fmt.Errorf("look at %s: %w", dir, err)
+	}
+	if err := syscall.Stat(filepath.Dir(dir), &above); err != nil {
+		return false, fmt.Errorf("look above %s: %w", dir, err)
+	}
+	return own.Dev != above.Dev, nil
+}
+
+// removeDisks takes away the disks of test processes that are no more.
+func removeDisks() error {
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return fmt.Errorf("look for old disks: %w", err)
+	}
+	var bad []error
+	for line := range strings.Lines(string(mounts)) {
+		fields := strings.Fields(line)
+		if len(fields) < 2 || !strings.HasPrefix(fields[1], diskMark) {
+			continue
+		}
+		file, err := os.ReadFile(filepath.Join("/sys/block", filepath.Base(fields[0]), "loop", "backing_file"))
+		if err != nil {
+			continue // no loop device: not ours
+		}
+		if dead, err := ofADeadProcess(filepath.Base(strings.TrimSpace(string(file)))); err != nil {
+			bad = append(bad, err)
+		} else if dead {
+			bad = append(bad, thaw(fields[1]), command("umount", fields[1]))
+		}
+	}
+	return errors.Join(bad...)
+}
+
+// ofADeadProcess reports whether a disk's file is of a test process that is no more.
+func ofADeadProcess(name string) (bool, error) {
+	var pid int
+	var born, host string
+	if _, err := fmt.Sscanf(strings.ReplaceAll(name, "-", " "), "disk %d %s %s", &pid, &born, &host); err != nil {
+		return false, nil // not named by us
+	}
+	now, err := bornAt(pid)
+	switch {
+	case err == nil:
+		return now != born, nil
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ESRCH):
+		return true, nil
+	}
+	return false, err
+}
+
+func command(name string, args ...string) error {
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, out)
+	}
+	return nil
+}
