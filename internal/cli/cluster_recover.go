@@ -109,7 +109,11 @@ func (f *recovering) extra(ctx context.Context) ([]vault.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the vault's key: %w", err)
 	}
-	return []vault.Config{{URL: url, Key: key}}, nil
+	place, err := host.Alone(url, key)
+	if err != nil {
+		return nil, err
+	}
+	return []vault.Config{place}, nil
 }
 
 // survivor finds which host is left, and how it runs.

@@ -24,7 +24,7 @@ type vaultFlags struct{ root, url, key string }
 
 func (f *vaultFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.root, "root", "", rootUsage)
-	cmd.Flags().StringVar(&f.url, "vault", "", "a vault's URL or directory, to work without plan and agents; needs --key")
+	cmd.Flags().StringVar(&f.url, "vault", "", "a vault's URL or directory, to work without plan and agents; needs --key (for s3:// also AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, where needed, AWS_ENDPOINT_URL)")
 	cmd.Flags().StringVar(&f.key, "key", "", "file with the vault's key, or a reference (env:NAME, exec:COMMAND); needs --vault")
 }
 
@@ -81,17 +81,16 @@ func (a application) openVault(ctx context.Context, name string) (*vault.Vault, 
 	if !ok {
 		return nil, fmt.Errorf("open vault %s: the plan has no such vault", name)
 	}
-	key, err := host.Secret(ctx, v.Key)
-	if err != nil {
-		return nil, fmt.Errorf("open vault %s: %w", name, err)
-	}
 	var errs []error
 	for _, c := range v.Copies {
-		opened, err := vault.Open(ctx, vault.Config{Name: name, URL: c.URL, Key: key, Application: a.plan.Application})
+		place, err := host.PlaceOf(ctx, a.plan, v, c)
 		if err == nil {
-			return opened, nil
+			var opened *vault.Vault
+			if opened, err = vault.Open(ctx, place); err == nil {
+				return opened, nil
+			}
 		}
-		errs = append(errs, err)
+		errs = append(errs, fmt.Errorf("open vault %s: %w", name, err))
 	}
 	return nil, errors.Join(errs...)
 }
@@ -124,7 +123,11 @@ func (f *vaultFlags) openAlone(ctx context.Context) (*vault.Vault, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the vault's key: %w", err)
 	}
-	return vault.Open(ctx, vault.Config{URL: url, Key: key})
+	place, err := host.Alone(url, key)
+	if err != nil {
+		return nil, err
+	}
+	return vault.Open(ctx, place)
 }
 
 // vaultURL accepts a directory's path for a URL.

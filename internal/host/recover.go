@@ -121,13 +121,14 @@ func newestSaved(ctx context.Context, cfg Config, extra []vault.Config) (*rebuil
 	places := append([]vault.Config(nil), extra...)
 	var errs []error
 	for _, v := range cfg.Plan.Vaults {
-		key, err := Secret(ctx, v.Key)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
 		for _, c := range v.Copies {
-			places = append(places, vault.Config{Name: v.Name, URL: c.URL, Key: key, Application: cfg.Plan.Application, Log: cfg.Log})
+			place, err := PlaceOf(ctx, cfg.Plan, v, c)
+			if err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			place.Log = cfg.Log
+			places = append(places, place)
 		}
 	}
 	var best *rebuild.State

@@ -22,11 +22,7 @@ func VaultConfig(ctx context.Context, p *plan.Plan, name string) (vault.Config, 
 	if !ok || len(v.Copies) == 0 {
 		return vault.Config{}, fmt.Errorf("open vault %s: the plan has no such vault", name)
 	}
-	key, err := Secret(ctx, v.Key)
-	if err != nil {
-		return vault.Config{}, err
-	}
-	return vault.Config{Name: name, URL: v.Copies[0].URL, Key: key, Application: p.Application}, nil
+	return PlaceOf(ctx, p, v, v.Copies[0])
 }
 
 // openVault opens a vault of the plan, and makes it when the hosts have never agreed on one of this name.

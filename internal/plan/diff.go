@@ -232,8 +232,12 @@ func (d *differ) vaults() {
 		for _, c := range old.Copies {
 			if i := slices.IndexFunc(v.Copies, func(n Copy) bool { return n.Name == c.Name }); i < 0 {
 				d.add(subject, Stops, "copy %s gets nothing new; what it holds is kept", c.Name)
-			} else if v.Copies[i].URL != c.URL {
-				d.add(subject, Starts, "copy %s moves to %s and is filled from the others; what lies at the old place is kept", c.Name, v.Copies[i].URL)
+			} else if n := v.Copies[i]; !n.same(c) {
+				d.add(subject, Starts, "copy %s moves to %s and is filled from the others; what lies at the old place is kept", c.Name, n.URL)
+			} else if n.S3.Lock != c.S3.Lock {
+				d.add(subject, Reloads, "what is stored in copy %s from then on cannot be deleted for %s (was %s); what is locked stays so", c.Name, spanOrWord(n.S3.Lock), spanOrWord(c.S3.Lock))
+			} else if n != c {
+				d.add(subject, Reloads, "copy %s is reached in another way; it must be the same bucket", c.Name)
 			}
 		}
 		for _, c := range v.Copies {

@@ -1,7 +1,6 @@
 package plan
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -82,7 +81,7 @@ type (
 	}
 	vaultFile struct {
 		key    located[Secret]
-		copies located[[]named[string]]
+		copies located[[]named[copyFile]]
 	}
 	backupFile struct {
 		vault  located[string]
@@ -225,7 +224,7 @@ func role(dir string) form[roleFile] {
 func vault(dir string) form[vaultFile] {
 	return object(
 		must(key("key", secret(dir), "Reference to the key that encrypts everything: env:NAME, file:/path or exec:command.", func(f *vaultFile) *located[Secret] { return &f.key })),
-		must(key("copies", byName(label(), copyURL()), "Places that each hold all of it, usually named after a site: file:///path.", func(f *vaultFile) *located[[]named[string]] { return &f.copies })),
+		must(key("copies", byName(label(), vaultCopy(dir)), "Places that each hold all of it, usually named after a site: file:///path, s3://bucket/prefix, or a mapping with url.", func(f *vaultFile) *located[[]named[copyFile]] { return &f.copies })),
 	)
 }
 
@@ -267,30 +266,6 @@ func path(dir string) form[string] {
 			return "", fmt.Errorf("%q holds a template that has no place here (${root} at its start)", s)
 		}
 		return under(dir, s)
-	})
-}
-
-// copyURL is where a copy of a vault lies.
-func copyURL() form[string] {
-	const allowed = "file:///path or file://${root}/path"
-	return text(jsonSchema{"pattern": `^file://(/|\$\{root\}/).+$`}, "a place: "+allowed, func(s string) (string, error) {
-		scheme, rest, ok := strings.Cut(s, "://")
-		switch {
-		case ok && strings.Contains(rest, "@"):
-			return "", errors.New("carries a user name or password, and is not repeated here (" + allowed + ")")
-		case ok && (scheme == "s3" || scheme == "azure" || scheme == "azblob" || scheme == "gs" || scheme == "sftp"):
-			return "", fmt.Errorf("%q is not available in this version (%s)", s, allowed)
-		case !ok || scheme != "file" || !rooted(rest) || strings.ContainsAny(rest, "\n\x00?#%") || strings.Contains(strings.TrimPrefix(rest, rootTemplate), "${"):
-			return "", fmt.Errorf("%q is not a place for a vault (%s)", s, allowed)
-		}
-		clean, err := under("", rest)
-		if err != nil {
-			return "", err
-		}
-		if clean == "/" || clean == rootTemplate {
-			return "", fmt.Errorf("%q leaves no folder of its own (%s)", s, allowed)
-		}
-		return "file://" + clean, nil
 	})
 }
 

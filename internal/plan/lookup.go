@@ -142,6 +142,10 @@ func (p *Plan) WithRoot(root string) *Plan {
 		q.Vaults[i].Copies = slices.Clone(v.Copies)
 		for j, c := range v.Copies {
 			q.Vaults[i].Copies[j].URL = put(c.URL)
+			q.Vaults[i].Copies[j].S3.CAFile = put(c.S3.CAFile)
+			for _, a := range []*Access{&q.Vaults[i].Copies[j].S3.Write, &q.Vaults[i].Copies[j].S3.Read, &q.Vaults[i].Copies[j].S3.Delete} {
+				a.KeyID, a.Key = Secret(put(string(a.KeyID))), Secret(put(string(a.Key)))
+			}
 		}
 	}
 	return &q

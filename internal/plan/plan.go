@@ -186,8 +186,24 @@ type Vault struct {
 // Copy is one place where a vault is stored. All copies are equal.
 type Copy struct {
 	Name string // usually the site's name
-	URL  string // file:///absolute/path or file://${root}/path (s3:// later)
+	URL  string // file:///absolute/path, file://${root}/path or s3://bucket/prefix
+	S3   S3     // how an s3:// place is reached
 }
+
+// S3 says how a bucket is reached. The zero value leaves everything to the environment (AWS_ACCESS_KEY_ID and others).
+type S3 struct {
+	Endpoint  string // http(s)://host[:port]; "" = Amazon's
+	Region    string
+	CAFile    string // authorities that sign the endpoint's certificate, PEM; "" = the system's
+	PathStyle string // "true", "false" or "" = by the endpoint
+	Write     Access // and for reading and deleting, where those have none of their own
+	Read      Access
+	Delete    Access
+	Lock      time.Duration // what is stored for ever cannot be deleted by anybody for so long; 0 = no lock
+}
+
+// Access is references to one pair of credentials; both are set, or neither.
+type Access struct{ KeyID, Key Secret }
 
 // Backup says what is backed up where, when, and how long it stays.
 type Backup struct {

@@ -28,7 +28,7 @@ func resolve(ms *mistakes, f planFile) *Plan {
 	for _, v := range f.vaults.value {
 		vault := Vault{Name: v.name, Key: v.value.key.value}
 		for _, c := range v.value.copies.value {
-			vault.Copies = append(vault.Copies, Copy{Name: c.name, URL: c.value})
+			vault.Copies = append(vault.Copies, c.value.resolved(c.name))
 		}
 		if v.value.copies.written() && len(vault.Copies) == 0 {
 			ms.add(v.value.copies.at, keyPath{"vaults", v.name, "copies"}, "is empty (allowed: at least one place)")
@@ -278,15 +278,16 @@ func overlappingCopies(ms *mistakes, f planFile) {
 	var seen []place
 	for _, v := range f.vaults.value {
 		for _, c := range v.value.copies.value {
-			if c.value == "" {
+			if !c.value.url.written() {
 				continue
 			}
+			url := c.value.endpoint.value + " " + c.value.url.value
 			for _, other := range seen {
-				if within(c.value, other.url) || within(other.url, c.value) {
+				if within(url, other.url) || within(other.url, url) {
 					ms.add(c.valueAt, keyPath{"vaults", v.name, "copies", c.name}, "lies in the same place as copy %s of vault %s (allowed: a folder of its own)", other.name, other.vault)
 				}
 			}
-			seen = append(seen, place{v.name, c.name, c.value})
+			seen = append(seen, place{v.name, c.name, url})
 		}
 	}
 }

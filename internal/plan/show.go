@@ -36,7 +36,7 @@ func (p *Plan) Show() ([]byte, error) {
 	for _, v := range p.Vaults {
 		copies := mapping{}
 		for _, c := range v.Copies {
-			copies.put(c.Name, c.URL)
+			copies.put(c.Name, c.shown())
 		}
 		vaults.put(v.Name, mapping{{Key: "key", Value: string(v.Key)}, {Key: "copies", Value: copies}})
 	}

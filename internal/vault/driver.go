@@ -76,16 +76,11 @@ func (d *driver) GetBlob(ctx context.Context, id blob.ID, offset, length int64, 
 	if offset < 0 {
 		return fmt.Errorf("read %s from %d: %w", id, offset, blob.ErrInvalidRange)
 	}
-	if length >= 0 { // a range beyond the end is kopia's own error, and no broken store
-		info, err := d.store.Stat(ctx, blobName(id))
-		if err != nil {
-			return known(err)
-		}
-		if offset+length > info.Size {
-			return fmt.Errorf("read %d bytes of %s from %d: %w", length, id, offset, blob.ErrInvalidRange)
-		}
-	}
 	if err := d.store.Get(ctx, blobName(id), offset, length, out); err != nil {
+		out.Reset()
+		if info, lookErr := d.store.Stat(ctx, blobName(id)); length >= 0 && lookErr == nil && offset+length > info.Size {
+			err = fmt.Errorf("read %d bytes of %s from %d: %w", length, id, offset, blob.ErrInvalidRange)
+		}
 		return known(err)
 	}
 	return blob.EnsureLengthExactly(out.Length(), length)

@@ -1,10 +1,54 @@
 package vault
 
 import (
+	"errors"
 	"fmt"
 
 	"holdfast/internal/problem"
+	"holdfast/internal/vault/s3store"
+	"holdfast/internal/vault/store"
 )
+
+// unusable says what a place's refusal means; any other error is given back.
+func unusable(name, url string, err error) error {
+	switch {
+	case errors.Is(err, store.ErrNoPlace):
+		return noBucket(name, url, err)
+	case errors.Is(err, store.ErrDenied):
+		return denied(name, url, err)
+	case errors.Is(err, s3store.ErrNoLock):
+		return noLock(name, url)
+	}
+	return err
+}
+
+func noBucket(name, url string, why error) *problem.Problem {
+	return &problem.Problem{
+		Code: "vault.no-bucket", Subject: name, Severity: problem.Critical,
+		Title: "there is no bucket for " + url + ": " + why.Error(),
+		Meaning: "No backup and no log can be stored or read there. Holdfast makes no buckets: what they keep, cost and allow " +
+			"is the operator's to say.",
+		Remedy: "make the bucket, or correct the copy's url, endpoint or region in the plan",
+	}
+}
+
+func denied(name, url string, why error) *problem.Problem {
+	return &problem.Problem{
+		Code: "vault.denied", Subject: name, Severity: problem.Critical,
+		Title:   "the store does not let us use " + url + ": " + why.Error(),
+		Meaning: "The credentials are unknown there, or lack a right. Nothing was written.",
+		Remedy:  "correct access_key and secret_key of the copy, or give them the rights that the handbook lists",
+	}
+}
+
+func noLock(name, url string) *problem.Problem {
+	return &problem.Problem{
+		Code: "vault.no-lock", Subject: name, Severity: problem.Critical,
+		Title:   "a lock is asked for, and the bucket of " + url + " was made without object lock",
+		Meaning: "What is stored there could be deleted by whoever has the credentials. Nothing was written.",
+		Remedy:  "make a bucket with object lock and name that, or take lock out of the plan",
+	}
+}
 
 func foreign(name, owner, asked string) *problem.Problem {
 	return &problem.Problem{

@@ -21,6 +21,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -29,17 +30,19 @@ import (
 	"holdfast/internal/problem"
 	"holdfast/internal/redact"
 	"holdfast/internal/vault/filestore"
+	"holdfast/internal/vault/s3store"
 	"holdfast/internal/vault/store"
 )
 
 // Config says which vault and how to reach it.
 type Config struct {
-	Name        string        // the plan's name for it; "" = the last part of the URL
-	URL         string        // file:///absolute/path
-	Key         redact.String // whoever has it reads everything; without it nothing can be read
-	Application string        // owner; "" = any (a restore from vault and key alone). Create needs one
-	Host        string        // who writes, as lists show it; "" = "holdfast"
-	Log         *slog.Logger  // nil = silent
+	Name        string         // the plan's name for it; "" = the last part of the URL
+	URL         string         // file:///absolute/path or s3://bucket/prefix
+	S3          s3store.Config // how an s3:// place is reached; its URL, Locks and Clock are set here
+	Key         redact.String  // whoever has it reads everything; without it nothing can be read
+	Application string         // owner; "" = any (a restore from vault and key alone). Create needs one
+	Host        string         // who writes, as lists show it; "" = "holdfast"
+	Log         *slog.Logger   // nil = silent
 }
 
 // Vault is an open vault. It may be used from many goroutines, and other processes may have it open too.
@@ -89,7 +92,7 @@ func Create(ctx context.Context, cfg Config) (*Vault, error) {
 	}
 	files, err := cfg.openStore(ctx, true)
 	if err != nil {
-		return nil, fmt.Errorf("create vault %s: %w", name, err)
+		return nil, unusable(name, cfg.URL, fmt.Errorf("create vault %s: %w", name, err))
 	}
 	if err := claim(ctx, files, name); err != nil {
 		return nil, err
@@ -148,7 +151,7 @@ func Open(ctx context.Context, cfg Config) (*Vault, error) {
 		return nil, absent(name, cfg.URL)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open vault %s: %w", name, err)
+		return nil, unusable(name, cfg.URL, fmt.Errorf("open vault %s: %w", name, err))
 	}
 	raw, err := store.Read(ctx, files, identityFile)
 	if errors.Is(err, store.ErrNotFound) {
@@ -226,6 +229,9 @@ func (v *Vault) Identity() Identity { return v.identity }
 func (v *Vault) Close(ctx context.Context) error {
 	err := v.repo.Close(ctx)
 	v.forget()
+	if c, ok := v.files.(interface{ Close() }); ok {
+		c.Close()
+	}
 	if rmErr := os.RemoveAll(v.state); err == nil {
 		err = rmErr
 	}
@@ -250,15 +256,20 @@ func (v *Vault) setBroken(err error) {
 	}
 }
 
-// openStore opens the place that the URL names; create makes it where it can be made. A place that is not there is
-// store.ErrNotFound.
-func (c Config) openStore(_ context.Context, create bool) (store.Store, error) {
+// openStore opens the place that the URL names; create makes it where it can be made: a directory is, a bucket is not.
+// A place that is not there is store.ErrNotFound for a directory and store.ErrNoPlace for a bucket.
+func (c Config) openStore(ctx context.Context, create bool) (store.Store, error) {
+	if strings.HasPrefix(c.URL, "s3:") {
+		conf := c.S3
+		conf.URL, conf.Locks = c.URL, locks
+		return s3store.Open(ctx, conf)
+	}
 	u, err := url.Parse(c.URL)
 	if err != nil {
 		return nil, fmt.Errorf("read vault address: %w", err)
 	}
 	if u.Scheme != "file" || u.Host != "" || !filepath.IsAbs(u.Path) {
-		return nil, fmt.Errorf("read vault address %q: not file:///absolute/path", c.URL)
+		return nil, fmt.Errorf("read vault address %q: not file:///absolute/path or s3://bucket/prefix", c.URL)
 	}
 	dir := filepath.Clean(u.Path)
 	if create {
@@ -267,6 +278,19 @@ func (c Config) openStore(_ context.Context, create bool) (store.Store, error) {
 		}
 	}
 	return filestore.Open(dir)
+}
+
+// locks names what is stored for ever, and what a vault cannot be read without: the place may keep it under lock. What
+// is made to be let go again (beginnings of segments, savings of the agreed state, kopia's notes) is not among it.
+func locks(name string) bool {
+	dir, base, _ := strings.Cut(name, "/")
+	switch dir {
+	case "wal":
+		return !strings.Contains(base, ".partial-") && path.Base(base) != coveredFile
+	case repositoryDir:
+		return base != "" && strings.Contains("pqx", base[:1]) || base == "kopia.repository" // packs, indexes, format
+	}
+	return name == identityFile || name == formatBlobCopy
 }
 
 func (c Config) label() string {

@@ -19,17 +19,61 @@ import (
 	"holdfast/internal/problem"
 	"holdfast/internal/redact"
 	"holdfast/internal/vault"
+	"holdfast/internal/vault/s3store/s3test"
 	"holdfast/internal/vault/wal"
 )
+
+// place is somewhere for a vault. Whatever kind it is, its blobs lie below dir on this machine.
+type place struct {
+	dir  string
+	conf vault.Config
+}
 
 func config(dir string) vault.Config {
 	return vault.Config{Name: "home", URL: "file://" + dir, Key: redact.Secret("a long enough key"), Application: "clinic", Host: "h1"}
 }
 
+// onEachKind runs a test in each kind of place; at gives an empty one each time.
+func onEachKind(t *testing.T, f func(t *testing.T, at func() place)) {
+	t.Run("a directory", func(t *testing.T) {
+		f(t, func() place {
+			dir := filepath.Join(t.TempDir(), "vault")
+			return place{dir, config(dir)}
+		})
+	})
+	t.Run("an S3 bucket", func(t *testing.T) {
+		server := s3test.Start(t)
+		bucket := server.Bucket(t, "vaults", false)
+		n := 0
+		f(t, func() place {
+			n++
+			prefix := fmt.Sprintf("clinic/%d", n)
+			conf := config("")
+			conf.S3 = server.Config("", "")
+			conf.URL = "s3://vaults/" + prefix
+			return place{filepath.Join(bucket, prefix), conf}
+		})
+	})
+}
+
+// emptied makes the folder, and gives the address.
+func (p place) emptied(t *testing.T) string {
+	t.Helper()
+	if err := os.MkdirAll(p.dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return p.conf.URL
+}
+
 func create(t *testing.T) (*vault.Vault, string) {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "vault")
-	v, err := vault.Create(t.Context(), config(dir))
+	return createIn(t, place{dir, config(dir)}), dir
+}
+
+func createIn(t *testing.T, p place) *vault.Vault {
+	t.Helper()
+	v, err := vault.Create(t.Context(), p.conf)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,7 +82,7 @@ func create(t *testing.T) (*vault.Vault, string) {
 			t.Error(err)
 		}
 	})
-	return v, dir
+	return v
 }
 
 // fingerprint says what is on the disk: names, sizes, contents.
@@ -68,7 +112,13 @@ func wantProblem(t *testing.T, err error, code string) {
 }
 
 func TestOpenRefusesWithoutTouchingAnything(t *testing.T) {
-	_, dir := create(t)
+	onEachKind(t, openRefusesWithoutTouchingAnything)
+}
+
+func openRefusesWithoutTouchingAnything(t *testing.T, at func() place) {
+	here := at()
+	createIn(t, here)
+	dir := here.dir
 	before := fingerprint(t, dir)
 	cases := []struct {
 		name, code string
@@ -77,11 +127,11 @@ func TestOpenRefusesWithoutTouchingAnything(t *testing.T) {
 		{"a wrong key", "vault.wrong-key", func(c *vault.Config) { c.Key = redact.Secret("another") }},
 		{"no key", "vault.no-key", func(c *vault.Config) { c.Key = redact.Secret("") }},
 		{"another application's vault", "vault.foreign", func(c *vault.Config) { c.Application = "bakery" }},
-		{"a directory without a vault", "vault.absent", func(c *vault.Config) { c.URL = "file://" + t.TempDir() }},
+		{"a directory without a vault", "vault.absent", func(c *vault.Config) { c.URL = at().emptied(t) }},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			cfg := config(dir)
+			cfg := here.conf
 			c.change(&cfg)
 			start := time.Now()
 			v, err := vault.Open(t.Context(), cfg)
@@ -101,18 +151,19 @@ func TestOpenRefusesWithoutTouchingAnything(t *testing.T) {
 		})
 	}
 	t.Run("creating where a vault is", func(t *testing.T) {
-		_, err := vault.Create(t.Context(), config(dir))
+		_, err := vault.Create(t.Context(), here.conf)
 		wantProblem(t, err, "vault.exists")
 		if d := cmp.Diff(before, fingerprint(t, dir)); d != "" {
 			t.Error(d)
 		}
 	})
 	t.Run("creating where something else is", func(t *testing.T) {
-		other := t.TempDir()
-		if err := os.WriteFile(filepath.Join(other, "letters.txt"), []byte("dear"), 0o600); err != nil {
+		other := at()
+		other.emptied(t)
+		if err := os.WriteFile(filepath.Join(other.dir, "letters.txt"), []byte("dear"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		_, err := vault.Create(t.Context(), config(other))
+		_, err := vault.Create(t.Context(), other.conf)
 		wantProblem(t, err, "vault.not-empty")
 	})
 	t.Run("an owner forged in vault.json", func(t *testing.T) {
@@ -129,7 +180,7 @@ func TestOpenRefusesWithoutTouchingAnything(t *testing.T) {
 		if err := os.WriteFile(p, bytes.ReplaceAll(raw, []byte("clinic"), []byte("bakery")), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		cfg := config(dir)
+		cfg := here.conf
 		cfg.Application = "bakery"
 		_, err = vault.Open(t.Context(), cfg)
 		wantProblem(t, err, "vault.damaged-identity")
@@ -193,8 +244,13 @@ func fetch(ctx context.Context, v *vault.Vault, id string) (map[string][]byte, e
 }
 
 func TestABackupIsSeenAndReadByAnotherProcess(t *testing.T) {
-	v, dir := create(t)
-	other, err := vault.Open(t.Context(), config(dir)) // open before anything is written, as another host has it
+	onEachKind(t, aBackupIsSeenAndReadByAnotherProcess)
+}
+
+func aBackupIsSeenAndReadByAnotherProcess(t *testing.T, at func() place) {
+	here := at()
+	v := createIn(t, here)
+	other, err := vault.Open(t.Context(), here.conf) // open before anything is written, as another host has it
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -240,8 +296,11 @@ func TestABackupIsSeenAndReadByAnotherProcess(t *testing.T) {
 	}
 }
 
-func TestAnAbortedBackupIsNotListed(t *testing.T) {
-	v, _ := create(t)
+func TestAnAbortedBackupIsNotListed(t *testing.T) { onEachKind(t, anAbortedBackupIsNotListed) }
+
+func anAbortedBackupIsNotListed(t *testing.T, at func() place) {
+	here := at()
+	v := createIn(t, here)
 	w, err := v.Begin(t.Context(), "test")
 	if err != nil {
 		t.Fatal(err)
@@ -288,12 +347,17 @@ func damage(t *testing.T, dir string, pick func(rel string) bool) int {
 }
 
 func TestADamagedBlobIsAnErrorAndNeverData(t *testing.T) {
-	v, dir := create(t)
+	onEachKind(t, aDamagedBlobIsAnErrorAndNeverData)
+}
+
+func aDamagedBlobIsAnErrorAndNeverData(t *testing.T, at func() place) {
+	here := at()
+	v, dir := createIn(t, here), here.dir
 	b := store(t, v, sample())
 	if n := damage(t, filepath.Join(dir, "repository"), func(rel string) bool { return strings.HasPrefix(rel, "p") }); n == 0 {
 		t.Fatal("no pack found to damage")
 	}
-	fresh, err := vault.Open(t.Context(), config(dir))
+	fresh, err := vault.Open(t.Context(), here.conf)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -307,13 +371,16 @@ func TestADamagedBlobIsAnErrorAndNeverData(t *testing.T) {
 	}
 }
 
-func TestLogSegments(t *testing.T) {
-	v, dir := create(t)
+func TestLogSegments(t *testing.T) { onEachKind(t, logSegments) }
+
+func logSegments(t *testing.T, at func() place) {
+	here := at()
+	v, dir := createIn(t, here), here.dir
 	ctx := t.Context()
 	const size = 1 << 20
 	l := v.Log(7, size)
 	seg := func(fill byte) []byte { return bytes.Repeat([]byte{fill, 1, 2, 3}, size/4) }
-	at := time.UnixMicro(1_800_000_000_000_000).UTC()
+	when := time.UnixMicro(1_800_000_000_000_000).UTC()
 	held := func() string {
 		t.Helper()
 		list, err := l.Held(ctx)
@@ -332,8 +399,8 @@ func TestLogSegments(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	must(l.PutPartial(ctx, 1, size, seg(1)[:100], at))
-	must(l.PutPartial(ctx, 1, size, seg(1)[:5000], at))
+	must(l.PutPartial(ctx, 1, size, seg(1)[:100], when))
+	must(l.PutPartial(ctx, 1, size, seg(1)[:5000], when))
 	if got, want := held(), "1 0/100000-0/101388"; got != want {
 		t.Errorf("a longer beginning replaces a shorter one: holds %s, want %s", got, want)
 	}
@@ -342,13 +409,13 @@ func TestLogSegments(t *testing.T) {
 	if len(padded) != size || !bytes.Equal(padded[:5000], seg(1)[:5000]) || bytes.Trim(padded[5000:], "\x00") != nil && len(bytes.Trim(padded[5000:], "\x00")) > 0 {
 		t.Error("a partial segment is not padded with zeros to its size")
 	}
-	must(l.PutSegment(ctx, 1, size, seg(1), at))
-	must(l.PutSegment(ctx, 1, size, seg(1), at))
-	must(l.PutSegment(ctx, 1, 2*size, seg(2), at))
+	must(l.PutSegment(ctx, 1, size, seg(1), when))
+	must(l.PutSegment(ctx, 1, size, seg(1), when))
+	must(l.PutSegment(ctx, 1, 2*size, seg(2), when))
 	if got, want := held(), "1 0/100000-0/200000, 1 0/200000-0/300000"; got != want {
 		t.Errorf("the whole replaces its beginnings: holds %s, want %s", got, want)
 	}
-	err = l.PutSegment(ctx, 1, size, seg(9), at)
+	err = l.PutSegment(ctx, 1, size, seg(9), when)
 	if d, ok := errors.AsType[*vault.DuplicateError](err); !ok || len(d.Stored) != 1 {
 		t.Errorf("other content for a segment that is held: %v", err)
 	}
@@ -359,7 +426,7 @@ func TestLogSegments(t *testing.T) {
 	}
 	list, err := l.Held(ctx)
 	must(err)
-	if c, err := l.Covers(ctx, list[0]); err != nil || !c.Equal(at) {
+	if c, err := l.Covers(ctx, list[0]); err != nil || !c.Equal(when) {
 		t.Errorf("covers %s, %v", c, err)
 	}
 	history := []byte("1\t0/280000\tno recovery target specified\n")
@@ -390,7 +457,12 @@ func TestLogSegments(t *testing.T) {
 }
 
 func TestAPieceThatGrewSinceItWasListedIsStillRead(t *testing.T) {
-	v, _ := create(t)
+	onEachKind(t, aPieceThatGrewSinceItWasListedIsStillRead)
+}
+
+func aPieceThatGrewSinceItWasListedIsStillRead(t *testing.T, at func() place) {
+	here := at()
+	v := createIn(t, here)
 	ctx := t.Context()
 	const size = 1 << 20
 	l := v.Log(7, size)

@@ -18,6 +18,15 @@ var ErrDiffers = errors.New("stored already with other bytes")
 // always this and never an empty blob.
 var ErrNotFound = fs.ErrNotExist
 
+// ErrNoPlace is returned when what should hold the blobs is not there itself, such as a bucket. It is never made here.
+var ErrNoPlace = errors.New("the place does not exist")
+
+// ErrDenied is returned when a place does not let us: wrong credentials, or too few rights.
+var ErrDenied = errors.New("the place refuses these credentials")
+
+// ErrLocked is returned by Delete for a blob that the place keeps until a date that has not come.
+var ErrLocked = errors.New("locked by the place")
+
 // Info is what is known of a blob without reading it.
 type Info struct {
 	Name    string // slash-separated, relative to the store's root
