@@ -73,8 +73,7 @@ func TestAForcedFailoverListsWhatItLost(t *testing.T) {
 	out, err = w.Run("database", "failover", "records", "--force", "--yes")
 	must(t, err, out)
 	now := w.Await("another primary", recoverMax, movedFrom(was)).Databases[0]
-	since, err := w.Connect(t.Context(), now.Primary)
-	must(t, err)
+	since := steadySession(t, w, now.Primary)
 	must(t, execute(t, since, "UPDATE visits SET what = 'changed since' WHERE id = 2"))
 	must(t, since.Close(t.Context()))
 
@@ -112,8 +111,7 @@ func replayRows(t *testing.T, w *lab.World, primary, file string, told []written
 			sql.WriteString(line)
 		}
 	}
-	conn, err := w.Connect(t.Context(), primary)
-	must(t, err)
+	conn := steadySession(t, w, primary)
 	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }() // done with
 	for range 2 {
 		_, err = conn.PgConn().Exec(t.Context(), sql.String()).ReadAll()
@@ -140,8 +138,7 @@ func replayRows(t *testing.T, w *lab.World, primary, file string, told []written
 // compare holds the list against what clients were told and what the new primary has.
 func compare(t *testing.T, w *lab.World, primary string, told []written, report database.Salvage) {
 	t.Helper()
-	conn, err := w.Connect(t.Context(), primary)
-	must(t, err)
+	conn := steadySession(t, w, primary)
 	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }() // only read
 	rows, err := conn.Query(t.Context(), "SELECT id FROM visits")
 	must(t, err)
@@ -181,6 +178,20 @@ func compare(t *testing.T, w *lab.World, primary string, told []written, report 
 	t.Logf("%d acknowledged rows are missing, all listed; %d marked acknowledged, %d in doubt", lost, report.Acknowledged(), len(report.Commits)-report.Acknowledged())
 }
 
+// steadySession opens a connection through a host's listener, again until it comes: a busy machine takes its time.
+func steadySession(t *testing.T, w *lab.World, host string) *pgx.Conn {
+	t.Helper()
+	for deadline := time.Now().Add(recoverMax); ; time.Sleep(200 * time.Millisecond) {
+		conn, err := w.Connect(t.Context(), host)
+		if err == nil {
+			return conn
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the listener of %s does not answer: %v", host, err)
+		}
+	}
+}
+
 func followers(st api.Status) int {
 	n := 0
 	for _, d := range st.Databases {
@@ -217,10 +228,16 @@ func inside(t *testing.T, w *lab.World, host string) *pgx.Conn {
 	pc, err := pgx.ParseConfig(w.DSN(host))
 	must(t, err)
 	pc.DialFunc = w.Net.Dial(host)
-	conn, err := pgx.ConnectConfig(t.Context(), pc)
-	must(t, err)
-	t.Cleanup(func() { _ = conn.Close(context.Background()) }) // broken by then
-	return conn
+	for deadline := time.Now().Add(recoverMax); ; time.Sleep(200 * time.Millisecond) {
+		conn, err := pgx.ConnectConfig(t.Context(), pc)
+		if err == nil {
+			t.Cleanup(func() { _ = conn.Close(context.Background()) }) // broken by then
+			return conn
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the listener of %s does not answer: %v", host, err)
+		}
+	}
 }
 
 func execute(t *testing.T, conn *pgx.Conn, sql string) error {

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -271,9 +272,19 @@ const settleMax = time.Minute
 func settleSalvage(cmd *cobra.Command, client *api.Client, x api.Salvaged, text string) error {
 	ctx, cancel := context.WithTimeout(cmd.Context(), settleMax)
 	defer cancel()
-	q, err := client.Ask(ctx, agent.Asked{Room: "database", Subject: x.Database, Kind: "settle", Args: map[string]string{
+	wish := agent.Asked{Room: "database", Subject: x.Database, Kind: "settle", Args: map[string]string{
 		agent.ArgTo: x.Host, agent.ArgKept: x.ID, agent.ArgText: text,
-	}})
+	}}
+	q, err := client.Ask(ctx, wish)
+	for p := (*problem.Problem)(nil); errors.As(err, &p) && (p.Code == "api.no-agent" || p.Code == "cluster.unreachable"); {
+		// Asking twice for the same decision does no harm, and what was exported need not be exported again.
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("it was not noted; holdfast database salvage waive notes a decision later: %w", err)
+		case <-time.After(time.Second):
+		}
+		q, err = client.Ask(ctx, wish)
+	}
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -22,6 +23,26 @@ type Bundle struct {
 	Lost   func(database string) string // connection strings
 	Live   func(database string) string
 	Out    io.Writer
+}
+
+// reachMax is how long a server may take to let us in: the hour after a failover is a busy one.
+const reachMax = 30 * time.Second
+
+// reach opens a session, and tries again for a while: only reading follows.
+func reach(ctx context.Context, dsn string) (*pgx.Conn, error) {
+	limit, cancel := context.WithTimeout(ctx, reachMax)
+	defer cancel()
+	for {
+		conn, err := pgx.Connect(limit, dsn)
+		if err == nil || limit.Err() != nil {
+			return conn, err
+		}
+		select {
+		case <-limit.Done():
+			return nil, err
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
 }
 
 // bundled counts what one table came to.
@@ -78,7 +99,7 @@ func (b Bundle) numbers() []uint32 {
 }
 
 func (b Bundle) databases(ctx context.Context) (map[uint32]string, error) {
-	conn, err := pgx.Connect(ctx, b.Lost("postgres"))
+	conn, err := reach(ctx, b.Lost("postgres"))
 	if err != nil {
 		return nil, fmt.Errorf("reach the copy: %w", err)
 	}
@@ -96,12 +117,12 @@ func (b Bundle) databases(ctx context.Context) (map[uint32]string, error) {
 const plainText = "set datestyle = 'ISO, YMD'; set intervalstyle = 'postgres'; set timezone = 'UTC'; set extra_float_digits = 1; set bytea_output = 'hex'; set search_path = pg_catalog"
 
 func (b Bundle) database(ctx context.Context, number uint32, name string) error {
-	lost, err := pgx.Connect(ctx, b.Lost(name))
+	lost, err := reach(ctx, b.Lost(name))
 	if err != nil {
 		return fmt.Errorf("reach the copy: %w", err)
 	}
 	defer func() { _ = lost.Close(ctx) }() // only asked
-	live, err := pgx.Connect(ctx, b.Live(name))
+	live, err := reach(ctx, b.Live(name))
 	if err != nil {
 		return fmt.Errorf("reach the primary: %w", err)
 	}
