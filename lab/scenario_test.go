@@ -15,6 +15,7 @@ import (
 
 var (
 	repeat = flag.Int("lab.n", 1, "how often each scenario runs")
+	few    = flag.Int("lab.points", 0, "at most so many moments of each scenario that has several, spread evenly; 0 = all")
 	chosen = flag.String("lab.scenario", "", "run only the scenarios of these `names`, separated by commas, in CI or not")
 )
 
@@ -48,7 +49,7 @@ func TestScenarios(t *testing.T) {
 func play(t *testing.T, w *lab.World, s lab.Scenario) {
 	points := []time.Duration{0}
 	if s.Points != nil {
-		points = s.Points(lab.All())
+		points = thinned(s.Points(lab.All()), *few)
 	}
 	var gaps, wholes []time.Duration
 	lost, rounds := 0, *repeat*len(points)
@@ -68,6 +69,18 @@ func play(t *testing.T, w *lab.World, s lab.Scenario) {
 	if rounds > 1 {
 		t.Logf("%s: %d rounds, lost %d rows; min, p50, p99, max of the gap %s s, until whole again %s s", s.Name, rounds, lost, quantiles(gaps), quantiles(wholes))
 	}
+}
+
+// thinned are at most some of the points, the first and the last among them; 0 = all.
+func thinned(points []time.Duration, most int) []time.Duration {
+	if most <= 1 || len(points) <= most {
+		return points
+	}
+	out := make([]time.Duration, most)
+	for i := range out {
+		out[i] = points[i*(len(points)-1)/(most-1)]
+	}
+	return out
 }
 
 func quantiles(values []time.Duration) string {
