@@ -53,6 +53,7 @@ func Handler(s Source) http.Handler {
 		s.answer(w, http.StatusOK, st)
 	})
 	mux.HandleFunc("GET /v1/databases/{name}/candidates", s.candidates)
+	mux.HandleFunc("GET /v1/databases/{name}/explanation", s.explain)
 	mux.HandleFunc("GET /v1/databases/{name}/restart", s.restartSteps)
 	mux.HandleFunc("GET /v1/databases/{name}/failover", s.failover)
 	mux.HandleFunc("GET /v1/salvage", s.salvages)

@@ -301,3 +301,13 @@ func TestOnlyThePrimarysHostKnowsTheCandidates(t *testing.T) {
 		}
 	})
 }
+
+func TestAnyHostExplainsWhoWouldTakeOver(t *testing.T) {
+	x, err := serve(t, "b2").client.Explain(t.Context(), "records")
+	if err != nil || x.Via != "b2" || x.Needed < 1 || len(x.Others) == 0 && x.Wins == "" {
+		t.Fatalf("%+v: %v", x, err)
+	}
+	if _, err := serve(t, "b2").client.Explain(t.Context(), "nothing"); err == nil {
+		t.Fatal("a database that is not there was explained")
+	}
+}

@@ -26,8 +26,13 @@ func explainCommand() *cobra.Command {
 	var root, output string
 	cmd := &cobra.Command{
 		Use:   "explain NAME",
-		Short: "Who is the primary and why, who could take over now, and why not the others",
-		Args:  cobra.ExactArgs(1),
+		Short: "Who is the primary and why, who would take over now, why not the others, and what keeps it where it is",
+		Long: `Shows who is the primary and why; who could take over in a switchover; who would win an election if the primary were
+gone this moment, and why not each of the others; what keeps anybody from taking over by itself (a pause, too few standbys
+that answer, a failover that could not help); and what a forced failover would lose. Nothing is changed.`,
+		Example: `  holdfast database explain records
+  holdfast database explain records --output json | jq .election.blocks`,
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := operatorOf(root)
 			if err != nil {
@@ -49,10 +54,17 @@ func explainCommand() *cobra.Command {
 			}
 			d := st.Databases[i]
 			c, err := client.Candidates(cmd.Context(), args[0])
-			if output == "json" {
-				return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{"database": d, "candidates": c.Refused})
+			x, xerr := client.Explain(cmd.Context(), args[0])
+			if xerr != nil {
+				return fmt.Errorf("ask who would take over: %w", xerr)
 			}
-			return writeExplanation(cmd.OutOrStdout(), d, c, err)
+			if output == "json" {
+				return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{"database": d, "candidates": c.Refused, "election": x})
+			}
+			if err := writeExplanation(cmd.OutOrStdout(), d, c, err); err != nil {
+				return err
+			}
+			return writeElection(cmd.OutOrStdout(), args[0], x)
 		},
 	}
 	cmd.Flags().StringVar(&root, "root", "", rootUsage)
@@ -74,6 +86,7 @@ func writeExplanation(out io.Writer, d api.DatabaseStatus, c api.Candidates, unk
 		p("  because %s\n", why)
 	}
 	p("A commit is acknowledged once %d of its standbys hold it; an unplanned takeover needs answers of %d.\n\n", d.AcknowledgedBy, d.ElectionNeeds)
+	p("In a switchover now:\n")
 	for _, s := range d.Servers {
 		if s.Host == d.Primary {
 			continue
@@ -89,6 +102,39 @@ func writeExplanation(out io.Writer, d api.DatabaseStatus, c api.Candidates, unk
 		}
 		p("%s\t%s\n", s.Host, why)
 	}
+	return w.Flush()
+}
+
+// writeElection says what would follow if the primary were gone now.
+func writeElection(out io.Writer, name string, x api.Explained) error {
+	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	p := func(format string, args ...any) { _, _ = fmt.Fprintf(w, format, args...) } // Flush tells the error
+	p("\nIf the primary were gone now, as %s sees it:\n", x.Via)
+	if x.Wins != "" {
+		p("%s\twould be elected: its log goes to %s; %d of %d needed standbys answer\n", x.Wins, x.At, x.Able, x.Needed)
+	} else {
+		p("nobody would be elected\n")
+	}
+	for _, o := range x.Others {
+		p("%s\tnot: %s\n", o.Host, o.Why)
+	}
+	for _, b := range x.Blocks {
+		p("But nobody takes over by itself: %s.\n", b)
+	}
+	if len(x.Blocks) == 0 {
+		p("Nothing keeps it from that.\n")
+	}
+	k := x.Forced
+	switch {
+	case k.Chosen == "":
+		p("\nA forced failover could choose nobody.\n")
+	default:
+		p("\nA forced failover would choose %s. %s", k.Chosen, loss(k))
+	}
+	if k.Refused != "" {
+		p("It would be refused now: %s\n", k.Refused)
+	}
+	p("More: holdfast database failover %s --force --dry-run\n", name)
 	return w.Flush()
 }
 

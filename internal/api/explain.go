@@ -1,0 +1,59 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+
+	"holdfast/internal/agent"
+	"holdfast/internal/database"
+	"holdfast/internal/problem"
+)
+
+// Explained is what one host would expect if a database's primary were gone this moment.
+type Explained struct {
+	Via   string `json:"via"` // the host whose view it is
+	Epoch int64  `json:"epoch"`
+	database.Explanation
+}
+
+// explain says who would take over a database by itself, why not the others, and what keeps anybody from it.
+func (s Source) explain(w http.ResponseWriter, r *http.Request) {
+	name, snap := r.PathValue("name"), s.Snapshot()
+	for _, d := range snap.Facts.Databases {
+		if d.Name == name {
+			s.answer(w, http.StatusOK, Explained{Via: s.Self, Epoch: d.Record.Epoch,
+				Explanation: database.Explain(s.Policy(name), agent.ViewOf(s.Self, snap.Facts, d), snap.Outcome.Decisions[name])})
+			return
+		}
+	}
+	s.refuse(w, http.StatusNotFound, UnknownDatabase(name, s.Plan))
+}
+
+// Explain asks every host that answers, and gives the view of the one that knows most: the newest epoch, and then
+// whoever hears most of the others.
+func (c *Client) Explain(ctx context.Context, name string) (Explained, error) {
+	var best Explained
+	found := false
+	var errs []error
+	for _, u := range c.urls {
+		var x Explained
+		_, err := c.one(ctx, u, http.MethodGet, "/v1/databases/"+url.PathEscape(name)+"/explanation", nil, &x)
+		var p *problem.Problem
+		switch {
+		case errors.As(err, &p) && p.Code == "api.unknown":
+			return x, err
+		case err != nil:
+			errs = append(errs, err)
+			continue
+		}
+		if !found || x.Epoch > best.Epoch || x.Epoch == best.Epoch && x.Able > best.Able {
+			best, found = x, true
+		}
+	}
+	if !found {
+		return Explained{}, unreachable(errors.Join(errs...))
+	}
+	return best, nil
+}
