@@ -20,6 +20,8 @@ func TestKeptSeeds(t *testing.T) {
 		{24, "a failed return alone used up the right to one"},
 		{26, "the first of two needed standbys never became a voter"},
 		{107, "a barrier of before passed for names that had changed meanwhile"},
+		{8001173, "a promotion was confirmed while the new primary's timeline could not be read"},
+		{8001622, "what was put aside for one parting passed for another one"},
 	} {
 		t.Run(fmt.Sprintf("seed %d: %s", kept.seed, kept.found), func(t *testing.T) {
 			if r := sim.Run(sim.Options{Seed: kept.seed}); r.Failure != nil {

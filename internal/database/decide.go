@@ -504,6 +504,9 @@ func (j *judgement) wrongRecord(next Record) string {
 	if next.Phase == Promoting && now.Phase == Promoting && next.Epoch == now.Epoch {
 		return "a second primary in one epoch"
 	}
+	if why := wrongChain(now, next); why != "" {
+		return why
+	}
 	inForce := j.v.Local.Names
 	if next.W > 0 && next.Phase == Steady && next.Primary == j.v.Self && !inForce.IsClosed() && inForce.W > 0 {
 		for _, name := range inForce.List {

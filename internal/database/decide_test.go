@@ -254,6 +254,16 @@ func TestAPromotion(t *testing.T) {
 		{"its names are set while it is closed", view("b2", r, up), since(r, 0), `names ANY 1 ("i-b1@4", "i-b3@4")`},
 		{"then it is confirmed, with the former primary as a voter in its place", view("b2", r, named), since(r, 0),
 			"swap epoch=4 gen=23 phase=steady primary=b2 timeline=4 opened=false"},
+		{"nothing is confirmed while its timeline cannot be read", view("b2", r, func() database.Local {
+			l := named
+			l.Timeline, l.History = 0, nil
+			return l
+		}()), since(r, 0), "nothing"},
+		{"nor promoted", view("b2", r, func() database.Local {
+			l := chosen
+			l.Timeline, l.History = 0, nil
+			return l
+		}()), since(r, 0), "nothing"},
 		{"a promotion that was cut short after the number was used is begun again in a new epoch", view("b2", r, half), since(r, 0),
 			"swap epoch=5 gen=23 phase=recruiting primary=b2 timeline=4 opened=false"},
 		{"a chosen server whose data were replaced promotes nothing", view("b2", r, func() database.Local {

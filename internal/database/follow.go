@@ -51,6 +51,8 @@ func (j *judgement) follow() {
 		return
 	}
 	switch kin := kinship(r, l); {
+	case !historyRead(l):
+		j.because(historyUnread)
 	case kin != prefix && !j.mayDiscard():
 	case kin == prefix:
 		if _, up := j.primaryReport(); !up {
@@ -127,6 +129,18 @@ func (j *judgement) primaryReport() (Report, bool) {
 	return rep, ok && rep.Local.Role == Primary && rep.Local.Promise.Epoch == j.v.Record.Epoch
 }
 
+// historyUnread is said where a server's timeline is wanted and could not be read this time.
+const historyUnread = "our server's timeline could not be read; wait until it can"
+
+// historyRead reports whether a server's timeline and its history are known together. What could not be read this time
+// is neither a fork nor the absence of one: nothing is confirmed, thrown away or promoted by it.
+func historyRead(l Local) bool {
+	if len(l.History) == 0 {
+		return l.Timeline == 1
+	}
+	return l.History[len(l.History)-1].Timeline == l.Timeline
+}
+
 // relation of a server's history to the committed chain.
 type relation int
 
@@ -156,6 +170,21 @@ func kinship(r Record, l Local) relation {
 		return diverged
 	}
 	return prefix
+}
+
+// wrongChain says how a history that is to be confirmed would not be one, or "".
+func wrongChain(now, next Record) string {
+	n := len(next.Forks)
+	switch {
+	case next.Phase != Steady:
+	case now.Phase == Steady && now.Epoch == next.Epoch:
+		if !slices.Equal(now.Forks, next.Forks) {
+			return "another chain in one epoch"
+		}
+	case n == 0 && next.Timeline != 1 || n > 0 && next.Forks[n-1].Timeline != next.Timeline:
+		return fmt.Sprintf("timeline %d does not end the confirmed chain", next.Timeline)
+	}
+	return ""
 }
 
 // committed is the chain with its root, timeline 1, in front.

@@ -53,6 +53,8 @@ func (j *judgement) create() {
 		j.do(Action{Kind: KindRoles})
 	case r.W == 0 && l.Names.W != 0:
 		j.do(Action{Kind: KindNames, Names: Names{}, Why: "the plan asks for no standby to acknowledge"})
+	case !historyRead(l):
+		j.because(historyUnread)
 	default:
 		next := r.Clone()
 		next.Phase, next.SystemID, next.Incarnation = Steady, l.SystemID, l.Incarnation
@@ -182,6 +184,8 @@ func (j *judgement) promote() {
 		j.cutShort("our server ended in the middle of its promotion; its own words: " + end.Text)
 	case !l.Running:
 		j.do(Action{Kind: KindStart, Hot: !r.Alone, Why: "chosen as the primary"})
+	case !historyRead(l):
+		j.because(historyUnread) // a promotion now could be a second one, and nothing true can be confirmed
 	case l.Role != Primary && l.Timeline >= r.Timeline:
 		j.cutShort("our promotion was cut short, and each promotion has its own epoch")
 	case l.Role != Primary:

@@ -111,7 +111,7 @@ func TestFollowing(t *testing.T) {
 	beyond := recruit(r, "b2", 2, 0x2000008)
 	beyond.Timeline, beyond.History = 2, beyond.History[:1]
 	aside := func(l database.Local) database.Local {
-		l.Kept = &database.Kept{ID: "epoch-3-" + l.Incarnation, Incarnation: l.Incarnation}
+		l.Kept = &database.Kept{ID: "epoch-3-" + l.Incarnation, Incarnation: l.Incarnation, End: l.Position.LSN, Parted: database.Parting{Timeline: 2, LSN: 0x2000000}}
 		return l
 	}
 	failed := aside(beyond)
@@ -140,9 +140,23 @@ func TestFollowing(t *testing.T) {
 			l.Kept.Incarnation = "i-b2-0"
 			return l
 		}(), up, b3), calm, "preserve after=0/2000000 timeline=2"},
+		{"nor what was listed when another primary had parted from us further on", view("b2", r, func() database.Local {
+			l := aside(beyond)
+			l.Kept.Parted.LSN += 4
+			return l
+		}(), up, b3), calm, "preserve after=0/2000000 timeline=2"},
+		{"a history that could not be read this time is no divergence", view("b2", r, func() database.Local {
+			l := cut
+			l.Timeline, l.History = 0, nil
+			return l
+		}(), up, b3), calm, "nothing"},
 		{"then it is rewound", view("b2", r, aside(beyond), up, b3), calm, "rewind from=b1 epoch=3"},
 		{"and copied anew when that cannot help", view("b2", r, failed, up, b3), calm, "clone from=b3 epoch=3"},
-		{"the same number from another place is another history", view("b2", r, aside(elsewhere), up, b3), calm, "rewind from=b1 epoch=3"},
+		{"the same number from another place is another history", view("b2", r, func() database.Local {
+			l := aside(elsewhere)
+			l.Kept.Parted.LSN = 0x1800000
+			return l
+		}(), up, b3), calm, "rewind from=b1 epoch=3"},
 		{"a diverged copy waits for a primary to become a copy of", view("b2", r, aside(beyond), silent("b1", 2*time.Second), b3), calm, "nothing"},
 		{"a stream that does not come for twenty seconds makes a new copy", view("b2", r, silentStream, up, b3), tooLong, "clone from=b3 epoch=3"},
 		{"not while the primary is away", view("b2", r, silentStream, down, b3), calm, "nothing"},
