@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/kopia/kopia/repo/blob"
+	"github.com/kopia/kopia/repo/content"
 
 	"holdfast/internal/vault/store"
 )
@@ -122,9 +123,18 @@ func (d *driver) PutBlob(ctx context.Context, id blob.ID, data blob.Bytes, opts 
 // changes names the blobs that kopia rewrites on purpose: format, storage configuration, maintenance schedule.
 func changes(id blob.ID) bool { return strings.HasPrefix(string(id), "kopia.") }
 
+// DeleteBlob deletes. Where that is not allowed, the markers of writing sessions stay, which kopia deletes after each
+// flush: they only keep a clean-up from what is being written. Anything else that cannot be deleted is an error.
 func (d *driver) DeleteBlob(ctx context.Context, id blob.ID) error {
-	return d.store.Delete(ctx, blobName(id))
+	err := d.store.Delete(ctx, blobName(id))
+	if errors.Is(err, store.ErrDenied) && strings.HasPrefix(string(id), sessionMarkers) {
+		return nil
+	}
+	return err
 }
+
+// sessionMarkers is how the names of kopia's session blobs begin.
+const sessionMarkers = string(content.BlobIDPrefixSession)
 
 func (d *driver) ListBlobs(ctx context.Context, prefix blob.ID, each func(blob.Metadata) error) error {
 	return d.store.List(ctx, blobName(prefix), func(i store.Info) error {

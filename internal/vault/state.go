@@ -155,7 +155,7 @@ func (v *Vault) dropStates(ctx context.Context) error {
 		if keep[s.Object] {
 			continue
 		}
-		if err := v.files.Delete(ctx, s.Object); err != nil {
+		if err := v.letGo(ctx, s.Object); err != nil {
 			return fmt.Errorf("let go of the saved state %s: %w", s.Object, err)
 		}
 	}

@@ -60,6 +60,8 @@ type Vault struct {
 	repoMu sync.Mutex // one refresh or short write session at a time; long writers have sessions of their own
 	repo   repo.DirectRepository
 
+	left sync.Once // what could not be let go was told
+
 	fatalMu sync.Mutex
 	fatal   error // what kopia called fatal; every later call returns it
 }
@@ -239,6 +241,19 @@ func (v *Vault) Close(ctx context.Context) error {
 		return fmt.Errorf("close vault %s: %w", v.name, err)
 	}
 	return nil
+}
+
+// letGo deletes what something newer has taken the place of. Where the credentials have no right to delete, as is good
+// for a host that only archives, it stays: it is passed over by every reader.
+func (v *Vault) letGo(ctx context.Context, name string) error {
+	err := v.files.Delete(ctx, name)
+	if errors.Is(err, store.ErrDenied) {
+		v.left.Do(func() {
+			v.log.InfoContext(ctx, "superseded objects stay: no right to delete", "object", name, "err", err)
+		})
+		return nil
+	}
+	return err
 }
 
 // broken is the error that kopia called fatal, if any.

@@ -117,7 +117,7 @@ func (l *Log) put(ctx context.Context, name, prefix string, h walHeader, content
 
 // others reports whether object is held, and errs when another object claims to be the same piece of log.
 func (l *Log) others(ctx context.Context, timeline uint32, name, prefix, object string) (held bool, err error) {
-	names, err := l.vault.files.Names(ctx, l.dir(timeline))
+	names, err := l.begin(ctx, timeline, prefix)
 	if err != nil {
 		return false, err
 	}
@@ -125,7 +125,7 @@ func (l *Log) others(ctx context.Context, timeline uint32, name, prefix, object 
 	for _, n := range names {
 		if n == object {
 			held = true
-		} else if strings.HasPrefix(n, prefix) {
+		} else {
 			others = append(others, n)
 		}
 	}
@@ -137,19 +137,30 @@ func (l *Log) others(ctx context.Context, timeline uint32, name, prefix, object 
 
 // dropPartials removes beginnings of a segment that are shorter than below.
 func (l *Log) dropPartials(ctx context.Context, timeline uint32, segment string, below uint64) error {
-	names, err := l.vault.files.Names(ctx, l.dir(timeline))
+	names, err := l.begin(ctx, timeline, segment)
 	if err != nil {
 		return err
 	}
 	for _, n := range names {
 		p, ok := l.parse(timeline, n)
-		if ok && p.Partial && strings.HasPrefix(n, segment) && uint64(p.End-p.Start) < below {
-			if err := l.vault.files.Delete(ctx, p.Object); err != nil {
+		if ok && p.Partial && uint64(p.End-p.Start) < below {
+			if err := l.vault.letGo(ctx, p.Object); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// begin lists the objects of a timeline whose names begin so: one request to a bucket, however many segments it holds.
+func (l *Log) begin(ctx context.Context, timeline uint32, prefix string) ([]string, error) {
+	var names []string
+	dir := l.dir(timeline) + "/"
+	err := l.vault.files.List(ctx, dir+prefix, func(i store.Info) error {
+		names = append(names, strings.TrimPrefix(i.Name, dir))
+		return nil
+	})
+	return names, err
 }
 
 // parse reads an object's name. Names that are not of a segment give false.
