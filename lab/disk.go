@@ -159,6 +159,9 @@ func needDisks(t testing.TB) {
 			missing = append(missing, program)
 		}
 	}
+	if _, err := os.Stat("/dev/loop-control"); err != nil {
+		missing = append(missing, "loop devices")
+	}
 	switch {
 	case len(missing) == 0:
 	case os.Getenv("CI") != "":
