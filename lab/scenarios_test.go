@@ -19,6 +19,8 @@ func scenarios() []lab.Scenario {
 			Claim: "a killed postmaster: a standby takes over, and the old primary rejoins by itself"},
 		{Number: 2, Name: "crash-backend", Run: crashBackend,
 			Claim: "a killed backend ends its server, which never restarts itself: one change of primary"},
+		{Number: 2, Name: "crashes-everywhere", Run: crashesEverywhere,
+			Claim: "a backend of each new primary crashes by itself: the third time nothing moves, the server starts in place, and an operator lets moves go on"},
 		{Number: 3, Name: "crash-much-wal", Run: crashMuchWAL(300),
 			Claim: "a primary with 300 MB of WAL to replay is not waited for, and it is said why"},
 		{Number: 4, Name: "power-off", InCI: true, Run: powerOff,
