@@ -77,3 +77,37 @@ func TestAfterARebuildingTheCountOfBeforeElectsNobody(t *testing.T) {
 		t.Error("a loss that was accepted while more hosts were there is carried out after the rebuilding")
 	}
 }
+
+// The survivor's disk names b1 as the primary; b2 was elected later, acknowledged commits with b3, and comes back.
+func TestAfterARebuildingNobodyDiscardsWhatALostHostHoldsAlone(t *testing.T) {
+	r := database.Recovered(steady(), nil, "b1", "two hosts are gone")
+	r.Epoch, r.Phase, r.Opened, r.Timeline = r.Epoch+1, database.Steady, true, 20
+	r.Forks, r.Assigned = append(r.Forks, database.Fork{Timeline: 20, Epoch: r.Epoch, Parent: 3, LSN: lsn}), nil
+	b2 := recruit(r, "b2", 4, lsn+0x9000)
+	b2.Timeline, b2.History = 4, append(history(steady()), database.Fork{Timeline: 4, Parent: 3, LSN: lsn - 0x100})
+	aside := b2
+	aside.Kept = &database.Kept{ID: "epoch-5-i-b2", Incarnation: "i-b2", Commits: 7, End: lsn + 0x9000, Parted: database.Parting{Timeline: 3, LSN: lsn - 0x100, Given: true}}
+	up, b3 := hears("b1", r, primary(r, "b1")), silent("b3", time.Minute)
+	calm := since(r, time.Minute)
+	settled := r.Clone()
+	settled.Losses[0].Left[0].Settled = "exported"
+	level := recruit(r, "b3", 3, lsn)
+	level.Timeline, level.History = 3, history(steady())
+	check(t, policy(), []situation{
+		{"it is put aside and listed", view("b2", r, b2, up, b3), calm, "preserve after=0/2FFFF00 timeline=3"},
+		{"then it waits for a person", view("b2", r, aside, up, b3), calm, "nothing"},
+		{"once that is settled it is rewound", view("b2", settled, aside, hears("b1", settled, primary(settled, "b1")), b3), calm, "rewind from=b1 epoch=1004"},
+		{"one that holds nothing more follows", view("b3", r, level, up, silent("b2", time.Minute)), calm, "follow from=b1 epoch=1004"},
+	})
+	r.Unsealed, r.E = false, 2
+	follows := hears("b3", r, standby(r, "b3"))
+	d, _ := database.Decide(policy(), view("b1", r, primary(r, "b1"), follows, silent("b2", time.Minute)), calm)
+	if len(d.Actions) != 1 || d.Actions[0].Record == nil || d.Actions[0].Record.Losses[0].Left[1].Settled == "" || d.Actions[0].Record.Losses[0].Left[0].Settled != "" {
+		t.Errorf("asked for %s: %+v", asked(d), d.Actions)
+	}
+	r.Primary, r.Incarnation, r.Voters = "b2", "i-b2", []database.Voter{voter("b1"), voter("b3")}
+	d, _ = database.Decide(policy(), view("b2", r, primary(r, "b2"), hears("b1", r, standby(r, "b1")), silent("b3", time.Minute)), calm)
+	if len(d.Actions) != 1 || d.Actions[0].Record == nil || d.Actions[0].Record.Losses[0].Left[0].Settled != "it is the primary" {
+		t.Errorf("asked for %s: %+v", asked(d), d.Actions)
+	}
+}

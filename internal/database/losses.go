@@ -161,6 +161,14 @@ func unforced(before, next Record, why string) Record {
 	return next
 }
 
+// who gave the commits up, in words.
+func (l Loss) who() string {
+	if l.rebuilt() {
+		return l.By
+	}
+	return "the failover forced by " + l.By
+}
+
 // waiting finds the newest unsettled loss that names a host.
 func waiting(r Record, host string) (Loss, Left, bool) {
 	for _, l := range slices.Backward(r.Losses) {
@@ -174,7 +182,7 @@ func waiting(r Record, host string) (Loss, Left, bool) {
 }
 
 // parting is where a server's history leaves the committed chain.
-func parting(r Record, l Local) Parting {
+func parting(r Record, l Local, host string) Parting {
 	chain, own := committed(r), append([]Fork{{Timeline: 1}}, l.History...)
 	i := 0
 	for i+1 < len(chain) && i+1 < len(own) && sameForks(chain[:i+2], own[1:i+2]) {
@@ -190,6 +198,9 @@ func parting(r Record, l Local) Parting {
 		p.LSN = own[i+1].LSN
 	}
 	for _, x := range r.Losses {
+		if x.rebuilt() && slices.ContainsFunc(x.Left, func(y Left) bool { return y.Host == host && y.Settled == "" }) {
+			p.Given = true // and how far clients had been told is not known
+		}
 		if x.Fork.Timeline != 0 && x.Fork.Parent == p.Timeline && x.Fork.LSN == p.LSN {
 			p.Given, p.Acknowledged = true, x.Known.Acknowledged
 			if x.W == 0 {
@@ -204,7 +215,7 @@ func parting(r Record, l Local) Parting {
 // first, always; where an operator gave commits up, somebody must also have said what becomes of them.
 func (j *judgement) mayDiscard() bool {
 	r, l := j.v.Record, j.v.Local
-	if p := parting(r, l); l.Kept == nil || l.Kept.Incarnation != l.Incarnation || !l.Kept.Covers(p) {
+	if p := parting(r, l, j.v.Self); l.Kept == nil || l.Kept.Incarnation != l.Incarnation || !l.Kept.Covers(p) {
 		j.do(Action{Kind: KindPreserve, Parted: p, Why: "our history is not part of the primary's: what only we hold is put aside first"})
 		return false
 	}
@@ -214,12 +225,12 @@ func (j *judgement) mayDiscard() bool {
 	}
 	j.problem(problem.Problem{
 		Code: "database.salvage-waits", Severity: problem.Degraded,
-		Title: fmt.Sprintf("%s waits: it holds %d commits that the failover forced by %s gave up", left.Host, l.Kept.Commits, loss.By),
+		Title: fmt.Sprintf("%s waits: it holds %d commits that %s gave up", left.Host, l.Kept.Commits, loss.who()),
 		Meaning: fmt.Sprintf("They are put aside and listed as %s (%d were acknowledged). %s stays out of the database until somebody has decided about them.",
 			l.Kept.ID, l.Kept.Acknowledged, left.Host),
 		Remedy: fmt.Sprintf("holdfast database salvage show %s %s; then export them, or waive them", j.p.Name, l.Kept.ID),
 	})
-	j.because("what the forced failover of epoch %d gave up is not settled yet", loss.Epoch)
+	j.because("what %s gave up in epoch %d is not settled yet", loss.who(), loss.Epoch)
 	return false
 }
 
@@ -282,13 +293,17 @@ func (j *judgement) becomes(loss *Loss, left *Left) string {
 			return fmt.Sprintf("what %s held is settled: %s", left.Host, left.Settled)
 		}
 	}
+	if loss.rebuilt() && left.Host == j.v.Self {
+		left.Settled = "it is the primary"
+		return fmt.Sprintf("what %s held is settled: %s", left.Host, left.Settled)
+	}
 	rep, ok := j.heard(left.Host)
 	if !ok || rep.Local.Data != DataPresent {
 		return ""
 	}
 	l := rep.Local
 	switch {
-	case l.Following == j.v.Record.Epoch && l.Incarnation == left.Incarnation:
+	case l.Following == j.v.Record.Epoch && (l.Incarnation == left.Incarnation || left.Incarnation == ""):
 		left.Settled = "it holds nothing that the primary lacks"
 	case l.Following == j.v.Record.Epoch:
 		left.Settled = "its data were made anew"

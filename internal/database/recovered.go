@@ -1,6 +1,10 @@
 package database
 
-import "slices"
+import (
+	"cmp"
+	"fmt"
+	"slices"
+)
 
 // Distances that a record is moved by when the agreed state was rebuilt after the loss of a majority. The hosts that
 // are gone may have agreed on epochs, generations and timelines that nobody who is left has heard of; a number that
@@ -41,7 +45,30 @@ func Recovered(r Record, promises []Promise, by, why string) Record {
 		highest = max(highest, f.Timeline)
 	}
 	next.Assigned = append(next.Assigned, Fork{Timeline: highest + timelineStride, Epoch: r.Epoch})
-	return next
+	return writtenOffOf(next, by)
+}
+
+// rebuilt names the loss that stands for whatever was acknowledged after the agreed state that a rebuilding began with.
+// Its fork has no parent, for nobody who is left knows where the histories part.
+func (l Loss) rebuilt() bool { return l.Fork.Timeline != 0 && l.Fork.Parent == 0 }
+
+// writtenOffOf notes the members that a rebuilding went on without: one of them may have been the primary since, and
+// hold acknowledged commits that the survivor never had. What such a server holds alone waits for a person, as after a
+// forced failover; one that holds nothing beyond ours follows.
+func writtenOffOf(r Record, survivor string) Record {
+	l := Loss{Request: fmt.Sprintf("rebuilt-%d", r.Epoch), By: "the rebuilding on " + survivor, Epoch: r.Epoch, W: r.W,
+		Fork: Fork{Timeline: r.Assigned[len(r.Assigned)-1].Timeline, Epoch: r.Epoch}}
+	for _, host := range r.Members {
+		if host != survivor {
+			l.Left = append(l.Left, Left{Voter: Voter{Host: host}, Primary: host == given(r).Host,
+				Counted: slices.ContainsFunc(r.Voters, func(v Voter) bool { return v.Host == host })})
+		}
+	}
+	slices.SortFunc(l.Left, func(a, b Left) int { return cmp.Compare(a.Host, b.Host) })
+	if len(l.Left) > 0 {
+		r.Losses = append(r.Losses, l)
+	}
+	return r
 }
 
 // writtenOff is all that a host does whose agreed state counts no more, because the others rebuilt theirs without
