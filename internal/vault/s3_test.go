@@ -171,3 +171,23 @@ func TestStockProgramReadsAnS3Vault(t *testing.T) {
 		t.Error("restored differently by the stock program")
 	}
 }
+
+func TestAVaultSaysWhatItHoldsAndWhetherItCanBeWritten(t *testing.T) { onEachKind(t, aVaultSays) }
+
+func aVaultSays(t *testing.T, at func() place) {
+	v := createIn(t, at())
+	if err := v.TryWrite(t.Context()); err != nil {
+		t.Error(err)
+	}
+	before, err := v.Contents(t.Context())
+	if err != nil || before.Objects == 0 || before.Segments != 0 || !before.LastLog.IsZero() {
+		t.Errorf("holds %+v, %v", before, err)
+	}
+	if err := v.Log(7, 1<<20).PutSegment(t.Context(), 1, 0, make([]byte, 1<<20), time.Unix(10, 0)); err != nil {
+		t.Fatal(err)
+	}
+	after, err := v.Contents(t.Context())
+	if err != nil || after.Segments != 1 || after.LastLog.IsZero() || after.Bytes <= before.Bytes || after.Objects != before.Objects+1 {
+		t.Errorf("then holds %+v, %v", after, err)
+	}
+}
