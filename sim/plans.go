@@ -56,6 +56,12 @@ func (x hands) planted(ctx context.Context, to database.Hands, act database.Acti
 		if err := a.h.srv.SetNames(ctx, n); err != nil {
 			return err
 		}
+	case p.NoCompare && act.Kind == database.KindSwap:
+		_, revision, err := to.Records.Read(ctx)
+		if err != nil {
+			return err
+		}
+		return to.Records.Swap(ctx, revision, *act.Record)
 	case p.NoBarrier && act.Kind == database.KindBarrier && r.W > 0 && a.local.Names.W > r.W:
 		next := r.Clone()
 		next.Generation++

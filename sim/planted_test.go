@@ -239,3 +239,26 @@ func TestAListenerThatIsToldNothingAgainIsFound(t *testing.T) {
 	}
 	t.Logf("found: %v", f)
 }
+
+// A record that is written without comparing revisions lets two runners of one election both win.
+func TestTwoRunnersThatBothWriteAreFound(t *testing.T) {
+	opt := sim.Options{NoLive: true, Faults: []sim.FaultKind{sim.Partition, sim.CutOneWay, sim.PauseAgent, sim.CutLink}}
+	for s := range uint64(60) { // it was found at 14 when this was written
+		opt.Seed = s + 1
+		planted := opt
+		planted.Planted.NoCompare = true
+		f := sim.Run(planted).Failure
+		if f == nil {
+			continue
+		}
+		if f.Rule != "the record only rises" {
+			t.Fatalf("found by another rule than expected: %v", f)
+		}
+		if clean := sim.Run(opt); clean.Failure != nil {
+			t.Fatalf("without the defect: %v", clean.Failure)
+		}
+		t.Logf("found: %v", f)
+		return
+	}
+	t.Fatal("not found")
+}

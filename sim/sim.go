@@ -46,6 +46,7 @@ type Planted struct {
 	AskNobody         bool // the gate of a silent agent goes on with its order for ever
 	KeepMembers       bool // a read-only listener goes on with its last order for ever
 	OrderOnce         bool // a listener is given an order once, and not again while it stands
+	NoCompare         bool // a record is written whatever there is by then: two runners both win
 	AnyRevision       bool // names and barriers are carried out on whatever record there is now
 	NamesBeforeRecord bool // W is lowered in the server before the record has the larger E
 	NoBarrier         bool // W is raised and E lowered without a barrier
