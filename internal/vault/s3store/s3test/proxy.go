@@ -57,13 +57,11 @@ func (s *Server) Worse(t *testing.T, seed uint64) *Proxy {
 		t.Fatal(err)
 	}
 	p := &Proxy{Address: l.Addr().String(), own: own, dice: rand.New(rand.NewPCG(seed, 1)), count: map[string]int{}}
-	pass := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: s.Address})
-	direct := pass.Director
-	pass.Director = func(r *http.Request) {
-		host := r.Host
-		direct(r)
-		r.Host = host // it is signed
-	}
+	to := &url.URL{Scheme: "http", Host: s.Address}
+	pass := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(to)
+		r.Out.Host = r.In.Host // it is signed
+	}}
 	pass.ErrorHandler = func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) } // the server is gone: so is the connection
 	server := &http.Server{Handler: p.handler(pass)}
 	done := make(chan struct{})
