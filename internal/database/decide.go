@@ -232,6 +232,12 @@ func (j *judgement) gate() {
 		serving = false
 		j.d.Gate.Why = "our own server does not serve as the primary"
 	}
+	// A promise of a later epoch means that this one is over, whoever wins: its primary may be a standby by now, and
+	// answer whoever only wants to read.
+	if host, p := j.promisedMore(); serving && host != "" && p.Epoch > r.Epoch {
+		serving = false
+		j.d.Gate.Why = fmt.Sprintf("%s promised epoch %d, and who is the primary there has not been read yet", host, p.Epoch)
+	}
 	if serving {
 		j.d.Gate.State, j.d.Gate.Target, j.d.Gate.Why = GateOpen, Endpoint{Host: r.Primary}, r.Primary+" is the primary"
 	}

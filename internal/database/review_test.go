@@ -488,3 +488,28 @@ func TestAVoterThatLagsAndStreams(t *testing.T) {
 		{"in a bulk load both lag, and nobody says that they do not stream", lagging("both", 2), calm, "nothing"},
 	})
 }
+
+// Whoever hears of a promise above the record that it can read knows that the record's epoch is over, and not who is the
+// primary now: its listener holds clients instead of leading them to a server that may be a standby by now.
+func TestAListenerHoldsWhenALaterEpochIsPromised(t *testing.T) {
+	r := steady()
+	l := standby(r, "b2")
+	for _, c := range []struct {
+		name   string
+		change func(*database.Promise)
+		want   database.GateState
+	}{
+		{"nobody promised more", func(*database.Promise) {}, database.GateOpen},
+		{"a newer generation of the same epoch has the same primary", func(p *database.Promise) { p.Generation += 2 }, database.GateOpen},
+		{"a later epoch has another", func(p *database.Promise) { p.Epoch++ }, database.GateHold},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			told := l
+			c.change(&told.Promise)
+			v := view("b3", r, standby(r, "b3"), hears("b1", r, primary(r, "b1")), hears("b2", r, told))
+			if d, _ := database.Decide(policy(), v, since(r, time.Minute)); d.Gate.State != c.want {
+				t.Errorf("the listener is told to %s: %s", d.Gate.State, d.Gate.Why)
+			}
+		})
+	}
+}
