@@ -12,6 +12,7 @@ import (
 
 // A standby whose data directory is gone makes itself again, from the other standby, while status tells how far.
 func TestAStandbyWhoseDataAreGoneMakesItselfAgain(t *testing.T) {
+	lab.Long(t)
 	w := lab.New(t, "127.60.41")
 	text, err := os.ReadFile(w.Plan)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 // A world whose hosts lead their own programs to the primary by rules: writers beside every server go past all listeners,
 // through a switchover and a killed primary, and nothing that was acknowledged to them is lost. In the end no rule is left.
 func TestTheKernelPathFollowsThePrimary(t *testing.T) {
+	lab.Long(t)
 	w := lab.NewApartAs(t, lab.Shape{Plan: func(text string) string {
 		return strings.Replace(text, "listen: { write: 5432 }", "listen: { write: 5432, path: kernel }", 1)
 	}})
