@@ -25,6 +25,7 @@ type written struct {
 // Scenarios 28 and 29, as an operator lives through them: the primary is cut off while it runs ahead of standbys that
 // no commit waits for, nobody may take over, it is forced, and what that lost comes back as a list.
 func TestAForcedFailoverListsWhatItLost(t *testing.T) {
+	lab.Long(t)
 	w := lab.NewApartAs(t, lab.Shape{Plan: func(text string) string {
 		return strings.Replace(text, "acknowledged_by: 1", "acknowledged_by: 0", 1)
 	}})
