@@ -28,9 +28,10 @@ const (
 	// timeoutDefault bounds one call: long enough that most calls begun in an etcd leader election (1 to 2 s)
 	// still end well.
 	timeoutDefault = 2 * time.Second
-	// reads are tried twice within the timeout, and the balancer takes endpoints in turn: a member that hangs
-	// without dropping its connections costs a read half its time, not its answer.
-	readAttempts = 2
+	// readAttempts is how often a read is asked within the first half of its timeout while nobody answers. The balancer
+	// takes endpoints in turn: a member that takes connections and cannot answer yet, for its host has just come back,
+	// costs a read an eighth of its time, and not its answer.
+	readAttempts = 4
 	// deadAfter is how long sent bytes may stay unacknowledged before the connection counts as gone.
 	deadAfter = time.Second
 )
@@ -183,32 +184,58 @@ func (s *Store) List(ctx context.Context, prefix string) ([]cluster.Entry, int64
 	return out, r.Header.Revision, nil
 }
 
-// read is repeated within the timeout, for a read may be.
+// read is asked again while no answer has come, for a read may be; the first answer counts.
 func (s *Store) read(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
 	ctx, cancel, err := s.bound(ctx)
 	if err != nil {
 		return nil, err
 	}
+	type result struct {
+		r   *clientv3.GetResponse
+		err error
+	}
+	results := make(chan result, readAttempts) // so that a late answer waits for nobody
+	var asking sync.WaitGroup
+	defer asking.Wait()
 	defer cancel()
-	for range readAttempts {
-		var r *clientv3.GetResponse
-		attempt, stop := context.WithTimeout(ctx, s.timeout/readAttempts)
-		r, err = s.client.Get(attempt, key, opts...)
-		stop()
-		if err == nil {
-			if err = s.ours(r.Header); err == nil {
-				return r, nil
+	again := time.NewTicker(s.timeout / (2 * readAttempts))
+	defer again.Stop()
+	asked, failed := 0, 0
+	ask := func() {
+		asked++
+		asking.Go(func() {
+			r, err := s.client.Get(ctx, key, opts...)
+			if err == nil {
+				err = s.ours(r.Header)
 			}
-			continue // another endpoint may be of ours
+			results <- result{r, err}
+		})
+	}
+	for ask(); ; {
+		more := again.C
+		if asked == readAttempts {
+			more = nil
 		}
-		if ctx.Err() != nil || !errors.Is(attempt.Err(), context.DeadlineExceeded) {
-			break
+		select {
+		case x := <-results:
+			if x.err == nil {
+				return x.r, nil
+			}
+			err = x.err
+			if errors.Is(err, ErrOtherCluster) && asked < readAttempts {
+				ask() // another endpoint may be of ours
+			}
+			if failed++; failed < asked {
+				continue
+			}
+			if errors.Is(err, ErrOtherCluster) {
+				return nil, err
+			}
+			return nil, s.explain(ctx, err)
+		case <-more:
+			ask()
 		}
 	}
-	if errors.Is(err, ErrOtherCluster) {
-		return nil, err
-	}
-	return nil, s.explain(ctx, err)
 }
 
 // Put implements [cluster.Store].

@@ -3,12 +3,18 @@ package etcd_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"holdfast/internal/cluster"
 	"holdfast/internal/cluster/clustertest"
@@ -66,6 +72,7 @@ func TestThreeMembersOutliveOne(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	impatient(t, peers)
 	watch := s.Watch(t.Context(), "/k", first)
 	for i, m := range members { // whichever of them leads, it is stopped once
 		if err := m.stop(t); err != nil {
@@ -99,6 +106,37 @@ func TestThreeMembersOutliveOne(t *testing.T) {
 	if err := members[2].stop(t); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// impatient waits until the kernel will give up each connection between members soon when its other end is silent.
+func impatient(t *testing.T, peers map[string]string) {
+	t.Helper()
+	until(t, func() error {
+		entries, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			return err
+		}
+		seen := 0
+		for _, entry := range entries {
+			fd, err := strconv.Atoi(entry.Name())
+			if err != nil {
+				continue
+			}
+			remote, err := unix.Getpeername(fd)
+			at, ok := remote.(*unix.SockaddrInet4)
+			if err != nil || !ok || !slices.Contains(slices.Collect(maps.Values(peers)), fmt.Sprintf("https://%s:%d", net.IP(at.Addr[:]), at.Port)) {
+				continue
+			}
+			seen++
+			if ms, err := unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT); err != nil || ms != 2000 {
+				return fmt.Errorf("bytes to %s:%d may stay unacknowledged for %d ms, %v", net.IP(at.Addr[:]), at.Port, ms, err)
+			}
+		}
+		if seen < len(peers) {
+			return fmt.Errorf("%d connections lead to other members", seen)
+		}
+		return nil
+	})
 }
 
 // replaceMember lets m lose its data, and its place be taken by an empty member that ends up voting.

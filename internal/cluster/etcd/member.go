@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	"go.etcd.io/etcd/server/v3/embed"
@@ -73,6 +74,11 @@ func RunMember(ctx context.Context, cfg MemberConfig) error {
 	if err := seat.confirm(e.Server.MemberID().String()); err != nil {
 		return fmt.Errorf("run etcd member %s: %w", cfg.Name, err)
 	}
+	watching, end := context.WithCancel(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() { watchPeers(watching, cfg, e) })
+	defer watch.Wait()
+	defer end()
 	ready := e.Server.ReadyNotify()
 	for {
 		select {
