@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,10 +26,21 @@ import (
 
 // Progress is how far a backup or a restore is.
 type Progress struct {
-	Phase string        // checkpoint, copy, log, commit
-	Done  int64         // bytes
-	Total int64         // bytes; 0 = not known yet
-	Took  time.Duration // since the beginning
+	Phase  string        // checkpoint, copy, log, commit
+	Done   int64         // bytes
+	Total  int64         // bytes; 0 = not known yet
+	Took   time.Duration // since the beginning
+	Copied time.Duration // since the phase began
+}
+
+// Rate is bytes a second in this phase so far, and Left how long it will go on at that rate. Both are zero while
+// that cannot be told.
+func (p Progress) Rate() (bytes int64, left time.Duration) {
+	if p.Copied < time.Second || p.Done <= 0 || p.Total <= 0 {
+		return 0, 0
+	}
+	rate := float64(p.Done) / p.Copied.Seconds()
+	return int64(rate), time.Duration(float64(max(p.Total-p.Done, 0)) / rate * float64(time.Second))
 }
 
 // BaseOptions say what to back up and where to.
@@ -37,10 +49,15 @@ type BaseOptions struct {
 	DataDir  string          // that server's data directory, readable by this process
 	Primary  *pgx.ConnConfig // where Conn may lead to a standby: its primary, which is asked for a checkpoint first; nil = begin at whatever the standby's last one was
 	Vault    *vault.Vault
-	Database string         // the plan's name for it
-	Workers  int            // files read at once; 0 = twice the cores
-	Progress func(Progress) // called a few times a second from one goroutine at a time; nil = none
-	Log      *slog.Logger   // nil = silent
+	Database string // the plan's name for it
+	Workers  int    // files read at once; 0 = twice the cores
+	Mode     Mode   // how to learn what has changed; zero = read everything, a full backup
+	Limit    int64  // bytes read a second at most; 0 = no limit
+	// CheckpointEvery is after how many new bytes the vault is made to keep what it has, so that a backup that is cut off
+	// is not begun from nothing. 0 = 1 GiB.
+	CheckpointEvery int64
+	Progress        func(Progress) // called a few times a second from one goroutine at a time; nil = none
+	Log             *slog.Logger   // nil = silent
 	// WaitLog returns once the vault holds the log up to a position. nil = look into the vault until it does.
 	// ctx bounds it.
 	WaitLog func(ctx context.Context, systemID uint64, segmentSize uint64, timeline uint32, to wal.LSN) error
@@ -53,7 +70,7 @@ type Result struct {
 	Wall   map[string]time.Duration // how long each phase took
 }
 
-// Base makes a full base backup by reading the data directory between pg_backup_start and pg_backup_stop.
+// Base makes a base backup by reading the data directory between pg_backup_start and pg_backup_stop.
 // It is listed in the vault only when the log that makes it consistent is there too. Pages with wrong
 // checksums do not fail it: they are named in the backup, whose validation will then say what they spoil.
 func Base(ctx context.Context, o BaseOptions) (Result, error) {
@@ -63,7 +80,10 @@ func Base(ctx context.Context, o BaseOptions) (Result, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	r := &baseRun{o: o, began: time.Now(), wall: map[string]time.Duration{}}
+	if o.CheckpointEvery <= 0 {
+		o.CheckpointEvery = 1 << 30
+	}
+	r := &baseRun{o: o, began: time.Now(), wall: map[string]time.Duration{}, pace: newPacer(o.Limit)}
 	r.report("checkpoint")
 	backup, err := r.run(ctx)
 	if err != nil {
@@ -79,6 +99,11 @@ type baseRun struct {
 	began time.Time
 	done  atomic.Int64
 	total int64
+	pace  *pacer
+	files facts // what was found in the directory
+
+	keeping sync.Mutex // held while the vault is made to keep what it has
+	kept    int64      // bytes that it had then
 
 	reportMu sync.Mutex // guards the rest
 	phase    string
@@ -117,7 +142,10 @@ func (r *baseRun) run(ctx context.Context) (vault.Backup, error) {
 
 // begin asks the server what it is, and starts the backup.
 func (r *baseRun) begin(ctx context.Context, conn *pgx.Conn) (vault.Backup, error) {
-	b := vault.Backup{Database: r.o.Database, Kind: "full"}
+	b := vault.Backup{Database: r.o.Database, Kind: "full", Host: r.o.Vault.Host()}
+	if r.o.Mode != "" {
+		b.Kind = "incremental"
+	}
 	var sysid, dataDir, checksums string
 	var blockSize int
 	err := conn.QueryRow(ctx, `
@@ -157,6 +185,10 @@ func (r *baseRun) begin(ctx context.Context, conn *pgx.Conn) (vault.Backup, erro
 		return b, fmt.Errorf("start the backup: %w", err)
 	}
 	b.Started = b.Started.UTC()
+	b.Reread = b.Started
+	if err := conn.QueryRow(ctx, "select timeline_id from pg_control_checkpoint()").Scan(&b.Timeline); err != nil {
+		return b, fmt.Errorf("ask the server for its timeline: %w", err)
+	}
 	b.Start, err = wal.ParseLSN(start)
 	return b, err
 }
@@ -194,6 +226,7 @@ func (r *baseRun) copyAll(ctx context.Context, conn *pgx.Conn, w *vault.Writer, 
 }
 
 func (r *baseRun) copyFiles(ctx context.Context, root *os.Root, w *vault.Writer, b *vault.Backup) error {
+	scanned := time.Now()
 	files, dirs, tablespaces, err := scan(r.o.DataDir)
 	if err != nil {
 		return err
@@ -210,10 +243,42 @@ func (r *baseRun) copyFiles(ctx context.Context, root *os.Root, w *vault.Writer,
 	for _, f := range files {
 		r.total += f.size
 	}
+	if r.files, err = factsOf(b.Host, r.o.DataDir, scanned, files); err != nil {
+		return err
+	}
+	from := r.earlier(ctx, *b)
+	take, why := mayTake(r.o.Mode, *b, from, r.total, time.Now())
+	r.o.Log.InfoContext(ctx, "base backup begins", "database", r.o.Database, "bytes", r.total, "takes", take, "because", why)
+	if from != nil {
+		b.Earlier = from.backup.ID
+	}
+	if b.Took = take; take {
+		b.Reread = from.backup.Reread
+	}
 	r.report("copy")
-	c := &copier{root: root, to: w, checksums: b.Checksums, start: uint64(b.Start), bytes: func(n int) { r.done.Add(int64(n)); r.tick() }}
+	return r.copyListed(ctx, &copier{
+		root: root, to: w, checksums: b.Checksums, start: uint64(b.Start), from: from, take: take, compare: !take && comparable(*b, from),
+		pace: r.pace.wait, keep: func() error { return r.keep(w) }, bytes: func(n int) { r.done.Add(int64(n)); r.tick() },
+	}, files, b)
+}
+
+// earlier is the backup to take chunks from or to compare with. One that cannot be read is no reason not to make a new
+// one: then nothing is taken over.
+func (r *baseRun) earlier(ctx context.Context, b vault.Backup) *earlier {
+	from, err := findEarlier(ctx, r.o.Vault, r.o.Database, r.files)
+	if err != nil {
+		r.o.Log.WarnContext(ctx, "the backup before cannot be read, so everything is", "database", r.o.Database, "err", err)
+		return nil
+	}
+	if from != nil && from.backup.SystemID != b.SystemID {
+		return nil
+	}
+	return from
+}
+
+func (r *baseRun) copyListed(ctx context.Context, c *copier, files []file, b *vault.Backup) error {
 	var mu sync.Mutex
-	var more int
+	var bad, differs []string
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(r.o.Workers)
 	for _, f := range files {
@@ -221,29 +286,46 @@ func (r *baseRun) copyFiles(ctx context.Context, root *os.Root, w *vault.Writer,
 			break
 		}
 		g.Go(func() error {
-			bad, err := c.copyFile(ctx, f)
+			done, err := c.copyFile(ctx, f)
 			mu.Lock()
-			defer mu.Unlock()
-			for _, p := range bad {
-				if len(b.BadPages) < badPagesListed {
-					b.BadPages = append(b.BadPages, p)
-				} else {
-					more++
-				}
-			}
+			bad, differs = append(bad, done.bad...), append(differs, done.differs...)
+			b.Reused += done.reused
+			mu.Unlock()
 			return err
 		})
 	}
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	if more > 0 {
-		b.BadPages = append(b.BadPages, fmt.Sprintf("and %d more", more))
-	}
-	if len(b.BadPages) > 0 {
+	b.BadPages, b.Differs = listFew(bad), listFew(differs)
+	if len(bad) > 0 {
 		r.o.Log.ErrorContext(ctx, "pages with wrong checksums", "database", r.o.Database, "pages", b.BadPages)
 	}
+	if len(differs) > 0 {
+		r.o.Log.ErrorContext(ctx, "pages are not what they were though no log changed them", "database", r.o.Database, "backup", b.Earlier, "pages", b.Differs)
+	}
 	return nil
+}
+
+func listFew(all []string) []string {
+	slices.Sort(all)
+	if n := len(all) - badPagesListed; n > 0 {
+		return append(all[:badPagesListed:badPagesListed], fmt.Sprintf("and %d more", n))
+	}
+	return all
+}
+
+// keep makes the vault keep what it has when that has become much. While one worker waits for that, the others go on.
+func (r *baseRun) keep(w *vault.Writer) error {
+	if !r.keeping.TryLock() {
+		return nil
+	}
+	defer r.keeping.Unlock()
+	if w.Stored()-r.kept < r.o.CheckpointEvery {
+		return nil
+	}
+	r.kept = w.Stored()
+	return w.Checkpoint()
 }
 
 // finish stops the backup, and stores the label with which recovery begins at the right place.
@@ -268,6 +350,9 @@ func (r *baseRun) finish(ctx context.Context, conn *pgx.Conn, w *vault.Writer, b
 		return err
 	}
 	if err := storeBytes(w, "backup_label", []byte(label), b.Stopped); err != nil {
+		return err
+	}
+	if err := storeFacts(w, r.files); err != nil {
 		return err
 	}
 	if spaces != "" {
@@ -300,6 +385,6 @@ func (r *baseRun) tick() {
 func (r *baseRun) tell(now time.Time) {
 	r.last = now
 	if r.o.Progress != nil {
-		r.o.Progress(Progress{Phase: r.phase, Done: r.done.Load(), Total: r.total, Took: now.Sub(r.began)})
+		r.o.Progress(Progress{Phase: r.phase, Done: r.done.Load(), Total: r.total, Took: now.Sub(r.began), Copied: now.Sub(r.phaseAt)})
 	}
 }

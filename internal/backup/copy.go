@@ -19,8 +19,8 @@ import (
 )
 
 const (
-	readPiece      = 1 << 20 // bytes read at once; a whole number of pages and one chunk of the vault
-	rereads        = 5       // a page that is being written settles within these
+	readPiece      = vault.ChunkSize // bytes read at once
+	rereads        = 5               // a page that is being written settles within these
 	rereadPause    = 10 * time.Millisecond
 	badPagesListed = 100 // more are counted, not listed
 )
@@ -31,49 +31,85 @@ type copier struct {
 	to        *vault.Writer
 	checksums bool
 	start     uint64 // pages changed by log from here on are repaired by replay
+	from      *earlier
+	take      bool // chunks of from without a changed page are taken over
+	compare   bool // chunks that cannot have changed must be those of from
 	bytes     func(n int)
+	pace      func(ctx context.Context, n int) error // waits before n bytes are read
+	keep      func() error                           // after each piece that was stored
+}
+
+// copied is what became of one file.
+type copied struct {
+	bad     []string // pages whose checksum is wrong and stays wrong
+	differs []string // stretches that are not what they were, though no log changed them
+	reused  int64    // bytes that were taken over unread, or read and not stored
 }
 
 // copyFile stores one file as long as it was when it was listed: what grew is in the log. A file that has
-// vanished is left out. bad lists pages whose checksum is wrong and stays wrong.
-func (c *copier) copyFile(ctx context.Context, f file) (bad []string, err error) {
+// vanished is left out.
+func (c *copier) copyFile(ctx context.Context, f file) (copied, error) {
+	old, err := c.from.chunks(ctx, f)
+	if err != nil {
+		return copied{}, fmt.Errorf("back up %s: %w", f.path, err)
+	}
+	entry := vault.Entry{Path: path.Join(vault.DataDir, f.path), Mode: f.mode, ModTime: f.modTime}
+	if c.take && len(old) > 0 && c.from.facts.Files[f.path].untouched(f.fact, c.from.facts.Scanned) {
+		if done, err := c.takeWhole(entry, old, f.size); err != nil || done {
+			return copied{reused: f.size}, err
+		}
+	}
 	in, err := c.root.Open(filepath.FromSlash(f.path))
 	if errors.Is(err, fs.ErrNotExist) {
 		c.bytes(int(f.size))
-		return nil, nil
+		return copied{}, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("back up %s: %w", f.path, err)
+		return copied{}, fmt.Errorf("back up %s: %w", f.path, err)
 	}
 	defer func() { _ = in.Close() }() // opened for reading alone
-	out := c.to.File(vault.Entry{Path: path.Join(vault.DataDir, f.path), Mode: f.mode, ModTime: f.modTime})
-	bad, err = c.pump(ctx, f, in, out)
+	out := c.to.Chunked(entry)
+	done, err := c.pump(ctx, f, in, out, old)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("back up %s: %w", f.path, err), out.Discard())
+		return done, fmt.Errorf("back up %s: %w", f.path, err)
 	}
-	return bad, out.Keep()
+	return done, out.Keep()
 }
 
-func (c *copier) pump(ctx context.Context, f file, in *os.File, out io.Writer) (bad []string, err error) {
-	buf := make([]byte, readPiece)
-	for at := int64(0); at < f.size; {
-		if err := ctx.Err(); err != nil {
-			return nil, err
+// takeWhole makes a file of an earlier backup's chunks; false when the vault does not hold them all.
+func (c *copier) takeWhole(entry vault.Entry, old []vault.Chunk, size int64) (bool, error) {
+	out := c.to.Chunked(entry)
+	sum := int64(0)
+	for _, k := range old {
+		if ok, err := out.Reuse(k); err != nil || !ok {
+			return false, err
 		}
+		sum += k.Length
+	}
+	if sum != size {
+		return false, nil
+	}
+	c.bytes(int(size))
+	return true, out.Keep()
+}
+
+func (c *copier) pump(ctx context.Context, f file, in *os.File, out *vault.ChunkWriter, old []vault.Chunk) (done copied, err error) {
+	buf := make([]byte, readPiece)
+	for at, i := int64(0), 0; at < f.size; i++ {
 		piece := buf[:min(int64(len(buf)), f.size-at)]
+		if err := c.pace(ctx, len(piece)); err != nil {
+			return done, err
+		}
 		n, err := in.ReadAt(piece, at)
 		if err != nil && !errors.Is(err, io.EOF) {
-			return nil, err
+			return done, err
 		}
-		if f.relation && c.checksums {
-			more, err := c.verify(ctx, f, in, piece[:n], at)
-			if err != nil {
-				return nil, err
-			}
-			bad = append(bad, more...)
+		var was *vault.Chunk
+		if i < len(old) && old[i].Length == int64(n) {
+			was = &old[i]
 		}
-		if _, err := out.Write(piece[:n]); err != nil {
-			return nil, err
+		if err := c.store(ctx, f, in, out, piece[:n], at, was, &done); err != nil {
+			return done, err
 		}
 		c.bytes(n)
 		at += int64(n)
@@ -82,7 +118,33 @@ func (c *copier) pump(ctx context.Context, f file, in *os.File, out io.Writer) (
 			break // truncated since it was listed; the log repeats that
 		}
 	}
-	return bad, nil
+	return done, nil
+}
+
+// store adds one piece to the file: as the chunk that was there when that is sure, else by its bytes.
+func (c *copier) store(ctx context.Context, f file, in *os.File, out *vault.ChunkWriter, piece []byte, at int64, was *vault.Chunk, done *copied) error {
+	if c.take && was != nil && olderThan(piece, c.from.backup.Start) {
+		if ok, err := out.Reuse(*was); err != nil || ok {
+			done.reused += int64(len(piece))
+			return err
+		}
+	}
+	if f.relation && c.checksums {
+		bad, err := c.verify(ctx, f, in, piece, at)
+		if err != nil {
+			return err
+		}
+		done.bad = append(done.bad, bad...)
+	}
+	now, err := out.Append(piece)
+	if err != nil {
+		return err
+	}
+	if c.compare && was != nil && !now.Equal(*was) && olderThan(piece, c.from.backup.Start) {
+		first := at/pgdata.PageSize + int64(f.segment)*pgdata.SegmentPages
+		done.differs = append(done.differs, fmt.Sprintf("%s blocks %d to %d", f.path, first, first+int64(len(piece))/pgdata.PageSize-1))
+	}
+	return c.keep()
 }
 
 // verify checks the pages of a piece, and reads a page with a wrong sum again: one that is just being

@@ -9,6 +9,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"time"
 
 	"holdfast/internal/pgdata"
@@ -23,6 +24,7 @@ type file struct {
 	modTime  time.Time
 	relation bool   // its pages carry checksums
 	segment  uint32 // number of the 1 GiB file within its relation
+	fact     fact   // as the file system told
 }
 
 // scan lists what a backup of dataDir holds, largest file first, so that no worker is left alone with a big
@@ -68,6 +70,9 @@ func scan(dataDir string) (files []file, dirs []vault.Entry, tablespaces []strin
 			return nil
 		}
 		f := file{path: rel, size: fi.Size(), mode: mode, modTime: fi.ModTime()}
+		if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+			f.fact = fact{Size: fi.Size(), Inode: st.Ino, Modified: st.Mtim.Nano(), Changed: st.Ctim.Nano()}
+		}
 		if r, ok := pgdata.ParseRelation(rel); ok {
 			if r.Temporary {
 				return nil // gone with its session

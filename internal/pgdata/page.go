@@ -63,13 +63,13 @@ func fold(lane, word uint32) uint32 {
 	return t*checksumPrime ^ t>>17
 }
 
-// Good reports whether a page carries its checksum. A page that was never filled (pd_upper is 0) has none.
+// Good reports whether a page carries its checksum. One that was never filled has none.
 func Good(page []byte, block uint32) bool {
-	if binary.LittleEndian.Uint16(page[14:]) == 0 {
-		return true
-	}
-	return Checksum(page, block) == binary.LittleEndian.Uint16(page[8:])
+	return Unfilled(page) || Checksum(page, block) == binary.LittleEndian.Uint16(page[8:])
 }
+
+// Unfilled reports whether a page was never filled: pd_upper is 0. It carries neither checksum nor position.
+func Unfilled(page []byte) bool { return binary.LittleEndian.Uint16(page[14:]) == 0 }
 
 // PageLSN is the end of the log record that last changed the page.
 func PageLSN(page []byte) uint64 {

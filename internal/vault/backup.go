@@ -11,7 +11,12 @@ type Backup struct {
 	ID            string      `json:"id"` // database, time and a few random digits; stable for the backup's life
 	Application   string      `json:"application"`
 	Database      string      `json:"database"` // the plan's name for it
-	Kind          string      `json:"kind"`     // full
+	Kind          string      `json:"kind"`     // full or incremental; whole and by itself either way
+	Host          string      `json:"host,omitempty"`
+	Earlier       string      `json:"earlier,omitempty"` // ID of the backup whose chunks were taken over or compared with; it may expire
+	Took          bool        `json:"took,omitempty"`    // chunks were taken over from it unread
+	Reread        time.Time   `json:"reread,omitzero"`   // when everything was last read: this backup's start unless Took
+	Reused        int64       `json:"reused,omitempty"`  // bytes taken over from it
 	SystemID      uint64      `json:"system_id,string"`
 	Timeline      uint32      `json:"timeline"`
 	Start         wal.LSN     `json:"start_lsn"` // replay begins here
@@ -24,6 +29,7 @@ type Backup struct {
 	FromStandby   bool        `json:"from_standby"`
 	Checksums     bool        `json:"checksums"` // the cluster's pages carry checksums, and they were verified
 	BadPages      []string    `json:"bad_pages,omitempty"`
+	Differs       []string    `json:"differs,omitempty"` // stretches that are not what they were in Earlier, though no log changed them
 	Files         int         `json:"files"`
 	Bytes         int64       `json:"bytes"`                // as they stand in the data directory
 	Stored        int64       `json:"stored"`               // bytes that this backup added to the vault

@@ -224,6 +224,9 @@ func (v *Vault) proof() (string, error) {
 // Name is the plan's name for the vault.
 func (v *Vault) Name() string { return v.name }
 
+// Host is who writes, as lists show it.
+func (v *Vault) Host() string { return v.host }
+
 // Identity is what the vault says of itself.
 func (v *Vault) Identity() Identity { return v.identity }
 

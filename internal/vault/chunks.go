@@ -1,0 +1,189 @@
+package vault
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/kopia/kopia/repo/content"
+	"github.com/kopia/kopia/repo/object"
+	"github.com/zeebo/blake3"
+)
+
+// ChunkSize is how many bytes of a file one chunk holds, but for a file's last. It divides a relation's 1 GiB
+// files evenly and holds whole pages, so that a chunk is always the same pages.
+const ChunkSize = 1 << 20
+
+// Chunk is a stretch of a stored file. Two chunks of one vault with equal content are Equal.
+type Chunk struct {
+	Length int64
+	object object.ID
+}
+
+// Equal reports whether both hold the same bytes.
+func (c Chunk) Equal(d Chunk) bool { return c.Length == d.Length && c.object == d.object }
+
+// Chunks lists what a file is made of, in its order. A file that was not stored by pieces of ChunkSize has
+// no list that could be used: ok is false.
+func (r *Reader) Chunks(ctx context.Context, e Entry) (list []Chunk, ok bool, err error) {
+	id, err := object.ParseID(e.object)
+	if err != nil {
+		return nil, false, fmt.Errorf("list the chunks of %s: %w", e.Path, err)
+	}
+	index, indirect := id.IndexObjectID()
+	if !indirect {
+		return []Chunk{{Length: e.Size, object: id}}, e.Size <= ChunkSize, nil
+	}
+	entries, err := object.LoadIndexObject(ctx, withoutPrefetch{r.vault.repo.ContentReader()}, index)
+	if err != nil {
+		return nil, false, fmt.Errorf("list the chunks of %s: %w", e.Path, err)
+	}
+	at := int64(0)
+	for i, x := range entries {
+		if x.Start != at || x.Length > ChunkSize || i < len(entries)-1 && x.Length != ChunkSize {
+			return nil, false, nil
+		}
+		at += x.Length
+		list = append(list, Chunk{Length: x.Length, object: x.Object})
+	}
+	return list, at == e.Size, nil
+}
+
+// withoutPrefetch lends kopia's reader of contents the method that its reader of chunk lists asks for.
+type withoutPrefetch struct{ content.Reader }
+
+func (withoutPrefetch) PrefetchContents(context.Context, []content.ID, string) []content.ID {
+	return nil
+}
+
+// ChunkWriter stores one file by chunks: new ones by their bytes, and ones of an earlier backup by name, which
+// costs nothing. What comes out is a file like any other: nothing depends on the earlier backup.
+type ChunkWriter struct {
+	w       *Writer
+	entry   Entry
+	at      int64
+	entries []object.IndirectObjectEntry
+}
+
+// Chunked begins a file. e.Size is ignored: what is added counts.
+func (w *Writer) Chunked(e Entry) *ChunkWriter {
+	e.Size = 0
+	return &ChunkWriter{w: w, entry: e}
+}
+
+// Append adds the next ChunkSize bytes of the file, or its last ones. One goroutine writes one file.
+func (c *ChunkWriter) Append(p []byte) (Chunk, error) {
+	if err := c.w.vault.broken(); err != nil {
+		return Chunk{}, err
+	}
+	if len(p) > ChunkSize || c.at%ChunkSize != 0 {
+		return Chunk{}, fmt.Errorf("store %s: %d bytes at %d are no chunk", c.entry.Path, len(p), c.at)
+	}
+	obj := c.w.repo.NewObjectWriter(c.w.ctx, object.WriterOptions{Description: c.entry.Path, Compressor: compressor, MetadataCompressor: compressor, Splitter: splitter})
+	_, err := obj.Write(p)
+	var id object.ID
+	if err == nil {
+		id, err = obj.Result()
+	}
+	if err = errors.Join(err, obj.Close()); err != nil {
+		return Chunk{}, fmt.Errorf("store %s: %w", c.entry.Path, err)
+	}
+	k := Chunk{Length: int64(len(p)), object: id}
+	c.add(k)
+	return k, nil
+}
+
+// Reuse adds a chunk that the vault holds. It is false, and nothing is added, when the vault does not hold it
+// any more: then its bytes must be stored again.
+func (c *ChunkWriter) Reuse(k Chunk) (bool, error) {
+	if k.Length > ChunkSize || c.at%ChunkSize != 0 {
+		return false, fmt.Errorf("store %s: %d bytes at %d are no chunk", c.entry.Path, k.Length, c.at)
+	}
+	id, _, direct := k.object.ContentID()
+	if !direct {
+		return false, nil
+	}
+	about, err := c.w.vault.repo.ContentInfo(c.w.ctx, id)
+	if errors.Is(err, content.ErrContentNotFound) || err == nil && about.Deleted {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for a chunk of %s: %w", c.entry.Path, err)
+	}
+	c.add(k)
+	return true, nil
+}
+
+func (c *ChunkWriter) add(k Chunk) {
+	c.entries = append(c.entries, object.IndirectObjectEntry{Start: c.at, Length: k.Length, Object: k.object})
+	c.at += k.Length
+}
+
+// Keep ends the file and makes it part of the backup.
+func (c *ChunkWriter) Keep() error {
+	if len(c.entries) == 0 {
+		if _, err := c.Append(nil); err != nil {
+			return err
+		}
+	}
+	id, err := c.list()
+	if err != nil {
+		return fmt.Errorf("store %s: %w", c.entry.Path, err)
+	}
+	c.entry.Size, c.entry.object = c.at, id.String()
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	c.w.entries[c.entry.Path] = c.entry
+	return nil
+}
+
+// list writes the chunk list as kopia does, without reading the chunks back as its ConcatenateObjects would.
+func (c *ChunkWriter) list() (object.ID, error) {
+	if len(c.entries) == 1 {
+		return c.entries[0].Object, nil
+	}
+	obj := c.w.repo.NewObjectWriter(c.w.ctx, object.WriterOptions{Description: "LIST(" + c.entry.Path + ")", Prefix: "x", Compressor: compressor, MetadataCompressor: compressor})
+	err := json.NewEncoder(obj).Encode(struct {
+		Stream  string                       `json:"stream"`
+		Entries []object.IndirectObjectEntry `json:"entries"`
+	}{"kopia:indirect", c.entries})
+	var id object.ID
+	if err == nil {
+		id, err = obj.Result()
+	}
+	if err = errors.Join(err, obj.Close()); err != nil {
+		return object.EmptyID, err
+	}
+	return object.ParseID("I" + id.String())
+}
+
+// Checkpoint makes durable what has been written so far, so that a writer that is cut off leaves it for the next
+// one to find. Each costs three blobs: not more often than every gigabyte or so.
+func (w *Writer) Checkpoint() error {
+	if err := w.repo.Flush(w.ctx); err != nil {
+		return fmt.Errorf("flush the backup so far: %w", err)
+	}
+	return nil
+}
+
+// Same reports whether p is exactly what the chunk holds, without reading the chunk: by the keyed hash that is
+// its name. Without agreement on how names are made (kopia's BLAKE3-256) nothing is the same.
+func (r *Reader) Same(k Chunk, p []byte) bool {
+	id, compressed, direct := k.object.ContentID()
+	if !direct || compressed || int64(len(p)) != k.Length {
+		return false
+	}
+	f := r.vault.repo.ContentReader().ContentFormat()
+	key := f.GetHmacSecret()
+	if f.GetHashFunction() != hashing || len(key) < 32 || id.Prefix() != "" {
+		return false
+	}
+	h, err := blake3.NewKeyed(key[:32])
+	if err != nil {
+		return false
+	}
+	_, _ = h.Write(p) // a hash takes all
+	return hex.EncodeToString(h.Sum(nil)[:32]) == id.String()
+}
