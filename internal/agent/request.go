@@ -21,6 +21,8 @@ const (
 	ArgFloor   = "floor"   // failover: position of the one that would take over, as it was shown
 	ArgKept    = "kept"    // settle: the id of what was put aside
 	ArgText    = "text"    // settle: what becomes of it
+	ArgMode    = "mode"    // base backup: full, proven, fast or auto
+	ArgLimit   = "limit"   // base backup: bytes read a second at most
 )
 
 // requestOf is a request as the database room reads it. Moments become times left by this host's wall clock; what

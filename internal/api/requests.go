@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strconv"
 	"time"
 
 	"holdfast/internal/agent"
@@ -32,7 +33,7 @@ func requestArgs() map[string][]string {
 		"database/pause":      {agent.ArgFor, agent.ArgReason},
 		"database/resume":     {},
 		"database/restart":    {agent.ArgPending, agent.ArgLives},
-		"backup/base":         nil, // not looked at
+		"backup/base":         {agent.ArgMode, agent.ArgLimit},
 	}
 }
 
@@ -44,7 +45,7 @@ func (s Source) complete(q *agent.Asked, now time.Time) *problem.Problem {
 	}
 	allowed := requestArgs()[q.Room+"/"+q.Kind]
 	for _, name := range slices.Sorted(maps.Keys(q.Args)) {
-		if allowed != nil && !slices.Contains(allowed, name) {
+		if !slices.Contains(allowed, name) {
 			return bad("holdfast --help lists what can be asked for", "a %s has no %q", q.Kind, name)
 		}
 	}
@@ -57,6 +58,15 @@ func (s Source) complete(q *agent.Asked, now time.Time) *problem.Problem {
 		q.Args[agent.ArgUntil] = now.Add(d).UTC().Format(time.RFC3339Nano)
 	case "restart":
 		return s.restartable(q)
+	case "base":
+		if mode := q.Args[agent.ArgMode]; !slices.Contains([]string{"", "full", "proven", "fast", "auto"}, mode) {
+			return bad("say full, proven, fast or auto", "%q is no way to make a base backup", mode)
+		}
+		if limit := q.Args[agent.ArgLimit]; limit != "" {
+			if n, err := strconv.ParseInt(limit, 10, 64); err != nil || n <= 0 {
+				return bad("say how many bytes a second", "%q is no limit", limit)
+			}
+		}
 	case "failover":
 		if _, err := database.ParseLSN(q.Args[agent.ArgFloor]); err != nil || q.Args[agent.ArgVia] == "" || q.Args[agent.ArgFormer] == "" {
 			return bad("use holdfast database failover, which shows the loss first", "a forced failover names what it was shown to lose")

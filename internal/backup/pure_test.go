@@ -8,8 +8,34 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"holdfast/internal/plan"
+	"holdfast/internal/vault"
 	"holdfast/internal/vault/wal"
 )
+
+func TestWhichBackupThePlanWants(t *testing.T) {
+	now := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	p := plan.Backup{Full: plan.Schedule{Cron: "0 1 * * *"}, Incremental: plan.Schedule{Every: 6 * time.Hour}}
+	made := func(kind string, ago time.Duration) vault.Backup {
+		return vault.Backup{Kind: kind, Started: now.Add(-ago)}
+	}
+	for name, c := range map[string]struct {
+		plan plan.Backup
+		made []vault.Backup
+		want Wanted
+	}{
+		"the first one is full":                            {p, nil, Wanted{Now: true}},
+		"a full one of this night, and six hours are over": {p, []vault.Backup{made("full", 11*time.Hour)}, Wanted{Now: true, Mode: Auto}},
+		"an incremental four hours ago":                    {p, []vault.Backup{made("full", 11*time.Hour), made("incremental", 4*time.Hour)}, Wanted{Mode: Auto}},
+		"a night without a full one, whatever came since":  {p, []vault.Backup{made("full", 30*time.Hour), made("incremental", time.Hour)}, Wanted{Now: true}},
+		"incrementals alone do not stand for a full one":   {p, []vault.Backup{made("incremental", time.Hour)}, Wanted{Now: true}},
+		"a plan without incrementals":                      {plan.Backup{Full: p.Full}, []vault.Backup{made("full", 11*time.Hour)}, Wanted{Mode: Auto}},
+		"a plan with incrementals alone, and a full one":   {plan.Backup{Incremental: p.Incremental}, []vault.Backup{made("full", 7*time.Hour)}, Wanted{Now: true, Mode: Auto}},
+	} {
+		if got, err := Want(c.plan, c.made, now, time.UTC); err != nil || got != c.want {
+			t.Errorf("%s: %+v, %v; want %+v", name, got, err, c.want)
+		}
+	}
+}
 
 func TestNextRun(t *testing.T) {
 	at := func(s string) time.Time {

@@ -7,6 +7,7 @@ import (
 	"github.com/robfig/cron/v3"
 
 	"holdfast/internal/plan"
+	"holdfast/internal/vault"
 )
 
 // Due is when a schedule wants its next run.
@@ -46,4 +47,31 @@ func Next(s plan.Schedule, last, now time.Time, zone *time.Location) (Due, error
 		}
 	}
 	return Due{Now: !at.After(now), At: at}, nil
+}
+
+// Wanted is a base backup that the plan's schedules want.
+type Wanted struct {
+	Now  bool
+	Mode Mode // with Now
+}
+
+// Want says whether the plan wants a base backup now, given those that were made, oldest first. One that is full stands
+// for the incremental of the same time. Pure.
+func Want(b plan.Backup, made []vault.Backup, now time.Time, zone *time.Location) (Wanted, error) {
+	var full, last time.Time
+	for _, x := range made {
+		last = x.Started
+		if x.Kind == "full" {
+			full = x.Started
+		}
+	}
+	due, err := Next(b.Full, full, now, zone)
+	if err != nil || due.Now {
+		return Wanted{Now: due.Now}, err
+	}
+	if last.IsZero() {
+		return Wanted{}, nil
+	}
+	due, err = Next(b.Incremental, last, now, zone)
+	return Wanted{Now: due.Now, Mode: Auto}, err
 }

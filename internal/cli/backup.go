@@ -26,11 +26,12 @@ func backupCommand() *cobra.Command {
 		Long: `A base backup is a copy of a database's files; the log that follows it is stored all the time. Together they
 lead to any moment between. Each base backup is restored on trial and looked at before it counts as proven.`,
 		Example: `  holdfast backup run records        a base backup now
+  holdfast backup cancel records     end one that was asked for
   holdfast backup list               what there is, and what is proven
   holdfast backup window records     which moments can be restored`,
 		Args: cobra.NoArgs,
 	}
-	cmd.AddCommand(backupRunCommand(), backupListCommand(), backupWindowCommand())
+	cmd.AddCommand(backupRunCommand(), backupCancelCommand(), backupListCommand(), backupWindowCommand())
 	return cmd
 }
 
@@ -62,22 +63,35 @@ func writeJSON(out io.Writer, v any) error {
 const backupMax = 12 * time.Hour
 
 func backupRunCommand() *cobra.Command {
-	var root, output string
+	var root, output, mode, rate string
 	var wait bool
 	var limit time.Duration
 	cmd := &cobra.Command{
 		Use:   "run NAME",
 		Short: "Make a base backup of a database now, and prove it by restoring it",
 		Long: `Asks the host that archives the database for a base backup, and waits until it is made, restored on trial and
-looked at. The backup reads beside the server; clients notice nothing. Ctrl-C ends the waiting, not the backup.
+looked at. The backup reads beside the server; clients notice nothing. Ctrl-C ends the waiting, not the backup:
+holdfast backup cancel does. A backup that was cut off goes on from what the vault already holds.
+
+--mode says how it learns what has changed. Whatever it is, the backup is whole and depends on no other.
+  full    reads and hashes everything, and tells pages that changed although no log changed them
+  proven  the same reading, counted as an incremental
+  fast    takes over what no log changed since the backup before; everything is read where that is doubtful, and weekly
+  auto    fast from 128 GiB on, else proven
 
 Exit status 1 when it was not made, or was made and is not proven.`,
 		Example: `  holdfast backup run records
+  holdfast backup run records --mode fast
+  holdfast backup run records --limit 50MiB
   holdfast backup run records --wait=false
   holdfast backup run records --output json | jq .backup.id`,
 		Args: usageArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkOutput(output); err != nil {
+				return err
+			}
+			how, err := backupArgs(mode, rate)
+			if err != nil {
 				return err
 			}
 			a, err := findApplication(cmd, root)
@@ -87,10 +101,12 @@ Exit status 1 when it was not made, or was made and is not proven.`,
 			if _, _, err := a.backupOf(args[0]); err != nil {
 				return err
 			}
-			return backupRun(cmd, a, args[0], output, wait, limit)
+			return backupRun(cmd, a, args[0], how, output, wait, limit)
 		},
 	}
 	cmd.Flags().StringVar(&root, "root", "", rootUsage)
+	cmd.Flags().StringVar(&mode, "mode", "full", "full, proven, fast or auto")
+	cmd.Flags().StringVar(&rate, "limit", "", "read no more than this a second, such as 50MiB (default: no limit)")
 	cmd.Flags().BoolVar(&wait, "wait", true, "wait until it is made and proven")
 	cmd.Flags().DurationVar(&limit, "timeout", backupMax, "how long to wait")
 	outputFlag(cmd, &output)
@@ -107,7 +123,7 @@ type backupAnswer struct {
 	Backup  *vault.Backup  `json:"backup,omitempty"` // nil = none was made
 }
 
-func backupRun(cmd *cobra.Command, a application, name, output string, wait bool, limit time.Duration) error {
+func backupRun(cmd *cobra.Command, a application, name string, how map[string]string, output string, wait bool, limit time.Duration) error {
 	client, err := operator(a.Context)
 	if err != nil {
 		return err
@@ -118,7 +134,7 @@ func backupRun(cmd *cobra.Command, a application, name, output string, wait bool
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	began := time.Now()
-	q, err := client.Ask(ctx, agent.Asked{Room: "backup", Kind: "base", Subject: name})
+	q, err := client.Ask(ctx, agent.Asked{Room: "backup", Kind: "base", Subject: name, Args: how})
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -192,7 +193,7 @@ func firstLine(s string) string { line, _, _ := strings.Cut(s, "\n"); return lin
 func (a *archivist) bases(ctx context.Context, v *vault.Vault) error {
 	var failed time.Time
 	var looked time.Time
-	due := false
+	var due backup.Wanted
 	for a.host.sleep(ctx, basePace) {
 		asked := a.asked()
 		if now := a.host.clock.Now(); looked.IsZero() || now.Sub(looked) >= duePace {
@@ -202,10 +203,10 @@ func (a *archivist) bases(ctx context.Context, v *vault.Vault) error {
 			}
 			looked = now
 		}
-		if asked == nil && (!due || a.host.clock.Now().Sub(failed) < baseRetry) || !a.canRead() {
+		if asked == nil && (!due.Now || a.host.clock.Now().Sub(failed) < baseRetry) || !a.canRead() {
 			continue
 		}
-		result, err := a.base(ctx, v, asked)
+		result, err := a.base(ctx, v, asked, due.Mode)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -253,25 +254,38 @@ func (a *archivist) asked() *agent.Asked {
 }
 
 // due judges the plan's schedule from what the vault lists.
-func (a *archivist) due(ctx context.Context, v *vault.Vault) (bool, error) {
+func (a *archivist) due(ctx context.Context, v *vault.Vault) (backup.Wanted, error) {
 	all, err := v.Backups(ctx, a.db.Name)
 	if err != nil {
-		return false, err
+		return backup.Wanted{}, err
 	}
-	var last time.Time
 	if len(all) > 0 {
 		newest := all[len(all)-1]
-		last = newest.Started
 		a.mu.Lock()
 		a.told.Last = &agent.BaseBackup{ID: newest.ID, At: newest.Stopped, Bytes: newest.Bytes, Stored: newest.Stored, Proven: newest.Validated()}
 		a.mu.Unlock()
 	}
-	next, err := backup.Next(a.plan.Full, last, time.Now(), time.UTC)
-	return next.Now, err
+	return backup.Want(a.plan, all, time.Now(), time.UTC)
 }
 
-// base makes one base backup from the server here, and proves it.
-func (a *archivist) base(ctx context.Context, v *vault.Vault, asked *agent.Asked) (backup.Result, error) {
+// base makes one base backup from the server here, and proves it. Whoever asked for it can take that back meanwhile.
+func (a *archivist) base(ctx context.Context, v *vault.Vault, asked *agent.Asked, mode backup.Mode) (backup.Result, error) {
+	limit := int64(0)
+	if asked != nil {
+		var done func()
+		ctx, done = a.untilCancelled(ctx, asked.ID)
+		defer done()
+		mode = backup.Mode(asked.Args[agent.ArgMode])
+		if mode == "full" {
+			mode = ""
+		}
+		if text := asked.Args[agent.ArgLimit]; text != "" {
+			var err error
+			if limit, err = strconv.ParseInt(text, 10, 64); err != nil {
+				return backup.Result{}, fmt.Errorf("read the limit: %w", err)
+			}
+		}
+	}
 	server := a.host.servers[a.db.Name]
 	conf, err := backup.ReadFrom(a.host.localDSN(a.db, server))
 	if err != nil {
@@ -288,6 +302,7 @@ func (a *archivist) base(ctx context.Context, v *vault.Vault, asked *agent.Asked
 	progress := func(p backup.Progress) { a.progress(ctx, asked, p) }
 	result, err := backup.Base(ctx, backup.BaseOptions{
 		Conn: conf, Primary: primary, DataDir: server.DataDir(), Vault: v, Database: a.db.Name, Log: a.host.cfg.Log, Progress: progress,
+		Mode: mode, Limit: limit,
 	})
 	if err != nil {
 		return result, err
@@ -311,6 +326,27 @@ func (a *archivist) base(ctx context.Context, v *vault.Vault, asked *agent.Asked
 	return result, nil
 }
 
+// errCancelled ends a base backup that whoever asked for it has taken back.
+var errCancelled = errors.New("cancelled by an operator")
+
+// untilCancelled gives a context that ends when a request has been settled by somebody else.
+func (a *archivist) untilCancelled(ctx context.Context, id string) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var g errgroup.Group
+	g.Go(func() error {
+		for a.host.sleep(ctx, basePace) {
+			if _, settled := a.host.agent.Last().Agreed[agent.KeyAnswers+id]; settled {
+				cancel(errCancelled)
+			}
+		}
+		return nil
+	})
+	return ctx, func() {
+		cancel(nil)
+		_ = g.Wait() // it gives no error
+	}
+}
+
 // progress tells the one who asked how far it is; losing such a word costs nothing.
 func (a *archivist) progress(ctx context.Context, asked *agent.Asked, p backup.Progress) {
 	if asked == nil {
@@ -321,6 +357,9 @@ func (a *archivist) progress(ctx context.Context, asked *agent.Asked, p backup.P
 	q.Progress = p.Phase
 	if p.Total > 0 {
 		q.Progress = fmt.Sprintf("%s %d%%", p.Phase, 100*p.Done/p.Total)
+		if rate, left := p.Rate(); rate > 0 {
+			q.Progress += fmt.Sprintf(", %d MiB/s, %s left", rate>>20, left.Round(time.Second))
+		}
 	}
 	value, err := json.Marshal(q)
 	if err == nil {

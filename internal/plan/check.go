@@ -273,7 +273,7 @@ func (c *checker) objectives() {
 		if !ok {
 			continue
 		}
-		gap := b.Full.Longest()
+		gap := b.Gap()
 		v, _ := c.plan.VaultNamed(b.Vault)
 		path := "backup." + d.Name
 		switch {
@@ -288,7 +288,7 @@ func (c *checker) objectives() {
 				Meaning: "With pitr: none the write-ahead log is not kept, so up to " + FormatDuration(gap) + " are lost when the site dies.",
 				Remedy:  "set pitr, so that the log is streamed all the time"}, path+".pitr", "objectives.rpo")
 		}
-		if full := b.Full.Longest(); o.RTO > 0 && b.PITR > 0 && full > day {
+		if full := b.Gap(); o.RTO > 0 && b.PITR > 0 && full > day {
 			c.warn(problem.Problem{Code: "plan.rto-long-replay", Subject: d.Name, Severity: problem.Note,
 				Title:   "a restore replays up to " + FormatDuration(full) + " of the log, and objective rto is " + FormatDuration(o.RTO),
 				Meaning: "Replaying many days of a busy database can take hours.",

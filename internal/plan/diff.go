@@ -267,6 +267,9 @@ func (d *differ) backups() {
 		if old.Full != b.Full {
 			d.add(subject, Reloads, "its full backups are made %s (was %s)", b.Full.Text, old.Full.Text)
 		}
+		if old.Incremental != b.Incremental {
+			d.add(subject, Reloads, "its incremental backups are made %s (was %s)", scheduleOrNever(b.Incremental), scheduleOrNever(old.Incremental))
+		}
 		if old.PITR != b.PITR || old.Weekly != b.Weekly {
 			shorter := ""
 			if b.PITR < old.PITR || b.Weekly < old.Weekly {
@@ -276,4 +279,11 @@ func (d *differ) backups() {
 				spanOrWord(b.PITR), spanOrWord(b.Weekly), spanOrWord(old.PITR), spanOrWord(old.Weekly), shorter)
 		}
 	}
+}
+
+func scheduleOrNever(s Schedule) string {
+	if s == (Schedule{}) {
+		return "never"
+	}
+	return s.Text
 }

@@ -84,10 +84,11 @@ type (
 		copies located[[]named[copyFile]]
 	}
 	backupFile struct {
-		vault  located[string]
-		full   located[Schedule]
-		pitr   located[time.Duration]
-		weekly located[time.Duration]
+		vault       located[string]
+		full        located[Schedule]
+		incremental located[Schedule]
+		pitr        located[time.Duration]
+		weekly      located[time.Duration]
 	}
 )
 
@@ -232,9 +233,10 @@ func backup() form[backupFile] {
 	return object(
 		key("vault", nameText(label()), "Vault that it goes to (default: the only one).", func(f *backupFile) *located[string] { return &f.vault }),
 		key("full", schedule(), `When a base backup is made, in UTC (default "daily 01:00").`, func(f *backupFile) *located[Schedule] { return &f.full }),
+		key("incremental", schedule(), "When a base backup is made between the full ones that takes over what did not change; it is whole by itself (default: never).", func(f *backupFile) *located[Schedule] { return &f.incremental }),
 		key("pitr", spanOrNone(time.Hour, 100*year), "How far back any moment can be restored (default 14d); none = whole backups alone.", func(f *backupFile) *located[time.Duration] { return &f.pitr }),
 		key("weekly", spanOrNone(week, 100*year), "How long one backup of each week stays (default 2y); none = not longer than pitr.", func(f *backupFile) *located[time.Duration] { return &f.weekly }),
-		notYet[backupFile]("incremental"), notYet[backupFile]("keep"), notYet[backupFile]("every"), notYet[backupFile]("daily"), notYet[backupFile]("pins"),
+		notYet[backupFile]("keep"), notYet[backupFile]("every"), notYet[backupFile]("daily"), notYet[backupFile]("pins"),
 	)
 }
 

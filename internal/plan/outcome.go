@@ -155,7 +155,7 @@ func siteOutcome(p *Plan, d Database) (Verdict, string) {
 	case !p.copyElsewhere(v):
 		return Loses, "everything: no copy of vault " + v.Name + " is outside the site"
 	case b.PITR == 0:
-		return Loses, fmt.Sprintf("up to %s: restored by hand on other hosts from the last backup", FormatDuration(b.Full.Longest()))
+		return Loses, fmt.Sprintf("up to %s: restored by hand on other hosts from the last backup", FormatDuration(b.Gap()))
 	}
 	return Loses, "the last seconds: restored by hand on other hosts from vault " + v.Name
 }
@@ -166,7 +166,7 @@ func deletionOutcome(p *Plan, d Database) (Verdict, string) {
 	case !ok:
 		return Loses, "they are gone: it is not backed up"
 	case b.PITR == 0:
-		return Loses, fmt.Sprintf("restored to the last backup, which is up to %s old", FormatDuration(b.Full.Longest()))
+		return Loses, fmt.Sprintf("restored to the last backup, which is up to %s old", FormatDuration(b.Gap()))
 	}
 	return Survives, "restored to any moment of the last " + FormatDuration(b.PITR) + " beside the live one, and put back"
 }

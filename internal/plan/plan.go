@@ -210,9 +210,18 @@ type Backup struct {
 	Of          string // name of a database
 	Vault       string
 	Full        Schedule
-	Incremental Schedule      // zero = none; a plan file cannot ask for it in this version
+	Incremental Schedule      // zero = none
 	PITR        time.Duration // how far back any moment can be restored (default 14 d); 0 = whole backups alone, by the word none
 	Weekly      time.Duration // how long weekly backups stay (default 2 y); 0 = none stays for being weekly
+}
+
+// Gap is the longest time from one base backup to the next.
+func (b Backup) Gap() time.Duration {
+	full, between := b.Full.Longest(), b.Incremental.Longest()
+	if between > 0 && (full == 0 || between < full) {
+		return between
+	}
+	return full
 }
 
 // Schedule is a repeating time in words; the zero value never fires.

@@ -223,6 +223,9 @@ func showBackup(b Backup) mapping {
 	var m mapping
 	m.put("vault", b.Vault)
 	m.put("full", b.Full.Text)
+	if b.Incremental != (Schedule{}) {
+		m.put("incremental", b.Incremental.Text)
+	}
 	m.put("pitr", spanOrWord(b.PITR))
 	m.put("weekly", spanOrWord(b.Weekly))
 	return m
