@@ -29,6 +29,8 @@ const (
 	KeyAnswers = keyRoot + "answer/"
 	// KeyVaults is the prefix of which vault a name stands for.
 	KeyVaults = keyRoot + "vault/"
+	// KeyCopies is the prefix of which copies of a vault have once held all of it: VAULT/COPY.
+	KeyCopies = keyRoot + "copy/"
 	// KeyArchivers is the prefix of who archives a database's WAL.
 	KeyArchivers = keyRoot + "archiver/"
 	// KeySaved is the prefix of when the agreed state was last saved to a vault.

@@ -18,7 +18,7 @@ import (
 
 func vaultCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "vault", Short: "Show and make the places where backups lie", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
-	cmd.AddCommand(vaultStatusCommand(), vaultInitCommand())
+	cmd.AddCommand(vaultStatusCommand(), vaultInitCommand(), vaultSyncCommand())
 	return cmd
 }
 
@@ -38,6 +38,7 @@ type vaultStatus struct {
 	Proven      time.Time       `json:"newest_proven,omitzero"`
 	Contents    *vault.Contents `json:"contents,omitempty"`
 	LogAge      *event.Duration `json:"last_log_age,omitempty"`
+	Behind      *copyLack       `json:"behind,omitempty"` // what it lacks that other copies have; missing = not known
 }
 
 func vaultStatusCommand() *cobra.Command {
@@ -120,6 +121,11 @@ func vaultStatuses(cmd *cobra.Command, from vaultFlags, names []string, readOnly
 			}
 			all = append(all, s)
 		}
+		if len(v.Copies) > 1 {
+			if err := a.compareCopies(cmd.Context(), v.Name, all); err != nil {
+				return nil, err
+			}
+		}
 	}
 	return all, nil
 }
@@ -193,6 +199,9 @@ func writeVaults(out io.Writer, all []vaultStatus) error {
 			p("  backups    %d, the newest %s, the newest proven %s\n", s.Backups, whenText(s.Newest), whenText(s.Proven))
 			p("  log        %d objects, the last stored %s\n", s.Contents.Segments, whenText(s.Contents.LastLog))
 		}
+		if s.Behind != nil {
+			p("  copies     %s\n", s.Behind.text())
+		}
 		p("  now        %s\n", s.now())
 		if s.Trouble != "" {
 			p("  trouble    %s\n", s.Trouble)
@@ -227,7 +236,7 @@ func vaultInitCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "init NAME",
 		Short: "Make a vault of the plan where nothing is yet",
-		Long: `Makes the first copy of the vault, as the host that archives would when it first needs it, so that a wrong bucket, key
+		Long: `Makes the vault in all its places, as the host that archives would when it first needs it, so that a wrong bucket, key
 or right is found now. A place with anything in it is refused and left as it is. Buckets are not made.`,
 		Example: `  holdfast vault init main
   holdfast vault init main --dry-run`,
@@ -246,7 +255,7 @@ or right is found now. A place with anything in it is refused and left as it is.
 				return err
 			}
 			if dryRun {
-				_, err := fmt.Fprintf(cmd.OutOrStdout(), "would make vault %s at %s for application %s; nothing was asked or changed\n", v.Name, place.URL, place.Application)
+				_, err := fmt.Fprintf(cmd.OutOrStdout(), "would make vault %s at %s for application %s; nothing was asked or changed\n", v.Name, placesText(place), place.Application)
 				return err
 			}
 			made, err := vault.Create(cmd.Context(), place)

@@ -2,9 +2,9 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -75,24 +75,24 @@ func (a application) backupOf(name string) (plan.Database, plan.Backup, error) {
 	return d, b, nil
 }
 
-// openVault opens a vault of the plan for reading: the first of its copies that opens.
+// openVault opens a vault of the plan for reading: every copy that answers, as one.
 func (a application) openVault(ctx context.Context, name string) (*vault.Vault, error) {
-	v, ok := a.plan.VaultNamed(name)
-	if !ok {
-		return nil, fmt.Errorf("open vault %s: the plan has no such vault", name)
+	conf, err := host.VaultConfig(ctx, a.plan, name)
+	if err != nil {
+		return nil, err
 	}
-	var errs []error
-	for _, c := range v.Copies {
-		place, err := host.PlaceOf(ctx, a.plan, v, c)
-		if err == nil {
-			var opened *vault.Vault
-			if opened, err = vault.Open(ctx, place); err == nil {
-				return opened, nil
-			}
-		}
-		errs = append(errs, fmt.Errorf("open vault %s: %w", name, err))
+	conf.ReadOnly = true
+	markAllFilled(&conf, nil)
+	return vault.Open(ctx, conf)
+}
+
+// markAllFilled says that the vault has lain in all its places, except in those that are to be filled: the command line
+// does not ask the agents, and never takes an empty place for a new one unasked.
+func markAllFilled(conf *vault.Config, fill []string) {
+	conf.Filled = !slices.Contains(fill, conf.Copy)
+	for i := range conf.Others {
+		conf.Others[i].Filled = !slices.Contains(fill, conf.Others[i].Copy)
 	}
-	return nil, errors.Join(errs...)
 }
 
 // openVaultOf opens the vault that holds one database, and gives the application where there is a plan.

@@ -102,6 +102,7 @@ func (a *archivist) work(ctx context.Context) error {
 	})
 	g.Go(func() error { return a.stream(ctx, r) })
 	g.Go(func() error { return a.bases(ctx, v) })
+	g.Go(func() error { a.host.copies.follow(ctx, a.db.Name, v); return nil })
 	err = g.Wait()
 	if errors.Is(err, context.Canceled) {
 		return nil

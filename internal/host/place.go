@@ -18,11 +18,9 @@ func PlaceOf(ctx context.Context, p *plan.Plan, v plan.Vault, c plan.Copy) (vaul
 	if err != nil {
 		return vault.Config{}, err
 	}
-	conf := vault.Config{Name: v.Name, URL: c.URL, Key: key, Application: p.Application}
-	if conf.S3, err = bucket(ctx, c.S3); err != nil {
-		return vault.Config{}, fmt.Errorf("reach copy %s of vault %s: %w", c.Name, v.Name, err)
-	}
-	return conf, nil
+	conf := vault.Config{Name: v.Name, Key: key, Application: p.Application}
+	first(&conf, copyPlace(ctx, v, c))
+	return conf, conf.Unready
 }
 
 // Alone reaches a vault by its address and key, without a plan. A bucket's credentials come from the environment.

@@ -46,6 +46,7 @@ type Host struct {
 	founding  founding // only keepMembers uses it once the host runs
 	recovery  int64    // its number
 	saver     *saver
+	copies    *copyWatch
 	comparers []*comparer
 	joins     chan struct{} // fires when an order to enter another cluster has been written
 	beats     *beats
@@ -102,6 +103,7 @@ var errJoins = errors.New("this host enters another cluster")
 func life(ctx context.Context, cfg Config, self plan.Host, down <-chan struct{}) error {
 	h := &Host{cfg: cfg, self: self, clock: clock.Real(), servers: map[string]*postgres.Server{}, joins: make(chan struct{}, 1), applied: newApplied(cfg.Plan, cfg.Log)}
 	h.saver = newSaver(h)
+	h.copies = newCopyWatch(h)
 	if err := join(ctx, cfg); err != nil {
 		return fmt.Errorf("run host %s: %w", cfg.Self, err)
 	}
@@ -346,7 +348,7 @@ func (h *Host) tend(now agent.Snapshot) {
 
 // problems are those of the host itself, for its report.
 func (h *Host) problems() []problem.Problem {
-	all := slices.Concat(h.disk.problems(), h.paths.problems(), h.saver.problems(), h.applied.problems())
+	all := slices.Concat(h.disk.problems(), h.paths.problems(), h.saver.problems(), h.copies.problems(), h.applied.problems())
 	for _, c := range h.comparers {
 		all = append(all, c.problems()...)
 	}

@@ -16,13 +16,46 @@ import (
 // not mounted later is a problem and not a reason to begin an empty vault in its place.
 func vaultKey(name string) cluster.Key[string] { return cluster.Key[string](agent.KeyVaults + name) }
 
-// VaultConfig says how a vault of the plan is reached: its first copy, with its key.
+// copyKey remembers that a copy of a vault has held all of it: when nothing is there later, a disk is not mounted.
+func copyKey(name, copied string) cluster.Key[string] {
+	return cluster.Key[string](agent.KeyCopies + name + "/" + copied)
+}
+
+// VaultConfig says how a vault of the plan is reached: all its copies, with its key. A copy that cannot be reached for
+// want of a secret is away; the others go on.
 func VaultConfig(ctx context.Context, p *plan.Plan, name string) (vault.Config, error) {
 	v, ok := p.VaultNamed(name)
 	if !ok || len(v.Copies) == 0 {
 		return vault.Config{}, fmt.Errorf("open vault %s: the plan has no such vault", name)
 	}
-	return PlaceOf(ctx, p, v, v.Copies[0])
+	key, err := Secret(ctx, v.Key)
+	if err != nil {
+		return vault.Config{}, err
+	}
+	conf := vault.Config{Name: v.Name, Key: key, Application: p.Application}
+	for i, c := range v.Copies {
+		place := copyPlace(ctx, v, c)
+		if i == 0 {
+			first(&conf, place)
+		} else {
+			conf.Others = append(conf.Others, place)
+		}
+	}
+	return conf, nil
+}
+
+// first makes a place the one that is asked first.
+func first(conf *vault.Config, p vault.Place) {
+	conf.Copy, conf.URL, conf.S3, conf.Unready = p.Copy, p.URL, p.S3, p.Unready
+}
+
+func copyPlace(ctx context.Context, v plan.Vault, c plan.Copy) vault.Place {
+	place := vault.Place{Copy: c.Name, URL: c.URL}
+	var err error
+	if place.S3, err = bucket(ctx, c.S3); err != nil {
+		place.Unready = fmt.Errorf("reach copy %s of vault %s: %w", c.Name, v.Name, err)
+	}
+	return place
 }
 
 // openVault opens a vault of the plan, and makes it when the hosts have never agreed on one of this name.
@@ -36,6 +69,11 @@ func (h *Host) openVault(ctx context.Context, name string) (*vault.Vault, error)
 	if err != nil {
 		return nil, fmt.Errorf("open vault %s: %w", name, err)
 	}
+	if conf.ID = known; len(conf.Others) > 0 {
+		if err := h.markFilled(ctx, &conf); err != nil {
+			return nil, err
+		}
+	}
 	v, err := vault.Open(ctx, conf)
 	if absent := (*problem.Problem)(nil); revision == 0 && errors.As(err, &absent) && absent.Code == "vault.absent" {
 		v, err = vault.Create(ctx, conf)
@@ -43,18 +81,28 @@ func (h *Host) openVault(ctx context.Context, name string) (*vault.Vault, error)
 	if err != nil {
 		return nil, err
 	}
-	if id := v.Identity().ID; revision == 0 {
-		_, err = vaultKey(name).Swap(ctx, h.store, 0, id)
-	} else if id != known {
-		err = &problem.Problem{
-			Code: "vault.exchanged", Subject: name, Severity: problem.Critical,
-			Title:   "another vault lies where this one was: " + id + " instead of " + known,
-			Meaning: "Nothing is written to it, so that neither loses anything.",
-			Remedy:  "mount the right disk, or correct the copy's place in the plan",
-		}
+	if revision == 0 {
+		_, err = vaultKey(name).Swap(ctx, h.store, 0, v.Identity().ID)
 	}
 	if err != nil {
 		return nil, errors.Join(err, v.Close(ctx))
 	}
 	return v, nil
+}
+
+// markFilled says of each place whether the vault lay there once.
+func (h *Host) markFilled(ctx context.Context, conf *vault.Config) error {
+	filled := func(copied string, is *bool) error {
+		_, revision, err := copyKey(conf.Name, copied).Load(ctx, h.store)
+		if err != nil {
+			return fmt.Errorf("open vault %s: %w", conf.Name, err)
+		}
+		*is = revision > 0
+		return nil
+	}
+	err := filled(conf.Copy, &conf.Filled)
+	for i := range conf.Others {
+		err = errors.Join(err, filled(conf.Others[i].Copy, &conf.Others[i].Filled))
+	}
+	return err
 }

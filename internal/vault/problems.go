@@ -86,6 +86,30 @@ func absent(name, dir string) *problem.Problem {
 	}
 }
 
+func exchanged(name, found, known string) *problem.Problem {
+	return &problem.Problem{
+		Code: "vault.exchanged", Subject: name, Severity: problem.Critical,
+		Title:   "another vault lies where this one was: " + found + " instead of " + known,
+		Meaning: "Nothing is written to it, so that neither loses anything.",
+		Remedy:  "mount the right disk, or correct the copy's place in the plan",
+	}
+}
+
+func copyGone(name, place, where string) *problem.Problem {
+	return &problem.Problem{
+		Code: "vault.copy-gone", Subject: name, Severity: problem.Degraded,
+		Title:   "copy " + place + " held the vault, and nothing is at " + where,
+		Meaning: "The other copies go on. Nothing is written there: it may be the place where a disk is not mounted.",
+		Remedy:  "mount the disk; or, when the copy is lost, fill it anew: holdfast vault sync " + name + " --fill " + place,
+	}
+}
+
+// isAbsent reports whether there is a place and no vault in it.
+func isAbsent(err error) bool {
+	p, ok := errors.AsType[*problem.Problem](err)
+	return ok && p.Code == "vault.absent"
+}
+
 func exists(name, dir string) *problem.Problem {
 	return &problem.Problem{
 		Code: "vault.exists", Subject: name, Severity: problem.Note,

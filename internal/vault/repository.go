@@ -45,29 +45,34 @@ func initRepository(ctx context.Context, files store.Store, key redact.String) e
 	return nil
 }
 
+// vault is one that is not open yet.
+func (c Config) vault(name string) *Vault {
+	v := &Vault{name: name, host: c.Host, log: c.Log}
+	if v.host == "" {
+		v.host = "holdfast"
+	}
+	if v.log == nil {
+		v.log = slog.New(slog.DiscardHandler)
+	}
+	v.log = v.log.With("vault", name)
+	return v
+}
+
 // connect opens the repository. kopia insists on a connection file; it holds a token and no secret, and lives
 // in a private directory until Close. Writing it here instead of through repo.Connect spares a second
-// derivation of the key (a quarter of a second).
-func connect(ctx context.Context, cfg Config, name string, files store.Store) (*Vault, error) {
-	host := cfg.Host
-	if host == "" {
-		host = "holdfast"
-	}
-	log := cfg.Log
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
+// derivation of the key (a quarter of a second). When it fails, the files are let go too.
+func (v *Vault) connect(ctx context.Context, cfg Config) error {
 	state, err := os.MkdirTemp("", "holdfast-vault-*")
 	if err != nil {
-		return nil, err
+		return err
 	}
-	st, forget := newDriver(files)
-	v := &Vault{name: name, host: host, log: log.With("vault", name), files: files, state: state, forget: forget}
+	st, forget := newDriver(v.files)
+	v.state, v.forget = state, forget
 	connection := st.ConnectionInfo()
 	raw, err := json.Marshal(repo.LocalConfig{
 		Storage:       &connection,
 		Caching:       &content.CachingOptions{},
-		ClientOptions: repo.ClientOptions{Hostname: host, Username: userName},
+		ClientOptions: repo.ClientOptions{Hostname: v.host, Username: userName, ReadOnly: cfg.ReadOnly},
 	})
 	if err == nil {
 		err = os.WriteFile(filepath.Join(state, "connection.json"), raw, 0o600)
@@ -77,9 +82,10 @@ func connect(ctx context.Context, cfg Config, name string, files store.Store) (*
 	}
 	if err != nil {
 		forget()
-		return nil, errors.Join(err, os.RemoveAll(state))
+		closeStore(v.files)
+		return errors.Join(err, os.RemoveAll(state))
 	}
-	return v, nil
+	return nil
 }
 
 func (v *Vault) openRepository(ctx context.Context, key redact.String) error {

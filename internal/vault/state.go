@@ -2,6 +2,7 @@ package vault
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/aes"
 	"crypto/cipher"
@@ -90,13 +91,15 @@ func (v *Vault) States(ctx context.Context) ([]SavedState, error) {
 			out = append(out, s)
 		}
 	}
-	slices.SortFunc(out, func(a, b SavedState) int {
-		if c := a.At.Compare(b.At); c != 0 {
-			return c
-		}
-		return strings.Compare(a.Object, b.Object)
-	})
+	sortStates(out)
 	return out, nil
+}
+
+// sortStates puts the oldest first.
+func sortStates(all []SavedState) {
+	slices.SortFunc(all, func(a, b SavedState) int {
+		return cmp.Or(a.At.Compare(b.At), strings.Compare(a.Object, b.Object))
+	})
 }
 
 // NewestState reads the newest saving that is whole. Damaged ones are passed over, and told; ErrNoState when none is
@@ -130,18 +133,30 @@ func (v *Vault) GetState(ctx context.Context, s SavedState) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the saved state %s: %w", s.Object, err)
 	}
-	content, err := v.openState(s, raw.Bytes())
+	content, err := v.openSaved(s, raw.Bytes())
 	if err != nil {
 		return nil, fmt.Errorf("read the saved state %s: %w", s.Object, err)
+	}
+	return content, nil
+}
+
+// openSaved opens a saving, and proves that its content is what its name says.
+func (v *Vault) openSaved(s SavedState, raw []byte) ([]byte, error) {
+	content, err := v.openState(s, raw)
+	if err != nil {
+		return nil, err
 	}
 	hash, err := v.stateHash(content)
 	if err == nil && !strings.HasSuffix(s.Object, "-"+hash+stateSuffix) {
 		err = errors.New("its content does not fit its name")
 	}
-	if err != nil {
-		return nil, fmt.Errorf("read the saved state %s: %w", s.Object, err)
-	}
-	return content, nil
+	return content, err
+}
+
+// checkState says whether raw can lie under a saving's name.
+func (v *Vault) checkState(s SavedState, raw []byte) error {
+	_, err := v.openSaved(s, raw)
+	return err
 }
 
 // dropStates removes what [keptStates] does not keep.

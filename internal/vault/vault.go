@@ -20,7 +20,6 @@ import (
 	"net/url"
 	"os"
 	"path"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -29,7 +28,7 @@ import (
 
 	"holdfast/internal/problem"
 	"holdfast/internal/redact"
-	"holdfast/internal/vault/filestore"
+	"holdfast/internal/vault/copies"
 	"holdfast/internal/vault/s3store"
 	"holdfast/internal/vault/store"
 )
@@ -39,6 +38,12 @@ type Config struct {
 	Name        string         // the plan's name for it; "" = the last part of the URL
 	URL         string         // file:///absolute/path or s3://bucket/prefix
 	S3          s3store.Config // how an s3:// place is reached; its URL, Locks and Clock are set here
+	Copy        string         // name of this place among the vault's copies; "" = it is the only one
+	Filled      bool           // as in [Place]
+	Unready     error          // as in [Place]
+	Others      []Place        // the vault's other copies, in the order in which they are asked
+	ID          string         // which vault it must be; "" = the one that the first copy with any says
+	ReadOnly    bool           // refuse to store or delete anything; s3:// places are asked with their credentials for reading
 	Key         redact.String  // whoever has it reads everything; without it nothing can be read
 	Application string         // owner; "" = any (a restore from vault and key alone). Create needs one
 	Host        string         // who writes, as lists show it; "" = "holdfast"
@@ -52,10 +57,11 @@ type Vault struct {
 	host     string
 	log      *slog.Logger
 	files    store.Store
-	walKey   []byte // seals segments
-	nameKey  []byte // keyed hash of a segment's content, part of its name
-	forget   func() // takes files out of kopia's reach
-	state    string // private directory with kopia's connection file, removed by Close
+	members  *copies.Store // the same as files where there are several copies; nil where there is one
+	walKey   []byte        // seals segments
+	nameKey  []byte        // keyed hash of a segment's content, part of its name
+	forget   func()        // takes files out of kopia's reach
+	state    string        // private directory with kopia's connection file, removed by Close
 
 	repoMu sync.Mutex // one refresh or short write session at a time; long writers have sessions of their own
 	repo   repo.DirectRepository
@@ -92,24 +98,43 @@ func Create(ctx context.Context, cfg Config) (*Vault, error) {
 	case cfg.Key.Reveal() == "":
 		return nil, emptyKey(name)
 	}
-	files, err := cfg.openStore(ctx, true)
+	v := cfg.vault(name)
+	all, err := v.places(ctx, cfg, true)
 	if err != nil {
-		return nil, unusable(name, cfg.URL, fmt.Errorf("create vault %s: %w", name, err))
-	}
-	if err := claim(ctx, files, name); err != nil {
 		return nil, err
 	}
-	if err := initRepository(ctx, files, cfg.Key); err != nil {
+	for _, files := range all {
+		if err := claim(ctx, files, name); err != nil {
+			return nil, err
+		}
+	}
+	if err := initRepository(ctx, all[0], cfg.Key); err != nil {
 		return nil, fmt.Errorf("create vault %s: %w", name, err)
 	}
-	v, err := connect(ctx, cfg, name, files)
-	if err != nil {
+	v.files = all[0]
+	if err := v.connect(ctx, cfg); err != nil {
 		return nil, fmt.Errorf("create vault %s: %w", name, err)
 	}
 	var id [16]byte
 	_, _ = rand.Read(id[:]) // never fails (crypto/rand)
 	v.identity = Identity{Format: formatNow, ID: hex.EncodeToString(id[:]), Application: cfg.Application, Created: time.Now().UTC().Truncate(time.Second)}
 	if err := v.seal(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("create vault %s: %w", name, err), v.Close(ctx))
+	}
+	if len(cfg.Others) == 0 {
+		return v, nil
+	}
+	for _, files := range all[1:] { // they are opened again, as copies of this one
+		closeStore(files)
+	}
+	cfg.ID = v.identity.ID
+	if err := v.Close(ctx); err != nil {
+		return nil, err
+	}
+	if v, err = Open(ctx, cfg); err != nil {
+		return nil, err
+	}
+	if _, err := v.Sync(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("create vault %s: %w", name, err), v.Close(ctx))
 	}
 	return v, nil
@@ -148,34 +173,23 @@ func claim(ctx context.Context, files store.Store, name string) error {
 // vault.wrong-key; neither writes anything.
 func Open(ctx context.Context, cfg Config) (*Vault, error) {
 	name := cfg.label()
-	files, err := cfg.openStore(ctx, false)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil, absent(name, cfg.URL)
+	v := cfg.vault(name)
+	if err := v.openFiles(ctx, cfg); err != nil {
+		return nil, err
 	}
-	if err != nil {
-		return nil, unusable(name, cfg.URL, fmt.Errorf("open vault %s: %w", name, err))
-	}
-	raw, err := store.Read(ctx, files, identityFile)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil, absent(name, files.Address())
-	}
-	if err != nil {
-		return nil, fmt.Errorf("open vault %s: %w", name, err)
-	}
-	var id Identity
-	if err := json.Unmarshal(raw, &id); err != nil {
-		return nil, damagedIdentity(name, files.Address(), err.Error())
-	}
+	files := v.files
+	id, err := readIdentity(ctx, files, name)
 	switch {
-	case id.Format != formatNow:
-		return nil, otherFormat(name, id.Format)
+	case err != nil:
+		return nil, err
 	case cfg.Application != "" && id.Application != cfg.Application:
 		return nil, foreign(name, id.Application, cfg.Application)
+	case cfg.ID != "" && id.ID != cfg.ID:
+		return nil, exchanged(name, id.ID, cfg.ID)
 	case cfg.Key.Reveal() == "":
 		return nil, emptyKey(name)
 	}
-	v, err := connect(ctx, cfg, name, files)
-	if err != nil {
+	if err := v.connect(ctx, cfg); err != nil {
 		return nil, fmt.Errorf("open vault %s: %w", name, err)
 	}
 	v.identity = id
@@ -230,13 +244,19 @@ func (v *Vault) Host() string { return v.host }
 // Identity is what the vault says of itself.
 func (v *Vault) Identity() Identity { return v.identity }
 
-// Close lets go of the vault. Writers must have been committed or aborted.
+// drainMax bounds how long Close goes on carrying to other copies what was stored.
+const drainMax = 20 * time.Second
+
+// Close lets go of the vault. Writers must have been committed or aborted, and Follow must have ended.
 func (v *Vault) Close(ctx context.Context) error {
 	err := v.repo.Close(ctx)
-	v.forget()
-	if c, ok := v.files.(interface{ Close() }); ok {
-		c.Close()
+	if v.members != nil {
+		drain, done := context.WithTimeout(ctx, drainMax)
+		v.members.Drain(drain)
+		done()
 	}
+	v.forget()
+	closeStore(v.files)
 	if rmErr := os.RemoveAll(v.state); err == nil {
 		err = rmErr
 	}
@@ -272,30 +292,6 @@ func (v *Vault) setBroken(err error) {
 	if v.fatal == nil {
 		v.fatal = fmt.Errorf("vault %s cannot go on: %w", v.name, err)
 	}
-}
-
-// openStore opens the place that the URL names; create makes it where it can be made: a directory is, a bucket is not.
-// A place that is not there is store.ErrNotFound for a directory and store.ErrNoPlace for a bucket.
-func (c Config) openStore(ctx context.Context, create bool) (store.Store, error) {
-	if strings.HasPrefix(c.URL, "s3:") {
-		conf := c.S3
-		conf.URL, conf.Locks = c.URL, locks
-		return s3store.Open(ctx, conf)
-	}
-	u, err := url.Parse(c.URL)
-	if err != nil {
-		return nil, fmt.Errorf("read vault address: %w", err)
-	}
-	if u.Scheme != "file" || u.Host != "" || !filepath.IsAbs(u.Path) {
-		return nil, fmt.Errorf("read vault address %q: not file:///absolute/path or s3://bucket/prefix", c.URL)
-	}
-	dir := filepath.Clean(u.Path)
-	if create {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return nil, err
-		}
-	}
-	return filestore.Open(dir)
 }
 
 // locks names what is stored for ever, and what a vault cannot be read without: the place may keep it under lock. What

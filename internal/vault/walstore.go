@@ -345,18 +345,37 @@ func (l *Log) read(ctx context.Context, object string) (walHeader, []byte, error
 	if err := l.vault.files.Get(ctx, object, 0, -1, &raw); err != nil {
 		return walHeader{}, nil, fmt.Errorf("read log %s: %w", object, err)
 	}
-	h, content, err := l.vault.openWAL(raw.Bytes())
-	if err != nil {
-		return h, nil, fmt.Errorf("read log %s: %w", object, err)
-	}
-	hash, err := l.vault.walHash(content)
-	if err == nil && !strings.HasSuffix(object, "-"+hash+walSuffix) {
-		err = errors.New("its content does not fit its name")
-	}
+	h, content, err := l.vault.openLog(object, raw.Bytes())
 	if err != nil {
 		return h, nil, fmt.Errorf("read log %s: %w", object, err)
 	}
 	return h, content, nil
+}
+
+// openLog opens an object of the log, and proves that its content is what its name says.
+func (v *Vault) openLog(object string, raw []byte) (walHeader, []byte, error) {
+	h, content, err := v.openWAL(raw)
+	if err != nil {
+		return h, nil, err
+	}
+	hash, err := v.walHash(content)
+	if err == nil && !strings.HasSuffix(object, "-"+hash+walSuffix) {
+		err = errors.New("its content does not fit its name")
+	}
+	return h, content, err
+}
+
+// checkLog says whether raw can lie under this name in the log.
+func (v *Vault) checkLog(object string, raw []byte) error {
+	if path.Base(object) != coveredFile {
+		_, _, err := v.openLog(object, raw)
+		return err
+	}
+	h, _, err := v.openWAL(raw)
+	if err == nil && h.kind != walCovered {
+		err = errors.New("it is no mark of how far the log is held")
+	}
+	return err
 }
 
 // coveredFile is the one object of a log that is replaced: how far in time the log is held. On a server where

@@ -25,7 +25,10 @@ import (
 const tempMark = ".holdfast-tmp-"
 
 // Store is one root directory. It holds no state besides the path: use it from any goroutine.
-type Store struct{ root string }
+type Store struct {
+	root string
+	is   fs.FileInfo // which directory it was when it was opened
+}
 
 // Open uses an existing directory.
 func Open(root string) (*Store, error) {
@@ -36,7 +39,19 @@ func Open(root string) (*Store, error) {
 	if !fi.IsDir() {
 		return nil, fmt.Errorf("open store %s: not a directory", root)
 	}
-	return &Store{root: root}, nil
+	return &Store{root: root, is: fi}, nil
+}
+
+// mounted refuses to write when another directory lies where ours was, such as the one below a disk that was unmounted.
+func (s *Store) mounted() error {
+	now, err := os.Stat(s.root)
+	if err == nil && !os.SameFile(now, s.is) {
+		err = errors.New("another directory lies where this one was")
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %s: %w", store.ErrNoPlace, s.root, err)
+	}
+	return nil
 }
 
 // Root is the directory.
@@ -63,6 +78,9 @@ func (s *Store) put(ctx context.Context, name string, data store.Data, replace b
 	full, err := s.path(name)
 	if err != nil {
 		return err
+	}
+	if err := s.mounted(); err != nil {
+		return fmt.Errorf("store %s: %w", name, err)
 	}
 	if strings.HasPrefix(name, repositoryPrefix) {
 		if err := s.layRepository(); err != nil {

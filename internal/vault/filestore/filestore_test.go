@@ -1,6 +1,7 @@
 package filestore_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -51,5 +52,33 @@ func TestARepositoryLiesAsKopiaLaysItOut(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(s.Root(), "repository", want)); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// A disk that is unmounted leaves its mount point: nothing may be stored there.
+func TestNothingIsWrittenIntoAnotherDirectoryOfTheSameName(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "mount")
+	if err := os.Mkdir(root, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s, err := filestore.Open(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(root, root+".disk"); err != nil {
+		t.Fatal(err)
+	}
+	for _, there := range []bool{false, true} {
+		if there {
+			if err := os.Mkdir(root, 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.Put(t.Context(), "a/b", store.Bytes("x")); !errors.Is(err, store.ErrNoPlace) {
+			t.Errorf("stored where nothing is mounted (%v): %v", there, err)
+		}
+	}
+	if left, err := os.ReadDir(root); err != nil || len(left) > 0 {
+		t.Errorf("the mount point holds %v, %v", left, err)
 	}
 }

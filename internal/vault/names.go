@@ -1,0 +1,143 @@
+package vault
+
+import (
+	"path"
+	"strings"
+	"time"
+
+	"holdfast/internal/vault/copies"
+	"holdfast/internal/vault/wal"
+)
+
+// fillingFile stands in a copy that is being made from the others: vault.json comes last, so that a copy which is not
+// whole is no vault yet.
+const fillingFile = "filling.json"
+
+// passing names what belongs to one copy alone.
+func passing(name string) bool {
+	id, inRepository := strings.CutPrefix(name, repositoryDir+"/")
+	switch {
+	case inRepository:
+		return strings.HasPrefix(id, sessionMarkers) || strings.HasPrefix(id, "_")
+	case strings.HasPrefix(name, "lost+found/"):
+		return true
+	}
+	return name == checkFile || name == fillingFile
+}
+
+// changing names what is replaced on purpose.
+func changing(name string) bool {
+	id, inRepository := strings.CutPrefix(name, repositoryDir+"/")
+	return inRepository && strings.HasPrefix(id, "kopia.") || name == formatBlobCopy || path.Base(name) == coveredFile
+}
+
+// light names what is let go of when something newer has taken its place, and what may come back without harm.
+func light(name string) bool {
+	dir, _, _ := strings.Cut(name, "/")
+	return dir == stateDir || dir == "wal" && strings.Contains(path.Base(name), ".partial-")
+}
+
+// order is when a blob is carried to another copy: packs and log first, then the indexes that name packs, then what
+// opens the vault, and last what makes it one.
+func order(name string) int {
+	id, inRepository := strings.CutPrefix(name, repositoryDir+"/")
+	switch {
+	case name == identityFile:
+		return 3
+	case name == formatBlobCopy, inRepository && strings.HasPrefix(id, "kopia."):
+		return 2
+	case inRepository && id != "" && strings.Contains("xnm", id[:1]):
+		return 1
+	}
+	return 0
+}
+
+// needed leaves out beginnings of segments that a longer piece has replaced, and savings that would be let go of.
+func needed(names []string) []string {
+	longest := map[string]string{} // segment with its folder -> the piece that holds most of it
+	var states []SavedState
+	for _, n := range names {
+		dir, base := path.Split(n)
+		switch top, _, _ := strings.Cut(n, "/"); {
+		case top == "wal" && len(base) > 24:
+			segment := dir + base[:24]
+			if pieceLength(base) > pieceLength(path.Base(longest[segment])) {
+				longest[segment] = n
+			}
+		case top == stateDir:
+			if s, ok := parseState(base); ok {
+				states = append(states, s)
+			}
+		}
+	}
+	sortStates(states)
+	kept := keptStates(states)
+	var out []string
+	for _, n := range names {
+		dir, base := path.Split(n)
+		switch top, _, _ := strings.Cut(n, "/"); {
+		case top == "wal" && strings.Contains(base, ".partial-") && longest[dir+base[:24]] != n:
+			continue
+		case top == stateDir:
+			if _, ok := parseState(base); ok && !kept[n] {
+				continue
+			}
+		}
+		out = append(out, n)
+	}
+	return out
+}
+
+// pieceLength orders the pieces of one segment: whole ones have no end.
+func pieceLength(base string) string {
+	if len(base) < 25 {
+		return ""
+	}
+	rest, partial := strings.CutPrefix(base[24:], ".partial-")
+	if !partial {
+		return "~" // behind every number
+	}
+	digits, _, _ := strings.Cut(rest, "-")
+	return digits
+}
+
+// policy is what copies need to know of our names, and of what lies under them.
+func (v *Vault) policy() copies.Policy {
+	return copies.Policy{
+		Passing: passing, Changing: changing, Light: light, Needed: needed, Order: order,
+		Check: v.check, Newer: v.newer,
+	}
+}
+
+// check says whether content can be what name stands for, as far as its seal and its name tell.
+func (v *Vault) check(name string, content []byte) error {
+	dir, _, _ := strings.Cut(name, "/")
+	switch {
+	case dir == "wal" && strings.HasSuffix(name, walSuffix):
+		return v.checkLog(name, content)
+	case dir == stateDir:
+		s, ok := parseState(path.Base(name))
+		if !ok {
+			return nil
+		}
+		return v.checkState(s, content)
+	}
+	return nil
+}
+
+// newer reports whether b is to take a's place: of two marks how far the log is held, the one that reaches further.
+func (v *Vault) newer(name string, a, b []byte) bool {
+	if path.Base(name) != coveredFile {
+		return false
+	}
+	reach := func(raw []byte) (wal.LSN, time.Time) {
+		h, _, err := v.openWAL(raw)
+		if err != nil {
+			return 0, time.Time{}
+		}
+		return h.start, h.covers
+	}
+	aEnd, aAt := reach(a)
+	bEnd, bAt := reach(b)
+	return bAt.After(aAt) || bAt.Equal(aAt) && bEnd > aEnd
+}
