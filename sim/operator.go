@@ -69,27 +69,21 @@ func (f *faults) askRestart(pending bool, wants int) {
 	w.at(60*time.Second, func() { q.settled = true }) // the operator cancels it
 }
 
-// restarted checks what an answer to a restart claims: every server runs that has not been lost meanwhile, as a new
-// process where all were to be restarted.
+// restarted checks what an answer to a restart claims of those who are still members (nobody waits for one that has left,
+// and its own host ends its server): none runs without the plan's setting, or as the process that was to end.
 func (w *World) restarted(h *host, q *request, x database.Answer) {
 	if q.Kind != "restart" || !x.OK {
 		return
 	}
 	w.check.restarts++
-	if q.PendingOnly {
-		for host := range q.Lives {
-			if !w.check.record.Holds(host) {
-				continue // it left the database meanwhile, so nobody waits for it and its own host ends its server
-			}
-			if s := w.host(host).srv; q.wants == w.wants && !strings.Contains(x.Text, "still waiting") && s.Observe(context.Background()).Running && !s.HasWanted() {
-				w.fail("a restart restarts", "%s says that nothing waits, and %s has not the plan's setting", h.name, host)
-			}
-		}
-		return
-	}
 	for host, life := range q.Lives {
-		if l := w.host(host).srv.Observe(context.Background()); l.Running && l.Life == life {
+		srv := w.host(host).srv
+		switch l := srv.Observe(context.Background()); {
+		case !w.check.record.Holds(host):
+		case !q.PendingOnly && l.Running && l.Life == life:
 			w.fail("a restart restarts", "%s says that all were restarted, and %s still runs as %s", h.name, host, life)
+		case q.PendingOnly && q.wants == w.wants && !strings.Contains(x.Text, "still waiting") && srv.Lacks():
+			w.fail("a restart restarts", "%s says that nothing waits, and %s has not the plan's setting", h.name, host)
 		}
 	}
 }

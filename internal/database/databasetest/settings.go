@@ -16,8 +16,9 @@ func (s *Server) Want(n int) {
 	s.wanted, s.applied = n, false
 }
 
-// HasWanted reports whether the running server has the plan's setting.
-func (s *Server) HasWanted() bool { return s.p != nil && s.p.setting == s.wanted }
+// Lacks reports whether a server runs that has another setting than the plan. One of which only processes linger has none
+// any more.
+func (s *Server) Lacks() bool { return s.p != nil && s.p.setting != s.wanted }
 
 // settingAtStart: a standby that answers queries starts with no less than its primary has, for PostgreSQL would
 // refuse to start it.
