@@ -57,7 +57,8 @@ type agentLife struct {
 	sent      []time.Duration // by seq
 	lateUntil time.Duration
 	signature signature
-	report    agent.Report
+	report    *agent.Report // never changed once it is told
+	scratch   agent.Facts   // of the round before: its slices serve again
 	because   string
 	closed    time.Duration // as the last round said
 }
@@ -85,7 +86,7 @@ type request struct {
 }
 
 func newAgentLife(h *host) *agentLife {
-	a := &agentLife{h: h, w: h.w, loop: agent.NewLoop(h.name, "sim", "", []database.Policy{h.w.policy}, nil), began: h.clock()}
+	a := &agentLife{h: h, w: h.w, loop: agent.NewLoop(h.name, "sim", "", []database.Policy{h.w.policy}, nil), began: h.clock(), report: &agent.Report{}}
 	for range h.w.hosts {
 		a.peers = append(a.peers, peer{at: -1, gateAt: -1, contact: -1})
 	}
@@ -158,10 +159,7 @@ type reading struct {
 
 func (a *agentLife) readNow() reading {
 	r := reading{at: a.w.store.Revision(), requests: a.w.openRequests(), plan: applied{a.w.planned, a.w.policy}}
-	e, err := a.h.store.Get(context.Background(), agent.RecordKey(databaseName))
-	if err == nil && e.Revision != 0 {
-		r.record, r.revision = a.w.decode(e), e.Revision
-	}
+	r.record, r.revision = a.w.agreed()
 	return r
 }
 
@@ -253,7 +251,7 @@ func (a *agentLife) wakeIn(d time.Duration) {
 
 func (a *agentLife) round() {
 	out := a.loop.Round(a.facts(), hands{a: a})
-	a.report = out.Report
+	a.report = &out.Report
 	for _, p := range out.Problems {
 		if a.w.check.restored {
 			continue // refusing is right
@@ -284,37 +282,53 @@ func (a *agentLife) round() {
 	a.wakeIn(out.Wake)
 }
 
+// facts are what a round judges by. They are good until the next call.
 func (a *agentLife) facts() agent.Facts {
 	now := a.h.clock()
-	f := agent.Facts{Now: now - a.began, Late: now < a.lateUntil, Known: a.known, ContactAge: database.Never}
+	f := &a.scratch
+	f.Now, f.Late, f.Known, f.ContactAge = now-a.began, now < a.lateUntil, a.known, database.Never
 	if a.contact > 0 {
 		f.ContactAge = now - a.contact
 	}
-	d := agent.DatabaseFacts{
-		Name: databaseName, Record: a.record.Clone(), Revision: a.revision, Local: a.local, Advanced: database.Never,
+	if f.Databases == nil {
+		f.Databases = []agent.DatabaseFacts{{Name: databaseName}}
 	}
+	d := &f.Databases[0]
+	d.Record, d.Revision, d.Local, d.Advanced = a.record, a.revision, a.local, database.Never
 	d.Local.Age = now - a.localAt
 	if a.advanced > 0 {
 		d.Advanced = now - a.advanced
 	}
+	d.Busy, d.Requests = nil, nil
 	for _, r := range a.running {
 		d.Busy = append(d.Busy, r.kind)
 	}
 	for _, q := range a.requests {
 		d.Requests = append(d.Requests, q.seen(a.w.now))
 	}
-	f.Databases = []agent.DatabaseFacts{d}
 	if a.plan.number > 0 {
 		f.Policies = []database.Policy{a.plan.policy}
 	}
-	for _, o := range a.h.others() {
-		p := a.peers[o.index]
-		f.Peers = append(f.Peers, agent.PeerFacts{
-			Host: o.name, AgentAge: age(now, p.at), GateAge: map[string]time.Duration{databaseName: age(now, p.gateAt)},
-			Contact: age(now, p.contact), Report: p.report,
-		})
+	a.peerFacts(f, now)
+	return *f
+}
+
+func (a *agentLife) peerFacts(f *agent.Facts, now time.Duration) {
+	if f.Peers == nil {
+		for _, o := range a.h.others() {
+			f.Peers = append(f.Peers, agent.PeerFacts{Host: o.name, GateAge: map[string]time.Duration{}})
+		}
 	}
-	return f
+	i := 0
+	for index, p := range a.peers {
+		if index == a.h.index {
+			continue
+		}
+		x := &f.Peers[i]
+		i++
+		x.AgentAge, x.Contact, x.Report = age(now, p.at), age(now, p.contact), p.report
+		x.GateAge[databaseName] = age(now, p.gateAt)
+	}
 }
 
 func age(now, at time.Duration) time.Duration {

@@ -38,14 +38,14 @@ func (a *agentLife) beat() {
 	}
 }
 
-func (a *agentLife) hear(from *agentLife, seq int, report agent.Report, heardLife *agentLife, heardSeq int) {
+func (a *agentLife) hear(from *agentLife, seq int, report *agent.Report, heardLife *agentLife, heardSeq int) {
 	p := &a.peers[from.h.index]
 	if p.life == from && seq <= p.seq {
 		return // twice, or overtaken
 	}
 	p.life, p.seq, p.at = from, seq, a.h.clock()
 	if len(report.Databases) > 0 {
-		p.report = &report
+		p.report = report
 	}
 	if heardLife == a && heardSeq > 0 {
 		p.contact = max(p.contact, a.sent[heardSeq-1])

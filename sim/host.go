@@ -21,7 +21,7 @@ type host struct {
 	up      bool
 	boot    int
 	frozen  bool
-	held    []*event      // what waits for the thaw
+	held    []event       // what waits for the thaw
 	thawed  time.Duration // virtual; when it was last let go, for checks that a freeze excuses
 
 	diskSlow  time.Duration

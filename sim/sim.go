@@ -8,7 +8,6 @@
 package sim
 
 import (
-	"container/heap"
 	"context"
 	"fmt"
 	"hash/fnv"
@@ -98,7 +97,7 @@ type World struct {
 	rng    *rand.Rand
 	now    time.Duration
 	serial uint64
-	queue  events
+	queue  queue
 	task   *task // that runs now
 
 	policy  database.Policy // as it was applied last
@@ -109,9 +108,10 @@ type World struct {
 	store *memory.Shared
 	slow  time.Duration // extra time of every store call
 
-	lastRead struct { // see decode
-		revision int64
-		value    string
+	checks   *memory.Store // the store as checkers read it
+	lastRead struct {      // see readRecord
+		revision int64 // of the whole store
+		at       int64 // of the record
 		record   database.Record
 	}
 
@@ -129,43 +129,16 @@ type World struct {
 	failure  *Failure
 }
 
-// event is one thing to happen. Those of a host end with the host.
-type event struct {
-	at     time.Duration
-	serial uint64
-	host   *host
-	boot   int
-	f      func()
-}
-
-type events []*event
-
-func (q events) Len() int { return len(q) }
-func (q events) Less(i, j int) bool {
-	if q[i].at != q[j].at {
-		return q[i].at < q[j].at
-	}
-	return q[i].serial < q[j].serial
-}
-func (q events) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
-func (q *events) Push(x any)   { *q = append(*q, x.(*event)) }
-func (q *events) Pop() any {
-	old := *q
-	e := old[len(old)-1]
-	old[len(old)-1] = nil
-	*q = old[:len(old)-1]
-	return e
-}
-
 // Run makes a world and lets it live until its faults are over and it is whole again, or a rule is broken.
 func Run(opt Options) Result {
 	w := &World{opt: opt, rng: rand.New(rand.NewPCG(opt.Seed, 0x5eed)), store: memory.New()}
+	w.checks = w.store.Open("checker")
 	w.trace = trace{hash: fnv.New64a(), out: opt.Trace}
 	w.check = newChecker(w)
 	w.build()
 	defer w.end()
 	for w.failure == nil && !w.check.finished && len(w.queue) > 0 {
-		e := heap.Pop(&w.queue).(*event)
+		e := w.queue.pop()
 		w.now = e.at
 		w.happen(e)
 		w.check.step()
@@ -177,7 +150,7 @@ func Run(opt Options) Result {
 	}
 }
 
-func (w *World) happen(e *event) {
+func (w *World) happen(e event) {
 	h := e.host
 	switch {
 	case h == nil:
@@ -260,11 +233,11 @@ func (w *World) at(d time.Duration, f func()) { w.push(d, nil, f) }
 
 func (w *World) push(d time.Duration, h *host, f func()) {
 	w.serial++
-	e := &event{at: w.now + max(d, 0), serial: w.serial, host: h, f: f}
+	e := event{at: w.now + max(d, 0), serial: w.serial, host: h, f: f}
 	if h != nil {
 		e.boot = h.boot
 	}
-	heap.Push(&w.queue, e)
+	w.queue.push(e)
 }
 
 func (w *World) fail(rule, format string, args ...any) {

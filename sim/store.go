@@ -75,25 +75,21 @@ func (w *World) storeWay() time.Duration {
 	return d
 }
 
-// agreed is the record as the store holds it now, for checkers.
+// agreed is the record as the store holds it now, and its revision. Every host reads the same one again and again, so it
+// is decoded once, and nobody may change what it holds.
 func (w *World) agreed() (database.Record, int64) {
-	view := w.store.Open("checker")
-	e, err := view.Get(context.Background(), agent.RecordKey(databaseName))
-	if err != nil || e.Revision == 0 {
-		return database.Record{}, 0
+	if now := w.store.Revision(); now != w.lastRead.revision {
+		e, err := w.checks.Get(context.Background(), agent.RecordKey(databaseName))
+		if err != nil {
+			panic("sim: the store cannot be read: " + err.Error())
+		}
+		var r database.Record
+		if e.Revision != 0 {
+			if err := json.Unmarshal(e.Value, &r); err != nil {
+				panic("sim: the record in the store is not readable: " + err.Error())
+			}
+		}
+		w.lastRead.revision, w.lastRead.at, w.lastRead.record = now, e.Revision, r
 	}
-	return w.decode(e), e.Revision
-}
-
-// decode reads a record. The one that was read last is remembered: every host reads the same one again and again.
-func (w *World) decode(e cluster.Entry) database.Record {
-	if e.Revision == w.lastRead.revision && string(e.Value) == w.lastRead.value {
-		return w.lastRead.record.Clone()
-	}
-	var r database.Record
-	if err := json.Unmarshal(e.Value, &r); err != nil {
-		panic("sim: the record in the store is not readable: " + err.Error())
-	}
-	w.lastRead.revision, w.lastRead.value, w.lastRead.record = e.Revision, string(e.Value), r
-	return r.Clone()
+	return w.lastRead.record, w.lastRead.at
 }
