@@ -18,6 +18,7 @@ type Loop struct {
 	databases []database.Policy
 	memory    map[string]database.Memory
 	looks     map[string]database.Look
+	told      map[partOf]part
 	services  []ServicePolicy
 
 	tended     service.Memory
@@ -28,7 +29,7 @@ type Loop struct {
 
 // NewLoop prepares the rounds of one host.
 func NewLoop(self, version, plan string, databases []database.Policy, services []ServicePolicy) *Loop {
-	return &Loop{self: self, version: version, plan: plan, databases: databases, services: services, memory: map[string]database.Memory{}, looks: map[string]database.Look{}}
+	return &Loop{self: self, version: version, plan: plan, databases: databases, services: services, memory: map[string]database.Memory{}, looks: map[string]database.Look{}, told: map[partOf]part{}}
 }
 
 // roundEvery is the longest pause between rounds: silence has no event that could wake one.
@@ -79,7 +80,7 @@ func (l *Loop) database(p database.Policy, f Facts, h Hands, out *Outcome) {
 		return
 	}
 	facts := f.Databases[i]
-	v := ViewOf(l.self, f, facts)
+	v := viewOf(l.self, f, facts, l.part)
 	d, m := database.Decide(p, v, l.memory[p.Name])
 	l.memory[p.Name] = m
 	out.Decisions[p.Name] = d
@@ -115,25 +116,52 @@ func (l *Loop) database(p database.Policy, f Facts, h Hands, out *Outcome) {
 }
 
 // ViewOf is one database as [database.Decide] wants to see it.
-func ViewOf(self string, f Facts, d DatabaseFacts) database.View {
+func ViewOf(self string, f Facts, d DatabaseFacts) database.View { return viewOf(self, f, d, partIn) }
+
+func viewOf(self string, f Facts, d DatabaseFacts, partIn func(PeerFacts, string) *database.Report) database.View {
 	v := database.View{
 		Self: self, Now: f.Now, Known: f.Known, Record: d.Record, Revision: d.Revision, RecordAge: f.ContactAge,
 		Local: d.Local, Late: f.Late, Advanced: d.Advanced, Busy: d.Busy, Requests: d.Requests, Stopping: f.Stopping,
 		WrittenOff: f.WrittenOff(),
 	}
+	v.Peers = make([]database.Peer, 0, len(f.Peers))
 	for _, p := range f.Peers {
-		peer := database.Peer{Host: p.Host, AgentAge: p.AgentAge, GateAge: database.Never, Contact: p.Contact}
+		peer := database.Peer{Host: p.Host, AgentAge: p.AgentAge, GateAge: database.Never, Contact: p.Contact, Report: partIn(p, d.Name)}
 		if age, ok := p.GateAge[d.Name]; ok {
 			peer.GateAge = age
-		}
-		if p.Report != nil {
-			if r, ok := p.Report.Databases[d.Name]; ok {
-				peer.Report = &r
-			}
 		}
 		v.Peers = append(v.Peers, peer)
 	}
 	return v
+}
+
+// partIn is a database's part of a peer's report; nil if there is none.
+func partIn(p PeerFacts, name string) *database.Report {
+	if p.Report == nil {
+		return nil
+	}
+	r, ok := p.Report.Databases[name]
+	if !ok {
+		return nil
+	}
+	return &r
+}
+
+type partOf struct{ host, name string }
+
+type part struct {
+	in *Report
+	is *database.Report
+}
+
+// part is [partIn], taken out once for as long as the same report is what the peer told.
+func (l *Loop) part(p PeerFacts, name string) *database.Report {
+	x := l.told[partOf{p.Host, name}]
+	if x.in != p.Report {
+		x = part{p.Report, partIn(p, name)}
+		l.told[partOf{p.Host, name}] = x
+	}
+	return x.is
 }
 
 // WrittenOff says why this host's agreed state counts no more, or "".

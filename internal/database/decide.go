@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"holdfast/internal/problem"
@@ -223,7 +224,7 @@ func (j *judgement) gate() {
 	if j.v.Revision == 0 {
 		return
 	}
-	j.d.Gate = GateOrder{Epoch: r.Epoch, Generation: r.Generation, State: GateHold, Why: "no primary is open in epoch " + fmt.Sprint(r.Epoch)}
+	j.d.Gate = GateOrder{Epoch: r.Epoch, Generation: r.Generation, State: GateHold, Why: "no primary is open in epoch " + strconv.FormatInt(r.Epoch, 10)}
 	if r.Phase == Switching {
 		j.d.Gate.Drain = switchDrain
 	}
@@ -364,22 +365,27 @@ func (j *judgement) recordIsOld() bool {
 
 // promisedMore finds who has promised more than the record asks for; "" if nobody is known to have.
 func (j *judgement) promisedMore() (string, Promise) {
-	hosts := []string{j.v.Self}
-	for _, p := range j.v.Peers {
-		hosts = append(hosts, p.Host)
+	if l := &j.v.Local; l.Known && j.promised(j.v.Self, l) {
+		return j.v.Self, l.Promise
 	}
-	r := j.v.Record
-	for _, host := range hosts {
-		l, ok := j.localOf(host)
-		if !ok || !l.PromiseOK || l.Data != DataPresent || r.SystemID != 0 && l.SystemID != r.SystemID || !r.Holds(host) {
-			continue
-		}
-		switched := r.Phase == Switching && r.Primary == host && l.Promise.Epoch == r.Epoch+1 && l.Promise.Generation <= r.Generation
-		if !switched && (l.Promise.Epoch > r.Epoch || l.Promise.Generation > r.Generation) {
-			return host, l.Promise
+	for i := range j.v.Peers {
+		p := &j.v.Peers[i]
+		if p.Report != nil && p.AgentAge < j.p.Times.Reachable && p.Report.Local.Known && j.promised(p.Host, &p.Report.Local) {
+			return p.Host, p.Report.Local.Promise
 		}
 	}
 	return "", Promise{}
+}
+
+// promised reports whether a member has promised more than the record asks for. It is asked for every host, several
+// times a round, so nothing is copied.
+func (j *judgement) promised(host string, l *Local) bool {
+	r := &j.v.Record
+	if !l.PromiseOK || l.Data != DataPresent || r.SystemID != 0 && l.SystemID != r.SystemID || !r.Holds(host) {
+		return false
+	}
+	switched := r.Phase == Switching && r.Primary == host && l.Promise.Epoch == r.Epoch+1 && l.Promise.Generation <= r.Generation
+	return !switched && (l.Promise.Epoch > r.Epoch || l.Promise.Generation > r.Generation)
 }
 
 // keepGeneration persists what is agreed beside the primary's own promise, so that it, too, knows an older agreed

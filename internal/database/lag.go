@@ -66,7 +66,7 @@ const marksMax = 64
 
 // hear notes which look each peer tells, and how old it can be at most.
 func (j *judgement) hear() {
-	var all []Heard
+	all := make([]Heard, 0, len(j.v.Peers))
 	for _, p := range j.v.Peers {
 		i := slices.IndexFunc(j.m.Heard, func(h Heard) bool { return h.Host == p.Host })
 		known := i >= 0
