@@ -65,6 +65,33 @@ func TestPlantedDefectsAreFound(t *testing.T) {
 	}
 }
 
+// The primary is cut off from everybody, and one link comes back when both standbys have answered in an election: what
+// was written meanwhile goes over it to a voter that should not take it any more, while the other one is promoted.
+func TestVotersThatAreNotFrozenAreFound(t *testing.T) {
+	opt := sim.Options{Hosts: 3, Standbys: 2, W: 1, NoLive: true, FaultTime: 30 * time.Second}
+	for s := range uint64(100) {
+		opt.Seed = s + 1
+		opt.Script = []sim.Step{
+			{At: 30 * time.Second, Kind: sim.CutLink, Host: "h1", To: "h2", Lasts: 10 * time.Second},
+			{At: 30 * time.Second, Kind: sim.CutLink, Host: "h1", To: "h3", Lasts: 2500*time.Millisecond + time.Duration(s%50)*10*time.Millisecond},
+		}
+		if clean := sim.Run(opt); clean.Failure != nil {
+			t.Fatalf("without the defect: %v", clean.Failure)
+		}
+		planted := opt
+		planted.Bugs.NotFrozen = true
+		switch f := sim.Run(planted).Failure; {
+		case f == nil || f.Rule == "nothing is thrown away unlisted": // what came over was no acknowledged commit this time
+		case f.Rule != "no acknowledged commit lost":
+			t.Fatalf("found by another rule than expected: %v", f)
+		default:
+			t.Logf("found by seed %d: %v", opt.Seed, f)
+			return
+		}
+	}
+	t.Fatal("not found")
+}
+
 // A former primary is made anew while the new one is the only other server with some commits, and then that one's
 // disk is lost. A copy that went back behind those commits must not be asked; here it is, under its old name.
 func TestARebuiltVoterThatKeepsItsIncarnationIsFound(t *testing.T) {

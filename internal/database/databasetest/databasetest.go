@@ -58,6 +58,7 @@ type Observer interface {
 // Bugs are planted defects, for tests that prove the simulator would find them. All false is right.
 type Bugs struct {
 	ReceiveLSN      bool // a recruit tells where the receiver stood, not where the WAL ends
+	NotFrozen       bool // a recruit promises, answers, and goes on receiving from the primary of before (I3)
 	PromiseUnsynced bool // a promise is told before it is on the disk
 	OpenAtStart     bool // data directories carry no names until they are opened (A1)
 	OldIncarnation  bool // a rebuilt copy keeps the incarnation of what it replaced (A4)

@@ -56,6 +56,13 @@ func (s *Server) Recruit(ctx context.Context, epoch, generation int64) (database
 
 // cutStream forgets where to stream from and waits for the receiver's end: what had arrived is written still.
 func (s *Server) cutStream(ctx context.Context) error {
+	if s.bugs.NotFrozen {
+		return nil
+	}
+	return s.endStream(ctx)
+}
+
+func (s *Server) endStream(ctx context.Context) error {
 	s.d.following, s.d.source = 0, ""
 	p := s.p
 	if p == nil || p.receiver == nil {
@@ -116,6 +123,11 @@ func (s *Server) Follow(ctx context.Context, from database.Endpoint, epoch int64
 	if err := s.readsPromise(); err != nil {
 		return err
 	}
+	if s.p != nil && !s.p.hot { // it was started to be promoted unseen: a standby answers queries
+		if err := s.StopFast(ctx); err != nil {
+			return err
+		}
+	}
 	if err := s.fsync(ctx); err != nil {
 		return err
 	}
@@ -151,13 +163,19 @@ func (s *Server) Promote(ctx context.Context, epoch int64, timeline uint32, chai
 		return errNoRole
 	case p.role == database.Primary && s.timeline() == timeline && s.d.promise.Epoch == epoch:
 		return nil
-	case p.role == database.Primary || s.d.following != 0 || p.receiver != nil:
+	case p.role == database.Primary || !s.bugs.NotFrozen && (s.d.following != 0 || p.receiver != nil):
 		return errNoRole
 	case s.d.promise.Epoch != epoch:
 		return database.ErrPromised
 	}
 	if err := s.readsPromise(); err != nil {
 		return err
+	}
+	if err := s.endStream(ctx); err != nil { // a promotion ends it in any case
+		return err
+	}
+	if s.p != p {
+		return errGone
 	}
 	if err := s.endReaders(ctx, p); err != nil {
 		return err
