@@ -310,6 +310,9 @@ func (a *agentLife) facts() agent.Facts {
 		f.Policies = []database.Policy{a.plan.policy}
 	}
 	a.peerFacts(f, now)
+	if a.w.opt.Planted.ObeysBackup {
+		obeyBackup(f)
+	}
 	return *f
 }
 

@@ -24,7 +24,7 @@ func (a *agentLife) beatLoop() {
 func (a *agentLife) beat() {
 	a.seq++
 	seq, report := a.seq, a.report
-	a.w.check.told(a.h.name, report.Databases[databaseName].Local.Promise)
+	a.w.check.told(a.h.name, a.local.Promise)
 	a.sent = append(a.sent, a.h.clock())
 	for _, to := range a.h.others() {
 		heardLife, heardSeq := a.peers[to.index].life, a.peers[to.index].seq

@@ -29,6 +29,9 @@ func (x hands) Act(_ string, act database.Action) {
 	if w.opt.Planted.AnyRevision {
 		to.Records = anyRevision{to.Records, act.Revision}
 	}
+	if w.opt.Planted.ObeysBackup {
+		to.Server = obedient{h.srv}
+	}
 	t := w.spawn(h, a.hold, func(ctx context.Context) error {
 		err := x.planted(ctx, to, act)
 		if errors.Is(err, errProcessGone) {

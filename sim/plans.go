@@ -2,9 +2,12 @@ package sim
 
 import (
 	"context"
+	"maps"
 	"slices"
 
+	"holdfast/internal/agent"
 	"holdfast/internal/database"
+	"holdfast/internal/database/databasetest"
 )
 
 // changePlan is an operator who applies another plan: other standbys, another W, one of them asynchronous or
@@ -77,6 +80,37 @@ func (x hands) planted(ctx context.Context, to database.Hands, act database.Acti
 		slices.Sort(act.Names.List)
 	}
 	return database.Act(ctx, to, act)
+}
+
+// obeyBackup is the planted defect: whoever promised more in this epoch than the record knows of is taken to have promised
+// just that.
+func obeyBackup(f *agent.Facts) {
+	d := &f.Databases[0]
+	hide := func(l *database.Local) {
+		if l.Promise.Epoch == d.Record.Epoch {
+			l.Promise.Generation = min(l.Promise.Generation, d.Record.Generation)
+		}
+	}
+	hide(&d.Local)
+	for i, p := range f.Peers {
+		if p.Report == nil {
+			continue
+		}
+		r := *p.Report
+		r.Databases = maps.Clone(r.Databases)
+		x := r.Databases[databaseName]
+		hide(&x.Local)
+		r.Databases[databaseName] = x
+		f.Peers[i].Report = &r
+	}
+}
+
+// obedient is the same defect in the driver.
+type obedient struct{ *databasetest.Server }
+
+// Recruit implements [database.Server].
+func (s obedient) Recruit(ctx context.Context, epoch, generation int64) (database.Position, error) {
+	return s.Server.Recruit(ctx, epoch, max(generation, s.Observe(ctx).Promise.Generation))
 }
 
 // applied is the policy that a host knows.

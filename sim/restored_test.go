@@ -34,3 +34,32 @@ func restored(seed uint64) sim.Options {
 	}
 	return sim.Options{Seed: seed, NoLive: true, FaultTime: 60 * time.Second, Faults: mixes[seed%uint64(len(mixes))]}
 }
+
+// An agreed state in which one standby had left, and elections needed fewer answers, is put back when it has long
+// returned and alone acknowledges what the other one is cut off from.
+func TestAnAgreedStateOfTheSameEpochThatIsObeyedIsFound(t *testing.T) {
+	opt := sim.Options{Hosts: 3, Standbys: 2, W: 1, NoLive: true, FaultTime: 60 * time.Second, Script: []sim.Step{
+		{At: 22 * time.Second, Kind: sim.CutLink, Host: "h1", To: "h3", Lasts: 8 * time.Second},
+		{At: 42 * time.Second, Kind: sim.CutLink, Host: "h1", To: "h2", Lasts: 2 * time.Second},
+		{At: 43500 * time.Millisecond, Kind: sim.RestoreStore, Host: "h1"},
+		{At: 43600 * time.Millisecond, Kind: sim.CrashHost, Host: "h1", Lasts: 30 * time.Second},
+	}}
+	for s := uint64(30); s < 130; s++ { // it was found at 33 when this was written
+		opt.Seed = s + 1
+		planted := opt
+		planted.Planted.ObeysBackup = true
+		f := sim.Run(planted).Failure
+		if f == nil {
+			continue
+		}
+		if f.Rule != "no acknowledged commit lost" {
+			t.Fatalf("found by another rule than expected: %v", f)
+		}
+		if clean := sim.Run(opt); clean.Failure != nil {
+			t.Fatalf("without the defect: %v", clean.Failure)
+		}
+		t.Logf("found: %v", f)
+		return
+	}
+	t.Fatal("not found")
+}

@@ -50,6 +50,7 @@ type Planted struct {
 	NamesBeforeRecord bool // W is lowered in the server before the record has the larger E
 	NoBarrier         bool // W is raised and E lowered without a barrier
 	AsyncCounts       bool // the names hold asynchronous standbys too
+	ObeysBackup       bool // no generation is compared: an agreed state of the same epoch is obeyed however old it is
 }
 
 // Step is one fault of a script.
