@@ -78,7 +78,7 @@ func serveWith(t *testing.T, self string, change func(*Source)) *served {
 		}
 		tr := &http.Transport{TLSClientConfig: conf}
 		t.Cleanup(tr.CloseIdleConnections)
-		return &http.Client{Transport: tr, Timeout: 20 * time.Second}
+		return &http.Client{Transport: tr, Timeout: 2 * time.Minute}
 	}
 	out.operator, out.host = as(adminDir), as(hostDir)
 	conf, err := auth.ClientTLS(adminDir, "api.test")

@@ -53,7 +53,7 @@ func handshake(t *testing.T, server, client *tls.Config) (serverState tls.Connec
 		}
 		c := tls.Server(raw, server)
 		defer func() { _ = c.Close() }() // the handshake's error is the one wanted
-		_ = raw.SetDeadline(time.Now().Add(20 * time.Second))
+		_ = raw.SetDeadline(time.Now().Add(2 * time.Minute))
 		if serverErr = c.HandshakeContext(t.Context()); serverErr == nil {
 			serverState = c.ConnectionState()
 			_, serverErr = c.Write([]byte("ok"))
@@ -65,7 +65,7 @@ func handshake(t *testing.T, server, client *tls.Config) (serverState tls.Connec
 	}
 	c := tls.Client(raw, client)
 	defer func() { _ = c.Close() }() // the handshake's error is the one wanted
-	_ = raw.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = raw.SetDeadline(time.Now().Add(2 * time.Minute))
 	// With TLS 1.3 a client learns of its own rejection only when it reads.
 	if clientErr = c.HandshakeContext(t.Context()); clientErr == nil {
 		_, clientErr = c.Read(make([]byte, 2))

@@ -325,7 +325,7 @@ func runOnce(t *testing.T, r *backup.Receiver, s *pgtest.Server) <-chan error {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	t.Cleanup(cancel)
 	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx, cfg) }()

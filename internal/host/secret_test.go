@@ -98,7 +98,7 @@ func TestASecretsProgramIsNotWaitedForForEver(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "read secret") {
 			t.Errorf("it says %v", err)
 		}
-	case <-time.After(30 * time.Second):
+	case <-time.After(2 * time.Minute):
 		end()
 		<-done
 		t.Error("it was waited for until what it left behind ended")

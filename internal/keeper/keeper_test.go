@@ -48,9 +48,12 @@ func testSpec(t *testing.T, script string) Spec {
 	}
 }
 
+// patience bounds what must happen, however busy the machine; nothing is asserted about speed.
+const patience = 4 * time.Minute
+
 func testContext(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -59,7 +62,7 @@ func testContext(t *testing.T) context.Context {
 func launchTest(t *testing.T, s Spec) *Client {
 	t.Helper()
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		if err := KillTree(ctx, s.Dir); err != nil {
 			t.Errorf("clean up: %v", err)
@@ -74,9 +77,9 @@ func launchTest(t *testing.T, s Spec) *Client {
 
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for until := time.Now().Add(30 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+	for until := time.Now().Add(patience); !ok(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(until) {
-			t.Fatalf("not within 30 s: %s", what)
+			t.Fatalf("in vain: %s", what)
 		}
 	}
 }
@@ -123,8 +126,8 @@ func lastExit(t *testing.T, exits <-chan Exit) Exit {
 				return last
 			}
 			last = e
-		case <-time.After(30 * time.Second):
-			t.Fatal("no exit was told within 30 s")
+		case <-time.After(patience):
+			t.Fatal("no exit was told")
 		}
 	}
 }
@@ -449,16 +452,16 @@ func wantAlive(t *testing.T, ps []process) {
 func TestExtensionsKeepAChildAlive(t *testing.T) {
 	t.Parallel()
 	s := testSpec(t, "exec sleep 1000")
-	s.Fence = &Fence{First: 20 * time.Second}
+	s.Fence = &Fence{First: 2 * time.Minute}
 	c := launchTest(t, s)
 	ctx := testContext(t)
 	for range 5 {
-		if err := c.Extend(ctx, 1, time.Now(), 40*time.Second); err != nil {
+		if err := c.Extend(ctx, 1, time.Now(), 10*time.Minute); err != nil {
 			t.Fatal(err)
 		}
 	}
 	st, err := c.Status(ctx)
-	if err != nil || st.Phase != Running || st.FenceIn <= 20*time.Second {
+	if err != nil || st.Phase != Running || st.FenceIn <= 2*time.Minute {
 		t.Errorf("status %+v, %v", st, err)
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
-	"time"
 
 	"holdfast/internal/clock"
 	"holdfast/internal/orders"
@@ -103,19 +102,20 @@ func TestACallEndsWithItsContextAndSpoilsNoLaterOne(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
 	var done sync.WaitGroup
 	done.Go(func() { // takes the first order and never answers it
 		if c, err := l.Accept(); err == nil {
-			_, _ = c.Read(make([]byte, 64)) // until the client gives up
 			_, _ = c.Read(make([]byte, 64))
+			cancel()
+			_, _ = c.Read(make([]byte, 64)) // until the client has given up
 			_ = c.Close()
 		}
 		_ = l.Close()
 	})
 	c := orders.Dial[question, answer](path)
 	defer func() { _ = c.Close() }() // the test ends anyway
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
 	if _, err := c.Call(ctx, question{"hold"}); err == nil {
 		t.Fatal("an answer came from nowhere")
 	}

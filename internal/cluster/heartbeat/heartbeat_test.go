@@ -21,7 +21,7 @@ import (
 )
 
 const (
-	patience = 20 * time.Second
+	patience = 2 * time.Minute
 	quick    = 20 * time.Millisecond // distance of beats in tests
 )
 

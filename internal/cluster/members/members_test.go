@@ -12,7 +12,7 @@ import (
 	"holdfast/internal/cluster/members"
 )
 
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 func open(t *testing.T, self, bind string, key []byte, seeds ...string) *members.List {
 	t.Helper()

@@ -138,11 +138,11 @@ func TestAClientThatDoesNotLeaveAfterItsServerIsCut(t *testing.T) {
 	if err := server.CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := io.Copy(io.Discard, client); n != 0 || err != nil {
+	if n, err := io.Copy(io.Discard, client); n != 0 || err != nil && !isReset(err) { // a reset when it looks late
 		t.Fatalf("the client read %d bytes and %v, want the server's end", n, err)
 	}
 	led.Wait()
-	if _, err := server.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) {
+	if _, err := server.Read(make([]byte, 1)); !isReset(err) {
 		t.Errorf("the server read %v, want a reset", err)
 	}
 }
@@ -205,7 +205,7 @@ func linkedEnds(t testing.TB, lp *loop, in, out *atomic.Int64, led *sync.WaitGro
 	}
 	server = accepted.(*net.TCPConn)
 	for _, c := range []*net.TCPConn{client, server} {
-		if err := errors.Join(c.SetReadBuffer(96<<10), c.SetWriteBuffer(32<<10), c.SetDeadline(time.Now().Add(time.Minute))); err != nil {
+		if err := errors.Join(c.SetReadBuffer(96<<10), c.SetWriteBuffer(32<<10), c.SetDeadline(time.Now().Add(patience))); err != nil {
 			t.Fatal(err)
 		}
 	}

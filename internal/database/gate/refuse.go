@@ -28,8 +28,8 @@ const (
 	requestGSS    = 80877104
 	protocol3     = 3 // major version of a start-up packet
 
-	packetMax     = 10000       // PostgreSQL's own limit of a start-up packet
-	refuseTimeout = time.Second // for the client's packet, the answer, and its good-bye together
+	packetMax     = 10000           // PostgreSQL's own limit of a start-up packet
+	refuseTimeout = 5 * time.Second // for the client's packet, the answer, and its good-bye together; a busy client is slow
 )
 
 // refusal is why a client is turned away.

@@ -3,6 +3,7 @@ package gate
 import (
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -11,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -40,7 +40,7 @@ func echoAt(t *testing.T, addr, name string) string {
 
 func wasCut(c net.Conn) bool {
 	_, err := c.Read(make([]byte, 1))
-	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.ECONNABORTED)
+	return isReset(err)
 }
 
 func rulesNow(t *testing.T) string {
@@ -113,7 +113,7 @@ func TestTheKernelPathFollowsOrdersAndOutlivesItsGate(t *testing.T) {
 	}
 	order(Order{Epoch: 2, State: Open, Target: second})
 	want := make([]byte, len("second"))
-	if _, err := held.Read(want); err != nil || string(want) != "second" {
+	if _, err := io.ReadFull(held, want); err != nil || string(want) != "second" {
 		t.Errorf("the held client read %q: %v", want, err)
 	}
 	next := connect(t, spec.Listen[0], "second")

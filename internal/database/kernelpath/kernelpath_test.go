@@ -76,12 +76,12 @@ type client struct {
 
 func dial(t *testing.T, network, addr string) *client {
 	t.Helper()
-	c, err := net.DialTimeout(network, addr, 10*time.Second)
+	c, err := net.DialTimeout(network, addr, 2*time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close() }) // may be broken
-	if err := c.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(2 * time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	in := bufio.NewReader(c)
@@ -347,7 +347,7 @@ func dialMapped(t *testing.T) *client {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close() }) // may be broken
-	if err := c.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(2 * time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	in := bufio.NewReader(c)
@@ -372,7 +372,7 @@ func TestTheServersHostEndsSessionsButNotThoseOfPeers(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = c.Close() }) // may be broken
-		if err := c.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
+		if err := c.SetDeadline(time.Now().Add(2 * time.Minute)); err != nil {
 			t.Fatal(err)
 		}
 		in := bufio.NewReader(c)

@@ -141,8 +141,8 @@ func TestASilentClientDoesNotHoldUpARecruit(t *testing.T) {
 	pgtest.Join(t, b, a, 1)
 	silent, err := net.Dial("tcp", net.JoinHostPort(b.Endpoint.Address, strconv.Itoa(b.Endpoint.Port)))
 	must(t, err)
-	defer func() { _ = silent.Close() }() // the server has ended it
-	limited, cancel := context.WithTimeout(ctx, 8*time.Second)
+	defer func() { _ = silent.Close() }()                       // the server has ended it
+	limited, cancel := context.WithTimeout(ctx, 40*time.Second) // a server waits 60 s for who does not log in
 	defer cancel()
 	if _, err := b.Recruit(limited, 2, 0); err != nil {
 		t.Fatal(err)

@@ -68,7 +68,7 @@ func TestTLSServesEachNameItsCertificateAndReadsItAgain(t *testing.T) {
 	e.apply(t, Snapshot{Revision: 1, Routes: routes})
 	e.waitUp(t)
 	names := func(sni string) *x509.Certificate {
-		c, err := tls.DialWithDialer(&net.Dialer{Timeout: 20 * time.Second}, "tcp", at,
+		c, err := tls.DialWithDialer(&net.Dialer{Timeout: patience}, "tcp", at,
 			&tls.Config{ServerName: sni, InsecureSkipVerify: true, NextProtos: []string{"h2"}})
 		if err != nil {
 			t.Fatal(err)

@@ -349,7 +349,7 @@ func TestTCPRoutes(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		c.SetDeadline(time.Now().Add(20 * time.Second))
+		c.SetDeadline(time.Now().Add(patience))
 		fmt.Fprint(c, "hi")
 		c.(*net.TCPConn).CloseWrite()
 		text, err := io.ReadAll(c)

@@ -39,7 +39,7 @@ func open(t *testing.T, base string) *process.Runtime {
 		if err := r.Close(); err != nil {
 			t.Error(err)
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 		defer cancel()
 		dirs, _ := filepath.Glob(filepath.Join(base, "*", "*"))
 		for _, d := range dirs {
@@ -91,7 +91,7 @@ func TestOutputIsKeptAndSecretsAreNot(t *testing.T) {
 	if err := r.Start(t.Context(), in); err != nil {
 		t.Fatal(err)
 	}
-	for until := time.Now().Add(30 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+	for until := time.Now().Add(2 * time.Minute); ; time.Sleep(2 * time.Millisecond) {
 		os, err := r.Observe(t.Context())
 		if err != nil {
 			t.Fatal(err)
