@@ -407,7 +407,10 @@ func (h *Host) close() error {
 		errs = append(errs, h.services.runtime.Close())
 	}
 	if h.members != nil {
-		errs = append(errs, h.members.Leave(leaveMax), h.members.Close())
+		if err := h.members.Leave(leaveMax); err != nil { // the others end too, perhaps; else they take this host for lost
+			h.cfg.Log.Info("nobody heard that this host leaves", "err", err)
+		}
+		errs = append(errs, h.members.Close())
 	}
 	if h.store != nil {
 		errs = append(errs, h.store.Close())

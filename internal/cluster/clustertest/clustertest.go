@@ -27,7 +27,7 @@ type Subject struct {
 }
 
 // patience bounds how long a test waits for what must happen; nothing is asserted about speed.
-const patience = 20 * time.Second
+const patience = 2 * time.Minute
 
 // Run judges the subject.
 func Run(t *testing.T, sub Subject) {

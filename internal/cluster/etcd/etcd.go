@@ -34,6 +34,9 @@ const (
 	readAttempts = 4
 	// deadAfter is how long sent bytes may stay unacknowledged before the connection counts as gone.
 	deadAfter = time.Second
+	// closeMax is how long the client may take to end what it has begun: it waits for no member, only for its own
+	// goroutines and at most a pause between two tries.
+	closeMax = 20 * time.Second
 )
 
 // Config says how to reach the members.
@@ -312,12 +315,23 @@ func (s *Store) explain(ctx context.Context, err error) error {
 	return fmt.Errorf("%w: %w", cluster.ErrUnavailable, err)
 }
 
-// Close implements [cluster.Store].
+// Close implements [cluster.Store]. It ends every watch and waits for them; on the client itself, whose goroutines are
+// not ours, it waits no longer than closeMax, for a host that stops must come to its end.
 func (s *Store) Close() error {
 	s.cancel()
+	closed := make(chan error, 1)
+	go func() { closed <- s.client.Close() }() // nobody can wait longer for it than is done below
 	s.wg.Wait()
-	if err := s.client.Close(); err != nil && !errors.Is(err, context.Canceled) {
-		return fmt.Errorf("close the cluster store: %w", err)
+	late := time.NewTimer(closeMax)
+	defer late.Stop()
+	select {
+	case err := <-closed:
+		if err != nil && !errors.Is(err, context.Canceled) {
+			return fmt.Errorf("close the cluster store: %w", err)
+		}
+		return nil
+	case <-late.C:
+		s.log.Warn("the etcd client does not end; it is left to itself", "waited", closeMax)
+		return fmt.Errorf("close the cluster store: its client did not end within %s", closeMax)
 	}
-	return nil
 }

@@ -38,7 +38,7 @@ func TestConformance(t *testing.T) {
 		Compact: func(t *testing.T, rev int64) { compact(t, certs, cfg.ClientURL, rev) },
 		Flaky: func(t *testing.T) (cluster.Store, func(bool)) {
 			p := newProxy(t, strings.TrimPrefix(cfg.ClientURL, "https://"))
-			return openStore(t, certs, "https://"+p.address), func(cut bool) { p.cut(t, cut) }
+			return openHasty(t, time.Second, certs, "https://"+p.address), func(cut bool) { p.cut(t, cut) }
 		},
 	})
 }
@@ -100,8 +100,12 @@ func TestThreeMembersOutliveOne(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := s.Get(t.Context(), "/k"); !errors.Is(err, cluster.ErrUnavailable) {
+	hasty := openHasty(t, time.Second, filepath.Dir(cfgs[0].CertFile), endpoints...)
+	if _, err := hasty.Get(t.Context(), "/k"); !errors.Is(err, cluster.ErrUnavailable) {
 		t.Fatalf("get without a majority: %v", err)
+	}
+	if err := hasty.Close(); err != nil {
+		t.Error(err)
 	}
 	if err := members[2].stop(t); err != nil {
 		t.Fatal(err)
@@ -181,8 +185,8 @@ func replaceMember(t *testing.T, s *etcd.Store, cfg etcd.MemberConfig, peers map
 func TestOpenDoesNotWaitForMembers(t *testing.T) {
 	w := newWorld(t)
 	cfg := w.member(t, "b1", "127.41.2.1")
-	s := openStore(t, filepath.Dir(cfg.CertFile), cfg.ClientURL) // nothing listens there yet
-	defer func() { _ = s.Close() }()                             // closed on the way out; what matters was tested
+	s := openHasty(t, time.Second, filepath.Dir(cfg.CertFile), cfg.ClientURL) // nothing listens there yet
+	defer func() { _ = s.Close() }()                                          // closed on the way out; what matters was tested
 	if _, err := s.Get(t.Context(), "/k"); !errors.Is(err, cluster.ErrUnavailable) {
 		t.Fatalf("get from nobody: %v", err)
 	}
@@ -200,7 +204,7 @@ func TestAFrozenMemberCostsNoRead(t *testing.T) {
 	m := start(cfg)
 	m.awaitReady(t)
 	p := newProxy(t, strings.TrimPrefix(cfg.ClientURL, "https://"))
-	s := openStore(t, filepath.Dir(cfg.CertFile), "https://"+p.address, cfg.ClientURL)
+	s := openHasty(t, 4*time.Second, filepath.Dir(cfg.CertFile), "https://"+p.address, cfg.ClientURL)
 	defer func() { _ = s.Close() }() // closed on the way out; what matters was tested
 	rev, err := s.Set(t.Context(), "/k", []byte("x"))
 	if err != nil {
@@ -232,7 +236,7 @@ func TestStrangersAreRefused(t *testing.T) {
 	cfg := w.member(t, "b1", "127.41.2.1")
 	m := start(cfg)
 	m.awaitReady(t)
-	s := openStore(t, other.certs(t, "b1", "127.41.2.1"), cfg.ClientURL)
+	s := openHasty(t, time.Second, other.certs(t, "b1", "127.41.2.1"), cfg.ClientURL)
 	defer func() { _ = s.Close() }() // closed on the way out; what matters was tested
 	if _, err := s.Set(t.Context(), "/k", nil); err == nil {
 		t.Error("a client of another authority wrote")

@@ -136,11 +136,18 @@ func clientTLS(t *testing.T, dir string) *tls.Config {
 	return c
 }
 
+// openStore is a client of members that answer, however slowly.
 func openStore(t *testing.T, certs string, endpoints ...string) *etcd.Store {
+	t.Helper()
+	return openHasty(t, 20*time.Second, certs, endpoints...)
+}
+
+// openHasty is a client that gives a call up after timeout.
+func openHasty(t *testing.T, timeout time.Duration, certs string, endpoints ...string) *etcd.Store {
 	t.Helper()
 	s, err := etcd.Open(context.Background(), etcd.Config{
 		Endpoints: endpoints, TLS: clientTLS(t, certs), Log: slog.New(slog.DiscardHandler),
-		Timeout: time.Second,
+		Timeout: timeout,
 	})
 	if err != nil {
 		t.Fatal(err)

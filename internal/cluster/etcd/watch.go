@@ -44,7 +44,20 @@ func (s *Store) follow(ctx context.Context, prefix string, after int64, out chan
 			return false
 		}
 	}
-	for r := range s.client.Watch(ctx, prefix, clientv3.WithPrefix(), clientv3.WithRev(after+1)) {
+	answers := s.client.Watch(ctx, prefix, clientv3.WithPrefix(), clientv3.WithRev(after+1))
+	for {
+		// The client closes its channel only when its stream gets round to it, and a stream that waits for a member
+		// to take its first message does not until Close. It needs nobody who reads once ctx has ended.
+		var r clientv3.WatchResponse
+		select {
+		case <-ctx.Done():
+			return after
+		case answer, ok := <-answers:
+			if !ok {
+				return after
+			}
+			r = answer
+		}
 		if err := s.ours(r.Header); err != nil {
 			s.log.DebugContext(ctx, "watch ended", "prefix", prefix, "err", err)
 			return after
@@ -65,7 +78,6 @@ func (s *Store) follow(ctx context.Context, prefix string, after int64, out chan
 			return after
 		}
 	}
-	return after
 }
 
 func change(ev *clientv3.Event) cluster.Change {
