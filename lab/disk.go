@@ -52,7 +52,7 @@ func (w *World) mountDisks() {
 			err = command("mkfs.ext4", "-q", "-m", "0", image)
 		}
 		if err == nil {
-			err = command("mount", "-o", "loop", image, w.DiskOf(h))
+			err = command("mount", "-o", "loop,errors=remount-ro", image, w.DiskOf(h))
 		}
 		if err == nil {
 			err = os.Remove(filepath.Join(w.DiskOf(h), "lost+found"))
@@ -117,6 +117,74 @@ func thaw(dir string) error {
 	return nil
 }
 
+// fsShutdown is EXT4_IOC_SHUTDOWN of linux/ext4.h, and fsNoFlush its flag that writes nothing more.
+const (
+	fsShutdown = 0x8004587d
+	fsNoFlush  = 2
+)
+
+// FailDisk lets everything on a host's disk end with an input/output error, until [World.MendDisk].
+func (w *World) FailDisk(host string) {
+	w.t.Helper()
+	d, err := os.Open(w.DiskOf(host))
+	if err == nil {
+		err = errors.Join(unix.IoctlSetPointerInt(int(d.Fd()), fsShutdown, fsNoFlush), d.Close())
+	}
+	if err != nil {
+		w.t.Fatalf("fail the disk of %s: %v", host, err)
+	}
+}
+
+// SealDisk makes a host's disk read-only, as ext4 does when it finds an error, until [World.MendDisk].
+func (w *World) SealDisk(host string) {
+	w.t.Helper()
+	device, err := w.deviceOf(host)
+	if err == nil {
+		err = os.WriteFile(filepath.Join("/sys/fs/ext4", device, "trigger_fs_error"), []byte("lab"), 0o200)
+	}
+	if err != nil {
+		w.t.Fatalf("seal the disk of %s: %v", host, err)
+	}
+}
+
+// MendDisk puts a disk that refused in order, as a person does. Nothing of the host may run: see [World.PowerOff].
+func (w *World) MendDisk(host string) {
+	w.t.Helper()
+	device, err := w.deviceOf(host)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	image, err := os.ReadFile(filepath.Join("/sys/block", device, "loop", "backing_file"))
+	if err == nil {
+		err = command("umount", w.DiskOf(host))
+	}
+	if err != nil {
+		w.t.Fatalf("mend the disk of %s: %v", host, err)
+	}
+	file := strings.TrimSpace(string(image))
+	var exit *exec.ExitError
+	if err := exec.Command("e2fsck", "-fy", file).Run(); errors.As(err, &exit) && exit.ExitCode() > 1 || err != nil && exit == nil {
+		w.t.Fatalf("mend the disk of %s: %v", host, err) // 1: it was damaged, and is not any more
+	}
+	if err := command("mount", "-o", "loop,errors=remount-ro", file, w.DiskOf(host)); err != nil {
+		w.t.Fatalf("mend the disk of %s: %v", host, err)
+	}
+}
+
+// deviceOf is the loop device of a host's disk.
+func (w *World) deviceOf(host string) (string, error) {
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return "", fmt.Errorf("look for the disk of %s: %w", host, err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if fields := strings.Fields(line); len(fields) > 1 && fields[1] == w.DiskOf(host) {
+			return filepath.Base(fields[0]), nil
+		}
+	}
+	return "", fmt.Errorf("look for the disk of %s: nothing is mounted at %s", host, w.DiskOf(host))
+}
+
 // FillDisk takes all space of a host's disk but so many bytes, until [World.EmptyDisk].
 func (w *World) FillDisk(host string, left int64) {
 	w.t.Helper()
@@ -154,7 +222,7 @@ func needDisks(t testing.TB) {
 	if os.Geteuid() != 0 {
 		missing = append(missing, "root")
 	}
-	for _, program := range []string{"mkfs.ext4", "mount", "umount", "fsfreeze"} {
+	for _, program := range []string{"mkfs.ext4", "e2fsck", "mount", "umount", "fsfreeze"} {
 		if _, err := exec.LookPath(program); err != nil {
 			missing = append(missing, program)
 		}

@@ -50,6 +50,28 @@ func diskPauses(long time.Duration) func(*lab.Round) {
 	}
 }
 
+// diskRefuses lets the disk of the primary refuse every write. That is as a crash: a standby takes over, the words of the
+// disk are told, and when a person has mended it the host goes on by itself.
+func diskRefuses(refuse func(*lab.World, string)) func(*lab.Round) {
+	return func(r *lab.Round) {
+		old := r.Was.Primary
+		r.Fault()
+		refuse(r.W, old)
+		now := r.Moved()
+		r.Flows("at the new primary")
+		if now.Epoch != r.Was.Epoch+1 {
+			r.Errorf("epoch %d after %d, because %v", now.Epoch, r.Was.Epoch, now.Because)
+		}
+		r.W.Await("it is said that the disk refuses", recoverMax, func(st api.Status) bool { return slices.Contains(codes(st), "database.disk-broken") })
+		r.Hold(15 * time.Second)
+		r.Over()
+		r.W.PowerOff(old)
+		r.W.MendDisk(old)
+		r.W.Net.Heal()
+		r.W.PowerOn(old)
+	}
+}
+
 // nearlyFull is so little that a server stops to take writes, and enough for it to go on.
 const nearlyFull = 100 << 20
 

@@ -47,6 +47,7 @@ const (
 	PauseMoves   FaultKind = "pause moves"     // an operator wants nothing to move by itself
 	HoldReplay   FaultKind = "hold replay"     // of one standby; only in worlds with readers
 	RestartRoll  FaultKind = "restart roll"    // the plan has another setting, and an operator asks for the restarts
+	BreakDisk    FaultKind = "break disk"      // it refuses to be written to, read-only or with errors
 )
 
 // ChangePlan is an operator who applies another plan; the one of before comes back at the end.
@@ -63,7 +64,7 @@ func AllFaults() []FaultKind {
 	return []FaultKind{
 		CrashServer, CrashAgent, CrashHost, LoseDisk, FreezeHost, PauseAgent, Partition, CutLink, CutOneWay, SlowNetwork,
 		LoseBeats, StoreDown, StoreCut, StorePause, HoldWatch, LoseAnswer, SlowDisk, HangDisk, Switchover, RestartAgent, CrashBoth, CrashAll,
-		LoseAgent, RestartGate, LoseTarget, LoseReads, HideFile, PauseMoves, RestartRoll, ChangePlan,
+		LoseAgent, RestartGate, LoseTarget, LoseReads, HideFile, PauseMoves, RestartRoll, ChangePlan, BreakDisk,
 	}
 }
 
@@ -236,6 +237,10 @@ func (f *faults) do(kind FaultKind, h, to *host, lasts time.Duration) func() {
 	case SlowDisk:
 		h.diskSlow = w.between(10*time.Millisecond, 800*time.Millisecond)
 		return func() { h.diskSlow = 0 }
+	case BreakDisk:
+		kinds := []database.DiskFault{database.FaultReadOnly, database.FaultIO}
+		h.srv.BreakDisk(kinds[w.rng.IntN(2)], w.chance(2))
+		return func() { h.srv.BreakDisk("", false) }
 	case HangDisk:
 		h.diskHangs = true
 		return func() { h.diskHangs = false }

@@ -22,6 +22,9 @@ type Disk struct {
 	Size    int64 `json:"size"` // bytes; 0 = not known
 	Free    int64 `json:"free"`
 	Reserve int64 `json:"reserve"` // bytes that a file of ours holds back, to be released when nothing else is left
+
+	Fault DiskFault `json:"fault,omitempty"` // how it refuses to be written to; "" = it does not, or has not been asked yet
+	Said  string    `json:"said,omitempty"`  // with Fault: what was tried, and the system's own words
 }
 
 const segment = int64(levelBytes)
@@ -30,8 +33,10 @@ const segment = int64(levelBytes)
 // way still fits, and at most half a GiB.
 func (d Disk) floor() int64 { return max(3*segment, min(512<<20, d.Size/20)) }
 
-// full reports whether a server would not even get through its start.
-func (d Disk) full() bool { return d.Size > 0 && d.Free+d.Reserve < 2*segment }
+// full reports whether a server would not even get through its start: there is no room, or what there is may not be used.
+func (d Disk) full() bool {
+	return d.Size > 0 && (d.Free+d.Reserve < 2*segment || d.Fault == FaultFull && d.Free >= 2*segment)
+}
 
 // DiskSeen is one look at the free space.
 type DiskSeen struct {
@@ -59,10 +64,11 @@ const (
 // watchDisk looks at the free space of our server's disk, tells when it will be full, and judges whether it nearly is.
 func (j *judgement) watchDisk() {
 	d := j.v.Local.Disk
+	j.watchFault()
 	if d.Size == 0 {
 		return
 	}
-	low := d.Free < d.floor()
+	low := d.Free < d.floor() || d.Fault == FaultFull || j.v.Local.Writable == string(FaultFull)
 	if j.m.DiskLow && d.Free < 2*d.floor() {
 		low = true // not to and fro
 	}
@@ -72,10 +78,14 @@ func (j *judgement) watchDisk() {
 		seen = append(seen, DiskSeen{j.v.Now, d.Free})
 	}
 	j.m.DiskSeen = seen
-	if d.full() {
+	if d.full() && (!j.v.Local.Running || d.Fault != FaultFull) {
+		said := ""
+		if d.Fault == FaultFull {
+			said = "; " + d.words()
+		}
 		j.problem(problem.Problem{
 			Code: "database.disk-full", Severity: problem.Critical,
-			Title:   fmt.Sprintf("the disk of %s is full: %s are free", j.v.Self, sizeText(d.Free)),
+			Title:   fmt.Sprintf("the disk of %s is full: %s are free%s", j.v.Self, sizeText(d.Free), said),
 			Meaning: "Its server is not started before there is room, for it would only end again. Nothing was deleted.",
 			Remedy:  fmt.Sprintf("free or add space on %s (%s are needed); the server then comes back by itself", j.v.Self, sizeText(d.floor())),
 		})

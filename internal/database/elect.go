@@ -76,11 +76,13 @@ func (j *judgement) reportedLost(rep Report) (evidence, bool) {
 		return evidence{why: r.Primary + " was chosen and does not know it", patience: 3 * j.p.Times.Stuck}, true
 	case rep.Epoch < r.Epoch, l.Running && l.Role == NoRole && r.Phase == Steady:
 		return evidence{}, false
-	case l.Role == Primary && l.Writable == "hung" && r.Opened:
-		// Its own host ends it first; where even that hangs in the kernel, the others take over.
-		return evidence{why: r.Primary + " says that its server cannot write to its disk", patience: 2 * j.p.Times.Hung}, true
 	case l.Role == Primary:
-		return evidence{}, false
+		what, patience := j.p.Times.unable(l)
+		if what == "" || !r.Opened {
+			return evidence{}, false
+		}
+		// Its own host ends it first; where even that hangs in the kernel, the others take over.
+		return evidence{why: r.Primary + " says of its server: " + what, patience: patience + j.p.Times.Hung}, true
 	}
 	e := evidence{why: r.Primary + " says that its server does not serve as the primary", patience: j.p.Times.Stuck}
 	switch {
@@ -234,7 +236,7 @@ func (j *judgement) formerAble() bool {
 		return false
 	}
 	l, ok := j.localOf(r.Former.Host)
-	return ok && l.Data == DataPresent && l.PromiseOK && l.Incarnation == r.Former.Incarnation
+	return ok && l.Data == DataPresent && l.PromiseOK && l.Incarnation == r.Former.Incarnation && !l.Disk.broken()
 }
 
 // localOf is what a host says of its server, ours included.
@@ -251,7 +253,7 @@ func (j *judgement) ableVoters() []string {
 	var able []string
 	for _, v := range j.v.Record.Voters {
 		l, ok := j.localOf(v.Host)
-		if ok && l.Data == DataPresent && l.PromiseOK && l.Incarnation == v.Incarnation {
+		if ok && l.Data == DataPresent && l.PromiseOK && l.Incarnation == v.Incarnation && !l.Disk.broken() {
 			able = append(able, v.Host)
 		}
 	}

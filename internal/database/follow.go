@@ -25,7 +25,7 @@ func (j *judgement) follow() {
 		j.makeCopy("we hold no copy yet")
 		return
 	}
-	if !l.Running && l.Disk.full() {
+	if !l.Running && (l.Disk.full() || l.Disk.broken()) {
 		return // watchDisk says so; a start would only end again
 	}
 	if !l.PromiseOK || l.Promise.Epoch < r.Epoch {

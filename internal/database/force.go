@@ -71,7 +71,8 @@ func (j *judgement) watchClosed() {
 // primaryAway reports whether the record's primary neither is heard as one nor is ours.
 func (j *judgement) primaryAway() bool {
 	l, ok := j.localOf(j.v.Record.Primary)
-	return !ok || l.Role != Primary || l.Writable == "hung"
+	what, _ := j.p.Times.unable(l)
+	return !ok || l.Role != Primary || what != ""
 }
 
 // given is the primary that a forced failover would give up: the last confirmed one.
@@ -237,6 +238,8 @@ func (j *judgement) couldTakeOver(host string) (Position, string) {
 		return Position{}, host + " holds no whole copy"
 	case !l.PromiseOK:
 		return Position{}, host + " may have forgotten what it promised"
+	case l.Disk.broken():
+		return Position{}, host + " can promise nothing: " + l.Disk.words()
 	case l.Running && l.Role == Primary:
 		return Position{}, host + " runs as a primary"
 	}
@@ -307,7 +310,8 @@ func (j *judgement) refusal(k Risk, former Voter, closed time.Duration, to strin
 	if host, p := j.promisedMore(); host != "" {
 		return fmt.Sprintf("%s promised epoch %d, but the agreed state says %d: it is an old backup, which must be mended first", host, p.Epoch, r.Epoch)
 	}
-	if l, ok := j.localOf(former.Host); ok && l.Role == Primary && l.Writable != "hung" && r.Phase == Steady {
+	l, ok := j.localOf(former.Host)
+	if what, _ := j.p.Times.unable(l); ok && l.Role == Primary && what == "" && r.Phase == Steady {
 		return former.Host + " serves as the primary: a switchover moves it and loses nothing"
 	}
 	if who := j.stillHeard(former.Host); who != "" && r.Phase == Steady && r.Opened {
@@ -316,7 +320,7 @@ func (j *judgement) refusal(k Risk, former Voter, closed time.Duration, to strin
 	if able := len(j.ableVoters()); able >= max(r.E, 1) && closed < closedPatience {
 		return fmt.Sprintf("%d of %d needed standbys answer: an election loses nothing, and is given %s", able, max(r.E, 1), closedPatience)
 	}
-	if l, ok := j.localOf(former.Host); ok && l.Data == DataPresent && l.Incarnation == former.Incarnation && closed < closedPatience {
+	if ok && l.Data == DataPresent && l.Incarnation == former.Incarnation && !l.Disk.broken() && closed < closedPatience {
 		return fmt.Sprintf("%s answers and holds its data: it comes back by itself and loses nothing, and is given %s", former.Host, closedPatience)
 	}
 	switch {

@@ -87,7 +87,7 @@ func (j *judgement) resume(what string) {
 		j.because("%s, and rests: %s", what, rests)
 		return
 	}
-	if l.Disk.full() && !l.Running {
+	if (l.Disk.full() || l.Disk.broken()) && !l.Running {
 		return // watchDisk says so; a start would only end again
 	}
 	if why := j.notAlone(); why != "" {
@@ -132,6 +132,8 @@ func (j *judgement) notAlone() string {
 		return "its data are not those of the primary that stopped"
 	case !l.PromiseOK:
 		return "its promise cannot be trusted"
+	case l.Disk.broken():
+		return l.Disk.words()
 	case r.Phase == Promoting:
 		return "a promotion is under way"
 	case r.W > 0 && !l.ShutDown && j.m.WasAlone && j.v.Now-j.m.AloneAt < j.aloneAgain():
@@ -216,38 +218,6 @@ func (j *judgement) cutShort(why string) {
 	j.swap(next, why)
 }
 
-// hung ends a primary that cannot write a record to its disk for long, once standbys can take over: it answers
-// and renews its lease, so nothing else would (DATABASE.md, Detection).
-func (j *judgement) hung() bool {
-	r, l := j.v.Record, j.v.Local
-	if l.Writable != "hung" || j.v.Late {
-		j.m.Hung = false
-		return false
-	}
-	if !j.m.Hung {
-		j.m.Hung, j.m.HungSince = true, j.v.Now
-	}
-	since := j.v.Now - j.m.HungSince
-	if since < j.p.Times.Hung {
-		return false
-	}
-	if j.paused() {
-		j.hold("it is not ended for its disk", "it cannot write for "+since.Round(time.Second).String())
-		return false
-	}
-	if r.W == 0 || len(j.ableVoters()) < max(r.E, 1) {
-		j.problem(problem.Problem{
-			Code: "database.hung", Severity: problem.Critical,
-			Title:   fmt.Sprintf("the primary on %s cannot write to its disk for %s", j.v.Self, since.Round(time.Second)),
-			Meaning: "Writes hang, and too few standbys answer to take over.",
-			Remedy:  "look at the disk of " + j.v.Self + "; bring the standbys back",
-		})
-		return false
-	}
-	j.kill(fmt.Sprintf("it cannot write to its disk for %s, and standbys can take over", since.Round(time.Second)))
-	return true
-}
-
 // votersAfterPromotion is V' = V + former primary - itself.
 func (j *judgement) votersAfterPromotion() []Voter {
 	r := j.v.Record
@@ -269,7 +239,7 @@ func (j *judgement) maintain() {
 	if !l.Names.Equal(j.m.Names) {
 		j.m.Names, j.m.NamesAt = l.Names, l.Flushed
 	}
-	if j.hung() {
+	if j.unableToWrite() {
 		return
 	}
 	if !l.Ready {

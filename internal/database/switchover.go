@@ -146,6 +146,8 @@ func (j *judgement) unfitTarget(v Voter) string {
 		return v.Host + " does not stream, or is more than one WAL segment behind"
 	case !j.follows(v):
 		return v.Host + " does not follow the present epoch"
+	case rep.Local.Disk.broken():
+		return v.Host + " can write nothing: " + rep.Local.Disk.words()
 	case rep.Local.ReplayLag > maxReplayLag:
 		return fmt.Sprintf("%s is %s behind in replay", v.Host, rep.Local.ReplayLag.Round(time.Second))
 	}

@@ -33,7 +33,8 @@ type Times struct {
 	Stuck     time.Duration // a recruiting or promoting epoch without progress for this long may be run by another
 	Alone     time.Duration // least time between two restarts in place
 	Keeper    time.Duration // a server whose keeper is silent for this long is ended
-	Hung      time.Duration // a primary that cannot write to its disk for this long is ended, if standbys can take over
+	Hung      time.Duration // a primary whose disk hangs for this long is ended, if standbys can take over
+	Faulty    time.Duration // the same of one whose disk refuses what is written to it
 	Switch    time.Duration // a switchover that has not stopped the primary by then is given up
 }
 
@@ -43,7 +44,7 @@ func DefaultTimes() Times {
 		Suspect: 2500 * time.Millisecond, Veto: 2 * time.Second, VetoMax: 30 * time.Second,
 		Reachable: time.Second, Open: 3500 * time.Millisecond, Fence: 3 * time.Second,
 		Remove: 3 * time.Second, Stagger: 300 * time.Millisecond, Stuck: 3 * time.Second,
-		Alone: 10 * time.Minute, Keeper: 2 * time.Second, Hung: 10 * time.Second, Switch: 10 * time.Second,
+		Alone: 10 * time.Minute, Keeper: 2 * time.Second, Hung: 10 * time.Second, Faulty: 2 * time.Second, Switch: 10 * time.Second,
 	}
 }
 
@@ -110,7 +111,7 @@ type Local struct {
 	Senders    []Sender `json:"senders"`            // primary: who streams from here
 	Force      Force    `json:"force"`              // primary: the last barrier that was begun
 	RolesReady bool     `json:"roles_ready"`        // primary: roles and databases of the plan exist
-	Writable   string   `json:"writable,omitempty"` // primary: what the write probe says: "", ok, waiting, hung
+	Writable   string   `json:"writable,omitempty"` // primary: what the write probe says: "", ok, waiting, hung, or a [DiskFault]
 	Progress   string   `json:"progress,omitempty"` // of a running clone or rewind
 	Failed     string   `json:"failed,omitempty"`   // why the last long job failed
 	FailedKind Kind     `json:"failed_kind,omitempty"`

@@ -154,9 +154,11 @@ type Server struct {
 	lead       *Server // the primary that a copy under way will follow
 
 	unread  Unread
-	wanted  int  // max_connections of the plan
-	applied bool // it is in the server's file
-	lives   int  // starts of a process
+	fault   database.DiskFault // of its disk
+	quiet   bool               // the server has not noticed: only what is new cannot be written
+	wanted  int                // max_connections of the plan
+	applied bool               // it is in the server's file
+	lives   int                // starts of a process
 	shelf   []shelved
 
 	versions int // raised by whatever can change who may acknowledge
@@ -271,6 +273,9 @@ func (s *Server) observe() database.Local {
 		l.Following, l.Source, l.Names = 0, "", database.Names{}
 		return l
 	}
+	if s.fault != "" {
+		l.Disk.Fault, l.Disk.Said = s.fault, "write a file: "+string(s.fault)
+	}
 	l.PromiseOK, l.Oldest, l.ReadOnly = s.promiseOK(), s.d.oldest, s.d.readOnly
 	l.Kept = s.keptOf(s.d.incarnation)
 	l.Timeline, l.History = s.timeline(), slices.Clone(s.d.history)
@@ -296,6 +301,9 @@ func (s *Server) observe() database.Local {
 		l.Writable = "ok"
 		if p.stalled && s.w.Now()-p.stalledAt > hungAfter {
 			l.Writable = "hung"
+		}
+		if s.fault != "" {
+			l.Writable = string(s.fault)
 		}
 	}
 	return l
@@ -329,9 +337,16 @@ func (s *Server) newIncarnation(ctx context.Context) error {
 	return nil
 }
 
+// BreakDisk lets the disk refuse whatever is written to it; "" mends it. quiet = the running server's own log is still
+// taken, so that only a look at the disk tells. Else the server panics with its next record.
+func (s *Server) BreakDisk(f database.DiskFault, quiet bool) { s.fault, s.quiet = f, quiet }
+
 // fsync waits until the disk has taken what was written.
 func (s *Server) fsync(ctx context.Context) error {
 	for {
+		if s.fault != "" {
+			return fmt.Errorf("%w: %s", errDisk, s.fault)
+		}
 		d, ok := s.w.Fsync(s.host)
 		if !ok {
 			d = 100 * time.Millisecond
@@ -356,6 +371,7 @@ var (
 	errStream  = errors.New("the other server does not answer")
 	errNoRole  = errors.New("the server is not in the role for this")
 	errRunning = errors.New("the server runs")
+	errDisk    = errors.New("the disk refuses to be written to")
 	errRead    = errors.New("a file cannot be read: input/output error")
 )
 

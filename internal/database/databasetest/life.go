@@ -169,7 +169,7 @@ func (s *Server) PowerCut() {
 
 // LoseDisk is a new, empty disk after a power cut.
 func (s *Server) LoseDisk() {
-	s.d, s.shelf = disk{state: database.DataAbsent}, nil
+	s.d, s.shelf, s.fault = disk{state: database.DataAbsent}, nil, ""
 	s.synced = database.Promise{}
 }
 

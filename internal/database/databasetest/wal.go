@@ -112,6 +112,15 @@ func (s *Server) flush() {
 	if p == nil || p.flushing || s.d.flushed == len(s.d.wal) {
 		return
 	}
+	if s.fault != "" && !s.quiet {
+		p.flushing = true
+		s.w.After(s.host, 0, func() {
+			if s.p == p {
+				s.Panic("PANIC: could not write to the log: " + string(s.fault))
+			}
+		})
+		return
+	}
 	d, ok := s.w.Fsync(s.host)
 	if !ok {
 		p.flushing = true

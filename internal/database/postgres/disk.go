@@ -32,6 +32,9 @@ func (s *Server) observeDisk(l *database.Local) error {
 		return err
 	}
 	l.Disk = database.Disk{Size: size, Free: free}
+	if l.Data == database.DataPresent || l.Data == database.DataPartial {
+		s.observeFault(&l.Disk)
+	}
 	info, err := os.Lstat(s.at.reserve)
 	switch {
 	case err == nil:

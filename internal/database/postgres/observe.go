@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,6 +31,7 @@ type observer struct {
 	waiting waiting
 
 	probe probe // has its own lock
+	touch touch // too
 
 	silent time.Time // since when our keeper does not answer; zero = it does
 }
@@ -252,7 +254,7 @@ func (s *Server) observeServer(ctx context.Context, l *database.Local, now memor
 		}
 	}
 	if l.Role == database.Primary {
-		l.Writable = "hung"
+		l.Writable = cmp.Or(string(l.Disk.Fault), "hung")
 	}
 	if d, derr := readDynamic(s.at.data); derr == nil {
 		l.Names, l.NamesOK = database.ParseNames(d.names)
