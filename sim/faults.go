@@ -239,8 +239,8 @@ func (f *faults) do(kind FaultKind, h, to *host, lasts time.Duration) func() {
 		return func() { h.diskSlow = 0 }
 	case BreakDisk:
 		kinds := []database.DiskFault{database.FaultReadOnly, database.FaultIO}
-		h.srv.BreakDisk(kinds[w.rng.IntN(2)], w.chance(2))
-		return func() { h.srv.BreakDisk("", false) }
+		h.srv.BreakDisk(kinds[w.rng.IntN(2)], databasetest.Refusal(w.rng.IntN(3)))
+		return func() { h.srv.BreakDisk("", databasetest.Panics) }
 	case HangDisk:
 		h.diskHangs = true
 		return func() { h.diskHangs = false }

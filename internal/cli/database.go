@@ -14,6 +14,7 @@ import (
 
 	"holdfast/internal/agent"
 	"holdfast/internal/api"
+	"holdfast/internal/database"
 )
 
 func databaseCommand() *cobra.Command {
@@ -123,6 +124,18 @@ func writeElection(out io.Writer, name string, x api.Explained) error {
 	}
 	if len(x.Blocks) == 0 {
 		p("Nothing keeps it from that.\n")
+	}
+	for _, f := range x.Flaps {
+		p("%s comes and goes: %s.\n", f.Host, f.Words())
+	}
+	p("\nIf only its server crashed, a %s would come first: %s.\n", x.Ways.First, x.Ways.Why)
+	for _, way := range []struct {
+		name  string
+		parts []database.Part
+	}{{"restart", x.Ways.Restart}, {"failover", x.Ways.Failover}} {
+		for _, part := range way.parts {
+			p("%s\t%s\t%.1f s\t%s\n", way.name, part.Name, part.Takes.Seconds(), part.Source)
+		}
 	}
 	k := x.Forced
 	switch {

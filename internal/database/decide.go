@@ -46,38 +46,41 @@ type Memory struct {
 	DiskMemory
 	HaltMemory
 
-	Epoch      int64
-	Phase      Phase
-	PhaseSince time.Duration // when this host first saw Epoch in Phase
-	Agreed     bool          // Epoch was seen with its E promises, or past its recruiting, which nobody ends without them
-	AgreedAt   time.Duration // when that was first seen
-	SawPrimary bool          // our own server was seen as the primary of Epoch
-	Lost       bool          // the primary looks lost
-	LostSince  time.Duration
-	Quiet      bool // silence alone would suspect, but WAL advances
-	QuietSince time.Duration
-	WasAlone   bool
-	AloneAt    time.Duration // when this host last saw itself begin an epoch alone
-	Names      Names         // primary: as last seen
-	NamesAt    LSN           // primary: flushed when they were first seen
-	Unfit      []Unfit       // primary: voters that do not stream, sorted by host and incarnation
-	Cut        bool          // standby: the stream is configured and does not come
-	CutSince   time.Duration
-	Refollowed time.Duration // how long it had been cut when it was last set up once more
-	CopyAt     time.Duration // when the last copy was begun
-	CopyTries  int           // since the last that succeeded
-	Prepared   string        // id of the switchover whose checkpoint was made
-	Old        Promise       // that somebody made, above the record; zero = nobody did
-	OldSince   time.Duration // when this very promise was first heard of
-	Hung       bool          // primary: it cannot write to its disk
-	HungSince  time.Duration
-	Short      bool // primary: fewer standbys stream than must acknowledge
-	ShortSince time.Duration
-	Stopped    time.Duration // switchover: phase age when our server was seen stopped, and when it was seen to have promised
-	Promised   time.Duration
-	PauseID    string        // of the pause that stands; "" = none
-	PauseAt    time.Duration // when this host first saw it
-	PauseFor   time.Duration // how long it lasts from then
+	SilencesSeen []SilenceSeen // of the record's silences
+	Flushed      LSN           // primary: how far its log was last seen to reach
+	Epoch        int64
+	Phase        Phase
+	PhaseSince   time.Duration // when this host first saw Epoch in Phase
+	Agreed       bool          // Epoch was seen with its E promises, or past its recruiting, which nobody ends without them
+	AgreedAt     time.Duration // when that was first seen
+	SawPrimary   bool          // our own server was seen as the primary of Epoch
+	Lost         bool          // the primary looks lost
+	LostSince    time.Duration
+	Quiet        bool // silence alone would suspect, but WAL advances
+	QuietSince   time.Duration
+	WasAlone     bool
+	AloneAt      time.Duration // when this host last saw itself begin an epoch alone
+	Names        Names         // primary: as last seen
+	NamesAt      LSN           // primary: flushed when they were first seen
+	Unfit        []Unfit       // primary: voters that do not stream, sorted by host and incarnation
+	Cut          bool          // standby: the stream is configured and does not come
+	CutSince     time.Duration
+	Refollowed   time.Duration // how long it had been cut when it was last set up once more
+	CopyAt       time.Duration // when the last copy was begun
+	CopyTries    int           // since the last that succeeded
+	Prepared     string        // id of the switchover whose checkpoint was made
+	Old          Promise       // that somebody made, above the record; zero = nobody did
+	OldSince     time.Duration // when this very promise was first heard of
+	Hung         bool          // primary: it cannot write to its disk
+	HungSince    time.Duration
+	Killed       bool // our own server was ended by us in this epoch
+	Short        bool // primary: fewer standbys stream than must acknowledge
+	ShortSince   time.Duration
+	Stopped      time.Duration // switchover: phase age when our server was seen stopped, and when it was seen to have promised
+	Promised     time.Duration
+	PauseID      string        // of the pause that stands; "" = none
+	PauseAt      time.Duration // when this host first saw it
+	PauseFor     time.Duration // how long it lasts from then
 
 	Astray   bool // standby: it streams from elsewhere than it should
 	AstrayAt time.Duration
@@ -172,6 +175,7 @@ func (j *judgement) kill(why string) {
 		j.d.Interrupt = false
 		return
 	}
+	j.m.Killed = true
 	j.d.Actions = []Action{{Kind: KindKill, Epoch: j.v.Record.Epoch, Why: why}}
 	j.because("kill: %s", why)
 }
@@ -189,7 +193,7 @@ func (j *judgement) remember() {
 	r := j.v.Record
 	if j.m.Epoch != r.Epoch || j.m.Phase != r.Phase {
 		if j.m.Epoch != r.Epoch {
-			j.m.SawPrimary, j.m.Agreed = false, false
+			j.m.SawPrimary, j.m.Agreed, j.m.Flushed, j.m.Killed = false, false, 0, false
 			if r.Alone && r.Primary == j.v.Self {
 				j.m.WasAlone, j.m.AloneAt = true, j.v.Now
 			}
@@ -204,11 +208,13 @@ func (j *judgement) remember() {
 	}
 	if j.v.Local.Role == Primary && r.Primary == j.v.Self && j.v.Local.Promise.Epoch == r.Epoch {
 		j.m.SawPrimary = true
+		j.m.Flushed = max(j.v.Local.Flushed, j.m.Flushed)
 	}
 	if !j.m.Agreed && (r.Phase != Recruiting || len(j.recruits()) >= max(r.E, 1)) {
 		j.m.Agreed, j.m.AgreedAt = true, j.v.Now
 	}
 	j.rememberEnds()
+	j.rememberSilences()
 	j.watchClosed()
 }
 
@@ -261,6 +267,7 @@ func (j *judgement) judge() {
 		j.serveForce() // an operator may have looked from here
 	}
 	if !v.Local.Known {
+		j.watchFault()
 		return
 	}
 	if !r.Holds(v.Self) {

@@ -14,6 +14,7 @@ import (
 type evidence struct {
 	why      string
 	patience time.Duration
+	silence  bool // nobody says so, but nobody hears it
 }
 
 // watchPrimary judges whether the primary is lost, from this host's own point of view and from what the
@@ -53,6 +54,9 @@ func (j *judgement) primaryLost() (evidence, bool) {
 		return j.reportedLost(rep)
 	}
 	if p, ok := j.peer(r.Primary); ok && p.Report != nil && p.AgentAge < j.p.Times.Reachable {
+		if d := p.Report.Local.Disk; d.broken() { // not even its data directory can be read: nobody renews its lease
+			return evidence{why: r.Primary + " cannot tell how its server is: " + d.words(), patience: j.p.Times.Faulty}, true
+		}
 		return evidence{why: r.Primary + " cannot tell how its server is", patience: j.p.Times.Fence + j.p.Times.Stuck}, true
 	}
 	return j.silentLost()
@@ -63,6 +67,9 @@ func (j *judgement) selfLost() (evidence, bool) {
 	r, l := j.v.Record, j.v.Local
 	if r.Phase != Steady || !j.m.SawPrimary || l.Running || !l.TreeGone || len(j.ableVoters()) < max(r.E, 1) {
 		return evidence{}, false
+	}
+	if why := j.restartFirst(); why != "" {
+		return evidence{}, false // lead starts it in place
 	}
 	return evidence{why: "our own server, the primary, has exited: " + l.Exit}, true
 }
@@ -102,8 +109,9 @@ func (j *judgement) reportedLost(rep Report) (evidence, bool) {
 func (j *judgement) silentLost() (evidence, bool) {
 	r, t := j.v.Record, j.p.Times
 	mine, _ := j.peer(r.Primary)
-	if !j.silent(mine.AgentAge, mine.GateAge) || j.v.Late {
-		j.wakeWhen(min(mine.AgentAge, mine.GateAge), t.Suspect)
+	after := j.suspectAfter(r.Primary)
+	if !j.silent(mine.AgentAge, mine.GateAge, after) || j.v.Late {
+		j.wakeWhen(min(mine.AgentAge, mine.GateAge), after)
 		j.m.Quiet = false
 		return evidence{}, false
 	}
@@ -124,7 +132,7 @@ func (j *judgement) silentLost() (evidence, bool) {
 			continue // not reachable: its word is not asked for
 		}
 		heard := slices.ContainsFunc(rep.Silent, func(s Silence) bool {
-			return s.Host == r.Primary && !j.silent(s.Agent, s.Gate)
+			return s.Host == r.Primary && !j.silent(s.Agent, s.Gate, after)
 		})
 		if heard || rep.Late {
 			j.because("%s still hears %s, or cannot tell", v.Host, r.Primary)
@@ -149,10 +157,10 @@ func (j *judgement) silentLost() (evidence, bool) {
 	}
 	if mine.AgentAge == Never || mine.GateAge == Never {
 		// We have not listened for long: who has just started hears nobody.
-		return evidence{why: fmt.Sprintf("nothing was heard of %s since we started, and %d voters agree", r.Primary, agree), patience: t.Suspect}, true
+		return evidence{why: fmt.Sprintf("nothing was heard of %s since we started, and %d voters agree", r.Primary, agree), patience: t.Suspect, silence: true}, true
 	}
 	silence := mine.AgentAge.Round(100 * time.Millisecond)
-	return evidence{why: fmt.Sprintf("%s is silent for %s, and %d voters agree", r.Primary, silence, agree)}, true
+	return evidence{why: fmt.Sprintf("%s is silent for %s, and %d voters agree", r.Primary, silence, agree), silence: true}, true
 }
 
 // wakeWhen asks for a round at the moment when an age that grows by itself reaches a limit: nothing else wakes one then.
@@ -165,9 +173,8 @@ func (j *judgement) wakeWhen(age, limit time.Duration) {
 // silent judges one observer's hearing of a host. An agent and a listener that are both silent are a host that is
 // gone. A listener that still beats without its agent means that the host lives, and that nobody extends its
 // primary's lease: once that must have run out, the agent's silence alone counts, as long as no WAL advances.
-func (j *judgement) silent(agent, gate time.Duration) bool {
-	t := j.p.Times
-	return agent >= t.Suspect && gate >= t.Suspect || agent >= t.Suspect+t.Fence
+func (j *judgement) silent(agent, gate, after time.Duration) bool {
+	return agent >= after && gate >= after || agent >= after+j.p.Times.Fence
 }
 
 // startElection raises the epoch, when enough voters could answer, in turn: the primary's own host first.
@@ -193,6 +200,9 @@ func (j *judgement) startElection(e evidence) {
 		why += "; its own words: " + end.Text
 	}
 	next.Because = []string{why}
+	if e.silence {
+		next = j.withSilence(next, r.Primary)
+	}
 	next = j.withEnd(next)
 	if next.Halt != nil && r.Halt == nil {
 		j.halt(next, why)
@@ -355,12 +365,14 @@ func (j *judgement) answered(l Local) bool {
 	return kinship(r, l) == prefix || j.onAssigned(l)
 }
 
-// rank orders answers: newest timeline, then furthest position, then the plan's priority and order of hosts.
+// rank orders answers: newest timeline, then furthest position, then who does not come and go, then the plan's priority
+// and order of hosts.
 func (j *judgement) rank(a, b recruit) int {
 	m := j.v.Record.Members
 	return cmp.Or(
 		cmp.Compare(j.timelineEpoch(a.pos.Timeline), j.timelineEpoch(b.pos.Timeline)),
 		cmp.Compare(a.pos.LSN, b.pos.LSN),
+		cmp.Compare(j.steadier(a.voter.Host), j.steadier(b.voter.Host)),
 		cmp.Compare(j.promotes(a.voter.Host), j.promotes(b.voter.Host)),
 		cmp.Compare(slices.Index(m, b.voter.Host), slices.Index(m, a.voter.Host)),
 	)

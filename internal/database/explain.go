@@ -16,6 +16,9 @@ type Explanation struct {
 	Others []Contender `json:"others"` // every other member but the primary, sorted by host
 	Blocks []string    `json:"blocks"` // what keeps anybody from taking over by itself; none = nothing does
 	Forced Risk        `json:"forced"` // what a forced failover would do and lose now
+
+	Ways  Ways   `json:"ways"`  // back from a crash of the primary's server alone, and which is tried first
+	Flaps []Flap `json:"flaps"` // hosts that come and go
 }
 
 // Contender is a member that would not be elected.
@@ -30,7 +33,7 @@ func Explain(p Policy, v View, d Decision) Explanation {
 	j := &judgement{p: p, v: v, d: Decision{Pause: d.Pause}}
 	r := v.Record
 	former := given(r)
-	x := Explanation{Able: len(j.ableVoters()), Needed: max(r.E, 1), Forced: j.risk(d.Closed, "")}
+	x := Explanation{Able: len(j.ableVoters()), Needed: max(r.E, 1), Forced: j.risk(d.Closed, ""), Ways: j.ways(), Flaps: j.flappingHosts()}
 	var best *recruit
 	var all []recruit
 	for _, host := range r.Members {
@@ -89,6 +92,8 @@ func (j *judgement) behindWinner(a, best recruit, x Explanation) string {
 		return "nobody can be elected now"
 	case j.reach(a, best) < 0:
 		return fmt.Sprintf("its log ends at %s, that of %s at %s", a.pos.LSN, best.voter.Host, best.pos.LSN)
+	case j.steadier(a.voter.Host) < j.steadier(best.voter.Host):
+		return "it is as far, and comes and goes"
 	case j.promotes(a.voter.Host) != j.promotes(best.voter.Host):
 		return "it is as far, and " + best.voter.Host + " has a higher priority in the plan"
 	}

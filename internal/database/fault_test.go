@@ -59,6 +59,23 @@ func TestADiskThatRefusesIsAsACrash(t *testing.T) {
 	}
 }
 
+func TestADiskOfWhichNothingCanBeRead(t *testing.T) {
+	r := steady()
+	b3 := hears("b3", r, standby(r, "b3"))
+	blind := database.Local{Why: "open: input/output error", Disk: database.Disk{Fault: database.FaultIO, Said: "open: input/output error"}}
+	lost := func(d time.Duration) database.Memory {
+		m := since(r, time.Minute)
+		m.Lost, m.LostSince = true, time.Hour-d
+		return m
+	}
+	check(t, policy(), []situation{
+		{"its own host says so and gives no lease", view("b1", r, blind, hears("b2", r, standby(r, "b2")), b3), since(r, time.Minute), "problem database.disk-broken"},
+		{"the others give it two seconds", view("b2", r, standby(r, "b2"), hears("b1", r, blind), b3), lost(time.Second), "nothing"},
+		{"and elect", view("b2", r, standby(r, "b2"), hears("b1", r, blind), b3), lost(3 * time.Second),
+			"swap epoch=4 gen=21 phase=recruiting primary=b1 timeline=3 opened=false"},
+	})
+}
+
 func TestAFullDiskIsNoCrash(t *testing.T) {
 	r := steady()
 	b2, b3 := hears("b2", r, standby(r, "b2")), hears("b3", r, standby(r, "b3"))

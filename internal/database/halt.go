@@ -12,10 +12,11 @@ import (
 // LastWords are what a server itself said before it ended: a panic, an error of its disk, a process of its own that
 // crashed. A server that somebody killed, or whose host went, says nothing.
 type LastWords struct {
-	Life string `json:"life"`         // which life of that server it was
-	Sign string `json:"sign"`         // what ends of one cause have in common: the words without numbers and names
-	Text string `json:"text"`         // the words
-	At   string `json:"at,omitempty"` // by that host's wall clock, RFC 3339
+	Life string `json:"life"`          // which life of that server it was
+	Sign string `json:"sign"`          // what ends of one cause have in common: the words without numbers and names
+	Text string `json:"text"`          // the words
+	At   string `json:"at,omitempty"`  // by that host's wall clock, RFC 3339
+	Own  bool   `json:"own,omitempty"` // its own host's disk refused: that does not come along to another host
 }
 
 // End is one unplanned end of a primary that left last words.
@@ -97,7 +98,7 @@ func (j *judgement) endOf() (End, bool) {
 // withEnd adds to a next record how the primary ended, and stops automatic moves when that was once too often.
 func (j *judgement) withEnd(next Record) Record {
 	e, ok := j.endOf()
-	if !ok {
+	if !ok || e.Own {
 		return next
 	}
 	same := 1
@@ -184,12 +185,19 @@ func (j *judgement) endHalt(why string) {
 // forgetEnds takes what is long past out of the record, so that a host that starts does not take it for new.
 func (j *judgement) forgetEnds() {
 	r := j.v.Record
-	if r.Halt != nil || len(r.Ends) == 0 || slices.ContainsFunc(r.Ends, j.recent) {
+	ends := len(r.Ends) > 0 && r.Halt == nil && !slices.ContainsFunc(r.Ends, j.recent)
+	silences := len(r.Silences) > 0 && !slices.ContainsFunc(r.Silences, j.lately)
+	if !ends && !silences {
 		return
 	}
 	next := r.Clone()
-	next.Ends = nil
-	j.swap(next, "earlier ends of the primary are long past")
+	if ends {
+		next.Ends = nil
+	}
+	if silences {
+		next.Silences = nil
+	}
+	j.swap(next, "earlier ends of the primary, or silences of its host, are long past")
 }
 
 // halted says why nobody takes over by itself now, or "". What had begun goes to its end: a recruiting is not held, nor

@@ -127,3 +127,17 @@ func codes(d database.Decision) []string {
 	}
 	return out
 }
+
+// Three hosts may lose their disks in one night: that is no reason to give up the one that is left.
+func TestADiskOfItsOwnIsNoReasonToStopMoving(t *testing.T) {
+	r := steady()
+	r.Ends = ends(sign, "b2", "b3")
+	dead := gone(primary(r, "b1"), "exit status 1")
+	dead.Ended = &database.LastWords{Life: "b1-9", Sign: sign, Text: sign, Own: true}
+	m := since(r, time.Minute)
+	m.SawPrimary = true
+	check(t, policy(), []situation{
+		{"the third end of one sign", view("b1", r, dead, hears("b2", r, standby(r, "b2")), hears("b3", r, standby(r, "b3"))), m,
+			"swap epoch=4 gen=21 phase=recruiting primary=b1 timeline=3 opened=false"},
+	})
+}

@@ -80,7 +80,8 @@ func (j *judgement) confirmed(l Local) []Fork {
 // alone, as the record names us and we hold every commit of our epoch (DATABASE.md, Election).
 func (j *judgement) resume(what string) {
 	r, l := j.v.Record, j.v.Local
-	if j.m.SawPrimary && len(j.ableVoters()) >= max(r.E, 1) && r.Phase == Steady && r.Halt == nil {
+	first := j.restartFirst()
+	if j.m.SawPrimary && len(j.ableVoters()) >= max(r.E, 1) && r.Phase == Steady && r.Halt == nil && first == "" {
 		return // watchPrimary starts the election
 	}
 	if rests := j.haltRests(); rests != "" {
@@ -107,6 +108,9 @@ func (j *judgement) resume(what string) {
 	}
 	next.Timeline = j.nextTimeline()
 	why := what + "; it holds every commit of its epoch, so it may come back by itself"
+	if first != "" {
+		why += "; " + first
+	}
 	if end, ok := j.endOf(); ok {
 		why += "; its own words: " + end.Text
 	}
@@ -333,6 +337,7 @@ func (j *judgement) open() {
 	}
 	next := r.Clone()
 	next.Opened = true
+	next.Pace = j.pace(next)
 	j.swap(next, why)
 }
 

@@ -93,6 +93,9 @@ type Record struct {
 	Ends []End `json:"ends,omitempty"` // unplanned ends of primaries that left last words, oldest first
 	Halt *Halt `json:"halt,omitempty"` // nothing moves by itself, for that does not help
 
+	Silences []Silenced `json:"silences,omitempty"` // moves of the primary by the silence of its host, oldest first
+	Pace     Pace       `json:"pace,omitzero"`      // how long such changes took
+
 	Runner  string   `json:"runner"`          // who wrote this epoch
 	Because []string `json:"because"`         // why this epoch exists
 	Spans   []Span   `json:"spans,omitempty"` // how long the parts of this change of primary took
@@ -115,6 +118,7 @@ func (r Record) Clone() Record {
 	}
 	r.Spans = slices.Clone(r.Spans)
 	r.Ends = slices.Clone(r.Ends)
+	r.Silences = slices.Clone(r.Silences)
 	if r.Halt != nil {
 		h := *r.Halt
 		r.Halt = &h

@@ -103,7 +103,7 @@ func (j *judgement) target(wish string) (Voter, string) {
 			continue
 		}
 		s, _ := sender(j.v.Local, StandbyName(v.Incarnation, j.v.Record.Epoch))
-		if best == nil || cmp.Or(cmp.Compare(j.promotes(v.Host), j.promotes(best.Host)), cmp.Compare(s.Flushed, bestAt)) > 0 {
+		if best == nil || cmp.Or(cmp.Compare(j.steadier(v.Host), j.steadier(best.Host)), cmp.Compare(j.promotes(v.Host), j.promotes(best.Host)), cmp.Compare(s.Flushed, bestAt)) > 0 {
 			best, bestAt = &v, s.Flushed
 		}
 	}

@@ -97,8 +97,10 @@ type Local struct {
 	Timeline   uint32   `json:"timeline"`
 	History    []Fork   `json:"history"` // its own timeline history; Epoch is 0 there, PostgreSQL knows none
 	Checkpoint LSN      `json:"checkpoint"`
-	Position   Position `json:"position"` // of the last Recruit; Epoch 0 = none that still holds
-	Flushed    LSN      `json:"flushed"`  // primary: flush position; standby: received and flushed
+	Redo       LSN      `json:"redo,omitempty"` // where a recovery would begin; 0 = not known
+	Held       LSN      `json:"held,omitempty"` // not running: the log surely reaches so far; 0 = not known
+	Position   Position `json:"position"`       // of the last Recruit; Epoch 0 = none that still holds
+	Flushed    LSN      `json:"flushed"`        // primary: flush position; standby: received and flushed
 	Replayed   LSN      `json:"replayed"`
 
 	Following int64         `json:"following"`        // epoch of the configured replication name; 0 = the stream is cut
@@ -132,6 +134,7 @@ type Local struct {
 	Refused   string    `json:"refused,omitempty"`   // why PostgreSQL does not take the plan's settings
 	Pending   []Pending `json:"pending,omitempty"`   // what its next start would change
 	Stands    bool      `json:"stands,omitempty"`    // standby: replay stands still, for its settings are lower than the primary's
+	Recovery  *Recovery `json:"recovery,omitempty"`  // its last recovery of some length; nil = none was measured
 	Kept      *Kept     `json:"kept,omitempty"`      // what has been put aside of this incarnation's own history; nil = nothing
 }
 

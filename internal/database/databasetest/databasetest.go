@@ -155,7 +155,7 @@ type Server struct {
 
 	unread  Unread
 	fault   database.DiskFault // of its disk
-	quiet   bool               // the server has not noticed: only what is new cannot be written
+	how     Refusal            // who notices it
 	wanted  int                // max_connections of the plan
 	applied bool               // it is in the server's file
 	lives   int                // starts of a process
@@ -238,6 +238,9 @@ func (s *Server) Observe(context.Context) database.Local {
 	if s.unread == UnreadDirectory {
 		return database.Local{Why: errRead.Error()}
 	}
+	if s.fault != "" && s.how == Blind {
+		return database.Local{Why: errDisk.Error(), Disk: database.Disk{Fault: s.fault, Said: "open a directory: " + string(s.fault)}}
+	}
 	l := s.observe()
 	switch s.unread {
 	case UnreadPromise:
@@ -280,6 +283,7 @@ func (s *Server) observe() database.Local {
 	l.Kept = s.keptOf(s.d.incarnation)
 	l.Timeline, l.History = s.timeline(), slices.Clone(s.d.history)
 	l.Flushed = s.flushedLSN()
+	l.Redo = max(s.d.checkpoint, walStart)
 	if s.p == nil {
 		if s.lingering && s.left == database.Primary { // its control file still says so, and nothing answers
 			l.Role, l.Writable = s.left, "hung"
@@ -337,9 +341,18 @@ func (s *Server) newIncarnation(ctx context.Context) error {
 	return nil
 }
 
-// BreakDisk lets the disk refuse whatever is written to it; "" mends it. quiet = the running server's own log is still
-// taken, so that only a look at the disk tells. Else the server panics with its next record.
-func (s *Server) BreakDisk(f database.DiskFault, quiet bool) { s.fault, s.quiet = f, quiet }
+// Refusal is how far a disk refuses.
+type Refusal int
+
+// Degrees of it.
+const (
+	Panics Refusal = iota // the server panics with its next record
+	Quiet                 // the running server's own log is still taken: only a look at the disk tells
+	Blind                 // it panics, and nothing can be read either
+)
+
+// BreakDisk lets the disk refuse whatever is written to it; "" mends it.
+func (s *Server) BreakDisk(f database.DiskFault, how Refusal) { s.fault, s.how = f, how }
 
 // fsync waits until the disk has taken what was written.
 func (s *Server) fsync(ctx context.Context) error {

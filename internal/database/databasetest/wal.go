@@ -112,11 +112,12 @@ func (s *Server) flush() {
 	if p == nil || p.flushing || s.d.flushed == len(s.d.wal) {
 		return
 	}
-	if s.fault != "" && !s.quiet {
+	if s.fault != "" && s.how != Quiet {
 		p.flushing = true
 		s.w.After(s.host, 0, func() {
 			if s.p == p {
 				s.Panic("PANIC: could not write to the log: " + string(s.fault))
+				s.words.Own = true
 			}
 		})
 		return

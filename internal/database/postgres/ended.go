@@ -36,9 +36,15 @@ func (s *Server) lastWords(e *keeper.Exit) *database.LastWords {
 	}
 	s.now.endedLife, s.now.ended = e.Life, nil
 	if sign, text := wordsOf(log); sign != "" {
-		s.now.ended = &database.LastWords{Life: e.Life, Sign: sign, Text: text, At: e.Ended.UTC().Format(time.RFC3339)}
+		s.now.ended = &database.LastWords{Life: e.Life, Sign: sign, Text: text, At: e.Ended.UTC().Format(time.RFC3339), Own: ofOwnDisk(text)}
 	}
 	return s.now.ended
+}
+
+// ofOwnDisk reports whether last words tell of a disk that refused, as the C library words it: read-only, or with errors. A
+// full disk is another matter, for what filled it may fill the next one.
+func ofOwnDisk(text string) bool {
+	return strings.HasSuffix(text, ": Read-only file system") || strings.HasSuffix(text, ": Input/output error")
 }
 
 // readTail is the end of a file; one that is not there is empty.

@@ -18,6 +18,7 @@ type layout struct {
 	old       string // and of what that replaced
 	promise   string // database.Promise, JSON
 	partial   string // exists while data is being made or remade
+	recovery  string // how fast the server replayed, JSON
 	reserve   string // a file that holds space back for a full disk
 	preserved string // WAL that a rewind would have lost, one folder for each
 	run       string // Unix socket, 0700
@@ -31,7 +32,7 @@ func layoutOf(dir string) layout {
 	return layout{
 		dir: dir, data: in("pgdata"), fresh: in("pgdata.new"), old: in("pgdata.old"),
 		promise: in("promise.json"), partial: in("partial"), preserved: in("preserved"),
-		run: in("run"), tls: in("tls"), keep: in("keep"), reserve: in("reserve"), output: in("postgres.log"),
+		run: in("run"), tls: in("tls"), keep: in("keep"), reserve: in("reserve"), recovery: in("recovery.json"), output: in("postgres.log"),
 	}
 }
 

@@ -33,6 +33,8 @@ type observer struct {
 	probe probe // has its own lock
 	touch touch // too
 
+	recovery recovery
+
 	silent time.Time // since when our keeper does not answer; zero = it does
 }
 
@@ -78,8 +80,13 @@ func (s *Server) Observe(ctx context.Context) database.Local {
 		}
 	}
 	state, reason, err := s.dataState()
-	if err != nil {
-		return database.Local{Why: err.Error()} // even the kind of data is not known
+	if err != nil { // even the kind of data is not known
+		l := database.Local{Why: err.Error()}
+		s.observeFault(&l.Disk)
+		if f := faultOf(err); f != "" {
+			l.Disk.Fault, l.Disk.Said = f, err.Error()
+		}
+		return l
 	}
 	l.Data = state
 	if reason != "" {
@@ -117,6 +124,12 @@ func (s *Server) Observe(ctx context.Context) database.Local {
 			note(s.observeTimeline(&l))
 		}
 		note(s.observePromise(&l))
+		if err := s.observeRecovery(&l); err != nil { // a forecast is less sure then, and nothing else
+			s.log.Debug("how fast the server replayed is not known", "err", err)
+		}
+		if !l.Running && now.heldFor == l.Incarnation {
+			l.Held = now.held
+		}
 		if l.Role == database.Primary {
 			s.forgetPosition() // its log grows, by whatever way it became one
 		} else if now.position.Epoch != 0 && now.position.Epoch == l.Promise.Epoch {
@@ -138,7 +151,7 @@ func (s *Server) observeFiles(l *database.Local) error {
 	if err != nil {
 		errs = append(errs, err)
 	} else {
-		l.SystemID, l.Checkpoint = c.SystemID, c.Checkpoint
+		l.SystemID, l.Checkpoint, l.Redo = c.SystemID, c.Checkpoint, c.Redo
 		l.ShutDown = !l.Running && c.State == pgcontrol.ShutDown
 	}
 	if l.Incarnation, err = readIncarnation(s.at.data); err != nil {
