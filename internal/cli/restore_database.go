@@ -25,7 +25,8 @@ type databaseWords struct {
 	at, to, as     string
 	binDir, output string
 	timeline       uint32
-	dryRun         bool
+	dryRun, delta  bool
+	yes            bool
 }
 
 func restoreDatabaseCommand() *cobra.Command {
@@ -38,7 +39,11 @@ replays the log once, so that what lies there afterwards is a whole database. Th
 
 It needs no agent and no server: the plan and the data root are enough, or a vault and its key alone. Space is
 checked before anything is written. A restore that was interrupted leaves a directory that cannot start; the
-same command begins it again. PostgreSQL of the same major version must be installed.
+same command goes on with it, and what is right there is not read from the vault again. PostgreSQL of the same
+major version must be installed.
+
+--delta restores onto an older or broken copy of the same database on which no server runs, and reads only what is
+not right there. It changes that copy from its first moment on.
 
 What was restored stays to itself: it listens on no address and archives nothing, until
   holdfast restore release DIR`,
@@ -46,6 +51,7 @@ What was restored stays to itself: it listens on no address and archives nothing
   holdfast restore database records --at "2026-11-20 14:30:00" --to /srv/restored --dry-run
   holdfast restore database records --at before:xid:812 --to /srv/restored
   holdfast restore database records --at "10m ago" --to /srv/restored --output json
+  holdfast restore database records --to /srv/restored --delta --dry-run
   holdfast restore database records --to /srv/restored --vault file:///mnt/vault --key vault.key`,
 		Args: usageArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -64,7 +70,9 @@ What was restored stays to itself: it listens on no address and archives nothing
 	}
 	w.from.add(cmd)
 	cmd.Flags().StringVar(&w.at, "at", "latest", atUsage)
-	cmd.Flags().StringVar(&w.to, "to", "", "an empty or absent directory")
+	cmd.Flags().StringVar(&w.to, "to", "", "an empty or absent directory, or one that an interrupted restore left")
+	cmd.Flags().BoolVar(&w.delta, "delta", false, "--to may hold an older or broken copy of the same database, stopped; it is written over")
+	cmd.Flags().BoolVar(&w.yes, "yes", false, "with --delta: do not ask")
 	cmd.Flags().BoolVar(&w.dryRun, "dry-run", false, "say what would be taken and whether there is room, and write nothing")
 	cmd.Flags().StringVar(&w.as, "owner", "", "user whom the files are to belong to (default: postgres for root, else you)")
 	cmd.Flags().StringVar(&w.binDir, "bin-dir", "", "where PostgreSQL's programs are (default: where distributions put them)")
@@ -99,6 +107,7 @@ type restoredDatabase struct {
 	Place    restore.Place  `json:"place"`
 	Owner    string         `json:"-"`
 	BinDir   string         `json:"bin_dir"`
+	Kept     int64          `json:"kept,omitempty"` // bytes that were right in the directory already
 	Took     event.Duration `json:"took,omitempty"`
 }
 
@@ -129,11 +138,16 @@ func (w *databaseWords) run(ctx context.Context, cmd *cobra.Command, name string
 			return err
 		}
 	}
-	if out.Place, err = restore.Survey(dir, choice); err != nil {
+	if out.Place, err = restore.Survey(dir, choice, w.delta); err != nil {
 		return err
 	}
 	if w.dryRun {
 		return w.tellDryRun(cmd, out)
+	}
+	if out.Place.State == "same" && !w.yes {
+		if ok, err := confirm(cmd, fmt.Sprintf("%s holds a copy of %s. It becomes the one of %s, and what it holds now is gone. Go on?", dir, name, at)); err != nil || !ok {
+			return err
+		}
 	}
 	if err := w.restore(ctx, cmd, v, choice, &out); err != nil {
 		return err
@@ -177,15 +191,15 @@ func (w *databaseWords) restore(ctx context.Context, cmd *cobra.Command, v *vaul
 	line := newProgressLine(cmd.ErrOrStderr())
 	defer line.end()
 	began := time.Now()
-	_, err = restore.Database(ctx, restore.Options{
-		Vault: v, Choice: choice, Dir: out.Place.Dir, Owner: owner, Progress: line.restored,
+	res, err := restore.Database(ctx, restore.Options{
+		Vault: v, Choice: choice, Dir: out.Place.Dir, Delta: w.delta, Owner: owner, Progress: line.restored,
 		LogMax: math.MaxInt64, // there is room: that is checked first
 	}, restore.ScratchOptions{BinDir: out.BinDir})
-	out.Took = event.Duration(time.Since(began))
+	out.Took, out.Kept = event.Duration(time.Since(began)), res.Kept
 	if err != nil && ctx.Err() != nil {
 		return &problem.Problem{Code: "restore.interrupted", Subject: out.Database, Severity: problem.Note, Title: "was not restored: interrupted",
 			Meaning: out.Place.Dir + " is not a whole database. The live one and the vault are as they were.",
-			Remedy:  "give the same command again with an empty --to; an interrupted copy of files is cleared by itself"}
+			Remedy:  "give the same command again: it goes on with what is there"}
 	}
 	return err
 }
@@ -232,7 +246,9 @@ func placeText(p restore.Place) string {
 	case "absent":
 		return "will be made"
 	case "interrupted":
-		return "left by a restore that never ended; will be cleared"
+		return "left by a restore that never ended; it will be gone on with"
+	case "same":
+		return "a copy of the same database; it will be WRITTEN OVER"
 	case "occupied":
 		return "NOT EMPTY: it holds " + p.Found
 	}
@@ -245,12 +261,12 @@ func writeRestored(out io.Writer, o restoredDatabase) error {
 		who = "runuser -u " + o.Owner + " -- "
 	}
 	_, err := fmt.Fprintf(out, `restored %s at %s to %s in %s
-  from base backup %s (%s) and %s of log, replayed; shut down in good order
+  from base backup %s (%s, %s of it right there already) and %s of log, replayed; shut down in good order
   It stays to itself: no address, no archive. Look at it beside the live one:
     %s%s -D %s -l %s -o "-k /tmp -p 5499" -w start
   Let a server on it listen and archive again:
     holdfast restore release %s
-`, o.Database, o.At, o.Place.Dir, tookText(time.Duration(o.Took)), o.Backup.ID, sizeText(o.Backup.Bytes), sizeText(o.Log),
+`, o.Database, o.At, o.Place.Dir, tookText(time.Duration(o.Took)), o.Backup.ID, sizeText(o.Backup.Bytes), sizeText(o.Kept), sizeText(o.Log),
 		who, filepath.Join(o.BinDir, "pg_ctl"), o.Place.Dir, filepath.Join(o.Place.Dir, "server.log"), o.Place.Dir)
 	return err
 }

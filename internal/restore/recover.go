@@ -4,6 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+
+	"holdfast/internal/durable"
 )
 
 // Recovered is a scratch server that stands at a target.
@@ -63,11 +67,12 @@ func recoverOnce(ctx context.Context, choice Choice, o ScratchOptions) (*Recover
 // Database restores to an empty directory and brings it to the target once, so that what lies there
 // afterwards is a whole database with no recovery left to do. The server is stopped again.
 func Database(ctx context.Context, o Options, so ScratchOptions) (Result, error) {
+	o.marked = true // until the last record is replayed, so that an interruption there is gone on with too
 	res, err := Run(ctx, o)
 	if err != nil {
 		return res, err
 	}
-	so.Dir, so.Owner = o.Dir, o.Owner
+	so.Dir, so.Owner, so.marked = o.Dir, o.Owner, true
 	if so.Settings == nil {
 		so.Settings = map[string]string{}
 	}
@@ -78,5 +83,11 @@ func Database(ctx context.Context, o Options, so ScratchOptions) (Result, error)
 	if err != nil {
 		return res, fmt.Errorf("bring %s to %s: %w", o.Dir, o.Choice.Target, err)
 	}
-	return res, rec.Stop(context.WithoutCancel(ctx))
+	if err := rec.Stop(context.WithoutCancel(ctx)); err != nil {
+		return res, err
+	}
+	if err := os.Remove(filepath.Join(o.Dir, markerFile)); err != nil {
+		return res, fmt.Errorf("end the restore to %s: %w", o.Dir, err)
+	}
+	return res, durable.SyncDir(o.Dir)
 }

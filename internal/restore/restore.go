@@ -35,6 +35,7 @@ type Options struct {
 	Vault        *vault.Vault
 	Choice       Choice // from Choose
 	Dir          string // empty or absent, or left by an interrupted Run
+	Delta        bool   // Dir may also hold an older or broken copy of the same database, stopped: it is written over
 	Owner        Owner
 	Workers      int            // files written at once; 0 = twice the cores
 	Action       Action         // what the server does at the target
@@ -43,6 +44,8 @@ type Options struct {
 	Throwaway    bool           // do not sync: the directory is for a scratch server alone
 	Progress     func(Progress) // called a few times a second from one goroutine; nil = none
 	Log          *slog.Logger   // nil = silent
+
+	marked bool // the caller takes the marker away
 }
 
 // Action is what a restored server does when it reaches the target.
@@ -67,6 +70,7 @@ type Result struct {
 	Choice Choice
 	Dir    string
 	Bytes  int64 // of data files
+	Kept   int64 // of those, how many were right already
 	Log    int64 // bytes of log placed
 	Took   time.Duration
 }
@@ -78,7 +82,8 @@ const markerFile = "holdfast.restoring"
 const controlFile = "global/pg_control"
 
 // Run fills Dir from the vault. Every byte is authenticated on the way. Until it returns nil no server starts
-// on the directory: pg_control is written last. A directory with anything else in it is refused untouched.
+// on the directory: pg_control is written last. A directory with anything else in it is refused untouched. One that an
+// interrupted Run left is gone on with: what is right there is not read again.
 func Run(ctx context.Context, o Options) (Result, error) {
 	if o.Workers <= 0 {
 		o.Workers = 2 * runtime.GOMAXPROCS(0)
@@ -92,12 +97,12 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	r := &run{o: o, began: time.Now()}
+	r := &run{o: o, began: time.Now(), marked: o.marked}
 	if err := r.run(ctx); err != nil {
 		return Result{}, fmt.Errorf("restore %s to %s: %w", o.Choice.Backup.ID, o.Dir, err)
 	}
-	res := Result{Choice: o.Choice, Dir: o.Dir, Bytes: o.Choice.Backup.Bytes, Log: r.logBytes, Took: time.Since(r.began)}
-	o.Log.InfoContext(ctx, "restored", "backup", o.Choice.Backup.ID, "target", o.Choice.Target.String(), "dir", o.Dir, "bytes", res.Bytes, "took", res.Took)
+	res := Result{Choice: o.Choice, Dir: o.Dir, Bytes: o.Choice.Backup.Bytes, Kept: r.kept.Load(), Log: r.logBytes, Took: time.Since(r.began)}
+	o.Log.InfoContext(ctx, "restored", "backup", o.Choice.Backup.ID, "target", o.Choice.Target.String(), "dir", o.Dir, "bytes", res.Bytes, "kept", res.Kept, "took", res.Took)
 	return res, nil
 }
 
@@ -106,6 +111,9 @@ type run struct {
 	began    time.Time
 	root     *os.Root
 	done     atomic.Int64
+	kept     atomic.Int64
+	again    bool // there are files to go on with
+	marked   bool // the marker stays, for what follows
 	logBytes int64
 }
 
@@ -114,8 +122,14 @@ func (r *run) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := r.claim(); err != nil {
+	entries := reader.Entries()
+	if err := r.claim(entries); err != nil {
 		return err
+	}
+	if r.again {
+		if err := r.clear(entries); err != nil {
+			return err
+		}
 	}
 	if r.root, err = os.OpenRoot(r.o.Dir); err != nil {
 		return err
@@ -141,7 +155,7 @@ func (r *run) run(ctx context.Context) error {
 }
 
 // claim makes sure that the directory is ours to fill, and that it can hold the restore.
-func (r *run) claim() error {
+func (r *run) claim(wanted []vault.Entry) error {
 	c := r.o.Choice
 	if !filepath.IsAbs(r.o.Dir) {
 		return fmt.Errorf("%s is not an absolute path", r.o.Dir)
@@ -152,18 +166,8 @@ func (r *run) claim() error {
 	case err != nil:
 		return err
 	case len(entries) > 0:
-		if _, err := os.Stat(filepath.Join(r.o.Dir, markerFile)); err != nil {
-			return &problem.Problem{Code: "restore.not-empty", Subject: c.Backup.Database, Severity: problem.Critical,
-				Title: r.o.Dir + " is not empty", Meaning: fmt.Sprintf("It holds %s. Nothing was touched: a restore never writes over what is there.", entries[0].Name()),
-				Remedy: "name an empty directory with --to"}
-		}
-		for _, e := range entries { // left by an interrupted restore: marked as ours
-			if e.Name() == markerFile {
-				continue
-			}
-			if err := os.RemoveAll(filepath.Join(r.o.Dir, e.Name())); err != nil {
-				return fmt.Errorf("clear an interrupted restore: %w", err)
-			}
+		if err := r.claimOver(entries[0].Name()); err != nil {
+			return err
 		}
 	}
 	if err := os.MkdirAll(r.o.Dir, 0o700); err != nil {
@@ -174,6 +178,9 @@ func (r *run) claim() error {
 		return fmt.Errorf("ask for free space on %s: %w", r.o.Dir, err)
 	}
 	need := c.Backup.Bytes + int64(len(c.Pieces))*int64(c.Backup.SegmentSize)
+	if r.again {
+		need -= there(r.o.Dir, wanted)
+	}
 	if free := int64(st.Bavail) * st.Bsize; free < need {
 		return &problem.Problem{Code: "restore.no-space", Subject: c.Backup.Database, Severity: problem.Critical,
 			Title: fmt.Sprintf("%s has %d MB free, %d MB are needed", r.o.Dir, free>>20, need>>20), Meaning: "Nothing was written.", Remedy: "name a directory on a larger disk with --to"}
@@ -185,7 +192,29 @@ func (r *run) claim() error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(durable.WriteFile(filepath.Join(r.o.Dir, markerFile), append(about, '\n'), 0o600), r.o.Owner.take(r.o.Dir))
+	if err := errors.Join(durable.WriteFile(filepath.Join(r.o.Dir, markerFile), append(about, '\n'), 0o600), r.o.Owner.take(r.o.Dir)); err != nil {
+		return err
+	}
+	return disarm(r.o.Dir)
+}
+
+// claimOver accepts files to go on with: an interrupted restore's, or with Delta a copy of the same database. found is
+// one of them.
+func (r *run) claimOver(found string) error {
+	c := r.o.Choice
+	r.again = true
+	if err := stopped(r.o.Dir, c.Backup.Database); err != nil {
+		return err
+	}
+	if _, err := os.Stat(filepath.Join(r.o.Dir, markerFile)); err == nil {
+		return nil
+	}
+	if r.o.Delta {
+		return samePlace(r.o.Dir, c)
+	}
+	return &problem.Problem{Code: "restore.not-empty", Subject: c.Backup.Database, Severity: problem.Critical,
+		Title: r.o.Dir + " is not empty", Meaning: fmt.Sprintf("It holds %s. Nothing was touched: a restore never writes over what is there.", found),
+		Remedy: "name an empty directory with --to"}
 }
 
 // files writes everything but pg_control, whole files per worker, largest first. It returns pg_control's entry.
@@ -221,7 +250,11 @@ func (r *run) files(ctx context.Context, reader *vault.Reader) (control vault.En
 }
 
 func (r *run) mkdir(rel string, mode uint32) error {
-	if err := r.root.Mkdir(rel, os.FileMode(mode)|0o700); err != nil {
+	err := r.root.Mkdir(rel, os.FileMode(mode)|0o700)
+	if r.again && errors.Is(err, fs.ErrExist) {
+		err = r.root.Chmod(rel, os.FileMode(mode)|0o700)
+	}
+	if err != nil {
 		return err
 	}
 	return r.own(rel)
@@ -235,6 +268,11 @@ func (r *run) own(rel string) error {
 }
 
 func (r *run) file(ctx context.Context, reader *vault.Reader, e vault.Entry, rel string) error {
+	if r.again {
+		if done, err := r.mend(ctx, reader, e, rel); err != nil || done {
+			return err
+		}
+	}
 	return r.write(rel, os.FileMode(e.Mode)|0o600, func(f *os.File) error {
 		return reader.Copy(ctx, e, &counted{f: f, n: &r.done})
 	})
@@ -350,6 +388,9 @@ func (r *run) finish(ctx context.Context, reader *vault.Reader, control vault.En
 	}
 	if err := durable.SyncDir(filepath.Join(r.o.Dir, "global")); err != nil {
 		return err
+	}
+	if r.marked {
+		return nil
 	}
 	if err := r.root.Remove(markerFile); err != nil {
 		return err

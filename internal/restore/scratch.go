@@ -30,6 +30,8 @@ type ScratchOptions struct {
 	Log       *slog.Logger
 	// Settings go over everything else, for instance shared_preload_libraries.
 	Settings map[string]string
+
+	marked bool // the marker of an unfinished restore is the caller's own
 }
 
 // Scratch is a server that only its starter can reach: it listens on a Unix socket in a private directory,
@@ -83,7 +85,7 @@ func StartScratch(ctx context.Context, o ScratchOptions) (*Scratch, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	if _, err := os.Stat(filepath.Join(o.Dir, markerFile)); err == nil {
+	if _, err := os.Stat(filepath.Join(o.Dir, markerFile)); err == nil && !o.marked {
 		return nil, fmt.Errorf("start a scratch server on %s: the restore there was not finished", o.Dir)
 	}
 	s := &Scratch{o: o, log: o.Log.With("dir", o.Dir), runDir: o.RunDir, exited: make(chan struct{})}

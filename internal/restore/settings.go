@@ -137,6 +137,9 @@ func writeBlock(dir string, settings []setting) error {
 // listens and archives as its configuration says. It stays a server of its own: it waits for no standby and
 // follows nobody. The server must not run, and its recovery must be over.
 func Release(dir string) error {
+	if _, err := os.Stat(filepath.Join(dir, markerFile)); err == nil {
+		return fmt.Errorf("release %s: the restore there was not finished", dir)
+	}
 	if _, err := os.Stat(filepath.Join(dir, "recovery.signal")); err == nil {
 		return fmt.Errorf("release %s: its recovery is not over (recovery.signal is there)", dir)
 	}

@@ -1,0 +1,202 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"holdfast/internal/durable"
+	"holdfast/internal/pgcontrol"
+	"holdfast/internal/problem"
+	"holdfast/internal/vault"
+)
+
+// A restore onto files that are there reads from the vault only what is not right already: each chunk is recognised by
+// its keyed hash. So an interrupted restore goes on, and an old copy of the database becomes the one that is wanted.
+// Before the first byte is changed pg_control is taken away, and it comes back last: nothing between can start.
+
+// samePlace refuses a directory whose content is not an older or broken copy of the same database, stopped.
+func samePlace(dir string, c Choice) error {
+	refuse := func(code, title, remedy string) error {
+		return &problem.Problem{Code: code, Subject: c.Backup.Database, Severity: problem.Critical, Title: title,
+			Meaning: "Nothing was touched.", Remedy: remedy}
+	}
+	version, err := os.ReadFile(filepath.Join(dir, "PG_VERSION"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if got, want := strings.TrimSpace(string(version)), strconv.Itoa(c.Backup.ServerVersion/10000); got != want {
+		return refuse("restore.other-data", fmt.Sprintf("%s is not a data directory of PostgreSQL %s", dir, want), "name an empty directory with --to")
+	}
+	control, err := pgcontrol.Read(dir)
+	if err != nil {
+		return refuse("restore.other-data", fmt.Sprintf("what %s holds cannot be told: %v", dir, err), "name an empty directory with --to")
+	}
+	if control.SystemID != c.Backup.SystemID {
+		return refuse("restore.other-data", fmt.Sprintf("%s holds another database: system %d, the backup is of %d", dir, control.SystemID, c.Backup.SystemID), "name an empty directory with --to")
+	}
+	return nil
+}
+
+// stopped refuses a directory on which a server runs.
+func stopped(dir, database string) error {
+	raw, err := os.ReadFile(filepath.Join(dir, "postmaster.pid"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	first, _, _ := strings.Cut(string(raw), "\n")
+	pid, err := strconv.Atoi(strings.TrimSpace(first))
+	if err != nil || pid == 0 {
+		return fmt.Errorf("read postmaster.pid of %s: %q is no process", dir, first)
+	}
+	pid = max(pid, -pid) // a standalone backend writes its own as a negative number
+	// Gone, or its number is another program's by now: a server works in its directory.
+	want, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return err
+	}
+	at, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid))
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ESRCH):
+		return nil
+	case err == nil && at != want:
+		return nil
+	}
+	return &problem.Problem{Code: "restore.running", Subject: database, Severity: problem.Critical,
+		Title: fmt.Sprintf("a server runs on %s (process %d)", dir, pid), Meaning: "Nothing was touched.",
+		Remedy: "stop it, or name another directory with --to"}
+}
+
+// disarm takes pg_control away, so that nothing starts on the directory from here on.
+func disarm(dir string) error {
+	p := filepath.Join(dir, filepath.FromSlash(controlFile))
+	if err := os.Remove(p); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	return durable.SyncDir(filepath.Dir(p))
+}
+
+// clear removes what the backup does not have, links and the log among it.
+func (r *run) clear(entries []vault.Entry) error {
+	wanted := map[string]bool{markerFile: false} // true = a directory
+	for _, e := range entries {
+		if rel, ok := strings.CutPrefix(e.Path, vault.DataDir+"/"); ok {
+			wanted[rel] = e.Dir
+		}
+	}
+	return filepath.WalkDir(r.o.Dir, func(p string, d fs.DirEntry, err error) error {
+		if err != nil || p == r.o.Dir {
+			return err
+		}
+		rel, err := filepath.Rel(r.o.Dir, p)
+		if err != nil {
+			return err
+		}
+		dir, keep := wanted[filepath.ToSlash(rel)]
+		if keep && (dir && d.IsDir() || !dir && d.Type().IsRegular()) {
+			return nil
+		}
+		if err := os.RemoveAll(p); err != nil {
+			return fmt.Errorf("clear what the backup does not have: %w", err)
+		}
+		if d.IsDir() {
+			return fs.SkipDir
+		}
+		return nil
+	})
+}
+
+// mend makes a file that is there the one of the backup; false when it must be written anew.
+func (r *run) mend(ctx context.Context, reader *vault.Reader, e vault.Entry, rel string) (done bool, err error) {
+	fi, err := r.root.Lstat(rel)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	chunks, ok, err := reader.Chunks(ctx, e)
+	if err != nil {
+		return false, err
+	}
+	st, known := fi.Sys().(*syscall.Stat_t)
+	if !ok || !fi.Mode().IsRegular() || !known || st.Nlink > 1 { // under another name it is somebody else's
+		return false, r.root.Remove(rel)
+	}
+	f, err := r.root.OpenFile(rel, os.O_RDWR, 0)
+	if err != nil {
+		return false, err
+	}
+	err = r.mendChunks(ctx, reader, f, chunks)
+	if err == nil {
+		err = f.Truncate(e.Size)
+	}
+	if err == nil {
+		err = f.Chmod(os.FileMode(e.Mode) | 0o600)
+	}
+	if err == nil && !r.o.Throwaway {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return false, fmt.Errorf("mend %s: %w", rel, err)
+	}
+	return true, r.own(rel)
+}
+
+func (r *run) mendChunks(ctx context.Context, reader *vault.Reader, f *os.File, chunks []vault.Chunk) error {
+	buf := make([]byte, vault.ChunkSize)
+	at := int64(0)
+	for _, k := range chunks {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		n, err := f.ReadAt(buf[:k.Length], at)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		if reader.Same(k, buf[:n]) {
+			r.kept.Add(k.Length)
+		} else {
+			content, err := reader.Fetch(ctx, k)
+			if err != nil {
+				return err
+			}
+			if _, err := f.WriteAt(content, at); err != nil {
+				return err
+			}
+		}
+		r.done.Add(k.Length)
+		at += k.Length
+	}
+	return nil
+}
+
+// there is how many of the restore's bytes its files need not be given room for: files that are there are written over.
+func there(dir string, entries []vault.Entry) int64 {
+	sum := int64(0)
+	for _, e := range entries {
+		rel, ok := strings.CutPrefix(e.Path, vault.DataDir+"/")
+		if !ok || e.Dir {
+			continue
+		}
+		if fi, err := os.Lstat(filepath.Join(dir, filepath.FromSlash(rel))); err == nil && fi.Mode().IsRegular() {
+			if st, known := fi.Sys().(*syscall.Stat_t); known {
+				sum += min(e.Size, st.Blocks*512)
+			}
+		}
+	}
+	return sum
+}

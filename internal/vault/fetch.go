@@ -1,0 +1,24 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// Fetch reads one chunk. Its bytes are authentic, or it is an error.
+func (r *Reader) Fetch(ctx context.Context, k Chunk) ([]byte, error) {
+	f, err := r.vault.repo.OpenObject(ctx, k.object)
+	if err != nil {
+		return nil, fmt.Errorf("read chunk %s from the vault: %w", k.object, err)
+	}
+	content, err := io.ReadAll(f)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, fmt.Errorf("read chunk %s from the vault: %w", k.object, err)
+	}
+	if int64(len(content)) != k.Length {
+		return nil, fmt.Errorf("read chunk %s from the vault: %d bytes, %d were stored", k.object, len(content), k.Length)
+	}
+	return content, nil
+}
