@@ -36,7 +36,9 @@ func (g *Gate) Obey(ctx context.Context, o Order) error {
 		return fmt.Errorf("order %s in epoch %d: %w", o.State, o.Epoch, err)
 	}
 	if o.State == Open {
+		to := roadTo(o.Target)
 		g.mu.Lock()
+		g.road = to
 		if g.cuts != cuts {
 			g.mu.Unlock()
 			return fmt.Errorf("order %s in epoch %d: %w", o.State, o.Epoch, ErrCutMeanwhile)
@@ -89,6 +91,7 @@ func (g *Gate) set(s State, target, reason string) {
 	if moved {
 		close(g.changed)
 		g.changed = make(chan struct{})
+		g.dropDialled()
 	}
 	for _, m := range g.read.members {
 		if s == Open && m.Target == target {

@@ -5,7 +5,8 @@
 //
 // Start at [Run]. order.go holds the only judgement there is, that an epoch never falls; act.go carries
 // orders out; shortcut.go makes rules in the kernel for those who may do without the
-// gate, listener.go finds each client's way and loop.go moves the bytes; control.go takes orders over a private Unix socket,
+// gate. door.go and straight.go let clients in and lead them where there is nothing to wait for, listener.go finds the way
+// of all others, and loop.go moves the bytes; control.go takes orders over a private Unix socket,
 // and client.go gives them. The gate never sees what it passes on: TLS is between client and server.
 //
 // A client that connects while there is no primary is held, not refused, for up to HoldMax, because most
@@ -146,10 +147,12 @@ type Gate struct {
 	led      ledger
 	state    State
 	target   string
+	road     road // to the target of the last order to open
 	reason   string
 	since    time.Time     // of state
 	changed  chan struct{} // closed and replaced whenever state or target changes
 	links    map[*link]struct{}
+	dialled  map[*link]struct{} // whose server has not answered yet
 	read     reading
 	heardAt  time.Time // when the agent last gave an order
 	cuts     uint64    // rises with every fence, so that an order half-way through notices
@@ -195,6 +198,7 @@ func open(cfg Config) (*Gate, error) {
 		heardAt:  cfg.Clock.Now(),
 		changed:  make(chan struct{}),
 		links:    map[*link]struct{}{},
+		dialled:  map[*link]struct{}{},
 		read:     reading{changed: make(chan struct{})},
 		alarmSet: make(chan struct{}, 1),
 	}
@@ -225,6 +229,7 @@ func (g *Gate) run(ctx context.Context) (err error) {
 		}
 	}()
 	lc := net.ListenConfig{KeepAliveConfig: keepAlive}
+	lc.SetMultipathTCP(false) // PostgreSQL's clients do not speak it, and each of them would pay for it
 	for _, addr := range g.cfg.Listen {
 		l, err := lc.Listen(ctx, "tcp", addr)
 		if err != nil {
@@ -268,11 +273,11 @@ func (g *Gate) run(ctx context.Context) (err error) {
 		grp.Go(func() error { return g.beat(ctx, l) })
 	}
 	for i, l := range clients {
-		serve := g.serve
+		straight, serve := true, g.serve
 		if i >= writes {
-			serve = g.serveRead
+			straight, serve = false, g.serveRead
 		}
-		grp.Go(func() error { return g.accept(ctx, l.(*net.TCPListener), serve) })
+		grp.Go(func() error { return g.attend(ctx, l.(*net.TCPListener), straight, serve) })
 	}
 	grp.Go(func() error { return g.serveControl(ctx, control) })
 	grp.Go(func() error { return g.keepTime(ctx) })
@@ -319,6 +324,7 @@ func (g *Gate) startLoops() (stop func(), err error) {
 			stop()
 			return nil, err
 		}
+		l.spare = runtime.GOMAXPROCS(0) > loopCount()
 		g.loops = append(g.loops, l)
 		running.Go(l.run)
 	}

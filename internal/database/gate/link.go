@@ -15,8 +15,13 @@ import (
 // reach, and one [loop] reads and writes them.
 type link struct {
 	client, server side
-	done           func()    // called once by the loop, when both are closed
-	cutAt          time.Time // the loop's: when the client must have left after the server has; zero = no limit
+	done           func() // called once by the loop, when both are closed
+	// opened is called once by the loop for a link that was dialled, when its server has answered or will not. It says
+	// whether the link goes on; if not, the client's descriptor is not the link's any more.
+	opened  func(ok bool) bool
+	opening bool      // the loop's: opened has not been called
+	dropped bool      // the gate's: the order changed before opened
+	cutAt   time.Time // the loop's: when the client must have left after the server has; zero = no limit
 
 	mu     sync.Mutex // guards closed, so that whoever resets from outside never touches a number that was given away again
 	closed bool
@@ -39,17 +44,23 @@ type side struct {
 // after all can be told so, and is closed by the caller. server is closed whatever happens.
 func newLink(c, server *net.TCPConn, in, out *atomic.Int64) (*link, error) {
 	defer func() { _ = server.Close() }() // the link has a descriptor of its own
-	l := &link{}
-	l.client = side{link: l, peer: &l.server, count: in}
-	l.server = side{link: l, peer: &l.client, count: out}
-	var err error
-	if l.server.fd, err = descriptor(server); err != nil {
+	to, err := descriptor(server)
+	if err != nil {
 		return nil, err
 	}
-	if l.client.fd, err = descriptor(c); err != nil {
-		return nil, errors.Join(err, unix.Close(l.server.fd))
+	from, err := descriptor(c)
+	if err != nil {
+		return nil, errors.Join(err, unix.Close(to))
 	}
-	return l, nil
+	return linkOf(from, to, in, out), nil
+}
+
+// linkOf links two non-blocking descriptors, which are the link's from here on.
+func linkOf(client, server int, in, out *atomic.Int64) *link {
+	l := &link{}
+	l.client = side{fd: client, link: l, peer: &l.server, count: in}
+	l.server = side{fd: server, link: l, peer: &l.client, count: out}
+	return l
 }
 
 // descriptor is a second descriptor of c's socket, non-blocking as every socket of Go is.

@@ -27,40 +27,6 @@ const (
 // that waits for a lock, for a closed window counts from its first probe, answered or not (tcp(7)).
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3}
 
-// accept takes clients until ctx ends.
-func (g *Gate) accept(ctx context.Context, l *net.TCPListener, serve func(context.Context, *net.TCPConn)) error {
-	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
-	defer stop()
-	defer func() { _ = l.Close() }() // ctx may end while a client is accepted: the address is free when we return
-	for {
-		c, err := l.AcceptTCP()
-		if ctx.Err() != nil {
-			if err == nil {
-				_ = c.Close()
-			}
-			return nil
-		}
-		if errors.Is(err, net.ErrClosed) {
-			return fmt.Errorf("accept clients on %s: %w", l.Addr(), err)
-		}
-		if err != nil { // out of file descriptors or memory, or a client that left: both pass
-			g.log.WarnContext(ctx, "client not accepted", "err", err)
-			if !g.pause(ctx, dialPause) {
-				return nil
-			}
-			continue
-		}
-		g.accepted.Add(1)
-		if g.clients.Add(1) > int64(g.cfg.ConnMax) {
-			g.clients.Add(-1)
-			g.refused.Add(1)
-			reset(c)
-			continue
-		}
-		g.conns.Go(func() { serve(ctx, c) })
-	}
-}
-
 func (g *Gate) pause(ctx context.Context, d time.Duration) bool {
 	t := g.cfg.Clock.NewTimer(d)
 	defer t.Stop()
@@ -100,6 +66,7 @@ func (g *Gate) take(ctx context.Context, c *net.TCPConn, l *link, why refusal) {
 func (g *Gate) left(l *link, some map[*link]struct{}) {
 	g.mu.Lock()
 	delete(some, l)
+	delete(g.dialled, l)
 	g.mu.Unlock()
 	g.clients.Add(-1)
 	g.conns.Done()

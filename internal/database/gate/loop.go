@@ -18,6 +18,9 @@ const (
 	// afterServerEnd is how long a client may still speak after the server has closed its side. A server that closed
 	// has ended the session; the client only needs to read what it was told.
 	afterServerEnd = 5 * time.Second
+	// busyWait is for how many milliseconds without a message a loop counts as busy. It is well below the 10 ms after which
+	// the Go runtime sends a signal to whoever does not yield.
+	busyWait = 4
 )
 
 // loop passes the bytes of many links, on one thread, with one buffer: it learns which sockets have something, reads
@@ -33,13 +36,18 @@ type loop struct {
 
 	mu       sync.Mutex // guards what follows
 	arriving []*link
+	asked    []func()
 	stopping bool
 
 	// Of run alone:
-	sides   []*side // by descriptor; nil = none
-	buf     *[bufSize]byte
-	stores  sync.Pool // of *[bufSize]byte, for what sockets do not take
-	leaving []*link   // whose server has ended; the earliest cutAt first
+	sides     []*side // by descriptor; nil = none
+	buf       *[bufSize]byte
+	stores    sync.Pool // of *[bufSize]byte, for what sockets do not take
+	leaving   []*link   // whose server has ended; the earliest cutAt first
+	beginning []*link   // whose server has not answered; the earliest cutAt first
+	doors     map[int32]*door
+	spare     bool // the Go runtime has a processor for others while this thread keeps one
+	busy      bool // something came within busyWait
 
 	farewell time.Duration // afterServerEnd, apart from tests
 }
@@ -53,7 +61,7 @@ func newLoop() (*loop, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("make an event loop: %w", err), unix.Close(epoll))
 	}
-	l := &loop{epoll: epoll, wake: wake, buf: new([bufSize]byte), stores: sync.Pool{New: newStore}, farewell: afterServerEnd}
+	l := &loop{epoll: epoll, wake: wake, buf: new([bufSize]byte), stores: sync.Pool{New: newStore}, farewell: afterServerEnd, doors: map[int32]*door{}}
 	err = unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, wake, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(wake)})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("make an event loop: %w", err), l.free())
@@ -92,26 +100,50 @@ func (l *loop) rouse() {
 func (l *loop) run() {
 	defer func() { _ = l.free() }() // nothing is in them any more
 	events := make([]unix.EpollEvent, eventsMax)
+	var knocked []*door
 	for {
-		n, err := unix.EpollWait(l.epoll, events, l.patience(time.Now()))
+		n, err := l.wait(events, l.patience(time.Now()))
 		if err != nil && !errors.Is(err, unix.EINTR) {
 			// Only a wrong argument makes it fail (epoll_wait(2)). The keeper starts a process that ended anew.
 			panic(fmt.Sprintf("gate: wait for events: %v", err))
 		}
-		roused := false
+		roused, knocked := false, knocked[:0]
 		for _, e := range events[:max(n, 0)] {
 			if e.Fd == int32(l.wake) {
 				roused = true
-			} else if s := l.sides[e.Fd]; s != nil { // nil: its link was closed by an earlier event of this batch
+			} else if s := l.side(e.Fd); s != nil { // nil: its link was closed by an earlier event of this batch
 				l.handle(s, e.Events)
+			} else if d := l.doors[e.Fd]; d != nil {
+				knocked = append(knocked, d)
 			}
 		}
-		l.cutLeaving(time.Now())
+		l.cutLate(time.Now())
 		// New links come last, for they may have numbers that events of this batch still mean otherwise.
+		for _, d := range knocked {
+			l.letIn(d)
+		}
 		if roused && !l.arrive() {
 			return
 		}
 	}
+}
+
+// wait is epoll_wait(2) for at most patience milliseconds, -1 = for ever. While traffic goes on the Go runtime is not told
+// that the thread waits: it would take the thread's processor away and give it back, and wake its monitor, for every
+// message.
+func (l *loop) wait(events []unix.EpollEvent, patience int) (n int, err error) {
+	if l.busy {
+		brief := busyWait
+		if patience >= 0 {
+			brief = min(brief, patience)
+		}
+		if n, err = epollWait(l.epoll, events, brief); n != 0 || err != nil || brief == patience {
+			return n, err
+		}
+	}
+	n, err = unix.EpollWait(l.epoll, events, patience)
+	l.busy = l.spare && n > 0
+	return n, err
 }
 
 // arrive takes what came, and says whether the loop goes on.
@@ -119,31 +151,61 @@ func (l *loop) arrive() bool {
 	var buf [8]byte
 	_, _ = unix.Read(l.wake, buf[:]) // EAGAIN: somebody was faster, which is nobody
 	l.mu.Lock()
-	arrived, stopping := l.arriving, l.stopping
-	l.arriving = nil
+	arrived, asked, stopping := l.arriving, l.asked, l.stopping
+	l.arriving, l.asked = nil, nil
 	l.mu.Unlock()
 	for _, k := range arrived {
-		for _, s := range []*side{&k.client, &k.server} {
-			for len(l.sides) <= s.fd {
-				l.sides = append(l.sides, nil)
-			}
-			l.sides[s.fd] = s
-		}
-		l.watch(k)
+		l.enter(k)
+	}
+	for _, f := range asked {
+		f()
 	}
 	return !stopping
 }
 
-// patience is how long epoll_wait may wait, in its own unit.
-func (l *loop) patience(now time.Time) int {
-	if len(l.leaving) == 0 {
-		return -1
+// enter makes k one of the loop's links.
+func (l *loop) enter(k *link) {
+	for _, s := range []*side{&k.client, &k.server} {
+		for len(l.sides) <= s.fd {
+			l.sides = append(l.sides, nil)
+		}
+		l.sides[s.fd] = s
 	}
-	return max(0, int(l.leaving[0].cutAt.Sub(now).Milliseconds())+1)
+	l.watch(k)
 }
 
-// cutLeaving ends the links whose clients did not leave in time after their servers had.
-func (l *loop) cutLeaving(now time.Time) {
+// side is the link's end that has the descriptor, nil when none has.
+func (l *loop) side(fd int32) *side {
+	if int(fd) >= len(l.sides) {
+		return nil
+	}
+	return l.sides[fd]
+}
+
+// patience is how long epoll_wait may wait, in its own unit.
+func (l *loop) patience(now time.Time) int {
+	wait := -1
+	for _, some := range [][]*link{l.leaving, l.beginning} {
+		if len(some) > 0 {
+			ms := max(0, int(some[0].cutAt.Sub(now).Milliseconds())+1)
+			if wait < 0 || ms < wait {
+				wait = ms
+			}
+		}
+	}
+	return wait
+}
+
+// cutLate ends the links whose clients did not leave in time after their servers had, and gives back the clients whose
+// servers did not answer in time.
+func (l *loop) cutLate(now time.Time) {
+	for len(l.beginning) > 0 && (!l.beginning[0].opening || !now.Before(l.beginning[0].cutAt)) {
+		k := l.beginning[0]
+		l.beginning = l.beginning[1:]
+		if k.opening {
+			l.answered(k, false)
+		}
+	}
 	for len(l.leaving) > 0 && !now.Before(l.leaving[0].cutAt) {
 		k := l.leaving[0]
 		l.leaving = l.leaving[1:]
@@ -160,6 +222,10 @@ var (
 
 // handle does what the events of one socket allow.
 func (l *loop) handle(s *side, events uint32) {
+	if s.link.opening {
+		l.answered(s.link, events&(unix.EPOLLERR|unix.EPOLLHUP) == 0)
+		return
+	}
 	var err error
 	if events&unix.EPOLLOUT != 0 && len(s.rest) > 0 {
 		err = l.flush(s)
@@ -242,7 +308,11 @@ func (s *side) sayEnd() error {
 func (l *loop) watch(k *link) {
 	for _, s := range []*side{&k.client, &k.server} {
 		var want uint32
-		if !s.ended && len(s.peer.rest) == 0 {
+		if k.opening {
+			if s == &k.server {
+				want = unix.EPOLLOUT
+			}
+		} else if !s.ended && len(s.peer.rest) == 0 {
 			want |= unix.EPOLLIN
 		}
 		if len(s.rest) > 0 {
@@ -272,6 +342,7 @@ func (l *loop) end(k *link, err error) {
 	if err != nil {
 		k.reset()
 	}
+	k.opening = false
 	for _, s := range []*side{&k.client, &k.server} {
 		l.sides[s.fd] = nil
 		l.drop(s)

@@ -22,6 +22,12 @@ func write(fd int, b []byte) (n int, err error) {
 	return outcome(r, errno, 0)
 }
 
+// epollWait is epoll_pwait(2) for at most ms.
+func epollWait(epoll int, events []unix.EpollEvent, ms int) (n int, err error) {
+	r, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epoll), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), uintptr(ms), 0, 0)
+	return outcome(r, errno, 0)
+}
+
 func outcome(r uintptr, errno unix.Errno, later int) (int, error) {
 	switch {
 	case errno == 0:
