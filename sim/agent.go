@@ -304,7 +304,7 @@ func (a *agentLife) facts() agent.Facts {
 		d.Busy = append(d.Busy, r.kind)
 	}
 	for _, q := range a.requests {
-		d.Requests = append(d.Requests, q.seen(a.w.now))
+		d.Requests = append(d.Requests, q.seen(a.h))
 	}
 	if a.plan.number > 0 {
 		f.Policies = []database.Policy{a.plan.policy}

@@ -65,6 +65,7 @@ func AllFaults() []FaultKind {
 		CrashServer, CrashAgent, CrashHost, LoseDisk, FreezeHost, PauseAgent, Partition, CutLink, CutOneWay, SlowNetwork,
 		LoseBeats, StoreDown, StoreCut, StorePause, HoldWatch, LoseAnswer, SlowDisk, HangDisk, Switchover, RestartAgent, CrashBoth, CrashAll,
 		LoseAgent, RestartGate, LoseTarget, LoseReads, HideFile, PauseMoves, RestartRoll, ChangePlan, BreakDisk,
+		FillDisk, StopKeeper, SuspendHost, JumpClock,
 	}
 }
 
@@ -274,6 +275,8 @@ func (f *faults) do(kind FaultKind, h, to *host, lasts time.Duration) func() {
 		return nil
 	case StoreDown, StoreCut, StorePause, HoldWatch, LoseAnswer, LoseReads:
 		return f.store(kind, h)
+	case FillDisk, StopKeeper, SuspendHost, JumpClock:
+		return f.machine(kind, h)
 	}
 	return f.network(kind, h, to)
 }

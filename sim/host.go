@@ -23,6 +23,8 @@ type host struct {
 	frozen  bool
 	held    []event       // what waits for the thaw
 	thawed  time.Duration // virtual; when it was last let go, for checks that a freeze excuses
+	resumed time.Duration // virtual; when it was last let go after its clock had stood
+	wall    time.Duration // by how much its wall clock is wrong
 
 	diskSlow  time.Duration
 	diskHangs bool
@@ -41,7 +43,7 @@ type host struct {
 func newHost(w *World, index int, name string) *host {
 	h := &host{
 		w: w, name: name, index: index, stretch: 1 + (w.rng.Float64()-0.5)/100,
-		origin: time.Duration(w.rng.Int64N(int64(1000 * time.Hour))), thawed: -time.Hour, store: w.store.Open(name),
+		origin: time.Duration(w.rng.Int64N(int64(1000 * time.Hour))), thawed: -time.Hour, resumed: -time.Hour, store: w.store.Open(name),
 	}
 	h.srv = databasetest.New(name, w, w.check, w.opt.Bugs)
 	return h

@@ -18,10 +18,10 @@ func (w *World) ask(q database.Request) *request {
 	return asked
 }
 
-// seen is the request as a host reads it now: its wall clock is the world's.
-func (q *request) seen(now time.Duration) database.Request {
+// seen is the request as a host reads it now, by its own wall clock: the operator's is the world's.
+func (q *request) seen(h *host) database.Request {
 	r := q.Request
-	r.Left = r.For - (now - q.at)
+	r.Left = r.For - (h.w.now + h.wall - q.at)
 	return r
 }
 

@@ -66,3 +66,15 @@ func (q *queue) pop() event {
 	}
 	return first
 }
+
+// delay moves the events of one life of a host.
+func (q *queue) delay(h *host, boot int, by time.Duration) {
+	all := *q
+	*q = nil
+	for _, e := range all {
+		if e.host == h && e.boot == boot {
+			e.at += by
+		}
+		q.push(e)
+	}
+}

@@ -193,6 +193,7 @@ func (w *World) build() {
 	}
 	w.opt = o
 	w.policy = database.Policy{Name: databaseName, Standbys: o.Standbys, AcknowledgedBy: o.W, Times: database.DefaultTimes()}
+	w.policy.DiskFull = diskPolicy(o.Seed)
 	if o.Readers {
 		w.policy.Reads = database.Reads{MaxLag: readLagMax}
 	}

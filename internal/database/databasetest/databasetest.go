@@ -141,6 +141,7 @@ type Server struct {
 	exit      string
 	words     *database.LastWords
 	deadline  time.Duration // of the fence, in virtual time as scheduled
+	keeper    keeper
 
 	// driver: lost with the agent
 	position   database.Position
@@ -151,6 +152,7 @@ type Server struct {
 	failedFrom string
 	giving     int // copies on their way from here
 	used       int64
+	measured   bool    // how full the disk is is known
 	lead       *Server // the primary that a copy under way will follow
 
 	unread  Unread
@@ -209,7 +211,7 @@ func (s *Server) InForce() []database.Names {
 
 // Serves reports whether clients are let in by a running primary.
 func (s *Server) Serves() bool {
-	return s.p != nil && s.p.role == database.Primary && s.p.ready && s.d.admits && !s.p.stopping
+	return s.p != nil && s.p.role == database.Primary && s.p.ready && s.d.admits && !s.p.stopping && s.keeper.cut != s.p
 }
 
 // ForgetDriver is what the end of the agent takes away.
@@ -279,6 +281,10 @@ func (s *Server) observe() database.Local {
 	if s.fault != "" {
 		l.Disk.Fault, l.Disk.Said = s.fault, "write a file: "+string(s.fault)
 	}
+	if s.measured {
+		l.Disk.Size, l.Disk.Free = diskSize, diskSize-s.used
+	}
+	l.KeeperSilent = s.keeperSilent()
 	l.PromiseOK, l.Oldest, l.ReadOnly = s.promiseOK(), s.d.oldest, s.d.readOnly
 	l.Kept = s.keptOf(s.d.incarnation)
 	l.Timeline, l.History = s.timeline(), slices.Clone(s.d.history)
@@ -317,7 +323,10 @@ func (s *Server) observe() database.Local {
 const diskSize = int64(100 << 30)
 
 // FillDisk leaves free bytes on the disk; the model's own log is too small to matter.
-func (s *Server) FillDisk(free int64) { s.used = diskSize - free }
+func (s *Server) FillDisk(free int64) { s.used, s.measured = diskSize-free, true }
+
+// noRoom: not even the log that a start needs fits on the disk.
+func (s *Server) noRoom() bool { return s.measured && diskSize-s.used < 32<<20 }
 
 // hungAfter is how long the write probe waits.
 const hungAfter = 2 * time.Second
@@ -385,6 +394,7 @@ var (
 	errNoRole  = errors.New("the server is not in the role for this")
 	errRunning = errors.New("the server runs")
 	errDisk    = errors.New("the disk refuses to be written to")
+	errFull    = errors.New("no space left on device")
 	errRead    = errors.New("a file cannot be read: input/output error")
 )
 

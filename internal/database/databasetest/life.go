@@ -52,6 +52,9 @@ func (s *Server) start(ctx context.Context, hot, cut bool) error {
 			return err
 		}
 	}
+	if s.noRoom() {
+		return errFull
+	}
 	if err := s.fsync(ctx); err != nil { // configuration, and what recovery syncs
 		return err
 	}

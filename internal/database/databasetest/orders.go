@@ -394,22 +394,14 @@ func (s *Server) Extend(_ context.Context, epoch int64, remainingMillis int64) e
 // extend moves the fence deadline; the keeper holds it, and the agent's end does not stop it.
 func (s *Server) extend(d time.Duration) {
 	at := s.w.Now() + d
-	if at <= s.deadline || s.bugs.NoFence {
+	if at <= s.deadline || s.bugs.NoFence || s.keeper.stopped {
 		return
 	}
 	s.deadline = at
 	p := s.p
 	s.w.After(s.host, d, func() {
-		if s.p != p || p == nil || s.deadline > at {
-			return
+		if s.p == p && p != nil && s.deadline <= at {
+			s.pass(p)
 		}
-		s.o.Note(s.host, "the keeper fences epoch %d: its deadline has passed", s.d.promise.Epoch)
-		s.d.admits = false
-		p.drop()
-		s.w.After(s.host, s.between(5*time.Millisecond, 100*time.Millisecond), func() {
-			if s.p == p {
-				s.Crash("fenced by its deadline")
-			}
-		})
 	})
 }

@@ -67,7 +67,7 @@ type waiter struct {
 // Submit is a client's commit. done is called when the client is told, or when its session ends without an
 // answer. The row becomes visible when it is told, and not before.
 func (s *Server) Submit(id int, done func(acknowledged bool)) bool {
-	if !s.Serves() {
+	if !s.Serves() || s.d.readOnly {
 		return false
 	}
 	e := s.write(Commit, id)
@@ -112,11 +112,18 @@ func (s *Server) flush() {
 	if p == nil || p.flushing || s.d.flushed == len(s.d.wal) {
 		return
 	}
-	if s.fault != "" && s.how != Quiet {
+	why := ""
+	switch {
+	case s.fault != "" && s.how != Quiet:
+		why = string(s.fault)
+	case s.noRoom():
+		why = errFull.Error()
+	}
+	if why != "" { // PostgreSQL ends itself when its log cannot be written
 		p.flushing = true
 		s.w.After(s.host, 0, func() {
 			if s.p == p {
-				s.Panic("PANIC: could not write to the log: " + string(s.fault))
+				s.Panic("PANIC: could not write to the log: " + why)
 				s.words.Own = true
 			}
 		})

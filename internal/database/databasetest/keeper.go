@@ -1,0 +1,58 @@
+package databasetest
+
+import "time"
+
+// gateGrace is how much later than the keeper's deadline the listener on a primary's own host fences by itself.
+const gateGrace = 500 * time.Millisecond
+
+// keeper is what watches over the server's process tree.
+type keeper struct {
+	stopped bool // SIGSTOP: it hears no new deadline, and lets the one it has pass
+	since   time.Duration
+	missed  *process // that it should have fenced meanwhile
+	cut     *process // that the listener fenced in its place: no client reaches it any more
+}
+
+// StopKeeper lets the keeper stand still, and go on. It then does at once what it missed.
+func (s *Server) StopKeeper(stop bool) {
+	missed := s.keeper.missed
+	s.keeper.stopped, s.keeper.since, s.keeper.missed = stop, s.w.Now(), nil
+	if !stop && missed != nil && s.p == missed {
+		s.fence(missed)
+	}
+}
+
+// keeperSilent is for how long a running server's keeper has not answered.
+func (s *Server) keeperSilent() time.Duration {
+	if !s.keeper.stopped || s.p == nil {
+		return 0
+	}
+	return s.w.Now() - s.keeper.since
+}
+
+// pass is the end of the deadline.
+func (s *Server) pass(p *process) {
+	if !s.keeper.stopped {
+		s.fence(p)
+		return
+	}
+	s.keeper.missed = p
+	s.w.After(s.host, gateGrace, func() {
+		if s.p == p && s.keeper.missed == p {
+			s.o.Note(s.host, "the listener fences epoch %d: its deadline has passed, and the keeper has not", s.d.promise.Epoch)
+			s.keeper.cut = p
+			p.drop()
+		}
+	})
+}
+
+func (s *Server) fence(p *process) {
+	s.o.Note(s.host, "the keeper fences epoch %d: its deadline has passed", s.d.promise.Epoch)
+	s.d.admits = false
+	p.drop()
+	s.w.After(s.host, s.between(5*time.Millisecond, 100*time.Millisecond), func() {
+		if s.p == p {
+			s.Crash("fenced by its deadline")
+		}
+	})
+}

@@ -1,0 +1,75 @@
+package sim
+
+import (
+	"math/rand/v2"
+	"time"
+
+	"holdfast/internal/database"
+)
+
+// Faults of a machine that are none of its processes ending.
+const (
+	FillDisk    FaultKind = "fill disk"    // nearly, so that new transactions may not write, or wholly
+	StopKeeper  FaultKind = "stop keeper"  // SIGSTOP: it fences nothing, and its host's listener does
+	SuspendHost FaultKind = "suspend host" // as a virtual machine that is paused: its monotonic clock stands too
+	JumpClock   FaultKind = "jump clock"   // its wall clock, by up to an hour to either side
+)
+
+// diskPolicy is what a seed's plan wants of a primary whose disk is nearly full. The dice are its own.
+func diskPolicy(seed uint64) database.DiskPolicy {
+	if rand.New(rand.NewPCG(seed, 0xd15c)).IntN(2) == 0 {
+		return database.DiskFailover
+	}
+	return database.DiskReadOnly
+}
+
+const (
+	roomy = int64(50 << 30)
+	tight = int64(256 << 20) // below the floor at which a primary stops taking writes
+)
+
+func (f *faults) machine(kind FaultKind, h *host) func() {
+	w := f.w
+	switch kind {
+	case FillDisk:
+		free := tight
+		if w.chance(3) {
+			free = 0
+		}
+		w.note(h.name, "%d MiB are free on its disk", free>>20)
+		h.srv.FillDisk(free)
+		return func() { h.srv.FillDisk(roomy) }
+	case StopKeeper:
+		h.srv.StopKeeper(true)
+		return func() { h.srv.StopKeeper(false) }
+	case SuspendHost:
+		if h.frozen || !h.up {
+			return nil
+		}
+		h.frozen = true
+		boot, since := h.boot, w.now
+		return func() { h.resume(boot, w.now-since) }
+	default:
+		h.wall = w.between(-time.Hour, time.Hour)
+		return func() { h.wall = 0 }
+	}
+}
+
+// resume thaws a host for which no time has passed: its clock is behind by that much from now on, and whatever was to
+// happen there happens so much later.
+func (h *host) resume(boot int, lost time.Duration) {
+	if !h.frozen || h.boot != boot {
+		return
+	}
+	w := h.w
+	h.origin -= time.Duration(float64(lost) / h.stretch)
+	h.frozen, h.thawed, h.resumed = false, w.now, w.now
+	w.queue.delay(h, boot, lost)
+	for _, e := range h.held {
+		w.push(max(0, e.at+lost-w.now), h, e.f)
+	}
+	h.held = nil
+	for m := range h.gate.reads.until {
+		h.gate.reads.until[m] += lost
+	}
+}
