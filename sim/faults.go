@@ -181,7 +181,7 @@ func (f *faults) stop() {
 // happen makes one fault, and undoes it after a while. to is the other end of a link, nil = any.
 func (f *faults) happen(kind FaultKind, h, to *host, lasts time.Duration) {
 	w := f.w
-	if kind == LoseDisk && !w.opt.NoLive && w.check.missing() != "" {
+	if kind == LoseDisk && !w.opt.NoLive && (w.check.missing() != "" || w.check.record.W == 0) {
 		return // with less than full redundancy it may rightly be the last copy
 	}
 	switch kind {

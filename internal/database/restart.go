@@ -149,7 +149,7 @@ func (j *judgement) counts(host string) bool {
 // restartStandby stops our standby when its turn has come; following the primary starts it again.
 func (j *judgement) restartStandby() {
 	r, l := j.v.Record, j.v.Local
-	if l.Stands && !j.paused() {
+	if l.Stands && l.Refused == "" && !j.paused() { // one whose settings PostgreSQL refuses would start with those that it has
 		j.do(Action{Kind: KindStop, Why: "its replay stands still: its settings are lower than the primary's"})
 		return
 	}
@@ -170,7 +170,7 @@ func (j *judgement) serveRestart(q Request) (done bool) {
 	first := j.primaryFirst(q)
 	if why := j.waitsFor(q, ""); !first && why != "" {
 		j.because("the restart of the primary waits: %s", why)
-		return false
+		return j.restartRests(q)
 	}
 	switch j.turnOf(q, j.v.Self) {
 	case settled:
@@ -190,6 +190,12 @@ func (j *judgement) serveRestart(q Request) (done bool) {
 	}
 	j.beginSwitch(q, to.Host, fmt.Sprintf("%s asked for a restart: %s takes over while %s restarts", cmp.Or(q.By, "an operator"), to.Host, j.v.Self))
 	return false
+}
+
+// restartRests reports whether a restart waits for a host that is away: nobody knows for how long, so what was asked for
+// later goes first. Where servers stand is read from their lives, so the restart goes on whoever is the primary then.
+func (j *judgement) restartRests(q Request) bool {
+	return slices.ContainsFunc(j.restartOrder(), func(h string) bool { return j.turnOf(q, h) == away })
 }
 
 // restarted tells how a restart ended.

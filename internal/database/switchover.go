@@ -94,7 +94,7 @@ func (j *judgement) target(wish string) (Voter, string) {
 	why := ""
 	var best *Voter
 	var bestAt LSN
-	for _, v := range j.v.Record.Voters {
+	for _, v := range j.targets() {
 		if wish != "" && v.Host != wish {
 			continue
 		}
@@ -124,12 +124,30 @@ func (j *judgement) target(wish string) (Voter, string) {
 func Candidates(p Policy, v View) map[string]string {
 	j := &judgement{p: p, v: v}
 	out := make(map[string]string, len(v.Record.Voters))
-	for _, x := range v.Record.Voters {
+	for _, x := range j.targets() {
 		out[x.Host] = j.unfitTarget(x)
 	}
 	for _, host := range v.Record.Members {
 		if why := j.standsAside(host); why != "" && host != v.Record.Primary {
 			out[host] = why
+		}
+	}
+	return out
+}
+
+// targets are the servers that could be handed the database: the voters; and where no standby need hold a commit, so that
+// there are none, every member that the plan lets take over. A switchover asks nobody to elect: it sees that the target
+// holds the very last record of a primary that has stopped and promised.
+func (j *judgement) targets() []Voter {
+	r := j.v.Record
+	if r.W > 0 {
+		return r.Voters
+	}
+	var out []Voter
+	for _, host := range r.Members {
+		rep, ok := j.heard(host)
+		if v := (Voter{Host: host, Incarnation: rep.Local.Incarnation}); host != r.Primary && ok && v.Incarnation != "" && j.mayVote(v) {
+			out = append(out, v)
 		}
 	}
 	return out
@@ -183,12 +201,13 @@ func (j *judgement) handOver(late bool) {
 		j.resume("it was stopped to be restarted in place")
 		return
 	}
-	i := slices.IndexFunc(r.Voters, func(v Voter) bool { return v.Host == r.SwitchTo })
+	targets := j.targets()
+	i := slices.IndexFunc(targets, func(v Voter) bool { return v.Host == r.SwitchTo })
 	rep, ok := j.heard(r.SwitchTo)
-	level := ok && i >= 0 && l.ShutDown && rep.Local.Incarnation == r.Voters[i].Incarnation && rep.Local.Following == r.Epoch &&
+	level := ok && i >= 0 && l.ShutDown && rep.Local.Incarnation == targets[i].Incarnation && rep.Local.Following == r.Epoch &&
 		rep.Local.Timeline == l.Position.Timeline && rep.Local.Flushed >= l.Position.LSN
 	if !level {
-		if late || !l.ShutDown || i < 0 {
+		if late || !l.ShutDown || i < 0 && r.W > 0 {
 			j.resume(fmt.Sprintf("%s does not hold the last record %s of the stopped primary", r.SwitchTo, l.Position.LSN))
 			return
 		}
@@ -199,7 +218,7 @@ func (j *judgement) handOver(late bool) {
 	next.Epoch++
 	next.Phase, next.Alone, next.Runner = Promoting, false, j.v.Self
 	next.Former = Voter{Host: j.v.Self, Incarnation: l.Incarnation}
-	next.Primary, next.Incarnation, next.Timeline = r.Voters[i].Host, r.Voters[i].Incarnation, j.nextTimeline()
+	next.Primary, next.Incarnation, next.Timeline = targets[i].Host, targets[i].Incarnation, j.nextTimeline()
 	why := fmt.Sprintf("%s holds the last record %s of the stopped primary", r.SwitchTo, l.Position.LSN)
 	next.Because = append(next.Because, why)
 	j.swap(next, why)

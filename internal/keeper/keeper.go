@@ -40,7 +40,7 @@ type Spec struct {
 
 // Fence is a deadline that the agent must keep extending.
 type Fence struct {
-	// Cut is the Unix socket of a gate that gets the one line {"cut":true} before the freeze, and at most
+	// Cut is the Unix socket of a gate that gets the one line {"cut":true,"epoch":N} before the freeze, and at most
 	// 100 ms to answer. "" = nothing to cut.
 	Cut string `json:"cut"`
 	// First arms the deadline from the start, counted from the call of Launch. 0 = armed by the first Extend.

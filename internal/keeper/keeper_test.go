@@ -673,3 +673,22 @@ func TestWireRefusesNonsense(t *testing.T) {
 		t.Errorf("extended without a fence: %v", err)
 	}
 }
+
+// A fence that comes late must not cut the clients of a later epoch, so the cut names its own.
+func TestTheCutNamesItsEpoch(t *testing.T) {
+	t.Parallel()
+	cut, got := gateSocket(t, true)
+	s := testSpec(t, "sleep 1000")
+	s.Fence = &Fence{Cut: cut}
+	c := launchTest(t, s)
+	ctx := testContext(t)
+	if err := c.Extend(ctx, 5, time.Now(), 100*time.Millisecond); err != nil {
+		t.Fatal(err)
+	}
+	if e := lastExit(t, c.Watch(ctx)); !e.Fenced {
+		t.Errorf("told %+v, want fenced", e)
+	}
+	if line := <-got; strings.TrimSpace(line) != `{"cut":true,"epoch":5}` {
+		t.Errorf("the gate was sent %q", line)
+	}
+}

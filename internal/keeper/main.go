@@ -302,8 +302,9 @@ func lookUp(name string) (string, error) {
 	return path, nil
 }
 
-// sendCut tells a gate to cut its clients off, and gives it `wait` to say that it did.
-func sendCut(socket string, wait time.Duration) error {
+// sendCut tells a gate to cut the clients of an epoch off, and gives it `wait` to say that it did. A gate that has gone on to
+// a later epoch leaves that one's clients alone; epoch 0, of a deadline that nobody ever moved, is whatever is now.
+func sendCut(socket string, epoch int64, wait time.Duration) error {
 	c, err := net.DialTimeout("unix", socket, wait)
 	if err != nil {
 		return fmt.Errorf("cut clients off: %w", err)
@@ -312,7 +313,11 @@ func sendCut(socket string, wait time.Duration) error {
 	if err := c.SetDeadline(time.Now().Add(wait)); err != nil {
 		return fmt.Errorf("cut clients off: %w", err)
 	}
-	if _, err := io.WriteString(c, "{\"cut\":true}\n"); err != nil {
+	line := "{\"cut\":true}\n"
+	if epoch > 0 {
+		line = fmt.Sprintf("{\"cut\":true,\"epoch\":%d}\n", epoch)
+	}
+	if _, err := io.WriteString(c, line); err != nil {
 		return fmt.Errorf("cut clients off: %w", err)
 	}
 	if _, err := c.Read(make([]byte, 1)); err != nil && !errors.Is(err, io.EOF) {

@@ -208,7 +208,7 @@ func (k *keeping) fence(now time.Duration) {
 	k.exit.Reason = fmt.Sprintf("fenced: deadline passed %v ago, last extended in epoch %d", now-k.dl.until, k.dl.epoch)
 	k.log.Warn("deadline passed, fencing", "epoch", k.dl.epoch, "late", now-k.dl.until)
 	if k.spec.Fence.Cut != "" {
-		if err := sendCut(k.spec.Fence.Cut, cutWait); err != nil {
+		if err := sendCut(k.spec.Fence.Cut, k.dl.epoch, cutWait); err != nil {
 			k.log.Warn("clients not cut off by the gate", "err", err)
 		}
 	}
