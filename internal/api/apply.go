@@ -89,7 +89,7 @@ func (s Source) at(text []byte) *plan.Plan {
 	if over == nil {
 		return s.Plan // none yet, or one of another version
 	}
-	return s.Plan.OverlayDatabases(over)
+	return s.Plan.Overlay(over)
 }
 
 // parsed reads a plan and refuses, by name, what this version cannot do to a running application.

@@ -12,7 +12,7 @@ import (
 )
 
 // applied is the plan that counts: the one that this host was started with, and over it what was applied to the
-// running application since ([plan.Plan.OverlayDatabases]).
+// running application since ([plan.Plan.Overlay]).
 type applied struct {
 	start *plan.Plan
 	log   *slog.Logger
@@ -45,7 +45,7 @@ func (a *applied) adopt(text []byte) ([]database.Policy, string) {
 	case p == nil:
 		a.log.Warn("applied plan not understood", "mistake", mistakes[0].Error())
 	default:
-		a.now, a.hash = a.start.OverlayDatabases(p), canonicalHash(a.start, p)
+		a.now, a.hash = a.start.Overlay(p), canonicalHash(a.start, p)
 		a.stale = a.first && a.hash != canonicalHash(a.start, nil)
 		a.first = false
 		a.log.Info("plan taken over", "plan", a.hash)
@@ -88,7 +88,7 @@ func canonicalHash(start, over *plan.Plan) string {
 	said := start.Source
 	if p, _ := plan.Parse("/plan/holdfast.yaml", start.Source); p != nil {
 		if over != nil {
-			p = p.OverlayDatabases(over)
+			p = p.Overlay(over)
 		}
 		if shown, err := p.Show(); err == nil { // what cannot be shown is told apart by its text
 			said = shown

@@ -50,7 +50,7 @@ databases: { records: { postgres: 15, standbys: 1, acknowledged_by: 1 } }
 			if err != nil {
 				t.Fatal(err)
 			}
-			if after, err := old.OverlayDatabases(next).Show(); err != nil || string(after) != string(before) {
+			if after, err := old.Overlay(next).Show(); err != nil || string(after) != string(before) {
 				t.Fatalf("%v\n%s\nis not\n%s", err, after, before)
 			}
 		})

@@ -61,12 +61,7 @@ func (g *Gate) agentSilent() bool {
 
 // askAround asks the other gates while the agent is silent, until ctx ends.
 func (g *Gate) askAround(ctx context.Context) error {
-	clients := make([]*http.Client, len(g.cfg.Others))
-	for i, p := range g.cfg.Others {
-		conf := g.cfg.OthersTLS.Clone()
-		conf.ServerName = p.Host
-		clients[i] = &http.Client{Transport: &http.Transport{TLSClientConfig: conf, MaxIdleConns: 1, IdleConnTimeout: 10 * time.Second}}
-	}
+	clients := map[string]*http.Client{}
 	defer func() {
 		for _, c := range clients {
 			c.CloseIdleConnections()
@@ -81,21 +76,32 @@ func (g *Gate) askAround(ctx context.Context) error {
 		case <-t.C():
 		}
 		if g.agentSilent() {
-			g.followOthers(ctx, clients)
+			g.mu.Lock()
+			others := g.spec.Others
+			g.mu.Unlock()
+			for _, p := range others {
+				if clients[p.Host] == nil {
+					conf := g.cfg.OthersTLS.Clone()
+					conf.ServerName = p.Host
+					clients[p.Host] = &http.Client{Transport: &http.Transport{TLSClientConfig: conf, MaxIdleConns: 1, IdleConnTimeout: 10 * time.Second}}
+				}
+			}
+			g.followOthers(ctx, others, clients)
 		}
 		t.Reset(min(askEvery, time.Duration(g.cfg.AgentSilent)))
 	}
 }
 
 // followOthers takes the newest order of the other gates, if it is newer than ours.
-func (g *Gate) followOthers(ctx context.Context, clients []*http.Client) {
-	orders := make([]Order, len(clients))
+func (g *Gate) followOthers(ctx context.Context, others []Other, clients map[string]*http.Client) {
+	orders := make([]Order, len(others))
 	var asked sync.WaitGroup
-	for i, c := range clients {
+	for i, p := range others {
+		c := clients[p.Host]
 		asked.Go(func() {
-			o, err := g.ask(ctx, c, g.cfg.Others[i])
+			o, err := g.ask(ctx, c, p)
 			if err != nil {
-				g.log.DebugContext(ctx, "another gate not asked", "peer", g.cfg.Others[i].Host, "err", err)
+				g.log.DebugContext(ctx, "another gate not asked", "peer", p.Host, "err", err)
 				return
 			}
 			orders[i] = o
@@ -108,7 +114,7 @@ func (g *Gate) followOthers(ctx context.Context, clients []*http.Client) {
 	from := ""
 	for i, o := range orders {
 		if newer(o, newest) {
-			newest, from = o, g.cfg.Others[i].Host
+			newest, from = o, others[i].Host
 		}
 	}
 	if from == "" || !g.agentSilent() { // it may have come back meanwhile

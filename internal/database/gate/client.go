@@ -43,6 +43,12 @@ func (c *Client) Extend(ctx context.Context, epoch uint64, remaining time.Durati
 	return c.call(ctx, request{Extend: &extension{Epoch: epoch, Remaining: event.Duration(remaining)}})
 }
 
+// Reread has the gate serve by another spec. [ErrFixed] says that it takes another process; any other error left
+// everything as it was.
+func (c *Client) Reread(ctx context.Context, s Spec) (Status, error) {
+	return c.call(ctx, request{Reread: &s})
+}
+
 // Status asks how the gate is.
 func (c *Client) Status(ctx context.Context) (Status, error) {
 	return c.call(ctx, request{Status: true})
@@ -62,6 +68,8 @@ func (c *Client) call(ctx context.Context, r request) (Status, error) {
 		return s, nil
 	case answer.Stale != nil:
 		return s, answer.Stale
+	case answer.Fixed:
+		return s, fmt.Errorf("%s: %w", answer.Error, ErrFixed)
 	}
 	return s, errors.New(answer.Error)
 }

@@ -20,6 +20,7 @@ type request struct {
 	Epoch  uint64     `json:"epoch,omitempty"`  // with cut: the epoch to cut; 0 = whatever is now
 	Reason string     `json:"reason,omitempty"` // with cut
 	Extend *extension `json:"extend,omitempty"`
+	Reread *Spec      `json:"reread,omitempty"`
 	Status bool       `json:"status,omitempty"`
 }
 
@@ -34,6 +35,7 @@ type response struct {
 	OK     bool        `json:"ok"`
 	Error  string      `json:"error,omitempty"`
 	Stale  *StaleError `json:"stale,omitempty"` // set when the epoch or generation was too low
+	Fixed  bool        `json:"fixed,omitempty"` // a new spec needs a new process
 	Status *Status     `json:"status,omitempty"`
 }
 
@@ -66,15 +68,18 @@ func (g *Gate) answer(ctx context.Context, line []byte) response {
 		err = g.ObeyRead(ctx, *r.Read)
 	case r.Extend != nil:
 		err = g.Extend(r.Extend.Epoch, time.Duration(r.Extend.Remaining))
+	case r.Reread != nil:
+		err = g.Reread(ctx, *r.Reread)
 	case r.Status:
 	default:
-		err = errors.New("a request needs order, read, cut, extend or status")
+		err = errors.New("a request needs order, read, cut, extend, reread or status")
 	}
 	s := g.Status()
 	answer := response{OK: err == nil, Status: &s}
 	if err != nil {
 		answer.Error = err.Error()
 		answer.Stale, _ = errors.AsType[*StaleError](err)
+		answer.Fixed = errors.Is(err, ErrFixed)
 	}
 	return answer
 }

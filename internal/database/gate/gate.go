@@ -60,6 +60,17 @@ type Spec struct {
 	Path        string   `json:"path,omitempty"`        // of this host's own clients: "proxy" (default) or "kernel"
 	Application string   `json:"application,omitempty"` // in the name of what the kernel path makes
 	Peers       []string `json:"peers,omitempty"`       // addresses of the database's hosts, which are cut by their own gates
+
+	Former []Former `json:"former,omitempty"` // where clients connected by an earlier plan
+}
+
+// Former is an address that a plan gave up. It is served for a while, so that nobody is cut by a change of ports; then
+// it is only remembered, for what the kernel led from it may live on.
+type Former struct {
+	Address string `json:"address"`
+	Reads   bool   `json:"reads,omitempty"`
+	Until   int64  `json:"until"` // seconds of Unix time, for whoever writes the spec; the gate does not read it
+	Ended   bool   `json:"ended,omitempty"`
 }
 
 // ReadSpec reads a spec file.
@@ -144,6 +155,7 @@ type Gate struct {
 	kept   ledger     // what is on disk; guarded by orders
 
 	mu       sync.Mutex // guards what follows; never held across anything that waits
+	spec     Spec       // as read last; what [Gate.Reread] cannot change is the same in cfg
 	led      ledger
 	state    State
 	target   string
@@ -162,6 +174,9 @@ type Gate struct {
 	fenced   string    // why the gate fenced by itself, "" = it has not since the last order
 	rules    rules
 	alarmSet chan struct{}
+
+	doors  map[string]*entrance // by address; guarded by orders
+	accept func(*entrance)      // begins to take clients; set by run before anybody orders
 
 	loops    []*loop        // set by run before anybody is accepted
 	conns    sync.WaitGroup // clients: until they are refused, or their links have ended
@@ -185,12 +200,15 @@ func Run(ctx context.Context, cfg Config) error {
 }
 
 func open(cfg Config) (*Gate, error) {
+	asWritten := cfg.Spec
 	if err := cfg.fill(); err != nil {
 		return nil, err
 	}
 	g := &Gate{
 		cfg:      cfg,
 		log:      cfg.Log.With("database", cfg.Database, "host", cfg.Host),
+		spec:     asWritten,
+		doors:    map[string]*entrance{},
 		led:      ledger{Database: cfg.Database, Host: cfg.Host},
 		state:    Hold,
 		reason:   "started: no order yet",
@@ -228,24 +246,14 @@ func (g *Gate) run(ctx context.Context) (err error) {
 			_ = l.Close() // closed twice after a regular end, which is harmless
 		}
 	}()
-	lc := net.ListenConfig{KeepAliveConfig: keepAlive}
-	lc.SetMultipathTCP(false) // PostgreSQL's clients do not speak it, and each of them would pay for it
-	for _, addr := range g.cfg.Listen {
-		l, err := lc.Listen(ctx, "tcp", addr)
-		if err != nil {
-			return fmt.Errorf("listen for clients of %s: %w", g.cfg.Database, err)
+	defer func() {
+		for _, d := range g.doors {
+			_ = d.listener.Close() // closed twice after a regular end, which is harmless
 		}
-		open = append(open, l)
+	}()
+	if err := g.openDoors(ctx, g.cfg.Spec); err != nil {
+		return err
 	}
-	writes := len(open)
-	for _, addr := range g.cfg.ReadListen {
-		l, err := lc.Listen(ctx, "tcp", addr)
-		if err != nil {
-			return fmt.Errorf("listen for readers of %s: %w", g.cfg.Database, err)
-		}
-		open = append(open, l)
-	}
-	clients := open
 	stop, err := g.startLoops()
 	if err != nil {
 		return err
@@ -265,6 +273,7 @@ func (g *Gate) run(ctx context.Context) (err error) {
 	g.log.InfoContext(ctx, "gate serves", "listen", g.cfg.Listen, "read_listen", g.cfg.ReadListen, "epoch", g.led.Last.Epoch)
 	grp, ctx := errgroup.WithContext(ctx)
 	if g.cfg.BeatListen != "" {
+		lc := net.ListenConfig{KeepAliveConfig: keepAlive}
 		l, err := lc.Listen(ctx, "tcp", g.cfg.BeatListen)
 		if err != nil {
 			return fmt.Errorf("listen for heartbeats: %w", err)
@@ -272,16 +281,15 @@ func (g *Gate) run(ctx context.Context) (err error) {
 		open = append(open, l)
 		grp.Go(func() error { return g.beat(ctx, l) })
 	}
-	for i, l := range clients {
-		straight, serve := true, g.serve
-		if i >= writes {
-			straight, serve = false, g.serveRead
-		}
-		grp.Go(func() error { return g.attend(ctx, l.(*net.TCPListener), straight, serve) })
+	g.orders.Lock()
+	g.accept = func(e *entrance) { grp.Go(func() error { return g.attend(ctx, e) }) }
+	for _, d := range g.doors {
+		g.accept(d)
 	}
+	g.orders.Unlock()
 	grp.Go(func() error { return g.serveControl(ctx, control) })
 	grp.Go(func() error { return g.keepTime(ctx) })
-	if len(g.cfg.Others) > 0 {
+	if g.cfg.OthersTLS != nil {
 		grp.Go(func() error { return g.askAround(ctx) })
 	}
 	err = grp.Wait()

@@ -37,14 +37,14 @@ var errNoReads = errors.New("this gate has no read-only address")
 // ObeyRead carries out o. Sessions that lead to a server which o does not name, or names at another address, are
 // reset before it returns.
 func (g *Gate) ObeyRead(ctx context.Context, o ReadOrder) error {
-	if len(g.cfg.ReadListen) == 0 {
-		return errNoReads
-	}
 	if err := o.check(); err != nil {
 		return err
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if len(g.spec.ReadListen) == 0 {
+		return errNoReads
+	}
 	if o.Epoch < g.led.Last.Epoch || o.Epoch < g.read.epoch {
 		return fmt.Errorf("read order: %w", &StaleError{Epoch: o.Epoch, HighestEpoch: max(g.led.Last.Epoch, g.read.epoch)})
 	}
@@ -276,7 +276,7 @@ type ReadMemberStatus struct {
 
 // readStatus reports the present. Callers hold g.mu.
 func (g *Gate) readStatus(now time.Time) *ReadStatus {
-	if len(g.cfg.ReadListen) == 0 {
+	if len(g.spec.ReadListen) == 0 {
 		return nil
 	}
 	s := &ReadStatus{Epoch: g.read.epoch, Primary: g.read.primary, Reason: g.read.reason}

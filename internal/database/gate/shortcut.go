@@ -46,6 +46,19 @@ func (s Spec) kernelConfig() (kernelpath.Config, error) {
 		}
 		c.Listen = append(c.Listen, a)
 	}
+	for _, f := range s.Former {
+		a, err := netip.ParseAddrPort(f.Address)
+		if err != nil {
+			return c, fmt.Errorf("read a former listener's address: %w", err)
+		}
+		switch {
+		case f.Reads: // never led by rules
+		case f.Ended:
+			c.Left = append(c.Left, a)
+		default:
+			c.Listen = append(c.Listen, a)
+		}
+	}
 	for _, p := range s.Peers {
 		a, err := netip.ParseAddr(p)
 		if err != nil {
@@ -202,8 +215,5 @@ func (g *Gate) settle(ctx context.Context) {
 func (g *Gate) closeShortcut() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.rules.path == nil {
-		return nil
-	}
-	return errors.Join(g.unlead(), g.cutLed(), g.rules.path.Remove())
+	return g.endShortcut()
 }

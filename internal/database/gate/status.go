@@ -18,6 +18,8 @@ type Status struct {
 	Cut        bool   `json:"cut,omitempty"`    // a fence cut this epoch and generation
 	Fenced     string `json:"fenced,omitempty"` // why the gate fenced by itself; "" = it did not
 
+	Spec Spec `json:"spec"` // what it serves by
+
 	Read *ReadStatus `json:"read,omitempty"` // nil = there is no read-only address
 
 	Path       string `json:"path"`                  // of this host's own clients, now
@@ -39,6 +41,7 @@ func (g *Gate) Status() Status {
 	defer g.mu.Unlock()
 	now := g.cfg.Clock.Now()
 	s := Status{
+		Spec:     g.spec,
 		Database: g.cfg.Database, Host: g.cfg.Host,
 		Epoch: g.led.Last.Epoch, Generation: g.led.Last.Generation,
 		Read: g.readStatus(now), State: g.state, Target: g.target, Reason: g.reason, Cut: g.led.Cut, Fenced: g.fenced,

@@ -29,8 +29,9 @@ func roadTo(target string) road {
 	return r
 }
 
-// attend serves l's clients until ctx ends. With straight each is first led by it.
-func (g *Gate) attend(ctx context.Context, l *net.TCPListener, straight bool, serve func(context.Context, *net.TCPConn)) error {
+// attend serves e's clients until ctx ends or e is closed. Each that does not only read is first led straight.
+func (g *Gate) attend(ctx context.Context, e *entrance) error {
+	l := e.listener
 	d, err := newDoor(l)
 	if err != nil {
 		return err
@@ -44,8 +45,10 @@ func (g *Gate) attend(ctx context.Context, l *net.TCPListener, straight bool, se
 			refuseAtOnce(fd)
 			return
 		}
-		if !straight || !g.straight(ctx, lp, fd, serve) {
-			g.hand(ctx, fd, serve)
+		if e.reads.Load() {
+			g.hand(ctx, fd, g.serveRead)
+		} else if !g.straight(ctx, lp, fd, g.serve) {
+			g.hand(ctx, fd, g.serve)
 		}
 	}
 	d.trouble = func(err error) { // out of descriptors or memory, which passes
@@ -57,7 +60,10 @@ func (g *Gate) attend(ctx context.Context, l *net.TCPListener, straight bool, se
 		})
 	}
 	lp.reopen(d)
-	<-ctx.Done()
+	select {
+	case <-ctx.Done():
+	case <-e.closed: // its clients stay, those that wait too
+	}
 	_ = l.Close() // the address is free when both descriptors are
 	lp.closeDoor(d)
 	return nil

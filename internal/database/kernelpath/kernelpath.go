@@ -25,6 +25,7 @@ type Config struct {
 	Host        string
 	Database    string
 	Listen      []netip.AddrPort // where clients connect: this host's own addresses, never loopback
+	Left        []netip.AddrPort // where clients connected once: led no more, but their connections may live
 	Peers       []netip.Addr     // the database's hosts, which also talk to its servers as servers
 }
 
@@ -152,7 +153,7 @@ func (p *Path) cutOnce(server netip.AddrPort) (ended int, err error) {
 // doomed lists the sockets that Cut ends.
 func (p *Path) doomed(server netip.AddrPort) (doomed []socket, err error) {
 	type ends struct{ local, remote netip.AddrPort }
-	for _, listen := range p.cfg.Listen {
+	for _, listen := range p.known() {
 		clients, err := connected(0, listen.Port())
 		if err != nil {
 			return nil, err
@@ -183,16 +184,19 @@ func (p *Path) doomed(server netip.AddrPort) (doomed []socket, err error) {
 	return doomed, err
 }
 
+// known are the addresses that connections may have been led from.
+func (p *Path) known() []netip.AddrPort { return slices.Concat(p.cfg.Listen, p.cfg.Left) }
+
 // forgetLed makes the kernel forget where it led connections to the listener. Those of the gate were led nowhere.
 func (p *Path) forgetLed() error {
 	var errs []error
-	for _, family := range families(p.cfg.Listen) {
+	for _, family := range families(p.known()) {
 		all, err := flows(family)
 		if err != nil {
 			return err
 		}
 		for _, f := range all {
-			if f.led() && slices.Contains(p.cfg.Listen, f.to) {
+			if f.led() && slices.Contains(p.known(), f.to) {
 				errs = append(errs, f.forget())
 			}
 		}
