@@ -307,7 +307,7 @@ func (a *agentLife) facts() agent.Facts {
 		d.Requests = append(d.Requests, q.seen(a.h))
 	}
 	if a.plan.number > 0 {
-		f.Policies = []database.Policy{a.plan.policy}
+		f.Adopted = &agent.Adopted{Databases: []database.Policy{a.plan.policy}}
 	}
 	a.peerFacts(f, now)
 	if a.w.opt.Planted.ObeysBackup {

@@ -28,8 +28,14 @@ type Facts struct {
 	// the highest such number that it has ever heard of. A higher one means that this host was written off.
 	Recovery, Overruled int64
 
-	Policies []database.Policy // as the applied plan says, in the plan's order; nil = those that the loop began with
-	Plan     string            // hash of the plan that counts; "" = the one that the loop began with
+	Adopted *Adopted // what the applied plan says; nil = what the loop began with
+}
+
+// Adopted is a plan that counts, as rounds need to know it.
+type Adopted struct {
+	Plan      string            // its hash
+	Databases []database.Policy // in the plan's order
+	Services  []ServicePolicy
 }
 
 // DatabaseFacts are one database as this host knows it.

@@ -22,15 +22,15 @@ type PlacedService struct {
 	Instances int
 	Hosts     []string
 	Version   string
-	Listens   bool
+	Port      int // 0 = it does not listen
 }
 
 // ControllerConfig is what the controller's duty stands on.
 type ControllerConfig struct {
 	Self     string
 	Life     string             // unique to this process
-	Hosts    []service.HostView // names and fault domains of all hosts, in the plan's order
-	Services []PlacedService
+	Hosts    func() []service.HostView // names and fault domains of all hosts, in the plan's order
+	Services func() []PlacedService // as the plan that counts wants them; nil = none
 	Archives []string // databases that have a backup
 	Plan     []byte   // the plan file's text
 	PlanHash string   // of the plan that this host was started with
@@ -239,10 +239,11 @@ func (g *Govern) place(ctx context.Context, s Snapshot) error {
 			return err
 		}
 	}
-	if len(g.cfg.Services) == 0 && len(now.Services) == 0 {
+	wanted := g.wanted()
+	if len(wanted) == 0 && len(now.Services) == 0 {
 		return nil
 	}
-	d := service.Place(service.PlacementPolicy{SingletonGoneAfter: singletonGone}, g.view(s, now))
+	d := service.Place(service.PlacementPolicy{SingletonGoneAfter: singletonGone}, g.view(s, now, wanted))
 	if !d.Changed {
 		return nil
 	}
@@ -257,25 +258,33 @@ func (g *Govern) place(ctx context.Context, s Snapshot) error {
 	return err
 }
 
+// wanted are the services as the plan that counts wants them.
+func (g *Govern) wanted() []PlacedService {
+	if g.cfg.Services == nil {
+		return nil
+	}
+	return g.cfg.Services()
+}
+
 // view is everything that service.Place judges from.
-func (g *Govern) view(s Snapshot, now placement) service.PlacementView {
+func (g *Govern) view(s Snapshot, now placement, wanted []PlacedService) service.PlacementView {
 	v := service.PlacementView{Generation: now.Generation + 1}
 	leading := g.cfg.Clock.Now().Sub(g.leadAt)
-	for _, h := range g.cfg.Hosts {
+	for _, h := range g.cfg.Hosts() {
 		h.Silence = silence(s, g.cfg.Self, h.Name)
 		if h.Silence > leading || h.Silence < 0 && leading > neverHeard {
 			h.Silence = leading // nobody is given up for a silence that this controller did not watch
 		}
 		v.Hosts = append(v.Hosts, h)
 	}
-	for _, want := range g.cfg.Services {
+	for _, want := range wanted {
 		v.Services = append(v.Services, service.ServiceView{
-			Name: want.Name, Instances: want.Instances, Hosts: want.Hosts, Version: want.Version, Listens: want.Listens,
+			Name: want.Name, Instances: want.Instances, Hosts: want.Hosts, Version: want.Version, Port: want.Port,
 			Placed: placedOf(now.Services, want.Name),
 		})
 	}
 	for _, p := range now.Services {
-		if !slices.ContainsFunc(g.cfg.Services, func(w PlacedService) bool { return w.Name == p.Service }) {
+		if !slices.ContainsFunc(wanted, func(w PlacedService) bool { return w.Name == p.Service }) {
 			v.Services = append(v.Services, service.ServiceView{Name: p.Service, Placed: p})
 		}
 	}

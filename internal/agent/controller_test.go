@@ -30,8 +30,10 @@ func newGoverned(t *testing.T, leading bool, services ...PlacedService) *governe
 	w.heard("b2", 100*time.Millisecond)
 	w.heard("b3", 100*time.Millisecond)
 	w.Govern = NewGovern(ControllerConfig{
-		Self: "b1", Life: "1", Hosts: []service.HostView{{Name: "b1", FaultDomain: "b1"}, {Name: "b2", FaultDomain: "b2"}, {Name: "b3", FaultDomain: "b3"}},
-		Services: services, Archives: []string{"records"}, Plan: []byte("the plan"), PlanHash: "hash",
+		Self: "b1", Life: "1", Hosts: func() []service.HostView {
+			return []service.HostView{{Name: "b1", FaultDomain: "b1"}, {Name: "b2", FaultDomain: "b2"}, {Name: "b3", FaultDomain: "b3"}}
+		},
+		Services: func() []PlacedService { return services }, Archives: []string{"records"}, Plan: []byte("the plan"), PlanHash: "hash",
 		Store: w.store, Snapshot: w.snapshot, Clock: w.clock, Log: w.logger(), Diary: w.diary,
 	})
 	if leading {
@@ -96,7 +98,7 @@ func (g *governed) quiet(t *testing.T) {
 }
 
 func web() PlacedService {
-	return PlacedService{Name: "web", Instances: 2, Hosts: []string{"b1", "b2", "b3"}, Version: "v1", Listens: true}
+	return PlacedService{Name: "web", Instances: 2, Hosts: []string{"b1", "b2", "b3"}, Version: "v1", Port: 8080}
 }
 
 func mail() PlacedService {

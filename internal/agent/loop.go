@@ -38,11 +38,11 @@ const roundEvery = 250 * time.Millisecond
 // Round judges once and starts what is asked for.
 func (l *Loop) Round(f Facts, h Hands) Outcome {
 	out := Outcome{
-		Report:    Report{Host: l.self, Version: l.version, Plan: cmp.Or(f.Plan, l.plan), Late: f.Late, Recovery: f.Recovery, Databases: map[string]database.Report{}},
+		Report:    Report{Host: l.self, Version: l.version, Plan: l.planOf(f).Plan, Late: f.Late, Recovery: f.Recovery, Databases: map[string]database.Report{}},
 		Decisions: map[string]database.Decision{},
 		Wake:      roundEvery,
 	}
-	for _, p := range l.policies(f) {
+	for _, p := range l.planOf(f).Databases {
 		l.database(p, f, h, &out)
 	}
 	l.serve(f, h, &out)
@@ -66,12 +66,14 @@ func (l *Loop) Round(f Facts, h Hands) Outcome {
 	return out
 }
 
-// policies are what the plan asks of each database now. Which databases there are never changes while a host runs.
-func (l *Loop) policies(f Facts) []database.Policy {
-	if f.Policies != nil {
-		return f.Policies
+// planOf is what the plan says now. Which databases there are never changes while a host runs.
+func (l *Loop) planOf(f Facts) Adopted {
+	if f.Adopted != nil {
+		now := *f.Adopted
+		now.Plan = cmp.Or(now.Plan, l.plan)
+		return now
 	}
-	return l.databases
+	return Adopted{Plan: l.plan, Databases: l.databases, Services: l.services}
 }
 
 func (l *Loop) database(p database.Policy, f Facts, h Hands, out *Outcome) {

@@ -58,9 +58,9 @@ type Config struct {
 	Runtime   service.Runtime // nil = this host runs no services
 	Health    func() map[string]Checked
 	Instance  func(a service.Assignment) (service.Instance, error) // what an assignment means on this host
-	// Adopt reads a plan that was applied: the policies by it, and the hash of the plan that counts then. A text that
-	// cannot be read leaves what was. nil = the plan never changes. It is called by rounds alone.
-	Adopt     func(text []byte) ([]database.Policy, string)
+	// Adopt reads a plan that was applied, and gives the plan that counts then. A text that cannot be read leaves what
+	// was. nil = the plan never changes. It is called by rounds alone.
+	Adopt     func(text []byte) Adopted
 	Recovery  int64                         // how often the agreed state that Store reads was rebuilt
 	Overruled int64                         // the highest such number that was heard of in an earlier life
 	Overrule  func(number int64, by string) // keeps a higher one for the next life; nil = nobody does
@@ -89,9 +89,8 @@ type Agent struct {
 	wake   chan struct{}
 	slots  map[string]*slot
 
-	planAt   int64             // revision of the plan that was adopted; only rounds use these three
-	policies []database.Policy // nil = those of the start
-	plan     string
+	planAt  int64    // revision of the plan that was adopted; only rounds use these two
+	adopted *Adopted // nil = as at the start
 
 	factsAt   time.Time // when the round's facts were taken; only rounds use it
 	stopping  atomic.Bool
@@ -226,7 +225,7 @@ func (a *Agent) facts() Facts {
 	now := a.cfg.Clock.Now()
 	f := Facts{Now: now.Sub(a.origin), Late: a.cfg.Late()}
 	a.board.fill(&f, a.cfg.Databases, now)
-	f.Policies, f.Plan = a.adopt()
+	f.Adopted = a.adopt()
 	f.Stopping = f.Stopping || a.stopping.Load()
 	for i := range f.Databases {
 		f.Databases[i].Busy = a.slots[f.Databases[i].Name].busy()
@@ -250,13 +249,14 @@ func (a *Agent) facts() Facts {
 }
 
 // adopt takes over a plan that was applied since the last round.
-func (a *Agent) adopt() ([]database.Policy, string) {
+func (a *Agent) adopt() *Adopted {
 	e := a.board.entries()[KeyPlan]
 	if a.cfg.Adopt != nil && e.Revision != 0 && e.Revision != a.planAt {
 		a.planAt = e.Revision
-		a.policies, a.plan = a.cfg.Adopt(e.Value)
+		next := a.cfg.Adopt(e.Value)
+		a.adopted = &next
 	}
-	return a.policies, a.plan
+	return a.adopted
 }
 
 func (a *Agent) peer(host string, beats map[string]Beat) PeerFacts {

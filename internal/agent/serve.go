@@ -62,7 +62,7 @@ func (l *Loop) serve(f Facts, h Hands, out *Outcome) {
 		v.OrdersAge = contact // only the start of a singleton hangs on it
 	}
 	if !f.Stopping && f.WrittenOff() == "" {
-		v.Tasks = l.tasks(s)
+		v.Tasks = l.tasks(l.planOf(f).Services, s)
 	}
 	d, m := service.DecideHost(service.HostPolicy{}, v, l.tended)
 	l.tended = m
@@ -71,10 +71,15 @@ func (l *Loop) serve(f Facts, h Hands, out *Outcome) {
 		h.Service(a)
 	}
 	for _, t := range v.Tasks {
-		if t.Singleton && !t.Leave && contact < SingletonDeadline && running(s.Observed, t.ID) {
+		if (t.Singleton || fenced(s.Observed, t.ID)) && !t.Leave && contact < SingletonDeadline && running(s.Observed, t.ID) {
 			h.Hold(t.ID, contact)
 		}
 	}
+}
+
+// fenced reports whether an instance was started with a deadline: it keeps it, though the plan wants several now.
+func fenced(observed []service.Observed, id string) bool {
+	return slices.ContainsFunc(observed, func(o service.Observed) bool { return o.ID == id && o.Deadline })
 }
 
 func running(observed []service.Observed, id string) bool {
@@ -82,14 +87,14 @@ func running(observed []service.Observed, id string) bool {
 }
 
 // tasks are the assignments of this host.
-func (l *Loop) tasks(s ServiceFacts) []service.Task {
+func (l *Loop) tasks(policies []ServicePolicy, s ServiceFacts) []service.Task {
 	var out []service.Task
 	for _, placed := range s.Agreed {
-		i := slices.IndexFunc(l.services, func(p ServicePolicy) bool { return p.Name == placed.Service })
+		i := slices.IndexFunc(policies, func(p ServicePolicy) bool { return p.Name == placed.Service })
 		if i < 0 {
 			continue
 		}
-		p := l.services[i]
+		p := policies[i]
 		for _, a := range placed.Assignments {
 			if a.Host != l.self {
 				continue

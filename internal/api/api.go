@@ -3,6 +3,7 @@
 package api
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
@@ -23,8 +24,10 @@ import (
 
 // Source is what the API speaks for.
 type Source struct {
-	Plan     *plan.Plan                  // that this host was started with
-	Applied  func() *plan.Plan           // with what was applied since over it; nil = Plan
+	Plan    *plan.Plan        // that this host was started with
+	Applied func() *plan.Plan // with what was applied since over it; nil = Plan
+	// Check refuses a plan that could not be followed on the host that answers; nil = nothing is asked. It changes nothing.
+	Check    func(ctx context.Context, now, next *plan.Plan) *problem.Problem
 	Prepare  func(*plan.Plan) *plan.Plan // makes of a parsed plan what Plan is; nil = as parsed
 	Self     string
 	Store    cluster.Store

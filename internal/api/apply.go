@@ -58,6 +58,9 @@ func (s Source) applyPlan(w http.ResponseWriter, r *http.Request) {
 	if refused == nil {
 		refused = s.unready(now, next)
 	}
+	if refused == nil && s.Check != nil {
+		refused = s.Check(r.Context(), now, next)
+	}
 	if refused != nil {
 		s.refuse(w, http.StatusUnprocessableEntity, *refused)
 		return
@@ -88,6 +91,9 @@ func (s Source) at(text []byte) *plan.Plan {
 	over, _ := plan.Parse(s.Plan.File, text)
 	if over == nil {
 		return s.Plan // none yet, or one of another version
+	}
+	if s.Prepare != nil {
+		over = s.Prepare(over)
 	}
 	return s.Plan.Overlay(over)
 }
@@ -120,7 +126,7 @@ func (s Source) parsed(now *plan.Plan, text string) (*plan.Plan, *problem.Proble
 		Code: "plan.not-at-run-time", Subject: s.Plan.Application, Severity: problem.Note,
 		Title:   "not available in this version while the application runs: " + strings.Join(words, "; "),
 		Meaning: "Nothing was changed.",
-		Remedy:  "take these out of the plan and apply the rest; or stop the application, and start it with the new plan: holdfast down, holdfast up PLAN",
+		Remedy:  "take these out of the plan and apply the rest; or stop the application, and start it with the new plan: holdfast down, holdfast up PLAN, then holdfast apply PLAN for the rest",
 	}
 }
 

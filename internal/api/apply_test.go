@@ -40,8 +40,8 @@ func TestAPlanIsApplied(t *testing.T) {
 	more := change("acknowledged_by: 1", "acknowledged_by: 2")
 	for _, c := range []struct{ name, text, code string }{
 		{"no plan", "application: [", "plan.mistakes"},
-		{"a port", change("standbys: 2,", "standbys: 2, listen: { write: 6000 },"), "plan.not-at-run-time"},
-		{"a service and a standby", change("standbys: 2,", "standbys: 1,") + "services: { web: { run: /bin/web } }\n", "plan.not-at-run-time"},
+		{"another major version and a standby", change("postgres: 15, standbys: 2,", "postgres: 16, standbys: 1,"), "plan.not-at-run-time"},
+		{"an address", change("127.61.1.2", "127.61.1.9"), "plan.not-at-run-time"},
 		{"a copy on a host that does not answer", change("standbys: 2,", "standbys: 3,"), "plan.host-not-ready"},
 	} {
 		if status, _, code := post(Apply{Text: c.text}); status != 422 || code != c.code {

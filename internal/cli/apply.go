@@ -23,8 +23,12 @@ func applyCommand() *cobra.Command {
 takes it over while it runs. Nothing is ever deleted: a copy that the plan does not want any more is stopped, and its
 data are kept.
 
-In this version standbys, acknowledged_by, hosts, members and policy of databases change at run time. Anything else is
-refused by name, and nothing is changed then.`,
+Services with their routes and checks, databases with their standbys, settings, listeners and programs, and when backups
+are made and how long they stay change at run time. Hosts, Holdfast's own ports, the release, roles, vaults, and which
+databases there are do not in this version: they are refused by name, and nothing is changed then.
+
+Each change is shown with its effect: reload (nobody notices), restart (instances one at a time), pending (a setting
+that PostgreSQL reads at its start: holdfast database restart NAME --pending), pause (sessions are cut), stop.`,
 		Example: `  holdfast apply holdfast.yaml --dry-run
   holdfast apply holdfast.yaml --yes`,
 		Args: cobra.MaximumNArgs(1),
@@ -91,7 +95,7 @@ func writeApplied(out io.Writer, a api.Applied, output string) error {
 		_, err := fmt.Fprintln(out, "Nothing would change.")
 		return err
 	}
-	order := []plan.Effect{plan.Pauses, plan.Restarts, plan.Stops, plan.Reloads, plan.Starts, plan.Nothing}
+	order := []plan.Effect{plan.Pauses, plan.Restarts, plan.Stops, plan.Pends, plan.Reloads, plan.Starts, plan.Nothing}
 	changes := slices.Clone(a.Changes)
 	slices.SortStableFunc(changes, func(x, y plan.Change) int { return slices.Index(order, x.Effect) - slices.Index(order, y.Effect) })
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)

@@ -77,7 +77,7 @@ func usedDatabases(s plan.Service) []string {
 func (b *balancer) tendAlone(now agent.Snapshot) {
 	next := proxy.Alone{For: event.Duration(aloneFor)}
 	if cutOff(now.Facts) {
-		next.Services = needsOthers(b.host.cfg.Plan, b.host.self.Name, now)
+		next.Services = needsOthers(b.host.plan(), b.host.self.Name, now)
 		next.Why = "this host is cut off from the others, and its database cannot be reached: try another one"
 	}
 	b.mu.Lock()

@@ -3,29 +3,65 @@ package host
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"sync"
 
-	"holdfast/internal/database"
+	"holdfast/internal/durable"
 	"holdfast/internal/plan"
 	"holdfast/internal/problem"
 )
 
 // applied is the plan that counts: the one that this host was started with, and over it what was applied to the
-// running application since ([plan.Plan.Overlay]).
+// running application since ([plan.Plan.Overlay]). What was applied last is kept beside the host's data, so that a host
+// that starts without the others goes on as it was, and not by an older file.
 type applied struct {
-	start *plan.Plan
-	log   *slog.Logger
+	start   *plan.Plan
+	prepare func(*plan.Plan) *plan.Plan // nil = as parsed
+	keep    string                      // file of the text that was applied last; "" = it is not kept
+	log     *slog.Logger
 
 	mu    sync.Mutex // guards what follows
 	now   *plan.Plan
 	hash  string
-	first bool // nothing was adopted yet
-	stale bool // the file that this host was started with says otherwise than what was applied before
+	text  string // that was applied last; "" = none
+	first bool   // nothing was adopted yet
+	stale bool   // the file that this host was started with says otherwise than what was applied before
 }
 
-func newApplied(start *plan.Plan, log *slog.Logger) *applied {
-	return &applied{start: start, log: log, now: start, hash: canonicalHash(start, nil), first: true}
+func appliedFile(dir string) string { return filepath.Join(dir, "applied.yaml") }
+
+// newApplied begins with what was applied in an earlier life of the host.
+func newApplied(cfg Config) *applied {
+	a := &applied{start: cfg.Plan, prepare: cfg.Prepare, keep: appliedFile(cfg.Dir), log: cfg.Log, now: cfg.Plan, hash: canonicalHash(cfg.Plan, nil), first: true}
+	text, err := os.ReadFile(a.keep)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		a.log.Warn("plan of before not read: this host begins with its file", "err", err)
+	default:
+		if p := a.parse(text); p != nil {
+			a.now, a.hash, a.text = a.start.Overlay(p), canonicalHash(a.start, text), string(text)
+		}
+	}
+	return a
+}
+
+// parse reads an applied text as this host runs it; nil = it is no plan.
+func (a *applied) parse(text []byte) *plan.Plan {
+	p, mistakes := plan.Parse(a.start.File, text)
+	if p == nil {
+		a.log.Warn("applied plan not understood", "mistake", mistakes[0].Error())
+		return nil
+	}
+	if a.prepare != nil {
+		p = a.prepare(p)
+	}
+	return p
 }
 
 // plan is the plan that counts now.
@@ -35,33 +71,50 @@ func (a *applied) plan() *plan.Plan {
 	return a.now
 }
 
-// adopt reads a plan that was applied. A text that is no plan changes nothing: the API refuses such, so another
-// version wrote it.
-func (a *applied) adopt(text []byte) ([]database.Policy, string) {
-	p, mistakes := plan.Parse(a.start.File, text)
+// named is the hash of the plan that counts now.
+func (a *applied) named() string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	switch {
-	case p == nil:
-		a.log.Warn("applied plan not understood", "mistake", mistakes[0].Error())
-	default:
-		a.now, a.hash = a.start.Overlay(p), canonicalHash(a.start, p)
-		a.stale = a.first && a.hash != canonicalHash(a.start, nil)
-		a.first = false
-		a.log.Info("plan taken over", "plan", a.hash)
+	return a.hash
+}
+
+// adopt reads a plan that was applied. A text that is no plan changes nothing: the API refuses such, so another
+// version wrote it.
+func (a *applied) adopt(text []byte) (*plan.Plan, string) {
+	p := a.parse(text)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if p == nil {
+		return a.now, a.hash
 	}
-	var out []database.Policy
-	for _, d := range a.now.Databases {
-		out = append(out, policy(a.now, d))
+	a.now, a.hash = a.start.Overlay(p), canonicalHash(a.start, text)
+	a.stale = a.first && a.hash != canonicalHash(a.start, nil)
+	a.first = false
+	if a.text != string(text) {
+		a.text = string(text)
+		if err := a.save(text); err != nil {
+			a.log.Error("applied plan not kept: a start without the others would be by the plan of before", "err", err)
+		}
 	}
-	return out, a.hash
+	a.log.Info("plan taken over", "plan", a.hash)
+	return a.now, a.hash
+}
+
+func (a *applied) save(text []byte) error {
+	if a.keep == "" {
+		return nil
+	}
+	if err := durable.WriteFile(a.keep, text, 0o600); err != nil {
+		return fmt.Errorf("keep the applied plan: %w", err)
+	}
+	return nil
 }
 
 // replaces reports whether the text that this host was started with may stand in place of the agreed one: it says
 // the same of all that is changed by applying.
 func (a *applied) replaces(agreed []byte) bool {
 	p, _ := plan.Parse(a.start.File, agreed)
-	return p != nil && canonicalHash(a.start, p) == canonicalHash(a.start, nil)
+	return p != nil && canonicalHash(a.start, agreed) == canonicalHash(a.start, nil)
 }
 
 // problems says that this host was started with a file that was not applied.
@@ -73,8 +126,8 @@ func (a *applied) problems() []problem.Problem {
 	}
 	return []problem.Problem{{
 		Code: "plan.not-applied", Subject: a.start.Application, Severity: problem.Degraded,
-		Title:   "the plan file says otherwise about databases than the plan that was applied",
-		Meaning: "The applied plan counts: standbys, acknowledged_by, hosts, members and policy are as it says.",
+		Title:   "the plan file says otherwise about what can be applied than the plan that was applied last",
+		Meaning: "The applied plan counts for services, databases and backups. Hosts, Holdfast's own ports, vaults and roles are as the file says.",
 		Remedy:  "see the difference and apply the file: holdfast apply PLAN --dry-run",
 	}}
 }
@@ -82,13 +135,14 @@ func (a *applied) problems() []problem.Problem {
 // planHash names a plan, so that hosts with different ones are seen.
 func planHash(p *plan.Plan) string { return canonicalHash(p, nil) }
 
-// canonicalHash names what a plan says with what was applied over it. It is made from the text alone, so that hosts
-// with other roots and addresses come to the same.
-func canonicalHash(start, over *plan.Plan) string {
+// canonicalHash names what a plan says with a text that was applied over it; nil = none. It is made from texts alone, so
+// that hosts with other roots and addresses come to the same.
+func canonicalHash(start *plan.Plan, over []byte) string {
+	const anywhere = "/plan/holdfast.yaml"
 	said := start.Source
-	if p, _ := plan.Parse("/plan/holdfast.yaml", start.Source); p != nil {
-		if over != nil {
-			p = p.Overlay(over)
+	if p, _ := plan.Parse(anywhere, start.Source); p != nil {
+		if o, _ := plan.Parse(anywhere, over); over != nil && o != nil {
+			p = p.Overlay(o)
 		}
 		if shown, err := p.Show(); err == nil { // what cannot be shown is told apart by its text
 			said = shown

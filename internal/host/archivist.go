@@ -254,6 +254,14 @@ func (a *archivist) asked() *agent.Asked {
 	return nil
 }
 
+// wanted is when backups are made and how long they stay, by the plan that counts.
+func (a *archivist) wanted() plan.Backup {
+	if b, ok := a.host.plan().BackupOf(a.db.Name); ok {
+		return b
+	}
+	return a.plan
+}
+
 // due judges the plan's schedule from what the vault lists.
 func (a *archivist) due(ctx context.Context, v *vault.Vault) (backup.Wanted, error) {
 	all, err := v.Backups(ctx, a.db.Name)
@@ -266,7 +274,7 @@ func (a *archivist) due(ctx context.Context, v *vault.Vault) (backup.Wanted, err
 		a.told.Last = &agent.BaseBackup{ID: newest.ID, At: newest.Stopped, Bytes: newest.Bytes, Stored: newest.Stored, Proven: newest.Validated()}
 		a.mu.Unlock()
 	}
-	return backup.Want(a.plan, all, time.Now(), time.UTC)
+	return backup.Want(a.wanted(), all, time.Now(), time.UTC)
 }
 
 // base makes one base backup from the server here, and proves it. Whoever asked for it can take that back meanwhile.

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"path/filepath"
 	"slices"
@@ -38,7 +39,7 @@ func newBalancer(h *Host) *balancer {
 // tend notes what the edge shall serve now.
 func (b *balancer) tend(now agent.Snapshot) {
 	b.tendAlone(now)
-	if now.Facts.Services.Revision == 0 {
+	if now.Facts.Services.Revision == 0 || !hasRoutes(b.host.plan()) && !b.served() {
 		return
 	}
 	snap := b.snapshot(now)
@@ -54,10 +55,18 @@ func (b *balancer) tend(now agent.Snapshot) {
 	}
 }
 
+// served reports whether the edge has ever been told of a route.
+func (b *balancer) served() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.want.Revision > 0
+}
+
 // snapshot is every route with its instances, wherever they are placed.
 func (b *balancer) snapshot(now agent.Snapshot) proxy.Snapshot {
-	p := b.host.cfg.Plan
-	out := proxy.Snapshot{Cluster: p.Application, Revision: uint64(now.Facts.Services.Revision)}
+	p := b.host.plan()
+	// Both revisions are the store's, so the later one rises with each change of either.
+	out := proxy.Snapshot{Cluster: p.Application, Revision: uint64(max(now.Facts.Services.Revision, now.Agreed[agent.KeyPlan].Revision))}
 	for _, s := range p.Services {
 		if s.Route == nil {
 			continue
@@ -75,7 +84,7 @@ func (b *balancer) snapshot(now agent.Snapshot) proxy.Snapshot {
 			}
 			for _, a := range placed.Assignments {
 				if h, ok := p.Host(a.Host); ok {
-					r.Backends = append(r.Backends, proxy.Backend{ID: a.ID, Address: hostPort(h.Address, s.Port), Draining: a.Leave})
+					r.Backends = append(r.Backends, proxy.Backend{ID: a.ID, Address: hostPort(h.Address, cmp.Or(a.Port, s.Port)), Draining: a.Leave})
 				}
 			}
 		}
@@ -125,7 +134,7 @@ func (b *balancer) run(ctx context.Context) error {
 	}
 }
 
-// hasRoutes reports whether this plan needs an edge at all.
+// hasRoutes reports whether a plan needs an edge at all.
 func hasRoutes(p *plan.Plan) bool {
 	return slices.ContainsFunc(p.Services, func(s plan.Service) bool { return s.Route != nil })
 }

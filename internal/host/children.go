@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"holdfast/internal/database/kernelpath"
@@ -26,23 +27,32 @@ func (h *Host) prepareChildren() error {
 		h.etcd = &c
 	}
 	var served []string
-	for _, d := range h.cfg.Plan.Databases {
+	for _, d := range h.plan().Databases {
 		served = append(served, d.Name)
-		c, spec := gateChild(h.cfg, h.self, d)
-		if err := c.writeSpec(spec); err != nil {
+		l, err := h.prepareListener(d)
+		if err != nil {
 			return err
 		}
-		h.children = append(h.children, c)
+		h.listeners = append(h.listeners, l)
+		h.children = append(h.children, l.child)
 	}
 	if err := kernelpath.Sweep(h.cfg.Plan.Application, h.self.Name, served...); err != nil {
 		h.cfg.Log.Error("rules of a database that the plan no longer has are not removed", "err", err)
 	}
-	if !hasRoutes(h.cfg.Plan) {
-		return nil
-	}
 	c := newChild(h.cfg, "edge", "edge")
-	h.children = append(h.children, c)
+	h.edge = &c
 	return c.writeSpec(proxy.Spec{Host: h.self.Name, Control: edgeSocket(h.cfg.Dir), StateFile: filepath.Join(h.cfg.Dir, "keep", "edge.state.json")})
+}
+
+// keepEdge waits until the plan that counts has a route, and keeps the balancer's process alive from then on, until
+// keep ends.
+func (h *Host) keepEdge(ctx, keep context.Context) error {
+	for !hasRoutes(h.plan()) {
+		if !h.sleep(ctx, listeningEvery) {
+			return nil
+		}
+	}
+	return h.edge.run(keep)
 }
 
 // portsFree refuses to begin where somebody else listens on a port that a child of ours does not hold yet.
@@ -92,7 +102,7 @@ func (h *Host) goDown(ctx context.Context, stopKeeping func()) error {
 			errs = append(errs, fmt.Errorf("stop database %s: %w", name, e))
 		}
 	}
-	for _, c := range h.children {
+	for _, c := range append(slices.Clone(h.children), *h.edge) {
 		if e := c.stop(ctx, stopGrace); e != nil {
 			errs = append(errs, fmt.Errorf("stop %s: %w", c.name, e))
 		}

@@ -91,35 +91,33 @@ func openWith(ctx context.Context, c postgres.Config, d plan.Database) (*postgre
 		}
 		c.Roles = append(c.Roles, postgres.Role{Name: r.Name, Password: password, Owns: r.Owns})
 	}
-	for _, s := range d.Parameters {
-		c.Parameters = append(c.Parameters, postgres.Parameter{Name: s.Name, Value: s.Value})
-	}
+	c.Parameters = parameters(d)
 	return postgres.Open(c)
 }
 
 func gateSocket(dir, name string) string { return filepath.Join(runDir(dir), "gate-"+name+".sock") }
 
-// gateChild is the listener process of a database on this host.
-func gateChild(cfg Config, self plan.Host, d plan.Database) (child, gate.Spec) {
+// gateSpec is what the plan p wants of the listener of a database on this host.
+func gateSpec(cfg Config, p *plan.Plan, self plan.Host, d plan.Database) gate.Spec {
 	spec := gate.Spec{
 		Database: d.Name, Host: self.Name,
 		Listen:     []string{hostPort(self.Address, d.WritePort)},
 		Control:    gateSocket(cfg.Dir, d.Name),
-		BeatListen: hostPort(self.Address, cfg.Plan.Ports.Gate+d.Index),
+		BeatListen: hostPort(self.Address, p.Ports.Gate+d.Index),
 		CertDir:    certDir(cfg.Dir),
 		StateFile:  filepath.Join(cfg.Dir, "keep", "gate-"+d.Name+".state.json"),
-		Path:       d.Path, Application: cfg.Plan.Application,
+		Path:       d.Path, Application: p.Application,
 	}
-	for _, other := range cfg.Plan.AllHosts() {
+	for _, other := range p.AllHosts() {
 		spec.Peers = append(spec.Peers, other.Address)
 		if other.Name != self.Name {
-			spec.Others = append(spec.Others, gate.Other{Host: other.Name, Address: hostPort(other.Address, cfg.Plan.Ports.Gate+d.Index)})
+			spec.Others = append(spec.Others, gate.Other{Host: other.Name, Address: hostPort(other.Address, p.Ports.Gate+d.Index)})
 		}
 	}
 	if d.ReadPort != 0 {
 		spec.ReadListen = []string{hostPort(self.Address, d.ReadPort)}
 	}
-	return newChild(cfg, "gate-"+d.Name, "gate"), spec
+	return spec
 }
 
 // listener makes a gate process obey the room's orders.

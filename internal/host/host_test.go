@@ -129,7 +129,7 @@ func clinic() *plan.Plan {
 func TestTheBalancersSnapshot(t *testing.T) {
 	p := clinic()
 	self, _ := p.Host("b2")
-	b := newBalancer(&Host{cfg: Config{Plan: p, Self: "b2", Dir: "/data/b2"}, self: self})
+	b := newBalancer(&Host{cfg: Config{Plan: p, Self: "b2", Dir: "/data/b2"}, self: self, applied: &applied{now: p}})
 	now := agent.Snapshot{}
 	b.tend(now)
 	if len(b.wake) != 0 || b.want.Revision != 0 {
@@ -180,7 +180,7 @@ func TestAnInstanceGetsItsEnvironmentAlone(t *testing.T) {
 		{Name: "DATABASE_URL", Value: "${databases.records.write_url}"}, {Name: "READ_URL", Value: "${databases.records.read_url}"}, {Name: "KEY", Value: "env:CLINIC_APP"}, {Name: "ME", Value: "${instance.id} on ${host.address}:${instance.port}"},
 	}
 	self, _ := p.Host("b1")
-	s := &services{cfg: Config{Plan: p, Dir: "/data/b1"}, self: self, release: release{dir: "/data/b1/releases/x", hash: "x"}, ctx: t.Context()}
+	s := &services{cfg: Config{Plan: p, Dir: "/data/b1"}, plan: func() *plan.Plan { return p }, self: self, release: release{dir: "/data/b1/releases/x", hash: "x"}, ctx: t.Context()}
 	in, err := s.instance(service.Assignment{ID: "web.1", Service: "web", Host: "b1", Version: "v1"})
 	if err != nil {
 		t.Fatal(err)

@@ -23,7 +23,7 @@ type paths struct {
 func (p *paths) run(ctx context.Context) error {
 	for {
 		var all []problem.Problem
-		for _, d := range p.host.cfg.Plan.Databases {
+		for _, d := range p.host.plan().Databases {
 			if d.Path != plan.PathKernel {
 				continue
 			}

@@ -54,15 +54,18 @@ type Host struct {
 	servers   map[string]*postgres.Server
 	agent     *agent.Agent
 
-	etcd     *child
-	children []child // listeners and edge
-	exits    []*exits
+	etcd      *child
+	children  []child // listeners
+	edge      *child  // runs once the plan has routes
+	listeners []*listening
+	settings  settings
+	exits     []*exits
 
 	disk     *disk
 	paths    *paths
 	members  *members.List
 	services *services
-	balancer *balancer // nil = no routes
+	balancer *balancer
 	govern   *agent.Govern
 	applied  *applied
 	archives []*archivist
@@ -101,7 +104,7 @@ var errJoins = errors.New("this host enters another cluster")
 
 // life is one life of the agent, from opening to closing.
 func life(ctx context.Context, cfg Config, self plan.Host, down <-chan struct{}) error {
-	h := &Host{cfg: cfg, self: self, clock: clock.Real(), servers: map[string]*postgres.Server{}, joins: make(chan struct{}, 1), applied: newApplied(cfg.Plan, cfg.Log)}
+	h := &Host{cfg: cfg, self: self, clock: clock.Real(), servers: map[string]*postgres.Server{}, joins: make(chan struct{}, 1), applied: newApplied(cfg)}
 	h.saver = newSaver(h)
 	h.copies = newCopyWatch(h)
 	if err := join(ctx, cfg); err != nil {
@@ -121,6 +124,7 @@ func life(ctx context.Context, cfg Config, self plan.Host, down <-chan struct{})
 
 // CheckPorts refuses a host whose ports somebody else holds. It changes nothing.
 func CheckPorts(ctx context.Context, cfg Config) error {
+	cfg.Plan = newApplied(cfg).plan()
 	self, ok := cfg.Plan.Host(cfg.Self)
 	if !ok {
 		return fmt.Errorf("check host %s: the plan has no such host", cfg.Self)
@@ -131,6 +135,7 @@ func CheckPorts(ctx context.Context, cfg Config) error {
 // CheckServers refuses a host on which a database of the plan cannot run: no PostgreSQL, foreign data. It
 // changes nothing.
 func CheckServers(ctx context.Context, cfg Config) error {
+	cfg.Plan = newApplied(cfg).plan()
 	self, ok := cfg.Plan.Host(cfg.Self)
 	if !ok {
 		return fmt.Errorf("check host %s: the plan has no such host", cfg.Self)
@@ -146,9 +151,13 @@ func CheckServers(ctx context.Context, cfg Config) error {
 	return errors.Join(bad...)
 }
 
+// plan is the plan that counts now.
+func (h *Host) plan() *plan.Plan { return h.applied.plan() }
+
 // open makes everything ready that can refuse, before anything is started.
 func (h *Host) open(ctx context.Context) error {
 	cfg := h.cfg
+	cfg.Plan = h.plan()
 	if err := portsFree(ctx, cfg, h.self); err != nil {
 		return err
 	}
@@ -224,10 +233,8 @@ func (h *Host) openServices(ctx context.Context) error {
 	if err := showAuthority(h.cfg.Dir); err != nil {
 		return err
 	}
-	h.services = &services{user: account, cfg: h.cfg, self: h.self, release: r, runtime: runtime, prober: probe.New(h.clock), ctx: context.WithoutCancel(ctx)}
-	if hasRoutes(h.cfg.Plan) {
-		h.balancer = newBalancer(h)
-	}
+	h.services = &services{user: account, cfg: h.cfg, plan: h.plan, self: h.self, release: r, runtime: runtime, prober: probe.New(h.clock), ctx: context.WithoutCancel(ctx)}
+	h.balancer = newBalancer(h)
 	return nil
 }
 
@@ -235,11 +242,8 @@ func (h *Host) governConfig() agent.ControllerConfig {
 	life := make([]byte, 6)
 	_, _ = rand.Read(life) // never fails (crypto/rand)
 	c := agent.ControllerConfig{
-		Self: h.cfg.Self, Plan: h.cfg.Plan.Source, PlanHash: planHash(h.cfg.Plan), Replaces: h.applied.replaces, Life: hex.EncodeToString(life), Services: h.services.wanted(), Store: h.store, Snapshot: h.agent.Last,
+		Self: h.cfg.Self, Plan: h.cfg.Plan.Source, PlanHash: planHash(h.cfg.Plan), Replaces: h.applied.replaces, Life: hex.EncodeToString(life), Services: h.services.wanted, Hosts: h.hostViews, Store: h.store, Snapshot: h.agent.Last,
 		Clock: h.clock, Log: h.cfg.Log, Diary: h.diary,
-	}
-	for _, x := range h.cfg.Plan.HomeSite().Hosts {
-		c.Hosts = append(c.Hosts, service.HostView{Name: x.Name, FaultDomain: x.FaultDomain})
 	}
 	for _, b := range h.cfg.Plan.Backups {
 		c.Archives = append(c.Archives, b.Of)
@@ -247,13 +251,22 @@ func (h *Host) governConfig() agent.ControllerConfig {
 	return c
 }
 
+// hostViews are the hosts that services may be placed on.
+func (h *Host) hostViews() []service.HostView {
+	var out []service.HostView
+	for _, x := range h.plan().HomeSite().Hosts {
+		out = append(out, service.HostView{Name: x.Name, FaultDomain: x.FaultDomain})
+	}
+	return out
+}
+
 func (h *Host) agentConfig() agent.Config {
-	p := h.cfg.Plan
+	p := h.plan()
 	c := agent.Config{
-		Self: h.cfg.Self, Version: h.cfg.Version, Plan: planHash(p), Store: h.store, Beats: h.beats, Clock: h.clock, Log: h.cfg.Log, Diary: h.diary,
+		Self: h.cfg.Self, Version: h.cfg.Version, Plan: h.applied.named(), Store: h.store, Beats: h.beats, Clock: h.clock, Log: h.cfg.Log, Diary: h.diary,
 		Servers: map[string]database.Server{}, Gates: map[string]database.Gate{}, Exits: map[string]<-chan struct{}{},
 		Services: h.services.policies(), Runtime: h.services.runtime, Health: h.services.health, Instance: h.services.instance,
-		Tend: h.tend, Adopt: h.applied.adopt, Problems: h.problems,
+		Tend: h.tend, Adopt: h.adopt, Problems: h.problems,
 		Late: func() bool { return h.late.Worst() > lateMax },
 		Reach: func(name, host string) (database.Endpoint, error) {
 			d, okD := p.DatabaseNamed(name)
@@ -301,6 +314,9 @@ func (h *Host) run(ctx context.Context, down <-chan struct{}) error {
 	g.Go(func() error { return h.agent.Run(ctx) })
 	g.Go(func() error { return h.disk.run(ctx) })
 	g.Go(func() error { return h.paths.run(ctx) })
+	for _, l := range h.listeners {
+		g.Go(func() error { return l.run(ctx) })
+	}
 	g.Go(func() error { return h.keepMembers(ctx) })
 	g.Go(func() error { return h.saver.run(ctx) })
 	for _, c := range h.comparers {
@@ -311,9 +327,8 @@ func (h *Host) run(ctx context.Context, down <-chan struct{}) error {
 	for _, a := range h.archives {
 		g.Go(func() error { return a.run(ctx) })
 	}
-	if h.balancer != nil {
-		g.Go(func() error { return h.balancer.run(ctx) })
-	}
+	g.Go(func() error { return h.balancer.run(ctx) })
+	g.Go(func() error { return h.keepEdge(ctx, keep) })
 	for _, e := range h.exits {
 		g.Go(func() error { return e.run(ctx) })
 	}
@@ -341,14 +356,16 @@ func (h *Host) run(ctx context.Context, down <-chan struct{}) error {
 // tend passes each round's snapshot on to what follows from it here.
 func (h *Host) tend(now agent.Snapshot) {
 	h.services.tend(now)
-	if h.balancer != nil {
-		h.balancer.tend(now)
-	}
+	h.balancer.tend(now)
 }
 
 // problems are those of the host itself, for its report.
 func (h *Host) problems() []problem.Problem {
 	all := slices.Concat(h.disk.problems(), h.paths.problems(), h.saver.problems(), h.copies.problems(), h.applied.problems())
+	for _, l := range h.listeners {
+		all = append(all, l.problems()...)
+	}
+	all = append(all, h.settings.problems()...)
 	for _, c := range h.comparers {
 		all = append(all, c.problems()...)
 	}
@@ -362,7 +379,7 @@ func (h *Host) allChildren() []child {
 	if h.etcd == nil {
 		return h.children
 	}
-	return append([]child{*h.etcd}, h.children...)
+	return slices.Concat([]child{*h.etcd}, h.children)
 }
 
 // serve opens the port for peers and operators.
@@ -378,7 +395,7 @@ func (h *Host) serve() (func(ctx context.Context) error, error) {
 	mux := http.NewServeMux()
 	mux.Handle(heartbeat.Path, h.beats.publisher)
 	mux.Handle("/v1/", api.Handler(api.Source{
-		Plan: h.cfg.Plan, Applied: h.applied.plan, Prepare: h.cfg.Prepare, Self: h.cfg.Self, Store: h.store, Members: h.memberNames, Policy: h.policy, Snapshot: h.agent.Last, Events: h.diary.Recent, Log: h.cfg.Log, Cluster: h,
+		Plan: h.cfg.Plan, Applied: h.applied.plan, Check: h.checkApply, Prepare: h.cfg.Prepare, Self: h.cfg.Self, Store: h.store, Members: h.memberNames, Policy: h.policy, Snapshot: h.agent.Last, Events: h.diary.Recent, Log: h.cfg.Log, Cluster: h,
 		Salvage: salvages{h.servers, h, &sync.Mutex{}},
 	}))
 	srv := &http.Server{Handler: mux, TLSConfig: conf, ReadHeaderTimeout: 5 * time.Second, ErrorLog: nil}

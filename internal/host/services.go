@@ -1,6 +1,7 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -25,6 +26,7 @@ import (
 // services are this host's side of the plan's services.
 type services struct {
 	cfg     Config
+	plan    func() *plan.Plan // the one that counts
 	self    plan.Host
 	release release
 	runtime *process.Runtime
@@ -63,10 +65,15 @@ func showAuthority(dir string) error {
 	return durable.WriteFile(authorityFile(dir), pem, 0o644)
 }
 
-// version names what a service runs as: the release and the service's own words, so that a change of either is
-// a new version. Secrets are references in it.
+// version names what an instance is started with: the release, the command, its port and environment, and where the
+// databases that it uses answer; so that a change of any of these is a new version, and nothing else restarts what
+// runs. Secrets are references in it.
 func (s *services) version(svc plan.Service) string {
-	words, err := json.Marshal(svc)
+	p, env := s.plan(), []string(nil)
+	for _, v := range svc.Env {
+		env = append(env, v.Name, withAddresses(p, v.Value))
+	}
+	words, err := json.Marshal([]any{svc.Name, svc.Run, svc.Port, env})
 	if err != nil {
 		words = []byte(svc.Name) // a plan.Service is plain data
 	}
@@ -74,10 +81,34 @@ func (s *services) version(svc plan.Service) string {
 	return hex.EncodeToString(sum[:6])
 }
 
+// withAddresses is an environment variable's value with where databases answer in the place of their names.
+func withAddresses(p *plan.Plan, value string) string {
+	if plan.IsSecret(value) {
+		return value
+	}
+	said, err := plan.ExpandEnv(value, func(key string) (string, bool) {
+		name, which, ok := plan.DatabaseURL(key)
+		d, found := p.DatabaseNamed(name)
+		if !ok || !found {
+			return "${" + key + "}", true
+		}
+		port := d.WritePort
+		if which == "read_url" {
+			port = d.ReadPort
+		}
+		role, database, _ := d.Login()
+		return fmt.Sprintf("%s@%s:%d/%s", role.Name, key, port, database), true
+	})
+	if err != nil {
+		return value // refused when the plan was read
+	}
+	return said
+}
+
 // policies are the services as a host's round wants them.
 func (s *services) policies() []agent.ServicePolicy {
 	var out []agent.ServicePolicy
-	for _, svc := range s.cfg.Plan.Services {
+	for _, svc := range s.plan().Services {
 		p := agent.ServicePolicy{Name: svc.Name, Singleton: svc.Singleton(), StopGrace: svc.StopGrace, HasReady: svc.Ready != nil}
 		if svc.Live != nil {
 			p.StartFor = svc.Live.StartFor
@@ -90,9 +121,10 @@ func (s *services) policies() []agent.ServicePolicy {
 // wanted are the services as the controller wants them.
 func (s *services) wanted() []agent.PlacedService {
 	var out []agent.PlacedService
-	for _, svc := range s.cfg.Plan.Services {
-		w := agent.PlacedService{Name: svc.Name, Instances: svc.Instances, Version: s.version(svc), Listens: svc.Port != 0}
-		for _, h := range s.cfg.Plan.ServiceHosts(svc) {
+	p := s.plan()
+	for _, svc := range p.Services {
+		w := agent.PlacedService{Name: svc.Name, Instances: svc.Instances, Version: s.version(svc), Port: svc.Port}
+		for _, h := range p.ServiceHosts(svc) {
 			w.Hosts = append(w.Hosts, h.Name)
 		}
 		out = append(out, w)
@@ -102,13 +134,13 @@ func (s *services) wanted() []agent.PlacedService {
 
 // instance is what an assignment means on this host.
 func (s *services) instance(a service.Assignment) (service.Instance, error) {
-	svc, ok := s.cfg.Plan.ServiceNamed(a.Service)
+	svc, ok := s.plan().ServiceNamed(a.Service)
 	if !ok {
 		return service.Instance{}, fmt.Errorf("run %s: the plan has no service %s", a.ID, a.Service)
 	}
 	in := service.Instance{
 		ID: a.ID, Service: a.Service, Host: s.self.Name, Version: a.Version, Argv: slices.Clone(svc.Run),
-		Address: s.self.Address, Port: svc.Port, WorkDir: s.cfg.Dir, UID: s.user.uid, GID: s.user.gid,
+		Address: s.self.Address, Port: cmp.Or(a.Port, svc.Port), WorkDir: s.cfg.Dir, UID: s.user.uid, GID: s.user.gid,
 	}
 	if s.release.dir != "" {
 		in.WorkDir = s.release.dir
@@ -132,11 +164,11 @@ func (s *services) environment(svc plan.Service, a service.Assignment) (service.
 		"HOLDFAST_ADDRESS=" + s.self.Address, "HOLDFAST_INSTANCE=" + a.ID, "HOLDFAST_HOST=" + s.self.Name,
 		"HOLDFAST_VERSION=" + a.Version,
 	}
-	if svc.Port != 0 {
-		env = append(env, "PORT="+strconv.Itoa(svc.Port))
+	if a.Port = cmp.Or(a.Port, svc.Port); a.Port != 0 {
+		env = append(env, "PORT="+strconv.Itoa(a.Port))
 	}
 	for _, v := range svc.Env {
-		value, err := s.value(svc, a, v.Value)
+		value, err := s.value(a, v.Value)
 		if err != nil {
 			return nil, fmt.Errorf("variable %s of service %s: %w", v.Name, svc.Name, err)
 		}
@@ -145,7 +177,7 @@ func (s *services) environment(svc plan.Service, a service.Assignment) (service.
 	return env, nil
 }
 
-func (s *services) value(svc plan.Service, a service.Assignment, text string) (string, error) {
+func (s *services) value(a service.Assignment, text string) (string, error) {
 	if plan.IsSecret(text) {
 		secret, err := Secret(s.ctx, plan.Secret(text))
 		return secret.Reveal(), err
@@ -156,12 +188,12 @@ func (s *services) value(svc plan.Service, a service.Assignment, text string) (s
 		case "host.address":
 			return s.self.Address, true
 		case "instance.port":
-			return strconv.Itoa(svc.Port), true
+			return strconv.Itoa(a.Port), true
 		case "instance.id":
 			return a.ID, true
 		}
 		name, which, ok := plan.DatabaseURL(key)
-		d, found := s.cfg.Plan.DatabaseNamed(name)
+		d, found := s.plan().DatabaseNamed(name)
 		if !ok || !found {
 			return "", false
 		}
@@ -209,14 +241,20 @@ func (s *services) databaseURL(d plan.Database, read bool) (string, error) {
 
 // tend gives the prober what runs now.
 func (s *services) tend(now agent.Snapshot) {
-	var targets []probe.Target
+	p, targets := s.plan(), []probe.Target(nil)
+	port := map[string]int{}
+	for _, placed := range now.Facts.Services.Agreed {
+		for _, a := range placed.Assignments {
+			port[a.ID] = a.Port
+		}
+	}
 	for _, o := range now.Facts.Services.Observed {
-		svc, ok := s.cfg.Plan.ServiceNamed(o.Service)
+		svc, ok := p.ServiceNamed(o.Service)
 		if !ok || o.State != service.Running || svc.Live == nil && svc.Ready == nil {
 			continue
 		}
 		targets = append(targets, probe.Target{
-			ID: o.ID, Life: o.Life, Address: s.self.Address, Port: svc.Port, Live: svc.Live, Ready: svc.Ready, WorkDir: s.release.dir, UID: s.user.uid, GID: s.user.gid,
+			ID: o.ID, Life: o.Life, Address: s.self.Address, Port: cmp.Or(port[o.ID], svc.Port), Live: svc.Live, Ready: svc.Ready, WorkDir: s.release.dir, UID: s.user.uid, GID: s.user.gid,
 		})
 	}
 	s.prober.Set(targets)

@@ -71,8 +71,8 @@ func (p *Plan) servesWith(applied *Plan) bool {
 			return false
 		}
 		for _, v := range s.Env {
-			for name := range databasesOf(v.Value) {
-				if _, ok := p.DatabaseNamed(name); !ok {
+			for _, a := range addressesIn(v.Value) {
+				if _, ok := p.DatabaseNamed(a.database); !ok {
 					return false
 				}
 			}
@@ -81,19 +81,30 @@ func (p *Plan) servesWith(applied *Plan) bool {
 	return true
 }
 
-// databasesOf are the databases that an environment variable's value leads to.
-func databasesOf(value string) map[string]bool {
-	out := map[string]bool{}
+// addressOf is an address of a database that an environment variable holds.
+type addressOf struct{ database, which string }
+
+// addressesIn are those that an environment variable's value holds.
+func addressesIn(value string) (out []addressOf) {
 	if IsSecret(value) {
-		return out
+		return nil
 	}
 	_, _ = ExpandEnv(value, func(key string) (string, bool) { // what it cannot read was refused with the file
-		if name, _, ok := DatabaseURL(key); ok {
-			out[name] = true
+		if name, which, ok := DatabaseURL(key); ok {
+			out = append(out, addressOf{name, which})
 		}
 		return "", true
 	})
 	return out
+}
+
+// port is where an address of a database leads.
+func (a addressOf) port(p *Plan) int {
+	d, _ := p.DatabaseNamed(a.database)
+	if a.which == "read_url" {
+		return d.ReadPort
+	}
+	return d.WritePort
 }
 
 // Fixed lists what of the way from old to new this version cannot do while the application runs, in words: all but

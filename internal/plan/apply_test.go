@@ -11,6 +11,8 @@ func TestOnlyWhatCanChangeAtRunTimeIsApplied(t *testing.T) {
 sites: { east: { hosts: { a: { address: 10.0.0.1 }, b: { address: 10.0.0.2 }, c: { address: 10.0.0.3 } } } }
 services: { web: { run: /bin/web, instances: 2 } }
 databases: { records: { postgres: 15, standbys: 1, acknowledged_by: 1 } }
+vaults: { main: { key: "file:/etc/key", copies: { x: "file:///srv/v" } } }
+backup: { records: { vault: main, full: "daily 01:00" } }
 `
 	read := func(text string) *Plan {
 		p, mistakes := Parse("holdfast.yaml", []byte(text))
@@ -28,9 +30,22 @@ databases: { records: { postgres: 15, standbys: 1, acknowledged_by: 1 } }
 		{"another host", "standbys: 1,", "standbys: 1, hosts: [a, c],", ""},
 		{"an asynchronous one", "standbys: 1,", "standbys: 2, members: { c: { mode: async } }, policy: relaxed,", ""},
 		{"no acknowledgement", "acknowledged_by: 1", "acknowledged_by: 0", ""},
-		{"a service", "instances: 2", "instances: 3", "service web"},
+		{"one instance more", "instances: 2", "instances: 3", ""},
+		{"a service more", "services: {", "services: { mail: { run: /bin/mail, env: { A: b }, hosts: [a, b] },", ""},
+		{"a service less", "services: { web: { run: /bin/web, instances: 2 } }", "services: {}", ""},
+		{"how a service runs", "instances: 2", "instances: 1, port: 8080, route: \"http://:8081\", ready: /up, env: { A: b }", ""},
+		{"a setting that is reloaded, one that needs a restart", "standbys: 1,", "standbys: 1, parameters: { work_mem: 8MB, max_connections: 50 },", ""},
+		{"every listener", "standbys: 1,", "standbys: 1, listen: { write: 6000, read: 6001, max_lag: 5s, read_fallback: primary, path: kernel },", ""},
+		{"where the programs lie, limits", "standbys: 1,", "standbys: 1, bin_dir: /opt/pg, copy_limit: 5MB/s, slots: { max: 1GB, after: 2h }, disk_full: failover,", ""},
+		{"a fault domain, an objective", "a: { address: 10.0.0.1 }", "a: { address: 10.0.0.1, fault_domain: x }", ""},
+		{"a backup's schedule", "full: \"daily 01:00\"", "full: \"daily 02:00\", pitr: 3d", ""},
+		{"another major version", "postgres: 15", "postgres: 16", "database records"},
+		{"a role", "standbys: 1,", "standbys: 1, roles: { app: { password: \"file:/etc/pw\" } },", "database records"},
+		{"a vault more", "vaults: {", "vaults: { second: { key: \"file:/etc/key2\", copies: { x: \"file:///srv/w\" } },", "vault second"},
+		{"the release", "application: clinic", "application: clinic\nrelease: /srv/release", "service web"},
+		{"an address", "a: { address: 10.0.0.1 }", "a: { address: 10.0.0.9 }", "host a"},
 		{"a host and a standby on it", "c: { address: 10.0.0.3 }", "c: { address: 10.0.0.3 }, d: { address: 10.0.0.4 }", "host d"},
-		{"a port and a standby", "standbys: 1,", "standbys: 2, listen: { write: 6000 },", "database records"},
+		{"Holdfast's own port", "application: clinic", "application: clinic\nports: { gate: 7510 }", "application clinic"},
 		{"a database", "databases: {", "databases: { more: { postgres: 15 },", "database more"},
 	}
 	for _, tt := range tests {

@@ -15,6 +15,7 @@ const (
 	Nothing  Effect = "nothing" // words or future work alone change
 	Starts   Effect = "start"   // something new begins; what runs goes on
 	Reloads  Effect = "reload"  // it takes the new setting while it runs
+	Pends    Effect = "pending" // it waits for a restart that an operator asks for: holdfast database restart NAME --pending
 	Restarts Effect = "restart" // ended and begun again, one at a time
 	Pauses   Effect = "pause"   // clients wait for seconds
 	Stops    Effect = "stop"    // ended; its data are kept until holdfast purge
@@ -143,6 +144,7 @@ func (d *differ) service(old, s Service) {
 		why = append(why, "port")
 	}
 	why = append(why, changedEnv(old.Env, s.Env)...)
+	why = append(why, d.changedAddresses(s)...)
 	if len(why) > 0 && s.Singleton() {
 		d.add(subject, Restarts, "%s changed; its one instance restarts, with an outage of seconds", strings.Join(why, ", "))
 	} else if len(why) > 0 {
@@ -180,6 +182,19 @@ func (d *differ) service(old, s Service) {
 	if !slices.Equal(old.Hosts, s.Hosts) {
 		d.add(subject, Restarts, "it may run on %s (was %s); instances elsewhere move one at a time", hostList(s.Hosts), hostList(old.Hosts))
 	}
+}
+
+// changedAddresses names the databases that a service uses and that answer at another port from now on.
+func (d *differ) changedAddresses(s Service) (why []string) {
+	for _, v := range s.Env {
+		for _, a := range addressesIn(v.Value) {
+			_, knewIt := d.old.DatabaseNamed(a.database)
+			if text := "the port of database " + a.database; knewIt && a.port(d.old) != a.port(d.new) && !slices.Contains(why, text) {
+				why = append(why, text)
+			}
+		}
+	}
+	return why
 }
 
 // changedEnv names the variables that differ, never their values.

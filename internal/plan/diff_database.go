@@ -29,7 +29,7 @@ func (d *differ) database(old, db Database) {
 		d.add(subject, Refused, "PostgreSQL %d becomes %d; an upgrade between major versions is not available in this version", old.Postgres, db.Postgres)
 	}
 	if old.BinDir != db.BinDir {
-		d.add(subject, Pauses, "its programs lie elsewhere; standbys restart one at a time, then a switchover pauses writes for about a second")
+		d.add(subject, Pends, "its programs lie in %s (was %s); what runs goes on until: holdfast database restart %s --pending", folder(db.BinDir), folder(old.BinDir), db.Name)
 	}
 	if old.Index != db.Index && d.old.Ports == d.new.Ports {
 		d.add(subject, Pauses, "its place among the databases changes from %d to %d, and with it the ports of its servers: they restart, and clients wait meanwhile (add new databases at the end)",
@@ -49,7 +49,7 @@ func (d *differ) database(old, db Database) {
 			hostList(db.Hosts), hostList(old.Hosts))
 	}
 	if old.WritePort != db.WritePort {
-		d.add(subject, Pauses, "its port becomes %d (was %d); clients of the old one are cut and must connect to the new one, and services that use it restart", db.WritePort, old.WritePort)
+		d.add(subject, Reloads, "its port becomes %d (was %d); no session is cut, and the former port is served for ten minutes more", db.WritePort, old.WritePort)
 	}
 	d.reads(subject, old, db)
 	d.path(subject, old, db)
@@ -63,13 +63,17 @@ func (d *differ) database(old, db Database) {
 		d.add(subject, Nothing, "a primary whose disk is nearly full answers by %s (was %s)", db.DiskFull, old.DiskFull)
 	}
 	d.roles(subject, old.Roles, db.Roles)
-	d.parameters(subject, old.Parameters, db.Parameters)
+	d.parameters(db.Name, old.Parameters, db.Parameters)
 }
 
 // path is what changes for clients of the write listener.
 func (d *differ) path(subject string, old, db Database) {
-	if old.Path != db.Path {
-		d.add(subject, Pauses, "each host's own programs reach the primary by path %s (was %s); their sessions are cut once", db.Path, old.Path)
+	switch {
+	case old.Path == db.Path:
+	case db.Path == PathKernel:
+		d.add(subject, Reloads, "new sessions of each host's own programs reach the primary by path kernel (was %s); those that there are go on", old.Path)
+	default:
+		d.add(subject, Pauses, "each host's own programs reach the primary by path %s (was %s); sessions that the kernel led are cut once", db.Path, old.Path)
 	}
 }
 
@@ -83,7 +87,7 @@ func (d *differ) reads(subject string, old, db Database) {
 		d.add(subject, Stops, "nothing listens on its read-only port %d any more; what is connected there is cut", old.ReadPort)
 		return
 	case old.ReadPort != db.ReadPort:
-		d.add(subject, Pauses, "its read-only port becomes %d (was %d); clients of the old one are cut, and services that use it restart", db.ReadPort, old.ReadPort)
+		d.add(subject, Reloads, "its read-only port becomes %d (was %d); no session is cut, and the former port is served for ten minutes more", db.ReadPort, old.ReadPort)
 	}
 	if old.MaxLag != db.MaxLag {
 		d.add(subject, Reloads, "a standby may be read up to %s behind (was %s)", FormatDuration(db.MaxLag), FormatDuration(old.MaxLag))
@@ -177,7 +181,8 @@ func owning(names []string) string {
 	return ", and owns " + strings.Join(names, ", ")
 }
 
-func (d *differ) parameters(subject string, old, new []Parameter) {
+func (d *differ) parameters(name string, old, new []Parameter) {
+	subject := "database " + name
 	var reload, restart []string
 	note := func(name string) {
 		if slices.Contains(restartParameters(), name) {
@@ -203,8 +208,15 @@ func (d *differ) parameters(subject string, old, new []Parameter) {
 		d.add(subject, Reloads, "%s: taken over while it runs", strings.Join(reload, ", "))
 	}
 	if len(restart) > 0 {
-		d.add(subject, Pauses, "%s: PostgreSQL reads it at start; standbys restart one at a time, then a switchover pauses writes for about a second", strings.Join(restart, ", "))
+		d.add(subject, Pends, "%s: PostgreSQL reads it at start; shown as pending until: holdfast database restart %s --pending (standbys one at a time, then a switchover)", strings.Join(restart, ", "), name)
 	}
+}
+
+func folder(dir string) string {
+	if dir == "" {
+		return "the usual place"
+	}
+	return dir
 }
 
 func rateOrAny(n int64) string {

@@ -56,17 +56,17 @@ func TestDiffSaysWhatWouldHappen(t *testing.T) {
 		{"a standby more", "standbys: 1", "standbys: 2", []string{"start database records: a standby is made on c beside what runs"}},
 		{"a parameter that is reloaded", "work_mem: 4MB", "work_mem: 8MB", []string{"reload database records: work_mem: taken over while it runs"}},
 		{"a parameter that needs a restart", "max_connections: 100", "max_connections: 200", []string{
-			"pause database records: max_connections: PostgreSQL reads it at start; standbys restart one at a time, then a switchover pauses writes for about a second"}},
+			"pending database records: max_connections: PostgreSQL reads it at start; shown as pending until: holdfast database restart records --pending (standbys one at a time, then a switchover)"}},
 		{"another major version", "postgres: 15", "postgres: 16", []string{
 			"refused database records: PostgreSQL 15 becomes 16; an upgrade between major versions is not available in this version"}},
 		{"a database before another one moves its ports", "databases:\n", "databases:\n  first: { postgres: 15, listen: { write: 5000 } }\n", []string{
 			"start database first: PostgreSQL 15 starts with a primary and 2 standbys, on port 5000 of each host",
 			"pause database records: its place among the databases changes from 1 to 2, and with it the ports of its servers: they restart, and clients wait meanwhile (add new databases at the end)",
-			"pause database records: its port becomes 5433 (was 5432); clients of the old one are cut and must connect to the new one, and services that use it restart"}},
+			"reload database records: its port becomes 5433 (was 5432); no session is cut, and the former port is served for ten minutes more"}},
 		{"a read-only listener", "postgres: 15", "postgres: 15, listen: { read: 5500 }", []string{
 			"start database records: port 5500 of each host spreads read-only sessions over its standbys"}},
 		{"the kernel's path", "postgres: 15", "postgres: 15, listen: { path: kernel }", []string{
-			"pause database records: each host's own programs reach the primary by path kernel (was proxy); their sessions are cut once"}},
+			"reload database records: new sessions of each host's own programs reach the primary by path kernel (was proxy); those that there are go on"}},
 		{"a role's possessions", "owns: [one]", "owns: [two]", []string{
 			"start database records: role app owns two too; it is made if it is missing",
 			"nothing database records: role app need not own one any more; what is there is kept"}},
@@ -114,7 +114,7 @@ func TestDiffSaysWhatWouldHappen(t *testing.T) {
 			"start vault other: it is made in 1 place",
 			"start backup of records: it goes to vault other (was main), beginning with a full backup; the old ones are kept"}},
 		{"programs of PostgreSQL, hosts and acknowledgement", "standbys: 1,", "standbys: 1, acknowledged_by: 0, bin_dir: /opt/pg, hosts: [a, b],", []string{
-			"pause database records: its programs lie elsewhere; standbys restart one at a time, then a switchover pauses writes for about a second",
+			"pending database records: its programs lie in /opt/pg (was the usual place); what runs goes on until: holdfast database restart records --pending",
 			"reload database records: a commit is acknowledged by 0 (was 1)",
 			"nothing database records: it may lie on a, b (was any host)"}},
 		{"how standbys take part", "standbys: 1,", "standbys: 1, policy: relaxed, members: { b: { promote: high }, a: {} },", []string{

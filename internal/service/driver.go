@@ -60,6 +60,8 @@ type Observed struct {
 	PID     int
 	Why     string // how it ended
 	Fenced  bool   // ended because its deadline passed
+
+	Deadline bool // it runs with a deadline
 }
 
 // ErrDeadlinePassed: the confirmation is too old to start or extend a fenced instance.

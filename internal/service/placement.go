@@ -136,7 +136,7 @@ func (pl *placer) add(without map[string]bool, why string) bool {
 	if pl.made > 1 {
 		id = fmt.Sprintf("%s.%d", id, pl.made)
 	}
-	pl.as = append(pl.as, Assignment{ID: id, Service: pl.s.Name, Host: host, Version: pl.s.Version, Since: pl.v.Generation})
+	pl.as = append(pl.as, Assignment{ID: id, Service: pl.s.Name, Host: host, Version: pl.s.Version, Port: pl.s.Port, Since: pl.v.Generation})
 	pl.load[host]++
 	pl.say("%s goes to %s: %s", id, host, why)
 	return true
@@ -148,7 +148,7 @@ func (pl *placer) best(without map[string]bool) (string, bool) {
 	perDomain, perHost := pl.spread(without)
 	var able []HostView
 	for _, h := range pl.v.Hosts {
-		if !pl.eligible(h) || pl.avoided(h.Name) || (pl.s.Listens && pl.occupied(h.Name)) {
+		if !pl.eligible(h) || pl.avoided(h.Name) || (pl.s.Port != 0 && pl.occupied(h.Name)) {
 			continue
 		}
 		able = append(able, h)
@@ -179,7 +179,7 @@ func (pl *placer) avoided(host string) bool {
 // occupied: an instance of this service may hold the port there.
 func (pl *placer) occupied(host string) bool {
 	return slices.ContainsFunc(pl.as, func(a Assignment) bool {
-		return a.Host == host && pl.state[a.ID] != Gone && pl.state[a.ID] != Failed
+		return a.Host == host && a.Port == pl.s.Port && pl.state[a.ID] != Gone && pl.state[a.ID] != Failed
 	})
 }
 

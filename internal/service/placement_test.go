@@ -116,7 +116,7 @@ func (s *site) where(name string) []string {
 }
 
 func web(n int) service.ServiceView {
-	return service.ServiceView{Name: "web", Instances: n, Version: "v1", Listens: true}
+	return service.ServiceView{Name: "web", Instances: n, Version: "v1", Port: 8080}
 }
 
 func TestPlacement(t *testing.T) {
@@ -228,7 +228,7 @@ func TestPlacementHolds(t *testing.T) {
 			hs = append(hs, service.HostView{Name: string(rune('a' + i)), FaultDomain: fmt.Sprint(rapid.IntRange(1, 3).Draw(t, "domain"))})
 		}
 		n := rapid.IntRange(2, 4).Draw(t, "instances")
-		multi := service.ServiceView{Name: "web", Instances: n, Version: "v1", Listens: rapid.Bool().Draw(t, "listens")}
+		multi := service.ServiceView{Name: "web", Instances: n, Version: "v1", Port: rapid.SampledFrom([]int{0, 8080}).Draw(t, "port")}
 		single := service.ServiceView{Name: "one", Instances: 1, Version: "v1"}
 		s := newSite(hs, multi, single)
 		for range rapid.IntRange(1, 40).Draw(t, "steps") {
@@ -317,7 +317,7 @@ func calm(t *rapid.T, s *site, n int) {
 		t.Fatalf("still changing in calm: %v", d.Because)
 	}
 	want := n
-	if s.view.Services[0].Listens {
+	if s.view.Services[0].Port != 0 {
 		want = min(n, len(s.view.Hosts))
 	}
 	at := s.where("web")
@@ -334,7 +334,7 @@ func calm(t *rapid.T, s *site, n int) {
 	}
 	for full := range room {
 		for other := range room {
-			hasRoom := !s.view.Services[0].Listens || perDomain[other] < room[other]
+			hasRoom := s.view.Services[0].Port == 0 || perDomain[other] < room[other]
 			if hasRoom && perDomain[full]-perDomain[other] > 1 {
 				t.Fatalf("spread %v over %v is not the widest", perDomain, room)
 			}

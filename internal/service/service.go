@@ -12,7 +12,8 @@ type Assignment struct {
 	Service string `json:"service"`
 	Host    string `json:"host"`
 	Version string `json:"version"`
-	Since   int64  `json:"since"` // generation that made it
+	Port    int    `json:"port,omitempty"` // where it listens; 0 = it does not
+	Since   int64  `json:"since"`          // generation that made it
 	// Leave: the host stops it and attests that it is gone; only then the assignment is dropped. Used where
 	// two at once would be wrong.
 	Leave bool `json:"leave,omitempty"`
@@ -66,7 +67,7 @@ type ServiceView struct {
 	Instances int      // 0 = taken out of the plan
 	Hosts     []string // it may run on; empty = any
 	Version   string   // wanted
-	Listens   bool     // has a fixed port, so a host takes one instance
+	Port      int      // 0 = it does not listen; else a host takes one instance on it
 	Placed    Placed
 }
 

@@ -227,7 +227,8 @@ func (s *Server) copyData(ctx context.Context, main *source, from database.Endpo
 		return err
 	}
 	tell := s.tellCopy(from)
-	o := replica.Options{Dir: s.at.data, UID: -1, GID: -1, Limit: s.cfg.CopyLimit, Clock: s.clock, Progress: tell}
+	_, copyLimit := s.limits()
+	o := replica.Options{Dir: s.at.data, UID: -1, GID: -1, Limit: copyLimit, Clock: s.clock, Progress: tell}
 	if s.owner.change {
 		o.UID, o.GID = s.owner.uid, s.owner.gid
 	}

@@ -176,7 +176,7 @@ func (s *Server) rewind(ctx context.Context, from database.Endpoint, epoch int64
 	if err := s.preserve(epoch); err != nil {
 		return fmt.Errorf("keep the diverged WAL: %w", err)
 	}
-	if there, err := exists(filepath.Join(s.bin, rewindProgram)); err != nil {
+	if there, err := exists(filepath.Join(s.bin(), rewindProgram)); err != nil {
 		return err
 	} else if !there { // what would be lost is kept now, and a copy moves little more than a rewind
 		return fmt.Errorf("there is no %s on this host: %w", rewindProgram, database.ErrNeedsClone)

@@ -19,11 +19,12 @@ type floor []pgcontrol.Setting
 
 // planned are the settings of the plan over our defaults, none below least.
 func (s *Server) planned(least floor) []Parameter {
+	slotMax, _ := s.limits()
 	all := slices.DeleteFunc(defaults(), func(d Parameter) bool {
 		return slices.ContainsFunc(s.parameters(), func(p Parameter) bool { return p.Name == d.Name })
 	})
-	if i := slices.IndexFunc(all, func(p Parameter) bool { return p.Name == "max_slot_wal_keep_size" }); i >= 0 && s.cfg.SlotMax > 0 {
-		all[i].Value = strconv.FormatInt(max(1, s.cfg.SlotMax>>20), 10) + "MB"
+	if i := slices.IndexFunc(all, func(p Parameter) bool { return p.Name == "max_slot_wal_keep_size" }); i >= 0 && slotMax > 0 {
+		all[i].Value = strconv.FormatInt(max(1, slotMax>>20), 10) + "MB"
 	}
 	all = append(all, s.parameters()...)
 	for _, x := range least {

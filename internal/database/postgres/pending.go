@@ -33,6 +33,7 @@ type waiting struct {
 
 // release is what the programs on the disk call themselves; they are asked again when their file has changed.
 type release struct {
+	path    string
 	size    int64
 	changed time.Time
 	text    string
@@ -108,10 +109,30 @@ func (s *Server) askPending(ctx context.Context, conn *pgx.Conn, c pgcontrol.Con
 			w.version, _, _ = strings.Cut(x.value, " ")
 		}
 	}
-	if on := s.programRelease(); on != "" && w.version != "" && on != w.version {
-		w.pending = append(w.pending, database.Pending{Name: database.Programs, From: w.version, To: on})
+	if on := s.programRelease(); on != "" && w.version != "" {
+		from, to := s.runsFrom(), filepath.Clean(s.bin())
+		switch {
+		case on != w.version:
+			w.pending = append(w.pending, database.Pending{Name: database.Programs, From: w.version, To: on})
+		case from != "" && from != to:
+			w.pending = append(w.pending, database.Pending{Name: database.Programs, From: w.version + " of " + from, To: on + " of " + to})
+		}
 	}
 	return nil
+}
+
+// runsFrom is the folder whose programs the running server was started from; "" when that cannot be learnt.
+func (s *Server) runsFrom() string {
+	p, err := s.postmaster()
+	if err != nil || p.pid == 0 {
+		return ""
+	}
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.pid))
+	program, _, _ := strings.Cut(string(line), "\x00")
+	if err != nil || !filepath.IsAbs(program) {
+		return ""
+	}
+	return filepath.Dir(program)
 }
 
 // wanted is what the plan, or else we, or else PostgreSQL want of a setting.
@@ -129,12 +150,12 @@ func (s *Server) wanted(name string, limit bool) string {
 // programRelease is what the programs on the disk call themselves; "" when they do not say.
 func (s *Server) programRelease() string {
 	p := &s.watch.waiting.programs
-	path := filepath.Join(s.bin, "postgres")
+	path := filepath.Join(s.bin(), "postgres")
 	info, err := os.Stat(path)
 	if err != nil {
 		return "" // being replaced, say
 	}
-	if info.Size() == p.size && info.ModTime().Equal(p.changed) {
+	if path == p.path && info.Size() == p.size && info.ModTime().Equal(p.changed) {
 		return p.text
 	}
 	out, err := output(path, "--version")
@@ -144,6 +165,6 @@ func (s *Server) programRelease() string {
 	}
 	_, rest, _ := strings.Cut(out, "(PostgreSQL) ")
 	text, _, _ := strings.Cut(strings.TrimSpace(rest), " ")
-	*p = release{size: info.Size(), changed: info.ModTime(), text: text}
+	*p = release{path: path, size: info.Size(), changed: info.ModTime(), text: text}
 	return text
 }

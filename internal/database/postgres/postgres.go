@@ -67,7 +67,6 @@ type Parameter struct{ Name, Value string }
 // background, never PostgreSQL itself.
 type Server struct {
 	cfg   Config
-	bin   string // folder with the programs
 	owner owner
 	at    layout
 	log   *slog.Logger
@@ -82,6 +81,9 @@ type Server struct {
 	mu           sync.Mutex // guards what follows; held for moments only
 	now          memory
 	planSettings []Parameter
+	slotMax      int64
+	copyLimit    int64
+	programs     string // folder with them
 	watch        observer // has its own lock
 
 	slots slotKeeper // has its own lock
@@ -135,13 +137,13 @@ func Open(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		cfg: cfg, bin: bin, owner: o, at: layoutOf(cfg.Dir), clock: cfg.Clock,
+		cfg: cfg, programs: bin, owner: o, at: layoutOf(cfg.Dir), clock: cfg.Clock,
 		log: cfg.Log.With("database", cfg.Database),
 	}
 	if err := s.checkPlace(); err != nil {
 		return nil, err
 	}
-	s.planSettings = cfg.Parameters
+	s.planSettings, s.slotMax, s.copyLimit = cfg.Parameters, cfg.SlotMax, cfg.CopyLimit
 	s.background, s.end = context.WithCancel(context.Background())
 	return s, nil
 }
@@ -155,7 +157,42 @@ func (s *Server) Close() error {
 }
 
 // BinDir is the folder of the PostgreSQL programs in use.
-func (s *Server) BinDir() string { return s.bin }
+func (s *Server) BinDir() string { return s.bin() }
+
+func (s *Server) bin() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.programs
+}
+
+// SetBinDir changes where the programs lie; "" = found by the major version. A server that runs goes on with the ones
+// that it was started with, and tells Local.Pending where they are another release. Programs that are missing, or of
+// another major version, are refused with a *problem.Problem.
+func (s *Server) SetBinDir(given string) error {
+	bin, err := findBinaries(s.cfg.Database, s.cfg.Major, given)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.programs = bin
+	return nil
+}
+
+// SetLimits changes how much log one slot may keep, and what a copy that begins from now on may move; zero = as in
+// [Config].
+func (s *Server) SetLimits(slotMax, copyLimit int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.slotMax, s.copyLimit = slotMax, copyLimit
+}
+
+// limits are those of [Server.SetLimits].
+func (s *Server) limits() (slotMax, copyLimit int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.slotMax, s.copyLimit
+}
 
 // SocketDir is the private folder of the server's Unix socket; with Superuser it is a local session's address.
 func (s *Server) SocketDir() string { return s.at.run }

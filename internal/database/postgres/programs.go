@@ -39,6 +39,14 @@ func findBinaries(database string, major int, given string) (string, error) {
 			places = append(places, dir)
 		}
 	}
+	if found, other := otherMajor(given, major); other {
+		return "", &problem.Problem{
+			Code: "database.other-major", Subject: database, Severity: problem.Critical,
+			Title:   fmt.Sprintf("%s holds PostgreSQL %d, and the database is one of PostgreSQL %d", given, found, major),
+			Meaning: fmt.Sprintf("Data of version %d cannot be run by version %d; what runs goes on with the programs that it has.", major, found),
+			Remedy:  fmt.Sprintf("name a folder with another release of %d as bin_dir, or leave bin_dir out; a change of the major version is not available in this version", major),
+		}
+	}
 	var looked []string
 	for _, dir := range places {
 		why := judgeBinaries(dir, major)
@@ -56,6 +64,26 @@ func findBinaries(database string, major int, given string) (string, error) {
 		Meaning: "The database cannot run here. Looked at: " + strings.Join(looked, "; ") + ".",
 		Remedy:  fmt.Sprintf("install it (apt install postgresql-%d, or dnf install postgresql%d-server), or name its folder in the plan as bin_dir", major, major),
 	}
+}
+
+// otherMajor reports whether a folder that was named holds another major version.
+func otherMajor(given string, major int) (found int, other bool) {
+	if given == "" {
+		return 0, false
+	}
+	out, err := output(filepath.Join(given, "postgres"), "--version")
+	if err != nil {
+		return 0, false
+	}
+	found, _, err = parseVersion(out)
+	return found, err == nil && found != major
+}
+
+// CheckPrograms refuses a folder in which the programs of a database are not, with a *problem.Problem; "" = the usual
+// places.
+func CheckPrograms(database string, major int, given string) error {
+	_, err := findBinaries(database, major, given)
+	return err
 }
 
 func askPgConfig() (string, error) {
@@ -149,7 +177,7 @@ func output(path string, args ...string) (string, error) {
 // run carries out one PostgreSQL program as the server's user and ends its whole process group when ctx ends.
 // follow sees its output as it comes; what it said last is part of the error.
 func (s *Server) run(ctx context.Context, follow func(string), name string, args ...string) error {
-	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, name), args...)
+	cmd := exec.CommandContext(ctx, filepath.Join(s.bin(), name), args...)
 	cmd.SysProcAttr = s.owner.attributes()
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = 5 * time.Second
@@ -168,7 +196,7 @@ func (s *Server) run(ctx context.Context, follow func(string), name string, args
 
 // environment is what every PostgreSQL program gets: nothing of ours leads it elsewhere.
 func (s *Server) environment() []string {
-	return []string{"PATH=" + s.bin + ":/usr/bin:/bin", "LC_ALL=C", "TZ=UTC", "HOME=/nonexistent"}
+	return []string{"PATH=" + s.bin() + ":/usr/bin:/bin", "LC_ALL=C", "TZ=UTC", "HOME=/nonexistent"}
 }
 
 // tail keeps the end of a program's output.

@@ -89,7 +89,7 @@ func (s *Server) static(least floor) string {
 
 // commandLine are the settings that nobody may change while the server runs.
 func (s *Server) commandLine(hot bool) []string {
-	args := []string{filepath.Join(s.bin, "postgres"), "-D", s.at.data}
+	args := []string{filepath.Join(s.bin(), "postgres"), "-D", s.at.data}
 	for _, p := range []Parameter{
 		{"restart_after_crash", "off"}, // or it would come back as a primary by itself (DATABASE.md, A6)
 		{"hot_standby", onOff(hot)},

@@ -156,7 +156,7 @@ func observe(dir string, k kept) (service.Observed, error) {
 	}
 	switch st.Condition {
 	case keeper.Alive:
-		o.State, o.Life, o.Age, o.PID = service.Running, st.Status.Life, st.Status.Age, st.Status.PID
+		o.State, o.Life, o.Age, o.PID, o.Deadline = service.Running, st.Status.Life, st.Status.Age, st.Status.PID, st.Status.Armed
 		if st.Status.Phase != keeper.Running {
 			o.State = service.Stopping
 		}
@@ -197,6 +197,7 @@ func (r *Runtime) Start(ctx context.Context, in service.Instance) error {
 	spec := keeper.Spec{
 		Name: in.ID, Dir: dir, Argv: in.Argv, Env: in.Env, WorkDir: in.WorkDir, UID: in.UID, GID: in.GID,
 		LogFile: filepath.Join(dir, logName),
+		Fence:   &keeper.Fence{}, // not armed: the plan may make a singleton of what is one of several now
 	}
 	if in.Deadline > 0 {
 		left := in.Deadline - time.Since(in.Confirmed)

@@ -1,0 +1,133 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"holdfast/internal/agent"
+	"holdfast/internal/database"
+	"holdfast/internal/database/gate"
+	"holdfast/internal/database/postgres"
+	"holdfast/internal/plan"
+	"holdfast/internal/problem"
+)
+
+// settings brings into this host's servers what the plan changes while they run: PostgreSQL's parameters, limits, and
+// where its programs lie. A reload, or a word that a restart is pending, is the judgement's; here it only becomes known.
+type settings struct {
+	mu  sync.Mutex // guards what follows
+	bad []problem.Problem
+}
+
+// adopt takes a plan over that was applied, and gives what rounds need to know of it.
+func (h *Host) adopt(text []byte) agent.Adopted {
+	p, hash := h.applied.adopt(text)
+	h.settings.bring(p, h.servers)
+	out := agent.Adopted{Plan: hash, Services: h.services.policies(), Databases: []database.Policy{}}
+	for _, d := range p.Databases {
+		out.Databases = append(out.Databases, policy(p, d))
+	}
+	return out
+}
+
+// checkApply refuses a plan that this host could not follow: programs that are not there, ports that somebody else has.
+// It changes nothing. What only another host cannot follow is told by its own problems.
+func (h *Host) checkApply(ctx context.Context, now, next *plan.Plan) *problem.Problem {
+	for _, d := range next.Databases {
+		old, known := now.DatabaseNamed(d.Name)
+		if !known {
+			continue
+		}
+		if h.servers[d.Name] != nil && d.BinDir != old.BinDir {
+			if p, ok := errors.AsType[*problem.Problem](postgres.CheckPrograms(d.Name, d.Postgres, d.BinDir)); ok {
+				return p
+			}
+		}
+	}
+	ours := h.listensOn(now)
+	for _, port := range h.listensOn(next) {
+		if slices.Contains(ours, port) || h.keepsFormer(port) {
+			continue
+		}
+		if p, ok := errors.AsType[*problem.Problem](portFree(ctx, fmt.Sprintf("port %d on %s", port, h.self.Name), h.self.Address, port)); ok {
+			return p
+		}
+	}
+	return nil
+}
+
+// listensOn are the ports that Holdfast itself takes on this host for the listeners and routes of a plan.
+func (h *Host) listensOn(p *plan.Plan) (out []int) {
+	for _, d := range p.Databases {
+		out = append(out, d.WritePort)
+		if d.ReadPort != 0 {
+			out = append(out, d.ReadPort)
+		}
+	}
+	for _, s := range p.Services {
+		if s.Route != nil {
+			out = append(out, s.Route.Port)
+		}
+	}
+	return out
+}
+
+// keepsFormer reports whether a listener of this host serves a port on that an earlier plan gave it.
+func (h *Host) keepsFormer(port int) bool {
+	address := hostPort(h.self.Address, port)
+	return slices.ContainsFunc(h.listeners, func(l *listening) bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return slices.ContainsFunc(l.spec.Former, func(f gate.Former) bool { return f.Address == address })
+	})
+}
+
+// bring gives each server what the plan says of it.
+func (s *settings) bring(p *plan.Plan, servers map[string]*postgres.Server) {
+	var bad []problem.Problem
+	for _, d := range p.Databases {
+		server := servers[d.Name]
+		if server == nil {
+			continue
+		}
+		server.SetLimits(d.SlotMax, d.CopyLimit)
+		if err := server.SetParameters(parameters(d)); err != nil {
+			bad = append(bad, notTaken(d.Name, err))
+		}
+		if err := server.SetBinDir(d.BinDir); err != nil {
+			bad = append(bad, notTaken(d.Name, err))
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.bad = bad
+}
+
+func parameters(d plan.Database) []postgres.Parameter {
+	var out []postgres.Parameter
+	for _, x := range d.Parameters {
+		out = append(out, postgres.Parameter{Name: x.Name, Value: x.Value})
+	}
+	return out
+}
+
+// notTaken is what of the plan a server cannot have; it goes on with what it had.
+func notTaken(name string, err error) problem.Problem {
+	if p, ok := errors.AsType[*problem.Problem](err); ok {
+		return *p
+	}
+	return problem.Problem{
+		Code: "database.setting-refused", Subject: name, Severity: problem.Degraded, Title: fmt.Sprintf("the plan's settings are not taken: %v", err),
+		Meaning: "The server goes on with the settings that it had.", Remedy: "correct databases." + name + " in the plan and apply it",
+	}
+}
+
+// problems are what of the plan this host's servers cannot have.
+func (s *settings) problems() []problem.Problem {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.bad
+}
