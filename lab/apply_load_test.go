@@ -28,9 +28,9 @@ func TestAPlanIsAppliedUnderLoad(t *testing.T) {
 	}
 	plan := string(written)
 	for was, is := range map[string]string{
-		"listen: { write: 5432 }\n":            "listen: { write: 5442, read: 5443 }\n    parameters: { work_mem: 5MB, max_connections: 130 }\n",
+		"listen: { write: 5432 }\n":             "listen: { write: 5442, read: 5443 }\n    parameters: { work_mem: 5MB, max_connections: 130 }\n",
 		"run: bin/clinic web\n    instances: 2": "run: bin/clinic web\n    instances: 3",
-		`full: "daily 01:00"`:                  `full: "daily 02:00"`,
+		`full: "daily 01:00"`:                   `full: "daily 02:00"`,
 	} {
 		if !strings.Contains(plan, was) {
 			t.Fatalf("the plan has no %q:\n%s", was, plan)

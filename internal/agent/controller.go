@@ -28,12 +28,12 @@ type PlacedService struct {
 // ControllerConfig is what the controller's duty stands on.
 type ControllerConfig struct {
 	Self     string
-	Life     string             // unique to this process
+	Life     string                    // unique to this process
 	Hosts    func() []service.HostView // names and fault domains of all hosts, in the plan's order
-	Services func() []PlacedService // as the plan that counts wants them; nil = none
-	Archives []string // databases that have a backup
-	Plan     []byte   // the plan file's text
-	PlanHash string   // of the plan that this host was started with
+	Services func() []PlacedService    // as the plan that counts wants them; nil = none
+	Archives []string                  // databases that have a backup
+	Plan     []byte                    // the plan file's text
+	PlanHash string                    // of the plan that this host was started with
 	// Replaces reports whether Plan may stand in place of the agreed text: what was applied to the running application
 	// must not be taken back by hosts that start with an older file. nil = always.
 	Replaces func(agreed []byte) bool

@@ -83,7 +83,7 @@ type Server struct {
 	planSettings []Parameter
 	slotMax      int64
 	copyLimit    int64
-	programs     string // folder with them
+	programs     string   // folder with them
 	watch        observer // has its own lock
 
 	slots slotKeeper // has its own lock
