@@ -9,8 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	"holdfast/internal/redact"
 	"holdfast/internal/vault"
 	"holdfast/internal/vault/s3store"
@@ -66,7 +64,7 @@ func TestAnS3VaultIsWrittenWithoutTheRightToDelete(t *testing.T) {
 	here.conf.S3.Delete = s3store.Access{KeyID: "nobody", Secret: redact.Secret("nothing")}
 	v := createIn(t, here)
 	b := store(t, v, sample())
-	if got, err := fetch(t.Context(), v, b.ID); err != nil || !cmp.Equal(got, sample()) {
+	if got, err := fetch(t.Context(), v, b.ID); err != nil || differ(sample(), got) != "" {
 		t.Errorf("read back differently: %v", err)
 	}
 	const size = 1 << 20
@@ -166,7 +164,7 @@ func TestStockProgramReadsAnS3Vault(t *testing.T) {
 	object, _, _ := strings.Cut(after, `"`)
 	out := filepath.Join(home, "out")
 	run("snapshot", "restore", object, out)
-	if d := cmp.Diff(sample(), readTree(t, out)); d != "" {
+	if d := differ(sample(), readTree(t, out)); d != "" {
 		t.Error("restored differently by the stock program")
 	}
 }

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/kopia/kopia/repo"
 	"github.com/kopia/kopia/repo/blob/filesystem"
 	"github.com/kopia/kopia/snapshot"
@@ -84,7 +83,7 @@ func TestStockLibraryRestoresWhatWeWrite(t *testing.T) {
 	if _, err := restore.Entry(ctx, r, target, root, restore.Options{RestoreDirEntryAtDepth: 1 << 20, Parallel: 2}); err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff(sample(), readTree(t, out)); d != "" {
+	if d := differ(sample(), readTree(t, out)); d != "" {
 		t.Error("restored differently by kopia's own code")
 	}
 }
@@ -119,11 +118,11 @@ func TestStockProgramListsAndRestoresWhatWeWrite(t *testing.T) {
 	root, _, _ := strings.Cut(after, `"`)
 	out := filepath.Join(home, "out")
 	run("snapshot", "restore", root, out)
-	if d := cmp.Diff(sample(), readTree(t, out)); d != "" {
+	if d := differ(sample(), readTree(t, out)); d != "" {
 		t.Error("restored differently by the stock program")
 	}
 	// Its own clean-up, were somebody to call it, must leave the backup whole.
-	if mine, err := fetch(t.Context(), v, b.ID); err != nil || !cmp.Equal(mine, sample()) {
+	if mine, err := fetch(t.Context(), v, b.ID); err != nil || differ(sample(), mine) != "" {
 		t.Errorf("after the stock program has been there: %v", err)
 	}
 }
