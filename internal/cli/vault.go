@@ -18,27 +18,28 @@ import (
 
 func vaultCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "vault", Short: "Show and make the places where backups lie", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
-	cmd.AddCommand(vaultStatusCommand(), vaultInitCommand(), vaultSyncCommand())
+	cmd.AddCommand(vaultStatusCommand(), vaultInitCommand(), vaultSyncCommand(), vaultScrubCommand(), vaultRepairCommand())
 	return cmd
 }
 
 // vaultStatus is one copy of a vault, for a person or a program.
 type vaultStatus struct {
-	Vault       string          `json:"vault"`
-	Copy        string          `json:"copy,omitempty"` // "" without a plan
-	Address     string          `json:"address"`
-	Readable    bool            `json:"readable"`
-	Writable    *bool           `json:"writable,omitempty"` // missing = not tried
-	Trouble     string          `json:"trouble,omitempty"`  // why not
-	ID          string          `json:"id,omitempty"`
-	Application string          `json:"application,omitempty"`
-	Created     time.Time       `json:"created,omitzero"`
-	Backups     int             `json:"backups"`
-	Newest      time.Time       `json:"newest_backup,omitzero"`
-	Proven      time.Time       `json:"newest_proven,omitzero"`
-	Contents    *vault.Contents `json:"contents,omitempty"`
-	LogAge      *event.Duration `json:"last_log_age,omitempty"`
-	Behind      *copyLack       `json:"behind,omitempty"` // what it lacks that other copies have; missing = not known
+	Vault       string             `json:"vault"`
+	Copy        string             `json:"copy,omitempty"` // "" without a plan
+	Address     string             `json:"address"`
+	Readable    bool               `json:"readable"`
+	Writable    *bool              `json:"writable,omitempty"` // missing = not tried
+	Trouble     string             `json:"trouble,omitempty"`  // why not
+	ID          string             `json:"id,omitempty"`
+	Application string             `json:"application,omitempty"`
+	Created     time.Time          `json:"created,omitzero"`
+	Backups     int                `json:"backups"`
+	Newest      time.Time          `json:"newest_backup,omitzero"`
+	Proven      time.Time          `json:"newest_proven,omitzero"`
+	Contents    *vault.Contents    `json:"contents,omitempty"`
+	LogAge      *event.Duration    `json:"last_log_age,omitempty"`
+	Scrubbed    *vault.ScrubRecord `json:"scrubbed,omitempty"` // the last whole scrub; missing = never
+	Behind      *copyLack          `json:"behind,omitempty"`   // what it lacks that other copies have; missing = not known
 }
 
 func vaultStatusCommand() *cobra.Command {
@@ -154,6 +155,15 @@ func (s *vaultStatus) look(ctx context.Context, v *vault.Vault, write bool) {
 			}
 		}
 	}
+	if err == nil {
+		var last vault.ScrubRecord
+		if last, err = v.LastScrub(ctx); !last.At.IsZero() {
+			s.Scrubbed = &last
+		}
+		if last.Damage > 0 {
+			err = fmt.Errorf("the scrub of %s found %d damaged or lost objects that are not mended; see holdfast vault repair", momentText(last.At), last.Damage)
+		}
+	}
 	if write {
 		failed := v.TryWrite(ctx)
 		able := failed == nil
@@ -198,6 +208,11 @@ func writeVaults(out io.Writer, all []vaultStatus) error {
 			p("  holds      %s in %d objects\n", sizeText(s.Contents.Bytes), s.Contents.Objects)
 			p("  backups    %d, the newest %s, the newest proven %s\n", s.Backups, whenText(s.Newest), whenText(s.Proven))
 			p("  log        %d objects, the last stored %s\n", s.Contents.Segments, whenText(s.Contents.LastLog))
+		}
+		if s.Scrubbed != nil {
+			p("  scrubbed   %s, %d objects, %d of them damaged and not mended\n", whenText(s.Scrubbed.At), s.Scrubbed.Blobs, s.Scrubbed.Damage)
+		} else if s.Readable {
+			p("  scrubbed   never: holdfast vault scrub\n")
 		}
 		if s.Behind != nil {
 			p("  copies     %s\n", s.Behind.text())

@@ -127,6 +127,7 @@ func (f *vaultFlags) openAlone(ctx context.Context) (*vault.Vault, error) {
 	if err != nil {
 		return nil, err
 	}
+	place.ReadOnly = true
 	return vault.Open(ctx, place)
 }
 

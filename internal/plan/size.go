@@ -20,14 +20,17 @@ func size() form[int64] {
 
 // rate is a number of bytes a second.
 func rate() form[int64] {
-	return text(jsonSchema{"pattern": "^" + sizePattern + "/s$"}, "a rate such as 50MB/s", func(s string) (int64, error) {
-		number, ok := strings.CutSuffix(s, "/s")
-		n, err := parseSize(number)
-		if !ok || err != nil {
-			return 0, fmt.Errorf("%q is not a rate (a number with MB/s or GB/s, such as 50MB/s)", s)
-		}
-		return n, nil
-	})
+	return text(jsonSchema{"pattern": "^" + sizePattern + "/s$"}, "a rate such as 50MB/s", ParseRate)
+}
+
+// ParseRate reads a rate as plans and commands write it, such as 50MB/s, in bytes a second.
+func ParseRate(s string) (int64, error) {
+	number, ok := strings.CutSuffix(s, "/s")
+	n, err := parseSize(number)
+	if !ok || err != nil {
+		return 0, fmt.Errorf("%q is not a rate (a number with MB/s or GB/s, such as 50MB/s)", s)
+	}
+	return n, nil
 }
 
 func parseSize(s string) (int64, error) {

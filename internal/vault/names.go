@@ -1,7 +1,13 @@
 package vault
 
 import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,13 +34,13 @@ func passing(name string) bool {
 // changing names what is replaced on purpose.
 func changing(name string) bool {
 	id, inRepository := strings.CutPrefix(name, repositoryDir+"/")
-	return inRepository && strings.HasPrefix(id, "kopia.") || name == formatBlobCopy || path.Base(name) == coveredFile
+	return inRepository && strings.HasPrefix(id, "kopia.") || name == formatBlobCopy || isRecord(name) || path.Base(name) == coveredFile
 }
 
 // light names what is let go of when something newer has taken its place, and what may come back without harm.
 func light(name string) bool {
 	dir, _, _ := strings.Cut(name, "/")
-	return dir == stateDir || dir == "wal" && strings.Contains(path.Base(name), ".partial-")
+	return dir == stateDir || dir == catalogDir || dir == "wal" && strings.Contains(path.Base(name), ".partial-")
 }
 
 // order is when a blob is carried to another copy: packs and log first, then the indexes that name packs, then what
@@ -72,7 +78,7 @@ func needed(names []string) []string {
 	}
 	sortStates(states)
 	kept := keptStates(states)
-	var out []string
+	out := names[:0:0]
 	for _, n := range names {
 		dir, base := path.Split(n)
 		switch top, _, _ := strings.Cut(n, "/"); {
@@ -86,6 +92,15 @@ func needed(names []string) []string {
 		out = append(out, n)
 	}
 	return out
+}
+
+// needed leaves out, besides, what the catalog says was let go of: a copy that comes back from long ago still has it.
+func (v *Vault) needed(names []string) []string {
+	c := v.lastCatalog.Load()
+	if c != nil {
+		names = slices.DeleteFunc(slices.Clone(names), func(n string) bool { return c.rows[n].Gone })
+	}
+	return needed(names)
 }
 
 // pieceLength orders the pieces of one segment: whole ones have no end.
@@ -104,13 +119,16 @@ func pieceLength(base string) string {
 // policy is what copies need to know of our names, and of what lies under them.
 func (v *Vault) policy() copies.Policy {
 	return copies.Policy{
-		Passing: passing, Changing: changing, Light: light, Needed: needed, Order: order,
-		Check: v.check, Newer: v.newer,
+		Passing: passing, Changing: changing, Light: light, Order: order, Needed: v.needed,
+		Refresh: v.refresh, Check: v.check, Newer: v.newer,
 	}
 }
 
-// check says whether content can be what name stands for, as far as its seal and its name tell.
-func (v *Vault) check(name string, content []byte) error {
+// check says whether content can be what name stands for, as far as its seal, its name and the catalog tell.
+func (v *Vault) check(name string, content []byte) error { return v.whole(name, content) }
+
+// checkSealed opens what carries its own proof.
+func (v *Vault) checkSealed(name string, content []byte) error {
 	dir, _, _ := strings.Cut(name, "/")
 	switch {
 	case dir == "wal" && strings.HasSuffix(name, walSuffix):
@@ -121,12 +139,58 @@ func (v *Vault) check(name string, content []byte) error {
 			return nil
 		}
 		return v.checkState(s, content)
+	case dir == catalogDir:
+		_, err := v.openPage(name, content)
+		return err
 	}
 	return nil
 }
 
-// newer reports whether b is to take a's place: of two marks how far the log is held, the one that reaches further.
+// checkRow compares content with what the catalog says of it, as it was last read.
+func (v *Vault) checkRow(name string, content []byte) error {
+	r, ok := v.known(name)
+	if !ok {
+		return nil
+	}
+	if sum := sha256.Sum256(content); r.Size != int64(len(content)) || r.Sum != hex.EncodeToString(sum[:]) {
+		return fmt.Errorf("%w: %d bytes, and %d were stored", errDamaged, len(content), r.Size)
+	}
+	return nil
+}
+
+// errDamaged is a blob whose content is not what was stored.
+var errDamaged = errors.New("damaged: it is not what was stored")
+
+// known is what the catalog said of a blob when it was last read.
+func (v *Vault) known(name string) (row, bool) {
+	c := v.lastCatalog.Load()
+	if c == nil {
+		return row{}, false
+	}
+	return c.has(name)
+}
+
+// refresh reads the catalog for a comparison of copies.
+func (v *Vault) refresh(ctx context.Context) error {
+	c, err := v.readCatalog(ctx)
+	if err != nil {
+		return err
+	}
+	v.lastCatalog.Store(&c)
+	return nil
+}
+
+// newer reports whether b is to take a's place: of two marks how far the log is held, the one that reaches further; of two
+// records the younger.
 func (v *Vault) newer(name string, a, b []byte) bool {
+	if name == formatBlob || name == formatBlobCopy {
+		return v.formatRank(b) > v.formatRank(a)
+	}
+	if isRecord(name) {
+		old, oldErr := v.openRecord(name, a)
+		now, err := v.openRecord(name, b)
+		return err == nil && (oldErr != nil || now.At.After(old.At))
+	}
 	if path.Base(name) != coveredFile {
 		return false
 	}

@@ -114,8 +114,16 @@ func (v *Vault) openFiles(ctx context.Context, cfg Config) error {
 	}
 	if cfg.ReadOnly {
 		v.files = readOnly{v.files}
+	} else {
+		v.record(v.files)
 	}
 	return nil
+}
+
+// record makes the vault write down what is stored in s.
+func (v *Vault) record(s store.Store) {
+	v.recorder = &recorder{Store: s}
+	v.files = v.recorder
 }
 
 func (v *Vault) openPlace(ctx context.Context, p Place, readOnly bool) (store.Store, error) {

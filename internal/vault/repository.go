@@ -80,6 +80,11 @@ func (v *Vault) connect(ctx context.Context, cfg Config) error {
 	if err == nil {
 		err = v.openRepository(ctx, cfg.Key)
 	}
+	if err == nil {
+		if err = v.learnFormat(ctx); err != nil {
+			err = errors.Join(err, v.repo.Close(ctx))
+		}
+	}
 	if err != nil {
 		forget()
 		closeStore(v.files)

@@ -22,6 +22,7 @@ import (
 	"path"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/kopia/kopia/repo"
@@ -58,6 +59,7 @@ type Vault struct {
 	log      *slog.Logger
 	files    store.Store
 	members  *copies.Store // the same as files where there are several copies; nil where there is one
+	recorder *recorder     // the same as files where something may be stored; nil where it is only read
 	walKey   []byte        // seals segments
 	nameKey  []byte        // keyed hash of a segment's content, part of its name
 	forget   func()        // takes files out of kopia's reach
@@ -65,6 +67,9 @@ type Vault struct {
 
 	repoMu sync.Mutex // one refresh or short write session at a time; long writers have sessions of their own
 	repo   repo.DirectRepository
+
+	formats     formats                 // set once, when the vault is opened
+	lastCatalog atomic.Pointer[catalog] // as it was last read; nil = not yet
 
 	left sync.Once // what could not be let go was told
 
@@ -111,7 +116,7 @@ func Create(ctx context.Context, cfg Config) (*Vault, error) {
 	if err := initRepository(ctx, all[0], cfg.Key); err != nil {
 		return nil, fmt.Errorf("create vault %s: %w", name, err)
 	}
-	v.files = all[0]
+	v.record(all[0])
 	if err := v.connect(ctx, cfg); err != nil {
 		return nil, fmt.Errorf("create vault %s: %w", name, err)
 	}
@@ -249,7 +254,8 @@ const drainMax = 20 * time.Second
 
 // Close lets go of the vault. Writers must have been committed or aborted, and Follow must have ended.
 func (v *Vault) Close(ctx context.Context) error {
-	err := v.repo.Close(ctx)
+	err := v.writeDown(ctx, false)
+	err = errors.Join(err, v.repo.Close(ctx))
 	if v.members != nil {
 		drain, done := context.WithTimeout(ctx, drainMax)
 		v.members.Drain(drain)

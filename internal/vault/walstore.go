@@ -111,8 +111,13 @@ func (l *Log) put(ctx context.Context, name, prefix string, h walHeader, content
 	if err != nil && !errors.Is(err, store.ErrDiffers) {
 		return fmt.Errorf("store log %s: %w", name, err)
 	}
-	_, err = l.others(ctx, h.timeline, name, prefix, object)
-	return err
+	if _, err = l.others(ctx, h.timeline, name, prefix, object); err != nil {
+		return err
+	}
+	if err := l.vault.writeDown(ctx, true); err != nil { // the segment is stored; its row waits
+		l.vault.log.WarnContext(ctx, "catalog not written", "err", err)
+	}
+	return nil
 }
 
 // others reports whether object is held, and errs when another object claims to be the same piece of log.

@@ -125,6 +125,10 @@ func (w *Writer) Commit(b Backup) (Backup, error) {
 	if err = errors.Join(err, w.repo.Close(w.ctx)); err != nil {
 		return Backup{}, fmt.Errorf("commit backup of %s: %w", b.Database, err)
 	}
+	// The backup is stored: what the catalog lacks is written with the next page, or found by a scrub.
+	if err := errors.Join(w.vault.writeDown(w.ctx, false), w.vault.mergeCatalog(w.ctx)); err != nil {
+		w.vault.log.WarnContext(w.ctx, "catalog not written", "backup", b.ID, "err", err)
+	}
 	return b, nil
 }
 

@@ -1,0 +1,97 @@
+package cli
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"holdfast/internal/local"
+)
+
+// words runs one command line, and gives what it said.
+func words(t *testing.T, want int, args ...string) string {
+	t.Helper()
+	in, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = in.Close() }() // only read
+	var out, bad bytes.Buffer
+	if got := Main(args, in, &out, &bad); got != want {
+		t.Fatalf("holdfast %s: exit status %d, want %d\n%s%s", strings.Join(args, " "), got, want, out.String(), bad.String())
+	}
+	return out.String() + bad.String()
+}
+
+// twoCopies is a data root whose plan has a vault with two copies. No agent runs.
+func twoCopies(t *testing.T) (root string) {
+	t.Helper()
+	root = t.TempDir()
+	text := `application: clinic
+sites: { here: { hosts: { h1: { address: 127.0.0.1 } } } }
+vaults:
+  main:
+    key: file:${root}/vault.key
+    copies: { home: "file://${root}/home", away: "file://${root}/away" }
+databases: { records: { postgres: 15, standbys: 0, acknowledged_by: 0 } }
+backup: { records: { vault: main, full: "daily 01:00" } }
+`
+	plan := filepath.Join(root, "holdfast.yaml")
+	c, err := json.Marshal(local.Context{Application: "clinic", Plan: plan, Root: root})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string]string{"holdfast.yaml": text, "vault.key": "a key of the test", "context.json": string(c)} {
+		if err := os.WriteFile(filepath.Join(root, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return root
+}
+
+func says(t *testing.T, text string, want ...string) {
+	t.Helper()
+	for _, w := range want {
+		if !strings.Contains(text, w) {
+			t.Errorf("does not say %q:\n%s", w, text)
+		}
+	}
+}
+
+// An operator makes a vault with two copies, loses one, has damage found and mended.
+func TestAVaultOfTwoCopiesByTheCommandLine(t *testing.T) {
+	root := twoCopies(t)
+	at := "--root=" + root
+	says(t, words(t, 0, "vault", "init", "main", at, "--dry-run"), "/home and file://", "nothing was asked or changed")
+	words(t, 0, "vault", "init", "main", at)
+	says(t, words(t, 0, "vault", "status", at), "copy home", "copy away", "holds all that the others hold", "scrubbed   never")
+	says(t, words(t, 0, "vault", "scrub", at), "everything is what was stored")
+
+	format := filepath.Join(root, "away", "repository", "kopia.repository.f")
+	if err := os.WriteFile(format, []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	says(t, words(t, 1, "vault", "scrub", at, "--rate", "500MB/s"), "damaged: repository/kopia.repository in copy away", "whole in home")
+	says(t, words(t, 1, "vault", "status", at), "1 damaged or lost objects that are not mended")
+	says(t, words(t, 0, "vault", "repair", at, "--dry-run"), "repository/kopia.repository in copy away would be mended from copy home", "nothing was changed")
+	says(t, words(t, 2, "vault", "repair", at), "--yes goes on without asking")
+	says(t, words(t, 0, "vault", "repair", at, "--yes"), "repository/kopia.repository in copy away was mended from copy home")
+	says(t, words(t, 0, "vault", "status", at), "0 of them damaged")
+
+	if err := os.RemoveAll(filepath.Join(root, "away")); err != nil {
+		t.Fatal(err)
+	}
+	says(t, words(t, 1, "vault", "sync", at), "copy away is away", "vault.copy-gone")
+	if _, err := os.Stat(filepath.Join(root, "away")); err == nil {
+		t.Error("an empty place was filled unasked")
+	}
+	says(t, words(t, 0, "vault", "sync", "main", at, "--fill", "away"), "copy away: brought")
+	says(t, words(t, 0, "vault", "sync", at, "--dry-run"), "copy away: would bring 0 objects")
+	says(t, words(t, 0, "vault", "status", "--vault", filepath.Join(root, "away"), "--key", filepath.Join(root, "vault.key")), "of clinic")
+	says(t, words(t, 2, "vault", "scrub", at, "--rate", "fast"), "is not a rate")
+	says(t, words(t, 2, "vault", "sync", "main", at, "--fill", "moon"), fmt.Sprintf("has no copy %q", "moon"))
+}

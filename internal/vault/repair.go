@@ -1,0 +1,248 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/kopia/kopia/repo"
+	"github.com/kopia/kopia/repo/content"
+	"github.com/kopia/kopia/repo/object"
+
+	"holdfast/internal/vault/store"
+)
+
+// Mending is one thing that a repair does, or did.
+type Mending struct {
+	Copy string `json:"copy"`
+	Name string `json:"name"`
+	Kind string `json:"kind"` // of the finding
+	From string `json:"from,omitempty"`
+	Done bool   `json:"done"`
+	Why  string `json:"why,omitempty"` // why it was not done
+}
+
+// Repair mends findings of a scrub from copies that have the blob whole; what was let go of and came back is removed
+// again. Right before, both sides are read once more: a whole blob is never replaced, and only a whole one replaces. dry =
+// nothing is changed.
+func (v *Vault) Repair(ctx context.Context, findings []Finding, dry bool) ([]Mending, error) {
+	if err := v.refresh(ctx); err != nil {
+		return nil, fmt.Errorf("repair vault %s: %w", v.name, err)
+	}
+	open, _ := v.copiesAlone()
+	var out []Mending
+	for _, f := range findings {
+		if f.Kind == Unlisted {
+			continue
+		}
+		m := Mending{Copy: f.Copy, Name: f.Name, Kind: f.Kind}
+		err := v.mend(ctx, &m, open, dry)
+		if ctx.Err() != nil {
+			return out, fmt.Errorf("repair vault %s: %w", v.name, context.Cause(ctx))
+		}
+		if err != nil {
+			m.Why = err.Error()
+		}
+		out = append(out, m)
+	}
+	return out, nil
+}
+
+var (
+	errCopyAway  = errors.New("the copy does not answer now")
+	errIsGood    = errors.New("it is whole now")
+	errNobody    = errors.New("no copy that answers has it whole")
+	errNotForget = errors.New("the catalog does not say that it was let go of")
+)
+
+func (v *Vault) mend(ctx context.Context, m *Mending, open map[string]store.Store, dry bool) error {
+	target, ok := open[m.Copy]
+	if !ok {
+		return errCopyAway
+	}
+	if m.Kind == ShouldBeGo {
+		if c := v.lastCatalog.Load(); c == nil || !c.rows[m.Name].Gone {
+			return errNotForget
+		}
+		if dry {
+			return nil
+		}
+		err := target.Delete(ctx, m.Name)
+		m.Done = err == nil
+		return err
+	}
+	own, err := store.Read(ctx, target, m.Name)
+	if err == nil && v.whole(m.Name, own) == nil && v.proves(m.Name) {
+		return errIsGood
+	}
+	nothing := errors.Is(err, store.ErrNotFound) // then there is nothing good to lose
+	for _, from := range slices.Sorted(maps.Keys(open)) {
+		if from == m.Copy {
+			continue
+		}
+		content, err := store.Read(ctx, open[from], m.Name)
+		if err != nil || v.whole(m.Name, content) != nil || !v.proves(m.Name) && !nothing {
+			continue
+		}
+		m.From = from
+		if dry {
+			return nil
+		}
+		if err := target.Replace(ctx, m.Name, store.Bytes(content)); err != nil {
+			return err
+		}
+		back, err := store.Read(ctx, target, m.Name)
+		if err == nil {
+			err = v.whole(m.Name, back)
+		}
+		m.Done = err == nil
+		return err
+	}
+	return errNobody
+}
+
+// whole says whether content is what lies under name, by its seal and by the catalog.
+func (v *Vault) whole(name string, content []byte) error {
+	switch {
+	case sealed(name):
+		return v.checkSealed(name, content)
+	case name == formatBlob, name == formatBlobCopy:
+		return v.checkFormat(content)
+	case isRecord(name):
+		_, err := v.openRecord(name, content)
+		return err
+	}
+	return v.checkRow(name, content)
+}
+
+// proves reports whether there is anything that tells a whole blob from a damaged one.
+func (v *Vault) proves(name string) bool {
+	_, ok := v.known(name)
+	return ok || sealed(name) || isRecord(name) || name == formatBlob || name == formatBlobCopy
+}
+
+// Affected lists the files of backups that need any of the named blobs. Blobs of the log name the segment themselves.
+func (v *Vault) Affected(ctx context.Context, blobs []string) ([]Affected, error) {
+	packs := map[string]bool{}
+	for _, b := range blobs {
+		if id, ok := strings.CutPrefix(b, repositoryDir+"/"); ok {
+			packs[id] = true
+		}
+	}
+	var out []Affected
+	if len(packs) == 0 {
+		return nil, nil
+	}
+	all, err := v.Backups(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	for _, b := range all {
+		r, err := v.OpenBackup(ctx, b.ID)
+		if err != nil {
+			out = append(out, Affected{Backup: b.ID, Path: "its directories: " + err.Error()})
+			continue
+		}
+		for _, e := range r.entries {
+			if e.object == "" {
+				continue
+			}
+			pack, err := v.needs(ctx, e.object, packs)
+			if err != nil {
+				pack = err.Error()
+			}
+			if pack != "" {
+				out = append(out, Affected{Backup: b.ID, Path: e.Path, Blob: pack})
+			}
+		}
+	}
+	return out, nil
+}
+
+// needs gives the first of the packs that an object needs; "" = none.
+func (v *Vault) needs(ctx context.Context, text string, packs map[string]bool) (string, error) {
+	id, err := object.ParseID(text)
+	if err != nil {
+		return "", err
+	}
+	contents, err := v.repo.VerifyObject(ctx, id)
+	if err != nil {
+		return "", err
+	}
+	for _, c := range contents {
+		info, err := v.repo.ContentReader().ContentInfo(ctx, c)
+		if err != nil {
+			return "", err
+		}
+		if packs[string(info.PackBlobID)] {
+			return repositoryDir + "/" + string(info.PackBlobID), nil
+		}
+	}
+	return "", nil
+}
+
+// GiveUp makes the repository forget the chunks of packs that no copy has whole, so that the next backup of the same data
+// stores them again instead of relying on them; backups that share them are whole again then. It gives their number. A
+// pack of which any copy has a whole one is refused.
+func (v *Vault) GiveUp(ctx context.Context, packs []string) (int, error) {
+	if err := v.refresh(ctx); err != nil {
+		return 0, fmt.Errorf("give up chunks of vault %s: %w", v.name, err)
+	}
+	lost := map[string]bool{}
+	open, away := v.copiesAlone()
+	if len(away) > 0 {
+		return 0, fmt.Errorf("give up chunks of vault %s: a copy that does not answer may have them: %s", v.name, strings.Join(away, "; "))
+	}
+	for _, p := range packs {
+		id, ok := strings.CutPrefix(p, repositoryDir+"/")
+		if !ok || !strings.HasPrefix(id, "p") && !strings.HasPrefix(id, "q") {
+			continue
+		}
+		for c, s := range open {
+			if raw, err := store.Read(ctx, s, p); err == nil && v.checkRow(p, raw) == nil {
+				return 0, fmt.Errorf("give up chunks of vault %s: copy %s has %s whole", v.name, c, p)
+			} else if err != nil && !errors.Is(err, store.ErrNotFound) {
+				return 0, fmt.Errorf("give up chunks of vault %s: copy %s: %w", v.name, c, err)
+			}
+		}
+		lost[id] = true
+	}
+	if len(lost) == 0 {
+		return 0, nil
+	}
+	n := 0
+	v.repoMu.Lock()
+	defer v.repoMu.Unlock()
+	err := repo.DirectWriteSession(ctx, v.repo, repo.WriteSessionOptions{Purpose: "holdfast-give-up"}, func(ctx context.Context, w repo.DirectRepositoryWriter) error {
+		var ids []content.ID
+		err := w.ContentManager().IterateContents(ctx, content.IterateOptions{}, func(i content.Info) error {
+			if lost[string(i.PackBlobID)] {
+				ids = append(ids, i.ContentID)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		for _, id := range ids {
+			if err := w.ContentManager().DeleteContent(ctx, id); err != nil {
+				return err
+			}
+		}
+		n = len(ids)
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("give up chunks of vault %s: %w", v.name, err)
+	}
+	// The lost packs are gone for the catalog too: nothing is missing that nobody counts on.
+	for _, p := range packs {
+		if lost[strings.TrimPrefix(p, repositoryDir+"/")] {
+			v.recorder.add(row{Name: p, Gone: true})
+		}
+	}
+	return n, v.writeDown(ctx, false)
+}

@@ -1,0 +1,237 @@
+package vault_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"holdfast/internal/clock"
+	"holdfast/internal/vault"
+)
+
+// ahead is an hour ahead, so that nothing counts as on its way.
+type ahead struct{}
+
+func (ahead) Now() time.Time { return time.Now().Add(time.Hour) }
+
+func (ahead) NewTimer(d time.Duration) clock.Timer { return clock.Real().NewTimer(d) }
+
+func scrub(t *testing.T, v *vault.Vault) vault.Scrubbed {
+	t.Helper()
+	s, err := v.Scrub(t.Context(), vault.ScrubOptions{Clock: ahead{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// files lists what lies in a directory below a folder, oldest names first.
+func files(t *testing.T, dir, below string) []string {
+	t.Helper()
+	var out []string
+	err := filepath.WalkDir(filepath.Join(dir, below), func(p string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			out = append(out, p)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(out)
+	return out
+}
+
+func biggest(t *testing.T, dir, below string) string {
+	t.Helper()
+	best, size := "", int64(-1)
+	for _, f := range files(t, dir, below) {
+		fi, err := os.Stat(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if fi.Size() > size {
+			best, size = f, fi.Size()
+		}
+	}
+	return best
+}
+
+// spoil changes a file and gives what it held.
+func spoil(t *testing.T, file, how string) []byte {
+	t.Helper()
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := slices.Clone(raw)
+	switch how {
+	case "a flipped bit":
+		bad[len(bad)/2] ^= 1
+	case "cut short":
+		bad = bad[:len(bad)/2]
+	case "emptied":
+		bad = nil
+	case "lost":
+		if err := os.Remove(file); err != nil {
+			t.Fatal(err)
+		}
+		return raw
+	}
+	if err := os.WriteFile(file, bad, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}
+
+// Whatever happens to a blob of one copy is found by one scrub and mended from the other, in both directions, and a
+// whole blob is never replaced.
+func TestScrubFindsAndRepairMends(t *testing.T) {
+	conf, home, away := pair(t)
+	v := createIn(t, place{home, conf})
+	b := store(t, v, sample())
+	if err := v.Log(7, 1<<20).PutSegment(t.Context(), 1, 0, make([]byte, 1<<20), time.Unix(9, 0)); err != nil {
+		t.Fatal(err)
+	}
+	v2 := openAll(t, conf)
+	syncAll(t, v2)
+	if s := scrub(t, v2); len(s.Damage()) > 0 || s.Blobs == 0 || s.Ended.IsZero() {
+		t.Fatalf("a whole vault: %+v", s)
+	}
+	whole := map[string]map[string]string{home: fingerprint(t, home), away: fingerprint(t, away)}
+	for what, below := range map[string]string{"a pack": "repository/p", "an index": "repository/x", "a segment": "wal", "vault.json": "vault.json", "the format": "repository/kopia.repository.f", "the catalog": "catalog"} {
+		for _, how := range []string{"a flipped bit", "cut short", "emptied", "lost"} {
+			for name, dir := range map[string]string{"home": home, "away": away} {
+				t.Run(fmt.Sprintf("%s of copy %s, %s", what, name, how), func(t *testing.T) {
+					file := biggest(t, dir, below)
+					spoil(t, file, how)
+					s := scrub(t, v2)
+					damage := s.Damage()
+					if len(damage) != 1 || damage[0].Copy != name || !slices.Equal(damage[0].GoodIn, others(name)) {
+						t.Fatalf("found %+v", damage)
+					}
+					before := fingerprint(t, dir)
+					if _, err := v2.Repair(t.Context(), damage, true); err != nil || !cmp.Equal(before, fingerprint(t, dir)) {
+						t.Errorf("a dry run changed something, or %v", err)
+					}
+					done, err := v2.Repair(t.Context(), damage, false)
+					if err != nil || len(done) != 1 || !done[0].Done {
+						t.Fatalf("mended %+v, %v", done, err)
+					}
+					if d := cmp.Diff(whole[dir], fingerprint(t, dir)); d != "" {
+						t.Error(d)
+					}
+					// A second time there is nothing to mend, and nothing is.
+					again, err := v2.Repair(t.Context(), damage, false)
+					if err != nil || again[0].Done {
+						t.Errorf("mended again: %+v, %v", again, err)
+					}
+				})
+			}
+		}
+	}
+	if got, err := fetch(t.Context(), v2, b.ID); err != nil || !cmp.Equal(got, sample()) {
+		t.Errorf("afterwards: %v", err)
+	}
+}
+
+func others(name string) []string {
+	if name == "home" {
+		return []string{"away"}
+	}
+	return []string{"home"}
+}
+
+// A pack that no copy has: what it takes with it is named, and the next backup stores it again, which makes the old
+// backup whole too.
+func TestALostPackIsNamedAndStoredAgain(t *testing.T) {
+	v, dir := create(t)
+	b := store(t, v, sample())
+	pack := biggest(t, dir, "repository/p")
+	spoil(t, pack, "lost")
+	s := scrub(t, v)
+	lost := s.Lost()
+	if len(lost) != 1 || !strings.HasPrefix(lost[0], "repository/p") {
+		t.Fatalf("lost %v: %+v", lost, s.Findings)
+	}
+	hurt, err := v.Affected(t.Context(), lost)
+	if err != nil || !slices.ContainsFunc(hurt, func(a vault.Affected) bool { return a.Backup == b.ID && a.Path == "pgdata/base/5/1" }) {
+		t.Errorf("affected %+v, %v", hurt, err)
+	}
+	if _, err := fetch(t.Context(), v, b.ID); err == nil {
+		t.Fatal("a backup without its pack is read")
+	}
+	if n, err := v.GiveUp(t.Context(), lost); err != nil || n == 0 {
+		t.Fatalf("gave up %d, %v", n, err)
+	}
+	second := store(t, v, sample())
+	for _, id := range []string{b.ID, second.ID} {
+		if got, err := fetch(t.Context(), v, id); err != nil || !cmp.Equal(got, sample()) {
+			t.Errorf("%s: %v", id, err)
+		}
+	}
+	if s := scrub(t, v); len(s.Damage()) > 0 {
+		t.Errorf("still %+v", s.Damage())
+	}
+}
+
+func TestAWholePackIsNeverGivenUp(t *testing.T) {
+	v, dir := create(t)
+	store(t, v, sample())
+	rel, err := filepath.Rel(filepath.Join(dir, "repository"), biggest(t, dir, "repository/p"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := "repository/" + strings.ReplaceAll(strings.TrimSuffix(filepath.ToSlash(rel), ".f"), "/", "")
+	if n, err := v.GiveUp(t.Context(), []string{name}); err == nil || n > 0 {
+		t.Errorf("gave up %d, %v", n, err)
+	}
+}
+
+// A scrub goes on where it was, needs no right to write, and its outcome is noted apart from it.
+func TestAScrubGoesOnWhereItWas(t *testing.T) {
+	v, dir := create(t)
+	store(t, v, sample())
+	conf := config(dir)
+	conf.ReadOnly = true
+	reading := openAll(t, conf)
+	before := fingerprint(t, dir)
+	stop := errors.New("enough")
+	var half vault.Scrubbed
+	ctx, cancel := context.WithCancelCause(t.Context())
+	_, err := reading.Scrub(ctx, vault.ScrubOptions{Clock: ahead{}, Progress: func(s vault.Scrubbed) {
+		if s.Blobs == 3 {
+			half = s
+			cancel(stop)
+		}
+	}})
+	if !errors.Is(err, stop) || half.After == "" {
+		t.Fatalf("ended with %v after %q", err, half.After)
+	}
+	seen := 0
+	rest, err := reading.Scrub(t.Context(), vault.ScrubOptions{Clock: ahead{}, Resume: &half, Progress: func(vault.Scrubbed) { seen++ }})
+	if err != nil || rest.Blobs != rest.Of || seen != rest.Of-3 {
+		t.Errorf("read %d of %d, %d of them in the second run: %v", rest.Blobs, rest.Of, seen, err)
+	}
+	if d := cmp.Diff(before, fingerprint(t, dir)); d != "" {
+		t.Error(d)
+	}
+	if err := reading.RecordScrub(t.Context(), rest); !errors.Is(err, vault.ErrReadOnly) {
+		t.Errorf("noted by who only reads: %v", err)
+	}
+	if err := v.RecordScrub(t.Context(), rest); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := reading.LastScrub(t.Context()); err != nil || r.Blobs != rest.Blobs || r.Damage != 0 || !r.At.Equal(rest.Ended) {
+		t.Errorf("noted %+v, %v", r, err)
+	}
+}
