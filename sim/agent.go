@@ -81,6 +81,7 @@ type running struct {
 type request struct {
 	database.Request
 	at      time.Duration // virtual
+	in      *site
 	settled bool
 	wants   int // restart: changes of the plan's setting before it
 }
@@ -158,8 +159,8 @@ type reading struct {
 }
 
 func (a *agentLife) readNow() reading {
-	r := reading{at: a.w.store.Revision(), requests: a.w.openRequests(), plan: applied{a.w.planned, a.w.policy}}
-	r.record, r.revision = a.w.agreed()
+	r := reading{at: a.h.site.store.Revision(), requests: a.w.openRequests(a.h.site), plan: applied{a.w.planned, a.w.policy}}
+	r.record, r.revision = a.h.site.agreed()
 	return r
 }
 
@@ -173,6 +174,7 @@ func (a *agentLife) learn(r reading) {
 		return
 	}
 	a.known, a.at, a.record, a.revision = true, r.at, r.record, r.revision
+	a.h.kept = r.record
 	a.wakeIn(0)
 }
 
@@ -253,7 +255,7 @@ func (a *agentLife) round() {
 	out := a.loop.Round(a.facts(), hands{a: a})
 	a.report = &out.Report
 	for _, p := range out.Problems {
-		if a.w.check.restored {
+		if a.w.check.restored || a.h.site != a.w.site {
 			continue // refusing is right
 		}
 		switch p.Code {
@@ -289,6 +291,10 @@ func (a *agentLife) facts() agent.Facts {
 	f.Now, f.Late, f.Known, f.ContactAge = now-a.began, now < a.lateUntil, a.known, database.Never
 	if a.contact > 0 {
 		f.ContactAge = now - a.contact
+	}
+	f.Recovery, f.Overruled = a.h.site.recovery, a.h.overruled
+	if a.w.opt.Planted.HearsNoRebuilding {
+		f.Overruled = 0
 	}
 	if f.Databases == nil {
 		f.Databases = []agent.DatabaseFacts{{Name: databaseName}}

@@ -46,6 +46,7 @@ func (a *agentLife) hear(from *agentLife, seq int, report *agent.Report, heardLi
 	p.life, p.seq, p.at = from, seq, a.h.clock()
 	if len(report.Databases) > 0 {
 		p.report = report
+		a.h.overruled = max(a.h.overruled, report.Recovery)
 	}
 	if heardLife == a && heardSeq > 0 {
 		p.contact = max(p.contact, a.sent[heardSeq-1])

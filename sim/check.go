@@ -50,6 +50,7 @@ type checker struct {
 	promises     map[string]database.Promise // by incarnation, as told to peers
 	losses       []database.Loss             // that operators accepted, as they were confirmed
 	given        int                         // acknowledged commits that lie in them
+	rebuilt      int
 
 	openIn    int64 // newest epoch whose primary was opened, and since when
 	openSince time.Duration
@@ -69,6 +70,10 @@ func newChecker(w *World) *checker {
 // Acknowledged implements [databasetest.Observer].
 func (c *checker) Acknowledged(host, incarnation string, epoch int64, e databasetest.Entry) {
 	w := c.w
+	if h := w.host(host); h.site != w.site {
+		c.strays(h, e.ID)
+		return
+	}
 	if epoch < c.newest && !c.lateButKept(host, e.ID) && !c.leftBehind(host, epoch) {
 		w.fail("no old writer", "%s acknowledged row %d in epoch %d, after epoch %d had acknowledged", host, e.ID, epoch, c.newest)
 	}
@@ -126,6 +131,9 @@ func (c *checker) Note(host, format string, args ...any) { c.w.note(host, format
 // read is what a client was shown by the primary that its gate led to.
 func (c *checker) read(h *host, epoch int64, id int) {
 	w := c.w
+	if h.site != w.site {
+		return // who was written off may not have heard of it
+	}
 	if epoch < c.newest && !c.excused(h.name) && !c.leftBehind(h.name, epoch) {
 		w.fail("no stale answers", "%s answered a read in epoch %d, after epoch %d had acknowledged", h.name, epoch, c.newest)
 	}
@@ -141,7 +149,7 @@ func (c *checker) read(h *host, epoch int64, id int) {
 func (c *checker) step() {
 	w := c.w
 	changed := false
-	if rev := w.store.Revision(); rev != c.revision {
+	if rev := w.site.store.Revision(); rev != c.revision {
 		c.revision = rev
 		c.recordChanged()
 		w.restoring = false
@@ -159,7 +167,7 @@ func (c *checker) step() {
 
 func (c *checker) recordChanged() {
 	w := c.w
-	r, _ := w.agreed()
+	r, _ := w.site.agreed()
 	before := c.record
 	c.record = r
 	if r.Epoch != 0 {
@@ -172,7 +180,7 @@ func (c *checker) recordChanged() {
 		w.fail("the record only rises", "epoch %d, generation %d after %d, %d", r.Epoch, r.Generation, before.Epoch, before.Generation)
 	}
 	for _, h := range w.hosts {
-		if h.agent != nil {
+		if h.agent != nil && h.site == w.site {
 			h.agent.watched()
 		}
 	}
@@ -197,12 +205,7 @@ func (c *checker) nothingLost(when string) {
 	if h.srv.Incarnation() != c.record.Incarnation {
 		return // its disk was lost a moment ago: the next election is asked
 	}
-	held := make(map[int]bool, len(h.srv.Log()))
-	for _, e := range h.srv.Log() {
-		if e.Kind == databasetest.Commit {
-			held[e.ID] = true
-		}
-	}
+	held := h.srv.Commits()
 	for _, a := range c.acks {
 		if !held[a.id] && !c.gaveUp(a.epoch, a.end) {
 			w.fail("no acknowledged commit lost", "%s (%s %d) lacks row %d, acknowledged by %s in epoch %d; held by %v",
@@ -211,7 +214,7 @@ func (c *checker) nothingLost(when string) {
 		}
 	}
 	for _, id := range c.seen {
-		if !held[id] && !c.cancelled[id] && len(c.losses) == 0 {
+		if !held[id] && !c.cancelled[id] && len(c.losses) == 0 && c.rebuilt == 0 {
 			w.fail("nothing shown is taken back", "%s (%s %d) lacks row %d that a reader saw; held by %v", h.name, when, c.record.Epoch, id, w.copies(id))
 			return
 		}
@@ -226,7 +229,7 @@ func (c *checker) quorumsMeet() {
 	}
 	for _, h := range w.hosts {
 		epoch, ok := h.srv.RunsAsPrimary()
-		if !ok || epoch != r.Epoch && !(r.Phase == database.Recruiting && epoch == r.Epoch-1) {
+		if !ok || h.site != w.site || epoch != r.Epoch && !(r.Phase == database.Recruiting && epoch == r.Epoch-1) {
 			continue
 		}
 		for _, n := range h.srv.InForce() {

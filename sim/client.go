@@ -109,14 +109,14 @@ func (w *World) startReader() {
 	})
 }
 
-// openRequests are what operators asked for and nobody has settled, oldest first.
-func (w *World) openRequests() []*request {
-	return slices.DeleteFunc(slices.Clone(w.requests), func(q *request) bool { return q.settled })
+// openRequests are what operators asked for in one agreed state and nobody has settled, oldest first.
+func (w *World) openRequests(in *site) []*request {
+	return slices.DeleteFunc(slices.Clone(w.requests), func(q *request) bool { return q.settled || q.in != in })
 }
 
 func (w *World) settle(h *host, x database.Answer) {
 	for _, q := range w.requests {
-		if q.ID == x.ID && !q.settled {
+		if q.ID == x.ID && q.in == h.site && !q.settled {
 			q.settled = true
 			w.restarted(h, q, x)
 			w.note(h.name, "answers request %s: %t, %s", x.ID, x.OK, x.Text)

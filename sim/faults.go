@@ -81,13 +81,6 @@ type faults struct {
 	first database.Policy // before any other was applied
 }
 
-// trap is set for the host that a switchover chooses.
-type trap struct {
-	sprung bool
-	over   bool
-	undo   func()
-}
-
 // heal undoes one fault, once.
 type heal struct {
 	f    func()
@@ -207,6 +200,9 @@ func (f *faults) happen(kind FaultKind, h, to *host, lasts time.Duration) {
 func (f *faults) do(kind FaultKind, h, to *host, lasts time.Duration) func() {
 	w := f.w
 	switch kind {
+	case RebuildCluster:
+		f.rebuild(h)
+		return nil
 	case Poison:
 		return f.poison(f.pick("primary"))
 	case CrashServer:
@@ -288,6 +284,7 @@ func (f *faults) crash(h *host, disk bool) func() {
 	h.powerCut()
 	if disk {
 		h.srv.LoseDisk()
+		h.kept = database.Record{}
 	}
 	return func() {
 		if !h.up {
@@ -350,8 +347,9 @@ func (f *faults) store(kind FaultKind, h *host) func() {
 		h.watchHeld = true
 		return func() { h.watchHeld = false }
 	default:
-		w.store.LoseAnswers(h.name, 1)
-		return func() { w.store.LoseAnswers(h.name, 0) }
+		s := h.site.store
+		s.LoseAnswers(h.name, 1)
+		return func() { s.LoseAnswers(h.name, 0) }
 	}
 }
 
@@ -406,39 +404,6 @@ func (f *faults) cut(h *host, from []*host, cut, both bool) {
 	}
 }
 
-// setTrap asks for a switchover whose target loses its power once it has been chosen and before it serves.
-func (f *faults) setTrap() func() {
-	f.askSwitchover(nil)
-	t := &trap{}
-	f.traps = append(f.traps, t)
-	return func() {
-		t.sprung, t.over = true, true
-		if t.undo != nil {
-			t.undo()
-		}
-	}
-}
-
-// agreed springs the traps when a switchover has handed over.
-func (f *faults) agreed(before, r database.Record) {
-	if before.Phase != database.Switching || r.Phase != database.Promoting || r.Primary == before.Primary {
-		return
-	}
-	w := f.w
-	for _, t := range f.traps {
-		if t.sprung {
-			continue
-		}
-		t.sprung = true
-		w.at(w.between(0, 100*time.Millisecond), func() {
-			if !t.over && w.check.record.Phase == database.Promoting && w.check.record.Epoch == r.Epoch {
-				w.note(r.Primary, "the chosen host loses its power")
-				t.undo = f.crash(w.host(r.Primary), false)
-			}
-		})
-	}
-}
-
 // restore puts an older state into the store, as a person does who restores a backup of it. Its revisions go on
 // rising: etcd's own rule for a restored member that has watchers.
 func (f *faults) restore(older bool) {
@@ -455,7 +420,7 @@ func (f *faults) restore(older bool) {
 		panic("sim: a record cannot be written: " + err.Error())
 	}
 	w.restoring, w.check.restored = true, true
-	if _, err := w.store.Open("restore").Set(context.Background(), agent.RecordKey(databaseName), value); err != nil {
+	if _, err := w.site.store.Open("restore").Set(context.Background(), agent.RecordKey(databaseName), value); err != nil {
 		panic("sim: the store cannot be restored: " + err.Error())
 	}
 }

@@ -30,11 +30,11 @@ func (w *World) startOperator() {
 func (o *operator) look() {
 	w := o.w
 	w.at(operatorEvery, o.look)
-	if o.asked != "" && slices.ContainsFunc(w.openRequests(), func(q *request) bool { return q.ID == o.asked }) {
+	if o.asked != "" && slices.ContainsFunc(w.openRequests(w.site), func(q *request) bool { return q.ID == o.asked }) {
 		return
 	}
 	h := w.hosts[w.rng.IntN(len(w.hosts))]
-	if a := h.agent; a == nil || a.paused || h.frozen || !a.known {
+	if a := h.agent; a == nil || a.paused || h.frozen || !a.known || h.site != w.site {
 		return
 	}
 	if w.now-w.check.ackAt > stuckPatience && w.check.ackAt > 0 {
@@ -83,7 +83,7 @@ func (w *World) wish(q database.Request) string {
 // gaveUp reports whether an operator accepted the loss of what lies at a place of an epoch's log.
 func (c *checker) gaveUp(epoch int64, end database.LSN) bool {
 	return slices.ContainsFunc(c.losses, func(l database.Loss) bool {
-		return epoch < l.Epoch && end > l.Fork.LSN
+		return l.Fork.Parent != 0 && epoch < l.Epoch && end > l.Fork.LSN
 	})
 }
 
@@ -92,7 +92,7 @@ func (c *checker) gaveUp(epoch int64, end database.LSN) bool {
 func (c *checker) statements(r database.Record) {
 	for _, l := range r.Losses {
 		known := slices.ContainsFunc(c.losses, func(x database.Loss) bool { return x.Request == l.Request })
-		if known || l.Fork.Timeline == 0 {
+		if known || l.Fork.Timeline == 0 || l.Fork.Parent == 0 { // of a rebuilding: rebuiltOn
 			continue
 		}
 		c.losses = append(c.losses, l)

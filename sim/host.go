@@ -34,17 +34,23 @@ type host struct {
 	eatUntil  time.Duration // virtual
 
 	srv    *databasetest.Server
+	site   *site // whose agreed state it reads
 	store  *memory.Store
 	gate   gate
 	misled time.Duration // virtual; since when its listener for writes leads to a standby though it could know; 0 = it does not
 	agent  *agentLife    // nil = no agent runs
+
+	kept      database.Record // what is on the disk of its member of the store
+	overruled int64           // the highest rebuilding that it heard of
+	together  time.Duration   // virtual; since when it could hear of one without it; 0 = it could not
 }
 
 func newHost(w *World, index int, name string) *host {
 	h := &host{
 		w: w, name: name, index: index, stretch: 1 + (w.rng.Float64()-0.5)/100,
-		origin: time.Duration(w.rng.Int64N(int64(1000 * time.Hour))), thawed: -time.Hour, resumed: -time.Hour, store: w.store.Open(name),
+		origin: time.Duration(w.rng.Int64N(int64(1000 * time.Hour))), thawed: -time.Hour, resumed: -time.Hour,
 	}
+	h.enter(w.site)
 	h.srv = databasetest.New(name, w, w.check, w.opt.Bugs)
 	return h
 }

@@ -42,12 +42,12 @@ func (w *World) reachesStore(h *host) bool {
 		return false
 	}
 	n := 0
-	for _, x := range w.hosts {
-		if w.open(h, x) {
+	for _, x := range h.site.members {
+		if x.site == h.site && w.open(h, x) {
 			n++
 		}
 	}
-	return n > len(w.hosts)/2
+	return n > len(h.site.members)/2
 }
 
 // learnsFrom reports whether what a host reads of the store, by itself or through a watch, comes to it.

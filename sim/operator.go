@@ -12,7 +12,7 @@ import (
 // ask is an operator's request as it comes into the store.
 func (w *World) ask(q database.Request) *request {
 	q.ID, q.By = fmt.Sprintf("q%d", len(w.requests)+1), "operator"
-	asked := &request{Request: q, at: w.now}
+	asked := &request{Request: q, at: w.now, in: w.site}
 	w.requests = append(w.requests, asked)
 	w.note("", "an operator asks: %s %s (%s)", q.Kind, q.To, q.ID)
 	return asked

@@ -16,7 +16,6 @@ import (
 	"slices"
 	"time"
 
-	"holdfast/internal/cluster/memory"
 	"holdfast/internal/database"
 	"holdfast/internal/database/databasetest"
 )
@@ -50,6 +49,7 @@ type Planted struct {
 	NamesBeforeRecord bool // W is lowered in the server before the record has the larger E
 	NoBarrier         bool // W is raised and E lowered without a barrier
 	AsyncCounts       bool // the names hold asynchronous standbys too
+	HearsNoRebuilding bool // who was written off does not take it from the others
 	ObeysBackup       bool // no generation is compared: an agreed state of the same epoch is obeyed however old it is
 }
 
@@ -73,7 +73,8 @@ type Result struct {
 	Halts        int           // that automatic moves ended because they did not help
 	HaltedMoves  int           // most promotions within one of these times
 	Forced       int           // failovers that an operator forced, and that were confirmed
-	GivenUp      int           // acknowledged commits that these lost
+	GivenUp      int           // acknowledged commits that these lost, and rebuildings
+	Rebuilt      int           // clusters that were founded anew
 	Took         time.Duration // virtual
 	LongestWait  time.Duration // virtual, between two acknowledged commits
 	Hash         uint64        // of the trace: equal seeds give equal hashes
@@ -106,15 +107,8 @@ type World struct {
 
 	hosts []*host
 	net   network
-	store *memory.Shared
+	site  *site         // the newest
 	slow  time.Duration // extra time of every store call
-
-	checks   *memory.Store // the store as checkers read it
-	lastRead struct {      // see readRecord
-		revision int64 // of the whole store
-		at       int64 // of the record
-		record   database.Record
-	}
 
 	poisoned  bool // some primary was poisoned in this world
 	poisonous bool // each primary is, now
@@ -132,8 +126,7 @@ type World struct {
 
 // Run makes a world and lets it live until its faults are over and it is whole again, or a rule is broken.
 func Run(opt Options) Result {
-	w := &World{opt: opt, rng: rand.New(rand.NewPCG(opt.Seed, 0x5eed)), store: memory.New()}
-	w.checks = w.store.Open("checker")
+	w := &World{opt: opt, rng: rand.New(rand.NewPCG(opt.Seed, 0x5eed)), site: newSite(nil, 0)}
 	w.trace = trace{hash: fnv.New64a(), out: opt.Trace}
 	w.check = newChecker(w)
 	w.build()
@@ -146,7 +139,7 @@ func Run(opt Options) Result {
 	}
 	return Result{
 		Failure: w.failure, Acknowledged: w.check.acknowledged, Read: w.check.answered, Epochs: w.check.record.Epoch, Faults: w.faults.count,
-		RestartsDone: w.check.restarts, Halts: w.check.haltsSeen, HaltedMoves: w.check.mostMoves, Forced: len(w.check.losses), GivenUp: w.check.given,
+		RestartsDone: w.check.restarts, Halts: w.check.haltsSeen, HaltedMoves: w.check.mostMoves, Forced: len(w.check.losses), GivenUp: w.check.given, Rebuilt: w.check.rebuilt,
 		Took: w.now, LongestWait: w.check.longest, Hash: w.trace.hash.Sum64(),
 	}
 }
@@ -204,6 +197,7 @@ func (w *World) build() {
 	for i, name := range w.policy.Hosts {
 		w.hosts = append(w.hosts, newHost(w, i, name))
 	}
+	w.site.members = slices.Clone(w.hosts)
 	for _, h := range w.hosts {
 		w.boot(h)
 	}

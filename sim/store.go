@@ -2,14 +2,11 @@ package sim
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"time"
 
-	"holdfast/internal/agent"
 	"holdfast/internal/cluster"
 	"holdfast/internal/cluster/memory"
-	"holdfast/internal/database"
 )
 
 // storeTimeout is how long a caller waits for a store that does not answer.
@@ -73,23 +70,4 @@ func (w *World) storeWay() time.Duration {
 		d += time.Duration(w.rng.Int64N(int64(w.slow)))
 	}
 	return d
-}
-
-// agreed is the record as the store holds it now, and its revision. Every host reads the same one again and again, so it
-// is decoded once, and nobody may change what it holds.
-func (w *World) agreed() (database.Record, int64) {
-	if now := w.store.Revision(); now != w.lastRead.revision {
-		e, err := w.checks.Get(context.Background(), agent.RecordKey(databaseName))
-		if err != nil {
-			panic("sim: the store cannot be read: " + err.Error())
-		}
-		var r database.Record
-		if e.Revision != 0 {
-			if err := json.Unmarshal(e.Value, &r); err != nil {
-				panic("sim: the record in the store is not readable: " + err.Error())
-			}
-		}
-		w.lastRead.revision, w.lastRead.at, w.lastRead.record = now, e.Revision, r
-	}
-	return w.lastRead.record, w.lastRead.at
 }

@@ -191,6 +191,20 @@ func (s *Server) RunsAsPrimary() (int64, bool) {
 // Log is every record that the server's disk holds now, flushed or not. It must not be changed.
 func (s *Server) Log() []Entry { return s.d.wal }
 
+// Commits are those that the disk holds now, by what a client wrote.
+func (s *Server) Commits() map[int]bool {
+	held := make(map[int]bool, len(s.d.wal))
+	for _, e := range s.d.wal {
+		if e.Kind == Commit {
+			held[e.ID] = true
+		}
+	}
+	return held
+}
+
+// OnDisk is the promise that lies in the data directory.
+func (s *Server) OnDisk() database.Promise { return s.d.promise }
+
 // Incarnation is that of the data directory.
 func (s *Server) Incarnation() string { return s.d.incarnation }
 
