@@ -247,7 +247,12 @@ func await(t *testing.T, w *lab.World, ok func([]api.Salvaged) bool) []api.Salva
 // inside is a client on a host, through that host's listener.
 func inside(t *testing.T, w *lab.World, host string) *pgx.Conn {
 	t.Helper()
-	pc, err := pgx.ParseConfig(w.DSN(host))
+	return insideBy(t, w, host, w.DSN(host))
+}
+
+func insideBy(t *testing.T, w *lab.World, host, dsn string) *pgx.Conn {
+	t.Helper()
+	pc, err := pgx.ParseConfig(dsn)
 	must(t, err)
 	pc.DialFunc = w.Net.Dial(host)
 	for deadline := time.Now().Add(recoverMax); ; time.Sleep(200 * time.Millisecond) {

@@ -131,6 +131,7 @@ func elsewhere() []other {
 		{26, "`TestTheKernelPathFollowsThePrimary`", "make lab", "a switchover and a killed primary while rules lead each host's own clients straight to it"},
 		{28, forcedTest, "make lab", "a primary that runs ahead of standbys that nothing waits for is cut off; the loss is shown, forced, and listed commit by commit"},
 		{29, forcedTest, "make lab", "it comes back: its log is put aside first, it waits for a decision, then it is made a copy again"},
+		{29, "`TestThePlanSalvagesLostCommits`", "make lab", "three databases lose the same commits; their plan has a command take them back, exports them, discards them, and nobody is asked"},
 		{32, "`TestReadsAreSpreadOverStandbysAndNothingIsWritten`", "CI", "readers on both standbys; one falls behind, then all; a failover; no write ever succeeds"},
 		{39, chain, "CI", "every agent killed in turn: no failed request"},
 		{40, "`sim`: `TestSeeds`", "CI, `make sim`", "random faults on the decision core, each seed replayable"},

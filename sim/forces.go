@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"context"
 	"slices"
 	"time"
 
@@ -60,9 +61,20 @@ func (o *operator) force(h *host) {
 	o.asked = w.wish(database.Request{Kind: "failover", To: to, Via: h.name, Former: k.Former, Floor: k.At})
 }
 
-// settle decides about everything that waits.
+// settle decides about everything that waits, where the plan leaves that to a person; else it is the plan's work.
 func (o *operator) settle() {
 	w := o.w
+	if w.opt.Salvage != database.SalvageKeep {
+		for _, h := range w.hosts {
+			if a := h.agent; a == nil || a.paused || h.frozen || !a.known {
+				continue
+			}
+			if k, ok := database.ToSalvage(w.policy.Salvage, h.agent.record, h.name, h.srv.Observe(context.Background())); ok && w.chance(2) && h.srv.Salvage("exported") {
+				w.note(h.name, "%s exported", k.ID)
+			}
+		}
+		return
+	}
 	for _, l := range w.check.record.Losses {
 		for _, x := range l.Left {
 			if x.Settled == "" && l.Fork.Timeline != 0 && x.Kept != "" && w.chance(2) {
@@ -122,5 +134,16 @@ func (c *checker) leftBehind(host string, epoch int64) bool {
 func (c *checker) Discarded(host string, e databasetest.Entry, listed bool) {
 	if !listed && !slices.Contains(c.w.copies(e.ID), c.record.Primary) { // what it copies may itself be behind the primary
 		c.w.fail("nothing is thrown away unlisted", "%s threw away row %d of epoch %d, and put nothing aside before", host, e.ID, e.Epoch)
+	}
+	if c.w.opt.Salvage != database.SalvageExport || slices.Contains(c.w.copies(e.ID), c.record.Primary) {
+		return
+	}
+	acked := slices.ContainsFunc(c.acks, func(a ack) bool { return a.id == e.ID })
+	salvaged := false
+	for _, h := range c.w.hosts {
+		salvaged = salvaged || h.srv.Salvaged(e.ID)
+	}
+	if acked && !salvaged && c.gaveUp(e.Epoch, e.End) {
+		c.w.fail("nothing that was given up is thrown away before the plan's salvage", "%s threw away row %d of epoch %d", host, e.ID, e.Epoch)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"holdfast/internal/database"
 	"holdfast/internal/database/databasetest"
 	"holdfast/sim"
 )
@@ -17,6 +18,7 @@ func forced(seed uint64) sim.Options {
 		return time.Duration(lo)*time.Second + time.Duration(dice.IntN((hi-lo)*1000))*time.Millisecond
 	}
 	opt := sim.Options{Seed: seed, Operator: true, NoLive: true, Hosts: 5, Standbys: 1 + dice.IntN(4), W: 1, FaultTime: 150 * time.Second}
+	opt.Salvage = []database.SalvagePolicy{database.SalvageKeep, database.SalvageExport, database.SalvageDiscard}[seed%3]
 	switch {
 	case dice.IntN(3) == 0:
 		opt.W = -1

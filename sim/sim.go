@@ -27,15 +27,16 @@ type Options struct {
 	Planted Planted
 	Trace   io.Writer // every line of the trace as it happens; nil = only kept for a failure
 
-	Hosts     int           // 0 = by the seed
-	Standbys  int           // 0 = by the seed
-	W         int           // 0 = by the seed; below 0 = none
-	Faults    []FaultKind   // nil = a mix chosen by the seed
-	FaultTime time.Duration // how long faults go on; 0 = by the seed
-	Script    []Step        // faults at given times, in place of random ones
-	Readers   bool          // the plan has a read-only listener, and clients read through it
-	Operator  bool          // somebody forces a failover when nobody is served, and settles what it left behind
-	NoLive    bool          // do not demand progress at the end: what happened may rightly need a person
+	Hosts     int                    // 0 = by the seed
+	Standbys  int                    // 0 = by the seed
+	W         int                    // 0 = by the seed; below 0 = none
+	Faults    []FaultKind            // nil = a mix chosen by the seed
+	FaultTime time.Duration          // how long faults go on; 0 = by the seed
+	Script    []Step                 // faults at given times, in place of random ones
+	Readers   bool                   // the plan has a read-only listener, and clients read through it
+	Operator  bool                   // somebody forces a failover when nobody is served, and settles what it left behind
+	Salvage   database.SalvagePolicy // what the plan wants done with commits that were given up
+	NoLive    bool                   // do not demand progress at the end: what happened may rightly need a person
 }
 
 // Planted are defects of the agent, for tests that prove that they would be found, as [databasetest.Bugs] are of
@@ -185,7 +186,7 @@ func (w *World) build() {
 		o.FaultTime = time.Duration(40+w.rng.IntN(100)) * time.Second
 	}
 	w.opt = o
-	w.policy = database.Policy{Name: databaseName, Standbys: o.Standbys, AcknowledgedBy: o.W, Times: database.DefaultTimes()}
+	w.policy = database.Policy{Name: databaseName, Standbys: o.Standbys, AcknowledgedBy: o.W, Salvage: o.Salvage, Times: database.DefaultTimes()}
 	w.policy.DiskFull = diskPolicy(o.Seed)
 	if o.Readers {
 		w.policy.Reads = database.Reads{MaxLag: readLagMax}

@@ -183,6 +183,67 @@ func given() database.Record {
 	return r
 }
 
+// salvaged is a diverged server whose host did what the plan says with what it holds alone.
+func salvaged(how string, l database.Local) database.Local {
+	k := *l.Kept
+	k.Salvaged, l.Kept = how, &k
+	return l
+}
+
+// The plan's salvage policy settles what it may, and nothing else does.
+func TestThePlanSalvagesWhatAForcedFailoverGaveUp(t *testing.T) {
+	r := given()
+	lead := primary(r, "b2")
+	lead.Names = database.Closed()
+	back := recruit(r, "b1", 3, lsn+0x5000)
+	back.Timeline, back.History = 3, back.History[:2]
+	aside := back
+	aside.Kept = &database.Kept{ID: "epoch-3-i-b1", Incarnation: "i-b1", Commits: 7, Acknowledged: 5, End: lsn + 0x5000, Parted: database.Parting{Timeline: 3, LSN: lsn, Given: true}}
+	short := aside
+	short.Kept = &database.Kept{ID: "epoch-3-i-b1", Incarnation: "i-b1", Parted: database.Parting{Timeline: 3, LSN: lsn + 8, Given: true}}
+	rebuilt := given()
+	rebuilt.Losses[0].Fork.Parent = 0
+	b3 := silent("b3", time.Minute)
+	for _, c := range []struct {
+		name    string
+		policy  database.SalvagePolicy
+		r       database.Record
+		l       database.Local
+		settled string // what the primary notes of b1, "" = it goes on waiting
+		work    bool   // b1 has something to work on
+	}{
+		{"without a policy a person decides", database.SalvageKeep, r, aside, "", false},
+		{"discard settles what is listed", database.SalvageDiscard, r, aside, "7 commits discarded, 5 of them acknowledged (as the plan says)", false},
+		{"and nothing that is not listed whole", database.SalvageDiscard, r, short, "", false},
+		{"and nothing before it is put aside", database.SalvageDiscard, r, back, "", false},
+		{"and nothing of a host that a rebuilding wrote off", database.SalvageDiscard, rebuilt, aside, "", false},
+		{"export is its host's work, and the primary waits for it", database.SalvageExport, r, aside, "", true},
+		{"so is a command", database.SalvageCommand, r, aside, "", true},
+		{"which begins once the list is whole", database.SalvageExport, r, short, "", false},
+		{"what its host has done settles it", database.SalvageExport, r, salvaged("exported to /lost", aside), "exported to /lost (as the plan says)", false},
+		{"even where the plan says otherwise by now", database.SalvageKeep, r, salvaged("exported to /lost", aside), "exported to /lost (as the plan says)", false},
+		{"a list that was made longer since has to be worked on again", database.SalvageCommand, r, salvaged("taken", short), "", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := policy()
+			p.Salvage = c.policy
+			d, _ := database.Decide(p, view("b2", c.r, lead, hears("b1", c.r, c.l), b3), since(c.r, time.Minute))
+			settled := ""
+			for _, a := range d.Actions {
+				if a.Kind == database.KindSwap {
+					settled = a.Record.Losses[0].Left[0].Settled
+				}
+			}
+			if settled != c.settled {
+				t.Errorf("settled %q, want %q (%s)", settled, c.settled, asked(d))
+			}
+			if _, work := database.ToSalvage(c.policy, c.r, "b1", c.l); work != c.work {
+				t.Errorf("there is work for its host: %t", work)
+			}
+		})
+	}
+}
+
 func TestAfterAForcedFailover(t *testing.T) {
 	r := given()
 	calm := since(r, time.Minute)
@@ -243,6 +304,12 @@ func TestAfterAForcedFailover(t *testing.T) {
 			write},
 		{"a word about something else does not", request(view("b2", noted, lead, hears("b1", noted, aside), b3), database.Request{To: "b1", Kept: "other", Text: "exported"}), calm,
 			"answer false"},
+		{"one whose rows its host has brought to safety is settled", view("b2", noted, lead, hears("b1", noted, salvaged("exported", aside)), b3), calm, write},
+		{"but not when its list lacks something", view("b2", noted, lead, hears("b1", noted, func() database.Local {
+			l := salvaged("exported", aside)
+			l.Kept.Parted.LSN += 8
+			return l
+		}()), b3), calm, "nothing"},
 		{"what lies in a settled report needs no word of its own", view("b2", covered, lead, hears("b1", covered, aside), hears("b3", covered, shorter)), calm,
 			write},
 		{"a barrier comes before any standby may take over", view("b2", member, sealing, follower, silent("b1", time.Minute)), m, "barrier epoch=4"},

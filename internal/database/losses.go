@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"time"
-
-	"holdfast/internal/problem"
 )
 
 // Forced is a failover that an operator asked for in spite of what it may lose. It stands in the record while the
@@ -68,7 +66,8 @@ type Kept struct {
 	Parted       Parting `json:"parted"`
 	End          LSN     `json:"end"`
 	Commits      int     `json:"commits"`
-	Acknowledged int     `json:"acknowledged"` // of them
+	Acknowledged int     `json:"acknowledged"`       // of them
+	Salvaged     string  `json:"salvaged,omitempty"` // what its host did with it, as the plan says; "" = nothing, or not yet
 }
 
 // Covers reports whether the list of what was put aside reaches back to a parting: a later failover may have given up
@@ -223,13 +222,7 @@ func (j *judgement) mayDiscard() bool {
 	if !ok {
 		return true
 	}
-	j.problem(problem.Problem{
-		Code: "database.salvage-waits", Severity: problem.Degraded,
-		Title: fmt.Sprintf("%s waits: it holds %d commits that %s gave up", left.Host, l.Kept.Commits, loss.who()),
-		Meaning: fmt.Sprintf("They are put aside and listed as %s (%d were acknowledged). %s stays out of the database until somebody has decided about them.",
-			l.Kept.ID, l.Kept.Acknowledged, left.Host),
-		Remedy: fmt.Sprintf("holdfast database salvage show %s %s; then export them, or waive them", j.p.Name, l.Kept.ID),
-	})
+	j.salvageWaits(loss, left)
 	j.because("what %s gave up in epoch %d is not settled yet", loss.who(), loss.Epoch)
 	return false
 }
@@ -311,6 +304,8 @@ func (j *judgement) becomes(loss *Loss, left *Left) string {
 		return ""
 	case j.coveredBy(*loss, l.Kept) != "":
 		left.Kept, left.Settled = l.Kept.ID, j.coveredBy(*loss, l.Kept)
+	case j.byPolicy(*loss, left.Host, l) != "":
+		left.Kept, left.Settled = l.Kept.ID, j.byPolicy(*loss, left.Host, l)
 	case left.Kept != l.Kept.ID:
 		left.Kept = l.Kept.ID
 		return fmt.Sprintf("%s is back; what it holds alone is put aside as %s", left.Host, left.Kept)

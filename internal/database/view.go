@@ -17,6 +17,7 @@ type Policy struct {
 	Reads          Reads // the read-only listener
 	Slots          SlotLimits
 	DiskFull       DiskPolicy
+	Salvage        SalvagePolicy
 	Times          Times
 }
 

@@ -19,6 +19,9 @@ func policy(p *plan.Plan, d plan.Database) database.Policy {
 		Name: d.Name, Standbys: d.Standbys, AcknowledgedBy: d.AcknowledgedBy, Relaxed: d.Relaxed, Times: database.DefaultTimes(),
 		Slots: database.SlotLimits{Max: d.SlotMax, After: d.SlotAfter}, DiskFull: database.DiskPolicy(d.DiskFull),
 	}
+	if d.Salvage.Then != plan.SalvageKeep {
+		out.Salvage = database.SalvagePolicy(d.Salvage.Then)
+	}
 	for _, m := range d.Members {
 		promote := database.Promote(m.Promote)
 		if m.Promote == "normal" {

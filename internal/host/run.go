@@ -69,6 +69,8 @@ type Host struct {
 	govern   *agent.Govern
 	applied  *applied
 	archives []*archivist
+	salvages salvages
+	salvor   *salvor
 }
 
 // Run runs the agent of one host until ctx ends. What it looks after goes on; [Host.Down] ends that too.
@@ -107,6 +109,7 @@ func life(ctx context.Context, cfg Config, self plan.Host, down <-chan struct{})
 	h := &Host{cfg: cfg, self: self, clock: clock.Real(), servers: map[string]*postgres.Server{}, joins: make(chan struct{}, 1), applied: newApplied(cfg)}
 	h.saver = newSaver(h)
 	h.copies = newCopyWatch(h)
+	h.salvages, h.salvor = salvages{h.servers, h, &sync.Mutex{}}, newSalvor(h)
 	if err := join(ctx, cfg); err != nil {
 		return fmt.Errorf("run host %s: %w", cfg.Self, err)
 	}
@@ -319,6 +322,7 @@ func (h *Host) run(ctx context.Context, down <-chan struct{}) error {
 	}
 	g.Go(func() error { return h.keepMembers(ctx) })
 	g.Go(func() error { return h.saver.run(ctx) })
+	g.Go(func() error { return h.salvor.run(ctx) })
 	for _, c := range h.comparers {
 		g.Go(func() error { return c.run(ctx) })
 	}
@@ -361,7 +365,7 @@ func (h *Host) tend(now agent.Snapshot) {
 
 // problems are those of the host itself, for its report.
 func (h *Host) problems() []problem.Problem {
-	all := slices.Concat(h.disk.problems(), h.paths.problems(), h.saver.problems(), h.copies.problems(), h.applied.problems())
+	all := slices.Concat(h.disk.problems(), h.paths.problems(), h.saver.problems(), h.copies.problems(), h.salvor.problems(), h.applied.problems())
 	for _, l := range h.listeners {
 		all = append(all, l.problems()...)
 	}
@@ -396,7 +400,7 @@ func (h *Host) serve() (func(ctx context.Context) error, error) {
 	mux.Handle(heartbeat.Path, h.beats.publisher)
 	mux.Handle("/v1/", api.Handler(api.Source{
 		Plan: h.cfg.Plan, Applied: h.applied.plan, Check: h.checkApply, Prepare: h.cfg.Prepare, Self: h.cfg.Self, Store: h.store, Members: h.memberNames, Policy: h.policy, Snapshot: h.agent.Last, Events: h.diary.Recent, Log: h.cfg.Log, Cluster: h,
-		Salvage: salvages{h.servers, h, &sync.Mutex{}},
+		Salvage: h.salvages,
 	}))
 	srv := &http.Server{Handler: mux, TLSConfig: conf, ReadHeaderTimeout: 5 * time.Second, ErrorLog: nil}
 	return func(ctx context.Context) error {

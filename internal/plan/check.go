@@ -201,6 +201,12 @@ func (c *checker) databases() {
 				Meaning: "Nothing is lost, but writes stop after a failover, or when a standby dies, until that host is back.",
 				Remedy:  "add a standby, or lower acknowledged_by"}, path+".acknowledged_by", path+".standbys", path)
 		}
+		if d.Salvage.Then == SalvageDiscard {
+			c.warn(problem.Problem{Code: "plan.salvage-discards", Subject: d.Name, Severity: problem.Degraded,
+				Title:   "what a forced failover gives up is discarded, and nobody is asked",
+				Meaning: "When the old primary is back its commits are listed and its log is put aside; then it becomes a copy at once. Nobody looks before at what clients had been told is safe.",
+				Remedy:  "leave salvage out to be asked, or let it be exported"}, path+".salvage", path)
+		}
 		c.promotions(d, path)
 		if _, ok := c.plan.BackupOf(d.Name); !ok {
 			c.warn(problem.Problem{Code: "plan.no-backup", Subject: d.Name, Severity: problem.Critical,

@@ -77,6 +77,8 @@ func TestCheckWarnsOfWishesThatDefeatEachOther(t *testing.T) {
 		{"acknowledgement by nobody", threeHosts + "databases: { r: { postgres: 17, acknowledged_by: 0 } }\n" + vault + backup, []string{"plan.acknowledged-by-none 3:50"}},
 		{"readers that may end up on the primary", threeHosts + "databases: { r: { postgres: 17, listen: { read: 5433, read_fallback: primary } } }\n" + vault + backup,
 			[]string{"plan.readers-on-the-primary 3:70"}},
+		{"commits that are discarded unseen", threeHosts + "databases: { r: { postgres: 17, salvage: { discard: r } } }\n" + vault + backup, []string{"plan.salvage-discards 3:33"}},
+		{"commits that are exported", threeHosts + "databases: { r: { postgres: 17, salvage: { export: /lost } } }\n" + vault + backup, nil},
 		{"two nodes", threeHosts + "databases: { r: { postgres: 17, standbys: 1 } }\n" + vault + backup, []string{"plan.writes-stop-after-failover 3:43"}},
 		{"acknowledgement by all", threeHosts + "databases: { r: { postgres: 17, acknowledged_by: 2 } }\n" + vault + backup, []string{"plan.writes-stop-after-failover 3:50"}},
 		{"a vault that nothing goes to", threeHosts + web + vault, []string{"plan.vault-unused 4:11"}},

@@ -62,6 +62,9 @@ func (d *differ) database(old, db Database) {
 	if old.DiskFull != db.DiskFull {
 		d.add(subject, Nothing, "a primary whose disk is nearly full answers by %s (was %s)", db.DiskFull, old.DiskFull)
 	}
+	if was, is := old.Salvage.words(), db.Salvage.words(); was != is || !slices.Equal(old.Salvage.Run, db.Salvage.Run) || old.Salvage.Timeout != db.Salvage.Timeout || old.Salvage.Tries != db.Salvage.Tries {
+		d.add(subject, Reloads, "what a forced failover gives up %s (was: %s)", is, was)
+	}
 	d.roles(subject, old.Roles, db.Roles)
 	d.parameters(db.Name, old.Parameters, db.Parameters)
 }

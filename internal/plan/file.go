@@ -63,6 +63,7 @@ type (
 		copyLimit      located[int64]
 		slots          located[slotsFile]
 		diskFull       located[string]
+		salvage        located[salvageFile]
 	}
 	slotsFile struct {
 		max   located[int64]
@@ -186,6 +187,7 @@ func database(dir string) form[databaseFile] {
 		key("copy_limit", rate(), "Most that making a standby may move, such as 50MB/s (default: no limit).", func(f *databaseFile) *located[int64] { return &f.copyLimit }),
 		key("slots", slots(), "How much log is kept for a standby that is away; it is copied anew after that.", func(f *databaseFile) *located[slotsFile] { return &f.slots }),
 		key("disk_full", oneOf("read-only", "failover"), "What a primary does whose disk is nearly full: stop taking writes (default), or hand over to a standby that has room.", func(f *databaseFile) *located[string] { return &f.diskFull }),
+		key("salvage", salvage(dir), "What becomes of commits that a forced failover gave up: keep (default: they wait for a person), or a mapping with discard, export or command.", func(f *databaseFile) *located[salvageFile] { return &f.salvage }),
 		notYet[databaseFile]("tenants"), notYet[databaseFile]("two_nodes"), notYet[databaseFile]("strict"), notYet[databaseFile]("path"),
 	)
 }

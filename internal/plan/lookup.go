@@ -130,7 +130,7 @@ func (p *Plan) WithRoot(root string) *Plan {
 	}
 	q.Databases = slices.Clone(p.Databases)
 	for i, d := range q.Databases {
-		q.Databases[i].BinDir = put(d.BinDir)
+		q.Databases[i].BinDir, q.Databases[i].Salvage.To = put(d.BinDir), put(d.Salvage.To)
 		q.Databases[i].Roles = slices.Clone(d.Roles)
 		for j, r := range d.Roles {
 			q.Databases[i].Roles[j].Password = Secret(put(string(r.Password)))

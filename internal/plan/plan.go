@@ -130,6 +130,7 @@ type Database struct {
 	SlotMax        int64       // bytes of log that are kept at most for a standby that is away
 	SlotAfter      time.Duration
 	DiskFull       string // what a primary does whose disk is nearly full: read-only, failover
+	Salvage        Salvage
 }
 
 // The paths of a listener.

@@ -46,6 +46,7 @@ func resolveDatabase(ms *mistakes, p *Plan, index int, d named[databaseFile]) Da
 	}
 	db.Roles = resolveRoles(ms, path, f.roles.value)
 	db.CopyLimit, db.DiskFull = f.copyLimit.value, f.diskFull.or("read-only")
+	db.Salvage = f.salvage.value.resolved()
 	db.SlotMax, db.SlotAfter = f.slots.value.max.or(8<<30), f.slots.value.after.or(time.Hour)
 	for _, param := range f.parameters.value {
 		below := path.to("parameters").to(param.name)

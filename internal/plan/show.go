@@ -205,6 +205,7 @@ func showDatabase(d Database) mapping {
 	}
 	m.put("slots", mapping{{Key: "max", Value: formatSize(d.SlotMax)}, {Key: "after", Value: FormatDuration(d.SlotAfter)}})
 	m.put("disk_full", d.DiskFull)
+	m.put("salvage", d.Salvage.shown(d.Name))
 	for _, r := range d.Roles {
 		var role mapping
 		role.put("password", string(r.Password))

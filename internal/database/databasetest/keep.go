@@ -56,6 +56,22 @@ func (s *Server) Preserve(ctx context.Context, parted database.Parting) error {
 	return nil
 }
 
+// Salvage notes that what was put aside of the data that are here has been brought to safety; false = there is nothing.
+func (s *Server) Salvage(how string) bool {
+	for i := len(s.shelf) - 1; i >= 0; i-- {
+		if s.d.state == database.DataPresent && s.shelf[i].kept.Incarnation == s.d.incarnation {
+			s.shelf[i].kept.Salvaged = how
+			return true
+		}
+	}
+	return false
+}
+
+// Salvaged reports whether a commit is among what was brought to safety here.
+func (s *Server) Salvaged(id int) bool {
+	return slices.ContainsFunc(s.shelf, func(x shelved) bool { return x.kept.Salvaged != "" && slices.Contains(x.ids, id) })
+}
+
 func (s *Server) keptOf(incarnation string) *database.Kept {
 	for _, x := range slices.Backward(s.shelf) {
 		if x.kept.Incarnation == incarnation {

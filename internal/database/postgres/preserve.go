@@ -206,6 +206,52 @@ func (s *Server) observeKept(l *database.Local) error {
 	return err
 }
 
+// salvagedFile says in the folder of a kept log what was done with its commits.
+const salvagedFile = "salvaged.json"
+
+// salvaged is bound to the list that it was done with: a longer one made later has not been salvaged.
+type salvaged struct {
+	Parted database.Parting `json:"parted"`
+	End    database.LSN     `json:"end"`
+	How    string           `json:"how"`
+}
+
+// NoteSalvaged notes durably what was done with the commits of k. Observe tells it as Kept.Salvaged.
+func (s *Server) NoteSalvaged(k database.Kept, how string) error {
+	dir := filepath.Join(s.at.preserved, k.ID)
+	now, err := readKept(dir)
+	if err != nil {
+		return err
+	}
+	if now == nil || now.Parted != k.Parted || now.End != k.End {
+		return fmt.Errorf("note what was done with %s: the list has been made anew since: %w", k.ID, database.ErrStale)
+	}
+	text, err := json.Marshal(salvaged{k.Parted, k.End, how})
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(filepath.Join(dir, salvagedFile), append(text, '\n'), 0o600)
+}
+
+// readSalvaged tells what was done with the commits of k, "" = nothing.
+func readSalvaged(dir string, k database.Kept) (string, error) {
+	text, err := os.ReadFile(filepath.Join(dir, salvagedFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("read what was done with what was kept: %w", err)
+	}
+	var x salvaged
+	if err := json.Unmarshal(text, &x); err != nil {
+		return "", fmt.Errorf("read what was done with what was kept: %w", err)
+	}
+	if x.Parted != k.Parted || x.End != k.End {
+		return "", nil
+	}
+	return x.How, nil
+}
+
 // readKept is the short form of what a folder holds; nil = its list is not finished.
 func readKept(dir string) (*database.Kept, error) {
 	text, err := os.ReadFile(filepath.Join(dir, keptFile))
@@ -219,7 +265,8 @@ func readKept(dir string) (*database.Kept, error) {
 	if err := json.Unmarshal(text, &k); err != nil {
 		return nil, fmt.Errorf("read what was kept: %w", err)
 	}
-	return &k, nil
+	k.Salvaged, err = readSalvaged(dir, k)
+	return &k, err
 }
 
 // PreservedDir is where the logs of diverged incarnations are kept, one folder for each.
