@@ -18,13 +18,13 @@ import (
 )
 
 // bad opens a bucket through a proxy that does nothing yet.
-func bad(t *testing.T, server *s3test.Server, bucket string, seed uint64) (*s3store.Store, *s3test.Proxy, string) {
+func bad(t *testing.T, server *s3test.Server, bucket string, seed uint64, attempts int) (*s3store.Store, *s3test.Proxy, string) {
 	t.Helper()
 	dir := server.Bucket(t, bucket, false)
 	p := server.Worse(t, seed)
 	cfg := server.Config(bucket, "v")
 	cfg.Endpoint = "http://" + p.Address
-	cfg.Patience.Attempts, cfg.Patience.Wait, cfg.Patience.WaitMax = 12, 5*time.Millisecond, 50*time.Millisecond
+	cfg.Patience.Attempts, cfg.Patience.Wait, cfg.Patience.WaitMax = attempts, 5*time.Millisecond, 50*time.Millisecond
 	return open(t, cfg), p, filepath.Join(dir, "v")
 }
 
@@ -33,7 +33,7 @@ func content(i, size int) []byte { return bytes.Repeat([]byte(fmt.Sprintf("%07d,
 // What is told to be stored is stored, and what is read is what was stored, however bad the store is.
 func TestAnS3StoreInTroubleNeverGivesAWrongSuccess(t *testing.T) {
 	server := s3test.Start(t)
-	s, p, dir := bad(t, server, "trouble", 7)
+	s, p, dir := bad(t, server, "trouble", 7, 100) // every other request goes wrong: a dozen in a row is no rarity
 	p.Set(s3test.Faults{Busy: .15, Broken: .05, Reset: .08, LoseAnswer: .08, CutBody: .08, Damage: .08, Deny: .04})
 	var wg sync.WaitGroup
 	for w := range 4 {
@@ -73,7 +73,7 @@ func TestAnS3StoreInTroubleNeverGivesAWrongSuccess(t *testing.T) {
 
 func TestAnS3StoreThatStaysDownIsAnErrorInBoundedTime(t *testing.T) {
 	server := s3test.Start(t)
-	s, p, dir := bad(t, server, "down", 1)
+	s, p, dir := bad(t, server, "down", 1, 12)
 	for name, f := range map[string]s3test.Faults{"a storm of 503": {Busy: 1}, "resets": {Reset: 1}, "answers that are lost": {LoseAnswer: 1}, "damage": {Damage: 1}} {
 		t.Run(name, func(t *testing.T) {
 			p.Set(f)
@@ -96,13 +96,14 @@ func TestAnS3StoreThatIsTooSlowIsGivenUp(t *testing.T) {
 	dir := server.Bucket(t, "slow", false)
 	p := server.Worse(t, 1)
 	cfg := server.Config("slow", "v")
+	fast := open(t, cfg)
 	cfg.Endpoint = "http://" + p.Address
-	cfg.Patience = s3store.Patience{Attempts: 2, Wait: time.Millisecond, Silence: 300 * time.Millisecond}
+	cfg.Patience = s3store.Patience{Attempts: 2, Wait: time.Millisecond, Silence: time.Second}
 	s := open(t, cfg)
 	if err := os.MkdirAll(filepath.Join(dir, "v"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Put(t.Context(), "big", store.Bytes(content(1, 50_000))); err != nil {
+	if err := fast.Put(t.Context(), "big", store.Bytes(content(1, 50_000))); err != nil {
 		t.Fatal(err)
 	}
 	p.Set(s3test.Faults{Trickle: 1000})
@@ -119,7 +120,7 @@ func TestAnS3StoreThatIsTooSlowIsGivenUp(t *testing.T) {
 // A read that breaks goes on where it broke, and hands each byte on once.
 func TestAnS3ReadGoesOnWhereItWasCut(t *testing.T) {
 	server := s3test.Start(t)
-	s, p, _ := bad(t, server, "cut", 1)
+	s, p, _ := bad(t, server, "cut", 1, 12)
 	want := content(3, 6<<20)
 	if err := s.Put(t.Context(), "big", store.Bytes(want)); err != nil {
 		t.Fatal(err)
@@ -159,7 +160,7 @@ func (w writer) Write(b []byte) (int, error) { return w(b) }
 // A store that takes the condition and replaces all the same is found out, and compared by hand.
 func TestAnS3StoreWithoutConditionalWritesIsAskedBefore(t *testing.T) {
 	server := s3test.Start(t)
-	s, p, _ := bad(t, server, "unasked", 1)
+	s, p, _ := bad(t, server, "unasked", 1, 12)
 	p.Set(s3test.Faults{Unasked: true})
 	ctx := t.Context()
 	for _, again := range []string{"first", "first"} {
@@ -179,7 +180,7 @@ func TestAnS3ServerThatComesBackGetsTheRestOfTheUpload(t *testing.T) {
 	server := s3test.Start(t)
 	server.Bucket(t, "back", false)
 	cfg := server.Config("back", "v")
-	cfg.Patience = s3store.Patience{Attempts: 200, Wait: 10 * time.Millisecond, WaitMax: 100 * time.Millisecond}
+	cfg.Patience = s3store.Patience{Attempts: 3000, Wait: 10 * time.Millisecond, WaitMax: 100 * time.Millisecond}
 	s := open(t, cfg)
 	if err := s.Put(t.Context(), "before", store.Bytes("1")); err != nil {
 		t.Fatal(err)
