@@ -52,33 +52,27 @@ func TestLinksBreakAndNothingAcknowledgedIsLost(t *testing.T) {
 		})
 	}
 
-	t.Run("a standby that the primary alone does not reach leaves, and nothing fails over", func(t *testing.T) {
-		was := well(t, "well before")
-		far := standby(was)
-		load.Client.Mark("one link")
-		w.Net.Cut(was.Primary, far)
-		w.Await(far+" does not count", recoverMax, func(st api.Status) bool { return !counts(st, far) })
-		load.Recovered()
-		linger(load)
-		w.Net.Heal()
-		now := well(t, "well after")
-		load.Client.Mark("after one link")
-		unmoved(t, was, now)
-	})
-
-	t.Run("a standby that hears nothing from the primary leaves, and nothing fails over", func(t *testing.T) {
-		was := well(t, "well before")
-		far := standby(was)
-		load.Client.Mark("one direction")
-		w.Net.CutOneWay(was.Primary, far)
-		w.Await(far+" does not count", recoverMax, func(st api.Status) bool { return !counts(st, far) })
-		load.Recovered()
-		linger(load)
-		w.Net.Heal()
-		now := well(t, "well after")
-		load.Client.Mark("after one direction")
-		unmoved(t, was, now)
-	})
+	for _, c := range []struct {
+		name, mark string
+		cut        func(from, to string)
+	}{
+		{"a standby that the primary alone does not reach leaves, and nothing fails over", "one link", w.Net.Cut},
+		{"a standby that hears nothing from the primary leaves, and nothing fails over", "one direction", w.Net.CutOneWay},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			was := well(t, "well before")
+			far := standby(was)
+			load.Client.Mark(c.mark)
+			c.cut(was.Primary, far)
+			w.Await(far+" does not count", recoverMax, func(st api.Status) bool { return !counts(st, far) })
+			load.Recovered()
+			linger(load)
+			w.Net.Heal()
+			now := well(t, "well after")
+			load.Client.Mark("after " + c.mark)
+			unmoved(t, was, now)
+		})
+	}
 
 	t.Run("without a majority of etcd the primary goes on, restarted agents included", func(t *testing.T) {
 		was := well(t, "well before")

@@ -43,82 +43,82 @@ func TestPlantedDefectsAreFound(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			for s := tt.first; s < tt.first+tt.within; s++ {
-				opt := sim.Options{Seed: s, Faults: tt.faults, NoLive: true, Readers: tt.bugs.KeepReaders}
-				planted := opt
-				planted.Bugs = tt.bugs
-				f := sim.Run(planted).Failure
-				if f == nil {
-					continue
-				}
-				if !slices.Contains(tt.rules, f.Rule) {
-					t.Fatalf("found by another rule than expected: %v", f)
-				}
-				t.Logf("found: %v", f)
-				if clean := sim.Run(opt); clean.Failure != nil {
-					t.Fatalf("without the defect the same faults break a rule: %v", clean.Failure)
-				}
-				return
-			}
-			t.Fatalf("not found within %d seeds", tt.within)
+			mustFind(t, search{
+				opt:   sim.Options{Faults: tt.faults, NoLive: true, Readers: tt.bugs.KeepReaders},
+				plant: func(o *sim.Options) { o.Bugs = tt.bugs },
+				first: tt.first - 1, within: tt.within, rules: tt.rules,
+			})
 		})
 	}
 }
 
-// The primary is cut off from everybody, and one link comes back when both standbys have answered in an election: what
-// was written meanwhile goes over it to a voter that should not take it any more, while the other one is promoted.
-func TestVotersThatAreNotFrozenAreFound(t *testing.T) {
-	opt := sim.Options{Hosts: 3, Standbys: 2, W: 1, NoLive: true, FaultTime: 30 * time.Second}
-	for s := range uint64(100) {
+// search is a defect that must be found.
+type search struct {
+	opt           sim.Options
+	script        func(s uint64) []sim.Step // of the run number s; nil = the options' own
+	plant         func(*sim.Options)
+	first, within uint64   // run numbers: the first near the one that found it when this was written
+	rules         []string // one of them breaks
+	passes        string   // a rule that may break too and proves nothing; "" = none
+}
+
+// mustFind runs one seed after the other, without the defect and with it, until it is found.
+func mustFind(t *testing.T, x search) {
+	t.Helper()
+	for s := x.first; s < x.first+x.within; s++ {
+		opt := x.opt
 		opt.Seed = s + 1
-		opt.Script = []sim.Step{
-			{At: 30 * time.Second, Kind: sim.CutLink, Host: "h1", To: "h2", Lasts: 10 * time.Second},
-			{At: 30 * time.Second, Kind: sim.CutLink, Host: "h1", To: "h3", Lasts: 2500*time.Millisecond + time.Duration(s%50)*10*time.Millisecond},
+		if x.script != nil {
+			opt.Script = x.script(s)
 		}
 		if clean := sim.Run(opt); clean.Failure != nil {
 			t.Fatalf("without the defect: %v", clean.Failure)
 		}
-		planted := opt
-		planted.Bugs.NotFrozen = true
-		switch f := sim.Run(planted).Failure; {
-		case f == nil || f.Rule == "nothing is thrown away unlisted": // what came over was no acknowledged commit this time
-		case f.Rule != "no acknowledged commit lost":
+		x.plant(&opt)
+		switch f := sim.Run(opt).Failure; {
+		case f == nil || f.Rule == x.passes:
+		case !slices.Contains(x.rules, f.Rule):
 			t.Fatalf("found by another rule than expected: %v", f)
 		default:
 			t.Logf("found by seed %d: %v", opt.Seed, f)
 			return
 		}
 	}
-	t.Fatal("not found")
+	t.Fatalf("not found within %d seeds", x.within)
+}
+
+// The primary is cut off from everybody, and one link comes back when both standbys have answered in an election: what
+// was written meanwhile goes over it to a voter that should not take it any more, while the other one is promoted.
+func TestVotersThatAreNotFrozenAreFound(t *testing.T) {
+	opt := sim.Options{Hosts: 3, Standbys: 2, W: 1, NoLive: true, FaultTime: 30 * time.Second}
+	mustFind(t, search{
+		opt: opt, script: func(s uint64) []sim.Step {
+			return []sim.Step{
+				{At: 30 * time.Second, Kind: sim.CutLink, Host: "h1", To: "h2", Lasts: 10 * time.Second},
+				{At: 30 * time.Second, Kind: sim.CutLink, Host: "h1", To: "h3", Lasts: 2500*time.Millisecond + time.Duration(s%50)*10*time.Millisecond},
+			}
+		},
+		plant: func(o *sim.Options) { o.Bugs.NotFrozen = true }, within: 100, rules: []string{"no acknowledged commit lost"},
+		passes: "nothing is thrown away unlisted", // what came over was no acknowledged commit this time
+	})
 }
 
 // A former primary is made anew while the new one is the only other server with some commits, and then that one's
 // disk is lost. A copy that went back behind those commits must not be asked; here it is, under its old name.
 func TestARebuiltVoterThatKeepsItsIncarnationIsFound(t *testing.T) {
 	opt := sim.Options{Hosts: 5, Standbys: 2, W: 1, NoLive: true, FaultTime: 30 * time.Second}
-	for s := uint64(20); s < 140; s++ { // it was found at 22 when this was written
-		opt.Seed = s + 1
-		opt.Script = []sim.Step{
-			{At: 30 * time.Second, Kind: sim.CutOneWay, Host: "h1", To: "h3", Lasts: 20 * time.Second},
-			{At: 30 * time.Second, Kind: sim.CutOneWay, Host: "h2", To: "h3", Lasts: 20 * time.Second},
-			{At: 31500 * time.Millisecond, Kind: sim.CutOneWay, Host: "h1", To: "h2", Lasts: 550 * time.Millisecond}, // it goes another way
-			{At: 32 * time.Second, Kind: sim.CrashServer, Host: "h1"},
-			{At: 33*time.Second + time.Duration(s)*20*time.Millisecond, Kind: sim.LoseDisk, Host: "h2", Lasts: 15 * time.Second},
-		}
-		if clean := sim.Run(opt); clean.Failure != nil {
-			t.Fatalf("without the defect: %v", clean.Failure)
-		}
-		planted := opt
-		planted.Bugs.OldIncarnation = true
-		if f := sim.Run(planted).Failure; f != nil {
-			if f.Rule != "no acknowledged commit lost" {
-				t.Fatalf("found by another rule than expected: %v", f)
+	mustFind(t, search{
+		opt: opt, script: func(s uint64) []sim.Step {
+			return []sim.Step{
+				{At: 30 * time.Second, Kind: sim.CutOneWay, Host: "h1", To: "h3", Lasts: 20 * time.Second},
+				{At: 30 * time.Second, Kind: sim.CutOneWay, Host: "h2", To: "h3", Lasts: 20 * time.Second},
+				{At: 31500 * time.Millisecond, Kind: sim.CutOneWay, Host: "h1", To: "h2", Lasts: 550 * time.Millisecond}, // it goes another way
+				{At: 32 * time.Second, Kind: sim.CrashServer, Host: "h1"},
+				{At: 33*time.Second + time.Duration(s)*20*time.Millisecond, Kind: sim.LoseDisk, Host: "h2", Lasts: 15 * time.Second},
 			}
-			t.Logf("found by seed %d: %v", opt.Seed, f)
-			return
-		}
-	}
-	t.Fatal("not found")
+		},
+		plant: func(o *sim.Options) { o.Bugs.OldIncarnation = true }, first: 20, within: 120, rules: []string{"no acknowledged commit lost"}, // it was found at 22 when this was written
+	})
 }
 
 // A standby that reconnects while its old walsender still stands must not acknowledge as if it were two. Two must
@@ -130,22 +130,10 @@ func TestAStandbyThatIsCountedTwiceIsFound(t *testing.T) {
 		{At: 40 * time.Second, Kind: sim.CrashHost, Host: "h1", Lasts: 40 * time.Second},
 		{At: 40 * time.Second, Kind: sim.CrashHost, Host: "h3", Lasts: 40 * time.Second},
 	}}
-	for s := range uint64(20) {
-		opt.Seed = s + 1
-		if clean := sim.Run(opt); clean.Failure != nil {
-			t.Fatalf("without the defect: %v", clean.Failure)
-		}
-		planted := opt
-		planted.Bugs.TwoOfAName = true
-		if f := sim.Run(planted).Failure; f != nil {
-			if f.Rule != "no acknowledged commit lost" {
-				t.Fatalf("found by another rule than expected: %v", f)
-			}
-			t.Logf("found by seed %d: %v", opt.Seed, f)
-			return
-		}
-	}
-	t.Fatal("not found")
+	mustFind(t, search{
+		opt:   opt,
+		plant: func(o *sim.Options) { o.Bugs.TwoOfAName = true }, within: 20, rules: []string{"no acknowledged commit lost"},
+	})
 }
 
 // One standby lags, the other is restarted, and the primary is gone: whoever believes the receiver, which after a
@@ -156,49 +144,26 @@ func TestARecruitThatBelievesItsReceiverIsFound(t *testing.T) {
 		{At: 30800 * time.Millisecond, Kind: sim.CrashServer, Host: "h2"},
 		{At: 30801 * time.Millisecond, Kind: sim.CrashHost, Host: "h1", Lasts: 15 * time.Second},
 	}}
-	for s := range uint64(40) {
-		opt.Seed = s + 1
-		if clean := sim.Run(opt); clean.Failure != nil {
-			t.Fatalf("without the defect: %v", clean.Failure)
-		}
-		planted := opt
-		planted.Bugs.ReceiveLSN = true
-		if f := sim.Run(planted).Failure; f != nil {
-			if f.Rule != "no acknowledged commit lost" {
-				t.Fatalf("found by another rule than expected: %v", f)
-			}
-			t.Logf("found by seed %d: %v", opt.Seed, f)
-			return
-		}
-	}
-	t.Fatal("not found")
+	mustFind(t, search{
+		opt:   opt,
+		plant: func(o *sim.Options) { o.Bugs.ReceiveLSN = true }, within: 40, rules: []string{"no acknowledged commit lost"},
+	})
 }
 
 // The answer to a voter's removal is lost, and so is all that is read for a while; then the voter is back. Its names
 // were judged on a record that still had it: E is lower by now, and it alone could be left out of an election.
 func TestNamesThatAreSetOnAnotherRevisionAreFound(t *testing.T) {
 	opt := sim.Options{Hosts: 3, Standbys: 2, W: 1, NoLive: true, FaultTime: 30 * time.Second}
-	for s := range uint64(600) {
-		back := 38*time.Second + time.Duration(s%100)*20*time.Millisecond // about when it leaves
-		opt.Seed = s + 1
-		opt.Script = []sim.Step{
-			{At: 30 * time.Second, Kind: sim.CutLink, Host: "h1", To: "h3", Lasts: back - 30*time.Second},
-			{At: 31 * time.Second, Kind: sim.LoseReads, Host: "h1", Lasts: 29 * time.Second},
-		}
-		if clean := sim.Run(opt); clean.Failure != nil {
-			t.Fatalf("without the defect: %v", clean.Failure)
-		}
-		planted := opt
-		planted.Planted.AnyRevision = true
-		if f := sim.Run(planted).Failure; f != nil {
-			if f.Rule != "I1" {
-				t.Fatalf("found by another rule than expected: %v", f)
+	mustFind(t, search{
+		opt: opt, script: func(s uint64) []sim.Step {
+			back := 38*time.Second + time.Duration(s%100)*20*time.Millisecond // about when it leaves
+			return []sim.Step{
+				{At: 30 * time.Second, Kind: sim.CutLink, Host: "h1", To: "h3", Lasts: back - 30*time.Second},
+				{At: 31 * time.Second, Kind: sim.LoseReads, Host: "h1", Lasts: 29 * time.Second},
 			}
-			t.Logf("found by seed %d: %v", opt.Seed, f)
-			return
-		}
-	}
-	t.Fatal("not found")
+		},
+		plant: func(o *sim.Options) { o.Planted.AnyRevision = true }, within: 600, rules: []string{"I1"},
+	})
 }
 
 // A host whose agent is gone hears of no standby any more, and one of them is cut off: what it shows gets old.
@@ -207,22 +172,10 @@ func TestAReadOnlyListenerThatGoesOnForEverIsFound(t *testing.T) {
 		{At: 30 * time.Second, Kind: sim.LoseAgent, Host: "h2", Lasts: 40 * time.Second},
 		{At: 31 * time.Second, Kind: sim.CutLink, Host: "h1", To: "h3", Lasts: 30 * time.Second},
 	}}
-	for s := range uint64(20) {
-		opt.Seed = s + 1
-		if clean := sim.Run(opt); clean.Failure != nil {
-			t.Fatalf("without the defect: %v", clean.Failure)
-		}
-		planted := opt
-		planted.Planted.KeepMembers = true
-		if f := sim.Run(planted).Failure; f != nil {
-			if f.Rule != "reads are no older than the plan allows" {
-				t.Fatalf("found by another rule than expected: %v", f)
-			}
-			t.Logf("found by seed %d: %v", opt.Seed, f)
-			return
-		}
-	}
-	t.Fatal("not found")
+	mustFind(t, search{
+		opt:   opt,
+		plant: func(o *sim.Options) { o.Planted.KeepMembers = true }, within: 20, rules: []string{"reads are no older than the plan allows"},
+	})
 }
 
 // The agent of a host without a copy is gone, and the primary moves: the listener there would lead writers to the former
@@ -232,22 +185,10 @@ func TestAListenerThatAsksNobodyIsFound(t *testing.T) {
 		{At: 30 * time.Second, Kind: sim.LoseAgent, Host: "h5", Lasts: 60 * time.Second},
 		{At: 34 * time.Second, Kind: sim.CrashServer, Host: "h1"},
 	}}
-	for s := range uint64(20) {
-		opt.Seed = s + 1
-		if clean := sim.Run(opt); clean.Failure != nil {
-			t.Fatalf("without the defect: %v", clean.Failure)
-		}
-		planted := opt
-		planted.Planted.AskNobody = true
-		if f := sim.Run(planted).Failure; f != nil {
-			if f.Rule != "writers are led to no standby" {
-				t.Fatalf("found by another rule than expected: %v", f)
-			}
-			t.Logf("found by seed %d: %v", opt.Seed, f)
-			return
-		}
-	}
-	t.Fatal("not found")
+	mustFind(t, search{
+		opt:   opt,
+		plant: func(o *sim.Options) { o.Planted.AskNobody = true }, within: 20, rules: []string{"writers are led to no standby"},
+	})
 }
 
 // A listener that starts anew knows nothing, and no change of order may come for days.
@@ -270,22 +211,8 @@ func TestAListenerThatIsToldNothingAgainIsFound(t *testing.T) {
 // A record that is written without comparing revisions lets two runners of one election both win.
 func TestTwoRunnersThatBothWriteAreFound(t *testing.T) {
 	opt := sim.Options{NoLive: true, Faults: []sim.FaultKind{sim.Partition, sim.CutOneWay, sim.PauseAgent, sim.CutLink}}
-	for s := range uint64(60) { // it was found at 14 when this was written
-		opt.Seed = s + 1
-		planted := opt
-		planted.Planted.NoCompare = true
-		f := sim.Run(planted).Failure
-		if f == nil {
-			continue
-		}
-		if f.Rule != "the record only rises" {
-			t.Fatalf("found by another rule than expected: %v", f)
-		}
-		if clean := sim.Run(opt); clean.Failure != nil {
-			t.Fatalf("without the defect: %v", clean.Failure)
-		}
-		t.Logf("found: %v", f)
-		return
-	}
-	t.Fatal("not found")
+	mustFind(t, search{
+		opt:   opt,
+		plant: func(o *sim.Options) { o.Planted.NoCompare = true }, within: 60, rules: []string{"the record only rises"}, // it was found at 14 when this was written
+	})
 }

@@ -44,22 +44,8 @@ func TestAnAgreedStateOfTheSameEpochThatIsObeyedIsFound(t *testing.T) {
 		{At: 43500 * time.Millisecond, Kind: sim.RestoreStore, Host: "h1"},
 		{At: 43600 * time.Millisecond, Kind: sim.CrashHost, Host: "h1", Lasts: 30 * time.Second},
 	}}
-	for s := uint64(30); s < 130; s++ { // it was found at 33 when this was written
-		opt.Seed = s + 1
-		planted := opt
-		planted.Planted.ObeysBackup = true
-		f := sim.Run(planted).Failure
-		if f == nil {
-			continue
-		}
-		if f.Rule != "no acknowledged commit lost" {
-			t.Fatalf("found by another rule than expected: %v", f)
-		}
-		if clean := sim.Run(opt); clean.Failure != nil {
-			t.Fatalf("without the defect: %v", clean.Failure)
-		}
-		t.Logf("found: %v", f)
-		return
-	}
-	t.Fatal("not found")
+	mustFind(t, search{
+		opt:   opt,
+		plant: func(o *sim.Options) { o.Planted.ObeysBackup = true }, first: 30, within: 100, rules: []string{"no acknowledged commit lost"}, // it was found at 33 when this was written
+	})
 }

@@ -80,6 +80,12 @@ func dial(t *testing.T, network, addr string) *client {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return greeted(t, c)
+}
+
+// greeted waits for the server's name.
+func greeted(t *testing.T, c net.Conn) *client {
+	t.Helper()
 	t.Cleanup(func() { _ = c.Close() }) // may be broken
 	if err := c.SetDeadline(time.Now().Add(2 * time.Minute)); err != nil {
 		t.Fatal(err)
@@ -346,15 +352,7 @@ func dialMapped(t *testing.T) *client {
 	if err := errors.Join(err, f.Close()); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = c.Close() }) // may be broken
-	if err := c.SetDeadline(time.Now().Add(2 * time.Minute)); err != nil {
-		t.Fatal(err)
-	}
-	in := bufio.NewReader(c)
-	if _, err := in.ReadString('\n'); err != nil {
-		t.Fatal(err)
-	}
-	return &client{c, in, ""}
+	return greeted(t, c)
 }
 
 // On the server's host sessions end that did not come through a rule here; standbys stay.
@@ -371,15 +369,7 @@ func TestTheServersHostEndsSessionsButNotThoseOfPeers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { _ = c.Close() }) // may be broken
-		if err := c.SetDeadline(time.Now().Add(2 * time.Minute)); err != nil {
-			t.Fatal(err)
-		}
-		in := bufio.NewReader(c)
-		if _, err := in.ReadString('\n'); err != nil {
-			t.Fatal(err)
-		}
-		return &client{c, in, ""}
+		return greeted(t, c)
 	}
 	stranger, standby := from("10.233.0.1"), from("10.233.0.3")
 	if _, err := p.Cut(netip.MustParseAddrPort(first)); err != nil {

@@ -3,7 +3,6 @@ package walscan_test
 import (
 	"bytes"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -19,26 +18,7 @@ import (
 // single makes a cluster, runs scripts on it in single-user mode, and tells where the log ended before each.
 func single(t *testing.T, scripts ...string) (in walscan.Input, ends []walscan.LSN) {
 	t.Helper()
-	if bin == "" {
-		if os.Getenv("CI") != "" {
-			t.Fatal("PostgreSQL is not installed in /usr/lib/postgresql")
-		}
-		t.Skip("PostgreSQL is not installed in /usr/lib/postgresql")
-	}
-	top, err := os.MkdirTemp("/tmp", "hfwal")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.RemoveAll(top); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := os.Chmod(top, 0o777); err != nil {
-		t.Fatal(err)
-	}
-	data := filepath.Join(top, "data")
-	asServer(t, "", "initdb", "-D", data, "-A", "reject", "--wal-segsize=1", "--no-sync", "--locale=C")
+	data := smallCluster(t)
 	dir := filepath.Join(data, "pg_wal")
 	segments, err := walscan.Segments(dir, segSize)
 	if err != nil {

@@ -53,9 +53,8 @@ func asServer(t *testing.T, stdin, name string, args ...string) {
 	}
 }
 
-// realLog makes a cluster with small segments, writes to it, and gives its pg_wal and every record that
-// pg_waldump finds in it.
-func realLog(t *testing.T) (dir string, records []walscan.LSN) {
+// smallCluster makes a cluster with segments of one MiB, and gives its data directory.
+func smallCluster(t *testing.T) string {
 	t.Helper()
 	if bin == "" {
 		if os.Getenv("CI") != "" {
@@ -77,6 +76,14 @@ func realLog(t *testing.T) (dir string, records []walscan.LSN) {
 	}
 	data := filepath.Join(top, "data")
 	asServer(t, "", "initdb", "-D", data, "-A", "reject", "--wal-segsize=1", "--no-sync", "--locale=C")
+	return data
+}
+
+// realLog makes a cluster with small segments, writes to it, and gives its pg_wal and every record that
+// pg_waldump finds in it.
+func realLog(t *testing.T) (dir string, records []walscan.LSN) {
+	t.Helper()
+	data := smallCluster(t)
 	asServer(t, `create table t (a int, b text);
 insert into t select g, repeat(md5(g::text), 40) from generate_series(1, 3000) g;
 select pg_switch_wal();
