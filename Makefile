@@ -13,6 +13,7 @@ FROM    ?= 1
 HOURS   ?= 0
 FUZZTIME ?= 30s
 ROUNDS  ?= 5
+MB      ?= 1200
 N       ?= 1
 POINTS  ?= 0
 # The race detector makes scrypt, which a vault's key is derived with at each opening, ten times as slow (seconds each);
@@ -83,6 +84,12 @@ bench: ## Runs the benchmarks; read ratios from one run, not figures from two.
 bench-failover: setup build ## Times crash, dead hosts and switchover as a client sees them, Patroni's too where it is; status 1 when a row is lost or a target missed.
 	@go build -trimpath -o bin/bench-failover ./bench/failover
 	exec bin/bench-failover -holdfast bin/holdfast -rounds $(ROUNDS)
+
+.PHONY: bench-backup
+bench-backup: build ## Times backups and restores, those of pgBackRest and others too where they are, starts and compares every copy; status 1 when one differs or a target is missed.
+	@scripts/setup --bench || echo "goes on without what could not be installed"
+	go build -trimpath -o bin/bench-backup ./bench/backup
+	exec bin/bench-backup -rounds $(ROUNDS) -mb $(MB)
 
 .PHONY: bench-listener
 bench-listener: build ## Times pgbench directly, through the listener and through HAProxy where it is; status 1 when a target is missed.

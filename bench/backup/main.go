@@ -1,0 +1,259 @@
+// Command backup measures base backups and restores: Holdfast's own beside pg_basebackup, pgBackRest, restic and kopia
+// where they are installed, on the same data, in one run on one machine. Every copy that is restored is started and
+// compared with its source.
+//
+// Start at [bench.play]: rounds of a full backup, a change of one percent, an incremental and a restore by each system, in
+// random order. source.go has the data, systems.go and holdfast.go what is run, measure.go how it is timed, report.go
+// the judgement.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// options are the command line's.
+type options struct {
+	rounds int
+	mb     int
+	seed   uint64
+	keep   bool
+	only   string
+	kopia  string
+
+	step   string // set in a process that the run starts: what it does for Holdfast
+	conn   string
+	data   string
+	vault  string
+	to     string
+	fetch  string
+	server int
+}
+
+func main() {
+	var o options
+	flag.IntVar(&o.rounds, "rounds", 5, "how often everything is measured")
+	flag.IntVar(&o.mb, "mb", 1200, "about how large the database is, in `megabytes`")
+	flag.Uint64Var(&o.seed, "seed", uint64(time.Now().UnixNano()), "decides the order of measurements")
+	flag.BoolVar(&o.keep, "keep", false, "keep data, repositories and logs")
+	flag.StringVar(&o.only, "only", "", "measure only systems that this `expression` matches; targets are judged where all they need was measured")
+	flag.StringVar(&o.kopia, "kopia", "kopia", "the kopia `program`, measured where it is found")
+	flag.StringVar(&o.step, "step", "", "used by the run itself: one step of Holdfast's own in a process of its own")
+	flag.StringVar(&o.conn, "conn", "", "with -step: the server")
+	flag.StringVar(&o.data, "data", "", "with -step: its data directory")
+	flag.StringVar(&o.vault, "vault", "", "with -step: the vault's directory")
+	flag.StringVar(&o.to, "to", "", "with -step restore: where to")
+	flag.StringVar(&o.fetch, "fetch", "", "with -step restore: the restore_command")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	work := run
+	if o.step != "" {
+		work = runStep
+	}
+	if err := work(ctx, o, os.Stdout); err != nil {
+		fmt.Fprintf(os.Stderr, "bench-backup: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+// bench is one run.
+type bench struct {
+	options
+	dir     string
+	out     io.Writer
+	program string // a copy of this one that the server's user can reach
+	server  *server
+	systems []system
+	results []result
+	limits  []limit
+}
+
+// run measures everything, prints it, and returns an error when a copy differs or a target was missed.
+func run(ctx context.Context, o options, out io.Writer) (err error) {
+	if o.rounds < 1 || o.mb < 20 {
+		return fmt.Errorf("-rounds %d -mb %d: at least one round and 20 MB are needed", o.rounds, o.mb)
+	}
+	only, err := regexp.Compile(o.only)
+	if err != nil {
+		return fmt.Errorf("-only: %w", err)
+	}
+	b := &bench{options: o, out: out}
+	if b.dir, err = os.MkdirTemp("/var/tmp", "holdfast-backup-"); err != nil {
+		return fmt.Errorf("make a directory for the run: %w", err)
+	}
+	defer func() {
+		if o.keep {
+			fmt.Fprintf(out, "kept for a look: %s\n", b.dir)
+			return
+		}
+		err = errors.Join(err, os.RemoveAll(b.dir))
+	}()
+	fmt.Fprintf(out, "%s: %d cores, load before the run %s\nseed %d, %d rounds\n",
+		time.Now().UTC().Format("2006-01-02 15:04 MST"), runtime.NumCPU(), load(), o.seed, o.rounds)
+	if b.server, err = startServer(ctx, b); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.server.stop()) }()
+	if b.program, err = copyProgram(b.dir); err != nil {
+		return err
+	}
+	for _, s := range allSystems(b) {
+		if s.missing != "" {
+			fmt.Fprintf(out, "%s is not measured: %s\n", s.name, s.missing)
+		} else if only.MatchString(s.name) {
+			b.systems = append(b.systems, s)
+		}
+	}
+	if err := b.play(ctx); err != nil {
+		return err
+	}
+	// Last: a process that this one starts counts the most memory that this one ever had as its own.
+	if b.limits, err = measureLimits(ctx, b.server.data, b.dir); err != nil {
+		return err
+	}
+	b.report()
+	return b.verdict()
+}
+
+// play measures every system in each round: a full backup of the same data by all, in an order of chance; then one percent
+// of the rows changes, and all make an incremental and restore it.
+func (b *bench) play(ctx context.Context) error {
+	dice := rand.New(rand.NewPCG(b.seed, 0))
+	for round := range b.rounds {
+		for _, s := range b.systems {
+			if err := b.fresh(ctx, s); err != nil {
+				return fmt.Errorf("prepare %s: %w", s.name, err)
+			}
+		}
+		for _, i := range dice.Perm(len(b.systems)) {
+			if err := b.take(ctx, round, "full", b.systems[i], b.systems[i].full); err != nil {
+				return err
+			}
+		}
+		if err := b.server.change(ctx, round); err != nil {
+			return err
+		}
+		want, err := b.server.sums(ctx)
+		if err != nil {
+			return err
+		}
+		for _, i := range dice.Perm(len(b.systems)) {
+			s := b.systems[i]
+			again := s.again
+			what := "incremental"
+			if again == nil { // it makes only full ones: the restore needs one of the same moment
+				again, what = s.full, "full again"
+				if err := b.fresh(ctx, s); err != nil {
+					return fmt.Errorf("prepare %s: %w", s.name, err)
+				}
+			}
+			if err := b.take(ctx, round, what, s, again); err != nil {
+				return err
+			}
+		}
+		for _, i := range dice.Perm(len(b.systems)) {
+			if err := b.bringBack(ctx, round, b.systems[i], want); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// take measures one backup.
+func (b *bench) take(ctx context.Context, round int, what string, s system, how func() []string) error {
+	before, err := sizeOf(s.repo)
+	if err != nil {
+		return err
+	}
+	from, err := b.server.size()
+	if err != nil {
+		return err
+	}
+	r, err := b.measure(ctx, s, how(), s.between)
+	if err != nil {
+		return fmt.Errorf("round %d: %s of %s: %w", round+1, what, s.name, err)
+	}
+	after, err := sizeOf(s.repo)
+	if err != nil {
+		return err
+	}
+	r.system, r.what, r.bytes, r.stored = s.name, what, from, after-before
+	b.add(round, r)
+	return nil
+}
+
+// bringBack measures one restore, starts a server on it, and compares.
+func (b *bench) bringBack(ctx context.Context, round int, s system, want map[string]string) error {
+	to := filepath.Join(b.dir, "restored")
+	if err := b.server.freshDir(to); err != nil {
+		return err
+	}
+	r, err := b.measure(ctx, s, s.restore(to), false)
+	if err != nil {
+		return fmt.Errorf("round %d: restore of %s: %w", round+1, s.name, err)
+	}
+	data := to
+	if s.below != nil {
+		data = s.below(to)
+	}
+	if r.bytes, err = sizeOf(data); err != nil {
+		return err
+	}
+	got, err := b.server.look(ctx, data, s.label, s.led)
+	if err != nil {
+		return fmt.Errorf("round %d: what %s restored does not start: %w", round+1, s.name, err)
+	}
+	r.system, r.what, r.differs = s.name, "restore", differences(want, got)
+	b.add(round, r)
+	return os.RemoveAll(to)
+}
+
+func (b *bench) add(round int, r result) {
+	b.results = append(b.results, r)
+	note := ""
+	if r.differs != "" {
+		note = "  DIFFERS: " + r.differs
+	}
+	fmt.Fprintf(b.out, "round %d: %-11s %-16s %6.2f s %5.0f MB/s %6.2f CPU s %8.1f MB stored %4d MiB%s\n",
+		round+1, r.what, r.system, r.wall.Seconds(), r.rate(), r.cpu.Seconds(), float64(r.stored)/1e6, r.rss>>20, note)
+}
+
+// load is how many processes wanted to run, on average over 1, 5 and 15 minutes.
+func load() string {
+	text, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return "unknown"
+	}
+	return strings.Join(strings.Fields(string(text))[:3], " ")
+}
+
+// copyProgram puts a copy of this program where the server's user can run it.
+func copyProgram(dir string) (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("find this program: %w", err)
+	}
+	content, err := os.ReadFile(self)
+	if err != nil {
+		return "", fmt.Errorf("copy this program: %w", err)
+	}
+	to := filepath.Join(dir, "bench-backup")
+	if err := os.WriteFile(to, content, 0o755); err != nil {
+		return "", fmt.Errorf("copy this program: %w", err)
+	}
+	return to, nil
+}
