@@ -36,12 +36,7 @@ func clusterStatusCommand() *cobra.Command {
 		Example: `  holdfast cluster status
   holdfast cluster status --output json`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := operatorOf(root)
-			if err != nil {
-				return err
-			}
-			defer client.Close()
+		RunE: asOperator(&root, func(cmd *cobra.Command, client *api.Client, _ []string) error {
 			all, err := client.Clusters(cmd.Context())
 			if err != nil {
 				return err
@@ -52,7 +47,7 @@ func clusterStatusCommand() *cobra.Command {
 				return enc.Encode(all)
 			}
 			return writeClusters(cmd.OutOrStdout(), all, time.Now())
-		},
+		}),
 	}
 	cmd.Flags().StringVar(&root, "root", "", rootUsage)
 	outputFlag(cmd, &output)

@@ -34,12 +34,7 @@ that answer, a failover that could not help); and what a forced failover would l
 		Example: `  holdfast database explain records
   holdfast database explain records --output json | jq .election.blocks`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := operatorOf(root)
-			if err != nil {
-				return err
-			}
-			defer client.Close()
+		RunE: asOperator(&root, func(cmd *cobra.Command, client *api.Client, args []string) error {
 			st, err := client.Status(cmd.Context())
 			if err != nil {
 				return err
@@ -66,7 +61,7 @@ that answer, a failover that could not help); and what a forced failover would l
 				return err
 			}
 			return writeElection(cmd.OutOrStdout(), args[0], x)
-		},
+		}),
 	}
 	cmd.Flags().StringVar(&root, "root", "", rootUsage)
 	outputFlag(cmd, &output)
@@ -170,12 +165,7 @@ happened stands in the history. "holdfast database requests" lists what waits, "
   holdfast database switchover records --to east-2 --yes
   holdfast database switchover records --at 04:00`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := operatorOf(root)
-			if err != nil {
-				return err
-			}
-			defer client.Close()
+		RunE: asOperator(&root, func(cmd *cobra.Command, client *api.Client, args []string) error {
 			due, err := dueMoment(at, time.Now())
 			if err != nil {
 				return err
@@ -211,7 +201,7 @@ happened stands in the history. "holdfast database requests" lists what waits, "
 			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s (%s)\n", done.Text, time.Since(began).Round(10*time.Millisecond))
 			return err
-		},
+		}),
 	}
 	cmd.Flags().StringVar(&root, "root", "", rootUsage)
 	cmd.Flags().StringVar(&to, "to", "", "the standby's host (default: the furthest)")

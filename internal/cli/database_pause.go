@@ -99,12 +99,7 @@ func resumeCommand() *cobra.Command {
 		Short:   "End a pause, or let automatic moves go on that could not help: what is due is done at once",
 		Example: "  holdfast database resume records",
 		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := operatorOf(root)
-			if err != nil {
-				return err
-			}
-			defer client.Close()
+		RunE: asOperator(&root, func(cmd *cobra.Command, client *api.Client, args []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), knownMax)
 			defer cancel()
 			q, err := client.Ask(ctx, agent.Asked{Room: "database", Subject: args[0], Kind: "resume"})
@@ -120,7 +115,7 @@ func resumeCommand() *cobra.Command {
 			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %s.\n", args[0], done.Text)
 			return err
-		},
+		}),
 	}
 	cmd.Flags().StringVar(&root, "root", "", rootUsage)
 	outputFlag(cmd, &output)

@@ -61,12 +61,7 @@ func requestsCommand() *cobra.Command {
 		Short:   "What operators asked for and is not settled: pauses, restarts, switchovers that wait",
 		Example: "  holdfast database requests",
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := operatorOf(root)
-			if err != nil {
-				return err
-			}
-			defer client.Close()
+		RunE: asOperator(&root, func(cmd *cobra.Command, client *api.Client, _ []string) error {
 			open, err := client.Open(cmd.Context())
 			if err != nil {
 				return err
@@ -84,7 +79,7 @@ func requestsCommand() *cobra.Command {
 				_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", q.ID, q.Subject, wish(q), q.By, q.Words)
 			}
 			return w.Flush()
-		},
+		}),
 	}
 	cmd.Flags().StringVar(&root, "root", "", rootUsage)
 	outputFlag(cmd, &output)
@@ -116,12 +111,7 @@ func cancelCommand() *cobra.Command {
 		Example: `  holdfast database requests
   holdfast database cancel 3f9a6c0d5e7b1a24`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := operatorOf(root)
-			if err != nil {
-				return err
-			}
-			defer client.Close()
+		RunE: asOperator(&root, func(cmd *cobra.Command, client *api.Client, args []string) error {
 			q, err := client.Cancel(cmd.Context(), args[0])
 			if err != nil {
 				return err
@@ -131,7 +121,7 @@ func cancelCommand() *cobra.Command {
 			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "Cancelled: %s of %s.\n", q.Kind, q.Subject)
 			return err
-		},
+		}),
 	}
 	cmd.Flags().StringVar(&root, "root", "", rootUsage)
 	outputFlag(cmd, &output)

@@ -37,12 +37,7 @@ Any host carries it on if another fails. What has not begun is ended by "holdfas
   holdfast database restart records --pending
   holdfast database restart records --yes`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := operatorOf(root)
-			if err != nil {
-				return err
-			}
-			defer client.Close()
+		RunE: asOperator(&root, func(cmd *cobra.Command, client *api.Client, args []string) error {
 			needed, err := showRestart(cmd, client, args[0], pending, dryRun, output)
 			if err != nil || dryRun || !needed {
 				return err
@@ -54,7 +49,7 @@ Any host carries it on if another fails. What has not begun is ended by "holdfas
 				}
 			}
 			return followRestart(cmd, client, args[0], pending, output)
-		},
+		}),
 	}
 	cmd.Flags().StringVar(&root, "root", "", rootUsage)
 	cmd.Flags().BoolVar(&pending, "pending", false, "only servers whose next start would change something")

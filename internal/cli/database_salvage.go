@@ -39,12 +39,7 @@ func salvageListCommand() *cobra.Command {
 		Short:   "What was put aside, on every host that answers",
 		Example: "  holdfast database salvage list records",
 		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := operatorOf(root)
-			if err != nil {
-				return err
-			}
-			defer client.Close()
+		RunE: asOperator(&root, func(cmd *cobra.Command, client *api.Client, args []string) error {
 			all, silent, err := salvagesOf(cmd.Context(), client, args[0])
 			if err != nil {
 				return err
@@ -53,7 +48,7 @@ func salvageListCommand() *cobra.Command {
 				return json.NewEncoder(cmd.OutOrStdout()).Encode(all)
 			}
 			return writeSalvages(cmd.OutOrStdout(), args[0], all, silent)
-		},
+		}),
 	}
 	cmd.Flags().StringVar(&root, "root", "", rootUsage)
 	outputFlag(cmd, &output)
@@ -105,12 +100,7 @@ func salvageShowCommand() *cobra.Command {
 		Example: `  holdfast database salvage show records
   holdfast database salvage show records epoch-7-0a1b2c3d4e5f --output json`,
 		Args: cobra.RangeArgs(1, 2),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := operatorOf(root)
-			if err != nil {
-				return err
-			}
-			defer client.Close()
+		RunE: asOperator(&root, func(cmd *cobra.Command, client *api.Client, args []string) error {
 			id := ""
 			if len(args) == 2 {
 				id = args[1]
@@ -127,7 +117,7 @@ func salvageShowCommand() *cobra.Command {
 				return json.NewEncoder(cmd.OutOrStdout()).Encode(report)
 			}
 			return writeReport(cmd.OutOrStdout(), report, limit)
-		},
+		}),
 	}
 	cmd.Flags().StringVar(&root, "root", "", rootUsage)
 	cmd.Flags().IntVar(&limit, "limit", 40, "commits to show; 0 = all")

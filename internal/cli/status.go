@@ -50,6 +50,18 @@ func operatorOf(root string) (*api.Client, error) {
 	return operator(c)
 }
 
+// asOperator is the body of a command that asks the hosts as an operator. root is read when the command runs.
+func asOperator(root *string, do func(cmd *cobra.Command, client *api.Client, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		client, err := operatorOf(*root)
+		if err != nil {
+			return err
+		}
+		defer client.Close()
+		return do(cmd, client, args)
+	}
+}
+
 func outputFlag(cmd *cobra.Command, output *string) {
 	cmd.Flags().StringVarP(output, "output", "o", "table", "table or json")
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp)) // the flag exists
@@ -277,12 +289,7 @@ func historyCommand() *cobra.Command {
 		Use:   "history",
 		Short: "What happened on the hosts that answer, and why",
 		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := operatorOf(root)
-			if err != nil {
-				return err
-			}
-			defer client.Close()
+		RunE: asOperator(&root, func(cmd *cobra.Command, client *api.Client, _ []string) error {
 			events, err := client.Events(cmd.Context())
 			if err != nil {
 				return err
@@ -303,7 +310,7 @@ func historyCommand() *cobra.Command {
 				}
 			}
 			return nil
-		},
+		}),
 	}
 	cmd.Flags().StringVar(&root, "root", "", rootUsage)
 	outputFlag(cmd, &output)
