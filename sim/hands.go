@@ -25,6 +25,7 @@ func (x hands) Act(_ string, act database.Action) {
 	to := database.Hands{
 		Self: h.name, Server: h.srv, Records: agent.Records(slowStore{h.store, h}, databaseName),
 		Reach: func(host string) (database.Endpoint, error) { return database.Endpoint{Host: host}, nil },
+		Hook:  x.hook,
 	}
 	if w.opt.Planted.AnyRevision {
 		to.Records = anyRevision{to.Records, act.Revision}

@@ -33,6 +33,8 @@ type host struct {
 	eatNext   bool          // the answer of the next write is lost, and so are the reads that follow
 	eatUntil  time.Duration // virtual
 
+	hooked time.Duration // virtual; when the plan's hook last began here; 0 = never
+
 	srv    *databasetest.Server
 	site   *site // whose agreed state it reads
 	store  *memory.Store

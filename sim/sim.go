@@ -37,6 +37,7 @@ type Options struct {
 	Operator  bool                   // somebody forces a failover when nobody is served, and settles what it left behind
 	Salvage   database.SalvagePolicy // what the plan wants done with commits that were given up
 	NoLive    bool                   // do not demand progress at the end: what happened may rightly need a person
+	Hook      bool                   // the plan has a command for a primary in trouble
 }
 
 // Planted are defects of the agent, for tests that prove that they would be found, as [databasetest.Bugs] are of
@@ -76,6 +77,7 @@ type Result struct {
 	Forced       int           // failovers that an operator forced, and that were confirmed
 	GivenUp      int           // acknowledged commits that these lost, and rebuildings
 	Rebuilt      int           // clusters that were founded anew
+	Hooks        int           // runs of the plan's command for a primary in trouble
 	Took         time.Duration // virtual
 	LongestWait  time.Duration // virtual, between two acknowledged commits
 	Hash         uint64        // of the trace: equal seeds give equal hashes
@@ -110,6 +112,7 @@ type World struct {
 	net   network
 	site  *site         // the newest
 	slow  time.Duration // extra time of every store call
+	hooks int           // runs of the plan's hook
 
 	poisoned  bool // some primary was poisoned in this world
 	poisonous bool // each primary is, now
@@ -141,7 +144,7 @@ func Run(opt Options) Result {
 	return Result{
 		Failure: w.failure, Acknowledged: w.check.acknowledged, Read: w.check.answered, Epochs: w.check.record.Epoch, Faults: w.faults.count,
 		RestartsDone: w.check.restarts, Halts: w.check.haltsSeen, HaltedMoves: w.check.mostMoves, Forced: len(w.check.losses), GivenUp: w.check.given, Rebuilt: w.check.rebuilt,
-		Took: w.now, LongestWait: w.check.longest, Hash: w.trace.hash.Sum64(),
+		Hooks: w.hooks, Took: w.now, LongestWait: w.check.longest, Hash: w.trace.hash.Sum64(),
 	}
 }
 
@@ -188,6 +191,9 @@ func (w *World) build() {
 	w.opt = o
 	w.policy = database.Policy{Name: databaseName, Standbys: o.Standbys, AcknowledgedBy: o.W, Salvage: o.Salvage, Times: database.DefaultTimes()}
 	w.policy.DiskFull = diskPolicy(o.Seed)
+	if o.Hook {
+		w.policy.OnTrouble = hookLimit
+	}
 	if o.Readers {
 		w.policy.Reads = database.Reads{MaxLag: readLagMax}
 	}

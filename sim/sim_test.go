@@ -25,7 +25,7 @@ var (
 // but its primary, and once the faults are over the database is whole again by itself.
 func TestSeeds(t *testing.T) {
 	if *seed != 0 {
-		replay(t, sim.Options{Readers: readers(*seed)})
+		replay(t, sim.Options{Readers: readers(*seed), Hook: hook(*seed)})
 		return
 	}
 	n := *seeds
@@ -40,7 +40,7 @@ func TestSeeds(t *testing.T) {
 	for range runtime.GOMAXPROCS(0) {
 		workers.Go(func() {
 			for seed, more := sum.next(); more; seed, more = sum.next() {
-				sum.add(sim.Run(sim.Options{Seed: seed, Readers: readers(seed)}))
+				sum.add(sim.Run(sim.Options{Seed: seed, Readers: readers(seed), Hook: hook(seed)}))
 			}
 		})
 	}
@@ -50,6 +50,9 @@ func TestSeeds(t *testing.T) {
 
 // readers reports whether the plan of a seed's world has a read-only listener.
 func readers(seed uint64) bool { return seed%3 == 0 }
+
+// hook reports whether the plan of a seed's world has a command for a primary in trouble.
+func hook(seed uint64) bool { return seed%4 == 1 }
 
 // total adds up what many seeds came to.
 type total struct {

@@ -68,10 +68,14 @@ func (s *slot) run(ctx context.Context, a database.Action) {
 	cfg := s.agent.cfg
 	log := cfg.Log.With("database", s.name, "epoch", a.Epoch)
 	began := cfg.Clock.Now()
-	err := database.Act(ctx, database.Hands{
+	to := database.Hands{
 		Self: cfg.Self, Server: cfg.Servers[s.name], Records: Records(cfg.Store, s.name),
 		Reach: func(host string) (database.Endpoint, error) { return cfg.Reach(s.name, host) },
-	}, a)
+	}
+	if cfg.Trouble != nil {
+		to.Hook = func(ctx context.Context, a database.Action) error { return cfg.Trouble(ctx, s.name, a) }
+	}
+	err := database.Act(ctx, to, a)
 	took := cfg.Clock.Now().Sub(began)
 	s.tell(log, a, took, err)
 	switch {

@@ -46,18 +46,20 @@ type Config struct {
 	Servers   map[string]database.Server // by database
 	Gates     map[string]database.Gate
 	Reach     func(name, host string) (database.Endpoint, error)
-	Exits     map[string]<-chan struct{} // by database: fires when its server's process ends or appears
-	Store     cluster.Store
-	Beats     Beats
-	Late      func() bool
-	Clock     clock.Clock
-	Log       *slog.Logger
-	Diary     Diary
-	Problems  func() []problem.Problem // of the host itself; nil = none are looked for
-	Services  []ServicePolicy
-	Runtime   service.Runtime // nil = this host runs no services
-	Health    func() map[string]Checked
-	Instance  func(a service.Assignment) (service.Instance, error) // what an assignment means on this host
+	// Trouble runs the plan's command for a primary in trouble, and tells its end in the history. nil = no plan has one.
+	Trouble  func(ctx context.Context, name string, a database.Action) error
+	Exits    map[string]<-chan struct{} // by database: fires when its server's process ends or appears
+	Store    cluster.Store
+	Beats    Beats
+	Late     func() bool
+	Clock    clock.Clock
+	Log      *slog.Logger
+	Diary    Diary
+	Problems func() []problem.Problem // of the host itself; nil = none are looked for
+	Services []ServicePolicy
+	Runtime  service.Runtime // nil = this host runs no services
+	Health   func() map[string]Checked
+	Instance func(a service.Assignment) (service.Instance, error) // what an assignment means on this host
 	// Adopt reads a plan that was applied, and gives the plan that counts then. A text that cannot be read leaves what
 	// was. nil = the plan never changes. It is called by rounds alone.
 	Adopt     func(text []byte) Adopted

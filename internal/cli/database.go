@@ -132,6 +132,10 @@ func writeElection(out io.Writer, name string, x api.Explained) error {
 			p("%s\t%s\t%.1f s\t%s\n", way.name, part.Name, part.Takes.Seconds(), part.Source)
 		}
 	}
+	p("\nFor a primary in trouble, one after the other:\n")
+	for i, rung := range x.Ladder {
+		p("  %d. %s\n", i+1, rung)
+	}
 	k := x.Forced
 	switch {
 	case k.Chosen == "":

@@ -2,6 +2,7 @@ package database
 
 import (
 	"context"
+	"errors"
 	"fmt"
 )
 
@@ -10,7 +11,8 @@ type Hands struct {
 	Self    string
 	Server  Server
 	Records Records
-	Reach   func(host string) (Endpoint, error) // where a member's server answers
+	Reach   func(host string) (Endpoint, error)       // where a member's server answers
+	Hook    func(ctx context.Context, a Action) error // runs the plan's on_trouble, for at most a.Limit; nil = the plan has none
 }
 
 // Act carries out one action. It re-checks the action's precondition against the agreed state where being wrong
@@ -45,6 +47,11 @@ func act(ctx context.Context, h Hands, a Action) error {
 		return h.Server.EnsureRoles(ctx)
 	case KindReload:
 		return h.Server.Reload(ctx)
+	case KindHook:
+		if h.Hook == nil {
+			return errors.New("the plan of this host has no such command")
+		}
+		return h.Hook(ctx, a)
 	case KindRecruit:
 		return recruitFor(ctx, h, a)
 	}

@@ -90,6 +90,14 @@ func (j *judgement) changeWords(next Record) string {
 	if r.Phase == Promoting {
 		return "" // told when it opens
 	}
+	if n := len(next.Hooks); n > 0 && !slices.ContainsFunc(r.Hooks, func(h HookRun) bool { return h.ID == next.Hooks[n-1].ID }) {
+		return fmt.Sprintf("the primary on %s is in trouble: on_trouble runs there", next.Primary)
+	}
+	for i, h := range next.Hooks {
+		if i < len(r.Hooks) && h.Ended && !r.Hooks[i].Ended {
+			return "on_trouble is over on " + h.Host
+		}
+	}
 	var parts []string
 	for _, v := range next.Voters {
 		if !r.Has(v) {

@@ -10,6 +10,7 @@ package database
 import (
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Kind names an action.
@@ -35,6 +36,7 @@ const (
 	KindRoles      Kind = "roles"      // create roles and databases
 	KindReadOnly   Kind = "read-only"  // new transactions may not write, or may again
 	KindCheckpoint Kind = "checkpoint" // before a planned stop
+	KindHook       Kind = "hook"       // run the plan's command for a primary in trouble
 	KindReload     Kind = "reload"     // bring the plan's settings into a running server
 )
 
@@ -42,16 +44,18 @@ const (
 type Action struct {
 	Kind     Kind
 	Epoch    int64
-	Revision int64   // swap: the revision it was judged on
-	Record   *Record // swap
-	From     string  // clone, rewind, follow: the host to copy
-	Names    Names   // names
-	Timeline uint32  // promote
-	Hot      bool    // start
-	Clients  bool    // admit
-	Parted   Parting // preserve
-	Told     string  // swap: what changes, in words for the history; "" = nothing that people would tell
-	On       bool    // read-only
+	Revision int64         // swap: the revision it was judged on
+	Record   *Record       // swap
+	From     string        // clone, rewind, follow: the host to copy
+	Names    Names         // names
+	Timeline uint32        // promote
+	Hot      bool          // start
+	Clients  bool          // admit
+	Parted   Parting       // preserve
+	Told     string        // swap: what changes, in words for the history; "" = nothing that people would tell
+	On       bool          // read-only
+	Trouble  string        // hook: what the trouble is, in a word
+	Limit    time.Duration // hook: how long it may run
 	Why      string
 }
 
@@ -72,6 +76,8 @@ func (a Action) String() string {
 		s += fmt.Sprintf(" clients=%t", a.Clients)
 	case KindPreserve:
 		s += fmt.Sprintf(" after=%s timeline=%d", a.Parted.LSN, a.Parted.Timeline)
+	case KindHook:
+		s += " for " + a.Trouble
 	case KindReadOnly:
 		s += fmt.Sprintf(" on=%t", a.On)
 	case KindRecruit, KindRemember, KindBarrier:

@@ -45,6 +45,7 @@ type Memory struct {
 	SlotMemory
 	DiskMemory
 	HaltMemory
+	HookMemory
 
 	SilencesSeen []SilenceSeen // of the record's silences
 	Flushed      LSN           // primary: how far its log was last seen to reach
@@ -215,6 +216,7 @@ func (j *judgement) remember() {
 	}
 	j.rememberEnds()
 	j.rememberSilences()
+	j.rememberHooks()
 	j.watchClosed()
 }
 
@@ -268,6 +270,7 @@ func (j *judgement) judge() {
 	}
 	if !v.Local.Known {
 		j.watchFault()
+		j.blind()
 		return
 	}
 	if !r.Holds(v.Self) {
@@ -294,6 +297,7 @@ func (j *judgement) judge() {
 	j.serveForce()
 	j.watchHalt()
 	j.watchDisk()
+	j.serveHook()
 	if r.Primary == v.Self {
 		j.lead()
 	}
@@ -409,7 +413,7 @@ func (j *judgement) outdated() bool {
 	if j.m.Epoch == 0 || j.phaseAge() > 0 {
 		return false
 	}
-	long := []Kind{KindClone, KindRewind, KindFollow, KindStart, KindBarrier, KindPromote, KindCheckpoint, KindRoles, KindNames}
+	long := []Kind{KindClone, KindRewind, KindFollow, KindStart, KindBarrier, KindPromote, KindCheckpoint, KindRoles, KindNames, KindHook}
 	return slices.ContainsFunc(j.v.Busy, func(k Kind) bool { return slices.Contains(long, k) })
 }
 

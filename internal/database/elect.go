@@ -55,7 +55,11 @@ func (j *judgement) primaryLost() (evidence, bool) {
 	}
 	if p, ok := j.peer(r.Primary); ok && p.Report != nil && p.AgentAge < j.p.Times.Reachable {
 		if d := p.Report.Local.Disk; d.broken() { // not even its data directory can be read: nobody renews its lease
-			return evidence{why: r.Primary + " cannot tell how its server is: " + d.words(), patience: j.p.Times.Faulty}, true
+			e := evidence{why: r.Primary + " cannot tell how its server is: " + d.words(), patience: j.p.Times.Faulty}
+			if j.p.OnTrouble > 0 {
+				e.patience += time.Second // its own host goes first
+			}
+			return e, !j.waitsForHook()
 		}
 		return evidence{why: r.Primary + " cannot tell how its server is", patience: j.p.Times.Fence + j.p.Times.Stuck}, true
 	}
@@ -68,8 +72,8 @@ func (j *judgement) selfLost() (evidence, bool) {
 	if r.Phase != Steady || !j.m.SawPrimary || l.Running || !l.TreeGone || len(j.ableVoters()) < max(r.E, 1) {
 		return evidence{}, false
 	}
-	if why := j.restartFirst(); why != "" {
-		return evidence{}, false // lead starts it in place
+	if j.restartFirst() != "" || j.waitsForHook() {
+		return evidence{}, false // lead starts it in place, or has its host mended
 	}
 	return evidence{why: "our own server, the primary, has exited: " + l.Exit}, true
 }
@@ -78,6 +82,9 @@ func (j *judgement) selfLost() (evidence, bool) {
 // given time: it starts, recovers or promotes.
 func (j *judgement) reportedLost(rep Report) (evidence, bool) {
 	r, l := j.v.Record, rep.Local
+	if j.waitsForHook() {
+		return evidence{}, false // its host is being mended; the limit is everybody's
+	}
 	switch {
 	case rep.Epoch < r.Epoch && r.Phase == Promoting:
 		return evidence{why: r.Primary + " was chosen and does not know it", patience: 3 * j.p.Times.Stuck}, true

@@ -19,6 +19,8 @@ type Explanation struct {
 
 	Ways  Ways   `json:"ways"`  // back from a crash of the primary's server alone, and which is tried first
 	Flaps []Flap `json:"flaps"` // hosts that come and go
+
+	Ladder []string `json:"ladder"` // what is done for a primary in trouble, in order
 }
 
 // Contender is a member that would not be elected.
@@ -33,7 +35,7 @@ func Explain(p Policy, v View, d Decision) Explanation {
 	j := &judgement{p: p, v: v, d: Decision{Pause: d.Pause}}
 	r := v.Record
 	former := given(r)
-	x := Explanation{Able: len(j.ableVoters()), Needed: max(r.E, 1), Forced: j.risk(d.Closed, ""), Ways: j.ways(), Flaps: j.flappingHosts()}
+	x := Explanation{Able: len(j.ableVoters()), Needed: max(r.E, 1), Forced: j.risk(d.Closed, ""), Ways: j.ways(), Flaps: j.flappingHosts(), Ladder: j.rungs()}
 	var best *recruit
 	var all []recruit
 	for _, host := range r.Members {

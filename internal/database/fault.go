@@ -80,6 +80,10 @@ func (j *judgement) unableToWrite() bool {
 		j.d.Wake = min(j.d.Wake, patience-since)
 		return false
 	}
+	kind := l.Writable
+	if j.waitsForHook() || j.climb(kind, fmt.Sprintf("%s for %s", what, since.Round(time.Second))) {
+		return true
+	}
 	if j.paused() {
 		j.hold("it is not ended for its disk", what+" for "+since.Round(time.Second).String())
 		return false

@@ -81,6 +81,9 @@ func (j *judgement) confirmed(l Local) []Fork {
 func (j *judgement) resume(what string) {
 	r, l := j.v.Record, j.v.Local
 	first := j.restartFirst()
+	if kind, why := j.endedAgain(); kind != "" && (j.waitsForHook() || j.climb(kind, why)) {
+		return
+	}
 	if j.m.SawPrimary && len(j.ableVoters()) >= max(r.E, 1) && r.Phase == Steady && r.Halt == nil && first == "" {
 		return // watchPrimary starts the election
 	}

@@ -93,6 +93,7 @@ type Record struct {
 	Ends []End `json:"ends,omitempty"` // unplanned ends of primaries that left last words, oldest first
 	Halt *Halt `json:"halt,omitempty"` // nothing moves by itself, for that does not help
 
+	Hooks    []HookRun  `json:"hooks,omitempty"`    // runs of the plan's on_trouble, oldest first
 	Silences []Silenced `json:"silences,omitempty"` // moves of the primary by the silence of its host, oldest first
 	Pace     Pace       `json:"pace,omitzero"`      // how long such changes took
 
@@ -119,6 +120,7 @@ func (r Record) Clone() Record {
 	r.Spans = slices.Clone(r.Spans)
 	r.Ends = slices.Clone(r.Ends)
 	r.Silences = slices.Clone(r.Silences)
+	r.Hooks = slices.Clone(r.Hooks)
 	if r.Halt != nil {
 		h := *r.Halt
 		r.Halt = &h

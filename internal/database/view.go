@@ -18,6 +18,7 @@ type Policy struct {
 	Slots          SlotLimits
 	DiskFull       DiskPolicy
 	Salvage        SalvagePolicy
+	OnTrouble      time.Duration // how long the plan's command for a primary in trouble may run; 0 = there is none
 	Times          Times
 }
 

@@ -22,6 +22,9 @@ func policy(p *plan.Plan, d plan.Database) database.Policy {
 	if d.Salvage.Then != plan.SalvageKeep {
 		out.Salvage = database.SalvagePolicy(d.Salvage.Then)
 	}
+	if len(d.OnTrouble.Run) > 0 {
+		out.OnTrouble = d.OnTrouble.Limit
+	}
 	for _, m := range d.Members {
 		promote := database.Promote(m.Promote)
 		if m.Promote == "normal" {

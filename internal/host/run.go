@@ -270,7 +270,7 @@ func (h *Host) agentConfig() agent.Config {
 		Servers: map[string]database.Server{}, Gates: map[string]database.Gate{}, Exits: map[string]<-chan struct{}{},
 		Services: h.services.policies(), Runtime: h.services.runtime, Health: h.services.health, Instance: h.services.instance,
 		Tend: h.tend, Adopt: h.adopt, Problems: h.problems,
-		Late: func() bool { return h.late.Worst() > lateMax },
+		Late: func() bool { return h.late.Worst() > lateMax }, Trouble: h.trouble,
 		Reach: func(name, host string) (database.Endpoint, error) {
 			d, okD := p.DatabaseNamed(name)
 			to, okH := p.Host(host)

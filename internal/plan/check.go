@@ -180,6 +180,12 @@ func (c *checker) databases() {
 				Meaning: "Such a session is opened read-only by read_url, and a client that turns that off can write there, as safely as through the other listener.",
 				Remedy:  "leave read_fallback out if nothing may ever be written through it"}, path+".listen.read_fallback", path)
 		}
+		if len(d.OnTrouble.Run) > 0 && d.Standbys > 0 {
+			c.warn(problem.Problem{Code: "plan.takeover-waits-for-command", Subject: d.Name, Severity: problem.Note,
+				Title:   fmt.Sprintf("a takeover waits up to %s for on_trouble where its disk refuses or hangs, or a restart did not help", FormatDuration(d.OnTrouble.Limit)),
+				Meaning: "Writes wait that much longer. A crash that is the first, and a host that is silent, are answered without it. At most one run in ten minutes on a host.",
+				Remedy:  "leave on_trouble out if a standby shall take over at once"}, path+".on_trouble", path)
+		}
 		switch {
 		case d.Standbys == 0:
 			c.warn(problem.Problem{Code: "plan.no-standby", Subject: d.Name, Severity: problem.Degraded,

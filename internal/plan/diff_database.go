@@ -65,6 +65,9 @@ func (d *differ) database(old, db Database) {
 	if was, is := old.Salvage.words(), db.Salvage.words(); was != is || !slices.Equal(old.Salvage.Run, db.Salvage.Run) || old.Salvage.Timeout != db.Salvage.Timeout || old.Salvage.Tries != db.Salvage.Tries {
 		d.add(subject, Reloads, "what a forced failover gives up %s (was: %s)", is, was)
 	}
+	if !slices.Equal(old.OnTrouble.Run, db.OnTrouble.Run) || old.OnTrouble.Limit != db.OnTrouble.Limit {
+		d.add(subject, Nothing, "for a primary in trouble %s (was %s)", db.OnTrouble, old.OnTrouble)
+	}
 	d.roles(subject, old.Roles, db.Roles)
 	d.parameters(db.Name, old.Parameters, db.Parameters)
 }

@@ -64,6 +64,11 @@ type (
 		slots          located[slotsFile]
 		diskFull       located[string]
 		salvage        located[salvageFile]
+		onTrouble      located[troubleFile]
+	}
+	troubleFile struct {
+		run   located[[]string]
+		limit located[time.Duration]
 	}
 	slotsFile struct {
 		max   located[int64]
@@ -188,6 +193,7 @@ func database(dir string) form[databaseFile] {
 		key("slots", slots(), "How much log is kept for a standby that is away; it is copied anew after that.", func(f *databaseFile) *located[slotsFile] { return &f.slots }),
 		key("disk_full", oneOf("read-only", "failover"), "What a primary does whose disk is nearly full: stop taking writes (default), or hand over to a standby that has room.", func(f *databaseFile) *located[string] { return &f.diskFull }),
 		key("salvage", salvage(dir), "What becomes of commits that a forced failover gave up: keep (default: they wait for a person), or a mapping with discard, export or command.", func(f *databaseFile) *located[salvageFile] { return &f.salvage }),
+		key("on_trouble", onTrouble(), "A command on the primary's own host, before a standby takes over from a server that a restart did not help or a disk that refuses or hangs (default: none).", func(f *databaseFile) *located[troubleFile] { return &f.onTrouble }),
 		notYet[databaseFile]("tenants"), notYet[databaseFile]("two_nodes"), notYet[databaseFile]("strict"), notYet[databaseFile]("path"),
 	)
 }
@@ -207,6 +213,13 @@ func listen() form[listenFile] {
 		key("max_lag", span(minLag, 24*time.Hour), "How far behind the primary a standby may be to be read (default 10s).", func(f *listenFile) *located[time.Duration] { return &f.maxLag }),
 		key("read_fallback", oneOf(FallbackRefuse, FallbackPrimary), "What read does when no standby may be read: refuse (default) or primary.", func(f *listenFile) *located[string] { return &f.readFallback }),
 		key("path", oneOf(PathProxy, PathKernel), "How a host's own programs get to the primary through write: proxy (default: Holdfast passes bytes on) or kernel (rules lead straight to it).", func(f *listenFile) *located[string] { return &f.path }),
+	)
+}
+
+func onTrouble() form[troubleFile] {
+	return object(
+		must(key("run", argv(), "Command, by its whole path. It runs as the user of the agent; text is split at spaces, no shell reads it.", func(f *troubleFile) *located[[]string] { return &f.run })),
+		key("limit", span(time.Second, 5*time.Minute), "How long a takeover waits for it, at most; then it is killed (default 30s).", func(f *troubleFile) *located[time.Duration] { return &f.limit }),
 	)
 }
 

@@ -4,7 +4,11 @@
 // and the JSON Schema are made from.
 package plan
 
-import "time"
+import (
+	"fmt"
+	"strings"
+	"time"
+)
 
 // Plan is one application as its operator described it, defaults filled in. Slices keep the file's order.
 type Plan struct {
@@ -131,6 +135,21 @@ type Database struct {
 	SlotAfter      time.Duration
 	DiskFull       string // what a primary does whose disk is nearly full: read-only, failover
 	Salvage        Salvage
+	OnTrouble      Trouble
+}
+
+// Trouble is a command that runs on a primary's own host before a standby takes over from it.
+type Trouble struct {
+	Run   []string      // nil = there is none
+	Limit time.Duration // that a takeover waits for it
+}
+
+// String is what runs, for people.
+func (t Trouble) String() string {
+	if len(t.Run) == 0 {
+		return "no command runs"
+	}
+	return fmt.Sprintf("%s runs, for at most %s", strings.Join(t.Run, " "), FormatDuration(t.Limit))
 }
 
 // The paths of a listener.

@@ -48,6 +48,7 @@ func resolveDatabase(ms *mistakes, p *Plan, index int, d named[databaseFile]) Da
 	db.CopyLimit, db.DiskFull = f.copyLimit.value, f.diskFull.or("read-only")
 	db.Salvage = f.salvage.value.resolved()
 	db.SlotMax, db.SlotAfter = f.slots.value.max.or(8<<30), f.slots.value.after.or(time.Hour)
+	db.OnTrouble = resolveTrouble(ms, path.to("on_trouble"), f.onTrouble)
 	for _, param := range f.parameters.value {
 		below := path.to("parameters").to(param.name)
 		if err := judgeParameter(param.name, param.value); err != nil {
@@ -56,6 +57,18 @@ func resolveDatabase(ms *mistakes, p *Plan, index int, d named[databaseFile]) Da
 		db.Parameters = append(db.Parameters, Parameter{Name: param.name, Value: param.value})
 	}
 	return db
+}
+
+// resolveTrouble is the command for a primary in trouble. Hosts look for it where the plan says, in no release.
+func resolveTrouble(ms *mistakes, path keyPath, f located[troubleFile]) Trouble {
+	run := f.value.run
+	if !f.written() || len(run.value) == 0 {
+		return Trouble{}
+	}
+	if !rooted(run.value[0]) {
+		ms.add(run.at, path.to("run"), "%q is relative (allowed: a whole path, the same on every host)", run.value[0])
+	}
+	return Trouble{Run: run.value, Limit: f.value.limit.or(30 * time.Second)}
 }
 
 const (

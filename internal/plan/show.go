@@ -206,6 +206,12 @@ func showDatabase(d Database) mapping {
 	m.put("slots", mapping{{Key: "max", Value: formatSize(d.SlotMax)}, {Key: "after", Value: FormatDuration(d.SlotAfter)}})
 	m.put("disk_full", d.DiskFull)
 	m.put("salvage", d.Salvage.shown(d.Name))
+	if len(d.OnTrouble.Run) > 0 {
+		var trouble mapping
+		trouble.putList("run", d.OnTrouble.Run)
+		trouble.put("limit", FormatDuration(d.OnTrouble.Limit))
+		m.put("on_trouble", trouble)
+	}
 	for _, r := range d.Roles {
 		var role mapping
 		role.put("password", string(r.Password))
