@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -65,19 +64,8 @@ func (s *Server) copyEntry(from, to string, e fs.DirEntry) error {
 
 // copyLoosely copies a file and leaves it to the kernel when it reaches the disk: a copy that is thrown away needs no
 // sync, and thousands of them would keep etcd's own from the disk.
-func copyLoosely(from, to string) (err error) {
-	in, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = in.Close() }() // read only
-	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, out.Close()) }()
-	_, err = io.Copy(out, in)
-	return err
+func copyLoosely(from, to string) error {
+	return copyThen(from, to, func(*os.File) error { return nil })
 }
 
 // DataBytes is how much room a copy of the data directory takes.

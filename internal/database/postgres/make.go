@@ -298,7 +298,11 @@ func (s *Server) preserve(epoch int64) error {
 	return durable.SyncDir(s.at.preserved)
 }
 
-func copyFile(from, to string) (err error) {
+// copyFile makes a file that is on the disk when it returns.
+func copyFile(from, to string) error { return copyThen(from, to, (*os.File).Sync) }
+
+// copyThen makes a file, and calls last when all is written to it.
+func copyThen(from, to string, last func(*os.File) error) (err error) {
 	in, err := os.Open(from)
 	if err != nil {
 		return err
@@ -312,5 +316,5 @@ func copyFile(from, to string) (err error) {
 	if _, err := io.Copy(out, in); err != nil { // a reflink where the file system can
 		return err
 	}
-	return out.Sync()
+	return last(out)
 }
