@@ -71,9 +71,10 @@ var rooms = []room{
 
 	{folder: "sim", ours: leaves + roomsOwn + "internal/agent internal/cluster internal/cluster/memory internal/database/databasetest internal/service/servicetest", why: "the simulated world runs the real decisions on fakes; a real driver would bring real time and chance"},
 	{folder: "lab", ours: "internal/... examples/...", why: "the lab runs the real thing"},
-	{folder: "bench/failover", ours: "internal/api internal/local internal/database", why: "a bench drives the program as an operator does, and reads its answers"},
-	{folder: "bench/backup", ours: "internal/backup internal/restore internal/vault internal/vault/wal internal/pgdata internal/redact", why: "a bench times backup and restore without agents around them, and one core's limits on the same pages"},
-	{folder: "bench/listener", ours: "internal/database/gate", why: "a bench drives the program as a host does, and gives its listener orders"},
+	{folder: "bench/machine", ours: "", why: "a leaf: what benches ask of the machine"},
+	{folder: "bench/failover", ours: "bench/machine internal/api internal/local internal/database", why: "a bench drives the program as an operator does, and reads its answers"},
+	{folder: "bench/backup", ours: "bench/machine internal/backup internal/restore internal/vault internal/vault/wal internal/pgdata internal/redact", why: "a bench times backup and restore without agents around them, and one core's limits on the same pages"},
+	{folder: "bench/listener", ours: "bench/machine internal/database/gate", why: "a bench drives the program as a host does, and gives its listener orders"},
 	{folder: "examples/clinic", ours: "", why: "an application knows nothing of Holdfast"},
 	{folder: "examples/clinic/demo", ours: "internal/... examples/clinic/...", why: "the demo drives both the application and Holdfast"},
 	{folder: ".", why: "the root holds tests of the whole tree and no code"},

@@ -19,9 +19,10 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
-	"strings"
 	"syscall"
 	"time"
+
+	"holdfast/bench/machine"
 )
 
 // options are the command line's.
@@ -102,7 +103,7 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 		err = errors.Join(err, os.RemoveAll(b.dir))
 	}()
 	fmt.Fprintf(out, "%s: %d cores, load before the run %s\nseed %d, %d rounds\n",
-		time.Now().UTC().Format("2006-01-02 15:04 MST"), runtime.NumCPU(), load(), o.seed, o.rounds)
+		time.Now().UTC().Format("2006-01-02 15:04 MST"), runtime.NumCPU(), machine.Load(), o.seed, o.rounds)
 	if b.server, err = startServer(ctx, b); err != nil {
 		return err
 	}
@@ -230,15 +231,6 @@ func (b *bench) add(round int, r result) {
 	}
 	fmt.Fprintf(b.out, "round %d: %-11s %-16s %6.2f s %5.0f MB/s %6.2f CPU s %8.1f MB stored %4d MiB%s\n",
 		round+1, r.what, r.system, r.wall.Seconds(), r.rate(), r.cpu.Seconds(), float64(r.stored)/1e6, r.rss>>20, note)
-}
-
-// load is how many processes wanted to run, on average over 1, 5 and 15 minutes.
-func load() string {
-	text, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
-		return "unknown"
-	}
-	return strings.Join(strings.Fields(string(text))[:3], " ")
 }
 
 // copyProgram puts a copy of this program where the server's user can run it.

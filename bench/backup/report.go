@@ -6,6 +6,8 @@ import (
 	"math"
 	"slices"
 	"text/tabwriter"
+
+	"holdfast/bench/machine"
 )
 
 // The targets, in medians of rounds.
@@ -78,7 +80,7 @@ func (b *bench) report() {
 	}
 	b.prices(p)
 	p("\nMB = 10^6 bytes. CPU s counts the program, its children and the server's processes. Every restored copy was started and compared.\n")
-	p("Load after the run %s, of which the bench itself is a part.\n", load())
+	p("Load after the run %s, of which the bench itself is a part.\n", machine.Load())
 	_ = w.Flush()
 }
 

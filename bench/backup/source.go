@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -15,6 +13,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"holdfast/bench/machine"
 )
 
 // server is the PostgreSQL that is backed up. Nothing writes to it while a backup is measured.
@@ -35,7 +35,7 @@ func startServer(ctx context.Context, b *bench) (*server, error) {
 	s := &server{bin: bin, home: filepath.Join(b.dir, "server")}
 	s.data, s.archive = filepath.Join(s.home, "data"), filepath.Join(s.home, "archive")
 	if os.Geteuid() == 0 {
-		if s.cred, err = unprivileged(); err != nil {
+		if s.cred, err = machine.User("postgres"); err != nil {
 			return nil, err
 		}
 	}
@@ -47,7 +47,7 @@ func startServer(ctx context.Context, b *bench) (*server, error) {
 			return nil, err
 		}
 	}
-	if s.port, err = freePort(); err != nil {
+	if s.port, err = machine.FreePort("127.0.0.1"); err != nil {
 		return nil, err
 	}
 	if err := s.do(ctx, filepath.Join(bin, "initdb"), "-D", s.data, "-A", "trust", "-U", "postgres", "-k", "-E", "UTF8", "--locale=C", "--no-sync"); err != nil {
@@ -63,7 +63,7 @@ autovacuum = off
 synchronous_commit = off
 archive_command = 'cp %%p %s/%%f'
 `, s.port, s.home, s.archive)
-	if err := appendTo(filepath.Join(s.data, "postgresql.conf"), settings); err != nil {
+	if err := machine.Append(filepath.Join(s.data, "postgresql.conf"), settings); err != nil {
 		return nil, err
 	}
 	if err := s.start(ctx, "-c archive_mode=off -c wal_level=minimal -c max_wal_senders=0"); err != nil {
@@ -259,7 +259,7 @@ func (s *server) look(ctx context.Context, data, label string, led bool) (got ma
 	if err := s.write(filepath.Join(data, "recovery.signal"), ""); err != nil {
 		return nil, err
 	}
-	port, err := freePort()
+	port, err := machine.FreePort("127.0.0.1")
 	if err != nil {
 		return nil, err
 	}
@@ -356,40 +356,4 @@ func programs() (string, error) {
 		return "", errors.New("find PostgreSQL's programs: neither in /usr/lib/postgresql nor by pg_config (scripts/setup installs them)")
 	}
 	return strings.TrimSpace(string(out)), nil
-}
-
-// unprivileged is who runs the server when we are root, which PostgreSQL refuses to be.
-func unprivileged() (*syscall.Credential, error) {
-	u, err := user.Lookup("postgres")
-	if err != nil {
-		return nil, fmt.Errorf("find a user for the server: %w", err)
-	}
-	uid, err := strconv.ParseUint(u.Uid, 10, 32)
-	if err != nil {
-		return nil, err
-	}
-	gid, err := strconv.ParseUint(u.Gid, 10, 32)
-	if err != nil {
-		return nil, err
-	}
-	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
-}
-
-func appendTo(file, text string) error {
-	f, err := os.OpenFile(file, os.O_APPEND|os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(text)
-	return errors.Join(err, f.Close())
-}
-
-// freePort is one that nobody listens on now.
-func freePort() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", fmt.Errorf("find a free port: %w", err)
-	}
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	return port, errors.Join(err, l.Close())
 }

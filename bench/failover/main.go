@@ -70,7 +70,7 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "%s\nseed %d, %d rounds\n", machine(), o.seed, o.rounds)
+	fmt.Fprintf(out, "%s\nseed %d, %d rounds\n", aboutMachine(), o.seed, o.rounds)
 	var all []system
 	for _, g := range groups {
 		all = append(all, g...)

@@ -9,12 +9,13 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"holdfast/bench/machine"
 )
 
 // profile is how Patroni and the HAProxy before it are set.
@@ -145,7 +146,7 @@ watchdog: { mode: "off" }
 // layOut makes one host's directory, which belongs to the servers' user, and its settings.
 func (p *patroni) layOut(h int) error {
 	dir := p.hostDir(h)
-	cred, err := peerCredential()
+	cred, err := machine.User(peerUser)
 	if err == nil {
 		err = os.MkdirAll(dir, 0o755)
 	}
@@ -167,22 +168,6 @@ func (p *patroni) layOut(h int) error {
 }
 
 func (p *patroni) settings(h int) string { return filepath.Join(p.hostDir(h), "patroni.yml") }
-
-func peerCredential() (*syscall.Credential, error) {
-	u, err := user.Lookup(peerUser)
-	if err != nil {
-		return nil, err
-	}
-	uid, err := strconv.ParseUint(u.Uid, 10, 32)
-	if err != nil {
-		return nil, err
-	}
-	gid, err := strconv.ParseUint(u.Gid, 10, 32)
-	if err != nil {
-		return nil, err
-	}
-	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
-}
 
 // start runs one program of the cluster.
 func (p *patroni) start(name string, cred *syscall.Credential, dir string, argv ...string) error {
@@ -206,7 +191,7 @@ func (p *patroni) startMember(h int, state string) error {
 }
 
 func (p *patroni) startPatroni(h int) error {
-	cred, err := peerCredential()
+	cred, err := machine.User(peerUser)
 	if err != nil {
 		return err
 	}

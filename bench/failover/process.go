@@ -13,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"holdfast/bench/machine"
 )
 
 // errSilent: writes are not acknowledged.
@@ -150,16 +152,7 @@ func (c *child) wait(limit time.Duration) error {
 	return fmt.Errorf("end %s: it was killed, for it did not end within %s", filepath.Base(c.cmd.Path), limit)
 }
 
-// machine tells where figures come from.
-func machine() string {
-	return fmt.Sprintf("%s: %d cores, load before the run %s", time.Now().UTC().Format("2006-01-02 15:04 MST"), runtime.NumCPU(), load())
-}
-
-// load is how many processes wanted to run, on average over 1, 5 and 15 minutes.
-func load() string {
-	text, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
-		return "unknown"
-	}
-	return strings.Join(strings.Fields(string(text))[:3], " ")
+// aboutMachine tells where figures come from.
+func aboutMachine() string {
+	return fmt.Sprintf("%s: %d cores, load before the run %s", time.Now().UTC().Format("2006-01-02 15:04 MST"), runtime.NumCPU(), machine.Load())
 }

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"text/tabwriter"
 	"time"
+
+	"holdfast/bench/machine"
 )
 
 // targets are what Holdfast promises clients; the worst round is judged.
@@ -79,7 +81,7 @@ func report(out io.Writer, all []system, rounds []round) {
 			p("%s\t%s\t%d\t%s\t%s\t%d\t%d\t%s\n", f, s.name(), sum.measured, sum.outage, sum.redundancy, sum.acknowledged, sum.lost, ratio)
 		}
 	}
-	p("\nA lost host comes back %s later or when writes are back, whichever is later; its redundancy counts from then.\nLoad after the run %s, of which the bench itself is a part.\n", awayMin, load())
+	p("\nA lost host comes back %s later or when writes are back, whichever is later; its redundancy counts from then.\nLoad after the run %s, of which the bench itself is a part.\n", awayMin, machine.Load())
 	_ = w.Flush()
 	for _, f := range faults {
 		if line := compared(summarize(rounds, ours, f), f); line != "" {

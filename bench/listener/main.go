@@ -17,9 +17,10 @@ import (
 	"os/signal"
 	"regexp"
 	"runtime"
-	"strings"
 	"syscall"
 	"time"
+
+	"holdfast/bench/machine"
 )
 
 // options are the command line's.
@@ -90,7 +91,7 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 		return fmt.Errorf("open the run's directory to the server's user: %w", err)
 	}
 	fmt.Fprintf(out, "%s: %d cores, load before the run %s\nseed %d, %d rounds of %d s\n",
-		time.Now().UTC().Format("2006-01-02 15:04 MST"), runtime.NumCPU(), load(), o.seed, o.rounds, o.seconds)
+		time.Now().UTC().Format("2006-01-02 15:04 MST"), runtime.NumCPU(), machine.Load(), o.seed, o.rounds, o.seconds)
 	if b.server, err = startServer(ctx, b); err != nil {
 		return err
 	}
@@ -146,13 +147,4 @@ func (b *bench) measure(ctx context.Context, w way, l workload) (result, error) 
 	}
 	after, err := w.process.cpu()
 	return result{way: w.name, load: l.name, tps: tps, cpu: float64((after - before).Microseconds()) / (tps * float64(b.seconds))}, err
-}
-
-// load is how many processes wanted to run, on average over 1, 5 and 15 minutes.
-func load() string {
-	text, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
-		return "unknown"
-	}
-	return strings.Join(strings.Fields(string(text))[:3], " ")
 }

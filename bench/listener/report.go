@@ -6,6 +6,8 @@ import (
 	"math"
 	"slices"
 	"text/tabwriter"
+
+	"holdfast/bench/machine"
 )
 
 // result is one measurement.
@@ -65,7 +67,7 @@ func (b *bench) report() {
 			p("%s\t%s\t%.0f / %.0f / %.0f\t%.2f\t%.1f\n", l.name, way.name, slices.Min(tps), median(tps), slices.Max(tps), b.ratio(way.name, l.name), median(cpu))
 		}
 	}
-	p("\nLoad after the run %s, of which the bench itself is a part.\n", load())
+	p("\nLoad after the run %s, of which the bench itself is a part.\n", machine.Load())
 	_ = w.Flush()
 }
 

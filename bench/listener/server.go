@@ -7,12 +7,13 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"holdfast/bench/machine"
 )
 
 // server is the one PostgreSQL behind every way.
@@ -35,14 +36,14 @@ func startServer(ctx context.Context, b *bench) (*server, error) {
 		}
 	}
 	if os.Geteuid() == 0 {
-		if s.cred, err = unprivileged(); err != nil {
+		if s.cred, err = machine.User("postgres", "nobody"); err != nil {
 			return nil, err
 		}
 		if err := os.Chown(b.dir, int(s.cred.Uid), int(s.cred.Gid)); err != nil {
 			return nil, fmt.Errorf("give the run's directory to the server's user: %w", err)
 		}
 	}
-	port, err := freePort(b.address)
+	port, err := machine.FreePort(b.address)
 	if err != nil {
 		return nil, err
 	}
@@ -52,10 +53,10 @@ func startServer(ctx context.Context, b *bench) (*server, error) {
 	}
 	settings := fmt.Sprintf("listen_addresses='%s'\nport=%s\nunix_socket_directories=''\nmax_connections=%d\nshared_buffers=256MB\nmax_wal_size=4GB\ncheckpoint_timeout=1h\n",
 		b.address, port, clientsMax)
-	if err := appendTo(filepath.Join(s.data, "postgresql.conf"), settings); err != nil {
+	if err := machine.Append(filepath.Join(s.data, "postgresql.conf"), settings); err != nil {
 		return nil, err
 	}
-	if err := appendTo(filepath.Join(s.data, "pg_hba.conf"), "host all all "+b.address+"/32 trust\n"); err != nil {
+	if err := machine.Append(filepath.Join(s.data, "pg_hba.conf"), "host all all "+b.address+"/32 trust\n"); err != nil {
 		return nil, err
 	}
 	if err := s.do(ctx, "pg_ctl", "-D", s.data, "-w", "-t", "60", "-l", filepath.Join(s.data, "log"), "start"); err != nil {
@@ -101,46 +102,7 @@ func debianBin() (string, error) {
 	return filepath.Dir(found[len(found)-1]), nil
 }
 
-// unprivileged is who runs the server when we are root, which PostgreSQL refuses to be.
-func unprivileged() (*syscall.Credential, error) {
-	u, err := user.Lookup("postgres")
-	if err != nil {
-		u, err = user.Lookup("nobody")
-	}
-	if err != nil {
-		return nil, fmt.Errorf("find a user for the server: %w", err)
-	}
-	uid, err := strconv.ParseUint(u.Uid, 10, 32)
-	if err != nil {
-		return nil, err
-	}
-	gid, err := strconv.ParseUint(u.Gid, 10, 32)
-	if err != nil {
-		return nil, err
-	}
-	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
-}
-
 func connect(addr string) []string {
 	host, port, _ := net.SplitHostPort(addr) // ours
 	return []string{"-h", host, "-p", port, "-U", "bench"}
-}
-
-func appendTo(file, text string) error {
-	f, err := os.OpenFile(file, os.O_APPEND|os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(text)
-	return errors.Join(err, f.Close())
-}
-
-// freePort is one that nobody listens on now.
-func freePort(address string) (string, error) {
-	l, err := net.Listen("tcp", net.JoinHostPort(address, "0"))
-	if err != nil {
-		return "", fmt.Errorf("find a free port: %w", err)
-	}
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	return port, errors.Join(err, l.Close())
 }

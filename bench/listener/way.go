@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"holdfast/bench/machine"
 	"holdfast/internal/database/gate"
 )
 
@@ -63,7 +64,7 @@ func (b *bench) stopWays() error {
 
 // startGate starts Holdfast's own listener process as a host does, and orders it to lead to the server.
 func (b *bench) startGate(ctx context.Context, name string) (way, error) {
-	port, err := freePort(b.address)
+	port, err := machine.FreePort(b.address)
 	if err != nil {
 		return way{}, err
 	}
@@ -113,7 +114,7 @@ listen postgres
 `
 
 func (b *bench) startHAProxy(ctx context.Context) (way, error) {
-	port, err := freePort(b.address)
+	port, err := machine.FreePort(b.address)
 	if err != nil {
 		return way{}, err
 	}
