@@ -18,7 +18,7 @@ import (
 
 func vaultCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "vault", Short: "Show and make the places where backups lie", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
-	cmd.AddCommand(vaultStatusCommand(), vaultInitCommand(), vaultSyncCommand(), vaultScrubCommand(), vaultRepairCommand())
+	cmd.AddCommand(vaultStatusCommand(), vaultInitCommand(), vaultSyncCommand(), vaultScrubCommand(), vaultRepairCommand(), vaultKeyCommand())
 	return cmd
 }
 
@@ -39,7 +39,9 @@ type vaultStatus struct {
 	Contents    *vault.Contents    `json:"contents,omitempty"`
 	LogAge      *event.Duration    `json:"last_log_age,omitempty"`
 	Scrubbed    *vault.ScrubRecord `json:"scrubbed,omitempty"` // the last whole scrub; missing = never
-	Behind      *copyLack          `json:"behind,omitempty"`   // what it lacks that other copies have; missing = not known
+	Keys        *vault.Keys        `json:"keys,omitempty"`
+	KeyTrouble  string             `json:"key_trouble,omitempty"` // it is not proven that anybody away from the hosts can open it
+	Behind      *copyLack          `json:"behind,omitempty"`      // what it lacks that other copies have; missing = not known
 }
 
 func vaultStatusCommand() *cobra.Command {
@@ -164,6 +166,15 @@ func (s *vaultStatus) look(ctx context.Context, v *vault.Vault, write bool) {
 			err = fmt.Errorf("the scrub of %s found %d damaged or lost objects that are not mended; see holdfast vault repair", momentText(last.At), last.Damage)
 		}
 	}
+	if err == nil {
+		var k vault.Keys
+		if k, err = v.Keys(ctx); err == nil {
+			s.Keys = &k
+			if p := k.Trouble(v.Name(), time.Now()); p != nil {
+				s.KeyTrouble = p.Title + "; do: " + p.Remedy
+			}
+		}
+	}
 	if write {
 		failed := v.TryWrite(ctx)
 		able := failed == nil
@@ -213,6 +224,16 @@ func writeVaults(out io.Writer, all []vaultStatus) error {
 			p("  scrubbed   %s, %d objects, %d of them damaged and not mended\n", whenText(s.Scrubbed.At), s.Scrubbed.Blobs, s.Scrubbed.Damage)
 		} else if s.Readable {
 			p("  scrubbed   never: holdfast vault scrub\n")
+		}
+		switch {
+		case s.Keys == nil:
+		case s.KeyTrouble != "":
+			p("  key        DEGRADED: %s\n", s.KeyTrouble)
+		default:
+			p("  key        proven %s by %s\n", whenText(s.Keys.Proven.At), s.Keys.Proven.By)
+		}
+		if s.Keys != nil && s.Keys.Opening > 1 {
+			p("  keys       %d open it; retire the old ones: holdfast vault key retire %s\n", s.Keys.Opening, s.Vault)
 		}
 		if s.Behind != nil {
 			p("  copies     %s\n", s.Behind.text())

@@ -77,9 +77,9 @@ func TestAVaultOfTwoCopiesByTheCommandLine(t *testing.T) {
 	}
 	says(t, words(t, 1, "vault", "scrub", at, "--rate", "500MB/s"), "damaged: repository/kopia.repository in copy away", "whole in home")
 	says(t, words(t, 1, "vault", "status", at), "1 damaged or lost objects that are not mended")
-	says(t, words(t, 0, "vault", "repair", at, "--dry-run"), "repository/kopia.repository in copy away would be mended from copy home", "nothing was changed")
+	says(t, words(t, 0, "vault", "repair", at, "--dry-run"), "repository/kopia.repository in copy away would be mended from copy", "nothing was changed")
 	says(t, words(t, 2, "vault", "repair", at), "--yes goes on without asking")
-	says(t, words(t, 0, "vault", "repair", at, "--yes"), "repository/kopia.repository in copy away was mended from copy home")
+	says(t, words(t, 0, "vault", "repair", at, "--yes"), "repository/kopia.repository in copy away was mended from copy")
 	says(t, words(t, 0, "vault", "status", at), "0 of them damaged")
 
 	if err := os.RemoveAll(filepath.Join(root, "away")); err != nil {
@@ -94,4 +94,33 @@ func TestAVaultOfTwoCopiesByTheCommandLine(t *testing.T) {
 	says(t, words(t, 0, "vault", "status", "--vault", filepath.Join(root, "away"), "--key", filepath.Join(root, "vault.key")), "of clinic")
 	says(t, words(t, 2, "vault", "scrub", at, "--rate", "fast"), "is not a rate")
 	says(t, words(t, 2, "vault", "sync", "main", at, "--fill", "moon"), fmt.Sprintf("has no copy %q", "moon"))
+}
+
+// An operator prints the key, proves the sheet, changes the key and retires the old one; the sheet alone opens the vault.
+func TestAKeyOfAVaultByTheCommandLine(t *testing.T) {
+	root := twoCopies(t)
+	at := "--root=" + root
+	words(t, 0, "vault", "init", "main", at)
+	says(t, words(t, 0, "vault", "status", at), "DEGRADED: no copy of its key")
+	sheet := filepath.Join(root, "sheet.txt")
+	says(t, words(t, 0, "vault", "key", "export", at, "--out", sheet), "check words")
+	words(t, 1, "vault", "key", "export", at, "--out", sheet) // never over another
+	says(t, words(t, 1, "vault", "key", "prove", at, "--sheet", filepath.Join(root, "vault.key")), "no printed key")
+	says(t, words(t, 0, "vault", "key", "prove", at, "--sheet", sheet), "opens vault main")
+	says(t, words(t, 0, "vault", "status", at), "key        proven")
+	says(t, words(t, 0, "vault", "status", "--vault", filepath.Join(root, "home"), "--key", sheet), "of clinic")
+
+	fresh := filepath.Join(root, "fresh.key")
+	if err := os.WriteFile(fresh, []byte("a fresh key of the test"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	says(t, words(t, 0, "vault", "key", "rotate", at, "--new", "file:"+fresh, "--yes"), "opens with the new key")
+	says(t, words(t, 1, "vault", "key", "retire", at, "--yes"), "vault.old-key")
+	if err := os.Rename(fresh, filepath.Join(root, "vault.key")); err != nil {
+		t.Fatal(err)
+	}
+	says(t, words(t, 1, "vault", "key", "prove", at, "--sheet", sheet), "vault.old-key")
+	says(t, words(t, 0, "vault", "status", at), "DEGRADED", "2 open it")
+	says(t, words(t, 0, "vault", "key", "retire", at, "--yes"), "1 old keys open it no more")
+	says(t, words(t, 1, "vault", "key", "prove", at, "--sheet", sheet), "vault.wrong-key")
 }

@@ -151,6 +151,9 @@ func keyOf(ctx context.Context, s string) (redact.String, error) {
 	if err != nil {
 		return redact.String{}, err
 	}
+	if key, ok, err := sheetKey(file); ok {
+		return key, err
+	}
 	return host.Secret(ctx, plan.Secret("file:"+file))
 }
 

@@ -80,10 +80,13 @@ func (v *Vault) mend(ctx context.Context, m *Mending, open map[string]store.Stor
 	}
 	nothing := errors.Is(err, store.ErrNotFound) // then there is nothing good to lose
 	for _, from := range slices.Sorted(maps.Keys(open)) {
+		source := m.Name
 		if from == m.Copy {
-			continue
+			if source = twin(m.Name); source == "" {
+				continue
+			}
 		}
-		content, err := store.Read(ctx, open[from], m.Name)
+		content, err := store.Read(ctx, open[from], source)
 		if err != nil || v.whole(m.Name, content) != nil || !v.proves(m.Name) && !nothing {
 			continue
 		}
@@ -102,6 +105,11 @@ func (v *Vault) mend(ctx context.Context, m *Mending, open map[string]store.Stor
 		return err
 	}
 	return errNobody
+}
+
+// twin is the blob that holds the same beside it; "" = there is none.
+func twin(name string) string {
+	return map[string]string{formatBlob: formatBlobCopy, formatBlobCopy: formatBlob}[name]
 }
 
 // whole says whether content is what lies under name, by its seal and by the catalog.

@@ -1,13 +1,16 @@
 package vault
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/kopia/kopia/repo"
 	"github.com/kopia/kopia/repo/blob"
@@ -58,39 +61,124 @@ func (c Config) vault(name string) *Vault {
 	return v
 }
 
-// connect opens the repository. kopia insists on a connection file; it holds a token and no secret, and lives
-// in a private directory until Close. Writing it here instead of through repo.Connect spares a second
-// derivation of the key (a quarter of a second). When it fails, the files are let go too.
+// connect opens the repository with the format that lies there, or else, where that is lost, damaged or does not open with
+// this key, with its copies and with the wraps that a rotation of the key keeps. When it fails, the files are let go too.
 func (v *Vault) connect(ctx context.Context, cfg Config) error {
+	format, err := v.openWith(ctx, cfg)
+	if err == nil {
+		if err = v.learnFormats(ctx, format); err != nil {
+			err = errors.Join(err, v.letRepositoryGo(ctx))
+		}
+	}
+	if err != nil {
+		closeStore(v.files)
+	}
+	return err
+}
+
+// formatsTried bounds how many different formats a key is tried on: each takes a quarter of a second.
+const formatsTried = 6
+
+// openWith opens the repository and gives the format with which it did. The first trouble is the one that is told.
+func (v *Vault) openWith(ctx context.Context, cfg Config) ([]byte, error) {
+	var trouble error
+	tried := map[string]bool{}
+	for i, find := range []func(context.Context) ([][]byte, error){v.formatHere, v.formatCopies, v.formatWraps} {
+		found, err := find(ctx)
+		if err != nil {
+			trouble = cmp.Or(trouble, err)
+		}
+		for _, raw := range found {
+			if tried[string(raw)] || len(tried) == formatsTried {
+				continue
+			}
+			tried[string(raw)] = true
+			place := &pinned{Store: v.files}
+			if i > 0 {
+				place.format = raw
+			}
+			if err = v.openOver(ctx, place, cfg.Key, cfg.ReadOnly); err == nil {
+				return raw, nil
+			}
+			trouble = cmp.Or(trouble, err)
+		}
+		if ctx.Err() != nil {
+			return nil, trouble
+		}
+	}
+	if len(tried) == 0 && trouble == nil {
+		trouble = lostFormat(v.name)
+	}
+	return nil, trouble
+}
+
+func (v *Vault) formatHere(ctx context.Context) ([][]byte, error) {
+	raw, err := store.Read(ctx, v.files, formatBlob)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil
+	}
+	return [][]byte{raw}, err
+}
+
+// formatCopies are what lies beside the format for the day when it is lost, and in other copies of the vault.
+func (v *Vault) formatCopies(ctx context.Context) ([][]byte, error) {
+	var out [][]byte
+	open, _ := v.copiesAlone()
+	for _, c := range sortedKeys(open) {
+		for _, name := range []string{formatBlobCopy, formatBlob} {
+			if raw, err := store.Read(ctx, open[c], name); err == nil { // it only helps when it is there
+				out = append(out, raw)
+			}
+		}
+	}
+	return out, ctx.Err()
+}
+
+func (v *Vault) formatWraps(ctx context.Context) ([][]byte, error) {
+	all, err := v.wraps(ctx)
+	var out [][]byte
+	for _, w := range all {
+		out = append(out, w.content)
+	}
+	return out, err
+}
+
+func sortedKeys[T any](m map[string]T) []string { return slices.Sorted(maps.Keys(m)) }
+
+// openOver opens the repository in a place. kopia insists on a connection file; it holds a token and no secret, and lives
+// in a private directory until Close. Writing it here instead of through repo.Connect spares a second
+// derivation of the key (a quarter of a second).
+func (v *Vault) openOver(ctx context.Context, place store.Store, key redact.String, readOnly bool) error {
 	state, err := os.MkdirTemp("", "holdfast-vault-*")
 	if err != nil {
 		return err
 	}
-	st, forget := newDriver(v.files)
+	st, forget := newDriver(place)
 	v.state, v.forget = state, forget
 	connection := st.ConnectionInfo()
 	raw, err := json.Marshal(repo.LocalConfig{
 		Storage:       &connection,
 		Caching:       &content.CachingOptions{},
-		ClientOptions: repo.ClientOptions{Hostname: v.host, Username: userName, ReadOnly: cfg.ReadOnly},
+		ClientOptions: repo.ClientOptions{Hostname: v.host, Username: userName, ReadOnly: readOnly},
 	})
 	if err == nil {
 		err = os.WriteFile(filepath.Join(state, "connection.json"), raw, 0o600)
 	}
 	if err == nil {
-		err = v.openRepository(ctx, cfg.Key)
-	}
-	if err == nil {
-		if err = v.learnFormat(ctx); err != nil {
-			err = errors.Join(err, v.repo.Close(ctx))
-		}
+		err = v.openRepository(ctx, key)
 	}
 	if err != nil {
 		forget()
-		closeStore(v.files)
 		return errors.Join(err, os.RemoveAll(state))
 	}
 	return nil
+}
+
+// letRepositoryGo is the way back from openOver.
+func (v *Vault) letRepositoryGo(ctx context.Context) error {
+	err := v.repo.Close(ctx)
+	v.forget()
+	return errors.Join(err, os.RemoveAll(v.state))
 }
 
 func (v *Vault) openRepository(ctx context.Context, key redact.String) error {

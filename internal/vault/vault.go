@@ -68,7 +68,9 @@ type Vault struct {
 	repoMu sync.Mutex // one refresh or short write session at a time; long writers have sessions of their own
 	repo   repo.DirectRepository
 
-	formats     formats                 // set once, when the vault is opened
+	formats     formats                 // set when the vault is opened, and by a rotation
+	opened      [sha256.Size]byte       // hash of the wrap with which it was
+	generation  int                     // of the newest wrap; 0 = the key was never rotated
 	lastCatalog atomic.Pointer[catalog] // as it was last read; nil = not yet
 
 	left sync.Once // what could not be let go was told
@@ -235,9 +237,13 @@ func (v *Vault) proof() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("derive identity key: %w", err)
 	}
+	return proofUnder(key, v.identity), nil
+}
+
+func proofUnder(key []byte, id Identity) string {
 	m := hmac.New(sha256.New, key)
-	_, _ = fmt.Fprintf(m, "%d\x00%s\x00%s\x00%d", v.identity.Format, v.identity.ID, v.identity.Application, v.identity.Created.Unix()) // a hash takes all
-	return hex.EncodeToString(m.Sum(nil)), nil
+	_, _ = fmt.Fprintf(m, "%d\x00%s\x00%s\x00%d", id.Format, id.ID, id.Application, id.Created.Unix()) // a hash takes all
+	return hex.EncodeToString(m.Sum(nil))
 }
 
 // Name is the plan's name for the vault.
