@@ -219,7 +219,7 @@ func driverBreaches(s source) []breach {
 			return
 		}
 		i := slices.IndexFunc(driverFolders, func(d string) bool { return covers(d+"/...", target) })
-		if i < 0 || covers(driverUsers, s.folder()) || covers(driverFolders[i]+"/...", s.folder()) {
+		if i < 0 || covers(driverReaders, target) || covers(driverUsers, s.folder()) || covers(driverFolders[i]+"/...", s.folder()) {
 			return
 		}
 		if s.test() && path.Dir(driverFolders[i]) == path.Dir(s.folder()) {

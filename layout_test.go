@@ -59,7 +59,7 @@ var rooms = []room{
 	{folder: "internal/vault", ours: leaves + "internal/plan", why: "the vault must open with nothing but itself and its key"},
 	{folder: "internal/backup", ours: leaves + "internal/plan internal/database internal/vault/... internal/restore", why: "backup streams into the vault, and proves a backup by restoring it; the cluster's say (a lease before a delete) comes in as an interface"},
 	{folder: "internal/backup/retention", pure: true, ours: "internal/problem internal/event internal/plan", why: "what may be deleted is judged, not looked up"},
-	{folder: "internal/restore", ours: leaves + "internal/plan internal/database internal/vault/... internal/pgcontrol", why: "a restore works with vault and key alone, when cluster and agent are gone"},
+	{folder: "internal/restore", ours: leaves + "internal/plan internal/database internal/vault/... internal/pgcontrol internal/database/postgres/walscan", why: "a restore works with vault and key alone, when cluster and agent are gone"},
 
 	{folder: "internal/rebuild", ours: leaves + "internal/agent internal/cluster internal/database", why: "what is left after a lost majority is judged from keys and records; who collects it knows the engines"},
 	{folder: "internal/agent", ours: leaves + roomsOwn + "internal/cluster", why: "the agent owns order and deadlines; it knows no driver and no engine"},
@@ -114,6 +114,9 @@ var driverFolders = []string{
 	"internal/service/process", "internal/edge/proxy", "internal/database/gate", "internal/database/postgres",
 	"internal/cluster/etcd", "internal/cluster/members", "internal/cluster/heartbeat",
 }
+
+// driverReaders lie below a driver and only read its engine's files: whoever's row in rooms names them may import them.
+const driverReaders = "internal/database/postgres/walscan"
 
 // driverUsers put hosts together from drivers.
 const driverUsers = "internal/cli internal/host examples/clinic/demo lab/... bench/listener"

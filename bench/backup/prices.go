@@ -6,6 +6,7 @@ import "fmt"
 // They age: look before you decide by them.
 type price struct {
 	store string
+	short string
 	usd   float64 // for 10^9 bytes a month
 }
 
@@ -13,10 +14,10 @@ type price struct {
 const priceDate = "2026-11"
 
 var priceBook = []price{
-	{"Amazon S3 Standard, us-east-1", 0.023},
-	{"Azure Blob hot, locally redundant", 0.018},
-	{"Amazon S3 Glacier Instant Retrieval", 0.004},
-	{"Backblaze B2", 0.006},
+	{"Amazon S3 Standard, us-east-1", "S3", 0.023},
+	{"Azure Blob hot, locally redundant", "Azure hot", 0.018},
+	{"Amazon S3 Glacier Instant Retrieval", "Glacier IR", 0.004},
+	{"Backblaze B2", "B2", 0.006},
 }
 
 // scenario is the classic comparison's size, in 10^9 bytes of data, kept as one full backup and daily incrementals of 1 %.
@@ -31,7 +32,7 @@ func (b *bench) prices(p func(format string, args ...any)) {
 	p("\n%.0f GB, one full backup and %d incrementals of 1 %%: USD a month for storage alone, by list prices noted in %s\n", scenario, scenarioDays-1, priceDate)
 	p("system\tGB")
 	for _, x := range priceBook {
-		p("\t%s", x.store)
+		p("\t%s", x.short)
 	}
 	p("\n")
 	share := func(r result) float64 { return float64(r.stored) / float64(r.bytes) }
@@ -46,5 +47,8 @@ func (b *bench) prices(p func(format string, args ...any)) {
 			p("\t%s", fmt.Sprintf("%.2f", gb*x.usd))
 		}
 		p("\n")
+	}
+	for _, x := range priceBook {
+		p("%s: %s, %.3f USD for 10^9 bytes a month\n", x.short, x.store, x.usd)
 	}
 }

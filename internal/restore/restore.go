@@ -148,6 +148,11 @@ func (r *run) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if r.logBytes > 0 {
+		if err := r.refuseTablespaces(); err != nil {
+			return err
+		}
+	}
 	if err := r.settings(); err != nil {
 		return err
 	}

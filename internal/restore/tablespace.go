@@ -1,0 +1,32 @@
+package restore
+
+import (
+	"fmt"
+	"path/filepath"
+
+	"holdfast/internal/database/postgres/walscan"
+	"holdfast/internal/problem"
+)
+
+// refuseTablespaces looks for tablespaces that the placed log makes. A server that replays such a record links its
+// tablespace to the directory that the record names and writes there, though the directory may be the live server's.
+// Base backups of servers with tablespaces are refused, so the log is the only way by which one gets here.
+func (r *run) refuseTablespaces() error {
+	c := r.o.Choice
+	made, err := walscan.Tablespaces(walscan.Input{
+		Dir: filepath.Join(r.o.Dir, "pg_wal"), Start: walscan.LSN(c.Backup.Start), Timeline: c.Timeline, SegSize: c.Backup.SegmentSize, SystemID: c.Backup.SystemID,
+	})
+	if err != nil {
+		return err
+	}
+	for _, m := range made {
+		if c.Target.Kind == AtLSN && uint64(m.At) >= uint64(c.Target.LSN) {
+			continue // recovery ends before it
+		}
+		return &problem.Problem{Code: "restore.tablespace", Subject: c.Backup.Database, Severity: problem.Critical,
+			Title:   fmt.Sprintf("on the way to %s, at %s, the log makes a tablespace in %s", c.Target, m.At, m.Location),
+			Meaning: "Replaying that writes into that directory, which may be the live server's. The directory was not finished and cannot start; the live one was not touched.",
+			Remedy:  fmt.Sprintf("restore to just before it: --at before:%s; tablespaces are not available in this version", m.At)}
+	}
+	return nil
+}
