@@ -8,6 +8,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -92,7 +93,7 @@ func (s *Server) clone(ctx context.Context, from, primary database.Endpoint, epo
 	if err := s.makeOwned(s.at.data); err != nil {
 		return err
 	}
-	if err := s.copyData(ctx, main, from, a, incarnation); err != nil {
+	if err := s.copyData(ctx, main, from, primary, a, incarnation); err != nil {
 		return err
 	}
 	return s.finish(s.at.data, incarnation)
@@ -212,7 +213,7 @@ func freeBytes(path string) (int64, error) {
 // copyData does the work between the two ends of a backup (PostgreSQL manual, "Making a Base Backup Using the Low
 // Level API"): all files but pg_control, the log that makes them consistent, the label, and pg_control at the very
 // end, so that nothing can start on a half-made directory.
-func (s *Server) copyData(ctx context.Context, main *source, from database.Endpoint, a about, incarnation string) error {
+func (s *Server) copyData(ctx context.Context, main *source, from, primary database.Endpoint, a about, incarnation string) error {
 	sources, err := s.openWorkers(ctx, main, from)
 	defer func() {
 		for _, w := range sources {
@@ -247,6 +248,21 @@ func (s *Server) copyData(ctx context.Context, main *source, from database.Endpo
 	if err := s.furnish(s.at.data, nil); err != nil { // closed from the first moment on
 		return err
 	}
+	if err := s.makeOwned(s.at.wal()); err != nil {
+		return err
+	}
+	log := s.newLogStream(from, primary, slotPrefix+incarnation, a, c, begins)
+	streaming, stop := context.WithCancel(ctx)
+	var done sync.WaitGroup
+	done.Go(func() { log.run(streaming) })
+	defer done.Wait()
+	defer stop()
+	if err := log.begun(ctx); err != nil {
+		return err
+	}
+	if err := main.letLogGo(ctx, incarnation); err != nil {
+		return err
+	}
 	files, err := main.list(ctx)
 	if err != nil {
 		return err
@@ -266,7 +282,16 @@ func (s *Server) copyData(ctx context.Context, main *source, from database.Endpo
 	if err != nil {
 		return err
 	}
-	if err := s.copyLog(ctx, c, main, a, begins, ends); err != nil {
+	s.setProgress("waiting for the log up to " + ends.String())
+	if err := log.reach(ctx, ends); err != nil {
+		return err
+	}
+	stop()
+	done.Wait()
+	if err := log.begun(ctx); err != nil {
+		return err
+	}
+	if err := s.copyHistories(ctx, c, main, a, begins, ends, log.names()); err != nil {
 		return err
 	}
 	if err := c.Put("backup_label", []byte(label)); err != nil {
@@ -311,6 +336,14 @@ func (s *source) beginBackup(ctx context.Context, a about, incarnation string) (
 	return lsn, err
 }
 
+// letLogGo gives up the slot of beginBackup: a slot that keeps too much ends the session that made it.
+func (s *source) letLogGo(ctx context.Context, incarnation string) error {
+	if _, err := s.conn.Exec(ctx, "SELECT pg_drop_replication_slot($1)", "holdfast_copying_"+incarnation); err != nil {
+		return fmt.Errorf("let the source's log go: %w", err)
+	}
+	return nil
+}
+
 func (s *source) endBackup(ctx context.Context, a about) (ends database.LSN, label string, err error) {
 	call := "pg_backup_stop(false)"
 	if a.version < 150000 {
@@ -344,33 +377,35 @@ func (s *source) control(ctx context.Context) ([]byte, error) {
 	}
 }
 
-// copyLog brings over every segment from where replay begins to where the files are consistent, and every history.
-func (s *Server) copyLog(ctx context.Context, c *replica.Copier, main *source, a about, begins, ends database.LSN) error {
+// copyHistories brings over every history, and sees that every segment is here from where replay begins to where the files
+// are consistent. Other log of before goes.
+func (s *Server) copyHistories(ctx context.Context, c *replica.Copier, main *source, a about, begins, ends database.LSN, streamed map[string]bool) error {
 	all, err := main.list(ctx)
 	if err != nil {
 		return err
 	}
 	first, last := uint64(begins)/a.segment, uint64(ends-1)/a.segment
 	held := map[uint64]bool{}
+	for name := range streamed {
+		if seg, ok := walscan.ParseName(path.Base(name), a.segment); ok {
+			held[seg.Number] = true
+		}
+	}
 	files := []replica.File{{Path: "pg_wal/archive_status", Dir: true}}
 	for _, f := range all {
 		if path.Dir(f.Path) != "pg_wal" || f.Dir {
 			continue
 		}
-		seg, ok := walscan.ParseName(path.Base(f.Path), a.segment)
-		if ok && seg.Number >= first && seg.Number <= last {
-			held[seg.Number] = true
-			files = append(files, f)
-		} else if strings.HasSuffix(f.Path, ".history") {
+		if strings.HasSuffix(f.Path, ".history") {
 			files = append(files, f)
 		}
 	}
 	for n := first; n <= last; n++ {
 		if !held[n] {
-			return fmt.Errorf("copy the log from %s to %s: the source no longer holds segment %d", begins, ends, n)
+			return fmt.Errorf("copy the log from %s to %s: segment %d did not come", begins, ends, n)
 		}
 	}
-	if err := c.Tidy("pg_wal", files, func(string) bool { return false }); err != nil {
+	if err := c.Tidy("pg_wal", files, func(p string) bool { return streamed[p] }); err != nil {
 		return err
 	}
 	return c.Fetch(ctx, files)

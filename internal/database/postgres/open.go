@@ -212,7 +212,7 @@ const loginWait = 300 * time.Millisecond
 // endWalsenders ends every walsender that was begun before conn's question at since, and returns when each is
 // gone.
 func (s *Server) endWalsenders(ctx context.Context, conn *pgx.Conn, since time.Time) error {
-	return s.endSessions(ctx, conn, since, "walsenders", "backend_type = 'walsender' AND application_name <> '"+copyName+"'")
+	return s.endSessions(ctx, conn, since, "walsenders", "backend_type = 'walsender' AND application_name NOT IN ('"+copyName+"', '"+copyLogName+"')")
 }
 
 // endSessions ends every session of a kind that was begun before conn's question at since, and returns when each

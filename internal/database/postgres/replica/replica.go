@@ -73,6 +73,7 @@ type Copier struct {
 	o    Options
 	root *os.Root
 	pace *pace
+	log  *pace // of what is paid first
 
 	total          int64
 	settled, moved atomic.Int64
@@ -104,11 +105,21 @@ func New(o Options) (*Copier, error) {
 	if o.Clock == nil {
 		o.Clock = clock.Real()
 	}
-	return &Copier{o: o, root: root, pace: newPace(o.Limit, o.Clock), files: map[string]*target{}}, nil
+	return &Copier{o: o, root: root, pace: newPace(o.Limit, o.Clock), log: newPace(o.Limit, o.Clock), files: map[string]*target{}}, nil
 }
 
 // Close lets the directory go.
 func (c *Copier) Close() error { return c.root.Close() }
+
+// PayFirst waits until n bytes may come over beside the files, ahead of them: what the source writes meanwhile must not
+// fall behind. Together they keep to the limit; what alone is more than that is held to it.
+func (c *Copier) PayFirst(ctx context.Context, n int64) error {
+	if c.o.Limit > 0 {
+		c.pace.owe(n)
+	}
+	c.moved.Add(n)
+	return c.log.take(ctx, n)
+}
 
 // Moved is how many bytes came over.
 func (c *Copier) Moved() int64 { return c.moved.Load() }
