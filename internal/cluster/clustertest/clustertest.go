@@ -196,7 +196,7 @@ func testCut(t *testing.T, sub Subject, at string) {
 		t.Fatalf("list while cut: %v", err)
 	}
 	cut(false)
-	eventually(t, func() error { _, err := s.Get(t.Context(), at+"k"); return err })
+	Eventually(t, func() error { _, err := s.Get(t.Context(), at+"k"); return err })
 }
 
 func testEndedContext(t *testing.T, sub Subject, at string) {
@@ -272,7 +272,7 @@ func testElection(t *testing.T, sub Subject, at string) {
 		return runner{e, stop}
 	}
 	a := start("a")
-	eventually(t, func() error {
+	Eventually(t, func() error {
 		if !a.e.Leading() {
 			return errors.New("a does not lead")
 		}
@@ -280,7 +280,7 @@ func testElection(t *testing.T, sub Subject, at string) {
 	})
 	first := a.e.Term()
 	b := start("b")
-	eventually(t, func() error {
+	Eventually(t, func() error {
 		if h := b.e.Holder(); h != "a" {
 			return fmt.Errorf("b sees %q as the holder", h)
 		}
@@ -293,7 +293,7 @@ func testElection(t *testing.T, sub Subject, at string) {
 	if a.e.Leading() {
 		t.Error("a resigned leader still leads")
 	}
-	eventually(t, func() error {
+	Eventually(t, func() error {
 		if !b.e.Leading() {
 			return errors.New("b does not lead")
 		}
@@ -305,8 +305,8 @@ func testElection(t *testing.T, sub Subject, at string) {
 	b.stop()
 }
 
-// eventually retries until ok gives nil, or fails the test with its last answer.
-func eventually(t *testing.T, ok func() error) {
+// Eventually retries until ok gives nil, or fails the test with its last answer.
+func Eventually(t testing.TB, ok func() error) {
 	t.Helper()
 	deadline := time.Now().Add(patience)
 	for {

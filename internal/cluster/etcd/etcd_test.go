@@ -79,7 +79,7 @@ func TestThreeMembersOutliveOne(t *testing.T) {
 			t.Fatalf("stop %s: %v", cfgs[i].Name, err)
 		}
 		value := "without " + cfgs[i].Name
-		until(t, func() error { _, err := s.Set(t.Context(), "/k", []byte(value)); return err })
+		clustertest.Eventually(t, func() error { _, err := s.Set(t.Context(), "/k", []byte(value)); return err })
 		for seen := ""; seen != value; {
 			select {
 			case c := <-watch:
@@ -115,7 +115,7 @@ func TestThreeMembersOutliveOne(t *testing.T) {
 // impatient waits until the kernel will give up each connection between members soon when its other end is silent.
 func impatient(t *testing.T, peers map[string]string) {
 	t.Helper()
-	until(t, func() error {
+	clustertest.Eventually(t, func() error {
 		entries, err := os.ReadDir("/proc/self/fd")
 		if err != nil {
 			return err
@@ -160,8 +160,8 @@ func replaceMember(t *testing.T, s *etcd.Store, cfg etcd.MemberConfig, peers map
 	if err := <-start(cfg).done; !errors.Is(err, etcd.ErrDataLost) {
 		t.Fatalf("start without data: %v", err)
 	}
-	until(t, func() error { return s.Replace(t.Context(), cfg.Name, cfg.PeerURL) })
-	until(t, func() error { return s.Replace(t.Context(), cfg.Name, cfg.PeerURL) }) // repeated; ids hang on the second
+	clustertest.Eventually(t, func() error { return s.Replace(t.Context(), cfg.Name, cfg.PeerURL) })
+	clustertest.Eventually(t, func() error { return s.Replace(t.Context(), cfg.Name, cfg.PeerURL) }) // repeated; ids hang on the second
 	if err := s.Promote(t.Context(), cfg.Name); !errors.Is(err, etcd.ErrBehind) {
 		t.Fatalf("promoted before it ran: %v", err)
 	}
@@ -169,7 +169,7 @@ func replaceMember(t *testing.T, s *etcd.Store, cfg etcd.MemberConfig, peers map
 		t.Fatal(err)
 	}
 	*m = start(cfg)
-	until(t, func() error { return s.Promote(t.Context(), cfg.Name) })
+	clustertest.Eventually(t, func() error { return s.Promote(t.Context(), cfg.Name) })
 	(*m).awaitReady(t)
 	after, err := s.Seats(t.Context())
 	if err != nil || len(after) != len(before) {
@@ -192,7 +192,7 @@ func TestOpenDoesNotWaitForMembers(t *testing.T) {
 	}
 	m := start(cfg)
 	m.awaitReady(t)
-	until(t, func() error { _, err := s.Get(t.Context(), "/k"); return err })
+	clustertest.Eventually(t, func() error { _, err := s.Get(t.Context(), "/k"); return err })
 	if err := m.stop(t); err != nil {
 		t.Fatal(err)
 	}
@@ -210,7 +210,7 @@ func TestAFrozenMemberCostsNoRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	until(t, func() error { // both endpoints are in use
+	clustertest.Eventually(t, func() error { // both endpoints are in use
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		if len(p.conns) == 0 {
@@ -321,7 +321,7 @@ func TestMemberWithoutMajorityStopsCleanly(t *testing.T) {
 	cfg := w.member(t, "b1", "127.41.2.1")
 	cfg.Cluster["b2"], cfg.Cluster["b3"] = "https://127.41.2.2:1", "https://127.41.2.3:1"
 	m := start(cfg)
-	until(t, func() error { _, err := os.Stat(filepath.Join(cfg.Dir, "data", "member", "wal")); return err })
+	clustertest.Eventually(t, func() error { _, err := os.Stat(filepath.Join(cfg.Dir, "data", "member", "wal")); return err })
 	if err := m.stop(t); err != nil {
 		t.Fatal(err)
 	}
@@ -342,21 +342,5 @@ func TestOpenReportsEveryMissingSetting(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not told in: %v", want, err)
 		}
-	}
-}
-
-// until retries until ok gives nil, or fails the test with its last answer.
-func until(t *testing.T, ok func() error) {
-	t.Helper()
-	deadline := time.Now().Add(patience)
-	for {
-		err := ok()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-		time.Sleep(20 * time.Millisecond) // the pace of asking, nothing relies on it
 	}
 }

@@ -17,6 +17,7 @@ import (
 
 	"holdfast/internal/auth"
 	"holdfast/internal/clock"
+	"holdfast/internal/cluster/clustertest"
 	"holdfast/internal/cluster/heartbeat"
 )
 
@@ -112,21 +113,6 @@ func publish(t *testing.T, p *heartbeat.Publisher, payload string) {
 	}
 }
 
-func until(t *testing.T, ok func() error) {
-	t.Helper()
-	deadline := time.Now().Add(patience)
-	for {
-		err := ok()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-		time.Sleep(5 * time.Millisecond) // the pace of asking, nothing relies on it
-	}
-}
-
 func has(l *heartbeat.Listener, peer, payload string) func() error {
 	return func() error {
 		if b := l.Latest()[peer]; string(b.Payload) != payload {
@@ -143,9 +129,9 @@ func TestReportsReachTheListener(t *testing.T) {
 	base, _ := w.serve(t, "b1", "127.41.3.1:0", p)
 	l := newListener(t, w, "b2", map[string]string{"b1": base})
 	listen(t, l)
-	until(t, has(l, "b1", `{"epoch":1}`))
+	clustertest.Eventually(t, has(l, "b1", `{"epoch":1}`))
 	first := l.Latest()["b1"]
-	until(t, func() error {
+	clustertest.Eventually(t, func() error {
 		if b := l.Latest()["b1"]; b.Seq <= first.Seq+3 || b.Life != first.Life {
 			return fmt.Errorf("after beat %d of %s came %d of %s", first.Seq, first.Life, b.Seq, b.Life)
 		}
@@ -160,7 +146,7 @@ func TestReportsReachTheListener(t *testing.T) {
 	case <-time.After(patience):
 		t.Fatal("a changed report wakes nobody")
 	}
-	until(t, has(l, "b1", `{"epoch":2}`))
+	clustertest.Eventually(t, has(l, "b1", `{"epoch":2}`))
 	if c := l.Latest()["b1"].Contact; c >= 0 {
 		t.Errorf("contact %v without a pair", c)
 	}
@@ -172,13 +158,13 @@ func TestAChangeIsToldAtOnce(t *testing.T) {
 	base, _ := w.serve(t, "b1", "127.41.3.1:0", p)
 	l := heartbeat.NewListener(map[string]string{"b1": base}, w.client(t, "b2"), clock.Real(), 2*time.Second, slog.New(slog.DiscardHandler))
 	listen(t, l)
-	until(t, has(l, "b1", "null"))
+	clustertest.Eventually(t, has(l, "b1", "null"))
 	first := l.Latest()["b1"].Seq
 	for i := range 20 {
 		want := fmt.Sprintf(`{"n":%d}`, i)
 		publish(t, p, want)
 		publish(t, p, want) // no change, no beat
-		until(t, has(l, "b1", want))
+		clustertest.Eventually(t, has(l, "b1", want))
 	}
 	if sent := l.Latest()["b1"].Seq - first; sent < 20 {
 		t.Errorf("%d beats for 20 changes", sent)
@@ -191,7 +177,7 @@ func TestSilenceAgesAndTheStreamComesBack(t *testing.T) {
 	base, end := w.serve(t, "b1", "127.41.3.1:0", p)
 	l := newListener(t, w, "b2", map[string]string{"b1": base, "b3": "https://127.41.3.3:1"})
 	listen(t, l)
-	until(t, has(l, "b1", "null"))
+	clustertest.Eventually(t, has(l, "b1", "null"))
 	former := l.Latest()["b1"]
 	for len(l.Wake()) > 0 {
 		<-l.Wake()
@@ -202,7 +188,7 @@ func TestSilenceAgesAndTheStreamComesBack(t *testing.T) {
 	case <-time.After(patience):
 		t.Fatal("a broken stream wakes nobody")
 	}
-	until(t, func() error {
+	clustertest.Eventually(t, func() error {
 		all := l.Latest()
 		if all["b1"].Age < 500*time.Millisecond || all["b3"].Age < 500*time.Millisecond {
 			return fmt.Errorf("ages %v and %v", all["b1"].Age, all["b3"].Age)
@@ -219,7 +205,7 @@ func TestSilenceAgesAndTheStreamComesBack(t *testing.T) {
 	again := heartbeat.NewPublisher("b1", clock.Real())
 	publish(t, again, `"again"`)
 	w.serve(t, "b1", strings.TrimPrefix(base, "https://"), again)
-	until(t, has(l, "b1", `"again"`))
+	clustertest.Eventually(t, has(l, "b1", `"again"`))
 	if l.Latest()["b1"].Life == former.Life {
 		t.Error("a new life has the old name")
 	}
@@ -246,7 +232,7 @@ func TestAHalfOpenConnectionIsDialledAnew(t *testing.T) {
 	base, _ := w.serve(t, "b1", "127.41.3.1:0", stuck)
 	l := newListener(t, w, "b2", map[string]string{"b1": base})
 	listen(t, l)
-	until(t, has(l, "b1", "null"))
+	clustertest.Eventually(t, has(l, "b1", "null"))
 }
 
 func TestContactCountsFromOurOwnSending(t *testing.T) {
@@ -271,7 +257,7 @@ func TestContactCountsFromOurOwnSending(t *testing.T) {
 		listen(t, s.l)
 	}
 	for name, other := range map[string]string{"b1": "b2", "b2": "b1"} {
-		until(t, func() error {
+		clustertest.Eventually(t, func() error {
 			if b := sides[name].l.Latest()[other]; b.Contact < 0 {
 				return fmt.Errorf("%s has no contact with %s", name, other)
 			}
@@ -280,7 +266,7 @@ func TestContactCountsFromOurOwnSending(t *testing.T) {
 	}
 	// b1 is no longer heard by b2, but goes on hearing it: one-way loss.
 	ends["b1"]()
-	until(t, func() error {
+	clustertest.Eventually(t, func() error {
 		b := sides["b1"].l.Latest()["b2"]
 		if b.Contact < 500*time.Millisecond || b.Age > b.Contact/2 {
 			return fmt.Errorf("age %v, contact %v", b.Age, b.Contact)
@@ -305,9 +291,9 @@ func TestOnlyTheRightHostIsHeard(t *testing.T) {
 		"b5": stranger, // another authority
 	})
 	listen(t, l)
-	until(t, has(l, "b1", "null"))
-	until(t, has(l, "b1/gate", "null"))
-	until(t, func() error {
+	clustertest.Eventually(t, has(l, "b1", "null"))
+	clustertest.Eventually(t, has(l, "b1/gate", "null"))
+	clustertest.Eventually(t, func() error {
 		if b := l.Latest()["b3"]; b.Age < 500*time.Millisecond {
 			return errors.New("the others had no chance yet")
 		}
@@ -364,10 +350,10 @@ func TestPeersComeAndGo(t *testing.T) {
 	b2, _ := w.serve(t, "b2", "127.41.3.2:0", p2)
 	l := newListener(t, w, "b3", map[string]string{"b1": b1})
 	listen(t, l)
-	until(t, has(l, "b1", "null"))
+	clustertest.Eventually(t, has(l, "b1", "null"))
 	life := l.Latest()["b1"].Life
 	l.SetPeers(map[string]string{"b1": b1, "b2": b2})
-	until(t, has(l, "b2", "null"))
+	clustertest.Eventually(t, has(l, "b2", "null"))
 	if l.Latest()["b1"].Life != life {
 		t.Error("a peer that stayed was forgotten")
 	}
@@ -376,7 +362,7 @@ func TestPeersComeAndGo(t *testing.T) {
 		t.Error("a peer that left is still known")
 	}
 	publish(t, p2, "7")
-	until(t, has(l, "b2", "7"))
+	clustertest.Eventually(t, has(l, "b2", "7"))
 }
 
 // noTimers is a clock whose timers never fire.
@@ -439,7 +425,7 @@ func TestLatenessRuns(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- l.Run(ctx) }()
-	until(t, func() error {
+	clustertest.Eventually(t, func() error {
 		if w := l.Worst(); w > 200*time.Millisecond {
 			return fmt.Errorf("%v late", w)
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"holdfast/internal/cluster/clustertest"
 	"holdfast/internal/cluster/members"
 )
 
@@ -28,21 +29,6 @@ func open(t *testing.T, self, bind string, key []byte, seeds ...string) *members
 		}
 	})
 	return l
-}
-
-func until(t *testing.T, ok func() error) {
-	t.Helper()
-	deadline := time.Now().Add(patience)
-	for {
-		err := ok()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-		time.Sleep(20 * time.Millisecond) // the pace of asking, nothing relies on it
-	}
 }
 
 func sees(l *members.List, want ...string) func() error {
@@ -65,7 +51,7 @@ func TestMembers(t *testing.T) {
 	b3 := open(t, "b3", "127.41.4.3", key, "127.41.4.9:1", b2.Address()) // one seed is nobody
 	stranger := open(t, "b4", "127.41.4.4", bytes.Repeat([]byte{8}, 32), b1.Address())
 	for _, l := range []*members.List{b1, b2, b3} {
-		until(t, sees(l, "b1: meta of b1", "b2: meta of b2", "b3: meta of b3"))
+		clustertest.Eventually(t, sees(l, "b1: meta of b1", "b2: meta of b2", "b3: meta of b3"))
 	}
 	if err := sees(stranger, "b4: meta of b4")(); err != nil {
 		t.Errorf("with another key: %v", err)
@@ -82,12 +68,12 @@ func TestMembers(t *testing.T) {
 	case <-time.After(patience):
 		t.Fatal("a changed text wakes nobody")
 	}
-	until(t, sees(b1, "b1: meta of b1", "b2: new", "b3: meta of b3"))
+	clustertest.Eventually(t, sees(b1, "b1: meta of b1", "b2: new", "b3: meta of b3"))
 
 	if err := b2.Leave(5 * time.Second); err != nil {
 		t.Fatal(err)
 	}
-	until(t, sees(b3, "b1: meta of b1", "b3: meta of b3"))
+	clustertest.Eventually(t, sees(b3, "b1: meta of b1", "b3: meta of b3"))
 }
 
 func TestOpenReportsEveryMistake(t *testing.T) {
