@@ -127,6 +127,9 @@ func TestAnS3VaultUnderLockSurvivesAThief(t *testing.T) {
 			t.Errorf("%d objects begin with %s, %v", n, prefix, err)
 		}
 	}
+	if n, err := v.RenewLocks(t.Context()); n != 0 || err != nil { // all of them are young
+		t.Errorf("renewed %d, %v", n, err)
+	}
 	b := store(t, v, map[string][]byte{"pgdata/PG_VERSION": []byte("16\n")})
 	if got, err := fetch(t.Context(), v, b.ID); err != nil || len(got) != 1 {
 		t.Errorf("a backup after it: %v", err)
