@@ -1,12 +1,12 @@
 package api
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
 	"io/fs"
 	"net/http"
+	"os"
 	"slices"
 	"strconv"
 	"time"
@@ -20,8 +20,9 @@ import (
 type Salvages interface {
 	List() ([]Salvaged, error)
 	Report(name, id string) (database.Salvage, error)
-	// Bundle writes the rows of a report's commits as SQL. It takes as long as a copy of the data does.
-	Bundle(ctx context.Context, name, id string, out io.Writer) error
+	// Rows are those of a report's commits as SQL, in a file that is gone once it is closed. It takes as long as a copy
+	// of the data does, and the rows may be more than fit into memory.
+	Rows(ctx context.Context, name, id string) (*os.File, error)
 }
 
 // Salvaged is what was put aside of one diverged server, in short.
@@ -141,8 +142,8 @@ func (s Source) bundle(w http.ResponseWriter, r *http.Request) {
 		s.unreadable(w, fs.ErrNotExist)
 		return
 	}
-	var text bytes.Buffer
-	if err := s.Salvage.Bundle(r.Context(), r.PathValue("name"), r.PathValue("id"), &text); err != nil {
+	file, err := s.Salvage.Rows(r.Context(), r.PathValue("name"), r.PathValue("id"))
+	if err != nil {
 		if p := (*problem.Problem)(nil); errors.As(err, &p) {
 			s.refuse(w, http.StatusConflict, *p)
 			return
@@ -150,6 +151,10 @@ func (s Source) bundle(w http.ResponseWriter, r *http.Request) {
 		s.unreadable(w, err)
 		return
 	}
+	defer func() { _ = file.Close() }() // read only, and gone with it
 	w.Header().Set("Content-Type", "application/sql")
-	_, _ = w.Write(text.Bytes()) // a reader that left needs no answer
+	if info, err := file.Stat(); err == nil {
+		w.Header().Set("Content-Length", strconv.FormatInt(info.Size(), 10)) // who reads less knows it
+	}
+	_, _ = io.Copy(w, file) // a reader that left needs no answer
 }

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -72,7 +73,36 @@ func (s salvages) Report(name, id string) (database.Salvage, error) {
 	return r, nil
 }
 
-// Bundle implements api.Salvages: it starts a copy of the data, reachable by nobody else, and compares its rows with the
+// Rows implements api.Salvages.
+func (s salvages) Rows(ctx context.Context, name, id string) (_ *os.File, err error) {
+	if _, err := s.Report(name, id); err != nil {
+		return nil, err
+	}
+	scratch := filepath.Join(s.host.cfg.Dir, "scratch")
+	if err := os.MkdirAll(scratch, 0o755); err != nil {
+		return nil, err
+	}
+	f, err := os.CreateTemp(scratch, "rows-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, f.Close())
+		}
+	}()
+	if err := os.Remove(f.Name()); err != nil { // the open file lives on
+		return nil, err
+	}
+	buffered := bufio.NewWriterSize(f, 1<<20)
+	if err := errors.Join(s.Bundle(ctx, name, id, buffered), buffered.Flush()); err != nil {
+		return nil, err
+	}
+	_, err = f.Seek(0, io.SeekStart)
+	return f, err
+}
+
+// Bundle writes the rows of a report's commits as SQL: it starts a copy of the data, reachable by nobody else, and compares its rows with the
 // primary's. The data themselves are not touched.
 func (s salvages) Bundle(ctx context.Context, name, id string, out io.Writer) (err error) {
 	report, err := s.Report(name, id)

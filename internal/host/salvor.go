@@ -1,6 +1,7 @@
 package host
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -231,7 +232,8 @@ func (s *salvor) rows(ctx context.Context, name string, k database.Kept, path st
 		return fmt.Errorf("write the rows: %w", err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	if err := s.host.salvages.Bundle(ctx, name, k.ID, f); err != nil {
+	buffered := bufio.NewWriterSize(f, 1<<20)
+	if err := errors.Join(s.host.salvages.Bundle(ctx, name, k.ID, buffered), buffered.Flush()); err != nil {
 		if p, ok := errors.AsType[*problem.Problem](err); ok {
 			return fmt.Errorf("write the rows: %s", p.Title)
 		}

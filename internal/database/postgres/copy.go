@@ -178,7 +178,7 @@ func (s *Server) hasRoom(files []replica.File) error {
 			more += f.Size
 		}
 	}
-	free, err := freeBytes(s.at.dir)
+	free, err := s.cfg.Free(s.at.dir)
 	if err != nil {
 		return err
 	}

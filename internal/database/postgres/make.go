@@ -15,6 +15,7 @@ import (
 	"holdfast/internal/database/postgres/walscan"
 	"holdfast/internal/durable"
 	"holdfast/internal/pgcontrol"
+	"holdfast/internal/problem"
 )
 
 // Init makes an empty, closed data directory with a new incarnation and the promise of epoch. It refuses a
@@ -264,19 +265,19 @@ func (s *Server) preserve(epoch int64) error {
 	if err := os.RemoveAll(making); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(making, 0o700); err != nil {
-		return err
-	}
-	entries, err := os.ReadDir(s.at.wal())
+	files, need, err := s.ownLog(c.SegSize, uint64(end.LSN))
 	if err != nil {
 		return err
 	}
-	for _, e := range entries {
-		seg, isSegment := walscan.ParseName(e.Name(), c.SegSize)
-		if isSegment && seg.Number <= uint64(end.LSN)/c.SegSize || strings.HasSuffix(e.Name(), ".history") {
-			if err := copyFile(filepath.Join(s.at.wal(), e.Name()), filepath.Join(making, e.Name())); err != nil {
-				return err
-			}
+	if err := s.roomToPreserve(need); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(making, 0o700); err != nil {
+		return err
+	}
+	for _, name := range files {
+		if err := copyFile(filepath.Join(s.at.wal(), name), filepath.Join(making, name)); err != nil {
+			return err
 		}
 	}
 	if err := copyFile(filepath.Join(s.at.data, "global", "pg_control"), filepath.Join(making, "pg_control")); err != nil {
@@ -296,6 +297,48 @@ func (s *Server) preserve(epoch int64) error {
 		return err
 	}
 	return durable.SyncDir(s.at.preserved)
+}
+
+// ownLog lists the files of the log up to end, and how many bytes they are.
+func (s *Server) ownLog(segSize, end uint64) (files []string, bytes int64, err error) {
+	entries, err := os.ReadDir(s.at.wal())
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, e := range entries {
+		seg, isSegment := walscan.ParseName(e.Name(), segSize)
+		if (!isSegment || seg.Number > end/segSize) && !strings.HasSuffix(e.Name(), ".history") {
+			continue
+		}
+		info, err := e.Info()
+		if err != nil {
+			return nil, 0, err
+		}
+		files, bytes = append(files, e.Name()), bytes+info.Size()
+	}
+	return files, bytes, nil
+}
+
+// preserveMargin stays free beside a log that is put aside: for the list of its commits, and because a disk that is as
+// good as full stops every other server on it.
+const preserveMargin = 64 << 20
+
+// roomToPreserve refuses to put a log aside where the disk cannot hold it a second time. It is a copy and no link: the
+// server goes on to overwrite its own files.
+func (s *Server) roomToPreserve(need int64) error {
+	free, err := s.cfg.Free(s.at.dir)
+	if err != nil {
+		return err
+	}
+	if need += preserveMargin; free >= need {
+		return nil
+	}
+	return &problem.Problem{
+		Code: "database.no-space-to-preserve", Subject: s.cfg.Database, Severity: problem.Degraded,
+		Title:   fmt.Sprintf("to put its own log aside %s needs %s, and %s are free", s.cfg.Host, bytesText(need), bytesText(free)),
+		Meaning: "What only this server holds is put aside before it is made a copy of the primary again. Nothing was touched, and the server waits.",
+		Remedy:  "free or add space where " + s.at.dir + " lies; Holdfast looks again by itself",
+	}
 }
 
 // copyFile makes a file that is on the disk when it returns.

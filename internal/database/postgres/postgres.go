@@ -51,6 +51,9 @@ type Config struct {
 
 	Log   *slog.Logger // nil = discard
 	Clock clock.Clock  // nil = clock.Real()
+
+	// Free is what may still be written where a path lies, in bytes; nil = as the file system says.
+	Free func(path string) (int64, error)
 }
 
 // Role is a login role of the plan, and the databases that it owns.
@@ -127,6 +130,9 @@ func Open(cfg Config) (*Server, error) {
 	}
 	if cfg.Clock == nil {
 		cfg.Clock = clock.Real()
+	}
+	if cfg.Free == nil {
+		cfg.Free = freeBytes
 	}
 	o, err := findOwner(cfg.Database)
 	if err != nil {

@@ -18,6 +18,7 @@ import (
 	"holdfast/internal/database"
 	"holdfast/internal/database/postgres"
 	"holdfast/internal/database/postgres/pgtest"
+	"holdfast/internal/problem"
 	"holdfast/internal/redact"
 )
 
@@ -158,6 +159,38 @@ func TestFailoverKeepsEveryAcknowledgedCommitAndTheFormerPrimaryRewinds(t *testi
 		t.Fatalf("the former primary is at %s, not past the fork %s", pa.LSN, pc.LSN)
 	}
 	before := a.Observe(ctx)
+	a.Config.Free = func(string) (int64, error) { return 64 << 20, nil }
+	a.Reopen(t)
+	parted := database.Parting{Timeline: 1, LSN: pc.LSN}
+	p := (*problem.Problem)(nil)
+	if err := a.Preserve(ctx, parted); !errors.As(err, &p) || p.Code != "database.no-space-to-preserve" {
+		t.Fatalf("its log was put aside on a disk that is full: %v", err)
+	}
+	if there, err := filepath.Glob(filepath.Join(a.Config.Dir, "preserved", "*")); err != nil || len(there) > 0 {
+		t.Fatalf("the disk was touched: %v, %v", there, err)
+	}
+	if l := a.Observe(ctx); l.Kept != nil || l.FailedProblem == nil || l.Incarnation != before.Incarnation {
+		t.Fatalf("after a refusal: %+v", l)
+	}
+	a.Config.Free = nil
+	a.Reopen(t)
+	must(t, a.Preserve(ctx, parted))
+	kept := a.Observe(ctx).Kept
+	if kept == nil || kept.Commits == 0 || kept.Salvaged != "" {
+		t.Fatalf("kept: %+v", kept)
+	}
+	must(t, a.NoteSalvaged(*kept, "exported"))
+	if k := a.Observe(ctx).Kept; k.Salvaged != "exported" {
+		t.Fatalf("salvaged: %+v", k)
+	}
+	parted.LSN -= 8 // a list from further back is another one
+	must(t, a.Preserve(ctx, parted))
+	if k := a.Observe(ctx).Kept; k.Salvaged != "" || k.Parted != parted {
+		t.Fatalf("a longer list counts as salvaged: %+v", k)
+	}
+	if err := a.NoteSalvaged(*kept, "exported"); !errors.Is(err, database.ErrStale) {
+		t.Fatalf("an older list was noted: %v", err)
+	}
 	err = a.Rewind(ctx, c.Endpoint, 2)
 	if _, missing := os.Stat(filepath.Join(a.BinDir(), "pg_rewind")); missing != nil { // as in the npm package of 18
 		if !errors.Is(err, database.ErrNeedsClone) {
