@@ -93,11 +93,15 @@ func writeSalvages(out io.Writer, name string, all []api.Salvaged, silent []stri
 
 func salvageShowCommand() *cobra.Command {
 	var root, output string
-	var limit int
+	var pick salvagePick
 	cmd := &cobra.Command{
 		Use:   "show NAME [ID]",
 		Short: "The commits that were put aside: number, time, position, tables, acknowledged or in doubt",
+		Long: `Tables have the names that the primary knew them by when the server came back; a table that was made, rewritten or
+dropped since is shown by the number of its file. --table and --state choose among the commits, and --skip and --limit page
+through those.`,
 		Example: `  holdfast database salvage show records
+  holdfast database salvage show records --table public.orders --state acknowledged --skip 40
   holdfast database salvage show records epoch-7-0a1b2c3d4e5f --output json`,
 		Args: cobra.RangeArgs(1, 2),
 		RunE: asOperator(&root, func(cmd *cobra.Command, client *api.Client, args []string) error {
@@ -109,18 +113,28 @@ func salvageShowCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if err := pick.check(); err != nil {
+				return err
+			}
 			report, err := client.Salvage(cmd.Context(), args[0], x.ID)
 			if err != nil {
 				return err
 			}
 			if output == "json" {
+				if !cmd.Flags().Changed("limit") {
+					pick.limit = 0
+				}
+				report.Commits, _ = pick.of(report.Commits)
 				return json.NewEncoder(cmd.OutOrStdout()).Encode(report)
 			}
-			return writeReport(cmd.OutOrStdout(), report, limit)
+			return writeReport(cmd.OutOrStdout(), report, pick)
 		}),
 	}
 	cmd.Flags().StringVar(&root, "root", "", rootUsage)
-	cmd.Flags().IntVar(&limit, "limit", 40, "commits to show; 0 = all")
+	cmd.Flags().StringVar(&pick.table, "table", "", "only commits that changed this table (schema.table, or file NUMBER)")
+	cmd.Flags().StringVar(&pick.state, "state", "", "only commits that are acknowledged, or in-doubt")
+	cmd.Flags().IntVar(&pick.skip, "skip", 0, "commits to pass over first")
+	cmd.Flags().IntVar(&pick.limit, "limit", 40, "commits to show; 0 = all (default with --output json: all)")
 	outputFlag(cmd, &output)
 	return cmd
 }
@@ -143,7 +157,7 @@ func oneSalvage(ctx context.Context, client *api.Client, name, id string) (api.S
 		Title: strings.TrimSpace("nothing was put aside " + id), Meaning: "Nothing was changed.", Remedy: "holdfast database salvage list " + name + " lists what there is"}
 }
 
-func writeReport(out io.Writer, r database.Salvage, limit int) error {
+func writeReport(out io.Writer, r database.Salvage, pick salvagePick) error {
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	p := func(format string, args ...any) { _, _ = fmt.Fprintf(w, format, args...) } // Flush tells the error
 	p("%s: what %s alone holds of %s, from %s to %s on timeline %d (%d bytes)\n", r.ID, r.Host, r.Database, r.From, r.To, r.Timeline, r.Bytes)
@@ -158,10 +172,7 @@ func writeReport(out io.Writer, r database.Salvage, limit int) error {
 	if len(r.Commits) > 0 {
 		p("\nXID\tTIME\tPOSITION\tSTATE\tDATABASE\tROWS\n")
 	}
-	shown := r.Commits
-	if limit > 0 {
-		shown = shown[:min(limit, len(shown))]
-	}
+	shown, fit := pick.of(r.Commits)
 	for _, c := range shown {
 		state := string(c.State)
 		if c.Outcome != "commit" {
@@ -169,8 +180,11 @@ func writeReport(out io.Writer, r database.Salvage, limit int) error {
 		}
 		p("%d\t%s\t%s\t%s\t%s\t%s\n", c.XID, c.At.Format("2006-01-02 15:04:05.000000Z07:00"), c.LSN, state, c.Database, rowsOf(c))
 	}
-	if more := len(r.Commits) - len(shown); more > 0 {
-		p("... and %d more: --limit 0 shows all\n", more)
+	if fit < len(r.Commits) {
+		p("%d of %d commits are as asked for.\n", fit, len(r.Commits))
+	}
+	if more := fit - pick.skip - len(shown); more > 0 {
+		p("... and %d more: --skip %d goes on, --limit 0 shows all\n", more, pick.skip+len(shown))
 	}
 	return w.Flush()
 }

@@ -16,6 +16,7 @@ import (
 	"holdfast/internal/api"
 	"holdfast/internal/database"
 	"holdfast/internal/database/postgres"
+	"holdfast/internal/plan"
 	"holdfast/internal/problem"
 	"holdfast/internal/restore"
 )
@@ -69,6 +70,9 @@ func (s salvages) Report(name, id string) (database.Salvage, error) {
 	var r database.Salvage
 	if err := json.Unmarshal(text, &r); err != nil {
 		return database.Salvage{}, fmt.Errorf("read the report %s: %w", id, err)
+	}
+	if err := putNames(filepath.Join(server.PreservedDir(), id), &r); err != nil {
+		s.host.cfg.Log.Warn("tables of lost commits shown by number", "database", name, "id", id, "err", err)
 	}
 	return r, nil
 }
@@ -147,17 +151,26 @@ func (s salvages) Bundle(ctx context.Context, name, id string, out io.Writer) (e
 	if _, err := copied.WaitReady(ctx); err != nil {
 		return err
 	}
-	live, err := s.host.primaryDSN(d, s.primary(name))
+	live, err := s.host.liveDSN(d, s.primary(name))
 	if err != nil {
 		return err
 	}
 	return restore.Bundle{
 		Report: report, Lost: copied.ConnString, Out: out,
-		Live: func(database string) string {
-			quoted := strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(database)
-			return strings.Replace(live, "dbname=postgres", "dbname='"+quoted+"'", 1)
-		},
+		Live: live,
 	}.Write(ctx)
+}
+
+// liveDSN leads to any database of the primary.
+func (h *Host) liveDSN(d plan.Database, primary string) (func(database string) string, error) {
+	live, err := h.primaryDSN(d, primary)
+	if err != nil {
+		return nil, err
+	}
+	return func(database string) string {
+		quoted := strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(database)
+		return strings.Replace(live, "dbname=postgres", "dbname='"+quoted+"'", 1)
+	}, nil
 }
 
 func (s salvages) primary(name string) string {

@@ -26,6 +26,10 @@ import (
 type salvor struct {
 	host *Host
 
+	// run's alone
+	named  map[string]string // by database: the list whose tables have names
+	nameAt time.Time         // when that is tried again
+
 	mu    sync.Mutex // guards what follows
 	tried map[string]attempt
 }
@@ -51,7 +55,9 @@ const (
 	rowsFile = "rows.sql"
 )
 
-func newSalvor(h *Host) *salvor { return &salvor{host: h, tried: map[string]attempt{}} }
+func newSalvor(h *Host) *salvor {
+	return &salvor{host: h, tried: map[string]attempt{}, named: map[string]string{}}
+}
 
 // run works on one thing after the other until ctx ends.
 func (s *salvor) run(ctx context.Context) error {
@@ -59,6 +65,7 @@ func (s *salvor) run(ctx context.Context) error {
 		snap := s.host.agent.Last()
 		for _, d := range snap.Facts.Databases {
 			if !snap.Facts.Stopping {
+				s.name(ctx, d)
 				s.look(ctx, d)
 			}
 		}
@@ -196,7 +203,7 @@ func (s *salvor) bundle(ctx context.Context, name string, k database.Kept, dir s
 	}
 	text = append(text, '\n')
 	switch had, err := os.ReadFile(filepath.Join(dir, listFile)); {
-	case err == nil && string(had) == string(text):
+	case err == nil && sameList(had, report):
 		return nil
 	case err == nil:
 		return fmt.Errorf("%s is there already and holds another list: it is not overwritten", dir)
@@ -224,6 +231,12 @@ func (s *salvor) bundle(ctx context.Context, name string, k database.Kept, dir s
 		return fmt.Errorf("bring the export to its place: %w", err)
 	}
 	return durable.SyncDir(filepath.Dir(dir))
+}
+
+// sameList reports whether an exported list is of the same commits; the names in it may be others.
+func sameList(exported []byte, report database.Salvage) bool {
+	var had database.Salvage
+	return json.Unmarshal(exported, &had) == nil && had.ID == report.ID && had.From == report.From && had.To == report.To && len(had.Commits) == len(report.Commits)
 }
 
 func (s *salvor) rows(ctx context.Context, name string, k database.Kept, path string) (err error) {
