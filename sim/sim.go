@@ -79,6 +79,7 @@ type Result struct {
 	Rebuilt      int           // clusters that were founded anew
 	Hooks        int           // runs of the plan's command for a primary in trouble
 	Took         time.Duration // virtual
+	Opened       time.Duration // virtual, from the last fault to the first acknowledged commit
 	LongestWait  time.Duration // virtual, between two acknowledged commits
 	Hash         uint64        // of the trace: equal seeds give equal hashes
 }
@@ -144,7 +145,7 @@ func Run(opt Options) Result {
 	return Result{
 		Failure: w.failure, Acknowledged: w.check.acknowledged, Read: w.check.answered, Epochs: w.check.record.Epoch, Faults: w.faults.count,
 		RestartsDone: w.check.restarts, Halts: w.check.haltsSeen, HaltedMoves: w.check.mostMoves, Forced: len(w.check.losses), GivenUp: w.check.given, Rebuilt: w.check.rebuilt,
-		Hooks: w.hooks, Took: w.now, LongestWait: w.check.longest, Hash: w.trace.hash.Sum64(),
+		Hooks: w.hooks, Took: w.now, Opened: max(0, w.check.openedAt-w.check.healed), LongestWait: w.check.longest, Hash: w.trace.hash.Sum64(),
 	}
 }
 

@@ -40,7 +40,7 @@ func TestSeeds(t *testing.T) {
 	for range runtime.GOMAXPROCS(0) {
 		workers.Go(func() {
 			for seed, more := sum.next(); more; seed, more = sum.next() {
-				sum.add(sim.Run(sim.Options{Seed: seed, Readers: readers(seed), Hook: hook(seed)}))
+				sum.add(seed, sim.Run(sim.Options{Seed: seed, Readers: readers(seed), Hook: hook(seed)}))
 			}
 		})
 	}
@@ -69,6 +69,8 @@ type total struct {
 	faults       int
 	epochs       int64
 	took         time.Duration // simulated
+	opened       time.Duration // at most, after the last fault
+	openedIn     uint64        // that seed
 	told         time.Time
 }
 
@@ -86,10 +88,13 @@ func (s *total) next() (uint64, bool) {
 // failedMax ends a run that has found enough.
 const failedMax = 20
 
-func (s *total) add(r sim.Result) {
+func (s *total) add(seed uint64, r sim.Result) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.read += r.Read
+	if r.Opened > s.opened {
+		s.opened, s.openedIn = r.Opened, seed
+	}
 	s.acknowledged, s.faults, s.epochs, s.took = s.acknowledged+r.Acknowledged, s.faults+r.Faults, s.epochs+r.Epochs, s.took+r.Took
 	if s.limit > 0 && time.Since(s.told) > time.Minute {
 		s.told = time.Now()
@@ -107,8 +112,9 @@ func (s *total) add(r sim.Result) {
 }
 
 func (s *total) String() string {
-	return fmt.Sprintf("%.1f hours simulated in %s: %d seeds from %d, %d commits acknowledged, %d answers of standbys, %d faults, %d epochs, %d seeds failed",
-		s.took.Hours(), time.Since(s.begin).Round(time.Second), s.started, *from, s.acknowledged, s.read, s.faults, s.epochs, s.failed)
+	return fmt.Sprintf("%.1f hours simulated in %s: %d seeds from %d, %d commits acknowledged, %d answers of standbys, %d faults, %d epochs, %d seeds failed; writes went on at most %s after the last fault (seed %d)",
+		s.took.Hours(), time.Since(s.begin).Round(time.Second), s.started, *from, s.acknowledged, s.read, s.faults, s.epochs, s.failed,
+		s.opened.Round(100*time.Millisecond), s.openedIn)
 }
 
 // replay runs the seed of the command line.
