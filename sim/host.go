@@ -96,7 +96,12 @@ func (h *host) thaw() {
 	}
 }
 
+// startAgent starts it, once the host is not frozen any more.
 func (h *host) startAgent() {
+	if h.frozen {
+		h.w.push(0, h, h.startAgent)
+		return
+	}
 	if h.agent == nil && h.up {
 		h.agent = newAgentLife(h)
 		h.agent.begin()

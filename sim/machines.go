@@ -47,8 +47,8 @@ func (f *faults) machine(kind FaultKind, h *host) func() {
 			return nil
 		}
 		h.frozen = true
-		boot, since := h.boot, w.now
-		return func() { h.resume(boot, w.now-since) }
+		boot, since, last := h.boot, w.now, w.serial
+		return func() { h.resume(boot, w.now-since, last) }
 	default:
 		h.wall = w.between(-time.Hour, time.Hour)
 		return func() { h.wall = 0 }
@@ -56,19 +56,23 @@ func (f *faults) machine(kind FaultKind, h *host) func() {
 }
 
 // resume thaws a host for which no time has passed: its clock is behind by that much from now on, and whatever was to
-// happen there happens so much later.
-func (h *host) resume(boot int, lost time.Duration) {
+// happen there, up to the last event of before, happens so much later.
+func (h *host) resume(boot int, lost time.Duration, last uint64) {
 	if !h.frozen || h.boot != boot {
 		return
 	}
 	w := h.w
 	h.origin -= time.Duration(float64(lost) / h.stretch)
 	h.frozen, h.thawed, h.resumed = false, w.now, w.now
-	w.queue.delay(h, boot, lost)
-	for _, e := range h.held {
+	w.queue.delay(h, boot, lost, last)
+	held := h.held
+	h.held = nil
+	for _, e := range held {
+		if e.serial > last {
+			e.at -= lost
+		}
 		w.push(max(0, e.at+lost-w.now), h, e.f)
 	}
-	h.held = nil
 	for m := range h.gate.reads.until {
 		h.gate.reads.until[m] += lost
 	}

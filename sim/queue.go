@@ -67,12 +67,12 @@ func (q *queue) pop() event {
 	return first
 }
 
-// delay moves the events of one life of a host.
-func (q *queue) delay(h *host, boot int, by time.Duration) {
+// delay moves the events of one life of a host, up to the last that was asked for by then.
+func (q *queue) delay(h *host, boot int, by time.Duration, last uint64) {
 	all := *q
 	*q = nil
 	for _, e := range all {
-		if e.host == h && e.boot == boot {
+		if e.host == h && e.boot == boot && e.serial <= last {
 			e.at += by
 		}
 		q.push(e)

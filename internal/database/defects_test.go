@@ -1,6 +1,7 @@
 package database_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -61,6 +62,32 @@ func TestAReplacedVoterHoldsNobodyUpFromJoining(t *testing.T) {
 	d, _ := database.Decide(p, view("b1", r, l, hears("b2", r, standby(r, "b2")), hears("b3", r, again)), since(r, time.Minute))
 	if got := asked(d); got != `names ANY 2 ("i-b2@3", "i-b3-2@3", "i-b3@3")` {
 		t.Fatalf("asked for %s", got)
+	}
+}
+
+// The plan's only standby holds no copy yet, and the one that the plan wants no more was made anew: without it the primary
+// could never open.
+func TestACopyTakesThePlaceOfTheOneBeforeWhileNothingElseCan(t *testing.T) {
+	p := policy()
+	p.Hosts, p.Standbys = []string{"b1", "b3"}, 1
+	r := steady()
+	r.Members, r.Voters, r.E = []string{"b1", "b2"}, []database.Voter{{Host: "b2", Incarnation: "i-b2-0"}}, 1
+	r.Opened, r.Alone = false, true
+	l := primary(r, "b1")
+	l.Admits, l.Senders = false, []database.Sender{sender(r, voter("b2"), lsn)}
+	l.Force = database.Force{Names: l.Names, Epoch: r.Epoch, Mark: lsn}
+	m := since(r, time.Minute)
+	m.Names, m.NamesAt = l.Names, lsn-1
+	decide := func(r database.Record) string {
+		d, _ := database.Decide(p, view("b1", r, l, hears("b2", r, standby(r, "b2")), hears("b3", r, nothingYet())), m)
+		return asked(d)
+	}
+	if got := decide(r); !strings.HasPrefix(got, "swap epoch=3 gen=21") {
+		t.Errorf("asked for %s", got)
+	}
+	r.Voters[0] = database.Voter{Host: "b4", Incarnation: "i-b4"} // not the place of b2
+	if got := decide(r); strings.Contains(got, "swap") {
+		t.Errorf("asked for %s", got)
 	}
 }
 

@@ -102,7 +102,7 @@ func (j *judgement) keepUp() {
 	since := j.v.Now - j.m.CutSince
 	switch {
 	case !pr.Local.Ready:
-	case since > refollowAfter && j.logGone(pr) && !j.needed(pr), since > 2*cutLimit && j.logGone(pr):
+	case since > refollowAfter && j.logGone(pr) && !j.needed(pr), since > cutLimit && j.logGone(pr):
 		j.makeCopy(fmt.Sprintf("%s no longer has the log from %s on", r.Primary, l.Flushed))
 	case since > cutLimit && !j.needed(pr), since > 6*cutLimit:
 		j.makeCopy(fmt.Sprintf("the stream from %s does not come for %s", r.Primary, since.Round(time.Second)))

@@ -517,11 +517,20 @@ func (j *judgement) joinable() (Voter, bool) {
 			continue
 		}
 		v := Voter{Host: host, Incarnation: rep.Local.Incarnation}
-		if v.Incarnation != "" && !r.Has(v) && j.mayVote(v) && !j.otherName(v) && j.streams(v) && j.follows(v) {
+		if v.Incarnation != "" && !r.Has(v) && (j.mayVote(v) || j.succeeds(v)) && !j.otherName(v) && j.streams(v) && j.follows(v) {
 			return v, true
 		}
 	}
 	return Voter{}, false
+}
+
+// succeeds reports whether a copy takes the place of the one that its host counted with before, although the plan counts
+// that host no more: while too few voters are left for a single write, who is there already comes before who still has to
+// copy everything, and a primary that came back alone takes no other member in before it is open. It leaves in good order.
+func (j *judgement) succeeds(x Voter) bool {
+	r := j.v.Record
+	before := slices.ContainsFunc(r.Voters, func(v Voter) bool { return v.Host == x.Host && j.replaced(v) })
+	return before && r.Standing(x.Host).Votes() && len(j.usable(Voter{})) < r.W
 }
 
 // removable is a voter that has not streamed for long enough, as long as enough others stay.

@@ -137,4 +137,9 @@ func TestLogThatIsGoneMeansACopy(t *testing.T) {
 	check(t, policy(), []situation{
 		{"one that the primary needs to acknowledge anything is not replaced so soon", view("b2", r, cut, hears("b1", r, lone), silent("b3", time.Minute)), m, "nothing"},
 	})
+	m.CutSince = time.Hour - 21*time.Second
+	m.Refollowed = 21 * time.Second
+	check(t, policy(), []situation{
+		{"but after twenty seconds, for writes wait for it", view("b2", r, cut, hears("b1", r, lone), silent("b3", time.Minute)), m, "clone from=b1 epoch=3"},
+	})
 }
