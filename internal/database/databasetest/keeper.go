@@ -15,6 +15,9 @@ type keeper struct {
 
 // StopKeeper lets the keeper stand still, and go on. It then does at once what it missed.
 func (s *Server) StopKeeper(stop bool) {
+	if stop == s.keeper.stopped {
+		return
+	}
 	missed := s.keeper.missed
 	s.keeper.stopped, s.keeper.since, s.keeper.missed = stop, s.w.Now(), nil
 	if !stop && missed != nil && s.p == missed {
