@@ -26,7 +26,7 @@ func TestARunningPlanWithAVaultInABucketAndADirectory(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	w := lab.NewAs(t, "127.60.47", lab.Shape{Plan: func(text string) string {
+	w := lab.NewAs(t, "127.60.47", lab.Shape{Services: true, Plan: func(text string) string {
 		copies := fmt.Sprintf(`copies:
       bucket:
         url: s3://clinic/records
@@ -70,7 +70,7 @@ func TestARunningPlanWithAVaultInABucketAndADirectory(t *testing.T) {
 	if err := os.RemoveAll(filepath.Join(w.Root, "vault")); err != nil { // only the bucket is left
 		t.Fatal(err)
 	}
-	out, err := w.Run("restore", "database", "records", "--to", filepath.Join(t.TempDir(), "restored"))
+	out, err := w.Run("restore", "database", "records", "--to", filepath.Join(filepath.Dir(w.Plan), "restored"))
 	if err != nil {
 		t.Errorf("restore from the bucket alone: %v\n%s", err, out)
 	}

@@ -1,0 +1,103 @@
+package plan
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// withCopy is a plan whose vault has one copy.
+func withCopy(copied string) []byte {
+	return []byte(`application: clinic
+sites: { here: { hosts: { h1: { address: 127.0.0.1 } } } }
+databases: { records: { postgres: 15, standbys: 0, acknowledged_by: 0 } }
+vaults: { main: { key: "env:K", copies: { one: ` + copied + ` } } }
+backup: { records: { vault: main, full: "daily 01:00" } }
+`)
+}
+
+func TestACopyOfAVaultIsReadAndShownAgain(t *testing.T) {
+	for name, c := range map[string]struct {
+		text string
+		want Copy
+	}{
+		"a directory": {`"file:///mnt/backup"`, Copy{URL: "file:///mnt/backup"}},
+		"a bucket by its address alone takes the rest from the environment": {`"s3://clinic-east/records"`, Copy{URL: "s3://clinic-east/records"}},
+		"a slash at the end changes nothing":                                {`"s3://clinic-east/"`, Copy{URL: "s3://clinic-east"}},
+		"a mapping with nothing but the address is the same":                {`{ url: "s3://clinic-east" }`, Copy{URL: "s3://clinic-east"}},
+		"endpoint, region and style": {
+			`{ url: "s3://clinic-east", endpoint: "https://s3.example.net:9000/", region: eu-1, path_style: true }`,
+			Copy{URL: "s3://clinic-east", S3: S3{Endpoint: "https://s3.example.net:9000", Region: "eu-1", PathStyle: "true"}},
+		},
+		"a style by host name is not the same as none": {`{ url: "s3://clinic-east", path_style: false }`, Copy{URL: "s3://clinic-east", S3: S3{PathStyle: "false"}}},
+		"three pairs of credentials, and a lock": {
+			`{ url: "s3://c1x", access_key: "env:A", secret_key: "env:B", read: { access_key: "env:C", secret_key: "env:D" }, delete: { access_key: "env:E", secret_key: "env:F" }, lock: 30d, ca_file: /etc/ca.pem }`,
+			Copy{URL: "s3://c1x", S3: S3{
+				Write: Access{"env:A", "env:B"}, Read: Access{"env:C", "env:D"}, Delete: Access{"env:E", "env:F"},
+				Lock: 30 * 24 * time.Hour, CAFile: "/etc/ca.pem",
+			}},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c.want.Name = "one"
+			p, mistakes := Parse("holdfast.yaml", withCopy(c.text))
+			if len(mistakes) > 0 {
+				t.Fatal(mistakes)
+			}
+			if d := cmp.Diff(c.want, p.Vaults[0].Copies[0]); d != "" {
+				t.Error(d)
+			}
+			shown, err := p.Show()
+			if err != nil {
+				t.Fatal(err)
+			}
+			again, mistakes := Parse("holdfast.yaml", shown)
+			if len(mistakes) > 0 {
+				t.Fatalf("%v in\n%s", mistakes, shown)
+			}
+			if d := cmp.Diff(c.want, again.Vaults[0].Copies[0]); d != "" {
+				t.Errorf("shown and read again: %s\n%s", d, shown)
+			}
+		})
+	}
+}
+
+func TestACopyThatCannotBeIsRefusedWithItsReason(t *testing.T) {
+	for name, c := range map[string]struct{ text, says string }{
+		"a bucket in capitals":                  {`"s3://Clinic"`, "3 to 63 small letters"},
+		"a bucket of two letters":               {`"s3://ab"`, "is not a place"},
+		"a prefix that leads out":               {`"s3://clinic/a/../b"`, "is not a place"},
+		"credentials in the address":            {`"s3://me:hunter2@clinic/x"`, "carries a user name or password"},
+		"half a pair of credentials":            {`{ url: "s3://clinic", access_key: "env:A" }`, "access_key and secret_key go together"},
+		"half a pair for reading":               {`{ url: "s3://clinic", read: { access_key: "env:A" } }`, "secret_key is missing"},
+		"a secret itself, where one is named":   {`{ url: "s3://clinic", access_key: hunter2, secret_key: "env:B" }`, "access_key"},
+		"an endpoint with a path":               {`{ url: "s3://clinic", endpoint: "https://x/y" }`, "is not an endpoint"},
+		"an endpoint with a password":           {`{ url: "s3://clinic", endpoint: "https://me:hunter2@x" }`, "carries a user name or password"},
+		"an endpoint that is no web address":    {`{ url: "s3://clinic", endpoint: "ftp://x" }`, "is not an endpoint"},
+		"a lock shorter than a day":             {`{ url: "s3://clinic", lock: 1h }`, "lock"},
+		"a lock for a directory":                {`{ url: "file:///mnt/x", lock: 30d }`, "lock has no meaning for file:///mnt/x"},
+		"an endpoint for a directory":           {`{ url: "file:///mnt/x", endpoint: "https://x" }`, "endpoint has no meaning"},
+		"a key that nobody knows":               {`{ url: "s3://clinic", bucket: x }`, "bucket"},
+		"a mapping without an address":          {`{ region: eu-1 }`, "url is missing"},
+		"a place that this version has not":     {`"azure://account/container"`, "not available in this version"},
+		"another place that this one has not":   {`"sftp://host/x"`, "not available in this version"},
+		"two copies that lie in the same place": {`"s3://clinic/x", two: "s3://clinic/x"`, "lies in the same place as copy one"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, mistakes := Parse("holdfast.yaml", withCopy(c.text))
+			var all []string
+			for _, m := range mistakes {
+				all = append(all, m.String())
+			}
+			text := strings.Join(all, "\n")
+			if !strings.Contains(text, c.says) {
+				t.Errorf("got %q, want %q", text, c.says)
+			}
+			if strings.Contains(text, "hunter2") {
+				t.Errorf("a secret is repeated: %s", text)
+			}
+		})
+	}
+}
