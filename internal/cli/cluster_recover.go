@@ -101,15 +101,7 @@ func (f *recovering) extra(ctx context.Context) ([]vault.Config, error) {
 	if f.url == "" {
 		return nil, nil
 	}
-	url, err := vaultURL(f.url)
-	if err != nil {
-		return nil, err
-	}
-	key, err := keyOf(ctx, f.key)
-	if err != nil {
-		return nil, fmt.Errorf("read the vault's key: %w", err)
-	}
-	place, err := host.Alone(url, key)
+	place, err := placeAlone(ctx, f.url, f.key)
 	if err != nil {
 		return nil, err
 	}

@@ -115,20 +115,25 @@ func (f *vaultFlags) openVaultOf(cmd *cobra.Command, database string) (*vault.Va
 
 // openAlone opens the vault that --vault names, whosever it is.
 func (f *vaultFlags) openAlone(ctx context.Context) (*vault.Vault, error) {
-	url, err := vaultURL(f.url)
-	if err != nil {
-		return nil, err
-	}
-	key, err := keyOf(ctx, f.key)
-	if err != nil {
-		return nil, fmt.Errorf("read the vault's key: %w", err)
-	}
-	place, err := host.Alone(url, key)
+	place, err := placeAlone(ctx, f.url, f.key)
 	if err != nil {
 		return nil, err
 	}
 	place.ReadOnly = true
 	return vault.Open(ctx, place)
+}
+
+// placeAlone is a vault that is named with its key, whosever it is.
+func placeAlone(ctx context.Context, where, keyRef string) (vault.Config, error) {
+	url, err := vaultURL(where)
+	if err != nil {
+		return vault.Config{}, err
+	}
+	key, err := keyOf(ctx, keyRef)
+	if err != nil {
+		return vault.Config{}, fmt.Errorf("read the vault's key: %w", err)
+	}
+	return host.Alone(url, key)
 }
 
 // vaultURL accepts a directory's path for a URL.

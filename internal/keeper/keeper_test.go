@@ -202,6 +202,16 @@ func TestStop(t *testing.T) {
 				_, err := os.Stat(filepath.Join(s.WorkDir, "up"))
 				return err == nil
 			})
+			if strings.Contains(tc.script, "kill -STOP") {
+				st, err := c.Status(testContext(t))
+				if err != nil {
+					t.Fatal(err)
+				}
+				eventually(t, "it has stopped itself", func() bool {
+					p, err := readStat(st.PID)
+					return err == nil && p.stopped()
+				})
+			}
 			e, err := c.Stop(testContext(t), tc.grace)
 			if err != nil || e.Code != tc.code || e.Signal != tc.killed || !e.TreeGone {
 				t.Errorf("stopped with %+v, %v", e, err)

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/aes"
 	"crypto/cipher"
 	"crypto/rand"
 	"crypto/sha256"
@@ -273,17 +272,7 @@ func (v *Vault) mergeCatalog(ctx context.Context) error {
 	return nil
 }
 
-func (v *Vault) catalogCipher() (cipher.AEAD, error) {
-	key, err := v.repo.DeriveKey("holdfast-catalog-v1", 32)
-	if err != nil {
-		return nil, err
-	}
-	block, err := aes.NewCipher(key)
-	if err != nil {
-		return nil, err
-	}
-	return cipher.NewGCM(block)
-}
+func (v *Vault) catalogCipher() (cipher.AEAD, error) { return v.cipherFor("holdfast-catalog-v1") }
 
 func (v *Vault) sealPage(name string, p page) ([]byte, error) {
 	var text bytes.Buffer

@@ -266,8 +266,11 @@ func (v *Vault) openState(s SavedState, raw []byte) ([]byte, error) {
 	return content, nil
 }
 
-func (v *Vault) stateCipher() (cipher.AEAD, error) {
-	key, err := v.repo.DeriveKey("holdfast-state-v1", 32)
+func (v *Vault) stateCipher() (cipher.AEAD, error) { return v.cipherFor("holdfast-state-v1") }
+
+// cipherFor is the cipher of one purpose: its key leads to no other's.
+func (v *Vault) cipherFor(purpose string) (cipher.AEAD, error) {
+	key, err := v.repo.DeriveKey(purpose, 32)
 	if err != nil {
 		return nil, err
 	}
