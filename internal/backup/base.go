@@ -54,7 +54,7 @@ type BaseOptions struct {
 	Mode     Mode   // how to learn what has changed; zero = read everything, a full backup
 	Limit    int64  // bytes read a second at most; 0 = no limit
 	// CheckpointEvery is after how many new bytes the vault is made to keep what it has, so that a backup that is cut off
-	// is not begun from nothing. 0 = 1 GiB.
+	// is not begun from nothing. Bytes count when a pack of 20 MB is full. 0 = 1 GiB.
 	CheckpointEvery int64
 	Progress        func(Progress) // called a few times a second from one goroutine at a time; nil = none
 	Log             *slog.Logger   // nil = silent

@@ -21,7 +21,7 @@ import (
 // killedChild names the vault, the server and its directory for a backup that is made in a process of its own.
 const killedChild = "HOLDFAST_TEST_KILLED_BACKUP"
 
-const killedKeep = 2 << 20 // bytes after which the child's vault keeps what it has
+const killedKeep = 2 << 20 // bytes after which the child's vault keeps what it has; they count when a pack of 20 MB is full
 
 func killedConfig(dir string) vault.Config {
 	return vault.Config{URL: "file://" + dir, Key: redact.Secret("k"), Application: "clinic", Host: "h1"}

@@ -226,6 +226,14 @@ func writeBackupAnswer(out io.Writer, output string, a backupAnswer) error {
 	}
 	_, err := fmt.Fprintf(out, "base backup %s, made on %s in %s\n  size      %s in %d files; stored %s\n  restores  from %s on\n  proven    %s\n",
 		b.ID, a.Host, tookText(time.Duration(a.Took)), sizeText(b.Bytes), b.Files, sizeText(b.Stored), momentText(b.Stopped), proofText(*b))
+	for _, list := range []struct {
+		words string
+		pages []string
+	}{{"BAD PAGES, their checksum is wrong", b.BadPages}, {"CHANGED since " + b.Earlier + " though no log changed them", b.Differs}} {
+		if err == nil && len(list.pages) > 0 {
+			_, err = fmt.Fprintf(out, "  %s: %s\n", list.words, strings.Join(list.pages, ", "))
+		}
+	}
 	return err
 }
 

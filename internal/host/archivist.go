@@ -231,7 +231,11 @@ func sayBase(r backup.Result, err error) string {
 	case !r.Backup.Validated():
 		return "base backup " + r.Backup.ID + " was made, and is not proven"
 	}
-	return "base backup " + r.Backup.ID + " was made and proven by restoring it"
+	text := "base backup " + r.Backup.ID + " was made and proven by restoring it"
+	if n := len(r.Backup.Differs); n > 0 {
+		text += fmt.Sprintf("; pages changed on the disk since %s though no log changed them, in %d places: %s", r.Backup.Earlier, n, r.Backup.Differs[0])
+	}
+	return text
 }
 
 // canRead reports whether the server here runs, so that its data directory can be read beside it.
