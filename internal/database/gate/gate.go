@@ -154,7 +154,7 @@ type Gate struct {
 	orders sync.Mutex // one order at a time; taken before mu, and held while an order is written to disk
 	kept   ledger     // what is on disk; guarded by orders
 
-	mu       sync.Mutex // guards what follows; never held across anything that waits
+	mu       sync.Mutex // guards what follows; held across nothing that waits but talk with the kernel (see rules): milliseconds, 2 s at most
 	spec     Spec       // as read last; what [Gate.Reread] cannot change is the same in cfg
 	led      ledger
 	state    State
