@@ -24,6 +24,30 @@ func cutAndReturn(r *lab.Round) {
 	r.W.Net.Heal()
 }
 
+// cutBriefly cuts the primary's host off and mends the link before its silence counts: nothing moves, and nothing is lost.
+func cutBriefly(r *lab.Round) {
+	r.Fault()
+	r.W.Net.Isolate(r.Was.Primary)
+	r.Hold(r.Point)
+	r.W.Net.Heal()
+	r.Flows("over the mended link")
+	r.Hold(10 * time.Second)
+	r.Unmoved()
+}
+
+// brief are moments at which a cut link comes back in time: 2.5 s of silence count, and the last beat before the cut is up to
+// a quarter of a second old.
+func brief(all bool) []time.Duration {
+	if !all {
+		return []time.Duration{1700 * time.Millisecond, 2 * time.Second}
+	}
+	var points []time.Duration
+	for at := time.Second; at <= 2*time.Second; at += 50 * time.Millisecond {
+		points = append(points, at)
+	}
+	return points
+}
+
 // returns are the moments at which a cut link comes back: a new primary opens about six seconds after the cut.
 func returns(all bool) []time.Duration {
 	if !all {

@@ -43,6 +43,8 @@ func scenarios() []lab.Scenario {
 			Claim: "the primary is cut off with its clients: a standby takes over, and the old primary acknowledges nothing after its deadline"},
 		{Number: 8, Name: "link-cut-and-return", Run: cutAndReturn, Points: returns,
 			Claim: "the primary's link is cut and comes back at one of many moments (all: every 50 ms up to 8 s); every other time clients still reach the old primary"},
+		{Number: 8, Name: "link-cut-briefly", Run: cutBriefly, Points: brief,
+			Claim: "the primary's link is cut for one to two seconds (all: every 50 ms): nothing moves"},
 		{Number: 8, Name: "open-sessions", Run: openSessions,
 			Claim: "an idle session and one in a transaction beside a cut-off primary are ended before the new primary acknowledges anything"},
 		{Number: 9, Name: "no-etcd-at-the-primary", Run: noEtcd,

@@ -1,14 +1,11 @@
 package heartbeat
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
@@ -16,7 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"holdfast/internal/auth"
 	"holdfast/internal/clock"
 )
 
@@ -41,6 +37,7 @@ type Listener struct {
 	clock    clock.Clock
 	interval time.Duration
 	log      *slog.Logger
+	connect  connecting
 	wake     chan struct{}
 	replan   chan struct{} // the set of peers changed
 
@@ -58,6 +55,7 @@ type peer struct {
 	version uint64
 	payload []byte
 	echo    *heard // our newest beat that it confirmed
+	try     int    // the newest one that brought a beat: what older ones still bring is late
 }
 
 // NewListener prepares to read peers: sender name to base URL (https://ADDRESS:PORT). A name is a host's, or a
@@ -69,7 +67,7 @@ func NewListener(peers map[string]string, conf *tls.Config, c clock.Clock, inter
 		interval = Interval
 	}
 	l := &Listener{
-		tls: conf, clock: c, interval: interval, log: log, peers: map[string]*peer{},
+		tls: conf, clock: c, interval: interval, log: log, peers: map[string]*peer{}, connect: (&net.Dialer{Timeout: connectTimeout}).DialContext,
 		wake: make(chan struct{}, 1), replan: make(chan struct{}, 1),
 	}
 	l.SetPeers(peers)
@@ -181,87 +179,16 @@ func (l *Listener) Run(ctx context.Context) error {
 	}
 }
 
-// follow keeps one stream open. Its end is told once per outage, not once per attempt.
-func (l *Listener) follow(ctx context.Context, name string, p *peer) {
-	log := l.log.With("peer", name)
-	silent := false
-	for {
-		heardAny, err := l.stream(ctx, name, p)
-		if ctx.Err() != nil {
-			return
-		}
-		if heardAny {
-			signal(l.wake)
-		}
-		if heardAny || !silent {
-			log.DebugContext(ctx, "beats broken off", "err", err)
-			silent = true
-		}
-		t := l.clock.NewTimer(100*time.Millisecond + rand.N(200*time.Millisecond))
-		select {
-		case <-t.C():
-		case <-ctx.Done():
-			t.Stop()
-			return
-		}
-	}
-}
+// errOvertaken ends a stream that a newer one has taken the place of.
+var errOvertaken = errors.New("a newer connection has taken its place")
 
-// stream reads one connection until it breaks.
-func (l *Listener) stream(ctx context.Context, name string, p *peer) (heardAny bool, err error) {
-	conn, err := l.dial(ctx, name, p.url)
-	if err != nil {
-		return false, err
-	}
-	defer func() { _ = conn.Close() }() // read from alone; the stream's error is the one wanted
-	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
-
-	req, err := l.request(ctx, p.url)
-	if err != nil {
-		return false, err
-	}
-	if err := conn.SetDeadline(time.Now().Add(connectTimeout)); err != nil {
-		return false, err
-	}
-	if err := req.Write(conn); err != nil {
-		return false, err
-	}
-	res, err := http.ReadResponse(bufio.NewReader(conn), req)
-	if err != nil {
-		return false, err
-	}
-	defer func() { _ = res.Body.Close() }() // the connection goes with it
-	if res.StatusCode != http.StatusOK {
-		return false, fmt.Errorf("read the beats of %s: it answers %s", name, res.Status)
-	}
-	lines := bufio.NewScanner(res.Body)
-	lines.Buffer(nil, lineMax)
-	silence := max(silenceMin, 4*l.interval)
-	for {
-		if err := conn.SetDeadline(time.Now().Add(silence)); err != nil {
-			return heardAny, err
-		}
-		if !lines.Scan() {
-			return heardAny, errors.Join(lines.Err(), errors.New("the stream ended"))
-		}
-		var b beat
-		if err := json.Unmarshal(lines.Bytes(), &b); err != nil {
-			return heardAny, fmt.Errorf("read the beats of %s: %w", name, err)
-		}
-		if b.Sender != name {
-			return heardAny, fmt.Errorf("read the beats of %s: %s answers at %s", name, b.Sender, p.url)
-		}
-		if err := l.take(p, b, !heardAny); err != nil {
-			return heardAny, fmt.Errorf("read the beats of %s: %w", name, err)
-		}
-		heardAny = true
-	}
-}
-
-// take notes one beat. The first of a stream carries the report.
-func (l *Listener) take(p *peer, b beat, first bool) error {
+// take notes one beat of a try. The first of a stream carries the report.
+func (l *Listener) take(p *peer, try int, b beat, first bool) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if try < p.try {
+		return errOvertaken
+	}
 	if b.Life == "" || first && b.Payload == nil {
 		return errors.New("a beat without a life or a first one without a report")
 	}
@@ -278,35 +205,11 @@ func (l *Listener) take(p *peer, b beat, first bool) error {
 	if b.Heard != nil {
 		p.echo = b.Heard
 	}
-	p.since, p.life, p.seq, p.version = l.clock.Now(), b.Life, b.Seq, b.Version
+	p.since, p.life, p.seq, p.version, p.try = l.clock.Now(), b.Life, b.Seq, b.Version, try
 	if changed {
 		signal(l.wake)
 	}
 	return nil
-}
-
-// dial connects and checks who answers.
-func (l *Listener) dial(ctx context.Context, name, base string) (*tls.Conn, error) {
-	u, err := url.Parse(base)
-	if err != nil || u.Scheme != "https" || u.Host == "" {
-		return nil, fmt.Errorf("dial %s: %q is not of the form https://ADDRESS:PORT", name, base)
-	}
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
-	defer cancel()
-	conf := l.tls.Clone()
-	conf.ServerName = hostOf(name)
-	d := tls.Dialer{NetDialer: &net.Dialer{Timeout: connectTimeout}, Config: conf}
-	c, err := d.DialContext(ctx, "tcp", u.Host)
-	if err != nil {
-		return nil, fmt.Errorf("dial %s: %w", name, err)
-	}
-	conn := c.(*tls.Conn) // what tls.Dialer promises
-	cs := conn.ConnectionState()
-	if got, role, err := auth.PeerName(&cs); err != nil || got != hostOf(name) || role != auth.Host {
-		_ = conn.Close() // nothing was sent on it
-		return nil, errors.Join(fmt.Errorf("dial %s: %s %q answers", name, role, got), err)
-	}
-	return conn, nil
 }
 
 func (l *Listener) request(ctx context.Context, base string) (*http.Request, error) {
