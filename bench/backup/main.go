@@ -34,13 +34,12 @@ type options struct {
 	only   string
 	kopia  string
 
-	step   string // set in a process that the run starts: what it does for Holdfast
-	conn   string
-	data   string
-	vault  string
-	to     string
-	fetch  string
-	server int
+	step  string // set in a process that the run starts: what it does for Holdfast
+	conn  string
+	data  string
+	vault string
+	to    string
+	fetch string
 }
 
 func main() {
