@@ -91,6 +91,23 @@ func TestACopyTakesThePlaceOfTheOneBeforeWhileNothingElseCan(t *testing.T) {
 	}
 }
 
+// The host of the new primary had been made anew before, and its former incarnation is a voter still.
+func TestAPrimarysOwnFormerIncarnationHoldsNobodyUpFromJoining(t *testing.T) {
+	p := policy()
+	p.AcknowledgedBy = 2
+	r := steady()
+	fresh, old := voter("b2"), database.Voter{Host: "b2", Incarnation: "i-b2-0"}
+	r.W, r.E, r.Voters = 2, 2, []database.Voter{{Host: "b1", Incarnation: "i-b1-0"}, fresh, old}
+	l := primary(r, "b1")
+	narrow := r.Clone()
+	narrow.Voters = []database.Voter{r.Voters[0], old}
+	l.Names, l.Senders = names(narrow), []database.Sender{sender(r, fresh, lsn)}
+	d, _ := database.Decide(p, view("b1", r, l, hears("b2", r, standby(r, "b2")), hears("b3", r, nothingYet())), since(r, time.Minute))
+	if got := asked(d); !strings.HasPrefix(got, `names ANY 2 ("i-b1-0@3", "i-b2-0@3", "i-b2@3")`) {
+		t.Fatalf("asked for %s", got)
+	}
+}
+
 func TestAJoinWaitsUntilThoseWhoCouldElectWithoutItKnowOfIt(t *testing.T) {
 	r := steady()
 	l := primary(r, "b1")

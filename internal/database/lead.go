@@ -453,10 +453,10 @@ func (j *judgement) leave(v Voter) {
 	j.do(Action{Kind: KindNames, Names: namesFor(without(r.Voters, v), r.W, r.Epoch), Why: why})
 }
 
-// replaced reports whether a voter's host says that it holds another incarnation now: this one is gone for ever.
+// replaced reports whether a voter's host, ours too, says that it holds another incarnation now: this one is gone for ever.
 func (j *judgement) replaced(v Voter) bool {
-	rep, ok := j.heard(v.Host)
-	return ok && rep.Local.Incarnation != "" && rep.Local.Incarnation != v.Incarnation
+	l, ok := j.localOf(v.Host)
+	return ok && l.Incarnation != "" && l.Incarnation != v.Incarnation
 }
 
 // finishStep ends a join or a removal: v is a voter that the names lack.
@@ -497,11 +497,7 @@ func (j *judgement) remembered(voters []Voter) int {
 	r, n := j.v.Record, 0
 	for _, v := range voters {
 		rep, ok := j.heard(v.Host)
-		if !ok {
-			continue
-		}
-		replaced := rep.Local.Incarnation != "" && rep.Local.Incarnation != v.Incarnation
-		if replaced || rep.Local.Promise.Epoch == r.Epoch && rep.Local.Promise.Generation >= r.Generation {
+		if j.replaced(v) || ok && rep.Local.Promise.Epoch == r.Epoch && rep.Local.Promise.Generation >= r.Generation {
 			n++
 		}
 	}
