@@ -198,6 +198,8 @@ func mayTake(mode Mode, b vault.Backup, from *earlier, size int64, now time.Time
 		return false, fmt.Sprintf("%s was made with another version of the server", e.ID)
 	case e.Checksums != b.Checksums:
 		return false, "page checksums were switched since " + e.ID
+	case !b.Checksums: // then a page is marked all-visible without a new position, and the map, copied whole, would say more than its pages
+		return false, "without page checksums pages change and their positions in the log do not"
 	case b.Start < e.Stop:
 		return false, "the server's log stands before the end of " + e.ID + ": its disk was set back"
 	case len(e.BadPages) > 0 || len(e.Differs) > 0:

@@ -29,6 +29,7 @@ func TestWhenAFastBackupTakesChunksOver(t *testing.T) {
 		"after a failover everything is read":                {mode: Fast, change: func(_, b *vault.Backup) { b.Timeline++ }},
 		"after a minor upgrade everything is read":           {mode: Fast, change: func(_, b *vault.Backup) { b.ServerVersion++ }},
 		"checksums were switched":                            {mode: Fast, change: func(e, _ *vault.Backup) { e.Checksums = false }},
+		"without checksums a change may not show":            {mode: Fast, change: func(e, b *vault.Backup) { e.Checksums, b.Checksums = false, false }},
 		"a log that stands before the earlier one's end":     {mode: Fast, change: func(_, b *vault.Backup) { b.Start = 199 }},
 		"an earlier one with bad pages":                      {mode: Fast, change: func(e, _ *vault.Backup) { e.BadPages = []string{"base/5/1 block 3"} }},
 		"an earlier one that differed":                       {mode: Fast, change: func(e, _ *vault.Backup) { e.Differs = []string{"base/5/1 blocks 0 to 127"} }},

@@ -35,7 +35,11 @@ func TestARestoreReadsOnlyWhatIsNotRightYet(t *testing.T) {
 	w := newWorld(t, "create table rows (id int primary key, body text)", "insert into rows select g, repeat(md5(g::text), 10) from generate_series(1, 30000) g", "vacuum rows", "checkpoint")
 	w.base()
 	first := w.choose(restore.Target{Kind: restore.Consistent})
-	dir := filepath.Join(pgtest.Dir(t), "data")
+	disk := pgtest.Dir(t)
+	dir := filepath.Join(disk, "data") // leads to another disk
+	if err := errors.Join(os.Mkdir(filepath.Join(disk, "far"), 0o700), os.Symlink(filepath.Join(disk, "far"), dir)); err != nil {
+		t.Fatal(err)
+	}
 	o := restore.Options{Vault: w.vault, Choice: first, Dir: dir, Owner: w.owner, Throwaway: true, Workers: 1}
 
 	ctx, cut := context.WithCancel(t.Context())

@@ -178,6 +178,10 @@ func (r *run) claim(wanted []vault.Entry) error {
 	if err := os.MkdirAll(r.o.Dir, 0o700); err != nil {
 		return err
 	}
+	// A walk does not go through a link: nothing would be cleared, and no directory synced.
+	if r.o.Dir, err = filepath.EvalSymlinks(r.o.Dir); err != nil {
+		return err
+	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(r.o.Dir, &st); err != nil {
 		return fmt.Errorf("ask for free space on %s: %w", r.o.Dir, err)
