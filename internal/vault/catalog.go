@@ -261,8 +261,22 @@ func (v *Vault) mergeCatalog(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := v.readPage(ctx, name); err != nil { // what cannot be read back stands for nothing
+	raw, err := store.Read(ctx, v.files, name)
+	if err == nil {
+		_, err = v.openPage(name, raw)
+	}
+	if err != nil { // what cannot be read back stands for nothing
 		return err
+	}
+	if v.members != nil { // each copy that answers has it before it loses what it stands for
+		for _, m := range v.members.Members() {
+			if m.Away != nil {
+				continue
+			}
+			if err := m.Store.Put(ctx, name, store.Bytes(raw)); err != nil {
+				return fmt.Errorf("copy %s: %w", m.Name, err)
+			}
+		}
 	}
 	for _, n := range merged.Covers {
 		if err := v.letGo(ctx, n); err != nil {

@@ -160,3 +160,39 @@ func syncAllButAway(t *testing.T, v *vault.Vault) {
 		t.Fatal(err)
 	}
 }
+
+// A copy may lose its pages of the catalog for the one that stands for them only when it has that one.
+func TestACopyKeepsItsCatalogWhilePagesAreMerged(t *testing.T) {
+	conf, home, away := pair(t)
+	v := createIn(t, place{home, conf})
+	store(t, v, map[string][]byte{"pgdata/PG_VERSION": []byte("15\n")})
+	syncAll(t, v)
+	pages := func() int {
+		all, err := os.ReadDir(filepath.Join(away, "catalog"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(all)
+	}
+	if pages() == 0 {
+		t.Fatal("no page of the catalog reached the second copy")
+	}
+	merged := false
+	for i := range 200 { // many more than are ever left unmerged
+		store(t, v, map[string][]byte{"pgdata/PG_VERSION": []byte{byte(i)}})
+		if pages() == 0 {
+			t.Fatal("the second copy lost its catalog")
+		}
+		all, err := os.ReadDir(filepath.Join(home, "catalog"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i > 10 && len(all) < 10 {
+			merged = true
+			break
+		}
+	}
+	if !merged {
+		t.Error("no pages were merged")
+	}
+}

@@ -379,7 +379,7 @@ func (v *Vault) beside(ctx context.Context, place store.Store, key redact.String
 	return errors.Join(do(other.repo), other.letRepositoryGo(ctx))
 }
 
-// Retire removes every wrap but the newest: the old passphrase opens the vault no more. It is refused to whoever opened
+// Retire makes the newest wrap every copy's own, and removes all others: the old passphrase opens the vault no more. It is refused to whoever opened
 // the vault with an old one.
 func (v *Vault) Retire(ctx context.Context) (int, error) {
 	n, err := v.retire(ctx)
@@ -400,11 +400,22 @@ func (v *Vault) retire(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	n := 0
+	var old []wrap
 	for _, w := range all {
-		if v.formatRank(w.content) == v.generation+1 && w.generation == v.generation {
+		switch {
+		case w.generation > v.generation: // somebody rotated meanwhile; or it is damaged, and which is newest is not known
+			return 0, fmt.Errorf("%s is newer than the key that the vault was opened with, or damaged; nothing was changed", w.name)
+		case v.formatRank(w.content) != v.generation+1 || w.generation != v.generation:
+			old = append(old, w)
 			continue
 		}
+		// A rotation that was cut off left copies that open with the old key.
+		if err := v.establish(ctx, w.content); err != nil {
+			return 0, err
+		}
+	}
+	n := 0
+	for _, w := range old {
 		if err := v.files.Delete(ctx, w.name); err != nil {
 			return n, err
 		}

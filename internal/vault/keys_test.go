@@ -79,10 +79,13 @@ func TestAKeyIsRotated(t *testing.T) {
 	if k, err := half.Keys(t.Context()); err != nil || k.Generation != 2 || k.Opening != 2 || k.Proven != nil {
 		t.Errorf("keys %+v, %v", k, err)
 	}
+	// Cut off once more, and nobody ends it: the old key must not stay where it was.
+	if err := os.WriteFile(filepath.Join(away, format), before, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	if n, err := half.Retire(t.Context()); err != nil || n != 1 {
 		t.Fatalf("retired %d, %v", n, err)
 	}
-	syncAll(t, half)
 	for _, dir := range []string{home, away} {
 		start := time.Now()
 		_, err := vault.Open(t.Context(), alone(dir))

@@ -184,7 +184,8 @@ func (v *Vault) refresh(ctx context.Context) error {
 // records the younger.
 func (v *Vault) newer(name string, a, b []byte) bool {
 	if name == formatBlob || name == formatBlobCopy {
-		return v.formatRank(b) > v.formatRank(a)
+		// One that is not known may be of a rotation since the vault was opened; when it is damaged, a repair mends it.
+		return v.formatRank(a) > 0 && v.formatRank(b) > v.formatRank(a)
 	}
 	if isRecord(name) {
 		old, oldErr := v.openRecord(name, a)

@@ -253,15 +253,18 @@ func (s *scrubbing) missing(ctx context.Context, c, name string, r row, listed b
 	}
 	var all []string
 	for _, list := range s.lists {
-		for n, i := range list {
-			if light(name) && strings.HasPrefix(n, name[:strings.LastIndexByte(name, '/')+1]) {
-				all = append(all, n)
-			}
-			if n == name && s.clock.Now().Sub(i.ModTime) < scrubYoung {
+		if i, ok := list[name]; ok {
+			if s.clock.Now().Sub(i.ModTime) < scrubYoung {
 				return f, false
 			}
-			if n == name {
-				f.Size = i.Size
+			f.Size = i.Size
+		}
+		if !light(name) {
+			continue // a copy may lack a million: their neighbours say nothing
+		}
+		for n := range list {
+			if strings.HasPrefix(n, name[:strings.LastIndexByte(name, '/')+1]) {
+				all = append(all, n)
 			}
 		}
 	}
