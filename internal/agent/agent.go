@@ -34,6 +34,7 @@ type Facts struct {
 // Adopted is a plan that counts, as rounds need to know it.
 type Adopted struct {
 	Plan      string            // its hash
+	Revision  int64             // of the agreed text that it was read from
 	Databases []database.Policy // in the plan's order
 	Services  []ServicePolicy
 }

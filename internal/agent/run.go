@@ -256,6 +256,7 @@ func (a *Agent) adopt() *Adopted {
 	if a.cfg.Adopt != nil && e.Revision != 0 && e.Revision != a.planAt {
 		a.planAt = e.Revision
 		next := a.cfg.Adopt(e.Value)
+		next.Revision = e.Revision
 		a.adopted = &next
 	}
 	return a.adopted

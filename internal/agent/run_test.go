@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"holdfast/internal/cluster"
 	"holdfast/internal/database"
 )
 
@@ -143,4 +144,17 @@ func TestAnAgentThatStoodStillExtendsNoDeadlineByTheTimeItLost(t *testing.T) {
 		t.Errorf("the primary may go on for %d ms, and its contact is 2 s older", left)
 	}
 	s.done.Wait()
+}
+
+func TestAnAdoptedPlanNamesItsRevision(t *testing.T) {
+	w := newWorld(t)
+	a := newAgent(t, w, &air{})
+	a.cfg.Adopt = func(text []byte) Adopted { return Adopted{Plan: string(text)} }
+	if a.adopt() != nil {
+		t.Error("a plan was adopted, and none is agreed")
+	}
+	a.board.agreed([]cluster.Entry{entry(KeyPlan, "next", 7)}, 9, time.Time{})
+	if got := a.adopt(); got == nil || got.Plan != "next" || got.Revision != 7 {
+		t.Errorf("adopted: %+v", got)
+	}
 }

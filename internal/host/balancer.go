@@ -65,8 +65,13 @@ func (b *balancer) served() bool {
 // snapshot is every route with its instances, wherever they are placed.
 func (b *balancer) snapshot(now agent.Snapshot) proxy.Snapshot {
 	p := b.host.plan()
-	// Both revisions are the store's, so the later one rises with each change of either.
-	out := proxy.Snapshot{Cluster: p.Application, Revision: uint64(max(now.Facts.Services.Revision, now.Agreed[agent.KeyPlan].Revision))}
+	// Both revisions are the store's, so the later one rises with each change of either. A plan that is agreed and not yet
+	// adopted does not count: the edge takes one revision once, and would keep the routes of the plan before.
+	revision := now.Facts.Services.Revision
+	if a := now.Facts.Adopted; a != nil {
+		revision = max(revision, a.Revision)
+	}
+	out := proxy.Snapshot{Cluster: p.Application, Revision: uint64(revision)}
 	for _, s := range p.Services {
 		if s.Route == nil {
 			continue

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"holdfast/internal/agent"
+	"holdfast/internal/cluster"
 	"holdfast/internal/edge/proxy"
 	"holdfast/internal/event"
 	"holdfast/internal/plan"
@@ -167,6 +168,18 @@ func TestTheBalancersSnapshot(t *testing.T) {
 	b.tend(now)
 	if len(b.wake) != 1 || b.want.Revision != 13 {
 		t.Error("the edge is not told of a new placement")
+	}
+	<-b.wake
+	// A plan that was agreed after the round had begun is not adopted yet: the edge takes a revision once.
+	now.Agreed = map[string]cluster.Entry{agent.KeyPlan: {Key: agent.KeyPlan, Revision: 14}}
+	b.tend(now)
+	if len(b.wake) != 0 || b.want.Revision != 13 {
+		t.Errorf("routes of the plan before are called revision %d", b.want.Revision)
+	}
+	now.Facts.Adopted = &agent.Adopted{Revision: 14}
+	b.tend(now)
+	if len(b.wake) != 1 || b.want.Revision != 14 {
+		t.Errorf("the edge is not told of a new plan: revision %d", b.want.Revision)
 	}
 }
 
