@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/sys/unix"
 
+	"holdfast/internal/clock"
 	"holdfast/internal/database"
 )
 
@@ -37,6 +39,36 @@ func TestWhatAnErrorSaysOfTheDisk(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			if got := faultOf(tt.err); got != tt.want {
 				t.Errorf("%v is %q, want %q", tt.err, got, tt.want)
+			}
+		})
+	}
+}
+
+// A full disk has its own answer, but a server that takes no write in time must still be seen to hang.
+func TestAFullDiskDoesNotHideThatAServerHangs(t *testing.T) {
+	hangs := func(p *probe) { p.known = true }
+	for _, tt := range []struct {
+		name   string
+		fault  database.DiskFault // of our own small write
+		probed func(p *probe)
+		want   string
+	}{
+		{"it takes writes", "", func(p *probe) { p.known, p.ok = true, true }, "ok"},
+		{"it hangs", "", hangs, "hung"},
+		{"it hangs, and the disk is full", database.FaultFull, hangs, "hung"},
+		{"it hangs, and had said that the disk is full", "", func(p *probe) { p.running, p.fault = true, database.FaultFull }, "hung"},
+		{"it hangs, and the disk has an error", database.FaultIO, hangs, "io-error"},
+		{"the disk is full", database.FaultFull, func(p *probe) { p.known, p.ok = true, true }, "full"},
+		{"PostgreSQL says that the disk is read-only", "", func(p *probe) { p.fault = database.FaultReadOnly }, "read-only"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := &Server{clock: clock.Real()}
+			s.background, s.end = context.WithCancel(t.Context())
+			s.end()                                                     // no probe is begun
+			s.watch.probe.begun = s.clock.Now().Add(-100 * time.Second) // if one runs, it is late
+			tt.probed(&s.watch.probe)
+			if got := s.writable(answer{}, &database.Local{Disk: database.Disk{Fault: tt.fault}}); got != tt.want {
+				t.Errorf("%q, want %q", got, tt.want)
 			}
 		})
 	}

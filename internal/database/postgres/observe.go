@@ -1,7 +1,6 @@
 package postgres
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -267,7 +266,7 @@ func (s *Server) observeServer(ctx context.Context, l *database.Local, now memor
 		}
 	}
 	if l.Role == database.Primary {
-		l.Writable = cmp.Or(string(l.Disk.Fault), "hung")
+		l.Writable = hungBy(l.Disk.Fault)
 	}
 	if d, derr := readDynamic(s.at.data); derr == nil {
 		l.Names, l.NamesOK = database.ParseNames(d.names)

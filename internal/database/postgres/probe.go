@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"os"
@@ -51,13 +52,12 @@ func (s *Server) writable(a answer, l *database.Local) string {
 			quorum++
 		}
 	}
-	switch {
-	case l.Disk.Fault != "":
-		return string(l.Disk.Fault)
-	case p.fault != "":
-		return string(p.fault)
-	case p.running && now.Sub(p.begun) > probeWait || p.known && !p.ok:
-		return "hung"
+	fault := cmp.Or(l.Disk.Fault, p.fault)
+	switch hangs := p.running && now.Sub(p.begun) > probeWait || p.known && !p.ok; {
+	case hangs:
+		return hungBy(fault)
+	case fault != "":
+		return string(fault)
 	case !p.known:
 		return ""
 	case quorum < l.Names.W || a.waiting > 0:
@@ -65,6 +65,15 @@ func (s *Server) writable(a answer, l *database.Local) string {
 	default:
 		return "ok"
 	}
+}
+
+// hungBy is what a server that takes no write in time says of its disk. One that is only full has another answer than a
+// takeover, and must not hide that it hangs: nothing else would ever end it.
+func hungBy(fault database.DiskFault) string {
+	if fault == "" || fault == database.FaultFull {
+		return "hung"
+	}
+	return string(fault)
 }
 
 func (s *Server) probeOnce() {
