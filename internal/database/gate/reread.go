@@ -45,6 +45,11 @@ func (s Spec) addresses() map[string]bool {
 	return all
 }
 
+// gaveUp reports whether an address is only served on.
+func (s Spec) gaveUp(addr string) bool {
+	return !slices.Contains(s.Listen, addr) && !slices.Contains(s.ReadListen, addr)
+}
+
 // Equal reports whether two specs say the same, however they came here.
 func (s Spec) Equal(other Spec) bool {
 	a, errA := json.Marshal(s)
@@ -68,8 +73,8 @@ func (s Spec) becomes(next Spec) error {
 	return nil
 }
 
-// openDoors opens what next wants and is not open yet: all of it, or nothing. Callers hold g.orders, or serve nobody
-// yet.
+// openDoors opens what next wants and is not open yet: all of it, or nothing; at the start without the ports of an
+// earlier plan that cannot be had. Callers hold g.orders, or serve nobody yet.
 func (g *Gate) openDoors(ctx context.Context, next Spec) error {
 	opened := map[string]*entrance{}
 	lc := net.ListenConfig{KeepAliveConfig: keepAlive}
@@ -79,6 +84,10 @@ func (g *Gate) openDoors(ctx context.Context, next Spec) error {
 			continue
 		}
 		l, err := lc.Listen(ctx, "tcp", addr)
+		if err != nil && g.accept == nil && next.gaveUp(addr) { // somebody else's by now: it must not keep clients from the ports of the plan
+			g.log.WarnContext(ctx, "port of an earlier plan not served on", "listen", addr, "err", err)
+			continue
+		}
 		if err != nil {
 			for _, e := range opened {
 				_ = e.listener.Close() // nobody was let in yet

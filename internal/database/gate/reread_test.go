@@ -56,6 +56,16 @@ func TestAPortChangesUnderItsSessions(t *testing.T) {
 	connect(t, is, "b2")
 }
 
+// The former port belongs to somebody else when the gate is started: clients of the plan's own port are served.
+func TestAFormerPortThatIsTakenKeepsNobodyOut(t *testing.T) {
+	spec := testSpec(t)
+	spec.Former = []Former{{Address: startEcho(t, "other"), Until: 1}}
+	g := startGate(t, spec)
+	g.order(t, Order{Epoch: 3, State: Open, Target: startEcho(t, "b1")})
+	connect(t, spec.Listen[0], "b1")
+	connect(t, spec.Former[0].Address, "other")
+}
+
 func TestReadersComeAndGoWithThePlan(t *testing.T) {
 	g := startGate(t, testSpec(t))
 	write, read := g.spec.Listen[0], freeAddr(t)
