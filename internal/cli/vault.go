@@ -277,7 +277,7 @@ or right is found now. A place with anything in it is refused and left as it is.
 		Example: `  holdfast vault init main
   holdfast vault init main --dry-run`,
 		Args: usageArgs(cobra.ExactArgs(1)),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) (failed error) {
 			a, err := findApplication(cmd, root)
 			if err != nil {
 				return err
@@ -298,7 +298,7 @@ or right is found now. A place with anything in it is refused and left as it is.
 			if err != nil {
 				return err
 			}
-			defer closeVault(cmd.Context(), made)
+			defer closeWritten(cmd.Context(), made, &failed)
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "made vault %s (%s) at %s\nKeep a copy of its key away from the hosts: nothing in it can be read without.\n", v.Name, made.Identity().ID, made.Address())
 			return err
 		},

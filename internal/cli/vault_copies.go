@@ -132,7 +132,7 @@ to be filled anew. Status 1 when a copy did not answer or something did not arri
 	return cmd
 }
 
-func (a application) syncVault(ctx context.Context, v plan.Vault, fill []string, dryRun bool) ([]syncResult, error) {
+func (a application) syncVault(ctx context.Context, v plan.Vault, fill []string, dryRun bool) (out []syncResult, failed error) {
 	for _, f := range fill {
 		if !slices.ContainsFunc(v.Copies, func(c plan.Copy) bool { return c.Name == f }) {
 			return nil, fmt.Errorf("vault %s has no copy %q: %w", v.Name, f, errUsage)
@@ -148,8 +148,7 @@ func (a application) syncVault(ctx context.Context, v plan.Vault, fill []string,
 	if err != nil {
 		return nil, err
 	}
-	defer closeVault(ctx, opened)
-	var out []syncResult
+	defer closeWritten(ctx, opened, &failed)
 	if dryRun {
 		lacks, err := opened.Compare(ctx)
 		for _, l := range lacks {

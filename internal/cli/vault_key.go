@@ -20,7 +20,14 @@ import (
 )
 
 func vaultKeyCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "key", Short: "Print, prove and change the key of a vault", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
+	cmd := &cobra.Command{
+		Use:   "key",
+		Short: "Print, prove and change the key of a vault",
+		Example: `  holdfast vault key export main --out /media/stick/main.key.txt
+  holdfast vault key prove main --sheet /media/stick/main.key.txt`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
 	cmd.AddCommand(keyExportCommand(), keyProveCommand(), keyRotateCommand(), keyRetireCommand())
 	return cmd
 }
@@ -187,7 +194,7 @@ the hosts the new key after it, export and prove it, then retire the old one. Wh
 vault from before can read what is stored later too: against that, make a new vault.`,
 		Example: `  holdfast vault key rotate main --new file:/etc/holdfast/vault.key.new`,
 		Args:    usageArgs(cobra.MaximumNArgs(1)),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) (failed error) {
 			if !plan.IsSecret(fresh) {
 				return fmt.Errorf("--new refers to the new key: env:NAME, file:/path or exec:command: %w", errUsage)
 			}
@@ -207,7 +214,7 @@ vault from before can read what is stored later too: against that, make a new va
 			if err != nil {
 				return err
 			}
-			defer closeVault(cmd.Context(), v)
+			defer closeWritten(cmd.Context(), v, &failed)
 			if dryRun {
 				_, err := fmt.Fprintf(cmd.OutOrStdout(), "vault %s would open with %s, and with the old key until it is retired; nothing was changed\n", name, fresh)
 				return err
@@ -241,7 +248,7 @@ func keyRetireCommand() *cobra.Command {
 not answer. A bucket with versions or a lock keeps the removed wraps as long as it keeps versions.`,
 		Example: `  holdfast vault key retire main --dry-run`,
 		Args:    usageArgs(cobra.MaximumNArgs(1)),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) (failed error) {
 			a, name, err := oneVault(cmd, root, args)
 			if err != nil {
 				return err
@@ -250,7 +257,7 @@ not answer. A bucket with versions or a lock keeps the removed wraps as long as 
 			if err != nil {
 				return err
 			}
-			defer closeVault(cmd.Context(), v)
+			defer closeWritten(cmd.Context(), v, &failed)
 			k, err := v.Keys(cmd.Context())
 			if err != nil {
 				return err

@@ -17,7 +17,7 @@ time from now on. Parts that newer backups share with older ones so stay locked 
 renewed. Nobody can make a lock shorter, and you pay for what is locked until its date. Run it once a day.`,
 		Example: `  holdfast vault renew main`,
 		Args:    usageArgs(cobra.MaximumNArgs(1)),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) (failed error) {
 			a, name, err := oneVault(cmd, root, args)
 			if err != nil {
 				return err
@@ -26,7 +26,7 @@ renewed. Nobody can make a lock shorter, and you pay for what is locked until it
 			if err != nil {
 				return err
 			}
-			defer closeVault(cmd.Context(), v)
+			defer closeWritten(cmd.Context(), v, &failed)
 			n, err := v.RenewLocks(cmd.Context())
 			_, said := fmt.Fprintf(cmd.OutOrStdout(), "renewed the locks of %d objects\n", n)
 			return errors.Join(err, said)

@@ -262,7 +262,7 @@ backups that share them are whole again then.`,
 		Example: `  holdfast vault repair main --dry-run
   holdfast vault repair main --yes`,
 		Args: usageArgs(cobra.MaximumNArgs(1)),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) (failed error) {
 			a, name, err := oneVault(cmd, root, args)
 			if err != nil {
 				return err
@@ -271,7 +271,7 @@ backups that share them are whole again then.`,
 			if err != nil {
 				return err
 			}
-			defer closeVault(cmd.Context(), v)
+			defer closeWritten(cmd.Context(), v, &failed)
 			done, err := a.findings(cmd, v, name, again)
 			if err != nil {
 				return err

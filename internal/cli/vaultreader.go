@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -164,3 +165,11 @@ func keyOf(ctx context.Context, s string) (redact.String, error) {
 
 // closeVault lets go of a vault that was only read.
 func closeVault(ctx context.Context, v *vault.Vault) { _ = v.Close(context.WithoutCancel(ctx)) }
+
+// closeWritten lets go of a vault that was written to: what was let go of, and what was stored, is written down then, and
+// whoever asked for it hears when that fails.
+func closeWritten(ctx context.Context, v *vault.Vault, failed *error) {
+	if err := v.Close(context.WithoutCancel(ctx)); err != nil {
+		*failed = errors.Join(*failed, err)
+	}
+}
