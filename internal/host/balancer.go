@@ -3,6 +3,7 @@ package host
 import (
 	"cmp"
 	"context"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -19,6 +20,7 @@ import (
 type balancer struct {
 	host   *Host
 	client *proxy.Client
+	before bool // an edge has served routes here in an earlier life of the agent, and may go on with them
 
 	mu    sync.Mutex // guards what follows
 	want  proxy.Snapshot
@@ -30,10 +32,14 @@ type balancer struct {
 // applyEvery is how often the snapshot is given again: an edge that was started anew may have missed one.
 const applyEvery = 5 * time.Second
 
+// edgeState is where the edge keeps what it serves.
+func edgeState(dir string) string { return filepath.Join(dir, "keep", "edge.state.json") }
+
 func edgeSocket(dir string) string { return filepath.Join(runDir(dir), "edge.sock") }
 
 func newBalancer(h *Host) *balancer {
-	return &balancer{host: h, client: proxy.Dial(edgeSocket(h.cfg.Dir)), wake: make(chan struct{}, 1)}
+	_, err := os.Stat(edgeState(h.cfg.Dir))
+	return &balancer{host: h, client: proxy.Dial(edgeSocket(h.cfg.Dir)), wake: make(chan struct{}, 1), before: err == nil}
 }
 
 // tend notes what the edge shall serve now.
@@ -59,7 +65,7 @@ func (b *balancer) tend(now agent.Snapshot) {
 func (b *balancer) served() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.want.Revision > 0
+	return b.before || b.want.Revision > 0
 }
 
 // snapshot is every route with its instances, wherever they are placed.

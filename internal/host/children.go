@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -41,13 +40,13 @@ func (h *Host) prepareChildren() error {
 	}
 	c := newChild(h.cfg, "edge", "edge")
 	h.edge = &c
-	return c.writeSpec(proxy.Spec{Host: h.self.Name, Control: edgeSocket(h.cfg.Dir), StateFile: filepath.Join(h.cfg.Dir, "keep", "edge.state.json")})
+	return c.writeSpec(proxy.Spec{Host: h.self.Name, Control: edgeSocket(h.cfg.Dir), StateFile: edgeState(h.cfg.Dir)})
 }
 
-// keepEdge waits until the plan that counts has a route, and keeps the balancer's process alive from then on, until
+// keepEdge waits until the plan that counts has a route, or an edge has one that must end, and keeps the balancer's process alive from then on, until
 // keep ends.
 func (h *Host) keepEdge(ctx, keep context.Context) error {
-	for !hasRoutes(h.plan()) {
+	for !hasRoutes(h.plan()) && !h.balancer.served() {
 		if !h.sleep(ctx, listeningEvery) {
 			return nil
 		}

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"math"
 	"net"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -180,6 +181,26 @@ func TestTheBalancersSnapshot(t *testing.T) {
 	b.tend(now)
 	if len(b.wake) != 1 || b.want.Revision != 14 {
 		t.Errorf("the edge is not told of a new plan: revision %d", b.want.Revision)
+	}
+}
+
+// The routes were taken out of the plan while the agent was away: its edge goes on with them until it is told.
+func TestAnEdgeOfBeforeIsToldThatThereAreNoRoutes(t *testing.T) {
+	p := clinic()
+	p.Services = nil
+	self, _ := p.Host("b2")
+	for _, before := range []bool{false, true} {
+		dir := t.TempDir()
+		if before {
+			if err := errors.Join(os.MkdirAll(filepath.Join(dir, "keep"), 0o700), os.WriteFile(edgeState(dir), []byte("{}"), 0o600)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b := newBalancer(&Host{cfg: Config{Plan: p, Self: "b2", Dir: dir}, self: self, applied: &applied{now: p}})
+		b.tend(agent.Snapshot{Facts: agent.Facts{Services: agent.ServiceFacts{Revision: 12}}})
+		if told := len(b.wake) == 1; told != before || len(b.want.Routes) != 0 {
+			t.Errorf("an edge of before: %t; told: %t, routes %v", before, told, b.want.Routes)
+		}
 	}
 }
 
