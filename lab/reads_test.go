@@ -127,6 +127,7 @@ func TestReadsAreSpreadOverStandbysAndNothingIsWritten(t *testing.T) {
 	t.Run("the listener of a host whose agent hangs follows a change of primary", func(t *testing.T) {
 		st := w.Await("well", recoverMax, func(st api.Status) bool { return lab.Well(st) && len(readFrom(st)) == 2 })
 		to, hangs := readFrom(st)[0], readFrom(st)[1]
+		load.excuse(hangs)
 		pid := w.PID(hangs, "agent.pid")
 		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 			t.Fatal(err)
@@ -154,6 +155,7 @@ func TestReadsAreSpreadOverStandbysAndNothingIsWritten(t *testing.T) {
 			}
 		}
 		t.Logf("its listener led to %s %.1f s after the switchover", to, time.Since(began).Seconds())
+		load.excuse("") // from here on it knows
 	})
 
 	load.end(t)
@@ -321,6 +323,14 @@ type readers struct {
 	answers int
 	behind  time.Duration // the most that an answer was behind what had been acknowledged when it was asked for
 	wrong   []string
+	excused string // a listener that cannot have heard who is the primary: docs/handbook/listener.md tells this limit
+}
+
+// excuse names the listener whose host may lead readers to a new primary, for it has not heard of it; "" = none.
+func (r *readers) excuse(listener string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.excused = listener
 }
 
 func startReaders(t *testing.T, w *lab.World, told *ticks) *readers {
@@ -343,6 +353,9 @@ func startReaders(t *testing.T, w *lab.World, told *ticks) *readers {
 
 // session reads and tries to write on one session, and leaves it after a while so that others are tried too.
 func (r *readers) session(ctx context.Context, listener string, conn *pgx.Conn, told *ticks) {
+	r.mu.Lock()
+	excused := r.excused == listener // when it began: it is cut when the listener hears of the change
+	r.mu.Unlock()
 	for range 50 {
 		var recovering bool
 		shown, asked := 0, time.Now()
@@ -355,6 +368,11 @@ func (r *readers) session(ctx context.Context, listener string, conn *pgx.Conn, 
 		r.mu.Lock()
 		r.answers++
 		r.behind = max(r.behind, behind)
+		if excused || r.excused == listener {
+			r.mu.Unlock()
+			pauseFor(ctx, 20*time.Millisecond)
+			continue
+		}
 		if !recovering {
 			r.wrong = append(r.wrong, listener+" led a reader to a primary")
 		}
