@@ -13,7 +13,6 @@ import (
 // Files are named by the catalog of the live server where it was written before the histories parted.
 func TestTablesOfLostCommitsHaveTheNamesOfBefore(t *testing.T) {
 	s := pgtest.New(t)
-	s.Start()
 	s.Exec("postgres", `CREATE SCHEMA "Shop"`, `CREATE TABLE "Shop"."Bill" (id int, what text)`, "CREATE TABLE stays (id int)", "CREATE TABLE changes (id int)")
 	conn := s.Conn("postgres")
 	ctx := t.Context()

@@ -53,7 +53,7 @@ type Config struct {
 	Clock clock.Clock  // nil = clock.Real()
 
 	// Free is what may still be written where a path lies, in bytes; nil = as the file system says.
-	Free func(path string) (int64, error)
+	Free func(path string) (int64, error) `json:"-"`
 }
 
 // Role is a login role of the plan, and the databases that it owns.

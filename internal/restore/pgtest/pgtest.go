@@ -187,30 +187,35 @@ func (s *Server) Start() {
 	s.StartWith()
 }
 
-// StartWith is Start with settings (name=value) over the usual ones.
+// StartWith is Start with settings (name=value) over the usual ones. A server that still runs is not started again:
+// two servers cannot have one directory.
 func (s *Server) StartWith(settings ...string) {
 	s.T.Helper()
+	if s.running() {
+		s.T.Fatalf("server on %s runs already", s.Dir)
+	}
 	logFile, err := os.OpenFile(s.Dir+".log", os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		s.T.Fatal(err)
 	}
-	s.cmd = s.command("postgres", "-D", s.Dir, "-c", "listen_addresses="+s.Addr, "-c", fmt.Sprintf("port=%d", s.Port),
+	cmd := s.command("postgres", "-D", s.Dir, "-c", "listen_addresses="+s.Addr, "-c", fmt.Sprintf("port=%d", s.Port),
 		"-c", "unix_socket_directories=", "-c", "fsync=off", "-c", "shared_buffers=32MB", "-c", "wal_level=replica", "-c", "max_wal_senders=10",
 		"-c", "wal_keep_size=256MB", "-c", "wal_retrieve_retry_interval=100ms", "-c", "log_min_messages=warning")
 	for _, x := range settings {
-		s.cmd.Args = append(s.cmd.Args, "-c", x)
+		cmd.Args = append(cmd.Args, "-c", x)
 	}
-	s.cmd.Stdout, s.cmd.Stderr = logFile, logFile
-	if err := s.cmd.Start(); err != nil {
+	cmd.Stdout, cmd.Stderr = logFile, logFile
+	if err := cmd.Start(); err != nil {
 		s.T.Fatal(err)
 	}
 	if err := logFile.Close(); err != nil {
 		s.T.Fatal(err)
 	}
-	s.exited = make(chan struct{})
+	exited := make(chan struct{})
+	s.cmd, s.exited = cmd, exited
 	go func() {
-		_ = s.cmd.Wait() // its log says why
-		close(s.exited)
+		_ = cmd.Wait() // its log says why
+		close(exited)
 	}()
 	s.T.Cleanup(s.Kill)
 	deadline := time.Now().Add(60 * time.Second)
@@ -221,7 +226,7 @@ func (s *Server) StartWith(settings ...string) {
 			return
 		}
 		select {
-		case <-s.exited:
+		case <-exited:
 		case <-time.After(50 * time.Millisecond):
 			if time.Now().Before(deadline) {
 				continue
@@ -232,12 +237,23 @@ func (s *Server) StartWith(settings ...string) {
 	}
 }
 
-// Kill ends the server at once, as a crash does; harmless when it is gone.
-func (s *Server) Kill() {
+// running says that it was started and has not ended.
+func (s *Server) running() bool {
+	if s.exited == nil {
+		return false
+	}
 	select {
 	case <-s.exited:
-		return
+		return false
 	default:
+		return true
+	}
+}
+
+// Kill ends the server at once, as a crash does; harmless when it is gone.
+func (s *Server) Kill() {
+	if !s.running() {
+		return
 	}
 	_ = s.cmd.Process.Signal(syscall.SIGQUIT) // gone is as good
 	select {
