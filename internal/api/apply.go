@@ -160,5 +160,28 @@ func (s Source) unready(now, next *plan.Plan) *problem.Problem {
 			}
 		}
 	}
+	return s.unfenced(now, next, snap)
+}
+
+// unfenced refuses to make a singleton of a service of which an instance may run where nobody answers: it has no
+// deadline yet, and would run on beside the one that is left. Of a host that is silent for long nothing is placed any
+// more, and it may run all the same.
+func (s Source) unfenced(now, next *plan.Plan, snap agent.Snapshot) *problem.Problem {
+	for _, svc := range next.Services {
+		old, had := now.ServiceNamed(svc.Name)
+		if !had || old.Singleton() || !svc.Singleton() {
+			continue
+		}
+		for _, h := range now.ServiceHosts(old) {
+			if reportOf(s.Self, h.Name, snap) == nil {
+				return &problem.Problem{
+					Code: "plan.host-not-ready", Subject: svc.Name, Severity: problem.Note,
+					Title:   fmt.Sprintf("%s cannot become one instance alone: another one may run on %s, whose agent does not answer", svc.Name, h.Name),
+					Meaning: "Nothing was changed. That one would run on beside the one that is left.",
+					Remedy:  "bring the agent of " + h.Name + " up, then apply again; or, if that host is surely down, first apply a plan whose hosts of " + svc.Name + " leave it out",
+				}
+			}
+		}
+	}
 	return nil
 }

@@ -68,3 +68,32 @@ func TestAPlanIsApplied(t *testing.T) {
 		t.Errorf("the difference is not against the applied plan: %d %+v", status, back)
 	}
 }
+
+// An instance that is one of several has no deadline: none may be out of hearing when the plan wants one alone.
+func TestASingletonIsNotMadeWhereNobodyAnswers(t *testing.T) {
+	with := func(instances int, hosts ...string) *plan.Plan {
+		return &plan.Plan{
+			Sites:    []plan.Site{{Name: "b", Hosts: []plan.Host{{Name: "b1"}, {Name: "b2"}, {Name: "b3"}}}},
+			Services: []plan.Service{{Name: "web", Instances: instances, Hosts: hosts}},
+		}
+	}
+	var snap agent.Snapshot // b3 is silent
+	snap.Facts.Peers = []agent.PeerFacts{{Host: "b2", Report: &agent.Report{Host: "b2"}}, {Host: "b3", AgentAge: heardMax, Report: &agent.Report{Host: "b3"}}}
+	for _, c := range []struct {
+		name      string
+		now, next *plan.Plan
+		refused   bool
+	}{
+		{"a host that may run one is silent", with(2), with(1), true},
+		{"it may run one no more only by the new plan", with(2), with(1, "b1", "b2"), true},
+		{"it ran none by the plan of before", with(2, "b1", "b2"), with(1), false},
+		{"it was a singleton before", with(1), with(1), false},
+		{"it stays several", with(3), with(2), false},
+		{"it is taken out of the plan", with(2), &plan.Plan{}, false},
+		{"it is new", &plan.Plan{}, with(1), false},
+	} {
+		if p := (Source{Self: "b1"}).unfenced(c.now, c.next, snap); (p != nil) != c.refused {
+			t.Errorf("%s: %v", c.name, p)
+		}
+	}
+}
