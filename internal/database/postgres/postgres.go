@@ -87,6 +87,7 @@ type Server struct {
 	slotMax      int64
 	copyLimit    int64
 	programs     string   // folder with them
+	given        string   // what the plan says of it
 	watch        observer // has its own lock
 
 	slots slotKeeper // has its own lock
@@ -143,7 +144,7 @@ func Open(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		cfg: cfg, programs: bin, owner: o, at: layoutOf(cfg.Dir), clock: cfg.Clock,
+		cfg: cfg, programs: bin, given: cfg.BinDir, owner: o, at: layoutOf(cfg.Dir), clock: cfg.Clock,
 		log: cfg.Log.With("database", cfg.Database),
 	}
 	if err := s.checkPlace(); err != nil {
@@ -175,13 +176,19 @@ func (s *Server) bin() string {
 // that it was started with, and tells Local.Pending where they are another release. Programs that are missing, or of
 // another major version, are refused with a *problem.Problem.
 func (s *Server) SetBinDir(given string) error {
+	s.mu.Lock()
+	same := given == s.given
+	s.mu.Unlock()
+	if same {
+		return nil // programs are asked what they are, and who applies another plan must not wait for a slow disk
+	}
 	bin, err := findBinaries(s.cfg.Database, s.cfg.Major, given)
 	if err != nil {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.programs = bin
+	s.programs, s.given = bin, given
 	return nil
 }
 

@@ -47,3 +47,12 @@ func TestProgramsAreChangedWithinTheirMajorVersion(t *testing.T) {
 		}
 	}
 }
+
+// Each plan that is applied names the folder again, in the midst of a round that a fence waits for.
+func TestAFolderThatStaysIsNotAskedAgain(t *testing.T) {
+	gone := filepath.Join(t.TempDir(), "unmounted")
+	s := &Server{cfg: Config{Database: "records", Major: 15, BinDir: gone}, programs: gone, given: gone}
+	if err := s.SetBinDir(gone); err != nil {
+		t.Errorf("it was looked at: %v", err)
+	}
+}
