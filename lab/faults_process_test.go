@@ -271,6 +271,7 @@ func agentsRestart(r *lab.Round) {
 // switchover moves the primary on purpose.
 func switchover(r *lab.Round) {
 	to := r.Standbys()[0]
+	r.W.AwaitFit(to, recoverMax)
 	r.Fault()
 	if out, err := r.W.Run("database", "switchover", "records", "--to", to, "--yes"); err != nil {
 		r.Fatalf("switchover: %v\n%s", err, out)

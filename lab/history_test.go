@@ -81,7 +81,9 @@ func linearizable(r *lab.Round) {
 	r.W.Net.Heal()
 	was := r.W.Await("well after the cut", recoverMax, lab.Well).Databases[0]
 	r.Was = was
-	if out, err := r.W.Run("database", "switchover", "records", "--to", r.Standbys()[0], "--yes"); err != nil {
+	to := r.Standbys()[0]
+	r.W.AwaitFit(to, recoverMax)
+	if out, err := r.W.Run("database", "switchover", "records", "--to", to, "--yes"); err != nil {
 		r.Fatalf("switchover: %v\n%s", err, out)
 	}
 	r.Flows("after the switchover")

@@ -264,6 +264,25 @@ func (w *World) Await(what string, limit time.Duration, ok func(api.Status) bool
 	}
 }
 
+// AwaitFit waits until a switchover to a host would be begun, by the word of the primary, whose senders the status does not
+// tell: a standby may stream, by its own word, a moment before.
+func (w *World) AwaitFit(to string, limit time.Duration) {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(w.t.Context(), limit)
+	defer cancel()
+	for {
+		out, err := w.Run("database", "switchover", "records", "--to", to, "--dry-run")
+		if err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			w.t.Fatalf("%s could not take over within %s (%v)\n%s\n%s", to, limit, err, out, w.tail())
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
 // Well reports whether every promise holds with its whole margin.
 func Well(st api.Status) bool {
 	for _, d := range st.Databases {

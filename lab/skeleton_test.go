@@ -108,6 +108,7 @@ func TestAWorldSurvivesOneFaultAfterTheOther(t *testing.T) {
 				to = s.Host
 			}
 		}
+		w.AwaitFit(to, recoverMax)
 		load.Client.Mark("switchover")
 		out, err := w.Run("database", "switchover", "records", "--to", to, "--yes")
 		if err != nil {

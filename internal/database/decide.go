@@ -70,6 +70,8 @@ type Memory struct {
 	CopyAt       time.Duration // when the last copy was begun
 	CopyTries    int           // since the last that succeeded
 	Prepared     string        // id of the switchover whose checkpoint was made
+	Unready      string        // id of the switchover that no standby was fit for, and since when
+	UnreadySince time.Duration
 	Old          Promise       // that somebody made, above the record; zero = nobody did
 	OldSince     time.Duration // when this very promise was first heard of
 	Hung         bool          // primary: it cannot write to its disk

@@ -190,6 +190,15 @@ func TestASwitchover(t *testing.T) {
 	lagging.ReplayLag = time.Minute
 	only3 := up
 	only3.Senders = up.Senders[1:]
+	once, twice := calm, calm
+	once.Unready, once.UnreadySince = "q1", time.Hour-999*time.Millisecond
+	twice.Unready, twice.UnreadySince = "q1", time.Hour-time.Second
+	another := twice
+	another.Unready = "q0"
+	looked := only3 // before the request was seen
+	looked.Age = 1001 * time.Millisecond
+	again := only3
+	again.Age = time.Second
 
 	sw := r.Clone()
 	sw.Phase, sw.Opened, sw.SwitchTo, sw.Switch, sw.Generation = database.Switching, false, "b2", "q1", 21
@@ -215,9 +224,15 @@ func TestASwitchover(t *testing.T) {
 		{"it begins with a checkpoint", ask("b2", up, b2, b3), calm, "checkpoint"},
 		{"then the record says who shall take over", ask("b2", up, b2, b3), prepared,
 			"swap epoch=3 gen=21 phase=switching primary=b1 timeline=3 opened=false"},
-		{"a target that lags in replay is refused", ask("b2", up, hears("b2", r, lagging), b3), calm, "answer false"},
-		{"a target that does not answer is refused", ask("b2", up, silent("b2", time.Minute), b3), calm, "answer false"},
-		{"a target that does not stream is refused", ask("b2", only3, b2, b3), calm, "answer false"},
+		{"a target that lags in replay is refused", ask("b2", up, hears("b2", r, lagging), b3), twice, "answer false"},
+		{"a target that does not answer is refused", ask("b2", up, silent("b2", time.Minute), b3), twice, "answer false"},
+		{"a target that does not stream is refused", ask("b2", only3, b2, b3), twice, "answer false"},
+		{"but not at once: it may stream since the last look", ask("b2", only3, b2, b3), calm, "nothing"},
+		{"nor within a second", ask("b2", only3, b2, b3), once, "nothing"},
+		{"nor because of what was asked for before", ask("b2", only3, b2, b3), another, "nothing"},
+		{"nor before the primary was looked at again", ask("b2", looked, b2, b3), twice, "nothing"},
+		{"a look that began when it was asked for is enough", ask("b2", again, b2, b3), twice, "answer false"},
+		{"one that streams by then takes over", ask("b2", up, b2, b3), once, "checkpoint"},
 		{"the primary itself is refused", ask("b1", up, b2, b3), calm, "answer false"},
 		{"a host that is no member is refused", ask("b9", up, b2, b3), calm, "answer false"},
 		{"without a wish any fit standby serves", ask("", up, b2, b3), prepared,

@@ -183,7 +183,7 @@ func (j *judgement) serveRestart(q Request) (done bool) {
 		j.beginSwitch(q, j.v.Self, fmt.Sprintf("%s asked for a restart of %s in place", cmp.Or(q.By, "an operator"), j.v.Self))
 		return false
 	}
-	to, why := j.target("")
+	to, why, _ := j.target("")
 	if why != "" {
 		j.because("the restart of the primary waits: %s", why)
 		return false

@@ -65,6 +65,8 @@ func TestASwitchoverWhereNoStandbyNeedHoldACommit(t *testing.T) {
 	q := database.Request{ID: "q1", Kind: "switchover", To: "b3"}
 	prepared := since(r, time.Minute)
 	prepared.SawPrimary, prepared.Names, prepared.Prepared = true, up.Names, "q1"
+	unready := prepared
+	unready.Unready, unready.UnreadySince = "q1", time.Hour-time.Second
 	begun := while(view("b1", r, up, hears("b2", r, b2), hears("b3", r, b3)), q)
 	away := while(view("b1", r, up, hears("b2", r, b2), silent("b3", time.Minute)), q)
 	sw := r
@@ -77,7 +79,7 @@ func TestASwitchoverWhereNoStandbyNeedHoldACommit(t *testing.T) {
 	short.Flushed--
 	check(t, p, []situation{
 		{"begins", begun, prepared, "swap epoch=3 gen=21 phase=switching primary=b1 timeline=3 opened=false"},
-		{"is refused to one that is away", away, prepared, "answer false"},
+		{"is refused to one that is away", away, unready, "answer false"},
 		{"hands over to one that holds the last record", view("b1", sw, stopped, hears("b2", sw, b2), hears("b3", sw, level)), m,
 			"swap epoch=4 gen=22 phase=promoting primary=b3 timeline=4 opened=false"},
 		{"and to nobody else", view("b1", sw, stopped, hears("b2", sw, b2), hears("b3", sw, short)), m, "nothing"},

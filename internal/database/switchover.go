@@ -14,6 +14,10 @@ const maxReplayLag = 10 * time.Second
 // missedMax is how long after its moment a switchover is still carried out: later it would be a surprise.
 const missedMax = 5 * time.Minute
 
+// refuseAfter is how long a standby must have been unfit for a switchover to it to be refused: two looks at a server, and
+// the beat that tells of them.
+const refuseAfter = time.Second
+
 // serveRequests takes up the oldest switchover or restart that an operator asked for and whose time has come.
 func (j *judgement) serveRequests() {
 	for _, q := range j.v.Requests {
@@ -50,13 +54,27 @@ func (j *judgement) serveSwitchover(q Request) bool {
 		j.answer(q, false, fmt.Sprintf("its moment passed %s ago, and nobody could take it up", (-q.In).Round(time.Second)))
 		return true
 	}
-	to, why := j.target(q.To)
-	if why != "" {
+	to, why, passing := j.target(q.To)
+	switch {
+	case why != "" && passing && !j.stillUnfit(q):
+		j.because("%s; whether that lasts is looked at once more", why)
+		return false
+	case why != "":
 		j.answer(q, false, why)
 		return true
 	}
+	j.m.Unready = ""
 	j.beginSwitch(q, to.Host, fmt.Sprintf("%s asked for a switchover to %s", cmp.Or(q.By, "an operator"), to.Host))
 	return false
+}
+
+// stillUnfit reports whether what speaks against a switchover stood for a while and was seen again by a look at our own
+// server that began after the request was taken up: what was looked at before may have passed when it was asked for.
+func (j *judgement) stillUnfit(q Request) bool {
+	if j.m.Unready != q.ID {
+		j.m.Unready, j.m.UnreadySince = q.ID, j.v.Now
+	}
+	return j.v.Now-j.m.UnreadySince >= refuseAfter && j.v.Now-j.v.Local.Age >= j.m.UnreadySince
 }
 
 // beginSwitch prepares the stop of a primary that serves, and agrees on it: the host to, which may be ourselves, is
@@ -89,9 +107,8 @@ func (j *judgement) answer(q Request, ok bool, text string) {
 	j.d.Answers = append(j.d.Answers, Answer{ID: q.ID, OK: ok, Text: text})
 }
 
-// target is who would take over, or why nobody can.
-func (j *judgement) target(wish string) (Voter, string) {
-	why := ""
+// target is who would take over, or why nobody can, and whether a standby's own state, which may pass, is the reason.
+func (j *judgement) target(wish string) (to Voter, why string, passing bool) {
 	var best *Voter
 	var bestAt LSN
 	for _, v := range j.targets() {
@@ -99,7 +116,7 @@ func (j *judgement) target(wish string) (Voter, string) {
 			continue
 		}
 		if no := j.unfitTarget(v); no != "" {
-			why = no
+			why, passing = no, passing || j.standsAside(v.Host) == ""
 			continue
 		}
 		s, _ := sender(j.v.Local, StandbyName(v.Incarnation, j.v.Record.Epoch))
@@ -109,15 +126,15 @@ func (j *judgement) target(wish string) (Voter, string) {
 	}
 	switch {
 	case best != nil:
-		return *best, ""
+		return *best, "", false
 	case why != "":
-		return Voter{}, why
+		return Voter{}, why, passing
 	case wish == j.v.Self:
-		return Voter{}, wish + " is the primary already"
+		return Voter{}, wish + " is the primary already", false
 	case wish != "":
-		return Voter{}, cmp.Or(j.standsAside(wish), fmt.Sprintf("%s is no confirmed standby of this database", wish))
+		return Voter{}, cmp.Or(j.standsAside(wish), fmt.Sprintf("%s is no confirmed standby of this database", wish)), false
 	}
-	return Voter{}, "no confirmed standby streams"
+	return Voter{}, "no confirmed standby streams", false
 }
 
 // Candidates says for each standby that counts, or does not by the plan, why it cannot take over in a switchover, "" if it can: what a dry run shows.
