@@ -22,13 +22,13 @@ import (
 
 // A plan is applied under load, as an operator does it: another port for clients, one instance more, a setting that
 // PostgreSQL takes over as it runs and one that it reads at its start. The restart is rolled out after it. No acknowledged
-// row is lost, until the primary moves no request of the service fails and no session of a listener is cut, and each move
-// costs a writer no more than the one request that was on its way.
+// row is lost, no request of the service fails, and until the primary moves no session of a listener is cut.
 func TestAPlanIsAppliedUnderLoad(t *testing.T) {
 	w := lab.New(t, "127.60.37")
 	w.Start()
 	load := w.Load("apply")
 	load.Client.Mark("apply")
+	before := instancesOf(w.Await("well", recoverMax, lab.Well), "web")
 	written, err := os.ReadFile(w.Plan)
 	if err != nil {
 		t.Fatal(err)
@@ -70,12 +70,11 @@ func TestAPlanIsAppliedUnderLoad(t *testing.T) {
 		return strings.Join(slices.Compact(all), " ")
 	}
 	w.Await("the plan is followed", recoverMax, func(st api.Status) bool {
-		i := slices.IndexFunc(st.Services, func(s api.ServiceStatus) bool { return s.Name == "web" })
-		return lab.Well(st) && st.Services[i].Wanted == 3 && len(st.Services[i].Instances) == 3 && setting("work_mem") == "5MB" &&
+		web := instancesOf(st, "web") // the listener's port is in their environment: each is made anew, one after the other
+		return lab.Well(st) && len(web) == 3 && !slices.ContainsFunc(web, func(id string) bool { return slices.Contains(before, id) }) && setting("work_mem") == "5MB" &&
 			len(st.Databases[0].Servers) == 3 && !slices.ContainsFunc(st.Databases[0].Servers, func(s api.ServerStatus) bool { return len(s.Pending) == 0 })
 	})
 	load.Recovered()
-	epoch := w.Await("well", recoverMax, lab.Well).Databases[0].Epoch
 	load.Client.Mark("restart")
 	if out, err := w.Run("database", "restart", "records", "--pending", "--yes"); err != nil {
 		t.Fatalf("restart: %v\n%s", err, out)
@@ -93,15 +92,27 @@ func TestAPlanIsAppliedUnderLoad(t *testing.T) {
 	for path, n := range failed(load.Client.Phases(), "apply") {
 		t.Errorf("%d requests failed by %s while the plan was applied", n, path)
 	}
-	moves := int(st.Databases[0].Epoch - epoch)
 	restart := failed(load.Client.Phases(), "restart")
-	if n := restart["edge write"]; n > moves {
-		t.Errorf("%d writes failed by the edge, and the primary moved %d times", n, moves)
+	if n := restart["edge write"]; n > 0 {
+		t.Errorf("%d writes failed by the edge", n)
 	}
 	if n := restart["edge read"]; n > 0 {
 		t.Errorf("%d reads failed by the edge", n)
 	}
 	load.End()
+}
+
+// instancesOf are the copies of a service that status shows.
+func instancesOf(st api.Status, name string) (ids []string) {
+	for _, s := range st.Services {
+		if s.Name != name {
+			continue
+		}
+		for _, i := range s.Instances {
+			ids = append(ids, i.ID)
+		}
+	}
+	return ids
 }
 
 // nextRelease makes another minor release of Debian's PostgreSQL below dir: a copy of its programs that calls itself so,

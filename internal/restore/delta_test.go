@@ -49,7 +49,7 @@ func TestARestoreReadsOnlyWhatIsNotRightYet(t *testing.T) {
 		}
 	}
 	if _, err := restore.Run(ctx, o); err == nil {
-		t.Skip("the restore was quicker than its interruption")
+		t.Fatal("the restore ended well though it was cut off")
 	}
 	if err := os.WriteFile(filepath.Join(dir, "base", "letter"), []byte("not of the backup"), 0o600); err != nil {
 		t.Fatal(err)
