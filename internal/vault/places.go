@@ -123,7 +123,8 @@ func (v *Vault) openFiles(ctx context.Context, cfg Config) error {
 // record makes the vault write down what is stored in s.
 func (v *Vault) record(s store.Store) {
 	v.recorder = &recorder{Store: s}
-	v.files = v.recorder
+	v.guard = &guarded{Store: v.recorder} // outside: what a lock keeps is not recorded as gone
+	v.files = v.guard
 }
 
 func (v *Vault) openPlace(ctx context.Context, p Place, readOnly bool) (store.Store, error) {

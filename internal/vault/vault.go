@@ -59,7 +59,8 @@ type Vault struct {
 	log      *slog.Logger
 	files    store.Store
 	members  *copies.Store // the same as files where there are several copies; nil where there is one
-	recorder *recorder     // the same as files where something may be stored; nil where it is only read
+	recorder *recorder     // what files stand on where something may be stored; nil where it is only read
+	guard    *guarded      // the same as files where something may be stored; nil where it is only read
 	walKey   []byte        // seals segments
 	nameKey  []byte        // keyed hash of a segment's content, part of its name
 	forget   func()        // takes files out of kopia's reach

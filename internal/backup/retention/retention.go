@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// Policy says how long the tiers reach back. The zero value of a field means its default.
+// Policy says how long the tiers reach back. The zero value of a field means its default, a negative one none.
 type Policy struct {
 	All       time.Duration // every backup; default 24 h
 	HalfDaily time.Duration // one for each 12 hours; default 7 days
@@ -26,6 +26,7 @@ type Backup struct {
 	Validated bool      // restored on trial and found good
 	Bad       bool      // restored on trial and found bad
 	Pinned    bool      // an operator said that it stays
+	Held      bool      // somebody must be able to see it: a legal hold
 }
 
 // Verdict is one backup's fate and why.
@@ -42,8 +43,12 @@ func (p Policy) withDefaults() Policy {
 	p.PITR = cmp.Or(p.PITR, 14*day)
 	p.Daily = max(cmp.Or(p.Daily, 15*day), p.PITR+day)
 	p.Weekly = cmp.Or(p.Weekly, 2*365*day)
+	p.All, p.HalfDaily, p.PITR, p.Weekly = max(p.All, 0), max(p.HalfDaily, 0), max(p.PITR, 0), max(p.Weekly, 0)
 	return p
 }
+
+// WithDefaults is the policy as it is judged by.
+func (p Policy) WithDefaults() Policy { return p.withDefaults() }
 
 // Keep judges every backup, newest first. Of the backups in one 12 hours, day or week the oldest stays, so
 // that what a tier keeps today it kept yesterday too, and the wider tiers keep a part of the narrower ones.
@@ -72,43 +77,62 @@ func Keep(p Policy, backups []Backup, now time.Time) []Verdict {
 		}
 	}
 	out := make([]Verdict, len(list))
+	newer := lastValidated != ""
 	for i, b := range list {
-		out[i] = judge(p, b, now, first, lastValidated, pitrBase)
+		newer = newer && b.ID != lastValidated
+		out[i] = judge(p, b, now, first, lastValidated, pitrBase, newer)
 	}
 	return out
 }
 
-func judge(p Policy, b Backup, now time.Time, first map[string]string, lastValidated, pitrBase string) Verdict {
+// judge is one backup's verdict; newer says that it was made after the last one that is proven.
+func judge(p Policy, b Backup, now time.Time, first map[string]string, lastValidated, pitrBase string, newer bool) Verdict {
 	age := now.Sub(b.At)
 	k := buckets(b.At)
 	keep := func(format string, a ...any) Verdict {
 		return Verdict{ID: b.ID, Keep: true, Because: fmt.Sprintf(format, a...)}
 	}
 	switch {
+	case b.Held:
+		return keep("under a legal hold")
 	case b.Pinned:
 		return keep("pinned")
 	case b.ID == lastValidated:
 		return keep("the last one that a restore has proven")
 	case age < p.All:
-		return keep("younger than %s", p.All)
+		return keep("younger than %s", span(p.All))
 	case !b.Validated && lastValidated == "":
 		return keep("no backup has been proven by a restore yet")
 	case b.Bad:
 		return Verdict{ID: b.ID, Because: "a restore on trial found it bad"}
+	case !b.Validated && newer:
+		return keep("not proven yet, and newer than every one that is")
 	case !b.Validated:
-		return Verdict{ID: b.ID, Because: "never proven by a restore, and older than " + p.All.String()}
+		return Verdict{ID: b.ID, Because: "never proven by a restore, and older than " + span(p.All)}
 	case b.ID == pitrBase:
-		return keep("the way to every moment of the last %s begins with it", p.PITR)
+		return keep("the way to every moment of the last %s begins with it", span(p.PITR))
 	case age < p.HalfDaily && first[k[0]] == b.ID:
-		return keep("the first of its 12 hours, younger than %s", p.HalfDaily)
+		return keep("the first of its 12 hours, younger than %s", span(p.HalfDaily))
 	case age < p.Daily && first[k[1]] == b.ID:
-		return keep("the first of its day, younger than %s", p.Daily)
+		return keep("the first of its day, younger than %s", span(p.Daily))
 	case age < p.Weekly && first[k[2]] == b.ID:
-		return keep("the first of its week, younger than %s", p.Weekly)
+		return keep("the first of its week, younger than %s", span(p.Weekly))
 	case age < p.Weekly:
 		return Verdict{ID: b.ID, Because: "an older one stands for the same time"}
 	}
-	return Verdict{ID: b.ID, Because: "older than " + p.Weekly.String()}
+	return Verdict{ID: b.ID, Because: "older than " + span(p.Weekly)}
+}
+
+// span is a time span in words: whole days where it is some.
+func span(d time.Duration) string {
+	const day = 24 * time.Hour
+	switch {
+	case d == day:
+		return "a day"
+	case d > 0 && d%day == 0:
+		return fmt.Sprintf("%d days", d/day)
+	}
+	return d.String()
 }
 
 // buckets are the 12 hours, the day and the week that a time falls in, in UTC, so that no change of the

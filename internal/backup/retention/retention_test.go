@@ -140,3 +140,34 @@ func TestEveryMomentOfTheWindowHasABackupBeforeIt(t *testing.T) {
 		t.Fatalf("no backup before the window of %s", pitr)
 	})
 }
+
+func TestWhatStaysWhateverItsAge(t *testing.T) {
+	now := start().Add(1000 * day)
+	old := func(id string, age time.Duration) retention.Backup {
+		return retention.Backup{ID: id, At: now.Add(-age)}
+	}
+	proven, held, unproven, stale := old("proven", 9*day), old("held", 900*day), old("unproven", 3*day), old("stale", 12*day)
+	proven.Validated, held.Held = true, true
+	for _, c := range []struct {
+		name    string
+		b       retention.Backup
+		keep    bool
+		because string
+	}{
+		{"the last proven one", proven, true, "the last one that a restore has proven"},
+		{"one under a legal hold", held, true, "under a legal hold"},
+		{"one that is not proven yet and newer than every proven one", unproven, true, "not proven yet, and newer than every one that is"},
+		{"one that was never proven and is older than a proven one", stale, false, "never proven by a restore, and older than a day"},
+	} {
+		for _, v := range retention.Keep(retention.Policy{}, []retention.Backup{proven, held, unproven, stale}, now) {
+			if v.ID == c.b.ID && (v.Keep != c.keep || v.Because != c.because) {
+				t.Errorf("%s: %+v", c.name, v)
+			}
+		}
+	}
+	bad := old("bad", 3*day)
+	bad.Bad = true
+	if v := retention.Keep(retention.Policy{PITR: -1, Weekly: -1}, []retention.Backup{proven, bad}, now); v[0].Keep || !v[1].Keep {
+		t.Errorf("one that was found bad, with no window and no weeks: %+v", v)
+	}
+}

@@ -1,0 +1,285 @@
+package backup
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"holdfast/internal/backup/retention"
+	"holdfast/internal/plan"
+	"holdfast/internal/problem"
+	"holdfast/internal/restore"
+	"holdfast/internal/vault"
+	"holdfast/internal/vault/wal"
+)
+
+// PruneOptions say what of one database's backups may go.
+type PruneOptions struct {
+	Vault    *vault.Vault
+	Database string
+	Policy   retention.Policy
+	Grace    time.Duration // between a backup's mark and its end; 0 = [vault.Grace]
+	Now      time.Time
+	By       string // the host that does it
+	DryRun   bool   // judge and change nothing
+	// May is asked before each step that takes something away; an error says that another host has the duty. nil = nobody else has.
+	May func(context.Context) error
+	Log *slog.Logger // nil = silent
+}
+
+// Fate is what becomes of one backup, and why.
+type Fate struct {
+	ID      string    `json:"id"`
+	At      time.Time `json:"at"`
+	Keep    bool      `json:"keep"`
+	Because string    `json:"because"`
+	Marked  time.Time `json:"marked,omitzero"` // since when it is marked to go
+	Goes    time.Time `json:"goes,omitzero"`   // not before; zero with Keep
+	Gone    bool      `json:"gone"`            // this run took it off the list
+}
+
+// Pruned is what one run judged and did.
+type Pruned struct {
+	Database string        `json:"database"`
+	At       time.Time     `json:"at"`
+	DryRun   bool          `json:"dry_run"`
+	Grace    time.Duration `json:"grace"`
+	Fates    []Fate        `json:"backups"`  // newest first
+	Segments int           `json:"segments"` // pieces of log that no backup and no moment of the window needs
+	Because  string        `json:"log_because"`
+	Freed    vault.Freed   `json:"freed"` // of the log
+}
+
+// PolicyOf is the plan's say on how long backups stay.
+func PolicyOf(b plan.Backup) retention.Policy {
+	p := retention.Policy{PITR: b.PITR, Weekly: b.Weekly}
+	if p.PITR == 0 {
+		p.PITR = -1 // the plan says none
+	}
+	if p.Weekly == 0 {
+		p.Weekly = -1
+	}
+	return p
+}
+
+// behindMax is how old the newest thing in a vault may be before nothing is let go: who receives nothing must not shed,
+// and a clock that has jumped ahead looks the same.
+const behindMax = 3 * 24 * time.Hour
+
+// Prune lets old backups go in two steps, and the log that nothing needs any more. A backup that the tiers do not keep
+// is marked; when it still is unwanted after the grace it is taken off the list, and its chunks are freed by
+// [vault.Vault.Reclaim]. A run that ends anywhere is gone on with by the next.
+func Prune(ctx context.Context, o PruneOptions) (Pruned, error) {
+	o.Grace = cmp.Or(o.Grace, vault.Grace)
+	if o.May == nil {
+		o.May = func(context.Context) error { return nil }
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	out := Pruned{Database: o.Database, At: o.Now.UTC(), DryRun: o.DryRun, Grace: o.Grace}
+	c, err := restore.Load(ctx, o.Vault, o.Database)
+	if err != nil {
+		return out, fmt.Errorf("prune backups of %s: %w", o.Database, err)
+	}
+	notes, err := o.Vault.Notes(ctx)
+	if err != nil {
+		return out, fmt.Errorf("prune backups of %s: %w", o.Database, err)
+	}
+	out.Fates = fates(o, c.Backups, notes)
+	if !o.DryRun {
+		if err := current(c, o.Now); err != nil {
+			return out, err
+		}
+		if err := o.carryOut(ctx, out.Fates); err != nil {
+			return out, fmt.Errorf("prune backups of %s: %w", o.Database, err)
+		}
+	}
+	gone := func(b vault.Backup) bool {
+		return slices.ContainsFunc(out.Fates, func(f Fate) bool { return f.ID == b.ID && f.Gone })
+	}
+	c.Backups = slices.DeleteFunc(c.Backups, gone)
+	if err := o.pruneLog(ctx, c, &out); err != nil {
+		return out, fmt.Errorf("prune the log of %s: %w", o.Database, err)
+	}
+	return out, nil
+}
+
+// fates judges each backup. Pure.
+func fates(o PruneOptions, backups []vault.Backup, notes []vault.Note) []Fate {
+	noted := map[[2]string]vault.Note{}
+	for _, n := range notes {
+		noted[[2]string{n.Backup, n.Kind}] = n
+	}
+	at := map[string]time.Time{}
+	list := make([]retention.Backup, len(backups))
+	for i, b := range backups {
+		_, pinned := noted[[2]string{b.ID, vault.Pin}]
+		_, held := noted[[2]string{b.ID, vault.Hold}]
+		list[i] = retention.Backup{ID: b.ID, At: b.Stopped, Validated: b.Validated(), Bad: b.Validation != nil && !b.Validation.Passed, Pinned: pinned, Held: held}
+		at[b.ID] = b.Stopped
+	}
+	var out []Fate
+	for _, v := range retention.Keep(o.Policy, list, o.Now) {
+		f := Fate{ID: v.ID, At: at[v.ID], Keep: v.Keep, Because: v.Because}
+		if n, ok := noted[[2]string{v.ID, vault.Doomed}]; ok {
+			f.Marked = n.At
+		}
+		if !v.Keep {
+			since := o.Now
+			if !f.Marked.IsZero() {
+				since = f.Marked
+			}
+			f.Goes = since.Add(o.Grace).UTC()
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
+// current refuses to let anything go of what has received nothing for long.
+func current(c restore.Catalogue, now time.Time) error {
+	var newest time.Time
+	for _, b := range c.Backups {
+		newest = later(newest, b.Stopped)
+	}
+	for _, l := range c.Logs {
+		for _, m := range l.Covered {
+			newest = later(newest, m.At)
+		}
+	}
+	if len(c.Backups) == 0 || now.Sub(newest) <= behindMax {
+		return nil
+	}
+	return &problem.Problem{Code: "backup.not-pruned", Subject: c.Database, Severity: problem.Degraded,
+		Title:   "the newest that the vault holds of it is from " + newest.UTC().Format("2006-01-02 15:04 UTC"),
+		Meaning: fmt.Sprintf("Nothing is let go, for the clock here shows %s: either the archive stands still, or the clock is wrong.", now.UTC().Format("2006-01-02 15:04 UTC")),
+		Remedy:  "see that log and backups reach the vault: holdfast status; and that this host's clock is right"}
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+// carryOut marks what is unwanted, takes the mark off what is wanted again, and takes off the list what has been
+// unwanted for the grace. The last proven backup has been kept by the judgement; here it is counted once more.
+func (o PruneOptions) carryOut(ctx context.Context, all []Fate) error {
+	for i := range all {
+		f := &all[i]
+		marked := !f.Marked.IsZero()
+		if f.Keep && !marked || !f.Keep && marked && o.Now.Before(f.Goes) {
+			continue
+		}
+		if err := o.May(ctx); err != nil {
+			return err
+		}
+		switch {
+		case f.Keep:
+			if err := o.Vault.DropNotes(ctx, f.ID, vault.Doomed); err != nil {
+				return err
+			}
+			f.Marked = time.Time{}
+			o.Log.InfoContext(ctx, "backup is wanted again", "database", o.Database, "backup", f.ID, "because", f.Because)
+		case !marked:
+			n := vault.Note{Backup: f.ID, Kind: vault.Doomed, By: o.By, At: o.Now, Reason: f.Because}
+			if err := o.Vault.PutNote(ctx, n); err != nil {
+				return err
+			}
+			f.Marked = o.Now.UTC()
+			o.Log.InfoContext(ctx, "backup marked to go", "database", o.Database, "backup", f.ID, "because", f.Because, "goes", f.Goes)
+		default:
+			if err := o.sweep(ctx, f); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// sweep takes one backup off the list, if a proven one besides it is there.
+func (o PruneOptions) sweep(ctx context.Context, f *Fate) error {
+	now, err := o.Vault.Backups(ctx, o.Database)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(now, func(b vault.Backup) bool { return b.ID != f.ID && b.Validated() }) {
+		f.Keep, f.Because = true, "no other backup is proven by a restore now"
+		return nil
+	}
+	f.Gone, err = o.Vault.Forget(ctx, f.ID)
+	if errors.Is(err, vault.ErrNoBackup) {
+		return nil // another hand was quicker
+	}
+	if err != nil {
+		return err
+	}
+	if !f.Gone {
+		f.Keep, f.Because = true, "pinned meanwhile"
+		return nil
+	}
+	o.Log.InfoContext(ctx, "backup let go", "database", o.Database, "backup", f.ID, "because", f.Because)
+	return nil
+}
+
+// pruneLog lets go of log that neither a backup on the list nor a moment of the window needs.
+func (o PruneOptions) pruneLog(ctx context.Context, c restore.Catalogue, out *Pruned) error {
+	pitr := o.Policy.WithDefaults().PITR
+	for id, log := range c.Logs {
+		var own []vault.Backup
+		for _, b := range c.Backups {
+			if b.SystemID == id {
+				own = append(own, b)
+			}
+		}
+		pieces, because := needless(own, log, pitr+o.Grace, o.Now)
+		out.Because = because
+		out.Segments += len(pieces)
+		if o.DryRun || len(pieces) == 0 {
+			continue
+		}
+		freed, err := o.Vault.Log(id, log.SegmentSize).Drop(ctx, pieces, o.Now.Add(-o.Grace), o.May)
+		out.Freed.Objects += freed.Objects
+		out.Freed.Locked += freed.Locked
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// needless are the pieces of log that no backup of the list needs to become consistent, and that lead to no moment
+// younger than window. What follows the newest proven backup older than window stays whole, and so does what follows
+// any backup made since, wherever in the log that lies: a restore to the past begins anew at a lower position. Pure.
+func needless(backups []vault.Backup, log restore.HeldLog, window time.Duration, now time.Time) (pieces []wal.Held, because string) {
+	var base vault.Backup
+	for _, b := range backups {
+		if b.Validated() && now.Sub(b.Stopped) >= window && b.Stopped.After(base.Stopped) {
+			base = b
+		}
+	}
+	if base.ID == "" {
+		return nil, "all of it is needed: no proven backup is older than the window and the grace"
+	}
+	from := base.Start
+	for _, b := range backups {
+		if !b.Stopped.Before(base.Stopped) {
+			from = min(from, b.Start)
+		}
+	}
+	for _, p := range log.Held {
+		needed := p.End > from.SegmentStart(log.SegmentSize) || slices.ContainsFunc(backups, func(b vault.Backup) bool {
+			return p.Start <= b.Stop && p.End > b.Start.SegmentStart(log.SegmentSize)
+		})
+		if !needed {
+			pieces = append(pieces, p)
+		}
+	}
+	return pieces, fmt.Sprintf("what follows %s at %s is needed for every moment of the window, and of what is older the log within each backup", base.ID, from)
+}

@@ -1,0 +1,183 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/kopia/kopia/repo"
+	"github.com/kopia/kopia/repo/maintenance"
+	"github.com/kopia/kopia/repo/manifest"
+	"github.com/kopia/kopia/snapshot"
+	"github.com/kopia/kopia/snapshot/snapshotgc"
+
+	"holdfast/internal/problem"
+	"holdfast/internal/vault/store"
+	"holdfast/internal/vault/wal"
+)
+
+// Grace is how long what is no longer wanted stays before it is freed: a backup between its mark and its end, and
+// chunks after the last backup that used them.
+const Grace = 72 * time.Hour
+
+// skewMax is by how much the clock here and the one of the vault's place may differ.
+const skewMax = 5 * time.Minute
+
+// Freed is what was let go of in a vault's place.
+type Freed struct {
+	Objects int64 `json:"objects"`
+	Locked  int64 `json:"locked"` // kept by the place's own lock for now; tried again another time
+}
+
+// ReclaimOptions say under whose leave chunks are freed.
+type ReclaimOptions struct {
+	// May is asked before each deletion: an error says that another host has the duty now, and ends the work.
+	May func(context.Context) error
+	// Alone says that nobody else has the vault open, so that nothing needs to be waited for. For tests.
+	Alone bool
+}
+
+// Reclaim frees what no listed backup uses any more: chunks, indexes that newer ones stand for. What is younger than
+// [Grace] is left alone, and what goes needs two runs hours apart. It refuses when one backup of the list cannot be
+// read, for what that uses would go too, and when the clocks do not agree. One host at a time may do it; the vault
+// should be opened for it alone.
+func (v *Vault) Reclaim(ctx context.Context, o ReclaimOptions) (Freed, error) {
+	g, ctx, done, err := v.watch(ctx, o.May)
+	if err != nil {
+		return Freed{}, fmt.Errorf("free space in vault %s: %w", v.name, err)
+	}
+	defer done()
+	if err := v.checkClock(ctx); err != nil {
+		return Freed{}, err
+	}
+	if err := v.MayDelete(ctx); err != nil {
+		return Freed{}, err
+	}
+	if err := v.readAll(ctx); err != nil {
+		return Freed{}, err
+	}
+	safety := maintenance.SafetyFull
+	safety.MinContentAgeSubjectToGC, safety.PackDeleteMinAge = Grace, Grace
+	if o.Alone {
+		safety = maintenance.SafetyNone
+	}
+	err = repo.DirectWriteSession(ctx, v.repo, repo.WriteSessionOptions{Purpose: "holdfast-reclaim"}, func(ctx context.Context, w repo.DirectRepositoryWriter) error {
+		return maintenance.RunExclusive(ctx, w, maintenance.ModeFull, true, func(ctx context.Context, p maintenance.RunParameters) error {
+			if err := snapshotgc.Run(ctx, w, true, safety, p.MaintenanceStartTime); err != nil {
+				return err
+			}
+			return maintenance.Run(ctx, p, safety)
+		})
+	})
+	freed := Freed{Objects: g.deleted.Load(), Locked: g.locked.Load()}
+	if ended := context.Cause(ctx); ended != nil {
+		err = ended
+	}
+	if err = errors.Join(err, v.broken()); err != nil {
+		return freed, fmt.Errorf("free space in vault %s: %w", v.name, err)
+	}
+	return freed, nil
+}
+
+// watch puts what is deleted from now on under a guard, see [guarded].
+func (v *Vault) watch(ctx context.Context, may func(context.Context) error) (*guard, context.Context, func(), error) {
+	if v.guard == nil {
+		return nil, nil, nil, errors.New("the vault is open for reading alone")
+	}
+	return v.guard.watch(ctx, may)
+}
+
+// checkClock compares the clock here with the one by which the place dates what it stores.
+func (v *Vault) checkClock(ctx context.Context) error {
+	if err := v.TryWrite(ctx); err != nil {
+		return err
+	}
+	now := time.Now()
+	info, err := v.files.Stat(ctx, checkFile)
+	if err != nil {
+		return fmt.Errorf("ask vault %s for its time: %w", v.name, err)
+	}
+	return v.compareClocks(now, info.ModTime)
+}
+
+func (v *Vault) compareClocks(here, there time.Time) error {
+	if skew := here.Sub(there).Abs(); skew > skewMax {
+		return &problem.Problem{Code: "vault.clock", Subject: v.name, Severity: problem.Degraded,
+			Title:   fmt.Sprintf("the clock here and the vault's differ by %s", skew.Round(time.Second)),
+			Meaning: "Nothing is let go: what is old by a wrong clock may be new. Backups and the log go on.",
+			Remedy:  "set the clock of this host right (chronyc tracking), or that of the vault's machine"}
+	}
+	return nil
+}
+
+// readAll errs unless each listed backup's own entry can be read.
+func (v *Vault) readAll(ctx context.Context) error {
+	v.repoMu.Lock()
+	defer v.repoMu.Unlock()
+	if err := v.broken(); err != nil {
+		return err
+	}
+	if err := v.repo.Refresh(ctx); err != nil {
+		return fmt.Errorf("list backups in vault %s: %w", v.name, err)
+	}
+	found, err := v.repo.FindManifests(ctx, map[string]string{manifest.TypeLabelKey: snapshot.ManifestType})
+	if err != nil {
+		return fmt.Errorf("list backups in vault %s: %w", v.name, err)
+	}
+	for _, m := range found {
+		if _, err := snapshot.LoadSnapshot(ctx, v.repo, m.ID); err != nil {
+			return &problem.Problem{Code: "vault.unreadable-backup", Subject: v.name, Severity: problem.Critical,
+				Title:   fmt.Sprintf("the entry of backup %s cannot be read: %v", m.Labels["tag:backup"], err),
+				Meaning: "Nothing is let go, for what that backup uses would go with it.",
+				Remedy:  "see what is damaged: holdfast vault status; mend it from another copy of the vault"}
+		}
+	}
+	return nil
+}
+
+// Systems lists the system identifiers of which the vault holds any log, lowest first.
+func (v *Vault) Systems(ctx context.Context) ([]uint64, error) {
+	names, err := v.files.Names(ctx, "wal")
+	if err != nil {
+		return nil, fmt.Errorf("list the logs in vault %s: %w", v.name, err)
+	}
+	var out []uint64
+	for _, n := range names {
+		if id, err := strconv.ParseUint(n, 10, 64); err == nil {
+			out = append(out, id)
+		}
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+// Drop lets go of pieces of log that were stored before a moment, by the clock of the vault's place; younger ones stay
+// whatever the caller thinks of them. may is asked before each deletion.
+func (l *Log) Drop(ctx context.Context, pieces []wal.Held, before time.Time, may func(context.Context) error) (Freed, error) {
+	g, ctx, done, err := l.vault.watch(ctx, may)
+	if err != nil {
+		return Freed{}, fmt.Errorf("let go of log in vault %s: %w", l.vault.name, err)
+	}
+	defer done()
+	freed := func() Freed { return Freed{Objects: g.deleted.Load(), Locked: g.locked.Load()} }
+	for _, p := range pieces {
+		if path.Dir(p.Object) != l.dir(p.Timeline) {
+			return freed(), fmt.Errorf("let go of log %s: it is none of system %d", p.Object, l.systemID)
+		}
+		info, err := l.vault.files.Stat(ctx, p.Object)
+		if errors.Is(err, store.ErrNotFound) || err == nil && !info.ModTime.Before(before) {
+			continue
+		}
+		if err == nil {
+			err = l.vault.files.Delete(ctx, p.Object)
+		}
+		if err != nil {
+			return freed(), fmt.Errorf("let go of log %s in vault %s: %w", p.Object, l.vault.name, err)
+		}
+	}
+	return freed(), nil
+}
