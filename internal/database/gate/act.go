@@ -28,11 +28,11 @@ func (g *Gate) Obey(ctx context.Context, o Order) error {
 	}
 	before, was, target := g.led.Last, g.state, g.target
 	g.led = g.led.take(o)
-	closed := g.closeFor(before, o)
+	g.closeFor(before, o)
 	led, cuts := g.led, g.cuts
 	g.mu.Unlock()
 
-	if err := errors.Join(closed, g.keep(led)); err != nil {
+	if err := errors.Join(g.follow(), g.keep(led)); err != nil {
 		return fmt.Errorf("order %s in epoch %d: %w", o.State, o.Epoch, err)
 	}
 	if o.State == Open {
@@ -44,8 +44,11 @@ func (g *Gate) Obey(ctx context.Context, o Order) error {
 			return fmt.Errorf("order %s in epoch %d: %w", o.State, o.Epoch, ErrCutMeanwhile)
 		}
 		g.set(Open, o.Target, o.Reason)
-		g.leadOn(ctx)
+		g.leadOn()
 		g.mu.Unlock()
+		if err := g.follow(); err != nil {
+			return fmt.Errorf("order %s in epoch %d: %w", o.State, o.Epoch, err)
+		}
 	}
 	if was != o.State || target != o.Target || before.Epoch != o.Epoch {
 		g.log.InfoContext(ctx, "gate "+string(o.State), "epoch", o.Epoch, "generation", o.Generation, "target", o.Target, "reason", o.Reason)
@@ -53,9 +56,9 @@ func (g *Gate) Obey(ctx context.Context, o Order) error {
 	return nil
 }
 
-// closeFor does the part of o, which came after before, that takes something away. The error says what still leads to a
-// former primary; it is tried again until it does not. Callers hold g.mu.
-func (g *Gate) closeFor(before, o Order) error {
+// closeFor does the part of o, which came after before, that takes something away. Callers hold g.mu, and call follow
+// when they do not any more.
+func (g *Gate) closeFor(before, o Order) {
 	g.fenced = ""
 	if o.Epoch > before.Epoch {
 		g.fenceAt = time.Time{} // a deadline belongs to its epoch
@@ -66,19 +69,18 @@ func (g *Gate) closeFor(before, o Order) error {
 	case o.State == Shut:
 		g.fenceAt = time.Time{}
 		g.set(Shut, o.Target, o.Reason)
-		return g.closeLinks()
+		g.closeLinks()
 	case o.Epoch > before.Epoch, o.State == Open && o.Target != g.target:
 		g.set(Hold, "", o.Reason)
-		return g.closeLinks()
+		g.closeLinks()
 	case o.State == Hold && o.DrainFor > 0:
 		g.drainAt = g.cfg.Clock.Now().Add(time.Duration(o.DrainFor))
 		g.set(Hold, g.target, o.Reason) // the target stays known: an order back to it keeps the connections
-		return g.unlead()
+		g.unlead()
 	case o.State == Hold:
 		g.set(Hold, g.target, o.Reason)
-		return g.closeLinks()
+		g.closeLinks()
 	}
-	return nil // open, where it led already
 }
 
 // set changes the state and wakes whoever waits for that. Callers hold g.mu.
@@ -105,24 +107,28 @@ func (g *Gate) set(s State, target, reason string) {
 // connections are gone already; epoch 0 means whatever is now. The disk is not waited for.
 func (g *Gate) Cut(epoch uint64, reason string) {
 	g.mu.Lock()
-	defer g.mu.Unlock()
-	if epoch != 0 && epoch < g.led.Last.Epoch {
+	stale := epoch != 0 && epoch < g.led.Last.Epoch
+	if !stale {
+		g.cutNow(reason)
+	}
+	g.mu.Unlock()
+	if stale {
 		return
 	}
-	g.cutNow(reason)
+	if err := g.follow(); err != nil { // keepTime tries again until it succeeds
+		g.log.Error("rules in the kernel still lead to a former primary", "err", err)
+	}
 }
 
-// cutNow shuts and resets; what of the rules in the kernel does not change is tried again until it does. Callers hold
-// g.mu.
+// cutNow shuts and resets; the rules in the kernel follow when the caller, or keepTime, which it wakes, calls follow.
+// Callers hold g.mu.
 func (g *Gate) cutNow(reason string) {
 	g.led.Cut, g.led.CutReason = true, reason
 	g.cuts++
 	g.unkept = true
 	g.fenceAt, g.drainAt = time.Time{}, time.Time{}
 	g.set(Shut, "", reason)
-	if err := g.closeLinks(); err != nil {
-		g.log.Error("rules in the kernel still lead to a former primary", "err", err)
-	}
+	g.closeLinks()
 	g.wakeTime()
 }
 
@@ -188,6 +194,16 @@ func (g *Gate) keepTime(ctx context.Context) error {
 
 // tick does what is due, and says how long nothing will be and whether a fence waits for the disk.
 func (g *Gate) tick(ctx context.Context) (wait time.Duration, unkept bool) {
+	wait, unkept = g.due(ctx)
+	if err := g.follow(); err != nil {
+		g.log.ErrorContext(ctx, "rules in the kernel still lead to a former primary", "err", err)
+		wait = min(wait, owedPause)
+	}
+	return wait, unkept
+}
+
+// due is the part of tick that waits for nothing.
+func (g *Gate) due(ctx context.Context) (wait time.Duration, unkept bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := g.cfg.Clock.Now()
@@ -197,15 +213,9 @@ func (g *Gate) tick(ctx context.Context) (wait time.Duration, unkept bool) {
 	if !g.drainAt.IsZero() && !now.Before(g.drainAt) {
 		g.drainAt = time.Time{}
 		g.log.InfoContext(ctx, "drain ended", "cut", len(g.links), "epoch", g.led.Last.Epoch)
-		if err := g.closeLinks(); err != nil {
-			g.log.ErrorContext(ctx, "sessions in the kernel not cut", "err", err)
-		}
+		g.closeLinks()
 	}
-	g.settle(ctx)
 	wait = time.Hour
-	if g.rules.owes() {
-		wait = owedPause
-	}
 	for _, at := range []time.Time{g.drainAt, g.fenceAt, g.expireReads(now)} {
 		if !at.IsZero() {
 			wait = min(wait, at.Sub(now))

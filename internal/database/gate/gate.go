@@ -154,7 +154,9 @@ type Gate struct {
 	orders sync.Mutex // one order at a time; taken before mu, and held while an order is written to disk
 	kept   ledger     // what is on disk; guarded by orders
 
-	mu       sync.Mutex // guards what follows; held across nothing that waits but talk with the kernel (see rules): milliseconds, 2 s at most
+	kernel sync.Mutex // one talk with the kernel about rules at a time: milliseconds, 2 s at most; taken after orders and before mu
+
+	mu       sync.Mutex // guards what follows; held across nothing that waits, for the loops that pass bytes take it too
 	spec     Spec       // as read last; what [Gate.Reread] cannot change is the same in cfg
 	led      ledger
 	state    State
@@ -303,14 +305,14 @@ func (g *Gate) run(ctx context.Context) (err error) {
 // order and no fence reaches any more.
 func (g *Gate) leave() error {
 	g.mu.Lock()
-	defer g.mu.Unlock()
 	g.set(Shut, "", "the gate ends")
-	cut := g.closeLinks()
+	g.closeLinks()
 	for _, m := range g.read.members {
 		m.cut()
 	}
 	g.read.members = nil
-	return cut
+	g.mu.Unlock()
+	return g.follow()
 }
 
 // loopCount is how many threads pass bytes: one until there are eight cores, for on two cores a second one gained

@@ -177,15 +177,14 @@ func (g *Gate) dial(ctx context.Context, c *net.TCPConn, target string, changed 
 	return l
 }
 
-// closeLinks ends every connection that leads to a server, through this process and past it, and leads no new one past
-// it. Callers hold g.mu, and have set the state.
-func (g *Gate) closeLinks() error {
-	err := g.unlead()
+// closeLinks ends every connection that leads to a server through this process, and has [Gate.follow] end those past it
+// and lead no new one past it. Callers hold g.mu, and have set the state.
+func (g *Gate) closeLinks() {
 	for l := range g.links {
 		l.reset()
 		delete(g.links, l)
 	}
-	return errors.Join(err, g.cutLed())
+	g.cutLed()
 }
 
 // gone says whether the client closed its side while nobody read from it.

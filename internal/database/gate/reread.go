@@ -18,7 +18,8 @@ import (
 // runs: what is new is opened before anything is given up, a session goes on whatever address it came by, and only
 // sessions that the kernel led are ended where the kernel shall lead no more.
 
-// ErrFixed refuses a spec that takes another process: another database, host, socket, state file or heartbeat address.
+// ErrFixed refuses a spec that takes another process: another database, host, socket, state file or heartbeat address, or
+// other limits.
 var ErrFixed = errors.New("the gate must be started anew for this spec")
 
 // entrance is one address where clients are taken.
@@ -62,8 +63,11 @@ func (s Spec) becomes(next Spec) error {
 	fixed := func(x Spec) []string {
 		return []string{x.Database, x.Host, x.Control, x.StateFile, x.CertDir, x.BeatListen, x.Application}
 	}
+	limits := func(x Spec) [5]int64 {
+		return [5]int64{int64(x.HoldMax), int64(x.ReadHold), int64(x.AgentSilent), int64(x.HeldMax), int64(x.ConnMax)}
+	}
 	switch {
-	case !slices.Equal(fixed(s), fixed(next)):
+	case !slices.Equal(fixed(s), fixed(next)), limits(s) != limits(next):
 		return ErrFixed
 	case len(next.Listen) == 0:
 		return errors.New("listen is empty")
@@ -137,22 +141,30 @@ func (g *Gate) Reread(ctx context.Context, next Spec) error {
 		}
 		e.reads.Store(reads)
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.spec = next
-	if len(next.ReadListen) == 0 {
-		for _, m := range g.read.members {
-			m.cut()
-		}
-		g.read = reading{changed: g.read.changed}
-		g.readChanged()
-	}
+	g.serveBy(next)
 	g.log.InfoContext(ctx, "gate serves by another spec", "listen", next.Listen, "read_listen", next.ReadListen, "path", next.Path)
-	if err := g.takePath(ctx, path, why); err != nil {
+	if err := g.takePath(path, why); err != nil {
+		g.mu.Lock()
 		g.spec.Path = now.Path // so that the same spec asked for again ends what is left
+		g.mu.Unlock()
 		return fmt.Errorf("serve by another spec: %w", err)
 	}
 	return nil
+}
+
+// serveBy makes next the spec, whose doors are open.
+func (g *Gate) serveBy(next Spec) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.spec = next
+	if len(next.ReadListen) > 0 {
+		return
+	}
+	for _, m := range g.read.members {
+		m.cut()
+	}
+	g.read = reading{changed: g.read.changed}
+	g.readChanged()
 }
 
 // kept stands for the shortcut that there is.
@@ -181,42 +193,46 @@ func (g *Gate) shortcutFor(ctx context.Context, now, next Spec) (path shortcut, 
 }
 
 // takePath puts another shortcut in the place of the one that there is. Rules go on leading where they led; only where
-// there shall be none any more are the sessions ended that they led. Callers hold g.mu.
-func (g *Gate) takePath(ctx context.Context, path shortcut, why string) error {
+// there shall be none any more are the sessions ended that they led. Callers hold g.orders.
+func (g *Gate) takePath(path shortcut, why string) error {
 	if _, same := path.(kept); same {
 		return nil
 	}
 	if path == nil {
-		err := g.endShortcut()
-		g.rules.why = why
-		return err
+		return g.endShortcut(why)
 	}
+	g.kernel.Lock() // nobody talks with the kernel by the former path any more
+	g.mu.Lock()
 	g.rules.path, g.rules.why = path, why
-	if g.state != Open {
-		return nil
+	if g.state == Open {
+		g.rules.anew = true // the same tag leads from other addresses
+		g.leadOn()
 	}
-	tag, err := g.tag(g.led.Last)
-	if err == nil {
-		g.settle(ctx)
-		g.rules.ledTo = tag.Target
-		err = path.Set(tag)
+	g.mu.Unlock()
+	g.kernel.Unlock()
+	return g.follow()
+}
+
+// endShortcut takes the rules away and ends what they led; why says that there are none though the plan asks for them.
+// Until it succeeds the rules are what they were: whoever asks for the spec again tries again.
+func (g *Gate) endShortcut(why string) error {
+	g.mu.Lock()
+	path := g.rules.path
+	g.cutLed()
+	g.mu.Unlock()
+	if path != nil {
+		if err := errors.Join(g.follow(), g.removeRules(path)); err != nil {
+			return err
+		}
 	}
-	if err != nil {
-		g.rules.why = err.Error()
-		g.log.WarnContext(ctx, "rules not made: clients go through the gate", "err", err)
-	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.rules = rules{why: why}
 	return nil
 }
 
-// endShortcut takes the rules away and ends what they led. Callers hold g.mu.
-func (g *Gate) endShortcut() error {
-	if g.rules.path == nil {
-		return nil
-	}
-	err := errors.Join(g.unlead(), g.cutLed(), g.rules.path.Remove())
-	if err == nil {
-		g.rules = rules{}
-		return nil
-	}
-	return err // tried again by whoever asks for the spec again
+func (g *Gate) removeRules(path shortcut) error {
+	g.kernel.Lock()
+	defer g.kernel.Unlock()
+	return path.Remove()
 }

@@ -24,16 +24,19 @@ type shortcut interface {
 	Remove() error
 }
 
-// rules is the gate's hand on its shortcut. It is guarded by Gate.mu: the kernel answers within milliseconds, and a fence
-// that returned before the rules had changed would be none.
+// rules is what the gate wants of its shortcut, and what it knows of it. Gate.mu guards it, and whoever holds that lock
+// only writes down what is wanted; [Gate.follow] talks with the kernel, without that lock.
 type rules struct {
 	path  shortcut       // nil = every client goes through the gate
 	why   string         // that path is nil though the plan asks for one, or that rules could not be made
 	ledTo netip.AddrPort // a server that sessions may have been led to since the last cut; the zero value = none
 
-	// What did not succeed is tried again until it does.
-	owesHold bool // rules may still lead to ledTo
-	owesCut  bool // sessions may still be there
+	want kernelpath.Tag // what the table shall say
+	asks bool           // it may say something else
+	anew bool           // it must be made again even if it says so
+	cut  bool           // the sessions that were led have to end, before the table leads anywhere
+
+	failed bool // the last try
 }
 
 // kernelConfig is the spec as the kernel path wants it.
@@ -101,9 +104,14 @@ func (g *Gate) takeOver() error {
 	if err != nil {
 		return err
 	}
-	if !ok {
+	if !ok || g.follows(tag) {
 		return nil
 	}
+	return g.follow()
+}
+
+// follows says whether rules that an earlier gate left follow the last order, and takes over what tag says of it.
+func (g *Gate) follows(tag kernelpath.Tag) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	last := g.led.Last
@@ -113,11 +121,14 @@ func (g *Gate) takeOver() error {
 		g.unkept, g.cuts = true, g.cuts+1
 	}
 	g.rules.ledTo = tag.Target
-	if want, err := g.tag(last); err == nil && last.State == Open && !g.led.Cut && want == tag {
+	want, err := g.tag(last)
+	follows := err == nil && last.State == Open && !g.led.Cut && want == tag
+	if follows {
 		g.target = last.Target // the order to open it again cuts nobody
-		return nil
+	} else {
+		g.cutLed()
 	}
-	return errors.Join(g.unlead(), g.cutLed())
+	return follows
 }
 
 // tag is what the rules say when they follow o.
@@ -134,86 +145,127 @@ func (g *Gate) tag(o Order) (kernelpath.Tag, error) {
 	return tag, nil
 }
 
-// leadOn makes the rules follow an order to open, which is on disk. When that fails clients still come through the gate.
-// Callers hold g.mu.
-func (g *Gate) leadOn(ctx context.Context) {
+// leadOn wants the rules to follow an order to open, which is on disk. Callers hold g.mu.
+func (g *Gate) leadOn() {
 	if g.rules.path == nil {
 		return
 	}
 	tag, err := g.tag(g.led.Last)
-	if err == nil {
-		now, ok, nowErr := g.rules.path.Now() // an order is repeated often, and rules may be flushed by anybody
-		if nowErr == nil && ok && now == tag {
-			g.rules.why = ""
-			return
-		}
-		g.settle(ctx)
-		g.rules.ledTo = tag.Target
-		if err = g.rules.path.Set(tag); err == nil {
-			g.rules.owesHold = false
-		}
-	}
 	if err != nil {
-		g.rules.why = err.Error()
-		g.log.WarnContext(ctx, "rules not made: clients go through the gate", "err", err)
+		g.noRules(err)
 		return
 	}
-	g.rules.why = ""
+	g.rules.want, g.rules.asks = tag, true // an order is repeated often, and rules may be flushed by anybody
 }
 
-// unlead makes the rules lead to the gate. Callers hold g.mu.
-func (g *Gate) unlead() error {
-	if g.rules.path == nil || !g.rules.ledTo.IsValid() {
-		return nil
-	}
-	err := g.rules.path.Set(kernelpath.Tag{Epoch: g.led.Last.Epoch, Generation: g.led.Last.Generation})
-	g.rules.owesHold = err != nil
-	g.wakeTime()
-	return err
+// noRules says why clients come through the gate. Callers hold g.mu.
+func (g *Gate) noRules(err error) {
+	g.rules.why = err.Error()
+	g.log.Warn("rules not made: clients go through the gate", "err", err)
 }
 
-// cutLed ends the sessions that rules led. Callers hold g.mu, and have called unlead.
-func (g *Gate) cutLed() error {
-	if g.rules.path == nil || !g.rules.ledTo.IsValid() {
-		return nil
-	}
-	_, err := g.rules.path.Cut(g.rules.ledTo)
-	g.rules.owesCut = err != nil || g.rules.owesHold // rules that still lead make sessions that need another cut
-	if !g.rules.owesCut {
-		g.rules.ledTo = netip.AddrPort{}
-	}
+// toGate is what the rules say when they lead to the gate. Callers hold g.mu.
+func (g *Gate) toGate() kernelpath.Tag {
+	return kernelpath.Tag{Epoch: g.led.Last.Epoch, Generation: g.led.Last.Generation}
+}
+
+// unlead wants the rules to lead to the gate. Callers hold g.mu.
+func (g *Gate) unlead() {
+	g.rules.want, g.rules.asks = g.toGate(), g.rules.ledTo.IsValid()
 	g.wakeTime()
-	return err
+}
+
+// cutLed wants them to lead to the gate, and the sessions that they led to end. Callers hold g.mu.
+func (g *Gate) cutLed() {
+	g.unlead()
+	g.rules.cut = g.rules.ledTo.IsValid()
 }
 
 // owedPause is between two tries of what the kernel refused.
 const owedPause = 100 * time.Millisecond
 
-// owes says whether the rules or their sessions are not yet as the gate's state has them.
-func (r rules) owes() bool { return r.owesHold || r.owesCut }
+// follow makes rules and sessions in the kernel what the gate wanted when it was called. The error says what still leads
+// to a former primary; it is owed, and [Gate.keepTime] tries it again. Where the way to the primary alone cannot be made,
+// clients come through the gate, which the next order tries to mend. Callers do not hold g.mu.
+func (g *Gate) follow() error {
+	g.kernel.Lock()
+	defer g.kernel.Unlock()
+	err := g.followCut()
+	if err == nil {
+		err = g.followWant()
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err == nil && g.rules.failed {
+		g.log.Info("rules in the kernel follow again")
+	}
+	g.rules.failed = err != nil
+	return err
+}
 
-// settle tries again what did not succeed. Callers hold g.mu.
-func (g *Gate) settle(ctx context.Context) {
-	if !g.rules.owes() {
-		return
+// followCut ends the sessions that have to end, once no rule makes new ones. Callers hold g.kernel.
+func (g *Gate) followCut() error {
+	g.mu.Lock()
+	path, due, server, tag := g.rules.path, g.rules.cut, g.rules.ledTo, g.toGate()
+	g.mu.Unlock()
+	if path == nil || !due {
+		return nil
 	}
-	var errs []error
-	if g.rules.owesHold {
-		errs = append(errs, g.unlead())
+	err := path.Set(tag)
+	_, cutErr := path.Cut(server) // whatever became of the rule: what still leads makes sessions that need another cut
+	if err := errors.Join(err, cutErr); err != nil {
+		return err
 	}
-	if g.rules.owesCut {
-		errs = append(errs, g.cutLed())
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.rules.cut, g.rules.ledTo = false, netip.AddrPort{} // nobody led meanwhile
+	if g.rules.want == tag {
+		g.rules.asks = false
 	}
-	if err := errors.Join(errs...); err != nil {
-		g.log.ErrorContext(ctx, "rules in the kernel still lead to a former primary", "err", err)
-		return
+	return nil
+}
+
+// followWant makes the table say what is wanted. Callers hold g.kernel.
+func (g *Gate) followWant() error {
+	g.mu.Lock()
+	r := g.rules
+	if r.path == nil || !r.asks || r.cut { // a cut that came meanwhile is the caller's who wanted it
+		g.mu.Unlock()
+		return nil
 	}
-	g.log.InfoContext(ctx, "rules in the kernel follow again")
+	if r.want.Leads() {
+		g.rules.ledTo = r.want.Target
+	}
+	g.mu.Unlock()
+
+	err := r.lead()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case g.rules.want != r.want: // whoever changed it follows too
+	case err != nil && !r.want.Leads():
+		return err
+	case err != nil:
+		g.rules.asks = false
+		g.noRules(err)
+	default:
+		g.rules.asks, g.rules.anew = false, false
+		if r.want.Leads() {
+			g.rules.why = ""
+		}
+	}
+	return nil
+}
+
+// lead makes the table say what is wanted, unless it does.
+func (r rules) lead() error {
+	if r.want.Leads() && !r.anew {
+		if now, ok, err := r.path.Now(); err == nil && ok && now == r.want {
+			return nil
+		}
+	}
+	return r.path.Set(r.want)
 }
 
 // closeShortcut takes the rules away and ends what they led, as the end of this process ends all others.
-func (g *Gate) closeShortcut() error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.endShortcut()
-}
+func (g *Gate) closeShortcut() error { return g.endShortcut("") }
