@@ -12,7 +12,7 @@ import (
 
 // tableWords are what `restore NAME` is told.
 type tableWords struct {
-	root, output, database, table, at, where, scratch string
+	root, output, database, table, at, where, scratch, into string
 	diff, putBack, findDeletes, dryRun, yes, keep     bool
 	since                                             time.Duration
 	rows, atLeast                                     int
@@ -30,12 +30,19 @@ that moment beside the live one, on a server that nobody else can reach; the tab
 key; rows that are missing now are inserted in one transaction. Rows that exist are never changed. The copy is
 removed again. This runs on the machine where the primary runs.
 
+With --into, a table comes back under a new name instead: into a new schema of the same SQL database, with the types,
+sequences, functions, indexes and constraints that it needs; it need not be there any more. Foreign keys to other
+tables, triggers and row policies are left out and named. Without --table, a whole SQL database comes back as a new one.
+Nothing that is live is changed either way, and what cannot be put there whole is not put there at all.
+
 When the whole database is wanted at a moment: holdfast restore database NAME --to DIR.`,
 		Example: `  holdfast restore records --find-deletes --since 1h
   holdfast restore records --table appointments --at 10:41 --diff
   holdfast restore records --table appointments --at before:xid:812 --put-back --dry-run
   holdfast restore records --table appointments --at before:xid:812 --put-back
   holdfast restore records --table appointments --at "10m ago" --where "practice_id = 7" --put-back --yes
+  holdfast restore records --table appointments --at 10:41 --into rescued
+  holdfast restore records --database clinic --at 10:41 --into clinic_before
   holdfast restore database records --at 10:41 --to /srv/restored`,
 		Args: usageArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -55,8 +62,9 @@ When the whole database is wanted at a moment: holdfast restore database NAME --
 	cmd.Flags().StringVar(&w.at, "at", "", atUsage)
 	cmd.Flags().BoolVar(&w.diff, "diff", false, "show which rows are missing, changed and new since then (this is what happens without --put-back)")
 	cmd.Flags().BoolVar(&w.putBack, "put-back", false, "insert the rows that are missing, after showing them and asking")
-	cmd.Flags().BoolVar(&w.dryRun, "dry-run", false, "with --put-back: do it and take it back, to say what it would do")
-	cmd.Flags().BoolVar(&w.yes, "yes", false, "with --put-back: do not ask")
+	cmd.Flags().StringVar(&w.into, "into", "", "put the table into this new schema, or without --table the SQL database of --database into this new one")
+	cmd.Flags().BoolVar(&w.dryRun, "dry-run", false, "with --put-back: do it and take it back, to say what it would do; with --into: list what would come")
+	cmd.Flags().BoolVar(&w.yes, "yes", false, "with --put-back and --into: do not ask")
 	cmd.Flags().StringVar(&w.where, "where", "", "SQL condition on the rows to look at")
 	cmd.Flags().IntVar(&w.rows, "rows", 0, "how many rows of each kind to show (default: 5, and all missing ones in JSON)")
 	cmd.Flags().StringVar(&w.database, "database", "", "the SQL database inside NAME (default: the one that the plan's first role owns)")
@@ -79,6 +87,16 @@ func (w *tableWords) check() error {
 	case w.findDeletes && w.since <= 0:
 		return say("--since is a duration above zero, for instance 1h")
 	case w.findDeletes:
+		return nil
+	case w.into != "" && (w.diff || w.putBack || w.where != "" || w.keep || w.rows != 0):
+		return say("--into brings the whole table or database under a new name; of the others it takes --table, --database, --at, --dry-run and --yes")
+	case w.into != "" && w.at == "":
+		return say("--into needs --at, the moment that is wanted")
+	case w.into != "" && w.table == "" && w.database == "":
+		return say("--into needs --table for one table, or --database for a whole SQL database")
+	case w.into != "" && w.dryRun && w.yes:
+		return say("--dry-run changes nothing, so there is nothing to say --yes to")
+	case w.into != "":
 		return nil
 	case w.table == "" && w.at == "":
 		return say("say what to do: --find-deletes, or --table TABLE --at MOMENT (--diff or --put-back), or holdfast restore database NAME --to DIR for the whole database")
@@ -106,6 +124,9 @@ func (w *tableWords) run(ctx context.Context, cmd *cobra.Command, name string) e
 	at, err := moment(w.at, now)
 	if err != nil {
 		return err
+	}
+	if w.into != "" {
+		return w.bringInto(ctx, cmd, name, at)
 	}
 	return w.bringBack(ctx, cmd, name, at)
 }

@@ -15,6 +15,19 @@ import (
 // livePrimary is a connection string to a database inside the live cluster, through the primary's private
 // socket on this machine: there and by certificates between hosts alone may one be Holdfast's own role.
 func (a application) livePrimary(ctx context.Context, d plan.Database, database string) (string, error) {
+	primary, err := a.livePrimaryHost(ctx, d)
+	if err != nil {
+		return "", err
+	}
+	lead, err := a.sockets(d, primary)
+	if err != nil {
+		return "", err
+	}
+	return lead(database), nil
+}
+
+// livePrimaryHost is the host on which the open primary runs.
+func (a application) livePrimaryHost(ctx context.Context, d plan.Database) (string, error) {
 	client, err := operator(a.Context)
 	if err != nil {
 		return "", err
@@ -33,21 +46,23 @@ func (a application) livePrimary(ctx context.Context, d plan.Database, database 
 				Title: "no primary is open just now", Meaning: "Live rows cannot be compared, and nothing was changed.",
 				Remedy: "see why: holdfast status; the whole database can be restored meanwhile: holdfast restore database " + d.Name + " --to DIR"}
 		}
-		return a.socket(d, s.Primary, database)
+		return s.Primary, nil
 	}
 	return "", fmt.Errorf("find the primary of %s: the agents know no such database", d.Name)
 }
 
-// socket leads to the server of a host of this machine.
-func (a application) socket(d plan.Database, primary, database string) (string, error) {
+// sockets gives connection strings to the databases inside the server of a host of this machine.
+func (a application) sockets(d plan.Database, primary string) (func(database string) string, error) {
 	run := filepath.Join(local.HostDir(a.Root, primary), "db", d.Name, "run")
 	port := a.plan.Ports.Server + d.Index
 	if _, err := os.Stat(filepath.Join(run, fmt.Sprintf(".s.PGSQL.%d", port))); err != nil {
-		return "", &problem.Problem{Code: "restore.primary-elsewhere", Subject: d.Name, Severity: problem.Note,
+		return nil, &problem.Problem{Code: "restore.primary-elsewhere", Subject: d.Name, Severity: problem.Note,
 			Title: fmt.Sprintf("its primary runs on %s, whose private socket is not reachable from here: %v", primary, err), Meaning: "Nothing was restored and nothing was changed.",
 			Remedy: "run the command on that host, as root"}
 	}
-	return fmt.Sprintf("host=%s port=%d user=%s dbname=%s connect_timeout=5 application_name=holdfast-restore", quoteConn(run), port, postgres.Superuser, quoteConn(database)), nil
+	return func(database string) string {
+		return fmt.Sprintf("host=%s port=%d user=%s dbname=%s connect_timeout=5 application_name=holdfast-restore", quoteConn(run), port, postgres.Superuser, quoteConn(database))
+	}, nil
 }
 
 // quoteConn quotes a value of a connection string (PostgreSQL manual, "Keyword/Value Connection Strings").

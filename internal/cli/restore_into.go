@@ -1,0 +1,144 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"holdfast/internal/event"
+	"holdfast/internal/restore"
+)
+
+// broughtInto is what `restore NAME --into` came to, or with DryRun would bring.
+type broughtInto struct {
+	Database string           `json:"database"`
+	At       string           `json:"at"`
+	Backup   string           `json:"backup"`
+	Inside   string           `json:"inside"` // the SQL database
+	Table    string           `json:"table,omitempty"`
+	Into     string           `json:"into"`
+	Bytes    int64            `json:"bytes"`
+	Objects  []restore.Object `json:"objects,omitempty"`
+	LeftOut  []string         `json:"left_out,omitempty"`
+	DryRun   bool             `json:"dry_run"`
+	Written  bool             `json:"written"`
+	Took     event.Duration   `json:"took"`
+}
+
+// bringInto puts a table or an SQL database of an earlier moment beside the live ones, under a new name.
+func (w *tableWords) bringInto(ctx context.Context, cmd *cobra.Command, name string, at restore.Target) (err error) {
+	a, err := findApplication(cmd, w.root)
+	if err != nil {
+		return err
+	}
+	d, b, err := a.backupOf(name)
+	if err != nil {
+		return err
+	}
+	inside, err := databaseInside(d, w.database)
+	if err != nil {
+		return err
+	}
+	primary, err := a.livePrimaryHost(ctx, d)
+	if err != nil {
+		return err
+	}
+	live, err := a.sockets(d, primary)
+	if err != nil {
+		return err
+	}
+	owner, err := restore.DefaultOwner()
+	if err != nil {
+		return err
+	}
+	dir, err := a.scratchDir(w.scratch)
+	if err != nil {
+		return err
+	}
+	v, err := a.openVault(ctx, b.Vault)
+	if err != nil {
+		return err
+	}
+	defer closeVault(ctx, v)
+	began := time.Now()
+	line := newProgressLine(cmd.ErrOrStderr())
+	n, err := restore.OpenInto(ctx, restore.IntoOptions{
+		Vault: v, Database: name, At: at, Inside: inside, Table: w.table, Into: w.into, Dir: dir, Owner: owner, BinDir: d.BinDir, Progress: line.restored,
+		Live: live,
+	})
+	line.end()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.Close(context.WithoutCancel(ctx))) }()
+	out := broughtInto{Database: name, At: at.String(), Backup: n.Choice.Backup.ID, Inside: inside, Table: w.table, Into: w.into,
+		Bytes: n.Bytes, Objects: n.Objects, LeftOut: n.LeftOut, DryRun: w.dryRun}
+	if w.output != "json" {
+		if err := writeInto(cmd.OutOrStdout(), out); err != nil {
+			return err
+		}
+	}
+	if !w.dryRun {
+		if out.Written, err = w.writeInto(ctx, cmd, n, out); err != nil {
+			return err
+		}
+	}
+	out.Took = event.Duration(time.Since(began))
+	if w.output == "json" {
+		return writeJSON(cmd.OutOrStdout(), out)
+	}
+	return writeIntoOutcome(cmd.OutOrStdout(), out)
+}
+
+func (w *tableWords) writeInto(ctx context.Context, cmd *cobra.Command, n *restore.Into, out broughtInto) (bool, error) {
+	if !w.yes {
+		if ok, err := confirm(cmd, fmt.Sprintf("Put this into the live cluster as the new %s? It takes about %s there.", out.place(), sizeText(out.Bytes))); err != nil || !ok {
+			return false, err
+		}
+	}
+	line := newProgressLine(cmd.ErrOrStderr())
+	line.show("loading "+sizeText(out.Bytes), "")
+	err := n.Write(ctx)
+	line.end()
+	return err == nil, err
+}
+
+// place is the new thing in words.
+func (b broughtInto) place() string {
+	if b.Table == "" {
+		return "SQL database " + b.Into
+	}
+	return fmt.Sprintf("schema %s of SQL database %s", b.Into, b.Inside)
+}
+
+func writeInto(out io.Writer, b broughtInto) error {
+	what := "table " + b.Table
+	if b.Table == "" {
+		what = "SQL database " + b.Inside
+	}
+	_, err := fmt.Fprintf(out, "%s at %s (from base backup %s), %s, as the new %s\n", what, b.At, b.Backup, sizeText(b.Bytes), b.place())
+	for _, o := range b.Objects {
+		if err == nil {
+			_, err = fmt.Fprintf(out, "  %s %s\n", o.Type, o.Name)
+		}
+	}
+	for _, l := range b.LeftOut {
+		if err == nil {
+			_, err = fmt.Fprintf(out, "  LEFT OUT: %s\n", l)
+		}
+	}
+	return err
+}
+
+func writeIntoOutcome(out io.Writer, b broughtInto) error {
+	text := "Nothing was changed.\n"
+	if b.Written {
+		text = fmt.Sprintf("It is there now, whole: %s. Nothing that was live was changed.\n", b.place())
+	}
+	_, err := io.WriteString(out, text)
+	return err
+}
