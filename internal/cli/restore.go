@@ -13,9 +13,9 @@ import (
 // tableWords are what `restore NAME` is told.
 type tableWords struct {
 	root, output, database, table, at, where, scratch, into string
-	diff, putBack, findDeletes, dryRun, yes, keep     bool
-	since                                             time.Duration
-	rows, atLeast                                     int
+	diff, putBack, findDeletes, dryRun, yes, keep           bool
+	since                                                   time.Duration
+	rows, atLeast                                           int
 }
 
 func restoreCommand() *cobra.Command {
