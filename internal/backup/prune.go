@@ -28,7 +28,10 @@ type PruneOptions struct {
 	DryRun   bool   // judge and change nothing
 	// May is asked before each step that takes something away; an error says that another host has the duty. nil = nobody else has.
 	May func(context.Context) error
-	Log *slog.Logger // nil = silent
+	// Behind is how old the newest that the vault holds of it may be before nothing is let go: who receives nothing must
+	// not shed, and a clock that has jumped ahead looks the same. 0 = three days.
+	Behind time.Duration
+	Log    *slog.Logger // nil = silent
 }
 
 // Fate is what becomes of one backup, and why.
@@ -66,8 +69,7 @@ func PolicyOf(b plan.Backup) retention.Policy {
 	return p
 }
 
-// behindMax is how old the newest thing in a vault may be before nothing is let go: who receives nothing must not shed,
-// and a clock that has jumped ahead looks the same.
+// behindMax is the default of [PruneOptions].Behind.
 const behindMax = 3 * 24 * time.Hour
 
 // Prune lets old backups go in two steps, and the log that nothing needs any more. A backup that the tiers do not keep
@@ -92,7 +94,10 @@ func Prune(ctx context.Context, o PruneOptions) (Pruned, error) {
 	}
 	out.Fates = fates(o, c.Backups, notes)
 	if !o.DryRun {
-		if err := current(c, o.Now); err != nil {
+		if err := current(c, o.Now, cmp.Or(o.Behind, behindMax)); err != nil {
+			return out, err
+		}
+		if err := o.Vault.MayLetGo(ctx); err != nil {
 			return out, err
 		}
 		if err := o.carryOut(ctx, out.Fates); err != nil {
@@ -142,7 +147,7 @@ func fates(o PruneOptions, backups []vault.Backup, notes []vault.Note) []Fate {
 }
 
 // current refuses to let anything go of what has received nothing for long.
-func current(c restore.Catalogue, now time.Time) error {
+func current(c restore.Catalogue, now time.Time, behind time.Duration) error {
 	var newest time.Time
 	for _, b := range c.Backups {
 		newest = later(newest, b.Stopped)
@@ -152,7 +157,7 @@ func current(c restore.Catalogue, now time.Time) error {
 			newest = later(newest, m.At)
 		}
 	}
-	if len(c.Backups) == 0 || now.Sub(newest) <= behindMax {
+	if len(c.Backups) == 0 || now.Sub(newest) <= behind {
 		return nil
 	}
 	return &problem.Problem{Code: "backup.not-pruned", Subject: c.Database, Severity: problem.Degraded,
@@ -241,7 +246,7 @@ func (o PruneOptions) pruneLog(ctx context.Context, c restore.Catalogue, out *Pr
 		pieces, because := needless(own, log, pitr+o.Grace, o.Now)
 		out.Because = because
 		out.Segments += len(pieces)
-		if o.DryRun || len(pieces) == 0 {
+		if o.DryRun { // else even when nothing is to go: what a lock kept before may be wanted again
 			continue
 		}
 		freed, err := o.Vault.Log(id, log.SegmentSize).Drop(ctx, pieces, o.Now.Add(-o.Grace), o.May)
@@ -273,11 +278,16 @@ func needless(backups []vault.Backup, log restore.HeldLog, window time.Duration,
 			from = min(from, b.Start)
 		}
 	}
+	needed := map[string]bool{} // objects; one that holds several pieces stays for each of them
 	for _, p := range log.Held {
-		needed := p.End > from.SegmentStart(log.SegmentSize) || slices.ContainsFunc(backups, func(b vault.Backup) bool {
+		if p.End > from.SegmentStart(log.SegmentSize) || slices.ContainsFunc(backups, func(b vault.Backup) bool {
 			return p.Start <= b.Stop && p.End > b.Start.SegmentStart(log.SegmentSize)
-		})
-		if !needed {
+		}) {
+			needed[p.Object] = true
+		}
+	}
+	for _, p := range log.Held {
+		if !needed[p.Object] {
 			pieces = append(pieces, p)
 		}
 	}

@@ -229,6 +229,11 @@ func TestLogThatLeadsFromARestoreToThePastStays(t *testing.T) {
 			t.Errorf("%s stays (%s)", go1, because)
 		}
 	}
+	joined := log
+	joined.Held = []wal.Held{{Timeline: 1, Start: at(10), End: at(11), Object: "bundle"}, {Timeline: 1, Start: at(20), End: at(21), Object: "bundle"}, piece(1, 12)}
+	if pieces, _ := needless(backups, joined, 17*day, now); len(pieces) != 1 || pieces[0].Object != "1/12" {
+		t.Errorf("of an object with one piece that is needed and one that is not: %v", pieces)
+	}
 	if pieces, _ := needless(backups[2:], log, 17*day, now); len(pieces) != 0 {
 		t.Error("log goes although no backup is older than the window")
 	}

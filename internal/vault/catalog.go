@@ -50,6 +50,15 @@ type row struct {
 	Gone bool   `json:"g,omitempty"` // it was let go of
 }
 
+// over reports whether r says more of a blob than old: what was stored again after it was let go of is there again, and in
+// one second it was stored before it was let go of.
+func (r row) over(old row) bool {
+	if r.At != old.At {
+		return r.At > old.At
+	}
+	return r.Gone && !old.Gone
+}
+
 // page is one object of the catalog.
 type page struct {
 	Covers []string `json:"covers,omitempty"` // pages that this one has merged
@@ -199,7 +208,7 @@ func (v *Vault) readCatalog(ctx context.Context) (catalog, error) {
 	}
 	for n := range c.live {
 		for _, r := range pages[n].rows {
-			if old, ok := c.rows[r.Name]; !ok || r.Gone && !old.Gone {
+			if old, ok := c.rows[r.Name]; !ok || r.over(old) {
 				c.rows[r.Name] = r
 			}
 		}

@@ -1,11 +1,15 @@
 package vault
 
 import (
+	"context"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
 	"holdfast/internal/problem"
+	"holdfast/internal/redact"
+	"holdfast/internal/vault/store"
 )
 
 func TestClocksThatDifferAreAProblem(t *testing.T) {
@@ -24,5 +28,72 @@ func TestClocksThatDifferAreAProblem(t *testing.T) {
 		if ok != c.wrong || ok && p.Code != "vault.clock" {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+func TestTheLaterWordOfTheCatalogCounts(t *testing.T) {
+	for name, c := range map[string]struct {
+		old, new row
+		want     bool
+	}{
+		"let go of after it was stored":    {row{At: 10}, row{At: 20, Gone: true}, true},
+		"stored again after it had gone":   {row{At: 20, Gone: true}, row{At: 30}, true},
+		"stored before it went":            {row{At: 20, Gone: true}, row{At: 10}, false},
+		"both in one second: it went last": {row{At: 20}, row{At: 20, Gone: true}, true},
+		"the same, read the other way":     {row{At: 20, Gone: true}, row{At: 20}, false},
+	} {
+		if got := c.new.over(c.old); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+// renewals is a place with locks that notes which were asked to be made longer.
+type renewals struct {
+	store.Store
+	asked []string
+}
+
+func (r *renewals) Renew(_ context.Context, name string, _ time.Time) (bool, error) {
+	r.asked = append(r.asked, name)
+	return true, nil
+}
+
+func TestALockThatAloneKeepsSomethingIsNotRenewed(t *testing.T) {
+	v, err := Create(t.Context(), Config{URL: "file://" + t.TempDir() + "/v", Key: redact.Secret("pass"), Application: "clinic"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := v.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	place := &renewals{Store: v.recorder.Store}
+	v.recorder.Store = place
+	renewed := func() []string {
+		t.Helper()
+		place.asked = nil
+		if _, err := v.RenewLocks(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return place.asked
+	}
+	if !slices.Contains(renewed(), identityFile) {
+		t.Fatal("nothing was renewed at first")
+	}
+	for _, names := range [][]string{{identityFile, "wal/7/x"}, {"wal/7/x"}, nil} {
+		if err := v.condemn(t.Context(), "wal/7", names); err != nil {
+			t.Fatal(err)
+		}
+		if err := v.condemn(t.Context(), packsPart, []string{"repository/p1"}); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := slices.Contains(renewed(), identityFile), !slices.Contains(names, identityFile); got != want {
+			t.Errorf("%v would go: renewed %v", names, got)
+		}
+	}
+	if again, err := v.doomed(t.Context()); err != nil || len(again) != 1 {
+		t.Errorf("left %v, %v", again, err)
 	}
 }

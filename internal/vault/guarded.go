@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
 	"sync/atomic"
 
 	"holdfast/internal/vault/store"
@@ -20,7 +22,22 @@ type guard struct {
 	may     func(context.Context) error // an error ends the work: we are no longer the one who may delete
 	end     context.CancelCauseFunc     // kopia tries again what fails, unless its context has ended
 	deleted atomic.Int64
-	locked  atomic.Int64
+
+	mu     sync.Mutex // guards what follows
+	locked []string
+}
+
+// keep notes what the place's own lock keeps for now.
+func (g *guard) keep(name string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.locked = append(g.locked, name)
+}
+
+func (g *guard) freed() Freed {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return Freed{Objects: g.deleted.Load(), Locked: int64(len(g.locked)), locked: slices.Clone(g.locked)}
 }
 
 func (g *guarded) Delete(ctx context.Context, name string) error {
@@ -36,10 +53,12 @@ func (g *guarded) Delete(ctx context.Context, name string) error {
 	err := g.Store.Delete(ctx, name)
 	switch {
 	case errors.Is(err, store.ErrLocked):
-		now.locked.Add(1)
+		now.keep(name)
 		return nil
 	case err == nil:
 		now.deleted.Add(1)
+	case errors.Is(err, store.ErrDenied): // nothing that follows would go either
+		now.end(err)
 	}
 	return err
 }

@@ -53,11 +53,16 @@ type renewer interface {
 }
 
 // RenewLocks makes the locks of what is still kept as long as they were at first, in each copy whose place has locks, once
-// half of that time is over. It gives their number; what cannot be renewed does not keep the rest from it.
+// half of that time is over. What a lock alone keeps from being let go of is left to run out. It gives their number; what cannot be
+// renewed does not keep the rest from it.
 func (v *Vault) RenewLocks(ctx context.Context) (int, error) {
 	open, _ := v.copiesAlone()
 	if v.recorder != nil && v.members == nil {
 		open[""] = v.recorder.Store
+	}
+	condemned, err := v.doomed(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("renew the locks of vault %s: %w", v.name, err)
 	}
 	n := 0
 	var errs []error
@@ -67,6 +72,9 @@ func (v *Vault) RenewLocks(ctx context.Context) (int, error) {
 			continue
 		}
 		err := open[c].List(ctx, "", func(i store.Info) error {
+			if condemned[i.Name] {
+				return nil
+			}
 			did, err := place.Renew(ctx, i.Name, i.ModTime)
 			if did {
 				n++

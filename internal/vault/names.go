@@ -28,7 +28,7 @@ func passing(name string) bool {
 	case strings.HasPrefix(name, "lost+found/"):
 		return true
 	}
-	return name == checkFile || name == fillingFile
+	return name == checkFile || name == rightFile || name == fillingFile
 }
 
 // changing names what is replaced on purpose.

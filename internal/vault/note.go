@@ -21,6 +21,7 @@ const (
 	Pin    = "pin"    // an operator wants the backup to stay
 	Hold   = "hold"   // a legal hold: it must stay, and lifting that needs a reason
 	Doomed = "doomed" // retention will let it go when the grace is over
+	Lifted = "lifted" // a legal hold was lifted: who did, and why; it stays with the backup
 )
 
 // Note says something about one backup beside what is in it. There is at most one of a kind for a backup.
@@ -78,7 +79,7 @@ func (v *Vault) notes(ctx context.Context) ([]Note, error) {
 // PutNote writes a note, in the place of an older one of its kind. It makes sure afterwards that the backup is still
 // listed: otherwise ErrNoBackup, and nothing is noted.
 func (v *Vault) PutNote(ctx context.Context, n Note) error {
-	if n.Backup == "" || n.By == "" || n.At.IsZero() || !slices.Contains([]string{Pin, Hold, Doomed}, n.Kind) {
+	if n.Backup == "" || n.By == "" || n.At.IsZero() || !slices.Contains([]string{Pin, Hold, Doomed, Lifted}, n.Kind) {
 		return fmt.Errorf("note %q on backup %q: it must name backup, kind, who and when", n.Kind, n.Backup)
 	}
 	n.At = n.At.UTC().Truncate(time.Second)
@@ -114,6 +115,17 @@ func (v *Vault) DropNotes(ctx context.Context, backup string, kinds ...string) e
 		return fmt.Errorf("remove notes on %s in vault %s: %w", backup, v.name, err)
 	}
 	return nil
+}
+
+// Lift ends a legal hold, and notes who did and why before that.
+func (v *Vault) Lift(ctx context.Context, backup, by, reason string, at time.Time) error {
+	if reason == "" {
+		return fmt.Errorf("lift the hold on %s: it needs a reason", backup)
+	}
+	if err := v.PutNote(ctx, Note{Backup: backup, Kind: Lifted, By: by, At: at, Reason: reason}); err != nil {
+		return err
+	}
+	return v.DropNotes(ctx, backup, Hold)
 }
 
 func noteLabels(backup, kind string) map[string]string {
@@ -201,7 +213,7 @@ func (v *Vault) Forget(ctx context.Context, backup string) (gone bool, err error
 		if err := dropManifests(ctx, w, map[string]string{manifest.TypeLabelKey: typeValidation, "backup": backup}); err != nil {
 			return err
 		}
-		return dropManifests(ctx, w, noteLabels(backup, Doomed))
+		return errors.Join(dropManifests(ctx, w, noteLabels(backup, Doomed)), dropManifests(ctx, w, noteLabels(backup, Lifted)))
 	})
 	if err != nil {
 		return true, fmt.Errorf("remove what was noted on backup %s: %w", backup, err)
@@ -215,5 +227,5 @@ func (v *Vault) kept(ctx context.Context, backup string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return slices.ContainsFunc(all, func(n Note) bool { return n.Backup == backup && n.Kind != Doomed }), nil
+	return slices.ContainsFunc(all, func(n Note) bool { return n.Backup == backup && (n.Kind == Pin || n.Kind == Hold) }), nil
 }

@@ -24,13 +24,11 @@ import (
 // chunks after the last backup that used them.
 const Grace = 72 * time.Hour
 
-// skewMax is by how much the clock here and the one of the vault's place may differ.
-const skewMax = 5 * time.Minute
-
 // Freed is what was let go of in a vault's place.
 type Freed struct {
 	Objects int64 `json:"objects"`
 	Locked  int64 `json:"locked"` // kept by the place's own lock for now; tried again another time
+	locked  []string
 }
 
 // ReclaimOptions say under whose leave chunks are freed.
@@ -51,10 +49,7 @@ func (v *Vault) Reclaim(ctx context.Context, o ReclaimOptions) (Freed, error) {
 		return Freed{}, fmt.Errorf("free space in vault %s: %w", v.name, err)
 	}
 	defer done()
-	if err := v.checkClock(ctx); err != nil {
-		return Freed{}, err
-	}
-	if err := v.MayDelete(ctx); err != nil {
+	if err := v.MayLetGo(ctx); err != nil {
 		return Freed{}, err
 	}
 	if err := v.readAll(ctx); err != nil {
@@ -62,6 +57,7 @@ func (v *Vault) Reclaim(ctx context.Context, o ReclaimOptions) (Freed, error) {
 	}
 	safety := maintenance.SafetyFull
 	safety.MinContentAgeSubjectToGC, safety.PackDeleteMinAge = Grace, Grace
+	safety.MarginBetweenSnapshotGC = Grace // a base backup may run for so long before what it found in the vault is listed
 	if o.Alone {
 		safety = maintenance.SafetyNone
 	}
@@ -73,11 +69,14 @@ func (v *Vault) Reclaim(ctx context.Context, o ReclaimOptions) (Freed, error) {
 			return maintenance.Run(ctx, p, safety)
 		})
 	})
-	freed := Freed{Objects: g.deleted.Load(), Locked: g.locked.Load()}
+	freed := g.freed()
 	if ended := context.Cause(ctx); ended != nil {
 		err = ended
 	}
-	if err = errors.Join(err, v.broken()); err != nil {
+	if err = errors.Join(err, v.broken()); err == nil {
+		err = v.condemn(ctx, packsPart, freed.locked)
+	}
+	if err != nil {
 		return freed, fmt.Errorf("free space in vault %s: %w", v.name, err)
 	}
 	return freed, nil
@@ -89,29 +88,6 @@ func (v *Vault) watch(ctx context.Context, may func(context.Context) error) (*gu
 		return nil, nil, nil, errors.New("the vault is open for reading alone")
 	}
 	return v.guard.watch(ctx, may)
-}
-
-// checkClock compares the clock here with the one by which the place dates what it stores.
-func (v *Vault) checkClock(ctx context.Context) error {
-	if err := v.TryWrite(ctx); err != nil {
-		return err
-	}
-	now := time.Now()
-	info, err := v.files.Stat(ctx, checkFile)
-	if err != nil {
-		return fmt.Errorf("ask vault %s for its time: %w", v.name, err)
-	}
-	return v.compareClocks(now, info.ModTime)
-}
-
-func (v *Vault) compareClocks(here, there time.Time) error {
-	if skew := here.Sub(there).Abs(); skew > skewMax {
-		return &problem.Problem{Code: "vault.clock", Subject: v.name, Severity: problem.Degraded,
-			Title:   fmt.Sprintf("the clock here and the vault's differ by %s", skew.Round(time.Second)),
-			Meaning: "Nothing is let go: what is old by a wrong clock may be new. Backups and the log go on.",
-			Remedy:  "set the clock of this host right (chronyc tracking), or that of the vault's machine"}
-	}
-	return nil
 }
 
 // readAll errs unless each listed backup's own entry can be read.
@@ -163,10 +139,9 @@ func (l *Log) Drop(ctx context.Context, pieces []wal.Held, before time.Time, may
 		return Freed{}, fmt.Errorf("let go of log in vault %s: %w", l.vault.name, err)
 	}
 	defer done()
-	freed := func() Freed { return Freed{Objects: g.deleted.Load(), Locked: g.locked.Load()} }
 	for _, p := range pieces {
 		if path.Dir(p.Object) != l.dir(p.Timeline) {
-			return freed(), fmt.Errorf("let go of log %s: it is none of system %d", p.Object, l.systemID)
+			return g.freed(), fmt.Errorf("let go of log %s: it is none of system %d", p.Object, l.systemID)
 		}
 		info, err := l.vault.files.Stat(ctx, p.Object)
 		if errors.Is(err, store.ErrNotFound) || err == nil && !info.ModTime.Before(before) {
@@ -176,8 +151,9 @@ func (l *Log) Drop(ctx context.Context, pieces []wal.Held, before time.Time, may
 			err = l.vault.files.Delete(ctx, p.Object)
 		}
 		if err != nil {
-			return freed(), fmt.Errorf("let go of log %s in vault %s: %w", p.Object, l.vault.name, err)
+			return g.freed(), fmt.Errorf("let go of log %s in vault %s: %w", p.Object, l.vault.name, err)
 		}
 	}
-	return freed(), nil
+	freed := g.freed()
+	return freed, l.vault.condemn(ctx, l.root(), freed.locked)
 }

@@ -11,7 +11,10 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"holdfast/internal/problem"
+	"holdfast/internal/redact"
 	"holdfast/internal/vault"
+	"holdfast/internal/vault/s3store"
 	"holdfast/internal/vault/wal"
 )
 
@@ -158,6 +161,34 @@ func TestLogUnderLockStaysAndTheRestGoes(t *testing.T) {
 	if err != nil || freed.Locked != 2 || freed.Objects != 0 {
 		t.Errorf("freed %+v, %v", freed, err)
 	}
+}
+
+func TestWithoutTheRightToDeleteNothingIsLetGo(t *testing.T) {
+	here, _ := inBucket(t, false)
+	v := createIn(t, here)
+	if err := v.MayLetGo(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	conf := here.conf
+	conf.S3.Delete = s3store.Access{KeyID: "nobody", Secret: redact.Secret("nothing")}
+	archives := reopenedAs(t, conf)
+	for name, err := range map[string]error{
+		"asked":    archives.MayLetGo(t.Context()),
+		"freeing":  second(archives.Reclaim(t.Context(), vault.ReclaimOptions{Alone: true})),
+		"too much": reopenedReadOnly(t, here.conf).MayLetGo(t.Context()),
+	} {
+		p, ok := errors.AsType[*problem.Problem](err)
+		if name == "too much" && !errors.Is(err, vault.ErrReadOnly) || name != "too much" && (!ok || p.Code != "vault.no-right-to-delete") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func second(_ vault.Freed, err error) error { return err }
+
+func reopenedReadOnly(t *testing.T, conf vault.Config) *vault.Vault {
+	conf.ReadOnly = true
+	return reopenedAs(t, conf)
 }
 
 func TestOnlyOldLogIsDropped(t *testing.T) {

@@ -22,7 +22,9 @@ type record struct {
 }
 
 // records names what changes by putRecord.
-func isRecord(name string) bool { return name == recordFile || name == provenFile }
+func isRecord(name string) bool {
+	return name == recordFile || name == provenFile || name == condemnedFile
+}
 
 func (v *Vault) recordProof(name string, r record) (string, error) {
 	key, err := v.repo.DeriveKey("holdfast-record-v1", 32)

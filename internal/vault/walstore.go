@@ -49,7 +49,9 @@ func (v *Vault) Log(systemID, segmentSize uint64) *Log {
 // SegmentSize in bytes.
 func (l *Log) SegmentSize() uint64 { return l.segmentSize }
 
-func (l *Log) dir(timeline uint32) string { return fmt.Sprintf("wal/%d/%08X", l.systemID, timeline) }
+func (l *Log) root() string { return fmt.Sprintf("wal/%d", l.systemID) }
+
+func (l *Log) dir(timeline uint32) string { return fmt.Sprintf("%s/%08X", l.root(), timeline) }
 
 // PutSegment stores a whole segment. covers is the sender's clock when it sent the segment's end (zero =
 // unknown). Storing the same content again is no error, other content is a *DuplicateError.

@@ -1,0 +1,55 @@
+package vault
+
+import (
+	"context"
+	"maps"
+	"slices"
+)
+
+// condemnedFile names what would have been let go of if the place did not keep it under lock: its lock is not renewed,
+// so that it goes once its time is over. Nothing is deleted because it stands there; each run writes its part anew, so that
+// what is wanted again is not in it any more.
+const condemnedFile = "condemned.json"
+
+// packsPart is the part of [Vault.Reclaim].
+const packsPart = "repository"
+
+type condemned struct {
+	Parts map[string][]string `json:"parts"`
+}
+
+// condemn notes what a lock kept from one part of the vault going.
+func (v *Vault) condemn(ctx context.Context, part string, names []string) error {
+	var all condemned
+	if _, err := v.getRecord(ctx, condemnedFile, &all); err != nil {
+		return err
+	}
+	slices.Sort(names)
+	if slices.Equal(all.Parts[part], names) {
+		return nil
+	}
+	parts := maps.Clone(all.Parts)
+	if parts == nil {
+		parts = map[string][]string{}
+	}
+	parts[part] = names
+	if len(names) == 0 {
+		delete(parts, part)
+	}
+	return v.putRecord(ctx, condemnedFile, condemned{parts})
+}
+
+// doomed are the names whose locks are not renewed.
+func (v *Vault) doomed(ctx context.Context) (map[string]bool, error) {
+	var all condemned
+	if _, err := v.getRecord(ctx, condemnedFile, &all); err != nil {
+		return nil, err
+	}
+	out := map[string]bool{}
+	for _, names := range all.Parts {
+		for _, n := range names {
+			out[n] = true
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,76 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"holdfast/internal/problem"
+	"holdfast/internal/vault/store"
+)
+
+// skewMax is by how much the clock here and the one of a copy's place may differ.
+const skewMax = 5 * time.Minute
+
+// rightFile is the one blob that a test of deleting stores and deletes.
+const rightFile = "check.delete"
+
+// MayLetGo is nil when this host may let go of what is no longer wanted: the clocks agree, [Vault.MayDelete] has nothing
+// against it, and the credentials have the right to delete. Without that right everything stays, listed as it is.
+func (v *Vault) MayLetGo(ctx context.Context) error {
+	if v.guard == nil {
+		return fmt.Errorf("let go of what is old in vault %s: %w", v.name, ErrReadOnly)
+	}
+	if err := v.MayDelete(ctx); err != nil {
+		return err
+	}
+	if err := v.checkClocks(ctx); err != nil {
+		return err
+	}
+	if err := v.files.Replace(ctx, rightFile, store.Bytes("may this be deleted?")); err != nil {
+		return fmt.Errorf("write to vault %s: %w", v.name, err)
+	}
+	err := v.files.Delete(ctx, rightFile)
+	if errors.Is(err, store.ErrDenied) {
+		return &problem.Problem{Code: "vault.no-right-to-delete", Subject: v.name, Severity: problem.Degraded,
+			Title:   "the credentials have no right to delete: " + err.Error(),
+			Meaning: "Nothing is let go and the vault grows. Backups and the log go on.",
+			Remedy:  "give the copy credentials below delete in the plan"}
+	}
+	if err != nil {
+		return fmt.Errorf("try to delete in vault %s: %w", v.name, err)
+	}
+	return nil
+}
+
+// checkClocks compares the clock here with the one by which each copy's place dates what it stores.
+func (v *Vault) checkClocks(ctx context.Context) error {
+	if err := v.TryWrite(ctx); err != nil {
+		return err
+	}
+	now := time.Now()
+	open, _ := v.copiesAlone() // that each answers has been asked
+	for _, c := range slices.Sorted(maps.Keys(open)) {
+		info, err := open[c].Stat(ctx, checkFile)
+		if err != nil {
+			return fmt.Errorf("ask vault %s for its time: %w", v.name, err)
+		}
+		if err := v.compareClocks(now, info.ModTime); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (v *Vault) compareClocks(here, there time.Time) error {
+	if skew := here.Sub(there).Abs(); skew > skewMax {
+		return &problem.Problem{Code: "vault.clock", Subject: v.name, Severity: problem.Degraded,
+			Title:   fmt.Sprintf("the clock here and the vault's differ by %s", skew.Round(time.Second)),
+			Meaning: "Nothing is let go: what is old by a wrong clock may be new. Backups and the log go on.",
+			Remedy:  "set the clock of this host right (chronyc tracking), or that of the vault's machine"}
+	}
+	return nil
+}
