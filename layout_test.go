@@ -85,6 +85,7 @@ var rooms = []room{
 var fences = []fence{
 	{module: "github.com/kopia/kopia", folders: "internal/vault/..."},
 	{module: "github.com/minio/minio-go", folders: "internal/vault/s3store/..."},
+	{module: "github.com/Azure/azure-sdk-for-go", folders: "internal/vault/azstore/..."},
 	{module: "github.com/klauspost/compress", folders: "internal/vault/... bench/backup"},
 	{module: "github.com/zeebo/blake3", folders: "internal/vault/... bench/backup"},
 	{module: "go.etcd.io/etcd", folders: "internal/cluster/etcd"},

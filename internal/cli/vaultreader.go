@@ -25,7 +25,7 @@ type vaultFlags struct{ root, url, key string }
 
 func (f *vaultFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.root, "root", "", rootUsage)
-	cmd.Flags().StringVar(&f.url, "vault", "", "a vault's URL or directory, to work without plan and agents; needs --key (for s3:// also AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, where needed, AWS_ENDPOINT_URL)")
+	cmd.Flags().StringVar(&f.url, "vault", "", "a vault's URL or directory, to work without plan and agents; needs --key (for s3:// also AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, where needed, AWS_ENDPOINT_URL; for azblob:// AZURE_STORAGE_KEY, AZURE_STORAGE_SAS_TOKEN or AZURE_STORAGE_CONNECTION_STRING)")
 	cmd.Flags().StringVar(&f.key, "key", "", "file with the vault's key, or a reference (env:NAME, exec:COMMAND); needs --vault")
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 
 	"holdfast/internal/plan"
 	"holdfast/internal/redact"
@@ -23,11 +24,15 @@ func PlaceOf(ctx context.Context, p *plan.Plan, v plan.Vault, c plan.Copy) (vaul
 	return conf, conf.Unready
 }
 
-// Alone reaches a vault by its address and key, without a plan. A bucket's credentials come from the environment.
+// Alone reaches a vault by its address and key, without a plan. A bucket's or container's credentials come from the environment.
 func Alone(url string, key redact.String) (vault.Config, error) {
 	conf := vault.Config{URL: url, Key: key}
 	var err error
-	conf.S3, err = bucket(context.Background(), plan.S3{}) // nothing in it is waited for
+	if strings.HasPrefix(url, "azblob:") { // nothing in either is waited for
+		conf.Azure, err = azure(context.Background(), url, plan.Azure{})
+	} else {
+		conf.S3, err = bucket(context.Background(), plan.S3{})
+	}
 	return conf, err
 }
 

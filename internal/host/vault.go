@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"holdfast/internal/agent"
 	"holdfast/internal/cluster"
@@ -46,13 +47,18 @@ func VaultConfig(ctx context.Context, p *plan.Plan, name string) (vault.Config, 
 
 // first makes a place the one that is asked first.
 func first(conf *vault.Config, p vault.Place) {
-	conf.Copy, conf.URL, conf.S3, conf.Unready = p.Copy, p.URL, p.S3, p.Unready
+	conf.Copy, conf.URL, conf.S3, conf.Azure, conf.Unready = p.Copy, p.URL, p.S3, p.Azure, p.Unready
 }
 
 func copyPlace(ctx context.Context, v plan.Vault, c plan.Copy) vault.Place {
 	place := vault.Place{Copy: c.Name, URL: c.URL}
 	var err error
-	if place.S3, err = bucket(ctx, c.S3); err != nil {
+	if strings.HasPrefix(c.URL, "azblob:") {
+		place.Azure, err = azure(ctx, c.URL, c.Azure)
+	} else {
+		place.S3, err = bucket(ctx, c.S3)
+	}
+	if err != nil {
 		place.Unready = fmt.Errorf("reach copy %s of vault %s: %w", c.Name, v.Name, err)
 	}
 	return place

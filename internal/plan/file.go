@@ -240,7 +240,7 @@ func role(dir string) form[roleFile] {
 func vault(dir string) form[vaultFile] {
 	return object(
 		must(key("key", secret(dir), "Reference to the key that encrypts everything: env:NAME, file:/path or exec:command.", func(f *vaultFile) *located[Secret] { return &f.key })),
-		must(key("copies", byName(label(), vaultCopy(dir)), "Places that each hold all of it, usually named after a site: file:///path, s3://bucket/prefix, or a mapping with url.", func(f *vaultFile) *located[[]named[copyFile]] { return &f.copies })),
+		must(key("copies", byName(label(), vaultCopy(dir)), "Places that each hold all of it, usually named after a site: file:///path, s3://bucket/prefix, azblob://account/container/prefix, or a mapping with url.", func(f *vaultFile) *located[[]named[copyFile]] { return &f.copies })),
 	)
 }
 

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,6 +25,7 @@ type (
 		read   located[accessFile]
 		delete located[accessFile]
 		lock   located[time.Duration]
+		azureFile
 	}
 	accessFile struct {
 		keyID located[Secret]
@@ -35,8 +37,8 @@ type (
 func vaultCopy(dir string) form[copyFile] {
 	address := copyURL()
 	whole := object(
-		must(key("url", address, "Where it lies: file:///path or s3://bucket/prefix.", func(f *copyFile) *located[string] { return &f.url })),
-		key("endpoint", endpoint(), "Where the S3 service answers, http(s)://host:port (default: Amazon's).", func(f *copyFile) *located[string] { return &f.endpoint }),
+		must(key("url", address, "Where it lies: file:///path, s3://bucket/prefix or azblob://account/container/prefix.", func(f *copyFile) *located[string] { return &f.url })),
+		key("endpoint", endpoint(), "Where the service answers, http(s)://host:port (default: Amazon's for s3://, the account's own for azblob://).", func(f *copyFile) *located[string] { return &f.endpoint }),
 		key("region", nameText(label()), "The bucket's region (default: us-east-1 at an endpoint, looked up at Amazon).", func(f *copyFile) *located[string] { return &f.region }),
 		key("access_key", secret(dir), "Reference to the access key's id (default: AWS_ACCESS_KEY_ID of the host).", func(f *copyFile) *located[Secret] { return &f.keyID }),
 		key("secret_key", secret(dir), "Reference to the secret access key (default: AWS_SECRET_ACCESS_KEY of the host).", func(f *copyFile) *located[Secret] { return &f.key }),
@@ -44,6 +46,10 @@ func vaultCopy(dir string) form[copyFile] {
 		key("delete", access(dir), "Other credentials for deleting, so that those for writing need no such right.", func(f *copyFile) *located[accessFile] { return &f.delete }),
 		key("ca_file", path(dir), "Authorities that sign the endpoint's certificate, PEM (default: the system's).", func(f *copyFile) *located[string] { return &f.caFile }),
 		key("path_style", yesNo(), "Whether the bucket stands in the path and not in the host's name (default: by the endpoint).", func(f *copyFile) *located[bool] { return &f.pathStyle }),
+		key("account_key", secret(dir), "Reference to the Azure account's key (default: AZURE_STORAGE_KEY of the host).", func(f *copyFile) *located[Secret] { return &f.accountKey }),
+		key("sas", secret(dir), "Reference to a shared access signature for Azure, instead of account_key (default: AZURE_STORAGE_SAS_TOKEN of the host).", func(f *copyFile) *located[Secret] { return &f.sas }),
+		key("read_sas", secret(dir), "Another signature for reading.", func(f *copyFile) *located[Secret] { return &f.readSAS }),
+		key("delete_sas", secret(dir), "Another signature for deleting, so that the one for writing needs no such right.", func(f *copyFile) *located[Secret] { return &f.deleteSAS }),
 		key("lock", span(day, 100*year), "How long nobody can delete what was stored; the bucket must have object lock.", func(f *copyFile) *located[time.Duration] { return &f.lock }),
 	)
 	read := func(r *mistakes, n ast.Node, at Place, path keyPath) (copyFile, bool) {
@@ -77,19 +83,31 @@ func (f copyFile) check(ms *mistakes, at Place, path keyPath) {
 			ms.addKey(at, where, "access_key and secret_key go together (allowed: both, or neither)")
 		}
 	}
-	if strings.HasPrefix(f.url.value, "s3://") || !f.url.written() {
-		return
+	if f.accountKey.written() && f.sas.written() {
+		ms.addKey(at, path, "account_key and sas are two ways in (allowed: one of them, or neither)")
 	}
+	scheme, _, _ := strings.Cut(f.url.value, "://")
+	const s3, azure = "s3", "azblob"
 	for _, k := range []struct {
-		name string
-		at   Place
+		name, of string
+		at       Place
 	}{
-		{"endpoint", f.endpoint.at}, {"region", f.region.at}, {"access_key", f.keyID.at}, {"secret_key", f.key.at}, {"read", f.read.at},
-		{"delete", f.delete.at}, {"ca_file", f.caFile.at}, {"path_style", f.pathStyle.at}, {"lock", f.lock.at},
+		{"endpoint", s3 + " " + azure, f.endpoint.at}, {"region", s3, f.region.at}, {"access_key", s3, f.keyID.at}, {"secret_key", s3, f.key.at},
+		{"read", s3, f.read.at}, {"delete", s3, f.delete.at}, {"ca_file", s3 + " " + azure, f.caFile.at}, {"path_style", s3, f.pathStyle.at}, {"lock", s3, f.lock.at},
+		{"account_key", azure, f.accountKey.at}, {"sas", azure, f.sas.at}, {"read_sas", azure, f.readSAS.at}, {"delete_sas", azure, f.deleteSAS.at},
 	} {
-		if k.at.Line > 0 {
-			ms.addKey(k.at, path, "%s has no meaning for %s (allowed: with s3://bucket/prefix)", k.name, f.url.value)
+		if k.at.Line == 0 || !f.url.written() || slices.Contains(strings.Fields(k.of), scheme) {
+			continue
 		}
+		if k.name == "lock" && scheme == azure {
+			ms.addKey(k.at, path, "lock is not available in this version for %s (give the container a time-based retention policy at Azure instead)", f.url.value)
+			continue
+		}
+		allowed := "s3://bucket/prefix"
+		if k.of == azure {
+			allowed = "azblob://account/container/prefix"
+		}
+		ms.addKey(k.at, path, "%s has no meaning for %s (allowed: with %s)", k.name, f.url.value, allowed)
 	}
 }
 
@@ -102,6 +120,12 @@ func access(dir string) form[accessFile] {
 
 // resolved is the place as the rest of the program reads it.
 func (f copyFile) resolved(name string) Copy {
+	if strings.HasPrefix(f.url.value, "azblob://") {
+		return Copy{Name: name, URL: f.url.value, Azure: Azure{
+			Endpoint: f.endpoint.value, CAFile: f.caFile.value, AccountKey: f.accountKey.value, SAS: f.sas.value,
+			ReadSAS: f.readSAS.value, DeleteSAS: f.deleteSAS.value,
+		}}
+	}
 	c := Copy{Name: name, URL: f.url.value, S3: S3{
 		Endpoint: f.endpoint.value, Region: f.region.value, CAFile: f.caFile.value, Lock: f.lock.value,
 		Write: f.resolve(), Read: f.read.value.resolve(), Delete: f.delete.value.resolve(),
@@ -116,10 +140,13 @@ func (f accessFile) resolve() Access { return Access{KeyID: f.keyID.value, Key: 
 
 // shown is the place as a plan file has it.
 func (c Copy) shown() any {
-	if c.S3 == (S3{}) {
+	m := mapping{{Key: "url", Value: c.URL}}
+	switch {
+	case c.Azure != (Azure{}):
+		return append(m, c.Azure.shown()...)
+	case c.S3 == (S3{}):
 		return c.URL
 	}
-	m := mapping{{Key: "url", Value: c.URL}}
 	m.putText("endpoint", c.S3.Endpoint)
 	m.putText("region", c.S3.Region)
 	m = append(m, c.S3.Write.shown()...)
@@ -141,15 +168,17 @@ func (a Access) shown() mapping {
 }
 
 // same reports whether two places are one: an address means another place at another endpoint.
-func (c Copy) same(o Copy) bool { return c.URL == o.URL && c.S3.Endpoint == o.S3.Endpoint }
+func (c Copy) same(o Copy) bool {
+	return c.URL == o.URL && c.S3.Endpoint == o.S3.Endpoint && c.Azure.Endpoint == o.Azure.Endpoint
+}
 
-const copyPlaces = "file:///path, file://${root}/path or s3://bucket/prefix"
+const copyPlaces = "file:///path, file://${root}/path, s3://bucket/prefix or azblob://account/container/prefix"
 
 var bucketURL = regexp.MustCompile(`^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._/-]*)?$`)
 
 // copyURL is where a copy of a vault lies.
 func copyURL() form[string] {
-	schema := jsonSchema{"pattern": `^(file://(/|\$\{root\}/).+|s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._/-]*)?)$`}
+	schema := jsonSchema{"pattern": `^(file://(/|\$\{root\}/).+|s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._/-]*)?|azblob://[a-z0-9]{3,24}/[a-z0-9](-?[a-z0-9]){2,62}(/[A-Za-z0-9._/-]*)?)$`}
 	return text(schema, "a place: "+copyPlaces, func(s string) (string, error) {
 		scheme, rest, ok := strings.Cut(s, "://")
 		switch {
@@ -157,7 +186,9 @@ func copyURL() form[string] {
 			return "", errors.New("carries a user name or password, and is not repeated here (" + copyPlaces + ")")
 		case ok && scheme == "s3":
 			return bucketPlace(s)
-		case ok && (scheme == "azure" || scheme == "azblob" || scheme == "gs" || scheme == "sftp"):
+		case ok && scheme == "azblob":
+			return containerPlace(s)
+		case ok && (scheme == "azure" || scheme == "gs" || scheme == "sftp"):
 			return "", fmt.Errorf("%q is not available in this version (%s)", s, copyPlaces)
 		case !ok || scheme != "file" || !rooted(rest) || strings.ContainsAny(rest, "\n\x00?#%") || strings.Contains(strings.TrimPrefix(rest, rootTemplate), "${"):
 			return "", fmt.Errorf("%q is not a place for a vault (%s)", s, copyPlaces)
@@ -182,7 +213,7 @@ func bucketPlace(s string) (string, error) {
 	return clean, nil
 }
 
-// endpoint is where an S3 service answers.
+// endpoint is where a service answers.
 func endpoint() form[string] {
 	const allowed = "https://host or https://host:port"
 	return text(jsonSchema{"pattern": `^https?://[^/@?#]+/?$`}, allowed, func(s string) (string, error) {

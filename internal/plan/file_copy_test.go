@@ -39,6 +39,12 @@ func TestACopyOfAVaultIsReadAndShownAgain(t *testing.T) {
 				Lock: 30 * 24 * time.Hour, CAFile: "/etc/ca.pem",
 			}},
 		},
+		"a container by its address alone": {`"azblob://clinicstore/backup/records/"`, Copy{URL: "azblob://clinicstore/backup/records"}},
+		"a container with a key":           {`{ url: "azblob://clinicstore/backup", account_key: "env:A" }`, Copy{URL: "azblob://clinicstore/backup", Azure: Azure{AccountKey: "env:A"}}},
+		"a container with three signatures": {
+			`{ url: "azblob://clinicstore/backup", endpoint: "https://x.example", sas: "env:A", read_sas: "env:B", delete_sas: "env:C", ca_file: /etc/ca.pem }`,
+			Copy{URL: "azblob://clinicstore/backup", Azure: Azure{Endpoint: "https://x.example", CAFile: "/etc/ca.pem", SAS: "env:A", ReadSAS: "env:B", DeleteSAS: "env:C"}},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c.want.Name = "one"
@@ -83,6 +89,13 @@ func TestACopyThatCannotBeIsRefusedWithItsReason(t *testing.T) {
 		"a mapping without an address":          {`{ region: eu-1 }`, "url is missing"},
 		"a place that this version has not":     {`"azure://account/container"`, "not available in this version"},
 		"another place that this one has not":   {`"sftp://host/x"`, "not available in this version"},
+		"an account in capitals":                {`"azblob://Clinic/backup"`, "3 to 24 small letters"},
+		"a container that is missing":           {`"azblob://clinic"`, "is not a place"},
+		"a container's prefix that leads out":   {`"azblob://clinic/backup/a/../b"`, "is not a place"},
+		"two ways into a container":             {`{ url: "azblob://clinic/backup", account_key: "env:A", sas: "env:B" }`, "two ways in"},
+		"a lock for a container":                {`{ url: "azblob://clinic/backup", lock: 30d }`, "lock is not available in this version"},
+		"a bucket's credentials for Azure":      {`{ url: "azblob://clinic/backup", access_key: "env:A", secret_key: "env:B" }`, "access_key has no meaning"},
+		"a signature for a bucket":              {`{ url: "s3://clinic", sas: "env:A" }`, "sas has no meaning for s3://clinic (allowed: with azblob://"},
 		"two copies that lie in the same place": {`"s3://clinic/x", two: "s3://clinic/x"`, "lies in the same place as copy one"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -143,6 +143,11 @@ func (p *Plan) WithRoot(root string) *Plan {
 		for j, c := range v.Copies {
 			q.Vaults[i].Copies[j].URL = put(c.URL)
 			q.Vaults[i].Copies[j].S3.CAFile = put(c.S3.CAFile)
+			az := &q.Vaults[i].Copies[j].Azure
+			az.CAFile = put(az.CAFile)
+			for _, s := range []*Secret{&az.AccountKey, &az.SAS, &az.ReadSAS, &az.DeleteSAS} {
+				*s = Secret(put(string(*s)))
+			}
 			for _, a := range []*Access{&q.Vaults[i].Copies[j].S3.Write, &q.Vaults[i].Copies[j].S3.Read, &q.Vaults[i].Copies[j].S3.Delete} {
 				a.KeyID, a.Key = Secret(put(string(a.KeyID))), Secret(put(string(a.Key)))
 			}

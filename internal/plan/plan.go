@@ -206,8 +206,20 @@ type Vault struct {
 // Copy is one place where a vault is stored. All copies are equal.
 type Copy struct {
 	Name string // usually the site's name
-	URL  string // file:///absolute/path, file://${root}/path or s3://bucket/prefix
+	URL  string // file:///absolute/path, file://${root}/path, s3://bucket/prefix or azblob://account/container/prefix
 	S3   S3     // how an s3:// place is reached
+
+	Azure Azure // how an azblob:// place is reached
+}
+
+// Azure says how a container is reached. The zero value leaves everything to the environment (AZURE_STORAGE_KEY and others).
+type Azure struct {
+	Endpoint   string // http(s)://host[:port]; "" = the account's own at blob.core.windows.net
+	CAFile     string // authorities that sign the endpoint's certificate, PEM; "" = the system's
+	AccountKey Secret // may do everything; or SAS
+	SAS        Secret // a shared access signature that may write, and do what has none of its own
+	ReadSAS    Secret
+	DeleteSAS  Secret
 }
 
 // S3 says how a bucket is reached. The zero value leaves everything to the environment (AWS_ACCESS_KEY_ID and others).

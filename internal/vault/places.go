@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"holdfast/internal/vault/azstore"
 	"holdfast/internal/vault/copies"
 	"holdfast/internal/vault/filestore"
 	"holdfast/internal/vault/s3store"
@@ -19,15 +20,16 @@ import (
 // Place is one copy of a vault and how it is reached.
 type Place struct {
 	Copy    string         // its name among the vault's copies; "" = it is the only one
-	URL     string         // file:///absolute/path or s3://bucket/prefix
+	URL     string         // file:///absolute/path, s3://bucket/prefix or azblob://account/container/prefix
 	S3      s3store.Config // how an s3:// place is reached; its URL, Locks and Clock are set here
+	Azure   azstore.Config // how an azblob:// place is reached; its URL is set here
 	Filled  bool           // it held the vault once: an empty one is a disk that is not mounted
 	Unready error          // why it cannot be reached at all, such as a secret that is missing
 }
 
 // all are the copies in their order.
 func (c Config) all() []Place {
-	return append([]Place{{Copy: c.Copy, URL: c.URL, S3: c.S3, Filled: c.Filled, Unready: c.Unready}}, c.Others...)
+	return append([]Place{{Copy: c.Copy, URL: c.URL, S3: c.S3, Azure: c.Azure, Filled: c.Filled, Unready: c.Unready}}, c.Others...)
 }
 
 // openStore opens the place that the URL names; create makes it where it can be made: a directory is, a bucket is not.
@@ -47,12 +49,23 @@ func (p Place) openStore(ctx context.Context, create, readOnly bool) (store.Stor
 		}
 		return s3store.Open(ctx, conf)
 	}
+	if strings.HasPrefix(p.URL, "azblob:") {
+		conf := p.Azure
+		conf.URL = p.URL
+		if readOnly {
+			if conf.Read != (azstore.Access{}) {
+				conf.Write = conf.Read
+			}
+			conf.Delete = conf.Write
+		}
+		return azstore.Open(ctx, conf)
+	}
 	u, err := url.Parse(p.URL)
 	if err != nil {
 		return nil, fmt.Errorf("read vault address: %w", err)
 	}
 	if u.Scheme != "file" || u.Host != "" || !filepath.IsAbs(u.Path) {
-		return nil, fmt.Errorf("read vault address %q: not file:///absolute/path or s3://bucket/prefix", p.URL)
+		return nil, fmt.Errorf("read vault address %q: not file:///absolute/path, s3://bucket/prefix or azblob://account/container/prefix", p.URL)
 	}
 	dir := filepath.Clean(u.Path)
 	if create {

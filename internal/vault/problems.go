@@ -25,10 +25,10 @@ func unusable(name, url string, err error) error {
 func noBucket(name, url string, why error) *problem.Problem {
 	return &problem.Problem{
 		Code: "vault.no-bucket", Subject: name, Severity: problem.Critical,
-		Title: "there is no bucket for " + url + ": " + why.Error(),
-		Meaning: "No backup and no log can be stored or read there. Holdfast makes no buckets: what they keep, cost and allow " +
+		Title: "there is no bucket or container for " + url + ": " + why.Error(),
+		Meaning: "No backup and no log can be stored or read there. Holdfast makes none: what they keep, cost and allow " +
 			"is the operator's to say.",
-		Remedy: "make the bucket, or correct the copy's url, endpoint or region in the plan",
+		Remedy: "make it, or correct the copy's url, endpoint or region in the plan",
 	}
 }
 
@@ -37,7 +37,7 @@ func denied(name, url string, why error) *problem.Problem {
 		Code: "vault.denied", Subject: name, Severity: problem.Critical,
 		Title:   "the store does not let us use " + url + ": " + why.Error(),
 		Meaning: "The credentials are unknown there, or lack a right. Nothing was written.",
-		Remedy:  "correct access_key and secret_key of the copy, or give them the rights that the handbook lists",
+		Remedy:  "correct the credentials of the copy in the plan, or give them the rights that the handbook lists",
 	}
 }
 

@@ -29,6 +29,7 @@ import (
 
 	"holdfast/internal/problem"
 	"holdfast/internal/redact"
+	"holdfast/internal/vault/azstore"
 	"holdfast/internal/vault/copies"
 	"holdfast/internal/vault/s3store"
 	"holdfast/internal/vault/store"
@@ -39,6 +40,7 @@ type Config struct {
 	Name        string         // the plan's name for it; "" = the last part of the URL
 	URL         string         // file:///absolute/path or s3://bucket/prefix
 	S3          s3store.Config // how an s3:// place is reached; its URL, Locks and Clock are set here
+	Azure       azstore.Config // how an azblob:// place is reached; its URL is set here
 	Copy        string         // name of this place among the vault's copies; "" = it is the only one
 	Filled      bool           // as in [Place]
 	Unready     error          // as in [Place]

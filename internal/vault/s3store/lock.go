@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/minio/minio-go/v7"
+
+	"holdfast/internal/vault/attempt"
 )
 
 // Renew sets the lock of an object that is locked for less than half of its time to the whole time from now on. It reports
@@ -22,7 +24,7 @@ func (s *Store) Renew(ctx context.Context, name string, stored time.Time) (bool,
 	}
 	renewed := false
 	err = s.try(ctx, "renew the lock of "+name, func(ctx context.Context) error {
-		ctx, done := context.WithTimeoutCause(ctx, s.patience.Silence, errSlow)
+		ctx, done := context.WithTimeoutCause(ctx, s.patience.Silence, attempt.ErrSlow)
 		defer done()
 		info, err := s.write.StatObject(ctx, s.bucket, key, minio.StatObjectOptions{})
 		if err != nil {
@@ -32,7 +34,7 @@ func (s *Store) Renew(ctx context.Context, name string, stored time.Time) (bool,
 		if at, err := time.Parse(time.RFC3339, until); err == nil && at.After(now.Add(s.lock/2)) {
 			return nil
 		} else if until != "" && err != nil {
-			return final{fmt.Errorf("read its date %q: %w", until, err)}
+			return attempt.Final{Err: fmt.Errorf("read its date %q: %w", until, err)}
 		}
 		mode, to := minio.Compliance, now.Add(s.lock).UTC()
 		if err := s.write.PutObjectRetention(ctx, s.bucket, key, minio.PutObjectRetentionOptions{Mode: &mode, RetainUntilDate: &to, VersionID: info.VersionID}); err != nil {

@@ -2,89 +2,33 @@ package s3store
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/http"
 	"strings"
-	"time"
 
 	"github.com/minio/minio-go/v7"
 
+	"holdfast/internal/vault/attempt"
 	"holdfast/internal/vault/store"
 )
 
-// errSlow ends an attempt whose answer does not come, or comes slower than 64 KiB a second.
-var errSlow = errors.New("it answers too slowly")
-
-// errUnread is a store that took an object and does not give it back.
-var errUnread = errors.New("it was stored, and is not there when it is looked up")
-
-// final marks an error that no repeat can mend.
-type final struct{ error }
-
-func (f final) Unwrap() error { return f.error }
-
-// slowest is the rate that content must have, in bytes per second.
-const slowest = 64 << 10
-
-// allow is the time that an attempt with so much content has.
-func (s *Store) allow(size int64) time.Duration {
-	return s.patience.Silence + time.Duration(size/slowest)*time.Second
-}
-
 // try repeats f while what it says may pass, and gives its last error with bucket and endpoint.
 func (s *Store) try(ctx context.Context, do string, f func(context.Context) error) error {
-	return s.tryOn(ctx, do, func(ctx context.Context) (bool, error) { return false, f(ctx) })
+	if err := s.tries().Do(ctx, f); err != nil {
+		return s.explain(do, err)
+	}
+	return nil
 }
 
-// tryOn is try for what goes on where it was cut: an attempt that got further does not count.
-func (s *Store) tryOn(ctx context.Context, do string, f func(context.Context) (further bool, err error)) error {
-	var err error
-	for attempt := 1; ; attempt++ {
-		var further bool
-		further, err = f(ctx)
-		if err == nil {
-			return nil
-		}
-		if further {
-			attempt = 1
-		}
-		if ctx.Err() != nil || attempt >= s.patience.Attempts || !passes(err) {
-			break
-		}
-		if s.pause(ctx, attempt) != nil {
-			break
-		}
-	}
-	if ctx.Err() != nil {
-		err = errors.Join(context.Cause(ctx), err)
-	}
-	return s.explain(do, err)
-}
-
-// pause waits before the next attempt: at least half of the step, so that a store in trouble gets some rest, and not
-// all writers at once.
-func (s *Store) pause(ctx context.Context, attempt int) error {
-	step := min(s.patience.Wait<<min(attempt-1, 20), s.patience.WaitMax)
-	t := s.clock.NewTimer(step/2 + rand.N(step/2+1))
-	defer t.Stop()
-	select {
-	case <-t.C():
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+func (s *Store) tries() attempt.Tries {
+	return attempt.Tries{Patience: s.patience, Clock: s.clock, Passes: passes}
 }
 
 // passes reports whether another attempt may go better: the server is in trouble, the connection broke, or the
 // content was damaged on its way. What the server judged is final.
 func passes(err error) bool {
-	if _, ok := errors.AsType[final](err); ok || errors.Is(err, store.ErrDiffers) || errors.Is(err, ErrNoLock) {
-		return false
-	}
-	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+	if errors.Is(err, ErrNoLock) {
 		return false
 	}
 	r, ok := errors.AsType[minio.ErrorResponse](err)

@@ -22,6 +22,7 @@ import (
 
 	"holdfast/internal/clock"
 	"holdfast/internal/redact"
+	"holdfast/internal/vault/attempt"
 	"holdfast/internal/vault/store"
 )
 
@@ -60,28 +61,7 @@ type Config struct {
 }
 
 // Patience bounds how long one call may take. Zero fields mean the defaults.
-type Patience struct {
-	Attempts int           // of one request that does not get on (default 8)
-	Wait     time.Duration // before the second attempt, at most; doubled for each one after it (default 250 ms)
-	WaitMax  time.Duration // default 5 s
-	Silence  time.Duration // in which an answer must begin (default 30 s); the content has this and a second for each 64 KiB
-}
-
-func (p Patience) orDefaults() Patience {
-	if p.Attempts == 0 {
-		p.Attempts = 8
-	}
-	if p.Wait == 0 {
-		p.Wait = 250 * time.Millisecond
-	}
-	if p.WaitMax == 0 {
-		p.WaitMax = 5 * time.Second
-	}
-	if p.Silence == 0 {
-		p.Silence = 30 * time.Second
-	}
-	return p
-}
+type Patience = attempt.Patience
 
 // Store is one bucket below one prefix.
 type Store struct {
@@ -91,7 +71,7 @@ type Store struct {
 	transport           *http.Transport // of all three
 	lock                time.Duration
 	locks               func(string) bool
-	patience            Patience
+	patience            attempt.Patience
 	clock               clock.Clock
 
 	mu          sync.Mutex
@@ -123,7 +103,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if prefix != "" {
 		prefix += "/"
 	}
-	s := &Store{bucket: bucket, prefix: prefix, lock: cfg.Lock, locks: cfg.Locks, patience: cfg.Patience.orDefaults(), clock: cfg.Clock}
+	s := &Store{bucket: bucket, prefix: prefix, lock: cfg.Lock, locks: cfg.Locks, patience: cfg.Patience.OrDefaults(), clock: cfg.Clock}
 	if s.clock == nil {
 		s.clock = clock.Real()
 	}
@@ -223,7 +203,7 @@ func (s *Store) Close() {
 // look lists one object: unlike a look at the bucket itself, a refusal says why.
 func (s *Store) look(ctx context.Context) error {
 	return s.try(ctx, "open", func(ctx context.Context) error {
-		ctx, done := context.WithTimeoutCause(ctx, s.patience.Silence, errSlow)
+		ctx, done := context.WithTimeoutCause(ctx, s.patience.Silence, attempt.ErrSlow)
 		defer done()
 		for o := range s.read.ListObjectsIter(ctx, s.bucket, minio.ListObjectsOptions{Prefix: s.prefix, MaxKeys: 1}) {
 			return o.Err
@@ -237,7 +217,7 @@ var ErrNoLock = errors.New("the bucket was made without object lock")
 
 func (s *Store) lockable(ctx context.Context) error {
 	return s.try(ctx, "read the lock settings", func(ctx context.Context) error {
-		ctx, done := context.WithTimeoutCause(ctx, s.patience.Silence, errSlow)
+		ctx, done := context.WithTimeoutCause(ctx, s.patience.Silence, attempt.ErrSlow)
 		defer done()
 		state, _, _, _, err := s.write.GetObjectLockConfig(ctx, s.bucket)
 		if r := minio.ToErrorResponse(err); r.Code == "ObjectLockConfigurationNotFoundError" || r.StatusCode == http.StatusNotFound && r.Code != minio.NoSuchBucket {

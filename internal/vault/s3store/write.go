@@ -2,45 +2,22 @@ package s3store
 
 import (
 	"context"
-	"crypto/md5"
-	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/minio/minio-go/v7"
 
+	"holdfast/internal/vault/attempt"
 	"holdfast/internal/vault/store"
 )
 
 // probe is the object by which the store shows whether it refuses to replace one when it is asked to. It stays, so
 // that the question costs one request each time; lists do not show it.
 const probe = "holdfast.probe"
-
-// upload is content with what the server checks it by.
-type upload struct {
-	data     store.Data
-	sha, md5 []byte
-}
-
-func digest(data store.Data) (upload, error) {
-	sha, sum := sha256.New(), md5.New() // not for safety: a store that does not check the signed SHA-256 checks this
-	in := data.Reader()
-	n, err := io.Copy(io.MultiWriter(sha, sum), in)
-	err = errors.Join(err, in.Close())
-	if err == nil && n != int64(data.Length()) {
-		err = fmt.Errorf("%d bytes were announced, %d came", data.Length(), n)
-	}
-	if err != nil {
-		return upload{}, fmt.Errorf("read what is to be stored: %w", err)
-	}
-	return upload{data: data, sha: sha.Sum(nil), md5: sum.Sum(nil)}, nil
-}
 
 // Put implements [store.Store]. Where the store offers it, "only if there is none" is part of the request. Elsewhere
 // it is looked up before and compared after: between the two another writer may win, and is then told so, unless it
@@ -50,7 +27,7 @@ func (s *Store) Put(ctx context.Context, name string, data store.Data) error {
 	if err != nil {
 		return err
 	}
-	u, err := digest(data)
+	u, err := attempt.Digest(data)
 	if err != nil {
 		return err
 	}
@@ -62,7 +39,7 @@ func (s *Store) Put(ctx context.Context, name string, data store.Data) error {
 		if !conditional {
 			switch _, err := s.head(ctx, key); {
 			case err == nil:
-				return s.compare(ctx, name, u)
+				return u.Compare(ctx, s, name)
 			case !says(err, minio.NoSuchKey):
 				return err
 			}
@@ -70,11 +47,11 @@ func (s *Store) Put(ctx context.Context, name string, data store.Data) error {
 		err := s.send(ctx, key, u, conditional)
 		switch {
 		case conditional && refused(err): // an attempt of ours whose answer was lost, or another's
-			return s.compare(ctx, name, u)
+			return u.Compare(ctx, s, name)
 		case err != nil:
 			return err
 		case !conditional:
-			return s.compare(ctx, name, u)
+			return u.Compare(ctx, s, name)
 		}
 		return s.confirm(ctx, key, u)
 	})
@@ -86,7 +63,7 @@ func (s *Store) Replace(ctx context.Context, name string, data store.Data) error
 	if err != nil {
 		return err
 	}
-	u, err := digest(data)
+	u, err := attempt.Digest(data)
 	if err != nil {
 		return err
 	}
@@ -99,8 +76,8 @@ func (s *Store) Replace(ctx context.Context, name string, data store.Data) error
 }
 
 // send puts once. The server checks the content by both sums before it answers.
-func (s *Store) send(ctx context.Context, key string, u upload, onlyNew bool) error {
-	ctx, done := context.WithTimeoutCause(ctx, s.allow(int64(u.data.Length())), errSlow)
+func (s *Store) send(ctx context.Context, key string, u attempt.Upload, onlyNew bool) error {
+	ctx, done := context.WithTimeoutCause(ctx, s.patience.Allow(u.Size()), attempt.ErrSlow)
 	defer done()
 	opts := minio.PutObjectOptions{DisableContentSha256: true} // it is given, and signed, instead of made on the way
 	if onlyNew {
@@ -109,9 +86,9 @@ func (s *Store) send(ctx context.Context, key string, u upload, onlyNew bool) er
 	if name := key[len(s.prefix):]; s.locked(name) {
 		opts.Mode, opts.RetainUntilDate = minio.Compliance, s.clock.Now().Add(s.lock).UTC()
 	}
-	in := &body{in: u.data.Reader()}
-	_, err := s.write.PutObject(ctx, s.bucket, key, in, int64(u.data.Length()),
-		base64.StdEncoding.EncodeToString(u.md5), hex.EncodeToString(u.sha), opts)
+	in := u.Body()
+	_, err := s.write.PutObject(ctx, s.bucket, key, in, u.Size(),
+		base64.StdEncoding.EncodeToString(u.MD5), hex.EncodeToString(u.SHA), opts)
 	err = errors.Join(err, in.Close())
 	if err != nil && ctx.Err() != nil {
 		err = errors.Join(context.Cause(ctx), err)
@@ -119,83 +96,18 @@ func (s *Store) send(ctx context.Context, key string, u upload, onlyNew bool) er
 	return err
 }
 
-// body is content on its way. A server that answers early leaves the library's connection reading on behind our back,
-// while the content's owner may use its memory for something else: after Close nobody reads any more.
-type body struct {
-	mu    sync.Mutex // guards both, and is held while the content is read
-	in    io.ReadSeekCloser
-	ended bool
-}
-
-var errEnded = errors.New("the request has ended")
-
-func (b *body) Read(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.ended {
-		return 0, errEnded
-	}
-	return b.in.Read(p)
-}
-
-func (b *body) Seek(offset int64, whence int) (int64, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.ended {
-		return 0, errEnded
-	}
-	return b.in.Seek(offset, whence)
-}
-
-func (b *body) Close() error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.ended {
-		return nil
-	}
-	b.ended = true
-	return b.in.Close()
-}
-
 // confirm sees that everybody can find what was stored.
-func (s *Store) confirm(ctx context.Context, key string, u upload) error {
+func (s *Store) confirm(ctx context.Context, key string, u attempt.Upload) error {
 	info, err := s.head(ctx, key)
 	switch {
 	case says(err, minio.NoSuchKey):
-		return errUnread
+		return attempt.ErrUnread
 	case err != nil:
 		return err
-	case info.Size != int64(u.data.Length()):
-		return final{fmt.Errorf("%d bytes were stored, and %d are there", u.data.Length(), info.Size)}
+	case info.Size != u.Size():
+		return attempt.Final{Err: fmt.Errorf("%d bytes were stored, and %d are there", u.Size(), info.Size)}
 	}
 	return nil
-}
-
-// compare holds what is stored under name against what was offered. What vanished meanwhile may be stored again.
-func (s *Store) compare(ctx context.Context, name string, u upload) error {
-	there := sha256.New()
-	size := &counted{to: there}
-	err := s.Get(ctx, name, 0, -1, size)
-	switch {
-	case errors.Is(err, store.ErrNotFound):
-		return errUnread
-	case err != nil:
-		return final{err}
-	case string(there.Sum(nil)) != string(u.sha):
-		return fmt.Errorf("%w (%d bytes there, %d offered)", store.ErrDiffers, size.n, u.data.Length())
-	}
-	return nil
-}
-
-type counted struct {
-	to io.Writer
-	n  int64
-}
-
-func (c *counted) Write(p []byte) (int, error) {
-	n, err := c.to.Write(p)
-	c.n += int64(n)
-	return n, err
 }
 
 // refused reports whether an object was there already.
@@ -212,7 +124,7 @@ func (s *Store) conditionally(ctx context.Context) (bool, error) {
 	if s.conditional != nil {
 		return *s.conditional, nil
 	}
-	u, err := digest(store.Bytes("holdfast asks whether this store keeps what it has\n"))
+	u, err := attempt.Digest(store.Bytes("holdfast asks whether this store keeps what it has\n"))
 	if err != nil {
 		return false, err
 	}
@@ -248,7 +160,7 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 		return err
 	}
 	return s.try(ctx, "delete "+name, func(ctx context.Context) error {
-		ctx, done := context.WithTimeoutCause(ctx, s.patience.Silence, errSlow)
+		ctx, done := context.WithTimeoutCause(ctx, s.patience.Silence, attempt.ErrSlow)
 		defer done()
 		if s.locked(name) {
 			switch info, err := s.head(ctx, key); {
@@ -257,7 +169,7 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 			case err != nil:
 				return err
 			case s.lockedUntil(info).After(s.clock.Now()):
-				return final{fmt.Errorf("%w until %s", store.ErrLocked, s.lockedUntil(info).Format("2006-01-02 15:04 UTC"))}
+				return attempt.Final{Err: fmt.Errorf("%w until %s", store.ErrLocked, s.lockedUntil(info).Format("2006-01-02 15:04 UTC"))}
 			}
 		}
 		err := s.remove.RemoveObject(ctx, s.bucket, key, minio.RemoveObjectOptions{})

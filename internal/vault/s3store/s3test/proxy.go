@@ -48,29 +48,37 @@ type Proxy struct {
 // Worse starts a proxy before the server that ends with the test.
 func (s *Server) Worse(t *testing.T, seed uint64) *Proxy {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.84.3.2:0")
-	if err != nil {
-		t.Fatal(err)
-	}
 	own, err := s.client()
 	if err != nil {
 		t.Fatal(err)
 	}
+	return between(t, s.Address, seed, own)
+}
+
+// Between starts a proxy before any server that speaks HTTP. Deny, Unasked and NoRange are not for it: they know S3.
+func Between(t *testing.T, server string, seed uint64) *Proxy { return between(t, server, seed, nil) }
+
+func between(t *testing.T, server string, seed uint64, own *minio.Client) *Proxy {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.84.3.2:0")
+	if err != nil {
+		t.Fatal(err)
+	}
 	p := &Proxy{Address: l.Addr().String(), own: own, dice: rand.New(rand.NewPCG(seed, 1)), count: map[string]int{}}
-	to := &url.URL{Scheme: "http", Host: s.Address}
+	to := &url.URL{Scheme: "http", Host: server}
 	pass := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
 		r.SetURL(to)
 		r.Out.Host = r.In.Host // it is signed
 	}}
 	pass.ErrorHandler = func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) } // the server is gone: so is the connection
-	server := &http.Server{Handler: p.handler(pass)}
+	front := &http.Server{Handler: p.handler(pass)}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = server.Serve(l) // ends by Close
+		_ = front.Serve(l) // ends by Close
 	}()
 	t.Cleanup(func() {
-		_ = server.Close()
+		_ = front.Close()
 		<-done
 	})
 	return p
