@@ -70,6 +70,17 @@ type Report struct {
 	Problems  []problem.Problem          `json:"problems"`
 	Archive   map[string]Archive         `json:"archive,omitempty"`  // databases whose WAL this host archives
 	Recovery  int64                      `json:"recovery,omitempty"` // of the agreed state that it reads
+	Restored  []Restored                 `json:"restored,omitempty"` // copies that run beside the databases
+}
+
+// Restored is a restored copy of a database on this host, under a name of its own. Nothing is judged from it.
+type Restored struct {
+	Name    string `json:"name"`
+	Of      string `json:"of"`
+	At      string `json:"at"` // the moment, in words
+	Address string `json:"address"`
+	State   string `json:"state"` // serves, starts, stopped, or why not
+	Wanted  bool   `json:"wanted"`
 }
 
 // Archive is how far a database's WAL has come into its vault.

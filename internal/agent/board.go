@@ -26,6 +26,7 @@ type board struct {
 	contact  time.Time
 	locals   map[string]seen
 	archives map[string]Archive
+	copies   []Restored
 	services ServiceFacts // Known and Observed alone
 }
 
@@ -138,6 +139,13 @@ func (b *board) archive(name string, a Archive, ok bool) {
 	}
 }
 
+// restored takes how this host's restored copies stand; the list is not changed afterwards.
+func (b *board) restored(copies []Restored) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.copies = copies
+}
+
 // served takes a look at this host's instances.
 func (b *board) served(observed []service.Observed, known bool) {
 	b.mu.Lock()
@@ -167,7 +175,7 @@ func (b *board) servesStill() string {
 func (b *board) decorate(r *Report) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	r.Archive = maps.Clone(b.archives)
+	r.Archive, r.Restored = maps.Clone(b.archives), b.copies
 }
 
 // fill copies the facts for a round.

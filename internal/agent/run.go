@@ -393,6 +393,9 @@ func (a *Agent) pause(ctx context.Context, d time.Duration, early <-chan struct{
 // Archive takes how far this host has a database's log in its vault; ok false = it is not this host's duty.
 func (a *Agent) Archive(name string, at Archive, ok bool) { a.board.archive(name, at, ok) }
 
+// Restored takes how the restored copies on this host stand.
+func (a *Agent) Restored(copies []Restored) { a.board.restored(copies) }
+
 // Stop makes this host's rounds end what it runs, in good order; it cannot be taken back.
 func (a *Agent) Stop() {
 	a.stopping.Store(true)

@@ -21,8 +21,15 @@ type Status struct {
 	Hosts       []HostStatus      `json:"hosts"`
 	Services    []ServiceStatus   `json:"services"`
 	Databases   []DatabaseStatus  `json:"databases"`
+	Restored    []RestoredStatus  `json:"restored,omitempty"`
 	Problems    []problem.Problem `json:"problems"`
 	IfDied      []IfDied          `json:"if_died"`
+}
+
+// RestoredStatus is a restored copy of a database that stands beside the live ones.
+type RestoredStatus struct {
+	Host string `json:"host"`
+	agent.Restored
 }
 
 // HostStatus is one host.
@@ -127,6 +134,13 @@ func Describe(p *plan.Plan, self string, s agent.Snapshot) Status {
 		st.Databases = append(st.Databases, describeDatabase(p, d, self, s))
 	}
 	st.Services = describeServices(p, self, s)
+	for _, h := range p.AllHosts() {
+		if rep := reportOf(self, h.Name, s); rep != nil {
+			for _, c := range rep.Restored {
+				st.Restored = append(st.Restored, RestoredStatus{h.Name, c})
+			}
+		}
+	}
 	st.Problems = problems(p, self, s, st)
 	for _, h := range p.AllHosts() {
 		st.IfDied = append(st.IfDied, ifDied(p, h, st))

@@ -27,13 +27,14 @@ type databaseWords struct {
 	timeline       uint32
 	dryRun, delta  bool
 	yes            bool
+	beside         asWords
 }
 
 func restoreDatabaseCommand() *cobra.Command {
 	var w databaseWords
 	cmd := &cobra.Command{
-		Use:   "database NAME --to DIR",
-		Short: "Restore a whole database at a moment to an empty directory, beside the live one",
+		Use:   "database NAME --to DIR | --as NEWNAME",
+		Short: "Restore a whole database at a moment beside the live one: to a directory, or as a server of another name",
 		Long: `Takes the base backup and the log that lead to the moment from the vault, writes them to an empty directory and
 replays the log once, so that what lies there afterwards is a whole database. The live one is not touched.
 
@@ -46,13 +47,18 @@ major version must be installed.
 not right there. It changes that copy from its first moment on.
 
 What was restored stays to itself: it listens on no address and archives nothing, until
-  holdfast restore release DIR`,
+  holdfast restore release DIR
+
+--as NEWNAME restores and lets a server of that name run, on this machine's host, which listens on loopback with the
+roles and passwords of that moment. The agent keeps it running and holdfast status lists it, until holdfast restore stop
+NEWNAME. It archives nothing, follows nobody and nobody can follow it.`,
 		Example: `  holdfast restore database records --to /srv/restored
   holdfast restore database records --at "2026-11-20 14:30:00" --to /srv/restored --dry-run
   holdfast restore database records --at before:xid:812 --to /srv/restored
   holdfast restore database records --at "10m ago" --to /srv/restored --output json
   holdfast restore database records --to /srv/restored --delta --dry-run
-  holdfast restore database records --to /srv/restored --vault file:///mnt/vault --key vault.key`,
+  holdfast restore database records --to /srv/restored --vault file:///mnt/vault --key vault.key
+  holdfast restore database records --at "10m ago" --as records-before`,
 		Args: usageArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := w.check(); err != nil {
@@ -77,6 +83,7 @@ What was restored stays to itself: it listens on no address and archives nothing
 	cmd.Flags().StringVar(&w.as, "owner", "", "user whom the files are to belong to (default: postgres for root, else you)")
 	cmd.Flags().StringVar(&w.binDir, "bin-dir", "", "where PostgreSQL's programs are (default: where distributions put them)")
 	cmd.Flags().Uint32Var(&w.timeline, "timeline", 0, "follow this timeline (default: the newest that leads there)")
+	w.beside.add(cmd)
 	outputFlag(cmd, &w.output)
 	return cmd
 }
@@ -85,8 +92,11 @@ func (w *databaseWords) check() error {
 	if err := checkOutput(w.output); err != nil {
 		return err
 	}
-	if w.to == "" {
-		return fmt.Errorf("--to says which empty directory to restore to: %w", errUsage)
+	if err := w.beside.check(w); err != nil {
+		return err
+	}
+	if w.to == "" && w.beside.name == "" {
+		return fmt.Errorf("--to says which empty directory to restore to, and --as under which name to let a server run: %w", errUsage)
 	}
 	return w.from.check()
 }
@@ -109,18 +119,25 @@ type restoredDatabase struct {
 	BinDir   string         `json:"bin_dir"`
 	Kept     int64          `json:"kept,omitempty"` // bytes that were right in the directory already
 	Took     event.Duration `json:"took,omitempty"`
+	As       *standing      `json:"as,omitempty"` // the server that runs on it
 }
 
 func (w *databaseWords) run(ctx context.Context, cmd *cobra.Command, name string, at restore.Target) error {
-	dir, err := filepath.Abs(w.to)
-	if err != nil {
-		return fmt.Errorf("find %s: %w", w.to, err)
-	}
 	v, a, err := w.from.openVaultOf(cmd, name)
 	if err != nil {
 		return err
 	}
 	defer closeVault(ctx, v)
+	if w.beside.name != "" {
+		if err := w.beside.place(ctx, *a, w.dryRun); err != nil {
+			return err
+		}
+		w.to = w.beside.data()
+	}
+	dir, err := filepath.Abs(w.to)
+	if err != nil {
+		return fmt.Errorf("find %s: %w", w.to, err)
+	}
 	if a != nil && w.binDir == "" {
 		d, _ := a.plan.DatabaseNamed(name) // openVaultOf found it
 		w.binDir = d.BinDir
@@ -152,6 +169,11 @@ func (w *databaseWords) run(ctx context.Context, cmd *cobra.Command, name string
 	if err := w.restore(ctx, cmd, v, choice, &out); err != nil {
 		return err
 	}
+	if w.beside.name != "" {
+		if out.As, err = w.beside.run(ctx, choice, out.BinDir, w.as); err != nil {
+			return err
+		}
+	}
 	if w.output == "json" {
 		return writeJSON(cmd.OutOrStdout(), out)
 	}
@@ -178,10 +200,7 @@ func (w *databaseWords) choose(ctx context.Context, v *vault.Vault, name string,
 }
 
 func (w *databaseWords) restore(ctx context.Context, cmd *cobra.Command, v *vault.Vault, choice restore.Choice, out *restoredDatabase) error {
-	owner, err := restore.DefaultOwner()
-	if w.as != "" {
-		owner, err = restore.LookupOwner(w.as)
-	}
+	owner, err := ownerNamed(w.as)
 	if err != nil {
 		return err
 	}
@@ -256,6 +275,9 @@ func placeText(p restore.Place) string {
 }
 
 func writeRestored(out io.Writer, o restoredDatabase) error {
+	if o.As != nil {
+		return o.As.write(out, o)
+	}
 	who := ""
 	if o.Owner != "" {
 		who = "runuser -u " + o.Owner + " -- "

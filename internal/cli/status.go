@@ -154,6 +154,12 @@ func writeStatus(out io.Writer, st api.Status) error {
 			}
 		}
 	}
+	if len(st.Restored) > 0 {
+		p("\nRESTORED COPY\tOF\tAT\tHOST\tADDRESS\tSTATE\n")
+		for _, c := range st.Restored {
+			p("%s\t%s\t%s\t%s\t%s\t%s\n", c.Name, c.Of, c.At, c.Host, c.Address, c.State)
+		}
+	}
 	if len(st.Services) > 0 {
 		p("\nSERVICE\tREADY\tROUTE\tINSTANCES\n")
 		for _, s := range st.Services {

@@ -106,6 +106,7 @@ func (h *Host) goDown(ctx context.Context, stopKeeping func()) error {
 			errs = append(errs, fmt.Errorf("stop %s: %w", c.name, e))
 		}
 	}
+	errs = append(errs, h.restored.stop(ctx))
 	errs = append(errs, kernelpath.Sweep(h.cfg.Plan.Application, h.self.Name)) // of listeners that were killed
 	if h.etcd != nil {
 		if e := h.etcd.stop(ctx, stopGrace); e != nil {

@@ -71,6 +71,7 @@ type Host struct {
 	archives []*archivist
 	salvages salvages
 	salvor   *salvor
+	restored *copyServers
 }
 
 // Run runs the agent of one host until ctx ends. What it looks after goes on; [Host.Down] ends that too.
@@ -109,6 +110,7 @@ func life(ctx context.Context, cfg Config, self plan.Host, down <-chan struct{})
 	h := &Host{cfg: cfg, self: self, clock: clock.Real(), servers: map[string]*postgres.Server{}, joins: make(chan struct{}, 1), applied: newApplied(cfg)}
 	h.saver = newSaver(h)
 	h.copies = newCopyWatch(h)
+	h.restored = &copyServers{host: h}
 	h.salvages, h.salvor = salvages{h.servers, h, &sync.Mutex{}}, newSalvor(h)
 	if err := join(ctx, cfg); err != nil {
 		return fmt.Errorf("run host %s: %w", cfg.Self, err)
@@ -323,6 +325,7 @@ func (h *Host) run(ctx context.Context, down <-chan struct{}) error {
 	g.Go(func() error { return h.keepMembers(ctx) })
 	g.Go(func() error { return h.saver.run(ctx) })
 	g.Go(func() error { return h.salvor.run(ctx) })
+	g.Go(func() error { return h.restored.run(ctx) })
 	for _, c := range h.comparers {
 		g.Go(func() error { return c.run(ctx) })
 	}
@@ -365,7 +368,7 @@ func (h *Host) tend(now agent.Snapshot) {
 
 // problems are those of the host itself, for its report.
 func (h *Host) problems() []problem.Problem {
-	all := slices.Concat(h.disk.problems(), h.paths.problems(), h.saver.problems(), h.copies.problems(), h.salvor.problems(), h.applied.problems())
+	all := slices.Concat(h.disk.problems(), h.paths.problems(), h.saver.problems(), h.copies.problems(), h.salvor.problems(), h.applied.problems(), h.restored.problems())
 	for _, l := range h.listeners {
 		all = append(all, l.problems()...)
 	}

@@ -27,6 +27,7 @@ func isolation() []setting {
 		{"primary_conninfo", ""},
 		{"primary_slot_name", ""},
 		{"synchronous_standby_names", ""},
+		{"max_logical_replication_workers", "0"}, // a subscription would take its original's place at the publisher
 		{"ssl", "off"},
 		{"cluster_name", "restored"},
 	}

@@ -1,0 +1,77 @@
+package lab_test
+
+import (
+	"encoding/json"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"holdfast/internal/api"
+	"holdfast/lab"
+)
+
+// An operator brings back a moment beside the live database: as a server of its own, and one table into a new schema.
+func TestAMomentComesBackBesideTheLiveDatabase(t *testing.T) {
+	lab.Long(t)
+	w := lab.NewAs(t, "127.60.52", lab.Shape{Services: true})
+	w.Start()
+	load := w.Load("restores")
+	w.Await("a backup is proven", 2*recoverMax, func(st api.Status) bool {
+		a := st.Databases[0].Archive
+		return lab.Well(st) && a != nil && a.Last != nil && a.Last.Proven
+	})
+	run := func(args ...string) string {
+		t.Helper()
+		out, err := w.Run(args...)
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+		return out
+	}
+	state := func(st api.Status) string {
+		for _, c := range st.Restored {
+			if c.Name == "records-before" {
+				return c.State
+			}
+		}
+		return ""
+	}
+	load.Client.Mark("restores")
+	run("restore", "database", "records", "--as", "records-before", "--dry-run")
+	var told struct {
+		As struct{ Socket, Address string }
+	}
+	text := run("restore", "database", "records", "--as", "records-before", "--output", "json")
+	if err := json.Unmarshal([]byte(text[max(strings.Index(text, "{"), 0):]), &told); err != nil { // behind its progress
+		t.Fatalf("%v\n%s", err, text)
+	}
+	st := w.Await("the copy serves", recoverMax, func(st api.Status) bool { return state(st) == "serves" })
+	t.Logf("%+v", st.Restored)
+	if out, err := w.Run("restore", "database", "records", "--as", "records-before"); err == nil || !strings.Contains(out, "restore.name-taken") {
+		t.Errorf("a second of that name: %v\n%s", err, out)
+	}
+	for _, h := range w.Hosts { // the copy outlives its agent, or comes back with it
+		w.Kill(w.PID(h, "agent.pid"))
+	}
+	w.Await("the copy serves again", recoverMax, func(st api.Status) bool { return lab.Well(st) && state(st) == "serves" })
+	_, port, _ := strings.Cut(told.As.Address, ":")
+	out, err := exec.Command("psql", "-X", "-A", "-t", "-h", told.As.Socket, "-p", port, "-U", "holdfast", "-d", "postgres", "-c",
+		"select pg_is_in_recovery(), current_setting('archive_mode'), current_setting('max_wal_senders')").CombinedOutput()
+	if err != nil || strings.TrimSpace(string(out)) != "f|off|0" {
+		t.Errorf("the copy: %v, %s", err, out)
+	}
+	run("restore", "stop", "records-before")
+	w.Await("the copy is stopped", recoverMax, func(st api.Status) bool { return state(st) == "stopped" })
+	run("restore", "start", "records-before")
+	run("restore", "stop", "records-before", "--remove", "--yes")
+	w.Await("the copy is gone", recoverMax, func(st api.Status) bool { return state(st) == "" })
+
+	run("restore", "records", "--table", "appointments", "--at", "latest", "--into", "rescued", "--dry-run")
+	if text := run("restore", "records", "--table", "appointments", "--at", "latest", "--into", "rescued", "--yes"); !strings.Contains(text, "whole: schema rescued") {
+		t.Errorf("%s", text)
+	}
+	if out, err := w.Run("restore", "records", "--table", "appointments", "--at", "latest", "--into", "rescued", "--yes"); err == nil || !strings.Contains(out, "restore.name-taken") {
+		t.Errorf("a second time: %v\n%s", err, out)
+	}
+	load.Recovered()
+}
