@@ -9,7 +9,7 @@ const returnAfter = 5 * time.Second
 // source is where our stream comes from: the primary, or the member that the plan has us follow while that one
 // streams well. A voter streams from the primary alone (DATABASE.md, A7).
 func (j *judgement) source() string {
-	r := j.v.Record
+	r := &j.v.Record
 	from := r.Standing(j.v.Self).Follows
 	if from == "" || from == r.Primary || from == j.v.Self || !r.cascades(j.v.Self, from) {
 		return r.Primary
@@ -24,7 +24,7 @@ func (j *judgement) source() string {
 
 // changeSource leads a stream elsewhere: at once away from a member that went, later back to it.
 func (j *judgement) changeSource() bool {
-	l, to := j.v.Local, j.source()
+	l, to := &j.v.Local, j.source()
 	if l.Source == "" || l.Source == to {
 		j.m.Astray = false
 		return false

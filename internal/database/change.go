@@ -31,7 +31,7 @@ func total(all []Span) (sum time.Duration) {
 
 // timeSwitch notes when a switchover's stop and promise were seen to be done.
 func (j *judgement) timeSwitch() {
-	l := j.v.Local
+	l := &j.v.Local
 	if !l.Running && j.m.Stopped == 0 {
 		j.m.Stopped = j.phaseAge()
 	}
@@ -42,7 +42,7 @@ func (j *judgement) timeSwitch() {
 
 // spans are those of the next record: what this phase took is added when it ends.
 func (j *judgement) spans(next Record) []Span {
-	r, age := j.v.Record, j.phaseAge()
+	r, age := &j.v.Record, j.phaseAge()
 	switch {
 	case r.Phase == next.Phase && r.Opened == next.Opened && r.Epoch == next.Epoch:
 		return r.Spans
@@ -62,12 +62,12 @@ func (j *judgement) spans(next Record) []Span {
 
 // changeWords is a change of primary or members in words, for the history; "" for what is none.
 func (j *judgement) changeWords(next Record) string {
-	r := j.v.Record
+	r := &j.v.Record
 	switch {
 	case j.v.Revision == 0:
 		return "a new database is being made, on " + next.Primary
 	case next.Halt != nil && r.Halt == nil && next.Phase == Steady:
-		return "automatic moves have ended, for another host cannot help: " + haltWords(next)
+		return "automatic moves have ended, for another host cannot help: " + haltWords(&next)
 	case next.Halt == nil && r.Halt != nil:
 		return "automatic moves go on"
 	case next.Phase == Switching && r.Phase != Switching && next.SwitchTo == next.Primary:

@@ -15,7 +15,7 @@ const copyPauseMax = 10 * time.Second
 
 // makeCopy makes our copy anew, once there is a primary that it can follow.
 func (j *judgement) makeCopy(why string) {
-	l := j.v.Local
+	l := &j.v.Local
 	j.copyTrouble()
 	if _, ok := j.primaryReport(); !ok || j.v.Record.Phase != Steady {
 		j.because("%s; wait for a primary to follow", why)
@@ -41,7 +41,7 @@ func (j *judgement) makeCopy(why string) {
 
 // copyTrouble says why the last copy failed, as long as there is none.
 func (j *judgement) copyTrouble() {
-	l := j.v.Local
+	l := &j.v.Local
 	switch {
 	case l.Failed == "" || slices.Contains(j.v.Busy, KindClone) || slices.Contains(j.v.Busy, KindRewind):
 	case l.FailedProblem != nil:
@@ -59,7 +59,7 @@ func (j *judgement) copyTrouble() {
 // copySource chooses whom to copy, and says why: a standby rather than the primary, for the primary's clients would
 // feel it; nobody who gives a copy already, while another can; and not the one from whom the last copy failed.
 func (j *judgement) copySource() (host, why string) {
-	r := j.v.Record
+	r := &j.v.Record
 	type choice struct {
 		host    string
 		failed  bool
@@ -99,8 +99,8 @@ func (j *judgement) copySource() (host, why string) {
 }
 
 // givesCopy reports whether a standby can be copied: it follows this epoch, streams, and is of this history.
-func (j *judgement) givesCopy(rep Report) bool {
-	r, l := j.v.Record, rep.Local
+func (j *judgement) givesCopy(rep *Report) bool {
+	r, l := &j.v.Record, &rep.Local
 	return l.Data == DataPresent && l.Role == Standby && l.Ready && l.Receiving && l.PromiseOK && l.Promise.Epoch == r.Epoch &&
 		l.Following == r.Epoch && l.Timeline == r.Timeline && (r.SystemID == 0 || l.SystemID == r.SystemID)
 }

@@ -193,7 +193,7 @@ func (j *judgement) swap(next Record, why string) {
 
 // remember notes when phases began, by this host's own clock.
 func (j *judgement) remember() {
-	r := j.v.Record
+	r := &j.v.Record
 	if j.m.Epoch != r.Epoch || j.m.Phase != r.Phase {
 		if j.m.Epoch != r.Epoch {
 			j.m.SawPrimary, j.m.Agreed, j.m.Flushed, j.m.Killed = false, false, 0, false
@@ -230,7 +230,7 @@ const switchDrain = time.Second
 
 // gate says where this host's listener leads.
 func (j *judgement) gate() {
-	r := j.v.Record
+	r := &j.v.Record
 	if j.v.Revision == 0 {
 		return
 	}
@@ -239,7 +239,7 @@ func (j *judgement) gate() {
 		j.d.Gate.Drain = switchDrain
 	}
 	serving := r.Phase == Steady && r.Opened
-	if l := j.v.Local; serving && r.Primary == j.v.Self && l.Known && (!l.Running || l.Role == Standby || !j.namesOurs()) {
+	if l := &j.v.Local; serving && r.Primary == j.v.Self && l.Known && (!l.Running || l.Role == Standby || !j.namesOurs()) {
 		serving = false
 		j.d.Gate.Why = "our own server does not serve as the primary"
 	}
@@ -256,7 +256,7 @@ func (j *judgement) gate() {
 
 // namesOurs reports whether our names are what Holdfast wrote; while it writes them they are between two states.
 func (j *judgement) namesOurs() bool {
-	l := j.v.Local
+	l := &j.v.Local
 	return l.NamesOK || l.Role != Primary || slices.Contains(j.v.Busy, KindNames)
 }
 
@@ -313,7 +313,7 @@ func (j *judgement) judge() {
 
 // mayBePrimary reports whether a running primary of ours is the one that the record confirms or promotes.
 func (j *judgement) mayBePrimary() bool {
-	r, l := j.v.Record, j.v.Local
+	r, l := &j.v.Record, &j.v.Local
 	switch {
 	case l.Promise.Epoch == 0 && r.Primary == j.v.Self && r.Phase != Recruiting:
 		return true // not read this time; without a promise there is no lease, and the keeper's deadline fences
@@ -331,7 +331,7 @@ func (j *judgement) mayBePrimary() bool {
 
 // refuses handles data and promises that do not belong here. Nothing of them is touched.
 func (j *judgement) refuses() bool {
-	r, l := j.v.Record, j.v.Local
+	r, l := &j.v.Record, &j.v.Local
 	foreign := ""
 	switch {
 	case l.Data == DataForeign:
@@ -355,7 +355,7 @@ func (j *judgement) refuses() bool {
 // the newest one yet, and then nothing that we could write would stand, or the agreed state is an old backup. A read
 // that was sent after the promise was known tells which.
 func (j *judgement) recordIsOld() bool {
-	r := j.v.Record
+	r := &j.v.Record
 	host, p := j.promisedMore()
 	if host == "" || j.v.Stopping { // a stop in good order forgets nothing
 		j.m.Old = Promise{}
@@ -404,7 +404,7 @@ func (j *judgement) promised(host string, l *Local) bool {
 // keepGeneration persists what is agreed beside the primary's own promise, so that it, too, knows an older agreed
 // state when it sees one.
 func (j *judgement) keepGeneration() {
-	r, l := j.v.Record, j.v.Local
+	r, l := &j.v.Record, &j.v.Local
 	if l.PromiseOK && l.Promise.Epoch == r.Epoch && l.Promise.Generation < r.Generation {
 		j.do(Action{Kind: KindRemember, Why: fmt.Sprintf("generation %d is agreed", r.Generation)})
 	}
@@ -421,7 +421,7 @@ func (j *judgement) outdated() bool {
 
 // stop ends our server in an order that lets every standby have the whole WAL of the primary.
 func (j *judgement) stop() {
-	v, r := j.v, j.v.Record
+	v, r := &j.v, &j.v.Record
 	if !v.Local.Running {
 		return
 	}
@@ -470,23 +470,23 @@ func (j *judgement) found() {
 	}, "the plan asks for a database that does not exist yet")
 }
 
-// peer finds another host's entry.
-func (j *judgement) peer(host string) (Peer, bool) {
-	for _, p := range j.v.Peers {
-		if p.Host == host {
+// peer finds another host's entry, to be read only; where there is none, an empty one.
+func (j *judgement) peer(host string) (*Peer, bool) {
+	for i := range j.v.Peers {
+		if p := &j.v.Peers[i]; p.Host == host {
 			return p, true
 		}
 	}
-	return Peer{}, false
+	return &Peer{}, false
 }
 
-// heard gives a peer's last report if its agent's beat is young enough to act on.
-func (j *judgement) heard(host string) (Report, bool) {
+// heard gives a peer's last report, to be read only, if its agent's beat is young enough to act on; else an empty one.
+func (j *judgement) heard(host string) (*Report, bool) {
 	p, ok := j.peer(host)
 	if !ok || p.Report == nil || p.AgentAge >= j.p.Times.Reachable || !p.Report.Local.Known {
-		return Report{}, false
+		return &Report{}, false
 	}
-	return *p.Report, true
+	return p.Report, true
 }
 
 // verify is the decision's own check: a round that would break I1 acts on nothing and says so.
@@ -513,7 +513,7 @@ func (j *judgement) verify() {
 
 // wrongRecord says how a next record would break a rule, or "".
 func (j *judgement) wrongRecord(next Record) string {
-	now := j.v.Record
+	now := &j.v.Record
 	if next.Epoch < now.Epoch {
 		return fmt.Sprintf("epoch %d after %d", next.Epoch, now.Epoch)
 	}
@@ -529,7 +529,7 @@ func (j *judgement) wrongRecord(next Record) string {
 	if next.Phase == Promoting && now.Phase == Promoting && next.Epoch == now.Epoch {
 		return "a second primary in one epoch"
 	}
-	if why := wrongChain(now, next); why != "" {
+	if why := wrongChain(now, &next); why != "" {
 		return why
 	}
 	inForce := j.v.Local.Names
@@ -548,7 +548,7 @@ func (j *judgement) wrongNames(n Names) string {
 	if n.IsClosed() {
 		return ""
 	}
-	r := j.v.Record
+	r := &j.v.Record
 	voters := j.votersAfterPromotion()
 	if r.W == 0 && len(r.Voters) == 0 {
 		return "" // only the primary may be promoted, whoever acknowledges

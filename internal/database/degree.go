@@ -38,7 +38,7 @@ func (j *judgement) counted() []Voter {
 
 // named are the standbys that the server's names hold, as far as they are known: voters, or members by their report.
 func (j *judgement) named() []Voter {
-	r, l := j.v.Record, j.v.Local
+	r, l := &j.v.Record, &j.v.Local
 	var out []Voter
 	known := func(v Voter) bool {
 		return v.Incarnation != "" && slices.Contains(l.Names.List, StandbyName(v.Incarnation, r.Epoch)) &&
@@ -61,7 +61,7 @@ func (j *judgement) named() []Voter {
 // wantedDegree is the W that shall be: the plan's, as far as there are standbys for it. What the record has is never
 // given up for want of standbys unless the policy is relaxed.
 func (j *judgement) wantedDegree() int {
-	r, plan := j.v.Record, j.p.AcknowledgedBy
+	r, plan := &j.v.Record, j.p.AcknowledgedBy
 	able := len(j.usable(Voter{}))
 	had := len(r.Voters) >= r.W || j.phaseAge() > cutLimit // a new database is given time to get its standbys
 	switch {
@@ -75,7 +75,7 @@ func (j *judgement) wantedDegree() int {
 
 // degreeChanges reports whether the names are those of a change of W that is under way.
 func (j *judgement) degreeChanges(full Names) bool {
-	r, n := j.v.Record, j.v.Local.Names
+	r, n := &j.v.Record, j.v.Local.Names
 	if r.W > 0 {
 		return n.W > r.W && n.W <= len(r.Voters) && slices.Equal(n.List, full.List)
 	}
@@ -91,7 +91,7 @@ func (j *judgement) wider() bool {
 
 // raiseDegree begins to raise W: the server first.
 func (j *judgement) raiseDegree(want int) bool {
-	r := j.v.Record
+	r := &j.v.Record
 	if want <= r.W || j.healthyWithout(Voter{}) < want {
 		return false
 	}
@@ -101,10 +101,10 @@ func (j *judgement) raiseDegree(want int) bool {
 
 // lowerDegree begins to lower W: the agreed state first. At 0 nobody can be elected any more.
 func (j *judgement) lowerDegree(want int) {
-	r := j.v.Record
+	r := &j.v.Record
 	next := r.Clone()
 	next.W = want
-	next.E = electors(next)
+	next.E = electors(&next)
 	why := fmt.Sprintf("the plan wants a commit on %d standbys, not on %d", want, r.W)
 	if want < j.p.AcknowledgedBy {
 		why = fmt.Sprintf("%d of %d standbys are left, and the policy is relaxed", want, r.W)
@@ -118,7 +118,7 @@ func (j *judgement) lowerDegree(want int) {
 
 // finishDegree ends a change of W that is under way, or takes it back.
 func (j *judgement) finishDegree(full Names) {
-	r, l := j.v.Record, j.v.Local
+	r, l := &j.v.Record, &j.v.Local
 	if j.wantedDegree() >= l.Names.W && len(j.usable(Voter{})) >= l.Names.W {
 		j.publish(l.Names.W, r.Voters)
 		return
@@ -131,7 +131,7 @@ func (j *judgement) finishDegree(full Names) {
 
 // publish lowers E, and raises W to what the server waits for, once a barrier has passed.
 func (j *judgement) publish(w int, voters []Voter) {
-	r := j.v.Record
+	r := &j.v.Record
 	if !j.barrierBegun() {
 		j.do(Action{Kind: KindBarrier, Why: "before fewer recruits suffice, every earlier commit must be where they find it"})
 		return
@@ -161,7 +161,7 @@ func (j *judgement) keptBy(voters []Voter) bool {
 
 // adjustFromNothing looks after a database of which no standby need hold a commit, and leads it back to more.
 func (j *judgement) adjustFromNothing() {
-	l := j.v.Local
+	l := &j.v.Local
 	empty := l.Names.Equal(Names{})
 	if empty && (j.paused() || j.planMembers()) {
 		return
@@ -187,7 +187,7 @@ func (j *judgement) adjustFromNothing() {
 
 // degraded says that commits are acknowledged by fewer standbys than the plan wants.
 func (j *judgement) degraded() {
-	r := j.v.Record
+	r := &j.v.Record
 	if r.W >= j.p.AcknowledgedBy || !r.Opened {
 		return
 	}
@@ -208,7 +208,7 @@ func (j *judgement) degraded() {
 // wrongDegree is the decision's own check of I2, or "": in one epoch of a steady primary E is lowered, V shrunk and W
 // raised only behind a barrier, and without W nobody can be elected.
 func (j *judgement) wrongDegree(next Record) string {
-	now := j.v.Record
+	now := &j.v.Record
 	same := next.Epoch == now.Epoch && next.Phase == Steady && now.Phase == Steady
 	switch {
 	case !same:

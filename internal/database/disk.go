@@ -117,10 +117,8 @@ func (j *judgement) forecast(first DiskSeen, d Disk) {
 	meaning := fmt.Sprintf("Below %s free, new transactions may not write.", sizeText(d.floor()))
 	if for_ != "" {
 		host := for_
-		for incarnation, o := range j.slotOwners() {
-			if incarnation == for_ {
-				host = o.host
-			}
+		if o, known := j.slotOwners().of(for_); known {
+			host = o.host
 		}
 		meaning += fmt.Sprintf(" %s of what is used are log kept for %s, which is away.", sizeText(kept), host)
 	}
@@ -143,7 +141,7 @@ func roughly(d time.Duration) string {
 // spareDisk is the primary's answer to a disk that is nearly full, before PostgreSQL would stop itself in the middle
 // of a commit; and the way back when there is room again.
 func (j *judgement) spareDisk() {
-	l := j.v.Local
+	l := &j.v.Local
 	if !j.m.DiskLow {
 		if l.ReadOnly && l.Disk.Size > 0 {
 			j.do(Action{Kind: KindReadOnly, Why: fmt.Sprintf("%s are free again", sizeText(l.Disk.Free))})
@@ -173,7 +171,7 @@ func (j *judgement) spareDisk() {
 
 // moveForDisk hands over to a standby that has room, in good order.
 func (j *judgement) moveForDisk() bool {
-	r := j.v.Record
+	r := &j.v.Record
 	if !r.Opened || len(j.d.Actions) > 0 || len(j.v.Busy) > 0 || j.d.Pause != nil {
 		return false
 	}

@@ -20,7 +20,7 @@ type evidence struct {
 // watchPrimary judges whether the primary is lost, from this host's own point of view and from what the
 // others say of theirs.
 func (j *judgement) watchPrimary() {
-	r := j.v.Record
+	r := &j.v.Record
 	if r.Phase == Creating || r.Phase == Recruiting {
 		j.m.Lost = false
 		return
@@ -43,7 +43,7 @@ func (j *judgement) watchPrimary() {
 
 // primaryLost gives the evidence, if there is any.
 func (j *judgement) primaryLost() (evidence, bool) {
-	r := j.v.Record
+	r := &j.v.Record
 	if r.Primary == j.v.Self {
 		return j.selfLost()
 	}
@@ -68,7 +68,7 @@ func (j *judgement) primaryLost() (evidence, bool) {
 
 // selfLost is the fastest way: the keeper of our own primary saw it exit.
 func (j *judgement) selfLost() (evidence, bool) {
-	r, l := j.v.Record, j.v.Local
+	r, l := &j.v.Record, &j.v.Local
 	if r.Phase != Steady || !j.m.SawPrimary || l.Running || !l.TreeGone || len(j.ableVoters()) < max(r.E, 1) {
 		return evidence{}, false
 	}
@@ -80,8 +80,8 @@ func (j *judgement) selfLost() (evidence, bool) {
 
 // reportedLost judges what the primary's own host says of it. A server that is neither gone nor serving is
 // given time: it starts, recovers or promotes.
-func (j *judgement) reportedLost(rep Report) (evidence, bool) {
-	r, l := j.v.Record, rep.Local
+func (j *judgement) reportedLost(rep *Report) (evidence, bool) {
+	r, l := &j.v.Record, &rep.Local
 	if j.waitsForHook() {
 		return evidence{}, false // its host is being mended; the limit is everybody's
 	}
@@ -114,7 +114,7 @@ func (j *judgement) reportedLost(rep Report) (evidence, bool) {
 // on-time clock. WAL that still advances on any of them is a veto for a while (DATABASE.md, Detection). Where the
 // primary before could come back by itself, its word and nobody's denial suffice.
 func (j *judgement) silentLost() (evidence, bool) {
-	r, t := j.v.Record, j.p.Times
+	r, t := &j.v.Record, j.p.Times
 	mine, _ := j.peer(r.Primary)
 	after := j.suspectAfter(r.Primary)
 	if !j.silent(mine.AgentAge, mine.GateAge, after) || j.v.Late {
@@ -186,7 +186,7 @@ func (j *judgement) silent(agent, gate, after time.Duration) bool {
 
 // startElection raises the epoch, when enough voters could answer, in turn: the primary's own host first.
 func (j *judgement) startElection(e evidence) {
-	r, why := j.v.Record, e.why
+	r, why := &j.v.Record, e.why
 	if held := j.halted(); held != "" {
 		j.because("no standby takes over: %s", held)
 		return
@@ -221,7 +221,7 @@ func (j *judgement) startElection(e evidence) {
 // turn is how many others may begin an election before us: the primary's own host is the first, and the members follow
 // in their order. A primary's host that is silent will begin none, so it holds no place.
 func (j *judgement) turn() int {
-	r := j.v.Record
+	r := &j.v.Record
 	if r.Primary == j.v.Self {
 		return 0
 	}
@@ -235,7 +235,7 @@ func (j *judgement) turn() int {
 
 // unconfirmed carries into a recruiting record what the epoch before it left open: a promotion that was never
 // confirmed keeps its timeline number and the name of the primary before it.
-func unconfirmed(next, before Record) Record {
+func unconfirmed(next Record, before *Record) Record {
 	if before.Phase == Promoting {
 		next.Assigned = append(next.Assigned, Fork{Timeline: before.Timeline, Epoch: before.Epoch})
 	}
@@ -248,7 +248,7 @@ func unconfirmed(next, before Record) Record {
 // formerAble reports whether, in a promotion that was never confirmed, the primary before it could answer. It
 // alone is enough: nothing was acknowledged after its own epoch, and it holds all of that.
 func (j *judgement) formerAble() bool {
-	r := j.v.Record
+	r := &j.v.Record
 	if r.Phase != Promoting || r.Former.Host == "" {
 		return false
 	}
@@ -256,13 +256,13 @@ func (j *judgement) formerAble() bool {
 	return ok && l.Data == DataPresent && l.PromiseOK && l.Incarnation == r.Former.Incarnation && !l.Disk.broken()
 }
 
-// localOf is what a host says of its server, ours included.
-func (j *judgement) localOf(host string) (Local, bool) {
+// localOf is what a host says of its server, ours included, to be read only.
+func (j *judgement) localOf(host string) (*Local, bool) {
 	if host == j.v.Self {
-		return j.v.Local, j.v.Local.Known
+		return &j.v.Local, j.v.Local.Known
 	}
 	rep, ok := j.heard(host)
-	return rep.Local, ok
+	return &rep.Local, ok
 }
 
 // ableVoters are the voters that could answer a recruiting now, ourselves included.
@@ -278,7 +278,7 @@ func (j *judgement) ableVoters() []string {
 }
 
 func (j *judgement) tooFew(why string) {
-	r := j.v.Record
+	r := &j.v.Record
 	var missing []string
 	able := j.ableVoters()
 	for _, v := range r.Voters {
@@ -306,7 +306,7 @@ type recruit struct {
 
 // elect chooses the primary of a recruiting epoch. Any member may; the write decides.
 func (j *judgement) elect() {
-	r := j.v.Record
+	r := &j.v.Record
 	if r.Phase != Recruiting {
 		return
 	}
@@ -352,7 +352,7 @@ func (j *judgement) elect() {
 
 // formerAnswer is the answer of the last confirmed primary, which holds every acknowledged commit by itself.
 func (j *judgement) formerAnswer() (recruit, bool) {
-	r := j.v.Record
+	r := &j.v.Record
 	if r.Former.Host == "" || r.Has(r.Former) {
 		return recruit{}, false
 	}
@@ -364,8 +364,8 @@ func (j *judgement) formerAnswer() (recruit, bool) {
 }
 
 // answered reports whether a server has promised this epoch and told a position on a history that is ours.
-func (j *judgement) answered(l Local) bool {
-	r := j.v.Record
+func (j *judgement) answered(l *Local) bool {
+	r := &j.v.Record
 	if l.Data != DataPresent || !l.PromiseOK || l.Promise.Epoch != r.Epoch || l.Position.Epoch != r.Epoch {
 		return false
 	}
@@ -411,8 +411,8 @@ func (j *judgement) recruits() []recruit {
 
 // onAssigned reports whether a server stands on a timeline whose number was assigned to a promotion that was
 // never confirmed, made out of the committed chain.
-func (j *judgement) onAssigned(l Local) bool {
-	r := j.v.Record
+func (j *judgement) onAssigned(l *Local) bool {
+	r := &j.v.Record
 	known := slices.ContainsFunc(r.Assigned, func(f Fork) bool { return f.Timeline == l.Position.Timeline })
 	if !known || len(l.History) == 0 {
 		return false

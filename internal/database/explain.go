@@ -33,7 +33,7 @@ type Contender struct {
 // Explain judges from one host's view, without asking for anything. d is what that host decided last.
 func Explain(p Policy, v View, d Decision) Explanation {
 	j := &judgement{p: p, v: v, d: Decision{Pause: d.Pause}}
-	r := v.Record
+	r := &v.Record
 	former := given(r)
 	x := Explanation{Able: len(j.ableVoters()), Needed: max(r.E, 1), Forced: j.risk(d.Closed, ""), Ways: j.ways(), Flaps: j.flappingHosts(), Ladder: j.rungs()}
 	var best *recruit
@@ -104,7 +104,7 @@ func (j *judgement) behindWinner(a, best recruit, x Explanation) string {
 
 // blocks are what keeps anybody from taking over by itself.
 func (j *judgement) blocks(x Explanation) []string {
-	r, v := j.v.Record, j.v
+	r, v := &j.v.Record, &j.v
 	var out []string
 	if pause := j.d.Pause; pause != nil {
 		out = append(out, fmt.Sprintf("%s paused it; %s are left", pause.By, pause.Left.Round(time.Second)))

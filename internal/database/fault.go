@@ -36,7 +36,7 @@ func (d Disk) words() string {
 
 // unable says why a primary takes no writes for a fault of its own, and how long that must last before it counts as gone;
 // "" = it takes them, or waits for standbys, or is full, which has an answer of its own.
-func (t Times) unable(l Local) (what string, patience time.Duration) {
+func (t Times) unable(l *Local) (what string, patience time.Duration) {
 	switch l.Writable {
 	case "hung":
 		return "it cannot write to its disk", t.Hung
@@ -65,7 +65,7 @@ func (j *judgement) watchFault() {
 // unableToWrite ends a primary that can write no record to its disk for long, once standbys can take over: it answers and
 // renews its lease, so nothing else would (DATABASE.md, Detection).
 func (j *judgement) unableToWrite() bool {
-	r, l := j.v.Record, j.v.Local
+	r, l := &j.v.Record, &j.v.Local
 	what, patience := j.p.Times.unable(l)
 	if what == "" || j.v.Late {
 		j.m.Hung = false

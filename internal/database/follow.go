@@ -17,7 +17,7 @@ const refollowAfter = 3 * time.Second
 // follow is the duty of a member that is not the primary: promise what is asked, then stream from the
 // confirmed primary, becoming a copy of it first where our own history went another way.
 func (j *judgement) follow() {
-	r, l := j.v.Record, j.v.Local
+	r, l := &j.v.Record, &j.v.Local
 	if r.Phase == Creating {
 		return
 	}
@@ -81,7 +81,7 @@ func (j *judgement) recruit(why string) { j.do(Action{Kind: KindRecruit, Why: wh
 
 // keepUp watches a stream that is configured, and persists newer generations.
 func (j *judgement) keepUp() {
-	r, l := j.v.Record, j.v.Local
+	r, l := &j.v.Record, &j.v.Local
 	if l.Promise.Generation < r.Generation {
 		j.do(Action{Kind: KindRemember, Why: fmt.Sprintf("generation %d is agreed", r.Generation)})
 	}
@@ -113,7 +113,7 @@ func (j *judgement) keepUp() {
 }
 
 // needed reports whether too few other standbys stream for ours to be replaced: behind as it is, it may be wanted.
-func (j *judgement) needed(pr Report) bool {
+func (j *judgement) needed(pr *Report) bool {
 	others := 0
 	for _, s := range pr.Local.Senders {
 		if s.State == "streaming" && s.Name != StandbyName(j.v.Local.Incarnation, j.v.Record.Epoch) && slices.Contains(pr.Local.Names.List, s.Name) {
@@ -124,7 +124,7 @@ func (j *judgement) needed(pr Report) bool {
 }
 
 // primaryReport is the confirmed primary's word that it is one in this epoch.
-func (j *judgement) primaryReport() (Report, bool) {
+func (j *judgement) primaryReport() (*Report, bool) {
 	rep, ok := j.heard(j.v.Record.Primary)
 	return rep, ok && rep.Local.Role == Primary && rep.Local.Promise.Epoch == j.v.Record.Epoch
 }
@@ -134,7 +134,7 @@ const historyUnread = "our server's timeline could not be read; wait until it ca
 
 // historyRead reports whether a server's timeline and its history are known together. What could not be read this time
 // is neither a fork nor the absence of one: nothing is confirmed, thrown away or promoted by it.
-func historyRead(l Local) bool {
+func historyRead(l *Local) bool {
 	if len(l.History) == 0 {
 		return l.Timeline == 1
 	}
@@ -152,7 +152,7 @@ const (
 // kinship compares a server's history and position with the committed chain of the record: a prefix may
 // follow; anything else must become a copy first. Bytes of a cut record are no divergence, since Position
 // counts complete records alone.
-func kinship(r Record, l Local) relation {
+func kinship(r *Record, l *Local) relation {
 	chain := committed(r)
 	at := -1
 	for i, f := range chain {
@@ -173,7 +173,7 @@ func kinship(r Record, l Local) relation {
 }
 
 // wrongChain says how a history that is to be confirmed would not be one, or "".
-func wrongChain(now, next Record) string {
+func wrongChain(now, next *Record) string {
 	n := len(next.Forks)
 	switch {
 	case next.Phase != Steady:
@@ -188,7 +188,7 @@ func wrongChain(now, next Record) string {
 }
 
 // committed is the chain with its root, timeline 1, in front.
-func committed(r Record) []Fork { return append([]Fork{{Timeline: 1}}, r.Forks...) }
+func committed(r *Record) []Fork { return append([]Fork{{Timeline: 1}}, r.Forks...) }
 
 // sameForks compares a chain (with root) and a server's own history (without), by number and place.
 func sameForks(chain, history []Fork) bool {

@@ -57,7 +57,7 @@ func FailoverRisk(p Policy, v View, closed time.Duration, to string) Risk {
 
 // watchClosed notes since when no primary is open.
 func (j *judgement) watchClosed() {
-	r := j.v.Record
+	r := &j.v.Record
 	if r.Phase == Steady && r.Opened && !j.primaryAway() {
 		j.m.Closed = false
 		return
@@ -76,7 +76,7 @@ func (j *judgement) primaryAway() bool {
 }
 
 // given is the primary that a forced failover would give up: the last confirmed one.
-func given(r Record) Voter {
+func given(r *Record) Voter {
 	if (r.Phase == Recruiting || r.Phase == Promoting) && r.Former.Host != "" {
 		return r.Former
 	}
@@ -84,7 +84,7 @@ func given(r Record) Voter {
 }
 
 func (j *judgement) risk(closed time.Duration, to string) Risk {
-	r := j.v.Record
+	r := &j.v.Record
 	former := given(r)
 	k := Risk{Primary: former.Host, Former: former.Incarnation, Span: Never}
 	k.Known = j.knownOf(former)
@@ -119,20 +119,20 @@ func (j *judgement) knownOf(former Voter) Known {
 }
 
 // lastWord is what a host last said of its server, and how long ago.
-func (j *judgement) lastWord(host string) (Local, time.Duration, bool) {
+func (j *judgement) lastWord(host string) (*Local, time.Duration, bool) {
 	if host == j.v.Self {
-		return j.v.Local, 0, j.v.Local.Known
+		return &j.v.Local, 0, j.v.Local.Known
 	}
 	p, ok := j.peer(host)
 	if !ok || p.Report == nil || !p.Report.Local.Known {
-		return Local{}, 0, false
+		return &Local{}, 0, false
 	}
-	return p.Report.Local, p.AgentAge, true
+	return &p.Report.Local, p.AgentAge, true
 }
 
 // acknowledgedUpTo is how far a primary's clients had been told by its own words: the W-th furthest of the standbys
 // that count, or all of its log when nobody is waited for.
-func acknowledgedUpTo(l Local) LSN {
+func acknowledgedUpTo(l *Local) LSN {
 	if l.Names.IsClosed() || l.Role != Primary {
 		return 0
 	}
@@ -170,7 +170,7 @@ func (j *judgement) spanOf(host string, heard time.Duration) time.Duration {
 
 // candidate finds who would take over, and says of every other member why it would not.
 func (j *judgement) candidate(to string, k *Risk) (recruit, bool) {
-	r := j.v.Record
+	r := &j.v.Record
 	var best *recruit
 	for _, host := range r.Members {
 		if host == k.Primary {
@@ -212,7 +212,7 @@ func (j *judgement) candidate(to string, k *Risk) (recruit, bool) {
 
 // forcedRank orders candidates: the furthest, then one that counts, then the plan's order.
 func (j *judgement) forcedRank(a, b recruit) int {
-	r := j.v.Record
+	r := &j.v.Record
 	counts := func(x recruit) int {
 		if r.Has(x.voter) {
 			return 1
@@ -229,7 +229,7 @@ func (j *judgement) reach(a, b recruit) int {
 
 // couldTakeOver gives how far a host's copy reaches, or why it cannot be the primary.
 func (j *judgement) couldTakeOver(host string) (Position, string) {
-	r := j.v.Record
+	r := &j.v.Record
 	l, ok := j.localOf(host)
 	switch {
 	case !ok:
@@ -244,6 +244,8 @@ func (j *judgement) couldTakeOver(host string) (Position, string) {
 		return Position{}, host + " runs as a primary"
 	}
 	if l.Position.Epoch == 0 || l.Position.Epoch != l.Promise.Epoch {
+		says := *l
+		l = &says
 		l.Position = Position{Timeline: l.Timeline, LSN: l.Flushed} // it streams, or did: as far as it says
 	}
 	if l.Position.LSN == 0 {
@@ -257,7 +259,7 @@ func (j *judgement) couldTakeOver(host string) (Position, string) {
 
 // avoidance says whose return would make the loss unnecessary, and what must be sure before it is accepted.
 func (j *judgement) avoidance(k *Risk, former Voter) {
-	r := j.v.Record
+	r := &j.v.Record
 	var missing []string
 	able := j.ableVoters()
 	for _, v := range r.Voters {
@@ -298,7 +300,7 @@ func (j *judgement) avoidance(k *Risk, former Voter) {
 
 // refusal says why force is not allowed now, with the way that loses nothing; "" = it is.
 func (j *judgement) refusal(k Risk, former Voter, closed time.Duration, to string, found bool) string {
-	r := j.v.Record
+	r := &j.v.Record
 	switch {
 	case j.v.Revision == 0 || r.Phase == Creating:
 		return "this database is still being made: nothing can be lost, and nobody else holds a copy"

@@ -10,7 +10,7 @@ import (
 // serveForce takes up a failover that an operator forces. Only the host whose view the operator saw begins it; from
 // then on the record says what is under way, and any host goes on with it.
 func (j *judgement) serveForce() {
-	r := j.v.Record
+	r := &j.v.Record
 	for _, q := range j.v.Requests {
 		if q.Kind != "failover" || q.ID == "" {
 			continue
@@ -29,7 +29,7 @@ func (j *judgement) serveForce() {
 }
 
 func (j *judgement) beginForce(q Request) {
-	r := j.v.Record
+	r := &j.v.Record
 	if j.m.Asked != q.ID {
 		j.m.Asked, j.m.AskedSince = q.ID, j.v.Now
 	}
@@ -77,7 +77,7 @@ func (j *judgement) refuseForce() {
 
 // forcedChoice goes ahead with whoever has answered, once the others have had their time.
 func (j *judgement) forcedChoice() {
-	r, f := j.v.Record, j.v.Record.Forced
+	r, f := &j.v.Record, j.v.Record.Forced
 	if wait := j.p.Times.Stuck - j.phaseAge(); wait >= 0 {
 		j.d.Wake = min(j.d.Wake, wait+1)
 		return
@@ -121,7 +121,7 @@ func (j *judgement) furthest(answers []recruit, to string) (recruit, bool) {
 // giveUp is the record of a forced choice. Voters are only those that answered and hold no more than the chosen one:
 // nothing of what the others acknowledged counts from here on, and none of them is asked again.
 func (j *judgement) giveUp(answers []recruit, best recruit) Record {
-	r := j.v.Record
+	r := &j.v.Record
 	next := r.Clone()
 	next.Phase, next.Runner = Promoting, j.v.Self
 	next.Primary, next.Incarnation = best.voter.Host, best.voter.Incarnation
@@ -149,7 +149,7 @@ func (j *judgement) giveUp(answers []recruit, best recruit) Record {
 }
 
 func (j *judgement) leftBehind(host string, former Voter) Left {
-	r := j.v.Record
+	r := &j.v.Record
 	x := Left{Voter: Voter{Host: host}, Primary: host == former.Host}
 	if x.Primary {
 		x.Incarnation = former.Incarnation

@@ -83,7 +83,7 @@ func (j *judgement) recent(e End) bool {
 
 // endOf is the end of the record's primary, if it ended with last words that the record does not know yet.
 func (j *judgement) endOf() (End, bool) {
-	r := j.v.Record
+	r := &j.v.Record
 	l, ok := j.localOf(r.Primary)
 	if !ok || l.Running || l.Ended == nil || l.Ended.Sign == "" || l.ShutDown || r.Incarnation != "" && l.Incarnation != r.Incarnation {
 		return End{}, false
@@ -125,12 +125,12 @@ func (j *judgement) withEnd(next Record) Record {
 func (j *judgement) halt(next Record, why string) {
 	now := j.v.Record.Clone()
 	now.Ends, now.Halt, now.Opened = next.Ends, next.Halt, false
-	now.Because = []string{why, haltWords(now)}
-	j.swap(now, haltWords(now))
+	now.Because = []string{why, haltWords(&now)}
+	j.swap(now, haltWords(&now))
 }
 
 // haltWords is a halt in words, the same on every host.
-func haltWords(r Record) string {
+func haltWords(r *Record) string {
 	n, hosts := 0, []string{}
 	text := r.Halt.Sign
 	for _, e := range r.Ends {
@@ -147,7 +147,7 @@ func haltWords(r Record) string {
 
 // watchHalt says that automatic moves have ended, and takes that back when an operator asks or when an hour was well.
 func (j *judgement) watchHalt() {
-	r := j.v.Record
+	r := &j.v.Record
 	if r.Halt == nil {
 		return
 	}
@@ -184,7 +184,7 @@ func (j *judgement) endHalt(why string) {
 
 // forgetEnds takes what is long past out of the record, so that a host that starts does not take it for new.
 func (j *judgement) forgetEnds() {
-	r := j.v.Record
+	r := &j.v.Record
 	ends := len(r.Ends) > 0 && r.Halt == nil && !slices.ContainsFunc(r.Ends, j.recent)
 	silences := len(r.Silences) > 0 && !slices.ContainsFunc(r.Silences, j.lately)
 	if !ends && !silences {
@@ -203,7 +203,7 @@ func (j *judgement) forgetEnds() {
 // halted says why nobody takes over by itself now, or "". What had begun goes to its end: a recruiting is not held, nor
 // is a switchover that an operator asked for.
 func (j *judgement) halted() string {
-	r := j.v.Record
+	r := &j.v.Record
 	if r.Halt == nil || r.Phase != Steady && r.Phase != Promoting {
 		return ""
 	}
@@ -212,7 +212,7 @@ func (j *judgement) halted() string {
 
 // haltRests says why our own server is not started in place yet while moves are halted, or "".
 func (j *judgement) haltRests() string {
-	r := j.v.Record
+	r := &j.v.Record
 	if j.halted() == "" {
 		return ""
 	}

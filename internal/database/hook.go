@@ -68,7 +68,7 @@ func (j *judgement) hookAge(h HookRun) time.Duration {
 
 // hookRuns is the run that is waited for now, if there is one: the primary's, not ended, and within its limit.
 func (j *judgement) hookRuns() (HookRun, bool) {
-	r := j.v.Record
+	r := &j.v.Record
 	if r.Phase != Steady || j.p.OnTrouble == 0 {
 		return HookRun{}, false
 	}
@@ -113,7 +113,7 @@ func (j *judgement) rungs() []string {
 
 // climb begins the plan's hook for our own server, the primary; false = it has none, or had its turn, or nothing may move.
 func (j *judgement) climb(kind, why string) bool {
-	r := j.v.Record
+	r := &j.v.Record
 	if j.p.OnTrouble == 0 || r.Phase != Steady || r.Primary != j.v.Self || r.Halt != nil || j.paused() {
 		return false
 	}
@@ -136,7 +136,7 @@ func (j *judgement) climb(kind, why string) bool {
 // serveHook carries our own host's run on: it is begun once, by the life of the agent that asked for it, and its end is
 // agreed.
 func (j *judgement) serveHook() {
-	r := j.v.Record
+	r := &j.v.Record
 	i := slices.IndexFunc(r.Hooks, func(h HookRun) bool { return h.Host == j.v.Self && !h.Ended })
 	if i < 0 || r.Phase != Steady || slices.Contains(j.v.Busy, KindHook) {
 		return
@@ -162,7 +162,7 @@ func (j *judgement) serveHook() {
 // blind is the duty of a primary's host that cannot even read what lies there: nobody renews its server's lease, and the
 // others elect soon. It may still have its host mended.
 func (j *judgement) blind() {
-	r, d := j.v.Record, j.v.Local.Disk
+	r, d := &j.v.Record, j.v.Local.Disk
 	if !d.broken() || r.Primary != j.v.Self {
 		return
 	}
@@ -178,7 +178,7 @@ func (j *judgement) blind() {
 // endedAgain says why our stopped server, the primary, is past its first rung, or "": it was started in place lately, or
 // its disk takes nothing.
 func (j *judgement) endedAgain() (kind, why string) {
-	r, l := j.v.Record, j.v.Local
+	r, l := &j.v.Record, &j.v.Local
 	switch {
 	case r.Phase != Steady || l.Running || !l.TreeGone || l.ShutDown || !l.Known || l.Data != DataPresent || l.Incarnation != r.Incarnation:
 		return "", ""

@@ -107,7 +107,7 @@ func (j *judgement) told(host string) (time.Duration, bool) {
 
 // measure proves how far behind our own standby is.
 func (j *judgement) measure() {
-	v, r, l := j.v, j.v.Record, j.v.Local
+	v, r, l := &j.v, &j.v.Record, &j.v.Local
 	j.d.Behind = Never
 	if !l.Known || l.Role != Standby || !l.Ready || r.Primary == v.Self || j.m.Level.Known && l.Replayed < j.m.Level.LSN {
 		j.m.Marks, j.m.Level = nil, Level{}

@@ -37,7 +37,7 @@ func (j *judgement) lead() {
 
 // create makes the first server.
 func (j *judgement) create() {
-	r, l := j.v.Record, j.v.Local
+	r, l := &j.v.Record, &j.v.Local
 	switch {
 	case l.Data == DataAbsent || l.Data == DataPartial:
 		j.do(Action{Kind: KindInit, Why: "the first copy of a new database"})
@@ -64,8 +64,8 @@ func (j *judgement) create() {
 }
 
 // confirmed is a server's own history as the committed chain, each fork with the epoch that assigned it.
-func (j *judgement) confirmed(l Local) []Fork {
-	r := j.v.Record
+func (j *judgement) confirmed(l *Local) []Fork {
+	r := &j.v.Record
 	chain := slices.Clone(l.History)
 	for i := range chain {
 		chain[i].Epoch = j.timelineEpoch(chain[i].Timeline)
@@ -79,7 +79,7 @@ func (j *judgement) confirmed(l Local) []Fork {
 // resume brings a stopped primary back: by an election when we saw it serve and standbys can take over, else
 // alone, as the record names us and we hold every commit of our epoch (DATABASE.md, Election).
 func (j *judgement) resume(what string) {
-	r, l := j.v.Record, j.v.Local
+	r, l := &j.v.Record, &j.v.Local
 	first := j.restartFirst()
 	if kind, why := j.endedAgain(); kind != "" && (j.waitsForHook() || j.climb(kind, why)) {
 		return
@@ -131,7 +131,7 @@ func (j *judgement) resume(what string) {
 
 // notAlone says why our stopped primary must not take the next epoch by itself, or "".
 func (j *judgement) notAlone() string {
-	r, l := j.v.Record, j.v.Local
+	r, l := &j.v.Record, &j.v.Local
 	switch {
 	case l.Data != DataPresent:
 		return "its data directory is " + string(l.Data)
@@ -161,7 +161,7 @@ func (j *judgement) aloneAgain() time.Duration {
 // standAside is what the former primary does while voters elect: it stays stopped, keeps its promise, and
 // comes back by itself only if the election gets nowhere.
 func (j *judgement) standAside() {
-	r, l := j.v.Record, j.v.Local
+	r, l := &j.v.Record, &j.v.Local
 	if l.Data != DataPresent {
 		return
 	}
@@ -176,7 +176,7 @@ func (j *judgement) standAside() {
 
 // promote makes our server the primary of this epoch and confirms it.
 func (j *judgement) promote() {
-	r, l := j.v.Record, j.v.Local
+	r, l := &j.v.Record, &j.v.Local
 	if l.Data != DataPresent || l.Incarnation != r.Incarnation {
 		j.because("our data are not those that were chosen: another election must follow")
 		return
@@ -214,7 +214,7 @@ func (j *judgement) promote() {
 
 // cutShort begins another election in place of our own promotion.
 func (j *judgement) cutShort(why string) {
-	r := j.v.Record
+	r := &j.v.Record
 	next := j.withEnd(unconfirmed(r.Clone(), r))
 	next.Epoch++
 	next.Phase, next.Alone, next.Runner = Recruiting, false, j.v.Self
@@ -227,7 +227,7 @@ func (j *judgement) cutShort(why string) {
 
 // votersAfterPromotion is V' = V + former primary - itself.
 func (j *judgement) votersAfterPromotion() []Voter {
-	r := j.v.Record
+	r := &j.v.Record
 	if r.Phase != Promoting || r.W == 0 {
 		return r.Voters
 	}
@@ -241,7 +241,7 @@ func (j *judgement) votersAfterPromotion() []Voter {
 // maintain keeps a serving primary in order: names as agreed, open when that is allowed, every standby that
 // streams a voter, and none that does not.
 func (j *judgement) maintain() {
-	r, l := j.v.Record, j.v.Local
+	r, l := &j.v.Record, &j.v.Local
 	j.trackStandbys()
 	if !l.Names.Equal(j.m.Names) {
 		j.m.Names, j.m.NamesAt = l.Names, l.Flushed
@@ -274,7 +274,7 @@ func (j *judgement) maintain() {
 
 // ownNames puts synchronous_standby_names back if somebody else wrote them.
 func (j *judgement) ownNames() bool {
-	r, l := j.v.Record, j.v.Local
+	r, l := &j.v.Record, &j.v.Local
 	full := namesFor(r.Voters, r.W, r.Epoch)
 	if slices.Contains(j.v.Busy, KindNames) {
 		return true // between two states, and nothing else is begun meanwhile
@@ -300,7 +300,7 @@ func (j *judgement) oneStepFrom(full Names) bool {
 
 // between finds the one voter that the names lack.
 func (j *judgement) between(full Names) (Voter, bool) {
-	r, l := j.v.Record, j.v.Local
+	r, l := &j.v.Record, &j.v.Local
 	if l.Names.Equal(full) {
 		return Voter{}, false
 	}
@@ -316,7 +316,7 @@ func (j *judgement) between(full Names) (Voter, bool) {
 // gone, or has promised this epoch, or the wait is over. A primary that came back alone first sees W standbys
 // pass a barrier, so that nobody is shown a commit that only it holds.
 func (j *judgement) open() {
-	r, l := j.v.Record, j.v.Local
+	r, l := &j.v.Record, &j.v.Local
 	if r.Alone && r.W > 0 && !j.barrierPassed() {
 		if !j.barrierBegun() {
 			j.do(Action{Kind: KindBarrier, Why: "what only we hold must reach the standbys before anybody sees it"})
@@ -346,7 +346,7 @@ func (j *judgement) open() {
 
 // mayOpen says why the listener may lead to us, or "" if it may not yet.
 func (j *judgement) mayOpen() string {
-	r := j.v.Record
+	r := &j.v.Record
 	if r.Former.Host == "" || r.Former.Host == j.v.Self {
 		return "no other server can serve an older epoch"
 	}
@@ -377,7 +377,7 @@ func (j *judgement) barrierBegun() bool {
 // barrierPassed reports whether W members of the names in force hold all up to the mark: streaming, counted by
 // PostgreSQL, connected after the barrier began, and their own agent says that they follow this epoch.
 func (j *judgement) barrierPassed() bool {
-	r, l := j.v.Record, j.v.Local
+	r, l := &j.v.Record, &j.v.Local
 	if !j.barrierBegun() {
 		return false
 	}
@@ -398,7 +398,7 @@ func (j *judgement) follows(v Voter) bool {
 		rep.Local.Promise.Epoch == j.v.Record.Epoch && rep.Local.Following == j.v.Record.Epoch
 }
 
-func sender(l Local, name string) (Sender, bool) {
+func sender(l *Local, name string) (Sender, bool) {
 	for _, s := range l.Senders {
 		if s.Name == name {
 			return s, true
@@ -409,7 +409,7 @@ func sender(l Local, name string) (Sender, bool) {
 
 // streams reports whether a standby streams from us under its name of this epoch and is level.
 func (j *judgement) streams(v Voter) bool {
-	l := j.v.Local
+	l := &j.v.Local
 	s, ok := sender(l, StandbyName(v.Incarnation, j.v.Record.Epoch))
 	return ok && s.State == "streaming" && s.Flushed+levelBytes >= l.Flushed
 }
@@ -420,7 +420,7 @@ const leaveBytes = 64 * levelBytes
 
 // connected reports whether a voter streams from us at all, however far behind within reason.
 func (j *judgement) connected(v Voter) bool {
-	l := j.v.Local
+	l := &j.v.Local
 	s, ok := sender(l, StandbyName(v.Incarnation, j.v.Record.Epoch))
 	return ok && s.State == "streaming" && s.Flushed+leaveBytes >= l.Flushed
 }
@@ -445,7 +445,7 @@ func (j *judgement) trackStandbys() {
 
 // leave begins the removal of a voter; finishStep ends it.
 func (j *judgement) leave(v Voter) {
-	r := j.v.Record
+	r := &j.v.Record
 	why := v.Host + " does not stream: it leaves the voters"
 	if !j.mayVote(v) {
 		why = "the plan does not count " + v.Host + " any more: it leaves the voters"
@@ -461,7 +461,7 @@ func (j *judgement) replaced(v Voter) bool {
 
 // finishStep ends a join or a removal: v is a voter that the names lack.
 func (j *judgement) finishStep(v Voter, full Names) {
-	r, l := j.v.Record, j.v.Local
+	r, l := &j.v.Record, &j.v.Local
 	// Without enough others it cannot leave, gone or not: with full names somebody else can join.
 	if len(j.usable(v)) < r.W || j.streams(v) && j.follows(v) && j.mayVote(v) {
 		// Whoever could elect under the record of before must meet one who knows this one (A10): W of the voters
@@ -487,14 +487,14 @@ func (j *judgement) finishStep(v Voter, full Names) {
 	}
 	next := r.Clone()
 	next.Voters, next.Unsealed = without(next.Voters, v), false
-	next.E = electors(next)
+	next.E = electors(&next)
 	j.swap(next, v.Host+" has left the voters: the others hold everything")
 }
 
 // remembered counts those of voters that have persisted the record's generation, or that can elect nobody any
 // more because their host has replaced them.
 func (j *judgement) remembered(voters []Voter) int {
-	r, n := j.v.Record, 0
+	r, n := &j.v.Record, 0
 	for _, v := range voters {
 		rep, ok := j.heard(v.Host)
 		if j.replaced(v) || ok && rep.Local.Promise.Epoch == r.Epoch && rep.Local.Promise.Generation >= r.Generation {
@@ -506,7 +506,7 @@ func (j *judgement) remembered(voters []Voter) int {
 
 // joinable is a member that streams, is level, and is no voter yet.
 func (j *judgement) joinable() (Voter, bool) {
-	r := j.v.Record
+	r := &j.v.Record
 	for _, host := range r.Members {
 		rep, ok := j.heard(host)
 		if !ok || host == j.v.Self {
@@ -524,14 +524,14 @@ func (j *judgement) joinable() (Voter, bool) {
 // that host no more: while too few voters are left for a single write, who is there already comes before who still has to
 // copy everything, and a primary that came back alone takes no other member in before it is open. It leaves in good order.
 func (j *judgement) succeeds(x Voter) bool {
-	r := j.v.Record
+	r := &j.v.Record
 	before := slices.ContainsFunc(r.Voters, func(v Voter) bool { return v.Host == x.Host && j.replaced(v) })
 	return before && r.Standing(x.Host).Votes() && len(j.usable(Voter{})) < r.W
 }
 
 // removable is a voter that has not streamed for long enough, as long as enough others stay.
 func (j *judgement) removable() (Voter, bool) {
-	r := j.v.Record
+	r := &j.v.Record
 	if len(r.Voters)-1 < r.W {
 		return Voter{}, false
 	}

@@ -9,7 +9,7 @@ import (
 // acknowledged data need no lease (I3). Contact is either a linearizable read of the record that still names
 // us, or W voters of ours that beat at our epoch: while they do, no election can have finished.
 func (j *judgement) lease() {
-	v, l := j.v, j.v.Local
+	v, l := &j.v, &j.v.Local
 	if !l.Known || l.Role != Primary {
 		return
 	}

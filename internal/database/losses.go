@@ -77,13 +77,13 @@ func (k Kept) Covers(p Parting) bool {
 }
 
 // givesUp reports whether a promotion under way is a forced one: its former primary is no voter afterwards.
-func givesUp(r Record) bool {
+func givesUp(r *Record) bool {
 	return slices.ContainsFunc(r.Losses, func(l Loss) bool { return l.Fork.Timeline == 0 })
 }
 
 // electors is E for a record's voters. While a forced primary may be the only one that holds what it holds, more
 // recruits are asked for than there are.
-func electors(r Record) int {
+func electors(r *Record) int {
 	if r.Unsealed {
 		return len(r.Voters) + 1
 	}
@@ -105,7 +105,7 @@ func (j *judgement) parted(next Record) Record {
 			next.Primary, leftNames(l.Left), next.Forks[at].LSN)}
 	}
 	if next.Unsealed {
-		next.E = electors(next)
+		next.E = electors(&next)
 	}
 	return next
 }
@@ -146,7 +146,7 @@ func unforced(before, next Record, why string) Record {
 		next.Forced = nil
 	}
 	own := Voter{Host: next.Primary, Incarnation: next.Incarnation}
-	if next.Phase == Promoting && next.Alone && givesUp(next) && given(before) == own {
+	if next.Phase == Promoting && next.Alone && givesUp(&next) && given(&before) == own {
 		for _, l := range next.Losses {
 			if l.Fork.Timeline == 0 {
 				next.Answered = Answer{ID: l.Request, OK: true, Text: "nothing had to be given up: " + why}
@@ -155,7 +155,7 @@ func unforced(before, next Record, why string) Record {
 		next.Losses = slices.DeleteFunc(slices.Clone(next.Losses), func(l Loss) bool { return l.Fork.Timeline == 0 })
 		// The voters are still those that the choice left: who was left out may hold commits of this primary's that none
 		// of them has. Until a barrier has passed nobody is elected in its place.
-		next.E = electors(next)
+		next.E = electors(&next)
 	}
 	return next
 }
@@ -169,7 +169,7 @@ func (l Loss) who() string {
 }
 
 // waiting finds the newest unsettled loss that names a host.
-func waiting(r Record, host string) (Loss, Left, bool) {
+func waiting(r *Record, host string) (Loss, Left, bool) {
 	for _, l := range slices.Backward(r.Losses) {
 		for _, x := range l.Left {
 			if x.Host == host && x.Settled == "" && l.Fork.Timeline != 0 {
@@ -181,7 +181,7 @@ func waiting(r Record, host string) (Loss, Left, bool) {
 }
 
 // parting is where a server's history leaves the committed chain.
-func parting(r Record, l Local, host string) Parting {
+func parting(r *Record, l *Local, host string) Parting {
 	chain, own := committed(r), append([]Fork{{Timeline: 1}}, l.History...)
 	i := 0
 	for i+1 < len(chain) && i+1 < len(own) && sameForks(chain[:i+2], own[1:i+2]) {
@@ -213,7 +213,7 @@ func parting(r Record, l Local, host string) Parting {
 // mayDiscard reports whether our diverged data may be made a copy again. What only we hold is put aside and listed
 // first, always; where an operator gave commits up, somebody must also have said what becomes of them.
 func (j *judgement) mayDiscard() bool {
-	r, l := j.v.Record, j.v.Local
+	r, l := &j.v.Record, &j.v.Local
 	if p := parting(r, l, j.v.Self); l.Kept == nil || l.Kept.Incarnation != l.Incarnation || !l.Kept.Covers(p) {
 		j.do(Action{Kind: KindPreserve, Parted: p, Why: "our history is not part of the primary's: what only we hold is put aside first"})
 		return false
@@ -294,7 +294,7 @@ func (j *judgement) becomes(loss *Loss, left *Left) string {
 	if !ok || rep.Local.Data != DataPresent {
 		return ""
 	}
-	l := rep.Local
+	l := &rep.Local
 	switch {
 	case l.Following == j.v.Record.Epoch && (l.Incarnation == left.Incarnation || left.Incarnation == ""):
 		left.Settled = "it holds nothing that the primary lacks"
@@ -335,7 +335,7 @@ func (j *judgement) answerSettlements() {
 		if q.Kind != "settle" {
 			continue
 		}
-		if _, _, ok := waiting(j.v.Record, q.To); ok {
+		if _, _, ok := waiting(&j.v.Record, q.To); ok {
 			j.answer(q, false, fmt.Sprintf("what waits on %s is not %s", q.To, q.Kept))
 			continue
 		}

@@ -15,7 +15,7 @@ import (
 
 // adjust takes one such step: it finishes the one that is under way, else begins another.
 func (j *judgement) adjust() {
-	r := j.v.Record
+	r := &j.v.Record
 	j.unplannedPrimary()
 	if r.W == 0 {
 		j.adjustFromNothing()
@@ -72,14 +72,14 @@ func (j *judgement) oneBefore() bool {
 func (j *judgement) join(x Voter) {
 	next := j.v.Record.Clone()
 	next.Voters = with(next.Voters, x)
-	next.E = max(next.E, electors(next))
+	next.E = max(next.E, electors(&next))
 	j.swap(next, x.Host+" streams and is level: it becomes a voter")
 }
 
 // settle does what can wait until the voters are as they shall be: it lowers an E that is larger than needed, and
 // lets go of members that the plan does not want.
 func (j *judgement) settle() {
-	r := j.v.Record
+	r := &j.v.Record
 	if need := recruitsNeeded(len(r.Voters), r.W); len(r.Voters) >= r.W && r.E > need {
 		j.publish(r.W, r.Voters)
 		return
@@ -89,7 +89,7 @@ func (j *judgement) settle() {
 
 // planMembers takes the plan's new members and standings into the record.
 func (j *judgement) planMembers() bool {
-	r := j.v.Record
+	r := &j.v.Record
 	wanted := j.p.members()
 	if len(wanted) == 0 || !r.Opened {
 		return false
@@ -128,7 +128,7 @@ func (j *judgement) planMembers() bool {
 // forgetMember takes a host out of the members once nothing hangs on it: it is not the primary and no voter. Its
 // own host then stops its server and keeps its data. The primary always stays, so the last copy never goes.
 func (j *judgement) forgetMember() {
-	r := j.v.Record
+	r := &j.v.Record
 	if len(j.p.members()) == 0 || !r.Opened {
 		return
 	}
@@ -148,7 +148,7 @@ func (j *judgement) forgetMember() {
 // notMember is the duty of a host that the agreed members do not name: whatever runs of the database is stopped,
 // and its data are kept.
 func (j *judgement) notMember() {
-	l := j.v.Local
+	l := &j.v.Local
 	foreign := l.Data == DataForeign || l.SystemID != 0 && j.v.Record.SystemID != 0 && l.SystemID != j.v.Record.SystemID
 	if !l.Running || foreign {
 		return
@@ -180,7 +180,7 @@ func (j *judgement) otherName(x Voter) bool {
 // unwanted is a voter that the plan does not want as one, once the others can do without it. While it streams, it
 // stays until those that are being made in its place have joined.
 func (j *judgement) unwanted() (Voter, bool) {
-	r := j.v.Record
+	r := &j.v.Record
 	for _, v := range r.Voters {
 		if j.mayVote(v) || len(r.Voters)-1 < r.W || len(j.usable(v)) < r.W || j.healthyWithout(v) < r.W {
 			continue
@@ -250,7 +250,7 @@ func (j *judgement) unplannedPrimary() {
 
 // redundancy says what the database lacks of what the plan asks for.
 func (j *judgement) redundancy() {
-	r := j.v.Record
+	r := &j.v.Record
 	need := max(r.W, min(j.v.Local.Names.W, len(r.Voters)))
 	streaming, healthy := 0, 0
 	var missing []string

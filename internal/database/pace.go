@@ -54,7 +54,7 @@ func (t Times) restartMax() time.Duration { return 2 * t.Stuck }
 // ways predicts both from what is known of the servers and what was measured. The primary's log is taken to end where it
 // was last heard to.
 func (j *judgement) ways() Ways {
-	r := j.v.Record
+	r := &j.v.Record
 	pace := r.Pace
 	if pace.Restart == 0 || pace.Failover == 0 {
 		pace = Pace{} // a host that is slow today is slow at both: one figure beside an assumption would only mislead
@@ -110,7 +110,7 @@ func replay(name string, log LSN, last *Recovery) Part {
 
 // backlog is what the standby that would win has received and not replayed: it does that before it serves.
 func (j *judgement) backlog() (Part, bool) {
-	var best Local
+	best := &Local{}
 	for _, v := range j.v.Record.Voters {
 		if l, ok := j.localOf(v.Host); ok && slices.Contains(j.ableVoters(), v.Host) && l.Flushed > best.Flushed {
 			best = l
@@ -139,7 +139,7 @@ func (j *judgement) pace(next Record) Pace {
 // restartFirst says why our own server, the primary, is started in place before anybody takes over, or "". It is the
 // first rung, once in a while: a server that needed it lately, or said why it ended, is not helped by it.
 func (j *judgement) restartFirst() string {
-	r, l := j.v.Record, j.v.Local
+	r, l := &j.v.Record, &j.v.Local
 	switch {
 	case r.Phase != Steady || r.Primary != j.v.Self || r.W == 0 || r.Halt != nil || !j.m.SawPrimary:
 		return ""

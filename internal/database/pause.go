@@ -90,7 +90,7 @@ func (j *judgement) hold(what, why string) {
 // rests reports whether a stopped standby is left alone: somebody stopped it while the database is paused. One that
 // has not followed this epoch yet is part of a change that had begun.
 func (j *judgement) rests() bool {
-	r, l := j.v.Record, j.v.Local
+	r, l := &j.v.Record, &j.v.Local
 	if !j.paused() || r.Phase != Steady || l.Running || l.Following != r.Epoch {
 		return false
 	}

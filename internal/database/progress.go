@@ -25,7 +25,7 @@ func Progress(p Policy, v View, id string) string {
 }
 
 func (j *judgement) switchProgress(q Request) string {
-	r := j.v.Record
+	r := &j.v.Record
 	switch {
 	case r.Switch == q.ID && r.Phase != Steady:
 		return "under way: " + string(r.Phase)

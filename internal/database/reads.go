@@ -65,7 +65,7 @@ const followGrace = 2 * time.Second
 
 // reads says which standbys this host's read-only listener leads to.
 func (j *judgement) reads() {
-	r := j.v.Record
+	r := &j.v.Record
 	if j.p.Reads.MaxLag == 0 || j.v.Revision == 0 {
 		return
 	}
@@ -111,7 +111,7 @@ func (j *judgement) noReader(o *ReadOrder, serves bool) {
 
 // readable judges one member; why is "" when it may be read.
 func (j *judgement) readable(host string, serves bool) (m ReadMember, why string) {
-	r := j.v.Record
+	r := &j.v.Record
 	m = ReadMember{Host: host, Near: j.near(host)}
 	if host == r.Primary {
 		return m, "is the primary"
@@ -168,7 +168,7 @@ func (j *judgement) near(host string) int {
 // admitReaders lets clients into our standby while the plan has a read-only listener, and shuts them out when it
 // has none. Promote shuts them out first, and ends the sessions that are there.
 func (j *judgement) admitReaders() {
-	l := j.v.Local
+	l := &j.v.Local
 	wanted := j.p.Reads.MaxLag > 0
 	switch {
 	case wanted && !l.Admits && l.Ready && l.Receiving:

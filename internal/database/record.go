@@ -129,10 +129,10 @@ func (r Record) Clone() Record {
 }
 
 // Has reports whether v, host and incarnation, is a voter.
-func (r Record) Has(v Voter) bool { return slices.Contains(r.Voters, v) }
+func (r *Record) Has(v Voter) bool { return slices.Contains(r.Voters, v) }
 
 // Holds reports whether host is a member.
-func (r Record) Holds(host string) bool { return slices.Contains(r.Members, host) }
+func (r *Record) Holds(host string) bool { return slices.Contains(r.Members, host) }
 
 // recruitsNeeded is the smallest E that keeps I1 with S = V: W + E > |V|, and never below one.
 func recruitsNeeded(voters, w int) int { return max(1, voters-w+1) }

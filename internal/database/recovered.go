@@ -24,7 +24,7 @@ func Recovered(r Record, promises []Promise, by, why string) Record {
 	}
 	next := r.Clone()
 	if r.Phase != Recruiting {
-		next = unconfirmed(next, r)
+		next = unconfirmed(next, &r)
 	}
 	for _, p := range promises {
 		next.Epoch, next.Generation = max(next.Epoch, p.Epoch), max(next.Generation, p.Generation)
@@ -37,7 +37,7 @@ func Recovered(r Record, promises []Promise, by, why string) Record {
 	// by this record's count before a primary has passed a barrier, and a loss is accepted by who sees this one.
 	next.Forced = nil
 	if next.Unsealed = next.W > 0; next.Unsealed {
-		next.E = electors(next)
+		next.E = electors(&next)
 	}
 	next.Because = []string{why}
 	highest := max(r.Timeline, 1)
@@ -60,7 +60,7 @@ func writtenOffOf(r Record, survivor string) Record {
 		Fork: Fork{Timeline: r.Assigned[len(r.Assigned)-1].Timeline, Epoch: r.Epoch}}
 	for _, host := range r.Members {
 		if host != survivor {
-			l.Left = append(l.Left, Left{Voter: Voter{Host: host}, Primary: host == given(r).Host,
+			l.Left = append(l.Left, Left{Voter: Voter{Host: host}, Primary: host == given(&r).Host,
 				Counted: slices.ContainsFunc(r.Voters, func(v Voter) bool { return v.Host == host })})
 		}
 	}
@@ -75,7 +75,7 @@ func writtenOffOf(r Record, survivor string) Record {
 // it: its server ends, whatever it was, for as a primary it would be a second one and as a standby it would
 // acknowledge for another that is; its listener leads nowhere. Nothing of its data is touched.
 func (j *judgement) writtenOff() {
-	r, why := j.v.Record, j.v.WrittenOff
+	r, why := &j.v.Record, j.v.WrittenOff
 	j.d.Lease, j.d.LeaseOf = 0, 0
 	if j.v.Revision != 0 { // a listener that was never told an epoch leads nowhere anyway
 		j.d.Gate = GateOrder{Epoch: r.Epoch, Generation: r.Generation, State: GateHold, Why: why}

@@ -28,7 +28,7 @@ func (p Pending) String() string { return fmt.Sprintf("%s %s -> %s", p.Name, p.F
 
 // settings keeps the running server's settings as the plan has them, and says what waits for a restart.
 func (j *judgement) settings() {
-	l := j.v.Local
+	l := &j.v.Local
 	if l.Unapplied && l.Ready {
 		j.do(Action{Kind: KindReload, Why: "the plan's settings are not in the server's file yet"})
 	}
@@ -132,7 +132,7 @@ func (j *judgement) waitsFor(q Request, host string) string {
 // counts reports whether a host does its part: it holds a voter that streams, by the primary's own word, or it is
 // asynchronous and streams, by its own.
 func (j *judgement) counts(host string) bool {
-	r := j.v.Record
+	r := &j.v.Record
 	if !r.Standing(host).Votes() {
 		l, ok := j.localOf(host)
 		return ok && l.Receiving && l.Following == r.Epoch
@@ -148,7 +148,7 @@ func (j *judgement) counts(host string) bool {
 
 // restartStandby stops our standby when its turn has come; following the primary starts it again.
 func (j *judgement) restartStandby() {
-	r, l := j.v.Record, j.v.Local
+	r, l := &j.v.Record, &j.v.Local
 	if l.Stands && l.Refused == "" && !j.paused() { // one whose settings PostgreSQL refuses would start with those that it has
 		j.do(Action{Kind: KindStop, Why: "its replay stands still: its settings are lower than the primary's"})
 		return
@@ -166,7 +166,7 @@ func (j *judgement) restartStandby() {
 
 // serveRestart carries a restart on from the primary's side; done = it is settled, or another request may go first.
 func (j *judgement) serveRestart(q Request) (done bool) {
-	r := j.v.Record
+	r := &j.v.Record
 	first := j.primaryFirst(q)
 	if why := j.waitsFor(q, ""); !first && why != "" {
 		j.because("the restart of the primary waits: %s", why)
@@ -234,7 +234,7 @@ func PlanRestart(p Policy, v View, pendingOnly bool) []RestartStep {
 }
 
 func (j *judgement) restartSteps(q Request) []RestartStep {
-	r := j.v.Record
+	r := &j.v.Record
 	var steps []RestartStep
 	first := j.primaryFirst(q)
 	step := func(host, how string) {

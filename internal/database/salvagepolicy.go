@@ -24,22 +24,22 @@ func ToSalvage(p SalvagePolicy, r Record, host string, l Local) (k Kept, ok bool
 	if p != SalvageExport && p != SalvageCommand || !l.Known || l.Data != DataPresent || l.Kept == nil {
 		return Kept{}, false
 	}
-	if _, _, ok := waiting(r, host); !ok || l.Kept.Salvaged != "" || !listed(r, host, l) {
+	if _, _, ok := waiting(&r, host); !ok || l.Kept.Salvaged != "" || !listed(&r, host, &l) {
 		return Kept{}, false
 	}
 	return *l.Kept, true
 }
 
 // listed reports whether all that a server holds alone, as far as the record tells, is put aside and listed.
-func listed(r Record, host string, l Local) bool {
+func listed(r *Record, host string, l *Local) bool {
 	return l.Kept != nil && l.Kept.Incarnation == l.Incarnation && l.Kept.Covers(parting(r, l, host))
 }
 
 // byPolicy says what the plan has decided about what a host holds, or "". Where a rebuilding wrote the host off, nobody
 // knows what it had acknowledged: that is not discarded by a plan.
-func (j *judgement) byPolicy(loss Loss, host string, l Local) string {
+func (j *judgement) byPolicy(loss Loss, host string, l *Local) string {
 	switch {
-	case !listed(j.v.Record, host, l):
+	case !listed(&j.v.Record, host, l):
 		return ""
 	case l.Kept.Salvaged != "":
 		return l.Kept.Salvaged + " (as the plan says)"

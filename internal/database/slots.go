@@ -66,16 +66,39 @@ type SlotMemory struct {
 	Idle []Idle // those that nobody streams through
 }
 
-// slotOwner is a member as the holder of incarnations.
+// slotOwner is a member as the holder of an incarnation.
 type slotOwner struct {
-	host  string
-	at    LSN
-	heard bool
+	incarnation string
+	host        string
+	at          LSN
+	heard       bool
+}
+
+// slotOwners is one entry for an incarnation, the last that was noted of it.
+type slotOwners []slotOwner
+
+func (o slotOwners) of(incarnation string) (slotOwner, bool) {
+	for _, x := range o {
+		if x.incarnation == incarnation {
+			return x, true
+		}
+	}
+	return slotOwner{}, false
+}
+
+func (o slotOwners) note(x slotOwner) slotOwners {
+	for i := range o {
+		if o[i].incarnation == x.incarnation {
+			o[i] = x
+			return o
+		}
+	}
+	return append(o, x)
 }
 
 // keepSlots orders our server's slots.
 func (j *judgement) keepSlots() {
-	r, l := j.v.Record, j.v.Local
+	r, l := &j.v.Record, &j.v.Local
 	if r.Phase != Steady || !l.Ready || j.v.Stopping || l.Role == NoRole {
 		return
 	}
@@ -84,7 +107,7 @@ func (j *judgement) keepSlots() {
 	order := &SlotOrder{}
 	var idle []Idle
 	for _, s := range l.Slots {
-		o, known := owners[s.Incarnation]
+		o, known := owners.of(s.Incarnation)
 		if s.Active || known && o.heard && l.Role == Standby && !s.Lost {
 			continue
 		}
@@ -103,9 +126,9 @@ func (j *judgement) keepSlots() {
 		}
 	}
 	j.m.Idle = idle
-	for incarnation, o := range owners {
-		if l.Role == Standby && o.heard && !slices.Contains(order.Drop, incarnation) {
-			order.Keep = append(order.Keep, SlotAt{incarnation, o.at})
+	for _, o := range owners {
+		if l.Role == Standby && o.heard && !slices.Contains(order.Drop, o.incarnation) {
+			order.Keep = append(order.Keep, SlotAt{o.incarnation, o.at})
 		}
 	}
 	slices.SortFunc(order.Keep, func(a, b SlotAt) int { return cmp.Compare(a.Incarnation, b.Incarnation) })
@@ -116,27 +139,27 @@ func (j *judgement) keepSlots() {
 }
 
 // slotOwners are the incarnations of the other members, by what they say and by what is agreed.
-func (j *judgement) slotOwners() map[string]slotOwner {
-	owners := map[string]slotOwner{}
-	for _, v := range j.v.Record.Voters {
+func (j *judgement) slotOwners() slotOwners {
+	r := &j.v.Record
+	owners := make(slotOwners, 0, len(r.Voters)+2*len(r.Members))
+	for _, v := range r.Voters {
 		if v.Host != j.v.Self {
-			owners[v.Incarnation] = slotOwner{host: v.Host}
+			owners = owners.note(slotOwner{incarnation: v.Incarnation, host: v.Host})
 		}
 	}
-	for _, host := range j.v.Record.Members {
+	for _, host := range r.Members {
 		rep, ok := j.heard(host)
 		if !ok || host == j.v.Self {
 			continue
 		}
 		if i := rep.Local.Incarnation; i != "" {
-			owners[i] = slotOwner{host, rep.Local.Flushed, true}
+			owners = owners.note(slotOwner{i, host, rep.Local.Flushed, true})
 		}
 		if i := rep.Local.Copying; i != "" && j.v.Local.Role == Primary {
-			owners[i] = slotOwner{host: host, heard: true}
+			owners = owners.note(slotOwner{incarnation: i, host: host, heard: true})
 		}
 	}
-	delete(owners, j.v.Local.Incarnation)
-	return owners
+	return slices.DeleteFunc(owners, func(x slotOwner) bool { return x.incarnation == j.v.Local.Incarnation })
 }
 
 // slotOver says why a slot that nobody streams through goes, or "".
@@ -170,7 +193,7 @@ func (j *judgement) slotGrows(s Slot, host string, idle time.Duration, limits Sl
 }
 
 // logGone reports whether the primary has let go of log that we would have to stream: only a new copy can help.
-func (j *judgement) logGone(pr Report) bool {
+func (j *judgement) logGone(pr *Report) bool {
 	return pr.Local.Oldest > j.v.Local.Flushed && j.v.Local.Flushed > 0
 }
 

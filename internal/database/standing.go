@@ -39,10 +39,10 @@ func standingOf(all []Standing, host string) Standing {
 }
 
 // Standing is how a host stands by the agreed record.
-func (r Record) Standing(host string) Standing { return standingOf(r.Standings, host) }
+func (r *Record) Standing(host string) Standing { return standingOf(r.Standings, host) }
 
 // cascades reports whether a standby may stream from another member than the primary.
-func (r Record) cascades(host, from string) bool {
+func (r *Record) cascades(host, from string) bool {
 	return r.Standing(host).Follows == from && r.Holds(from) && !slices.ContainsFunc(r.Voters, func(v Voter) bool { return v.Host == host })
 }
 
@@ -90,7 +90,7 @@ func (j *judgement) willing(answers []recruit) []recruit {
 
 // standsAside says why the plan keeps a member from taking over in a planned or automatic move, or "".
 func (j *judgement) standsAside(host string) string {
-	r := j.v.Record
+	r := &j.v.Record
 	switch s := r.Standing(host); {
 	case !r.Holds(host):
 		return ""

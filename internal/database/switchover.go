@@ -36,7 +36,7 @@ func (j *judgement) serveRequests() {
 
 // serveSwitchover reports whether another request may go first.
 func (j *judgement) serveSwitchover(q Request) bool {
-	r := j.v.Record
+	r := &j.v.Record
 	switch {
 	case r.Switch == q.ID && !r.Opened:
 		return false
@@ -80,7 +80,7 @@ func (j *judgement) stillUnfit(q Request) bool {
 // beginSwitch prepares the stop of a primary that serves, and agrees on it: the host to, which may be ourselves, is
 // the primary after that.
 func (j *judgement) beginSwitch(q Request, to, why string) {
-	r, l := j.v.Record, j.v.Local
+	r, l := &j.v.Record, &j.v.Local
 	if !r.Opened || len(j.d.Actions) > 0 {
 		j.because("the %s waits until the database is in order", q.Kind)
 		return
@@ -119,7 +119,7 @@ func (j *judgement) target(wish string) (to Voter, why string, passing bool) {
 			why, passing = no, passing || j.standsAside(v.Host) == ""
 			continue
 		}
-		s, _ := sender(j.v.Local, StandbyName(v.Incarnation, j.v.Record.Epoch))
+		s, _ := sender(&j.v.Local, StandbyName(v.Incarnation, j.v.Record.Epoch))
 		if best == nil || cmp.Or(cmp.Compare(j.steadier(v.Host), j.steadier(best.Host)), cmp.Compare(j.promotes(v.Host), j.promotes(best.Host)), cmp.Compare(s.Flushed, bestAt)) > 0 {
 			best, bestAt = &v, s.Flushed
 		}
@@ -156,7 +156,7 @@ func Candidates(p Policy, v View) map[string]string {
 // there are none, every member that the plan lets take over. A switchover asks nobody to elect: it sees that the target
 // holds the very last record of a primary that has stopped and promised.
 func (j *judgement) targets() []Voter {
-	r := j.v.Record
+	r := &j.v.Record
 	if r.W > 0 {
 		return r.Voters
 	}
@@ -193,7 +193,7 @@ func (j *judgement) unfitTarget(v Voter) string {
 // see that the target holds the very last record, and hand over. Before the handing over, any trouble makes the
 // old primary resume.
 func (j *judgement) switchOver() {
-	r, l := j.v.Record, j.v.Local
+	r, l := &j.v.Record, &j.v.Local
 	j.timeSwitch()
 	if r.Switch == "" {
 		j.m.DiskMoved, j.m.DiskMovedAt = true, j.v.Now // nobody asked for it
@@ -213,7 +213,7 @@ func (j *judgement) switchOver() {
 }
 
 func (j *judgement) handOver(late bool) {
-	r, l := j.v.Record, j.v.Local
+	r, l := &j.v.Record, &j.v.Local
 	if r.SwitchTo == j.v.Self {
 		j.resume("it was stopped to be restarted in place")
 		return
