@@ -57,8 +57,9 @@ race: setup ## Runs the tests of one room over and over under the race detector:
 	CI=true go test $(RACE) -shuffle=on -count=10 -timeout 30m $(ROOM)
 
 .PHONY: sim
-sim: ## Runs the simulator on thousands of seeds (SEEDS=5000, FROM=1), or for HOURS= of simulated time; prints each seed that fails, and how to repeat it.
-	@GOGC=400 go test ./sim -run '^TestSeeds$$' -count=1 -v -timeout 12h -args -sim.seeds=$(SEEDS) -sim.from=$(FROM) -sim.hours=$(HOURS)
+sim: ## Runs the simulator on thousands of seeds (SEEDS=5000, FROM=1), or for HOURS= of simulated time (it says each minute how far it is; OUT= is a file for it); prints each seed that fails, and how to repeat it.
+	@git log -1 --format='the simulator on %h, %s'; \
+	 GOGC=2500 go test ./sim -run '^TestSeeds$$' -count=1 -v -timeout 48h -args -sim.seeds=$(SEEDS) -sim.from=$(FROM) -sim.hours=$(HOURS) -sim.out=$(OUT)
 
 .PHONY: lab
 lab: setup ## Breaks whole plans of real processes and counts what was lost; SCENARIO=power-off N=50 repeats one. Root.

@@ -104,7 +104,7 @@ func (a *agentLife) begin() {
 
 // after runs f later in this life.
 func (a *agentLife) after(d time.Duration, f func()) {
-	a.w.After(a.h.name, d, func() { a.hold(f) })
+	a.w.pushIn(a.h.virtual(d), a.h, a, f)
 }
 
 // hold runs f, or keeps it until the agent is no longer paused.
@@ -123,7 +123,7 @@ func (a *agentLife) unpause() {
 	queued := a.queued
 	a.queued = nil
 	for _, f := range queued {
-		a.w.After(a.h.name, 0, func() { a.hold(f) })
+		a.after(0, f)
 	}
 }
 
@@ -152,7 +152,7 @@ func (a *agentLife) readStore() {
 // reading is the agreed state at one revision.
 type reading struct {
 	at       int64
-	record   database.Record
+	record   *database.Record
 	revision int64
 	requests []*request
 	plan     applied
@@ -173,8 +173,8 @@ func (a *agentLife) learn(r reading) {
 	if a.known && r.at <= a.at {
 		return
 	}
-	a.known, a.at, a.record, a.revision = true, r.at, r.record, r.revision
-	a.h.kept = r.record
+	a.known, a.at, a.record, a.revision = true, r.at, *r.record, r.revision
+	a.h.kept = *r.record
 	a.wakeIn(0)
 }
 

@@ -74,7 +74,10 @@ type signature struct {
 
 func (a *agentLife) sign() signature {
 	r := a.report.Databases[databaseName]
-	l := r.Local
+	if r == nil {
+		return signature{}
+	}
+	l := &r.Local
 	return signature{r.Revision, l.Data, l.Incarnation, l.Promise, l.Position, l.Running, l.TreeGone, l.Role, l.Ready,
 		l.Following, l.Receiving, l.Timeline, l.Stopping, r.Late}
 }

@@ -167,7 +167,8 @@ func (c *checker) step() {
 
 func (c *checker) recordChanged() {
 	w := c.w
-	r, _ := w.site.agreed()
+	agreed, _ := w.site.agreed()
+	r := *agreed
 	before := c.record
 	c.record = r
 	if r.Epoch != 0 {

@@ -16,6 +16,7 @@ type host struct {
 	w       *World
 	name    string
 	index   int
+	rest    []*host       // see others
 	stretch float64       // virtual time for one second of its own clock
 	origin  time.Duration // of its own clock
 	up      bool
@@ -92,7 +93,7 @@ func (h *host) thaw() {
 	held := h.held
 	h.held = nil
 	for _, e := range held {
-		h.w.push(0, h, e.f)
+		h.w.pushIn(0, h, e.life, e.f)
 	}
 }
 
@@ -198,7 +199,10 @@ func (h *host) gateAsks() {
 
 func (h *host) answersGates() bool { return h.up && !h.frozen && !h.gate.down }
 
-// others are the hosts other than h, in order.
+// others are the hosts other than h, in order. Nobody may change the list.
 func (h *host) others() []*host {
-	return slices.DeleteFunc(slices.Clone(h.w.hosts), func(x *host) bool { return x == h })
+	if h.rest == nil {
+		h.rest = slices.DeleteFunc(slices.Clone(h.w.hosts), func(x *host) bool { return x == h })
+	}
+	return h.rest
 }

@@ -71,7 +71,7 @@ func (h *host) resume(boot int, lost time.Duration, last uint64) {
 		if e.serial > last {
 			e.at -= lost
 		}
-		w.push(max(0, e.at+lost-w.now), h, e.f)
+		w.pushIn(max(0, e.at+lost-w.now), h, e.life, e.f)
 	}
 	for m := range h.gate.reads.until {
 		h.gate.reads.until[m] += lost

@@ -98,9 +98,9 @@ func obeyBackup(f *agent.Facts) {
 		}
 		r := *p.Report
 		r.Databases = maps.Clone(r.Databases)
-		x := r.Databases[databaseName]
+		x := *r.Databases[databaseName]
 		hide(&x.Local)
-		r.Databases[databaseName] = x
+		r.Databases[databaseName] = &x
 		f.Peers[i].Report = &r
 	}
 }

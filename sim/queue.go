@@ -2,13 +2,23 @@ package sim
 
 import "time"
 
-// event is one thing to happen. Those of a host end with the host.
+// event is one thing to happen. Those of a host end with the host, and those of an agent with its life; while it is
+// paused they wait.
 type event struct {
 	at     time.Duration
 	serial uint64
 	host   *host
+	life   *agentLife
 	boot   int
 	f      func()
+}
+
+func (e *event) run() {
+	if e.life != nil {
+		e.life.hold(e.f)
+		return
+	}
+	e.f()
 }
 
 // before is the order in which events happen: at one instant, those that were asked for first.

@@ -26,7 +26,7 @@ type site struct {
 	read struct { // see agreed
 		revision int64 // of the whole store
 		at       int64 // of the record
-		record   database.Record
+		record   *database.Record
 	}
 }
 
@@ -38,8 +38,8 @@ func newSite(members []*host, recovery int64) *site {
 
 // agreed is the record as the store holds it now, and its revision. Every host reads the same one again and again, so it
 // is decoded once, and nobody may change what it holds.
-func (s *site) agreed() (database.Record, int64) {
-	if now := s.store.Revision(); now != s.read.revision {
+func (s *site) agreed() (*database.Record, int64) {
+	if now := s.store.Revision(); now != s.read.revision || s.read.record == nil {
 		e, err := s.checks.Get(context.Background(), agent.RecordKey(databaseName))
 		if err != nil {
 			panic("sim: the store cannot be read: " + err.Error())
@@ -50,7 +50,7 @@ func (s *site) agreed() (database.Record, int64) {
 				panic("sim: the record in the store is not readable: " + err.Error())
 			}
 		}
-		s.read.revision, s.read.at, s.read.record = now, e.Revision, r
+		s.read.revision, s.read.at, s.read.record = now, e.Revision, &r
 	}
 	return s.read.record, s.read.at
 }

@@ -153,12 +153,12 @@ func (w *World) happen(e event) {
 	h := e.host
 	switch {
 	case h == nil:
-		e.f()
+		e.run()
 	case h.boot != e.boot || !h.up:
 	case h.frozen:
 		h.held = append(h.held, e)
 	default:
-		e.f()
+		e.run()
 	}
 }
 
@@ -235,9 +235,12 @@ func (w *World) end() {
 // at runs f later, whatever becomes of the hosts.
 func (w *World) at(d time.Duration, f func()) { w.push(d, nil, f) }
 
-func (w *World) push(d time.Duration, h *host, f func()) {
+func (w *World) push(d time.Duration, h *host, f func()) { w.pushIn(d, h, nil, f) }
+
+// pushIn is [World.push] of something that an agent does.
+func (w *World) pushIn(d time.Duration, h *host, life *agentLife, f func()) {
 	w.serial++
-	e := event{at: w.now + max(d, 0), serial: w.serial, host: h, f: f}
+	e := event{at: w.now + max(d, 0), serial: w.serial, host: h, life: life, f: f}
 	if h != nil {
 		e.boot = h.boot
 	}

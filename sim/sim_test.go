@@ -16,6 +16,7 @@ import (
 var (
 	seeds = flag.Int("sim.seeds", 0, "how many seeds TestSeeds runs; 0 = a few hundred, fewer when testing is short or slow")
 	hours = flag.Float64("sim.hours", 0, "run seeds on every core until so many hours have been simulated, in place of sim.seeds")
+	out   = flag.String("sim.out", "", "a file that says how far TestSeeds has come, and at the end what it came to")
 	from  = flag.Uint64("sim.from", 1, "the first seed of TestSeeds")
 	seed  = flag.Uint64("sim.seed", 0, "run only this seed")
 	trace = flag.Bool("sim.trace", false, "with -sim.seed: print the whole trace as it happens")
@@ -46,6 +47,7 @@ func TestSeeds(t *testing.T) {
 	}
 	workers.Wait()
 	t.Log(sum.String())
+	sum.write("done: ")
 }
 
 // readers reports whether the plan of a seed's world has a read-only listener.
@@ -98,7 +100,8 @@ func (s *total) add(seed uint64, r sim.Result) {
 	s.acknowledged, s.faults, s.epochs, s.took = s.acknowledged+r.Acknowledged, s.faults+r.Faults, s.epochs+r.Epochs, s.took+r.Took
 	if s.limit > 0 && time.Since(s.told) > time.Minute {
 		s.told = time.Now()
-		fmt.Fprintln(os.Stderr, s.String())
+		fmt.Fprintln(os.Stderr, s.progress()+s.String())
+		s.write(s.progress())
 	}
 	if r.Failure == nil {
 		return
@@ -108,6 +111,23 @@ func (s *total) add(seed uint64, r sim.Result) {
 		report(s.t, r)
 	} else {
 		s.t.Error(r.Failure)
+	}
+}
+
+// progress says how much of a long run is done, and about how long the rest takes.
+func (s *total) progress() string {
+	done := float64(s.took) / float64(s.limit)
+	left := time.Duration(float64(time.Since(s.begin)) * (1 - done) / done)
+	return fmt.Sprintf("%.1f%% of %.0f hours, about %s to go: ", 100*done, s.limit.Hours(), left.Round(time.Minute))
+}
+
+// write says the same to the file that was asked for.
+func (s *total) write(how string) {
+	if *out == "" {
+		return
+	}
+	if err := os.WriteFile(*out, []byte(how+s.String()+"\n"), 0o644); err != nil {
+		s.t.Errorf("say how far it is: %v", err)
 	}
 }
 

@@ -61,16 +61,16 @@ type PeerFacts struct {
 
 // Report is what a host tells the others with each beat.
 type Report struct {
-	Host      string                     `json:"host"`
-	Version   string                     `json:"version"` // of the binary
-	Plan      string                     `json:"plan"`    // hash of the plan's text
-	Late      bool                       `json:"late"`
-	Databases map[string]database.Report `json:"databases"`
-	Instances []service.Report           `json:"instances"`
-	Problems  []problem.Problem          `json:"problems"`
-	Archive   map[string]Archive         `json:"archive,omitempty"`  // databases whose WAL this host archives
-	Recovery  int64                      `json:"recovery,omitempty"` // of the agreed state that it reads
-	Restored  []Restored                 `json:"restored,omitempty"` // copies that run beside the databases
+	Host      string                      `json:"host"`
+	Version   string                      `json:"version"` // of the binary
+	Plan      string                      `json:"plan"`    // hash of the plan's text
+	Late      bool                        `json:"late"`
+	Databases map[string]*database.Report `json:"databases"`
+	Instances []service.Report            `json:"instances"`
+	Problems  []problem.Problem           `json:"problems"`
+	Archive   map[string]Archive          `json:"archive,omitempty"`  // databases whose WAL this host archives
+	Recovery  int64                       `json:"recovery,omitempty"` // of the agreed state that it reads
+	Restored  []Restored                  `json:"restored,omitempty"` // copies that run beside the databases
 }
 
 // Restored is a restored copy of a database on this host, under a name of its own. Nothing is judged from it.

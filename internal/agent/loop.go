@@ -18,7 +18,7 @@ type Loop struct {
 	databases []database.Policy
 	memory    map[string]database.Memory
 	looks     map[string]database.Look
-	told      map[partOf]part
+	peers     []database.Peer // of the view before: its array serves again
 	services  []ServicePolicy
 
 	tended     service.Memory
@@ -29,7 +29,7 @@ type Loop struct {
 
 // NewLoop prepares the rounds of one host.
 func NewLoop(self, version, plan string, databases []database.Policy, services []ServicePolicy) *Loop {
-	return &Loop{self: self, version: version, plan: plan, databases: databases, services: services, memory: map[string]database.Memory{}, looks: map[string]database.Look{}, told: map[partOf]part{}}
+	return &Loop{self: self, version: version, plan: plan, databases: databases, services: services, memory: map[string]database.Memory{}, looks: map[string]database.Look{}}
 }
 
 // roundEvery is the longest pause between rounds: silence has no event that could wake one.
@@ -38,12 +38,13 @@ const roundEvery = 250 * time.Millisecond
 // Round judges once and starts what is asked for.
 func (l *Loop) Round(f Facts, h Hands) Outcome {
 	out := Outcome{
-		Report:    Report{Host: l.self, Version: l.version, Plan: l.planOf(f).Plan, Late: f.Late, Recovery: f.Recovery, Databases: map[string]database.Report{}},
+		Report:    Report{Host: l.self, Version: l.version, Plan: l.planOf(f).Plan, Late: f.Late, Recovery: f.Recovery, Databases: map[string]*database.Report{}},
 		Decisions: map[string]database.Decision{},
 		Wake:      roundEvery,
 	}
-	for _, p := range l.planOf(f).Databases {
-		l.database(p, f, h, &out)
+	policies := l.planOf(f).Databases
+	for i := range policies {
+		l.database(&policies[i], &f, h, &out)
 	}
 	l.serve(f, h, &out)
 	if f.Stopping {
@@ -76,19 +77,19 @@ func (l *Loop) planOf(f Facts) Adopted {
 	return Adopted{Plan: l.plan, Databases: l.databases, Services: l.services}
 }
 
-func (l *Loop) database(p database.Policy, f Facts, h Hands, out *Outcome) {
+func (l *Loop) database(p *database.Policy, f *Facts, h Hands, out *Outcome) {
 	i := slices.IndexFunc(f.Databases, func(d DatabaseFacts) bool { return d.Name == p.Name })
 	if i < 0 {
 		return
 	}
-	facts := f.Databases[i]
-	v := viewOf(l.self, f, facts, l.part)
-	d, m := database.Decide(p, v, l.memory[p.Name])
+	v := viewOf(l.self, f, &f.Databases[i], l.peers[:0])
+	l.peers = v.Peers // a decision keeps nothing of its view's peers but what they reported
+	d, m := database.Decide(*p, v, l.memory[p.Name])
 	l.memory[p.Name] = m
 	out.Decisions[p.Name] = d
 	out.Problems = append(out.Problems, d.Problems...)
 	out.Wake = min(out.Wake, d.Wake)
-	rep := l.report(p.Name, v, d)
+	rep := l.report(p.Name, &v, &d)
 	if d.Pause != nil {
 		rep.Paused = d.Pause.ID
 	}
@@ -118,56 +119,32 @@ func (l *Loop) database(p database.Policy, f Facts, h Hands, out *Outcome) {
 }
 
 // ViewOf is one database as [database.Decide] wants to see it.
-func ViewOf(self string, f Facts, d DatabaseFacts) database.View { return viewOf(self, f, d, partIn) }
+func ViewOf(self string, f Facts, d DatabaseFacts) database.View {
+	return viewOf(self, &f, &d, make([]database.Peer, 0, len(f.Peers)))
+}
 
-func viewOf(self string, f Facts, d DatabaseFacts, partIn func(PeerFacts, string) *database.Report) database.View {
-	v := database.View{
-		Self: self, Now: f.Now, Known: f.Known, Record: d.Record, Revision: d.Revision, RecordAge: f.ContactAge,
-		Local: d.Local, Late: f.Late, Advanced: d.Advanced, Busy: d.Busy, Requests: d.Requests, Stopping: f.Stopping,
-		WrittenOff: f.WrittenOff(),
-	}
-	v.Peers = make([]database.Peer, 0, len(f.Peers))
-	for _, p := range f.Peers {
-		peer := database.Peer{Host: p.Host, AgentAge: p.AgentAge, GateAge: database.Never, Contact: p.Contact, Report: partIn(p, d.Name)}
+// viewOf is [ViewOf], with its peers added to an array that is at hand.
+func viewOf(self string, f *Facts, d *DatabaseFacts, peers []database.Peer) database.View {
+	for i := range f.Peers {
+		p := &f.Peers[i]
+		peer := database.Peer{Host: p.Host, AgentAge: p.AgentAge, GateAge: database.Never, Contact: p.Contact}
+		if p.Report != nil {
+			peer.Report = p.Report.Databases[d.Name] // nil if it has no such part
+		}
 		if age, ok := p.GateAge[d.Name]; ok {
 			peer.GateAge = age
 		}
-		v.Peers = append(v.Peers, peer)
+		peers = append(peers, peer)
 	}
-	return v
-}
-
-// partIn is a database's part of a peer's report; nil if there is none.
-func partIn(p PeerFacts, name string) *database.Report {
-	if p.Report == nil {
-		return nil
+	return database.View{
+		Self: self, Now: f.Now, Known: f.Known, Record: d.Record, Revision: d.Revision, RecordAge: f.ContactAge,
+		Local: d.Local, Late: f.Late, Advanced: d.Advanced, Busy: d.Busy, Requests: d.Requests, Stopping: f.Stopping,
+		WrittenOff: f.WrittenOff(), Peers: peers,
 	}
-	r, ok := p.Report.Databases[name]
-	if !ok {
-		return nil
-	}
-	return &r
-}
-
-type partOf struct{ host, name string }
-
-type part struct {
-	in *Report
-	is *database.Report
-}
-
-// part is [partIn], taken out once for as long as the same report is what the peer told.
-func (l *Loop) part(p PeerFacts, name string) *database.Report {
-	x := l.told[partOf{p.Host, name}]
-	if x.in != p.Report {
-		x = part{p.Report, partIn(p, name)}
-		l.told[partOf{p.Host, name}] = x
-	}
-	return x.is
 }
 
 // WrittenOff says why this host's agreed state counts no more, or "".
-func (f Facts) WrittenOff() string {
+func (f *Facts) WrittenOff() string {
 	if f.Overruled <= f.Recovery {
 		return ""
 	}
@@ -182,7 +159,7 @@ func coarse(age time.Duration) time.Duration {
 
 // look is what is told of the newest look at a local server: fixed when it is first told, so that a report changes
 // with what was seen and not with the time.
-func (l *Loop) look(name string, v database.View, d database.Decision) database.Look {
+func (l *Loop) look(name string, v *database.View, d *database.Decision) database.Look {
 	if !v.Local.Known {
 		return database.Look{Behind: database.Never}
 	}
@@ -196,11 +173,13 @@ func (l *Loop) look(name string, v database.View, d database.Decision) database.
 }
 
 // report is what the others are told of our side of a database.
-func (l *Loop) report(name string, v database.View, d database.Decision) database.Report {
-	r := database.Report{Local: v.Local, Epoch: v.Record.Epoch, Revision: v.Revision, Late: v.Late, Advanced: coarse(v.Advanced)}
+func (l *Loop) report(name string, v *database.View, d *database.Decision) *database.Report {
+	r := &database.Report{Local: v.Local, Epoch: v.Record.Epoch, Revision: v.Revision, Late: v.Late, Advanced: coarse(v.Advanced)}
 	r.Local.ReplayLag = coarse(r.Local.ReplayLag)
 	r.Look = l.look(name, v, d)
-	for _, p := range v.Peers {
+	r.Silent = slices.Grow(r.Silent, len(v.Peers))
+	for i := range v.Peers {
+		p := &v.Peers[i]
 		r.Silent = append(r.Silent, database.Silence{Host: p.Host, Agent: coarse(p.AgentAge), Gate: coarse(p.GateAge)})
 	}
 	return r

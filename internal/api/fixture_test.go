@@ -54,7 +54,7 @@ func allWell() *well {
 	for host, l := range map[string]database.Local{
 		"b1": local("i1", database.Primary), "b2": local("i2", database.Standby), "b3": local("i3", database.Standby),
 	} {
-		w.reports[host] = &agent.Report{Host: host, Version: "v1", Plan: "hash", Databases: map[string]database.Report{"records": {Local: l}}}
+		w.reports[host] = &agent.Report{Host: host, Version: "v1", Plan: "hash", Databases: map[string]*database.Report{"records": {Local: l}}}
 	}
 	w.reports["b1"].Instances = []service.Report{{ID: "web.1", State: service.Ready}}
 	w.reports["b2"].Instances = []service.Report{{ID: "web.2", State: service.Ready}}
@@ -65,9 +65,7 @@ func allWell() *well {
 
 // local changes what a host says of its server.
 func (w *well) local(host string, change func(l *database.Local)) {
-	r := w.reports[host].Databases["records"]
-	change(&r.Local)
-	w.reports[host].Databases["records"] = r
+	change(&w.reports[host].Databases["records"].Local)
 }
 
 func (w *well) archive(change func(a *agent.Archive)) {

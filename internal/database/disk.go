@@ -117,7 +117,7 @@ func (j *judgement) forecast(first DiskSeen, d Disk) {
 	meaning := fmt.Sprintf("Below %s free, new transactions may not write.", sizeText(d.floor()))
 	if for_ != "" {
 		host := for_
-		if o, known := j.slotOwners().of(for_); known {
+		if o, known := j.slotOwners(nil).of(for_); known {
 			host = o.host
 		}
 		meaning += fmt.Sprintf(" %s of what is used are log kept for %s, which is away.", sizeText(kept), host)

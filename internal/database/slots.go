@@ -102,7 +102,8 @@ func (j *judgement) keepSlots() {
 	if r.Phase != Steady || !l.Ready || j.v.Stopping || l.Role == NoRole {
 		return
 	}
-	owners := j.slotOwners()
+	var room [8]slotOwner
+	owners := j.slotOwners(room[:0])
 	limits := j.p.Slots.or()
 	order := &SlotOrder{}
 	var idle []Idle
@@ -138,18 +139,20 @@ func (j *judgement) keepSlots() {
 	}
 }
 
-// slotOwners are the incarnations of the other members, by what they say and by what is agreed.
-func (j *judgement) slotOwners() slotOwners {
+// slotOwners are the incarnations of the other members, by what they say and by what is agreed, added to an empty list.
+func (j *judgement) slotOwners(owners slotOwners) slotOwners {
 	r := &j.v.Record
-	owners := make(slotOwners, 0, len(r.Voters)+2*len(r.Members))
 	for _, v := range r.Voters {
 		if v.Host != j.v.Self {
 			owners = owners.note(slotOwner{incarnation: v.Incarnation, host: v.Host})
 		}
 	}
 	for _, host := range r.Members {
+		if host == j.v.Self {
+			continue
+		}
 		rep, ok := j.heard(host)
-		if !ok || host == j.v.Self {
+		if !ok {
 			continue
 		}
 		if i := rep.Local.Incarnation; i != "" {

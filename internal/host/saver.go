@@ -154,8 +154,8 @@ func promisesHeard(self string, snap agent.Snapshot) []rebuild.Promise {
 			if p.Report == nil {
 				continue
 			}
-			if told := p.Report.Databases[d.Name].Local.Promise; told.Epoch > 0 {
-				out = append(out, rebuild.Promise{Database: d.Name, Host: p.Host, Promise: told})
+			if told := p.Report.Databases[d.Name]; told != nil && told.Local.Promise.Epoch > 0 {
+				out = append(out, rebuild.Promise{Database: d.Name, Host: p.Host, Promise: told.Local.Promise})
 			}
 		}
 	}

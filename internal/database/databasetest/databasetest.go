@@ -301,7 +301,7 @@ func (s *Server) observe() database.Local {
 	l.KeeperSilent = s.keeperSilent()
 	l.PromiseOK, l.Oldest, l.ReadOnly = s.promiseOK(), s.d.oldest, s.d.readOnly
 	l.Kept = s.keptOf(s.d.incarnation)
-	l.Timeline, l.History = s.timeline(), slices.Clone(s.d.history)
+	l.Timeline, l.History = s.timeline(), slices.Clip(s.d.history)
 	l.Flushed = s.flushedLSN()
 	l.Redo = max(s.d.checkpoint, walStart)
 	if s.p == nil {

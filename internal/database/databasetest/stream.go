@@ -209,7 +209,7 @@ func (x *stream) receive(from int, batch []Entry, history []database.Fork) {
 		return
 	}
 	s.d.wal = append(s.d.wal, batch...)
-	s.d.history, s.d.control = slices.Clone(history), x.primary.d.control
+	s.d.history, s.d.control = slices.Clip(history), x.primary.d.control
 	s.trimHistory()
 	p.receivedFrom = s.end()
 	s.recycle()
