@@ -14,6 +14,7 @@ import (
 	"holdfast/internal/edge/proxy"
 	"holdfast/internal/host"
 	"holdfast/internal/keeper"
+	"holdfast/internal/vault/confined"
 )
 
 // The hidden commands below are the bodies of processes; nobody types them.
@@ -70,4 +71,13 @@ func etcdMemberCommand() *cobra.Command {
 	return body("etcd-member", "Be a member of the embedded etcd", func(cmd *cobra.Command, file string) error {
 		return host.RunMember(cmd.Context(), file, childLog())
 	})
+}
+
+func reclaimCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: confined.Verb, Short: "Free space in a vault, as its parent says", Hidden: true, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return confined.Serve(cmd.Context(), os.Stdin, cmd.OutOrStdout())
+		},
+	}
 }

@@ -112,7 +112,7 @@ with standbys that take over by themselves, and backups that can be restored.
 	root.AddCommand(
 		planCommand(), applyCommand(), upCommand(), downCommand(), agentCommand(), statusCommand(), historyCommand(), databaseCommand(), clusterCommand(),
 		backupCommand(), restoreCommand(), vaultCommand(),
-		keeperCommand(), gateCommand(), edgeCommand(), etcdMemberCommand(), versionCommand(),
+		keeperCommand(), gateCommand(), edgeCommand(), etcdMemberCommand(), reclaimCommand(), versionCommand(),
 	)
 	return root
 }

@@ -15,6 +15,10 @@ import (
 
 // The guards under which kopia's library is used, by their letters; those that are not here stand where they are tried:
 //
+//	d     TestWhatABackupAloneUsedIsFreedAndNothingElse: no leave, no deletion
+//	e     confined's tests
+//	f     below, and TestClocksThatDifferAreAProblem
+//	g     TestGuardGWhatKopiaCallsFatalDoesNotEndTheProcess
 //	b, h  filestore's and s3store's tests, TestALostFormatComesBackFromItsCopy
 //	i, j  TestScrubFindsAndRepairMends, TestALostPackIsNamedAndStoredAgain
 //	k     layout_test.go at the root

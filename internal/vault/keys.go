@@ -373,7 +373,7 @@ func (v *Vault) opensWith(ctx context.Context, content []byte, key redact.String
 // beside opens the repository once more, over another place.
 func (v *Vault) beside(ctx context.Context, place store.Store, key redact.String, do func(repo.DirectRepository) error) error {
 	other := &Vault{name: v.name, host: v.host, log: v.log}
-	if err := other.openOver(ctx, place, key, false); err != nil {
+	if err := other.openOver(ctx, place, Config{Key: key}); err != nil {
 		return err
 	}
 	return errors.Join(do(other.repo), other.letRepositoryGo(ctx))

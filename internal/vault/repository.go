@@ -97,7 +97,7 @@ func (v *Vault) openWith(ctx context.Context, cfg Config) ([]byte, error) {
 			if i > 0 {
 				place.format = raw
 			}
-			if err = v.openOver(ctx, place, cfg.Key, cfg.ReadOnly); err == nil {
+			if err = v.openOver(ctx, place, cfg); err == nil {
 				return raw, nil
 			}
 			trouble = cmp.Or(trouble, err)
@@ -148,7 +148,7 @@ func sortedKeys[T any](m map[string]T) []string { return slices.Sorted(maps.Keys
 // openOver opens the repository in a place. kopia insists on a connection file; it holds a token and no secret, and lives
 // in a private directory until Close. Writing it here instead of through repo.Connect spares a second
 // derivation of the key (a quarter of a second).
-func (v *Vault) openOver(ctx context.Context, place store.Store, key redact.String, readOnly bool) error {
+func (v *Vault) openOver(ctx context.Context, place store.Store, cfg Config) error {
 	state, err := os.MkdirTemp("", "holdfast-vault-*")
 	if err != nil {
 		return err
@@ -159,13 +159,13 @@ func (v *Vault) openOver(ctx context.Context, place store.Store, key redact.Stri
 	raw, err := json.Marshal(repo.LocalConfig{
 		Storage:       &connection,
 		Caching:       &content.CachingOptions{},
-		ClientOptions: repo.ClientOptions{Hostname: v.host, Username: userName, ReadOnly: readOnly},
+		ClientOptions: repo.ClientOptions{Hostname: v.host, Username: userName, ReadOnly: cfg.ReadOnly, FormatBlobCacheDuration: cfg.formatKept},
 	})
 	if err == nil {
 		err = os.WriteFile(filepath.Join(state, "connection.json"), raw, 0o600)
 	}
 	if err == nil {
-		err = v.openRepository(ctx, key)
+		err = v.openRepository(ctx, cfg.Key)
 	}
 	if err != nil {
 		forget()

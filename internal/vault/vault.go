@@ -51,6 +51,8 @@ type Config struct {
 	Application string         // owner; "" = any (a restore from vault and key alone). Create needs one
 	Host        string         // who writes, as lists show it; "" = "holdfast"
 	Log         *slog.Logger   // nil = silent
+
+	formatKept time.Duration // how long the repository's format is trusted to be what was read; 0 = as long as kopia does
 }
 
 // Vault is an open vault. It may be used from many goroutines, and other processes may have it open too.
