@@ -98,8 +98,9 @@ type BaseBackup struct {
 	ID     string    `json:"id"`
 	At     time.Time `json:"at"`
 	Bytes  int64     `json:"bytes"`
-	Stored int64     `json:"stored"` // bytes that it added to the vault
-	Proven bool      `json:"proven"` // it has been restored and found good
+	Stored int64     `json:"stored"`        // bytes that it added to the vault
+	Proven bool      `json:"proven"`        // it has been restored and found good
+	Bad    string    `json:"bad,omitempty"` // it has been restored and found bad: the first thing that was
 }
 
 // Hands carry out what a round asks for. Every call only starts the work; the next round's facts tell how it

@@ -23,6 +23,7 @@ const (
 	ArgText    = "text"    // settle: what becomes of it
 	ArgMode    = "mode"    // base backup: full, proven, fast or auto
 	ArgLimit   = "limit"   // base backup: bytes read a second at most
+	ArgBackup  = "backup"  // validate: the base backup's id; none = the newest that has not been
 )
 
 // requestOf is a request as the database room reads it. Moments become times left by this host's wall clock; what

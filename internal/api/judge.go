@@ -58,6 +58,11 @@ func backupProblems(p *plan.Plan, st Status) []problem.Problem {
 			add("backup.archive-behind", fmt.Sprintf("the vault is %s behind", time.Duration(a.Lag).Round(time.Second)))
 		case a.Last == nil:
 			add("backup.none", "there is no base backup yet")
+		case a.Last.Bad != "":
+			add("backup.not-proven", "base backup "+a.Last.ID+" was restored on trial and found bad: "+a.Last.Bad)
+			bad := &out[len(out)-1]
+			bad.Severity, bad.Meaning = problem.Critical, "It is never chosen for a restore. The live database may be damaged in the same place."
+			bad.Remedy = "look at the objects that are named (holdfast backup list " + d.Name + "), and keep older backups until it is understood"
 		case !a.Last.Proven:
 			add("backup.unproven", "the newest base backup has not been proven by restoring it")
 		}

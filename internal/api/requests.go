@@ -34,6 +34,7 @@ func requestArgs() map[string][]string {
 		"database/resume":     {},
 		"database/restart":    {agent.ArgPending, agent.ArgLives},
 		"backup/base":         {agent.ArgMode, agent.ArgLimit},
+		"backup/validate":     {agent.ArgBackup},
 	}
 }
 

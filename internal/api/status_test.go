@@ -146,6 +146,12 @@ func TestVerdictAndWhatADeathWouldCost(t *testing.T) {
 			"the newest base backup is unproven", func(w *well, _ *plan.Plan) { w.archive(func(a *agent.Archive) { a.Last = &agent.BaseBackup{} }) },
 			less, []string{"backup.unproven records"}, nil, nil,
 		},
+		{
+			"the newest base backup was found bad", func(w *well, _ *plan.Plan) {
+				w.archive(func(a *agent.Archive) { a.Last = &agent.BaseBackup{Bad: "heap: app: table public.x block 3"} })
+			},
+			"A promise is broken: see the problems.", []string{"backup.not-proven records"}, nil, nil,
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p, w := clinic(), allWell()

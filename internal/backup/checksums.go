@@ -22,11 +22,15 @@ func (v *validation) checksums(ctx context.Context, data string) ([]string, stri
 	if !v.b.Checksums {
 		return nil, "skipped: the cluster was made without page checksums", nil
 	}
-	return VerifyPages(ctx, data)
+	return verifyPages(ctx, data, v.pace)
 }
 
 // VerifyPages names each page of a stopped server's data directory whose checksum is wrong, and says how many it read.
 func VerifyPages(ctx context.Context, data string) (bad []string, detail string, err error) {
+	return verifyPages(ctx, data, newPacer(0))
+}
+
+func verifyPages(ctx context.Context, data string, pace *pacer) (bad []string, detail string, err error) {
 	files, _, _, err := scan(data)
 	if err != nil {
 		return nil, "", err
@@ -42,7 +46,7 @@ func VerifyPages(ctx context.Context, data string) (bad []string, detail string,
 			continue
 		}
 		g.Go(func() error {
-			wrong, n, err := verifyFile(ctx, data, f)
+			wrong, n, err := verifyFile(ctx, data, f, pace)
 			mu.Lock()
 			defer mu.Unlock()
 			bad, pages = append(bad, wrong...), pages+n
@@ -55,7 +59,7 @@ func VerifyPages(ctx context.Context, data string) (bad []string, detail string,
 	return bad, fmt.Sprintf("%d pages", pages), nil
 }
 
-func verifyFile(ctx context.Context, data string, f file) (bad []string, pages int, err error) {
+func verifyFile(ctx context.Context, data string, f file, pace *pacer) (bad []string, pages int, err error) {
 	in, err := os.Open(filepath.Join(data, filepath.FromSlash(f.path)))
 	if err != nil {
 		return nil, 0, fmt.Errorf("verify checksums: %w", err)
@@ -63,7 +67,7 @@ func verifyFile(ctx context.Context, data string, f file) (bad []string, pages i
 	defer func() { _ = in.Close() }() // opened for reading alone
 	buf := make([]byte, readPiece)
 	for {
-		if err := ctx.Err(); err != nil {
+		if err := pace.wait(ctx, int(min(int64(len(buf)), max(f.size-int64(pages)*pgdata.PageSize, 1)))); err != nil {
 			return nil, 0, err
 		}
 		n, err := io.ReadFull(in, buf)

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -19,7 +18,6 @@ import (
 	"holdfast/internal/database"
 	"holdfast/internal/database/postgres"
 	"holdfast/internal/plan"
-	"holdfast/internal/restore"
 	"holdfast/internal/vault"
 )
 
@@ -102,6 +100,7 @@ func (a *archivist) work(ctx context.Context) error {
 	})
 	g.Go(func() error { return a.stream(ctx, r) })
 	g.Go(func() error { return a.bases(ctx, v) })
+	g.Go(func() error { a.proveLater(ctx, v); return nil })
 	g.Go(func() error { a.host.copies.follow(ctx, a.db.Name, v); return nil })
 	err = g.Wait()
 	if errors.Is(err, context.Canceled) {
@@ -249,9 +248,12 @@ func (a *archivist) canRead() bool {
 }
 
 // asked is the oldest request for a base backup of this database.
-func (a *archivist) asked() *agent.Asked {
+func (a *archivist) asked() *agent.Asked { return a.askedFor("base") }
+
+// askedFor is the oldest request of a kind for this database.
+func (a *archivist) askedFor(kind string) *agent.Asked {
 	for _, q := range agent.Open(a.host.agent.Last().Agreed) {
-		if q.Room == "backup" && q.Kind == "base" && q.Subject == a.db.Name {
+		if q.Room == "backup" && q.Kind == kind && q.Subject == a.db.Name {
 			return &q
 		}
 	}
@@ -275,7 +277,7 @@ func (a *archivist) due(ctx context.Context, v *vault.Vault) (backup.Wanted, err
 	if len(all) > 0 {
 		newest := all[len(all)-1]
 		a.mu.Lock()
-		a.told.Last = &agent.BaseBackup{ID: newest.ID, At: newest.Stopped, Bytes: newest.Bytes, Stored: newest.Stored, Proven: newest.Validated()}
+		a.told.Last = &agent.BaseBackup{ID: newest.ID, At: newest.Stopped, Bytes: newest.Bytes, Stored: newest.Stored, Proven: newest.Validated(), Bad: backup.FirstBad(newest)}
 		a.mu.Unlock()
 	}
 	return backup.Want(a.wanted(), all, time.Now(), time.UTC)
@@ -321,21 +323,11 @@ func (a *archivist) base(ctx context.Context, v *vault.Vault, asked *agent.Asked
 		return result, err
 	}
 	id := result.Backup.ID
-	scratch := filepath.Join(a.host.cfg.Dir, "scratch")
-	if err := os.MkdirAll(scratch, 0o755); err != nil {
-		return result, err
-	}
-	owner, err := restore.DefaultOwner()
-	if err != nil {
-		return result, err
-	}
-	result.Backup, _, err = backup.Validate(ctx, backup.ValidateOptions{
-		Vault: v, Database: a.db.Name, Backup: id, Dir: scratch, Owner: owner, BinDir: server.BinDir(), Log: a.host.cfg.Log,
-		Progress: func(phase string) { a.progress(ctx, asked, backup.Progress{Phase: "prove: " + phase}) },
-	})
+	proven, err := a.prove(ctx, v, id, asked)
 	if err != nil {
 		return result, fmt.Errorf("prove base backup %s: %w", id, err)
 	}
+	result.Backup = proven
 	return result, nil
 }
 
@@ -384,8 +376,13 @@ func (a *archivist) progress(ctx context.Context, asked *agent.Asked, p backup.P
 }
 
 func (a *archivist) settle(ctx context.Context, q agent.Asked, r backup.Result, err error) {
-	s := agent.Settled{ID: q.ID, OK: err == nil && r.Backup.Validated(), Host: a.host.cfg.Self, Text: sayBase(r, err)}
-	if result, e := json.Marshal(r.Backup); e == nil && r.Backup.ID != "" {
+	a.settleWith(ctx, q, r.Backup, err == nil && r.Backup.Validated(), sayBase(r, err))
+}
+
+// settleWith answers a request with the backup that it was about.
+func (a *archivist) settleWith(ctx context.Context, q agent.Asked, b vault.Backup, ok bool, text string) {
+	s := agent.Settled{ID: q.ID, OK: ok, Host: a.host.cfg.Self, Text: text}
+	if result, e := json.Marshal(b); e == nil && b.ID != "" {
 		s.Result = result
 	}
 	a.host.agent.Settle(ctx, s)

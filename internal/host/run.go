@@ -47,6 +47,7 @@ type Host struct {
 	recovery  int64    // its number
 	saver     *saver
 	copies    *copyWatch
+	trial     chan struct{} // holds one token: one backup at a time is restored on trial here
 	comparers []*comparer
 	joins     chan struct{} // fires when an order to enter another cluster has been written
 	beats     *beats
@@ -111,6 +112,7 @@ func life(ctx context.Context, cfg Config, self plan.Host, down <-chan struct{})
 	h.saver = newSaver(h)
 	h.copies = newCopyWatch(h)
 	h.restored = &copyServers{host: h}
+	h.trial = make(chan struct{}, 1)
 	h.salvages, h.salvor = salvages{h.servers, h, &sync.Mutex{}}, newSalvor(h)
 	if err := join(ctx, cfg); err != nil {
 		return fmt.Errorf("run host %s: %w", cfg.Self, err)

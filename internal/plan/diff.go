@@ -293,6 +293,9 @@ func (d *differ) backups() {
 			d.add(subject, Reloads, "it keeps any moment of %s and weekly backups of %s (was %s, %s)%s",
 				spanOrWord(b.PITR), spanOrWord(b.Weekly), spanOrWord(old.PITR), spanOrWord(old.Weekly), shorter)
 		}
+		if !b.Validate.same(old.Validate) {
+			d.add(subject, Reloads, "backups that are restored on trial from now on are looked at by %s (was %s)", b.Validate.words(), old.Validate.words())
+		}
 	}
 }
 

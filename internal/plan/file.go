@@ -95,6 +95,7 @@ type (
 		incremental located[Schedule]
 		pitr        located[time.Duration]
 		weekly      located[time.Duration]
+		validate    located[validateFile]
 	}
 )
 
@@ -251,6 +252,7 @@ func backup() form[backupFile] {
 		key("incremental", schedule(), "When a base backup is made between the full ones that takes over what did not change; it is whole by itself (default: never).", func(f *backupFile) *located[Schedule] { return &f.incremental }),
 		key("pitr", spanOrNone(time.Hour, 100*year), "How far back any moment can be restored (default 14d); none = whole backups alone.", func(f *backupFile) *located[time.Duration] { return &f.pitr }),
 		key("weekly", spanOrNone(week, 100*year), "How long one backup of each week stays (default 2y); none = not longer than pitr.", func(f *backupFile) *located[time.Duration] { return &f.weekly }),
+		key("validate", validation(), "How a base backup is looked at after it was restored on trial.", func(f *backupFile) *located[validateFile] { return &f.validate }),
 		notYet[backupFile]("keep"), notYet[backupFile]("every"), notYet[backupFile]("daily"), notYet[backupFile]("pins"),
 	)
 }

@@ -245,6 +245,7 @@ type Backup struct {
 	Incremental Schedule      // zero = none
 	PITR        time.Duration // how far back any moment can be restored (default 14 d); 0 = whole backups alone, by the word none
 	Weekly      time.Duration // how long weekly backups stay (default 2 y); 0 = none stays for being weekly
+	Validate    Validate      // how each is looked at after it was restored on trial
 }
 
 // Gap is the longest time from one base backup to the next.

@@ -244,6 +244,7 @@ func resolveBackup(ms *mistakes, p *Plan, b named[backupFile]) Backup {
 		Full:        f.full.or(Schedule{Text: "daily 01:00", Cron: "0 1 * * *"}),
 		Incremental: f.incremental.value,
 		PITR:        f.pitr.or(14 * day), Weekly: f.weekly.or(2 * year),
+		Validate: f.validate.value.resolved(),
 	}
 	known := namesOr(p.Vaults, func(v Vault) string { return v.Name }, "the plan has no vaults")
 	if _, ok := p.VaultNamed(f.vault.value); f.vault.written() && !ok {

@@ -235,6 +235,7 @@ func showBackup(b Backup) mapping {
 	}
 	m.put("pitr", spanOrWord(b.PITR))
 	m.put("weekly", spanOrWord(b.Weekly))
+	m.putSome("validate", b.Validate.shown())
 	return m
 }
 

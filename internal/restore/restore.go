@@ -37,13 +37,14 @@ type Options struct {
 	Dir          string // empty or absent, or left by an interrupted Run
 	Delta        bool   // Dir may also hold an older or broken copy of the same database, stopped: it is written over
 	Owner        Owner
-	Workers      int            // files written at once; 0 = twice the cores
-	Action       Action         // what the server does at the target
-	LogMax       int64          // most bytes of log that are put beside the data; more needs FetchCommand. 0 = 8 GiB
-	FetchCommand string         // a restore_command that fetches segments one by one, with %f and %p
-	Throwaway    bool           // do not sync: the directory is for a scratch server alone
-	Progress     func(Progress) // called a few times a second from one goroutine; nil = none
-	Log          *slog.Logger   // nil = silent
+	Workers      int                                        // files written at once; 0 = twice the cores
+	Action       Action                                     // what the server does at the target
+	LogMax       int64                                      // most bytes of log that are put beside the data; more needs FetchCommand. 0 = 8 GiB
+	FetchCommand string                                     // a restore_command that fetches segments one by one, with %f and %p
+	Throwaway    bool                                       // do not sync: the directory is for a scratch server alone
+	Progress     func(Progress)                             // called a few times a second from one goroutine; nil = none
+	Pace         func(ctx context.Context, bytes int) error // waits until so much more may be written; nil = no limit
+	Log          *slog.Logger                               // nil = silent
 
 	marked bool // the caller takes the marker away
 }
@@ -283,7 +284,7 @@ func (r *run) file(ctx context.Context, reader *vault.Reader, e vault.Entry, rel
 		}
 	}
 	return r.write(rel, os.FileMode(e.Mode)|0o600, func(f *os.File) error {
-		return reader.Copy(ctx, e, &counted{f: f, n: &r.done})
+		return reader.Copy(ctx, e, r.counted(ctx, f))
 	})
 }
 
@@ -304,11 +305,25 @@ func (r *run) write(rel string, mode os.FileMode, fill func(*os.File) error) err
 }
 
 type counted struct {
-	f *os.File
-	n *atomic.Int64
+	f    *os.File
+	n    *atomic.Int64
+	pace func(bytes int) error // nil = no limit
+}
+
+func (r *run) counted(ctx context.Context, f *os.File) *counted {
+	c := &counted{f: f, n: &r.done}
+	if r.o.Pace != nil {
+		c.pace = func(bytes int) error { return r.o.Pace(ctx, bytes) }
+	}
+	return c
 }
 
 func (c *counted) Write(p []byte) (int, error) {
+	if c.pace != nil {
+		if err := c.pace(len(p)); err != nil {
+			return 0, err
+		}
+	}
 	n, err := c.f.Write(p)
 	c.n.Add(int64(n))
 	return n, err
@@ -343,7 +358,7 @@ func (r *run) placeLog(ctx context.Context, total int64) error {
 			name := wal.SegmentName(p.Timeline, p.Start, log.SegmentSize())
 			return r.write(path.Join("pg_wal", name), 0o600, func(f *os.File) error {
 				// What a parent timeline wrote behind the point where its child begins is not part of this history.
-				if _, err := (&counted{f, &r.done}).Write(content[:min(int(p.End-p.Start), len(content))]); err != nil {
+				if _, err := r.counted(ctx, f).Write(content[:min(int(p.End-p.Start), len(content))]); err != nil {
 					return err
 				}
 				return f.Truncate(int64(log.SegmentSize())) // zeros end the log

@@ -30,6 +30,8 @@ type ScratchOptions struct {
 	Log       *slog.Logger
 	// Settings go over everything else, for instance shared_preload_libraries.
 	Settings map[string]string
+	// Polite gives way to everything else on the host: for processor time, for the disk, and with little memory.
+	Polite bool
 
 	marked bool // the marker of an unfinished restore is the caller's own
 }
@@ -147,7 +149,11 @@ func (s *Scratch) arguments() ([]string, error) {
 		{"autovacuum", "off"},
 		{"shared_buffers", "64MB"}, {"huge_pages", "off"}, {"max_wal_size", "4GB"},
 		{"jit", "off"}, {"wal_level", "replica"}, {"data_directory", s.o.Dir},
+		{"dynamic_shared_memory_type", "mmap"}, // lies in the data directory: nothing outlasts that
 	}, append(isolation(), limits...)...)
+	if s.o.Polite {
+		set = append(set, polite()...)
+	}
 	for k, v := range s.o.Settings {
 		set = append(set, setting{k, v})
 	}
@@ -187,6 +193,11 @@ func (s *Scratch) start(ctx context.Context) error {
 	s.cmd.SysProcAttr = s.o.Owner.attr()
 	if err := s.cmd.Start(); err != nil {
 		return err
+	}
+	if s.o.Polite {
+		if err := giveWay(s.cmd.Process.Pid); err != nil {
+			s.log.DebugContext(ctx, "scratch server runs with usual priority", "err", err)
+		}
 	}
 	go func() { // ends with the child, whose end Stop waits for
 		err := s.cmd.Wait()
@@ -241,11 +252,45 @@ func (s *Scratch) state(ctx context.Context) (recovering, paused bool, err error
 	return recovering, paused, err
 }
 
+// HostFaultError says that this host, and not the data, ended a server or something that it did.
+type HostFaultError struct{ Line string } // of the server's log
+
+func (e *HostFaultError) Error() string {
+	return "this host ended the scratch server's work: " + e.Line
+}
+
+// hostFault finds a line of a server's log that speaks of the host: no memory, no room, a kill from outside.
+func hostFault(log string) error {
+	for line := range strings.Lines(log) {
+		for _, sign := range []string{
+			"terminated by signal 9", "could not create shared memory segment", "could not map anonymous shared memory", "could not create semaphores",
+			"No space left on device", "Cannot allocate memory", "out of memory", "Too many open files", "could not fork", "Disk quota exceeded",
+		} {
+			if strings.Contains(line, sign) {
+				return &HostFaultError{Line: strings.TrimSpace(line)}
+			}
+		}
+	}
+	return nil
+}
+
+// HostFault is a *HostFaultError when the server's log tells of one, else nil.
+func (s *Scratch) HostFault() error {
+	raw, err := os.ReadFile(s.logPath())
+	if err != nil {
+		return fmt.Errorf("read the scratch server's log: %w", err)
+	}
+	return hostFault(string(raw))
+}
+
 // lastWords explains why the server ended.
 func (s *Scratch) lastWords() error {
 	raw, err := os.ReadFile(s.logPath())
 	if err != nil {
 		return fmt.Errorf("the scratch server on %s ended, and its log is gone: %w", s.o.Dir, err)
+	}
+	if err := hostFault(string(raw)); err != nil {
+		return err
 	}
 	var said []string
 	for line := range strings.Lines(string(raw)) {
@@ -302,28 +347,5 @@ func (s *Scratch) signal(sig syscall.Signal) {
 	case <-s.exited: // its number may be another's by now
 	default:
 		_ = s.cmd.Process.Signal(sig) // gone is as good
-	}
-}
-
-// killTree kills what still works in dir. PostgreSQL's children leave their parent's process group, but each
-// has the data directory as its working directory.
-func killTree(dir string) {
-	want, err := filepath.EvalSymlinks(dir)
-	if err != nil {
-		return
-	}
-	links, err := filepath.Glob("/proc/[0-9]*/cwd")
-	if err != nil {
-		return
-	}
-	for _, l := range links {
-		if at, err := os.Readlink(l); err != nil || at != want {
-			continue
-		}
-		var pid int
-		name, err := os.ReadFile(filepath.Join(filepath.Dir(l), "comm"))
-		if _, scanErr := fmt.Sscanf(l, "/proc/%d/cwd", &pid); err == nil && scanErr == nil && strings.HasPrefix(string(name), "postgres") {
-			_ = syscall.Kill(pid, syscall.SIGKILL) // gone is as good
-		}
 	}
 }

@@ -210,7 +210,7 @@ func TestAValidationTellsGoodFromBad(t *testing.T) {
 	for _, c := range mark.Checks {
 		names = append(names, c.Name+" "+c.Outcome)
 	}
-	want := []string{"pages passed", "restore passed", "recovery passed", "indexes passed", "heap passed", "counts passed", "checksums passed"}
+	want := []string{"pages passed", "restore passed", "recovery passed", "databases passed", "indexes passed", "heap passed", "visibility passed", "counts passed", "files passed", "checksums passed"}
 	if d := cmp.Diff(want, names); d != "" {
 		t.Error(d, mark.Checks)
 	}
@@ -238,7 +238,7 @@ func TestAValidationTellsGoodFromBad(t *testing.T) {
 			blamed += c.Name + ": " + strings.Join(c.Objects, "; ") + c.Detail + "\n"
 		}
 	}
-	if !strings.Contains(blamed, "index rows_pkey") {
+	if !strings.Contains(blamed, "index public.rows_pkey") {
 		t.Errorf("blamed is %q", blamed)
 	}
 	// What was found bad is not restored from.

@@ -1,0 +1,157 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"holdfast/internal/agent"
+	"holdfast/internal/backup"
+	"holdfast/internal/restore"
+	"holdfast/internal/vault"
+)
+
+const (
+	// proveRetry is the pause after a validation that found nothing out; it doubles up to proveRetryMax.
+	proveRetry    = 2 * time.Minute
+	proveRetryMax = 6 * time.Hour
+)
+
+// scratchDir is where this host restores on trial.
+func (h *Host) scratchDir() string { return filepath.Join(h.cfg.Dir, "scratch") }
+
+// sweepTrials removes what validations have left that were killed with an agent before this one.
+func (h *Host) sweepTrials(ctx context.Context) {
+	removed, err := backup.SweepTrials(ctx, h.scratchDir())
+	for _, dir := range removed {
+		h.cfg.Log.InfoContext(ctx, "what a killed validation left was removed", "dir", dir)
+	}
+	if err != nil {
+		h.cfg.Log.WarnContext(ctx, "what a killed validation left is still there", "err", err)
+	}
+}
+
+// prove restores one base backup on trial and looks at it. One at a time on this host, whatever the number of databases.
+// One that was proven while this waited is not proven again.
+func (a *archivist) prove(ctx context.Context, v *vault.Vault, id string, asked *agent.Asked) (vault.Backup, error) {
+	select {
+	case a.host.trial <- struct{}{}:
+		defer func() { <-a.host.trial }()
+	case <-ctx.Done():
+		return vault.Backup{ID: id}, context.Cause(ctx)
+	}
+	if made, err := a.backupNamed(ctx, v, id); err != nil {
+		return vault.Backup{ID: id}, err
+	} else if made.Validation != nil && (asked == nil || asked.Kind != "validate") {
+		return made, nil
+	}
+	owner, err := restore.DefaultOwner()
+	if err != nil {
+		return vault.Backup{ID: id}, err
+	}
+	want := a.wanted().Validate
+	_, usual, _ := a.db.Login() // none: the database's own name
+	b, _, err := backup.Validate(ctx, backup.ValidateOptions{
+		Vault: v, Database: a.db.Name, Backup: id, Dir: a.host.scratchDir(), Owner: owner, BinDir: a.host.servers[a.db.Name].BinDir(), Log: a.host.cfg.Log,
+		Probes: want.Probes, Usual: usual, Limit: want.Limit,
+		Progress: func(phase string) { a.progress(ctx, asked, backup.Progress{Phase: "prove: " + phase}) },
+	})
+	return b, err
+}
+
+func (a *archivist) backupNamed(ctx context.Context, v *vault.Vault, id string) (vault.Backup, error) {
+	all, err := v.Backups(ctx, a.db.Name)
+	if err != nil {
+		return vault.Backup{}, err
+	}
+	for _, b := range all {
+		if b.ID == id {
+			return b, nil
+		}
+	}
+	return vault.Backup{}, fmt.Errorf("%w: %s", vault.ErrNoBackup, id)
+}
+
+// proveLater proves backups whose validation was cut off, and those that somebody asks for. Nothing waits for it.
+func (a *archivist) proveLater(ctx context.Context, v *vault.Vault) {
+	a.host.sweepTrials(ctx)
+	next, pause := a.host.clock.Now().Add(duePace), proveRetry
+	for a.host.sleep(ctx, basePace) {
+		if q := a.askedFor("validate"); q != nil {
+			a.proveAsked(ctx, v, *q)
+			continue
+		}
+		if a.host.clock.Now().Before(next) {
+			continue
+		}
+		next = a.host.clock.Now().Add(duePace)
+		err := a.proveOne(ctx, v)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err == nil:
+			pause = proveRetry
+		default:
+			a.host.cfg.Log.WarnContext(ctx, "base backup not proven, tried again later", "database", a.db.Name, "pause", pause, "err", err)
+			next, pause = a.host.clock.Now().Add(pause), min(2*pause, proveRetryMax)
+		}
+	}
+}
+
+// proveOne proves the newest backup that has not been, if there is any. A backup that was just made is proven by whoever
+// made it: that one waits for its turn, too.
+func (a *archivist) proveOne(ctx context.Context, v *vault.Vault) error {
+	all, err := v.Backups(ctx, a.db.Name)
+	if err != nil {
+		return err
+	}
+	for i := len(all) - 1; i >= 0; i-- {
+		if b := all[i]; b.Validation == nil && time.Since(b.Written) > duePace {
+			done, err := a.prove(ctx, v, b.ID, nil)
+			if err == nil {
+				a.host.diary.Note("backup", a.db.Name, sayProof(done), nil, done.Validation.Took)
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *archivist) proveAsked(ctx context.Context, v *vault.Vault, q agent.Asked) {
+	ctx, done := a.untilCancelled(ctx, q.ID)
+	defer done()
+	id := q.Args[agent.ArgBackup]
+	all, err := v.Backups(ctx, a.db.Name)
+	for i := len(all) - 1; err == nil && id == "" && i >= 0; i-- {
+		if all[i].Validation == nil {
+			id = all[i].ID
+		}
+	}
+	var b vault.Backup
+	if err == nil && id == "" {
+		err = backup.ErrNothingToValidate
+	}
+	if err == nil {
+		b, err = a.prove(ctx, v, id, &q)
+	}
+	if errors.Is(context.Cause(ctx), errCancelled) || err != nil && ctx.Err() != nil {
+		return // it is settled, or is taken up again by the next agent
+	}
+	text := ""
+	if err != nil {
+		text = "nothing was found out: " + firstLine(err.Error())
+	} else {
+		text = sayProof(b)
+		a.host.diary.Note("backup", a.db.Name, text, nil, b.Validation.Took)
+	}
+	a.settleWith(ctx, q, b, err == nil && b.Validated(), text)
+}
+
+func sayProof(b vault.Backup) string {
+	if bad := backup.FirstBad(b); bad != "" {
+		return "base backup " + b.ID + " was restored on trial and found bad: " + bad
+	}
+	return "base backup " + b.ID + " was proven by restoring it"
+}
