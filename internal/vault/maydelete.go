@@ -13,9 +13,9 @@ import (
 // deleteLackMax is how long a copy may lack something before nothing is deleted: what is on its way is younger.
 const deleteLackMax = time.Hour
 
-// MayDelete is nil when things may be let go of: every copy answers and has what the others have, and the last scrub left
-// no damage. Who cleans up asks it first: a copy that is away or behind would bring back what was deleted, and what looks
-// superfluous beside a damaged index may be all that is left.
+// MayDelete is nil when things may be let go of: every copy answers and has what the others have, and the last scrub read
+// every copy and left no damage. Who cleans up asks it first: a copy that is away or behind would bring back what was
+// deleted, and what looks superfluous beside a damaged index may be all that is left.
 func (v *Vault) MayDelete(ctx context.Context) error {
 	lacks, err := v.Compare(ctx)
 	if err != nil {
@@ -43,6 +43,12 @@ func (v *Vault) MayDelete(ctx context.Context) error {
 			Title:   fmt.Sprintf("the last scrub left %d objects damaged or lost", last.Damage),
 			Meaning: "Nothing is let go while that is so. Backups and the log go on.",
 			Remedy:  "holdfast vault repair " + v.name}
+	}
+	if last.Away > 0 {
+		return &problem.Problem{Code: "vault.needs-every-copy", Subject: v.name, Severity: problem.Degraded,
+			Title:   fmt.Sprintf("the last scrub could not read %d copies", last.Away),
+			Meaning: "Nothing is let go: nobody has looked whether what they hold is whole. Backups and the log go on.",
+			Remedy:  "holdfast vault scrub " + v.name + ", once every copy answers"}
 	}
 	return nil
 }

@@ -120,8 +120,13 @@ func pieceLength(base string) string {
 func (v *Vault) policy() copies.Policy {
 	return copies.Policy{
 		Passing: passing, Changing: changing, Light: light, Order: order, Needed: v.needed,
-		Refresh: v.refresh, Check: v.check, Newer: v.newer,
+		Refresh: v.refresh, Check: v.check, Newer: v.newer, Rotten: v.rotten,
 	}
+}
+
+// rotten tells of a copy's blob that was read and is no good.
+func (v *Vault) rotten(copied, name string, err error) {
+	v.log.Error("a blob of one copy is damaged, the others are read instead", "copy", copied, "blob", name, "err", err)
 }
 
 // check says whether content can be what name stands for, as far as its seal, its name and the catalog tell.

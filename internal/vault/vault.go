@@ -286,7 +286,19 @@ func (v *Vault) Close(ctx context.Context) error {
 // letGo deletes what something newer has taken the place of. Where the credentials have no right to delete, as is good
 // for a host that only archives, it stays: it is passed over by every reader.
 func (v *Vault) letGo(ctx context.Context, name string) error {
-	err := v.files.Delete(ctx, name)
+	return v.mayStay(ctx, name, v.files.Delete(ctx, name))
+}
+
+// supersede lets go of a blob in each copy that has the one that takes its place, and in the others once they do.
+func (v *Vault) supersede(ctx context.Context, name, by string) error {
+	if v.members == nil {
+		return v.letGo(ctx, name)
+	}
+	return v.mayStay(ctx, name, v.members.Supersede(ctx, name, by))
+}
+
+// mayStay passes over that there is no right to delete.
+func (v *Vault) mayStay(ctx context.Context, name string, err error) error {
 	if errors.Is(err, store.ErrDenied) {
 		v.left.Do(func() {
 			v.log.InfoContext(ctx, "superseded objects stay: no right to delete", "object", name, "err", err)

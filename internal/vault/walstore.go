@@ -61,10 +61,11 @@ func (l *Log) PutSegment(ctx context.Context, timeline uint32, start wal.LSN, co
 	}
 	name := wal.SegmentName(timeline, start, l.segmentSize)
 	h := walHeader{kind: walSegment, timeline: timeline, systemID: l.systemID, start: start, segmentSize: l.segmentSize, covers: covers}
-	if err := l.put(ctx, name, name+"-", h, content); err != nil {
+	object, err := l.put(ctx, name, name+"-", h, content)
+	if err != nil {
 		return err
 	}
-	return l.dropPartials(ctx, timeline, name, l.segmentSize+1)
+	return l.dropPartials(ctx, timeline, name, l.segmentSize, object)
 }
 
 // PutPartial stores the beginning of a segment, and removes shorter beginnings of it.
@@ -74,10 +75,11 @@ func (l *Log) PutPartial(ctx context.Context, timeline uint32, start wal.LSN, co
 	}
 	name := wal.SegmentName(timeline, start, l.segmentSize)
 	h := walHeader{kind: walPartial, timeline: timeline, systemID: l.systemID, start: start, segmentSize: l.segmentSize, covers: covers}
-	if err := l.put(ctx, name, fmt.Sprintf("%s.partial-%08x-", name, len(content)), h, content); err != nil {
+	object, err := l.put(ctx, name, fmt.Sprintf("%s.partial-%08x-", name, len(content)), h, content)
+	if err != nil {
 		return err
 	}
-	return l.dropPartials(ctx, timeline, name, uint64(len(content)))
+	return l.dropPartials(ctx, timeline, name, uint64(len(content)), object)
 }
 
 // PutHistory stores a timeline's history file.
@@ -86,40 +88,39 @@ func (l *Log) PutHistory(ctx context.Context, timeline uint32, content []byte) e
 		return err
 	}
 	name := wal.HistoryName(timeline)
-	return l.put(ctx, name, name+"-", walHeader{kind: walHistory, timeline: timeline, systemID: l.systemID}, content)
+	_, err := l.put(ctx, name, name+"-", walHeader{kind: walHistory, timeline: timeline, systemID: l.systemID}, content)
+	return err
 }
 
-// put stores content under prefix plus its hash, unless that is there. The check for other content runs
-// before, so that what is stored stays alone, and after, for two writers may come at the same moment.
-func (l *Log) put(ctx context.Context, name, prefix string, h walHeader, content []byte) error {
+// put stores content under prefix plus its hash, unless that is there, and gives the object's name. The check for other
+// content runs before, so that what is stored stays alone, and after, for two writers may come at the same moment.
+func (l *Log) put(ctx context.Context, name, prefix string, h walHeader, content []byte) (string, error) {
 	hash, err := l.vault.walHash(content)
 	if err != nil {
-		return fmt.Errorf("store log %s: %w", name, err)
+		return "", fmt.Errorf("store log %s: %w", name, err)
 	}
 	object := prefix + hash + walSuffix
+	full := path.Join(l.dir(h.timeline), object)
 	held, err := l.others(ctx, h.timeline, name, prefix, object)
-	if err != nil {
-		return err
-	}
-	if held {
-		return nil
+	if err != nil || held {
+		return full, err
 	}
 	raw, err := l.vault.sealWAL(h, content)
 	if err != nil {
-		return fmt.Errorf("store log %s: %w", name, err)
+		return "", fmt.Errorf("store log %s: %w", name, err)
 	}
-	err = l.vault.files.Put(ctx, path.Join(l.dir(h.timeline), object), store.Bytes(raw))
+	err = l.vault.files.Put(ctx, full, store.Bytes(raw))
 	// Another writer of the same content was quicker: equal content under a fresh nonce is never equal bytes.
 	if err != nil && !errors.Is(err, store.ErrDiffers) {
-		return fmt.Errorf("store log %s: %w", name, err)
+		return "", fmt.Errorf("store log %s: %w", name, err)
 	}
 	if _, err = l.others(ctx, h.timeline, name, prefix, object); err != nil {
-		return err
+		return "", err
 	}
 	if err := l.vault.writeDown(ctx, true); err != nil { // the segment is stored; its row waits
 		l.vault.log.WarnContext(ctx, "catalog not written", "err", err)
 	}
-	return nil
+	return full, nil
 }
 
 // others reports whether object is held, and errs when another object claims to be the same piece of log.
@@ -142,8 +143,9 @@ func (l *Log) others(ctx context.Context, timeline uint32, name, prefix, object 
 	return held, nil
 }
 
-// dropPartials removes beginnings of a segment that are shorter than below.
-func (l *Log) dropPartials(ctx context.Context, timeline uint32, segment string, below uint64) error {
+// dropPartials removes beginnings of a segment that are shorter than below, in each copy that has the object by, which
+// holds more of it.
+func (l *Log) dropPartials(ctx context.Context, timeline uint32, segment string, below uint64, by string) error {
 	names, err := l.begin(ctx, timeline, segment)
 	if err != nil {
 		return err
@@ -151,7 +153,7 @@ func (l *Log) dropPartials(ctx context.Context, timeline uint32, segment string,
 	for _, n := range names {
 		p, ok := l.parse(timeline, n)
 		if ok && p.Partial && uint64(p.End-p.Start) < below {
-			if err := l.vault.letGo(ctx, p.Object); err != nil {
+			if err := l.vault.supersede(ctx, p.Object, by); err != nil {
 				return err
 			}
 		}

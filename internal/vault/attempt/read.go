@@ -7,6 +7,8 @@ import (
 	"io"
 	"strings"
 	"time"
+
+	"holdfast/internal/vault/store"
 )
 
 // Answer is what a store gives when it is asked for a part of an object.
@@ -72,7 +74,7 @@ func (r *Reading) on(ctx context.Context, p Patience, ask Ask) (err error) {
 	r.etag = a.ETag
 	missing := r.Length - r.done
 	if a.Size != missing {
-		return Final{fmt.Errorf("%d bytes from %d on are not all there: %w", r.Length, r.Offset, io.ErrUnexpectedEOF)}
+		return Final{fmt.Errorf("%d bytes from %d on are not all there: %w", r.Length, r.Offset, store.ErrShort)}
 	}
 	late.Reset(p.Allow(missing))
 	return r.take(a.Body, missing)

@@ -50,6 +50,9 @@ func (s *Store) ask(ctx context.Context, key string, from, length int64, etag st
 				return attempt.Nothing(from), nil
 			}
 		}
+		if says(err, bloberror.InvalidRange) {
+			err = attempt.Final{Err: fmt.Errorf("%d bytes from %d on are not all there: %w", length, from, store.ErrShort)}
+		}
 		return attempt.Answer{}, err
 	}
 	if a.ContentLength == nil {

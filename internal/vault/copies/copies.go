@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -36,6 +37,8 @@ type Policy struct {
 	Check func(name string, content []byte) error
 	// Newer chooses between two contents of a changing blob: it reports whether b is to replace a.
 	Newer func(name string, a, b []byte) bool
+	// Rotten is told once of each blob of a copy that is not what it should be. nil = nobody is.
+	Rotten func(copied, name string, err error)
 }
 
 // Place is one copy that is to be opened.
@@ -62,6 +65,7 @@ type Store struct {
 	policy  Policy
 	clock   clock.Clock
 	members []*member
+	first   atomic.Int32 // the member that reads ask first
 }
 
 // member is one copy.
@@ -75,9 +79,11 @@ type member struct {
 	full     error     // why it is passed over for writing alone
 	rest     time.Time // until when it is passed over
 	waiting  map[string]bool
-	since    time.Time // when the oldest of those was stored elsewhere; zero = none
-	whole    bool      // a comparison of everything is due
-	compared time.Time // when the last one ended well; zero = never
+	since    time.Time           // when the oldest of those was stored elsewhere; zero = none
+	rotten   map[string]error    // blobs that are not what they should be, by name, and why
+	outdated map[string][]string // blobs that may be deleted here as soon as another one has come, by that one's name
+	whole    bool                // a comparison of everything is due
+	compared time.Time           // when the last one ended well; zero = never
 }
 
 // Open opens all places at once; c nil = the real clock. One that does not open is away until it does; an error is
@@ -89,7 +95,7 @@ func Open(ctx context.Context, policy Policy, c clock.Clock, places []Place) (*S
 	s := &Store{policy: policy, clock: c}
 	var g errgroup.Group
 	for _, p := range places {
-		m := &member{place: p, wake: make(chan struct{}, 1), waiting: map[string]bool{}, whole: true}
+		m := &member{place: p, wake: make(chan struct{}, 1), waiting: map[string]bool{}, rotten: map[string]error{}, outdated: map[string][]string{}, whole: true}
 		s.members = append(s.members, m)
 		g.Go(func() error { s.open(ctx, m); return nil })
 	}
@@ -202,7 +208,7 @@ func (s *Store) note(m *member, err error, writing bool) {
 
 // answers reports whether an error is a copy's answer, and not a copy in trouble.
 func answers(err error) bool {
-	return err == nil || errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrDiffers) || errors.Is(err, store.ErrLocked)
+	return err == nil || errors.Is(err, store.ErrShort) || errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrDiffers) || errors.Is(err, store.ErrLocked)
 }
 
 // able are the copies that may be asked now, in order. When none may, all that are open are: a caller that would

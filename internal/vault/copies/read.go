@@ -3,24 +3,121 @@ package copies
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"slices"
 
 	"holdfast/internal/vault/store"
 )
 
-// Get implements [store.Store]. Where there is more than one copy nothing is handed on before all of it came.
+// Get implements [store.Store]. Where there is more than one copy nothing is handed on before all of it came, and a whole
+// blob, stored for ever, whose content cannot be what its name stands for is read from the next copy. When no copy has a good one the first
+// is handed on, for its reader knows best what to say of it. A part of a blob proves nothing here: whoever finds it bad asks
+// [Store.Examine].
 func (s *Store) Get(ctx context.Context, name string, offset, length int64, to io.Writer) error {
-	return s.ask(ctx, func(ctx context.Context, from store.Store, last bool) error {
-		if last && len(s.members) == 1 {
+	if len(s.members) == 1 {
+		return s.ask(ctx, name, func(ctx context.Context, _ *member, from store.Store, _ bool) error {
 			return from.Get(ctx, name, offset, length, to)
-		}
+		})
+	}
+	var bad buffer // the first content that is not what it should be
+	var found bool
+	err := s.ask(ctx, name, func(ctx context.Context, m *member, from store.Store, _ bool) error {
 		var b buffer
 		if err := from.Get(ctx, name, offset, length, &b); err != nil {
 			return err
 		}
+		if offset == 0 && length < 0 && !s.policy.Changing(name) {
+			err := s.policy.Check(name, b)
+			s.judge(m, name, err)
+			if err != nil {
+				if !found {
+					bad, found = b, true
+				}
+				return rotten{err}
+			}
+		}
 		_, err := to.Write(b)
 		return err
 	})
+	if found && err != nil && ctx.Err() == nil {
+		_, err = to.Write(bad)
+	}
+	return err
+}
+
+// rotten is the answer of a copy that works and holds a bad blob.
+type rotten struct{ error }
+
+func (r rotten) Unwrap() error { return r.error }
+
+// rottenMax bounds how many bad blobs of one copy are remembered: a scrub lists them all.
+const rottenMax = 1000
+
+// judge remembers whether a copy's blob is what it should be.
+func (s *Store) judge(m *member, name string, err error) {
+	m.mu.Lock()
+	_, known := m.rotten[name]
+	switch {
+	case err == nil:
+		delete(m.rotten, name)
+	case len(m.rotten) < rottenMax:
+		m.rotten[name] = err
+	}
+	m.mu.Unlock()
+	if err != nil && !known && s.policy.Rotten != nil {
+		s.policy.Rotten(m.place.Name, name, err)
+	}
+}
+
+func (m *member) isRotten(name string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.rotten[name] != nil
+}
+
+// Examine reads a blob from every copy that may be asked, and remembers which have it bad: those are asked last from now
+// on. It reports whether any has it bad and another good.
+func (s *Store) Examine(ctx context.Context, name string) (bool, error) {
+	use, _ := s.able(false)
+	good, bad := 0, 0
+	for _, m := range use {
+		content, err := store.Read(ctx, m.store, name)
+		if ctx.Err() != nil {
+			return false, err
+		}
+		if errors.Is(err, store.ErrNotFound) || err != nil && !answers(err) {
+			continue
+		}
+		if err == nil {
+			err = s.policy.Check(name, content)
+		}
+		s.judge(m, name, err)
+		if err == nil {
+			good++
+		} else {
+			bad++
+		}
+	}
+	return good > 0 && bad > 0, nil
+}
+
+// Prefer makes reads ask the copies from the i-th on first, and those before it after them.
+func (s *Store) Prefer(i int) { s.first.Store(int32(i)) }
+
+// order is in which order copies are asked for a blob: the preferred first, those that are known to have it bad last.
+func (s *Store) order(use []*member, name string) []*member {
+	first := int(s.first.Load()) % len(s.members)
+	rank := map[*member]int{}
+	for i, m := range s.members {
+		rank[m] = (i - first + len(s.members)) % len(s.members)
+		if m.isRotten(name) {
+			rank[m] += len(s.members)
+		}
+	}
+	use = slices.Clone(use)
+	slices.SortStableFunc(use, func(a, b *member) int { return rank[a] - rank[b] })
+	return use
 }
 
 type buffer []byte
@@ -29,7 +126,7 @@ func (b *buffer) Write(p []byte) (int, error) { *b = append(*b, p...); return le
 
 // Stat implements [store.Store].
 func (s *Store) Stat(ctx context.Context, name string) (info store.Info, err error) {
-	err = s.ask(ctx, func(ctx context.Context, from store.Store, last bool) error {
+	err = s.ask(ctx, name, func(ctx context.Context, _ *member, from store.Store, last bool) error {
 		if !last {
 			var done context.CancelFunc
 			ctx, done = context.WithTimeoutCause(ctx, lookMax, errSlow)
@@ -42,11 +139,13 @@ func (s *Store) Stat(ctx context.Context, name string) (info store.Info, err err
 }
 
 // ask asks one copy after the other until one has it.
-func (s *Store) ask(ctx context.Context, do func(ctx context.Context, from store.Store, last bool) error) error {
+func (s *Store) ask(ctx context.Context, name string, do func(ctx context.Context, m *member, from store.Store, last bool) error) error {
 	use, errs := s.able(false)
+	use = s.order(use, name)
 	var missing error
 	for i, m := range use {
-		err := do(ctx, m.store, i == len(use)-1)
+		err := do(ctx, m, m.store, i == len(use)-1)
+		_, bad := errors.AsType[rotten](err)
 		switch {
 		case err == nil:
 			s.note(m, nil, false)
@@ -56,6 +155,9 @@ func (s *Store) ask(ctx context.Context, do func(ctx context.Context, from store
 			continue
 		case ctx.Err() != nil:
 			return err
+		case bad, errors.Is(err, store.ErrShort): // the copy answers; what it holds is no good
+			errs = append(errs, m.named(fmt.Errorf("read %s: %w", name, err)))
+			continue
 		}
 		s.note(m, err, false)
 		errs = append(errs, m.named(err))

@@ -33,6 +33,7 @@ type Status struct {
 	Waiting  int       // blobs known to be lacking there
 	Since    time.Time // when the oldest of them was stored elsewhere; zero = none
 	Compared time.Time // when everything was last compared; zero = not yet by this process
+	Rotten   []string  // blobs that were read and are not what they should be; the other copies were read instead
 }
 
 // Status says of each copy how it stands, without asking it.
@@ -41,7 +42,7 @@ func (s *Store) Status() []Status {
 	for _, m := range s.members {
 		address := m.address()
 		m.mu.Lock()
-		x := Status{Name: m.place.Name, Address: address, Away: m.err, Waiting: len(m.waiting), Since: m.since, Compared: m.compared}
+		x := Status{Name: m.place.Name, Address: address, Away: m.err, Waiting: len(m.waiting), Since: m.since, Compared: m.compared, Rotten: slices.Sorted(maps.Keys(m.rotten))}
 		if x.Away == nil {
 			x.Away = m.full
 		}
@@ -96,6 +97,7 @@ func (s *Store) round(ctx context.Context, m *member) {
 	}
 	names, whole, since := m.take(s.clock.Now())
 	if whole {
+		s.lookAgain(ctx, m)
 		lack, err := s.lacking(ctx, m)
 		if err != nil {
 			m.giveBack(nil, true, since)
@@ -112,6 +114,22 @@ func (s *Store) round(ctx context.Context, m *member) {
 		m.mu.Lock()
 		m.compared = s.clock.Now()
 		m.mu.Unlock()
+	}
+}
+
+// lookAgain forgets the rotten blobs that have been mended since.
+func (s *Store) lookAgain(ctx context.Context, m *member) {
+	m.mu.Lock()
+	names := slices.Sorted(maps.Keys(m.rotten))
+	m.mu.Unlock()
+	for _, n := range names {
+		content, err := store.Read(ctx, m.store, n)
+		if err == nil {
+			err = s.policy.Check(n, content)
+		}
+		if err == nil || errors.Is(err, store.ErrNotFound) {
+			s.judge(m, n, nil)
+		}
 	}
 }
 
@@ -320,6 +338,7 @@ func (s *Store) carry(ctx context.Context, m *member, name string) (size int64, 
 	if moved, err = s.give(ctx, m, name, best); err != nil {
 		return 0, false, m.named(err)
 	}
+	s.came(ctx, m, name)
 	return int64(len(best)), moved, nil
 }
 

@@ -196,6 +196,9 @@ func (s *Store) Get(ctx context.Context, name string, offset, length int64, to i
 		}
 	} else {
 		_, err = io.CopyN(to, io.NewSectionReader(f, offset, length), length)
+		if errors.Is(err, io.EOF) {
+			err = store.ErrShort
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("read stored %s: %w", name, err)

@@ -57,6 +57,9 @@ func (s *Store) ask(ctx context.Context, key string, from, length int64, etag st
 				return attempt.Nothing(from), nil
 			}
 		}
+		if says(err, "InvalidRange") {
+			err = attempt.Final{Err: fmt.Errorf("%d bytes from %d on are not all there: %w", length, from, store.ErrShort)}
+		}
 		return attempt.Answer{}, err
 	}
 	return attempt.Answer{Body: body, Size: info.Size, ETag: info.ETag, Range: header.Get("Content-Range")}, nil

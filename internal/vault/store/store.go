@@ -24,6 +24,10 @@ var ErrNoPlace = errors.New("the place does not exist")
 // ErrDenied is returned when a place does not let us: wrong credentials, or too few rights.
 var ErrDenied = errors.New("the place refuses these credentials")
 
+// ErrShort is returned by Get for a blob that ends before the bytes that were asked for: the blob is damaged or not the
+// one that was meant, and the place itself is well.
+var ErrShort = errors.New("it ends before")
+
 // ErrLocked is returned by Delete for a blob that the place keeps until a date that has not come.
 var ErrLocked = errors.New("locked by the place")
 
@@ -51,7 +55,7 @@ type Store interface {
 	// Replace stores data under name whatever was there. It is for the few blobs that are meant to change.
 	Replace(ctx context.Context, name string, data Data) error
 
-	// Get writes length bytes from offset on; length below 0 means all of it. Fewer bytes than asked are an error.
+	// Get writes length bytes from offset on; length below 0 means all of it. Fewer bytes than asked are ErrShort.
 	Get(ctx context.Context, name string, offset, length int64, to io.Writer) error
 
 	// Stat describes one blob.

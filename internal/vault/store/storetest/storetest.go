@@ -94,8 +94,11 @@ func parts(t *testing.T, s store.Store) {
 		}
 	}
 	var b bytes.Buffer
-	if err := s.Get(t.Context(), "big", 1_999_995, 10, &b); err == nil {
-		t.Error("bytes beyond the end were read")
+	if err := s.Get(t.Context(), "big", 1_999_995, 10, &b); !errors.Is(err, store.ErrShort) {
+		t.Errorf("bytes beyond the end: got %v", err)
+	}
+	if err := s.Get(t.Context(), "big", 3_000_000, 10, &b); !errors.Is(err, store.ErrShort) {
+		t.Errorf("bytes behind the end: got %v", err)
 	}
 }
 
