@@ -70,6 +70,14 @@ func (w *copyWatch) remember(ctx context.Context, v *vault.Vault, copied string)
 func copyProblems(v *vault.Vault, now time.Time) []problem.Problem {
 	var out []problem.Problem
 	for _, c := range v.Copies() {
+		if n := len(c.Rotten); n > 0 {
+			out = append(out, problem.Problem{
+				Code: "vault.copy-rotten", Subject: v.Name(), Severity: problem.Degraded,
+				Title:   fmt.Sprintf("copy %s holds %d objects that were read and are damaged, %s first", c.Name, n, c.Rotten[0]),
+				Meaning: "They were read from another copy instead. Should that be lost, they would be lost.",
+				Remedy:  "holdfast vault scrub " + v.Name() + ", then holdfast vault repair " + v.Name() + "; look at that copy's disk",
+			})
+		}
 		behind := time.Duration(0)
 		if !c.Since.IsZero() {
 			behind = now.Sub(c.Since)

@@ -9,16 +9,24 @@ import (
 
 // Fetch reads one chunk. Its bytes are authentic, or it is an error.
 func (r *Reader) Fetch(ctx context.Context, k Chunk) ([]byte, error) {
-	f, err := r.vault.repo.OpenObject(ctx, k.object)
-	if err != nil {
-		return nil, fmt.Errorf("read chunk %s from the vault: %w", k.object, err)
+	content, err := r.chunk(ctx, k)
+	if err != nil && r.vault.doubt(ctx, k.object) {
+		content, err = r.chunk(ctx, k)
 	}
-	content, err := io.ReadAll(f)
-	if err = errors.Join(err, f.Close()); err != nil {
+	if err != nil {
 		return nil, fmt.Errorf("read chunk %s from the vault: %w", k.object, err)
 	}
 	if int64(len(content)) != k.Length {
 		return nil, fmt.Errorf("read chunk %s from the vault: %d bytes, %d were stored", k.object, len(content), k.Length)
 	}
 	return content, nil
+}
+
+func (r *Reader) chunk(ctx context.Context, k Chunk) ([]byte, error) {
+	f, err := r.vault.repo.OpenObject(ctx, k.object)
+	if err != nil {
+		return nil, err
+	}
+	content, err := io.ReadAll(f)
+	return content, errors.Join(err, f.Close())
 }

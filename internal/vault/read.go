@@ -141,13 +141,11 @@ func (v *Vault) OpenBackup(ctx context.Context, id string) (*Reader, error) {
 }
 
 func (r *Reader) walk(ctx context.Context, dir string, id object.ID) error {
-	f, err := r.vault.repo.OpenObject(ctx, id)
-	if err != nil {
-		return fmt.Errorf("read directory %q: %w", dir, err)
+	list, err := r.list(ctx, id)
+	if err != nil && r.vault.doubt(ctx, id) {
+		list, err = r.list(ctx, id)
 	}
-	defer func() { _ = f.Close() }() // opened for reading alone
-	var list snapshot.DirManifest
-	if err := json.NewDecoder(f).Decode(&list); err != nil {
+	if err != nil {
 		return fmt.Errorf("read directory %q: %w", dir, err)
 	}
 	for _, e := range list.Entries {
@@ -169,6 +167,16 @@ func (r *Reader) walk(ctx context.Context, dir string, id object.ID) error {
 	return nil
 }
 
+// list reads one directory.
+func (r *Reader) list(ctx context.Context, id object.ID) (list snapshot.DirManifest, err error) {
+	f, err := r.vault.repo.OpenObject(ctx, id)
+	if err != nil {
+		return list, err
+	}
+	defer func() { _ = f.Close() }() // opened for reading alone
+	return list, json.NewDecoder(f).Decode(&list)
+}
+
 // Entries are the backup's files and directories, each directory before what is in it.
 func (r *Reader) Entries() []Entry { return slices.Clone(r.entries) }
 
@@ -179,12 +187,12 @@ func (r *Reader) Copy(ctx context.Context, e Entry, to io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("read %s from the vault: %w", e.Path, err)
 	}
-	f, err := r.vault.repo.OpenObject(ctx, id)
-	if err != nil {
-		return fmt.Errorf("read %s from the vault: %w", e.Path, err)
+	n, bad, err := r.copyFrom(ctx, id, 0, to)
+	if bad && r.vault.doubt(ctx, id) { // another copy has it whole
+		var more int64
+		more, _, err = r.copyFrom(ctx, id, n, to)
+		n += more
 	}
-	defer func() { _ = f.Close() }() // opened for reading alone
-	n, err := io.CopyBuffer(to, struct{ io.Reader }{f}, make([]byte, 1<<20))
 	if err != nil {
 		return fmt.Errorf("read %s from the vault: %w", e.Path, err)
 	}
@@ -192,4 +200,33 @@ func (r *Reader) Copy(ctx context.Context, e Entry, to io.Writer) error {
 		return fmt.Errorf("read %s from the vault: %d bytes, %d were stored", e.Path, n, e.Size)
 	}
 	return nil
+}
+
+// copyFrom writes an object's content from offset on. bad reports that the vault did not give it, and not that to refused it.
+func (r *Reader) copyFrom(ctx context.Context, id object.ID, offset int64, to io.Writer) (n int64, bad bool, err error) {
+	f, err := r.vault.repo.OpenObject(ctx, id)
+	if err != nil {
+		return 0, true, err
+	}
+	defer func() { _ = f.Close() }() // opened for reading alone
+	if offset > 0 {
+		if _, err := f.Seek(offset, io.SeekStart); err != nil {
+			return 0, true, err
+		}
+	}
+	from := &watched{Reader: f}
+	n, err = io.CopyBuffer(to, from, make([]byte, 1<<20))
+	return n, from.bad, err
+}
+
+// watched remembers whether reading failed.
+type watched struct {
+	io.Reader
+	bad bool
+}
+
+func (w *watched) Read(p []byte) (int, error) {
+	n, err := w.Reader.Read(p)
+	w.bad = w.bad || err != nil && !errors.Is(err, io.EOF)
+	return n, err
 }

@@ -61,17 +61,14 @@ func (c Config) vault(name string) *Vault {
 	return v
 }
 
-// connect opens the repository with the format that lies there, or else, where that is lost, damaged or does not open with
-// this key, with its copies and with the wraps that a rotation of the key keeps. When it fails, the files are let go too.
-func (v *Vault) connect(ctx context.Context, cfg Config) error {
+// connectOnce opens the repository with the format that lies there, or else, where that is lost, damaged or does not open
+// with this key, with its copies and with the wraps that a rotation of the key keeps.
+func (v *Vault) connectOnce(ctx context.Context, cfg Config) error {
 	format, err := v.openWith(ctx, cfg)
 	if err == nil {
 		if err = v.learnFormats(ctx, format); err != nil {
 			err = errors.Join(err, v.letRepositoryGo(ctx))
 		}
-	}
-	if err != nil {
-		closeStore(v.files)
 	}
 	return err
 }

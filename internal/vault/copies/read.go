@@ -156,6 +156,9 @@ func (s *Store) ask(ctx context.Context, name string, do func(ctx context.Contex
 		case ctx.Err() != nil:
 			return err
 		case bad, errors.Is(err, store.ErrShort): // the copy answers; what it holds is no good
+			if !bad {
+				s.judge(m, name, err)
+			}
 			errs = append(errs, m.named(fmt.Errorf("read %s: %w", name, err)))
 			continue
 		}
