@@ -199,7 +199,7 @@ func (r *baseRun) copyAll(ctx context.Context, conn *pgx.Conn, w *vault.Writer, 
 		return b, err
 	}
 	defer func() { _ = root.Close() }() // nothing was written through it
-	if err := r.copyFiles(ctx, root, w, &b); err != nil {
+	if err := r.copyFiles(ctx, conn, root, w, &b); err != nil {
 		return b, err
 	}
 	control, err := readControl(ctx, root) // last: it must not be newer than any file that was copied before
@@ -225,18 +225,17 @@ func (r *baseRun) copyAll(ctx context.Context, conn *pgx.Conn, w *vault.Writer, 
 	return b, nil
 }
 
-func (r *baseRun) copyFiles(ctx context.Context, root *os.Root, w *vault.Writer, b *vault.Backup) error {
+func (r *baseRun) copyFiles(ctx context.Context, conn *pgx.Conn, root *os.Root, w *vault.Writer, b *vault.Backup) error {
 	scanned := time.Now()
-	files, dirs, tablespaces, err := scan(r.o.DataDir)
+	found, err := scan(r.o.DataDir)
 	if err != nil {
 		return err
 	}
-	if len(tablespaces) > 0 {
-		return &problem.Problem{Code: "backup.tablespaces", Subject: r.o.Database, Severity: problem.Critical,
-			Title: fmt.Sprintf("has %d tablespaces outside its data directory", len(tablespaces)), Meaning: "They are not backed up yet, so a backup would not be whole. None was made.",
-			Remedy: "move the objects to the default tablespace: ALTER TABLE ... SET TABLESPACE pg_default"}
+	files := found.files
+	if b.Tablespaces, err = r.nameSpaces(ctx, conn, found.spaces); err != nil {
+		return err
 	}
-	for _, d := range dirs {
+	for _, d := range found.dirs {
 		d.Path = vault.DataDir + "/" + d.Path
 		w.Dir(d)
 	}
@@ -256,8 +255,13 @@ func (r *baseRun) copyFiles(ctx context.Context, root *os.Root, w *vault.Writer,
 		b.Reread = from.backup.Reread
 	}
 	r.report("copy")
+	spaces, closeSpaces, err := openSpaces(b.Tablespaces)
+	if err != nil {
+		return err
+	}
+	defer closeSpaces() // nothing was written through them
 	return r.copyListed(ctx, &copier{
-		root: root, to: w, checksums: b.Checksums, start: uint64(b.Start), from: from, take: take, compare: !take && comparable(*b, from),
+		root: root, spaces: spaces, to: w, checksums: b.Checksums, start: uint64(b.Start), from: from, take: take, compare: !take && comparable(*b, from),
 		pace: r.pace.wait, keep: func() error { return r.keep(w) }, bytes: func(n int) { r.done.Add(int64(n)); r.tick() },
 	}, files, b)
 }
@@ -334,8 +338,8 @@ func (r *baseRun) finish(ctx context.Context, conn *pgx.Conn, w *vault.Writer, b
 	if b.ServerVersion < 150000 {
 		call = "pg_stop_backup(false, false)"
 	}
-	var stop, label, spaces string
-	if err := conn.QueryRow(ctx, "select lsn::text, labelfile, coalesce(spcmapfile, '') from "+call).Scan(&stop, &label, &spaces); err != nil {
+	var stop, label string
+	if err := conn.QueryRow(ctx, "select lsn::text, labelfile from "+call).Scan(&stop, &label); err != nil {
 		return fmt.Errorf("stop the backup: %w", err)
 	}
 	var err error
@@ -355,10 +359,7 @@ func (r *baseRun) finish(ctx context.Context, conn *pgx.Conn, w *vault.Writer, b
 	if err := storeFacts(w, r.files); err != nil {
 		return err
 	}
-	if spaces != "" {
-		return storeBytes(w, "tablespace_map", []byte(spaces), b.Stopped)
-	}
-	return nil
+	return nil // its map of tablespaces would lead a server back to where they lay: a restore makes links of its own
 }
 
 // report tells of a new phase.

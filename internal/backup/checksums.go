@@ -31,7 +31,7 @@ func VerifyPages(ctx context.Context, data string) (bad []string, detail string,
 }
 
 func verifyPages(ctx context.Context, data string, pace *pacer) (bad []string, detail string, err error) {
-	files, _, _, err := scan(data)
+	found, err := scan(data)
 	if err != nil {
 		return nil, "", err
 	}
@@ -41,7 +41,7 @@ func verifyPages(ctx context.Context, data string, pace *pacer) (bad []string, d
 	)
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(checksumReaders)
-	for _, f := range files {
+	for _, f := range found.files {
 		if !f.relation {
 			continue
 		}

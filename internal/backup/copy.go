@@ -28,6 +28,7 @@ const (
 // copier reads the data directory's files into the vault. It is used by many goroutines and changes nothing.
 type copier struct {
 	root      *os.Root
+	spaces    map[string]*os.Root // tablespaces by their number
 	to        *vault.Writer
 	checksums bool
 	start     uint64 // pages changed by log from here on are repaired by replay
@@ -59,7 +60,11 @@ func (c *copier) copyFile(ctx context.Context, f file) (copied, error) {
 			return copied{reused: f.size}, err
 		}
 	}
-	in, err := c.root.Open(filepath.FromSlash(f.path))
+	root, below := c.root, f.path
+	if oid, rest, ok := pgdata.InSpace(f.path); ok && c.spaces[oid] != nil {
+		root, below = c.spaces[oid], rest
+	}
+	in, err := root.Open(filepath.FromSlash(below))
 	if errors.Is(err, fs.ErrNotExist) {
 		c.bytes(int(f.size))
 		return copied{}, nil

@@ -55,6 +55,8 @@ func (w *asWords) check(all *databaseWords) error {
 		return say("--as has a directory of its own; give --to or --as")
 	case all.from.url != "":
 		return say("--as needs a plan and an agent; with --vault alone restore --to a directory")
+	case len(all.spaces) > 0:
+		return say("--as has directories of its own for tablespaces too")
 	case w.port < 0 || w.port > 65535:
 		return say("--port is a port, 1 to 65535")
 	}

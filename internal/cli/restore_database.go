@@ -28,6 +28,7 @@ type databaseWords struct {
 	dryRun, delta  bool
 	yes            bool
 	beside         asWords
+	spaces         map[string]string
 }
 
 func restoreDatabaseCommand() *cobra.Command {
@@ -57,6 +58,7 @@ NEWNAME. It archives nothing, follows nobody and nobody can follow it.`,
   holdfast restore database records --at before:xid:812 --to /srv/restored
   holdfast restore database records --at "10m ago" --to /srv/restored --output json
   holdfast restore database records --to /srv/restored --delta --dry-run
+  holdfast restore database records --to /srv/restored --tablespace fast=/ssd/restored
   holdfast restore database records --to /srv/restored --vault file:///mnt/vault --key vault.key
   holdfast restore database records --at "10m ago" --as records-before`,
 		Args: usageArgs(cobra.ExactArgs(1)),
@@ -83,6 +85,7 @@ NEWNAME. It archives nothing, follows nobody and nobody can follow it.`,
 	cmd.Flags().StringVar(&w.as, "owner", "", "user whom the files are to belong to (default: postgres for root, else you)")
 	cmd.Flags().StringVar(&w.binDir, "bin-dir", "", "where PostgreSQL's programs are (default: where distributions put them)")
 	cmd.Flags().Uint32Var(&w.timeline, "timeline", 0, "follow this timeline (default: the newest that leads there)")
+	cmd.Flags().StringToStringVar(&w.spaces, "tablespace", nil, "NAME=DIR: where a tablespace shall lie (default: in a directory beside --to that ends in .tablespaces); may be given more than once")
 	w.beside.add(cmd)
 	outputFlag(cmd, &w.output)
 	return cmd
@@ -128,6 +131,11 @@ func (w *databaseWords) run(ctx context.Context, cmd *cobra.Command, name string
 		return err
 	}
 	defer closeVault(ctx, v)
+	for name, to := range w.spaces {
+		if w.spaces[name], err = filepath.Abs(to); err != nil {
+			return fmt.Errorf("find %s: %w", to, err)
+		}
+	}
 	if w.beside.name != "" {
 		if err := w.beside.place(ctx, *a, w.dryRun); err != nil {
 			return err
@@ -155,7 +163,7 @@ func (w *databaseWords) run(ctx context.Context, cmd *cobra.Command, name string
 			return err
 		}
 	}
-	if out.Place, err = restore.Survey(dir, choice, w.delta); err != nil {
+	if out.Place, err = restore.Survey(dir, choice, w.delta, w.spaces); err != nil {
 		return err
 	}
 	if w.dryRun {
@@ -211,7 +219,7 @@ func (w *databaseWords) restore(ctx context.Context, cmd *cobra.Command, v *vaul
 	defer line.end()
 	began := time.Now()
 	res, err := restore.Database(ctx, restore.Options{
-		Vault: v, Choice: choice, Dir: out.Place.Dir, Delta: w.delta, Owner: owner, Progress: line.restored,
+		Vault: v, Choice: choice, Dir: out.Place.Dir, Delta: w.delta, Tablespaces: w.spaces, Owner: owner, Progress: line.restored,
 		LogMax: math.MaxInt64, // there is room: that is checked first
 	}, restore.ScratchOptions{BinDir: out.BinDir})
 	out.Took, out.Kept = event.Duration(time.Since(began)), res.Kept
@@ -248,6 +256,11 @@ func writeWouldRestore(out io.Writer, o restoredDatabase) error {
 		planCount(o.Pieces, "piece"), sizeText(o.Log), o.End, o.Timeline, momentText(o.Covered), placeText(o.Place), sizeText(o.Place.Need), sizeText(o.Place.Free))
 	if err != nil {
 		return err
+	}
+	for _, s := range o.Place.Tablespaces {
+		if _, err := fmt.Fprintf(out, "  tablespace   %s (was %s) to %s\n", s.Name, s.Was, s.Dir); err != nil {
+			return err
+		}
 	}
 	for _, why := range o.Because {
 		if _, err := fmt.Fprintf(out, "  because      %s\n", why); err != nil {

@@ -46,11 +46,24 @@ type Relation struct {
 // relation is t3_16384.
 var relationName = regexp.MustCompile(`^(t\d+_)?(\d+)(_(?:fsm|vm|init))?(?:\.(\d+))?$`)
 
+// Spaces is the folder of links to tablespaces, each with its number as its name.
+const Spaces = "pg_tblspc"
+
+// InSpace takes apart a path that lies in a tablespace: its number, and the path below where its link leads.
+func InSpace(p string) (oid, below string, ok bool) {
+	rest, ok := strings.CutPrefix(p, Spaces+"/")
+	if !ok {
+		return "", "", false
+	}
+	oid, below, ok = strings.Cut(rest, "/")
+	return oid, below, ok && below != ""
+}
+
 // ParseRelation reads a path relative to the data directory; false = it is no relation file. Relations lie in
-// global and base/OID, and their pages carry checksums where the server has them.
+// global, base/OID and pg_tblspc/OID/VERSION/OID, and their pages carry checksums where the server has them.
 func ParseRelation(p string) (Relation, bool) {
 	dir := path.Dir(p)
-	if dir != "global" && path.Dir(dir) != "base" {
+	if dir != "global" && path.Dir(dir) != "base" && path.Dir(path.Dir(path.Dir(dir))) != Spaces {
 		return Relation{}, false
 	}
 	m := relationName.FindStringSubmatch(path.Base(p))

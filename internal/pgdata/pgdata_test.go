@@ -24,17 +24,19 @@ func TestWhatACopyLeavesOut(t *testing.T) {
 
 func TestRelationFilesAreKnownByTheirNames(t *testing.T) {
 	for p, want := range map[string]Relation{
-		"base/5/16384":              {Number: "16384"},
-		"base/5/16384_vm.2":         {Number: "16384", Fork: "_vm", Segment: 2},
-		"base/5/16384.11":           {Number: "16384", Segment: 11},
-		"global/1262_fsm":           {Number: "1262", Fork: "_fsm"},
-		"base/5/t3_16384":           {Number: "16384", Temporary: true},
-		"base/5/PG_VERSION":         {},
-		"pg_xact/0000":              {},
-		"base/16384":                {},
-		"base/5/16384.tmp":          {},
-		"base/5/sub/16384":          {},
-		"base/5/16384.999999999999": {},
+		"base/5/16384":      {Number: "16384"},
+		"base/5/16384_vm.2": {Number: "16384", Fork: "_vm", Segment: 2},
+		"base/5/16384.11":   {Number: "16384", Segment: 11},
+		"global/1262_fsm":   {Number: "1262", Fork: "_fsm"},
+		"base/5/t3_16384":   {Number: "16384", Temporary: true},
+		"base/5/PG_VERSION": {},
+		"pg_tblspc/16400/PG_15_202209061/5/16384.1": {Number: "16384", Segment: 1},
+		"pg_tblspc/16400/PG_15_202209061/16384":     {},
+		"pg_xact/0000":                              {},
+		"base/16384":                                {},
+		"base/5/16384.tmp":                          {},
+		"base/5/sub/16384":                          {},
+		"base/5/16384.999999999999":                 {},
 	} {
 		got, ok := ParseRelation(p)
 		if got != want || ok != (want.Number != "") {

@@ -7,8 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
-
-	"golang.org/x/sys/unix"
 )
 
 // Place is what a directory looks like to a restore that has not begun.
@@ -16,17 +14,33 @@ type Place struct {
 	Dir   string `json:"dir"`
 	State string `json:"state"` // absent, empty, interrupted (by a restore that never ended), same (an older or broken copy, with delta), occupied
 	Found string `json:"found,omitempty"`
-	Need  int64  `json:"need"` // bytes
+	Need  int64  `json:"need"` // bytes, with those of tablespaces on the same disk
 	Free  int64  `json:"free"` // bytes on its disk
+	// Tablespaces are the places of tablespaces; what they need counts on their own disk.
+	Tablespaces []SpacePlace `json:"tablespaces,omitempty"`
+}
+
+// SpacePlace is where a tablespace would lie.
+type SpacePlace struct {
+	Name string `json:"name"`
+	Was  string `json:"was"` // where the original has it
+	Place
 }
 
 // Fits reports whether a restore would accept the place.
-func (p Place) Fits() bool { return p.State != "occupied" && p.Free >= p.Need }
+func (p Place) Fits() bool {
+	for _, s := range p.Tablespaces {
+		if !s.Fits() {
+			return false
+		}
+	}
+	return p.State != "occupied" && p.Free >= p.Need
+}
 
-// Survey looks at a directory that a choice is to be restored to, and changes nothing. What it says of room counts files
-// that are there and will be written over.
-func Survey(dir string, c Choice, delta bool) (Place, error) {
-	p := Place{Dir: dir, State: "empty", Need: c.Backup.Bytes + int64(len(c.Pieces))*int64(c.Backup.SegmentSize)}
+// Survey looks at a directory that a choice is to be restored to, and at the places of its tablespaces, and changes
+// nothing. What it says of room counts files that are there and will be written over.
+func Survey(dir string, c Choice, delta bool, tablespaces map[string]string) (Place, error) {
+	p := Place{Dir: dir, State: "empty"}
 	entries, err := os.ReadDir(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -35,7 +49,11 @@ func Survey(dir string, c Choice, delta bool) (Place, error) {
 		return p, fmt.Errorf("look at %s: %w", dir, err)
 	case len(entries) > 0:
 		p.State, p.Found = "occupied", entries[0].Name()
-		if _, err := os.Stat(filepath.Join(dir, markerFile)); err == nil {
+		interrupted, err := leftBehind(dir, c)
+		if err != nil {
+			return p, err
+		}
+		if interrupted {
 			p.State = "interrupted"
 		} else if delta {
 			if err := samePlace(dir, c); err != nil {
@@ -44,28 +62,52 @@ func Survey(dir string, c Choice, delta bool) (Place, error) {
 			p.State = "same"
 		}
 	}
-	if p.State == "interrupted" || p.State == "same" {
+	again := p.State == "interrupted" || p.State == "same"
+	if again {
 		if err := stopped(dir, c.Backup.Database); err != nil {
 			return p, err
 		}
-		used, err := usedBy(dir)
+	}
+	spaces, err := planSpaces(dir, c.Backup, tablespaces)
+	if err != nil {
+		return p, err
+	}
+	all, err := needs(dir, c, spaces, nil)
+	if err != nil {
+		return p, err
+	}
+	for i, s := range spaces {
+		ours, err := s.look(dir, again)
 		if err != nil {
 			return p, err
 		}
-		p.Need -= min(used, c.Backup.Bytes)
+		x := SpacePlace{Name: s.Name, Was: s.Location, Place: Place{Dir: s.dir, State: "empty", Free: all[i+1].free}}
+		if ours {
+			x.State = p.State
+		}
+		p.Tablespaces = append(p.Tablespaces, x)
 	}
-	above := dir
-	for p.State == "absent" && above != filepath.Dir(above) { // the disk is that of the nearest folder that exists
-		above = filepath.Dir(above)
-		if _, err := os.Stat(above); err == nil {
+	for i := range all {
+		if again {
+			used, err := usedBy(all[i].dir)
+			if err != nil {
+				return p, err
+			}
+			all[i].bytes -= min(used, all[i].bytes)
+		}
+		for k := range i + 1 { // the first place on a disk carries what goes there
+			if all[k].disk != all[i].disk {
+				continue
+			}
+			if k == 0 {
+				p.Need += all[i].bytes
+			} else {
+				p.Tablespaces[k-1].Need += all[i].bytes
+			}
 			break
 		}
 	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(above, &st); err != nil {
-		return p, fmt.Errorf("ask for free space on %s: %w", above, err)
-	}
-	p.Free = int64(st.Bavail) * st.Bsize
+	p.Free = all[0].free
 	return p, nil
 }
 
@@ -73,6 +115,9 @@ func Survey(dir string, c Choice, delta bool) (Place, error) {
 func usedBy(dir string) (int64, error) {
 	sum := int64(0)
 	err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
 		if err != nil || !d.Type().IsRegular() {
 			return err
 		}
@@ -80,7 +125,7 @@ func usedBy(dir string) (int64, error) {
 		if err != nil {
 			return err
 		}
-		if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+		if st, ok := fi.Sys().(*syscall.Stat_t); ok && st.Nlink == 1 { // under another name it stays
 			sum += st.Blocks * 512
 		}
 		return nil

@@ -2,11 +2,13 @@ package restore
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -45,36 +47,26 @@ func samePlace(dir string, c Choice) error {
 	return nil
 }
 
-// stopped refuses a directory on which a server runs.
-func stopped(dir, database string) error {
-	raw, err := os.ReadFile(filepath.Join(dir, "postmaster.pid"))
+// leftBehind reports whether an interrupted restore of the same database left the directory. One of another database is
+// refused: it may still be wanted.
+func leftBehind(dir string, c Choice) (bool, error) {
+	raw, err := os.ReadFile(filepath.Join(dir, markerFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return false, nil
+	}
+	var m marker
+	if err == nil {
+		err = json.Unmarshal(raw, &m)
 	}
 	if err != nil {
-		return err
+		return false, fmt.Errorf("read what was being restored to %s: %w", dir, err)
 	}
-	first, _, _ := strings.Cut(string(raw), "\n")
-	pid, err := strconv.Atoi(strings.TrimSpace(first))
-	if err != nil || pid == 0 {
-		return fmt.Errorf("read postmaster.pid of %s: %q is no process", dir, first)
+	if m.SystemID != 0 && m.SystemID != c.Backup.SystemID {
+		return false, &problem.Problem{Code: "restore.not-empty", Subject: c.Backup.Database, Severity: problem.Critical,
+			Title: fmt.Sprintf("%s holds an unfinished restore of another database, from backup %s", dir, m.Backup), Meaning: "Nothing was touched.",
+			Remedy: "name an empty directory with --to, or remove that one if it is not wanted any more"}
 	}
-	pid = max(pid, -pid) // a standalone backend writes its own as a negative number
-	// Gone, or its number is another program's by now: a server works in its directory.
-	want, err := filepath.EvalSymlinks(dir)
-	if err != nil {
-		return err
-	}
-	at, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid))
-	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ESRCH):
-		return nil
-	case err == nil && at != want:
-		return nil
-	}
-	return &problem.Problem{Code: "restore.running", Subject: database, Severity: problem.Critical,
-		Title: fmt.Sprintf("a server runs on %s (process %d)", dir, pid), Meaning: "Nothing was touched.",
-		Remedy: "stop it, or name another directory with --to"}
+	return true, nil
 }
 
 // disarm takes pg_control away, so that nothing starts on the directory from here on.
@@ -91,21 +83,37 @@ func disarm(dir string) error {
 
 // clear removes what the backup does not have, links and the log among it.
 func (r *run) clear(entries []vault.Entry) error {
-	wanted := map[string]bool{markerFile: false} // true = a directory
+	wanted := map[string]bool{} // true = a directory
 	for _, e := range entries {
-		if rel, ok := strings.CutPrefix(e.Path, vault.DataDir+"/"); ok {
+		if rel, ok := strings.CutPrefix(e.Path, vault.DataDir+"/"); ok && !r.isSpace(rel) {
 			wanted[rel] = e.Dir
 		}
 	}
-	return filepath.WalkDir(r.o.Dir, func(p string, d fs.DirEntry, err error) error {
-		if err != nil || p == r.o.Dir {
+	if err := clearBelow(r.o.Dir, "", wanted); err != nil {
+		return err
+	}
+	for _, x := range r.spaces {
+		if err := clearBelow(x.dir, x.prefix(), wanted); err != nil {
 			return err
 		}
-		rel, err := filepath.Rel(r.o.Dir, p)
+	}
+	return nil
+}
+
+// clearBelow removes from a directory, which stands at prefix in the backup, what is not wanted.
+func clearBelow(top, prefix string, wanted map[string]bool) error {
+	return filepath.WalkDir(top, func(p string, d fs.DirEntry, err error) error {
+		if err != nil || p == top {
+			return err
+		}
+		rel, err := filepath.Rel(top, p)
 		if err != nil {
 			return err
 		}
-		dir, keep := wanted[filepath.ToSlash(rel)]
+		if rel == markerFile {
+			return nil
+		}
+		dir, keep := wanted[path.Join(prefix, filepath.ToSlash(rel))]
 		if keep && (dir && d.IsDir() || !dir && d.Type().IsRegular()) {
 			return nil
 		}
@@ -121,7 +129,8 @@ func (r *run) clear(entries []vault.Entry) error {
 
 // mend makes a file that is there the one of the backup; false when it must be written anew.
 func (r *run) mend(ctx context.Context, reader *vault.Reader, e vault.Entry, rel string) (done bool, err error) {
-	fi, err := r.root.Lstat(rel)
+	root, below := r.at(rel)
+	fi, err := root.Lstat(below)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -134,9 +143,9 @@ func (r *run) mend(ctx context.Context, reader *vault.Reader, e vault.Entry, rel
 	}
 	st, known := fi.Sys().(*syscall.Stat_t)
 	if !ok || !fi.Mode().IsRegular() || !known || st.Nlink > 1 { // under another name it is somebody else's
-		return false, r.root.Remove(rel)
+		return false, root.Remove(below)
 	}
-	f, err := r.root.OpenFile(rel, os.O_RDWR, 0)
+	f, err := root.OpenFile(below, os.O_RDWR, 0)
 	if err != nil {
 		return false, err
 	}
@@ -182,21 +191,4 @@ func (r *run) mendChunks(ctx context.Context, reader *vault.Reader, f *os.File, 
 		at += k.Length
 	}
 	return nil
-}
-
-// there is how many of the restore's bytes its files need not be given room for: files that are there are written over.
-func there(dir string, entries []vault.Entry) int64 {
-	sum := int64(0)
-	for _, e := range entries {
-		rel, ok := strings.CutPrefix(e.Path, vault.DataDir+"/")
-		if !ok || e.Dir {
-			continue
-		}
-		if fi, err := os.Lstat(filepath.Join(dir, filepath.FromSlash(rel))); err == nil && fi.Mode().IsRegular() {
-			if st, known := fi.Sys().(*syscall.Stat_t); known {
-				sum += min(e.Size, st.Blocks*512)
-			}
-		}
-	}
-	return sum
 }

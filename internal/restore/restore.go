@@ -22,7 +22,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"holdfast/internal/durable"
 	"holdfast/internal/problem"
@@ -32,11 +31,14 @@ import (
 
 // Options say what to restore and where to.
 type Options struct {
-	Vault        *vault.Vault
-	Choice       Choice // from Choose
-	Dir          string // empty or absent, or left by an interrupted Run
-	Delta        bool   // Dir may also hold an older or broken copy of the same database, stopped: it is written over
-	Owner        Owner
+	Vault  *vault.Vault
+	Choice Choice // from Choose
+	Dir    string // empty or absent, or left by an interrupted Run
+	Delta  bool   // Dir may also hold an older or broken copy of the same database, stopped: it is written over
+	Owner  Owner
+	// Tablespaces say where tablespaces shall lie, by their names. One that is not named lies in Dir.tablespaces. Their old
+	// places are never used unasked: the live server may have its files there.
+	Tablespaces  map[string]string
 	Workers      int                                        // files written at once; 0 = twice the cores
 	Action       Action                                     // what the server does at the target
 	LogMax       int64                                      // most bytes of log that are put beside the data; more needs FetchCommand. 0 = 8 GiB
@@ -80,6 +82,13 @@ type Result struct {
 // these are; what keeps them from starting is that pg_control comes last.
 const markerFile = "holdfast.restoring"
 
+// marker is what the file says.
+type marker struct {
+	Backup   string `json:"backup"`
+	Target   string `json:"target"`
+	SystemID uint64 `json:"system_id,string,omitempty"`
+}
+
 const controlFile = "global/pg_control"
 
 // Run fills Dir from the vault. Every byte is authenticated on the way. Until it returns nil no server starts
@@ -111,6 +120,7 @@ type run struct {
 	o        Options
 	began    time.Time
 	root     *os.Root
+	spaces   []*space
 	done     atomic.Int64
 	kept     atomic.Int64
 	again    bool // there are files to go on with
@@ -136,6 +146,10 @@ func (r *run) run(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = r.root.Close() }() // each file was closed with its own error
+	defer r.closeSpaces()
+	if err := r.openSpaces(); err != nil {
+		return err
+	}
 	stop := r.reporter("files", r.o.Choice.Backup.Bytes)
 	control, err := r.files(ctx, reader)
 	stop()
@@ -153,6 +167,9 @@ func (r *run) run(ctx context.Context) error {
 		if err := r.refuseTablespaces(); err != nil {
 			return err
 		}
+	}
+	if err := r.linkSpaces(); err != nil {
+		return err
 	}
 	if err := r.settings(); err != nil {
 		return err
@@ -176,6 +193,15 @@ func (r *run) claim(wanted []vault.Entry) error {
 			return err
 		}
 	}
+	if r.spaces, err = planSpaces(r.o.Dir, c.Backup, r.o.Tablespaces); err != nil {
+		return err
+	}
+	if err := r.claimSpaces(); err != nil { // before anything is made
+		return err
+	}
+	if err := r.room(wanted); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(r.o.Dir, 0o700); err != nil {
 		return err
 	}
@@ -183,26 +209,17 @@ func (r *run) claim(wanted []vault.Entry) error {
 	if r.o.Dir, err = filepath.EvalSymlinks(r.o.Dir); err != nil {
 		return err
 	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(r.o.Dir, &st); err != nil {
-		return fmt.Errorf("ask for free space on %s: %w", r.o.Dir, err)
-	}
-	need := c.Backup.Bytes + int64(len(c.Pieces))*int64(c.Backup.SegmentSize)
-	if r.again {
-		need -= there(r.o.Dir, wanted)
-	}
-	if free := int64(st.Bavail) * st.Bsize; free < need {
-		return &problem.Problem{Code: "restore.no-space", Subject: c.Backup.Database, Severity: problem.Critical,
-			Title: fmt.Sprintf("%s has %d MB free, %d MB are needed", r.o.Dir, free>>20, need>>20), Meaning: "Nothing was written.", Remedy: "name a directory on a larger disk with --to"}
-	}
 	if err := os.Chmod(r.o.Dir, 0o700); err != nil {
 		return err
 	}
-	about, err := json.Marshal(map[string]string{"backup": c.Backup.ID, "target": c.Target.String()})
+	about, err := json.Marshal(marker{Backup: c.Backup.ID, Target: c.Target.String(), SystemID: c.Backup.SystemID})
 	if err != nil {
 		return err
 	}
 	if err := errors.Join(durable.WriteFile(filepath.Join(r.o.Dir, markerFile), append(about, '\n'), 0o600), r.o.Owner.take(r.o.Dir)); err != nil {
+		return err
+	}
+	if err := r.makeSpaces(about); err != nil {
 		return err
 	}
 	return disarm(r.o.Dir)
@@ -216,8 +233,9 @@ func (r *run) claimOver(found string) error {
 	if err := stopped(r.o.Dir, c.Backup.Database); err != nil {
 		return err
 	}
-	if _, err := os.Stat(filepath.Join(r.o.Dir, markerFile)); err == nil {
-		return nil
+	interrupted, err := leftBehind(r.o.Dir, c)
+	if interrupted || err != nil {
+		return err
 	}
 	if r.o.Delta {
 		return samePlace(r.o.Dir, c)
@@ -233,7 +251,7 @@ func (r *run) files(ctx context.Context, reader *vault.Reader) (control vault.En
 	for _, e := range reader.Entries() {
 		rel, ok := strings.CutPrefix(e.Path, vault.DataDir+"/")
 		switch {
-		case !ok:
+		case !ok || r.isSpace(rel): // a link, made at the end
 		case e.Dir:
 			if err := r.mkdir(rel, e.Mode); err != nil {
 				return control, err
@@ -260,9 +278,10 @@ func (r *run) files(ctx context.Context, reader *vault.Reader) (control vault.En
 }
 
 func (r *run) mkdir(rel string, mode uint32) error {
-	err := r.root.Mkdir(rel, os.FileMode(mode)|0o700)
+	root, below := r.at(rel)
+	err := root.Mkdir(below, os.FileMode(mode)|0o700)
 	if r.again && errors.Is(err, fs.ErrExist) {
-		err = r.root.Chmod(rel, os.FileMode(mode)|0o700)
+		err = root.Chmod(below, os.FileMode(mode)|0o700)
 	}
 	if err != nil {
 		return err
@@ -274,7 +293,8 @@ func (r *run) own(rel string) error {
 	if !r.o.Owner.Set {
 		return nil
 	}
-	return r.root.Chown(rel, int(r.o.Owner.UID), int(r.o.Owner.GID))
+	root, below := r.at(rel)
+	return root.Chown(below, int(r.o.Owner.UID), int(r.o.Owner.GID))
 }
 
 func (r *run) file(ctx context.Context, reader *vault.Reader, e vault.Entry, rel string) error {
@@ -290,7 +310,8 @@ func (r *run) file(ctx context.Context, reader *vault.Reader, e vault.Entry, rel
 
 // write makes one new file of the owner's.
 func (r *run) write(rel string, mode os.FileMode, fill func(*os.File) error) error {
-	f, err := r.root.OpenFile(rel, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	root, below := r.at(rel)
+	f, err := root.OpenFile(below, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
 		return err
 	}
@@ -413,6 +434,9 @@ func (r *run) finish(ctx context.Context, reader *vault.Reader, control vault.En
 	if err := durable.SyncDir(filepath.Join(r.o.Dir, "global")); err != nil {
 		return err
 	}
+	if err := r.unmarkSpaces(); err != nil { // theirs say nothing without the one of Dir
+		return err
+	}
 	if r.marked {
 		return nil
 	}
@@ -423,12 +447,18 @@ func (r *run) finish(ctx context.Context, reader *vault.Reader, control vault.En
 }
 
 func (r *run) syncDirs() error {
-	return filepath.WalkDir(r.o.Dir, func(p string, d fs.DirEntry, err error) error {
-		if err != nil || !d.IsDir() {
+	for _, top := range r.tops() {
+		err := filepath.WalkDir(top, func(p string, d fs.DirEntry, err error) error {
+			if err != nil || !d.IsDir() {
+				return err
+			}
+			return durable.SyncDir(p)
+		})
+		if err != nil {
 			return err
 		}
-		return durable.SyncDir(p)
-	})
+	}
+	return nil
 }
 
 // reporter tells of progress until the returned function is called.

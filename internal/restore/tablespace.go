@@ -10,7 +10,7 @@ import (
 
 // refuseTablespaces looks for tablespaces that the placed log makes. A server that replays such a record links its
 // tablespace to the directory that the record names and writes there, though the directory may be the live server's.
-// Base backups of servers with tablespaces are refused, so the log is the only way by which one gets here.
+// Those that a base backup holds have places of their own, but what the log makes cannot be led elsewhere.
 func (r *run) refuseTablespaces() error {
 	c := r.o.Choice
 	made, err := walscan.Tablespaces(walscan.Input{
@@ -26,7 +26,7 @@ func (r *run) refuseTablespaces() error {
 		return &problem.Problem{Code: "restore.tablespace", Subject: c.Backup.Database, Severity: problem.Critical,
 			Title:   fmt.Sprintf("on the way to %s, at %s, the log makes a tablespace in %s", c.Target, m.At, m.Location),
 			Meaning: "Replaying that writes into that directory, which may be the live server's. The directory was not finished and cannot start; the live one was not touched.",
-			Remedy:  fmt.Sprintf("restore to just before it: --at before:%s; tablespaces are not available in this version", m.At)}
+			Remedy:  fmt.Sprintf("restore to just before it: --at before:%s; a base backup that is made now holds the tablespace, and moments from then on can be restored", m.At)}
 	}
 	return nil
 }

@@ -8,33 +8,42 @@ import (
 
 // Backup is one base backup as the vault lists it. Times are the database server's.
 type Backup struct {
-	ID            string      `json:"id"` // database, time and a few random digits; stable for the backup's life
-	Application   string      `json:"application"`
-	Database      string      `json:"database"` // the plan's name for it
-	Kind          string      `json:"kind"`     // full or incremental; whole and by itself either way
-	Host          string      `json:"host,omitempty"`
-	Earlier       string      `json:"earlier,omitempty"` // ID of the backup whose chunks were taken over or compared with; it may expire
-	Took          bool        `json:"took,omitempty"`    // chunks were taken over from it unread
-	Reread        time.Time   `json:"reread,omitzero"`   // when everything was last read: this backup's start unless Took
-	Reused        int64       `json:"reused,omitempty"`  // bytes taken over from it
-	SystemID      uint64      `json:"system_id,string"`
-	Timeline      uint32      `json:"timeline"`
-	Start         wal.LSN     `json:"start_lsn"` // replay begins here
-	Stop          wal.LSN     `json:"stop_lsn"`  // consistent from here on
-	Started       time.Time   `json:"started"`
-	Stopped       time.Time   `json:"stopped"`        // the earliest moment that can be restored from it
-	ServerVersion int         `json:"server_version"` // 150018
-	SegmentSize   uint64      `json:"segment_size"`   // bytes
-	Superuser     string      `json:"superuser"`      // name of the bootstrap superuser
-	FromStandby   bool        `json:"from_standby"`
-	Checksums     bool        `json:"checksums"` // the cluster's pages carry checksums, and they were verified
-	BadPages      []string    `json:"bad_pages,omitempty"`
-	Differs       []string    `json:"differs,omitempty"` // stretches that are not what they were in Earlier, though no log changed them
-	Files         int         `json:"files"`
-	Bytes         int64       `json:"bytes"`                // as they stand in the data directory
-	Stored        int64       `json:"stored"`               // bytes that this backup added to the vault
-	Written       time.Time   `json:"written"`              // by the writing host's clock
-	Validation    *Validation `json:"validation,omitempty"` // nil = not tried yet
+	ID            string       `json:"id"` // database, time and a few random digits; stable for the backup's life
+	Application   string       `json:"application"`
+	Database      string       `json:"database"` // the plan's name for it
+	Kind          string       `json:"kind"`     // full or incremental; whole and by itself either way
+	Host          string       `json:"host,omitempty"`
+	Earlier       string       `json:"earlier,omitempty"` // ID of the backup whose chunks were taken over or compared with; it may expire
+	Took          bool         `json:"took,omitempty"`    // chunks were taken over from it unread
+	Reread        time.Time    `json:"reread,omitzero"`   // when everything was last read: this backup's start unless Took
+	Reused        int64        `json:"reused,omitempty"`  // bytes taken over from it
+	SystemID      uint64       `json:"system_id,string"`
+	Timeline      uint32       `json:"timeline"`
+	Start         wal.LSN      `json:"start_lsn"` // replay begins here
+	Stop          wal.LSN      `json:"stop_lsn"`  // consistent from here on
+	Started       time.Time    `json:"started"`
+	Stopped       time.Time    `json:"stopped"`        // the earliest moment that can be restored from it
+	ServerVersion int          `json:"server_version"` // 150018
+	SegmentSize   uint64       `json:"segment_size"`   // bytes
+	Superuser     string       `json:"superuser"`      // name of the bootstrap superuser
+	FromStandby   bool         `json:"from_standby"`
+	Checksums     bool         `json:"checksums"` // the cluster's pages carry checksums, and they were verified
+	BadPages      []string     `json:"bad_pages,omitempty"`
+	Differs       []string     `json:"differs,omitempty"`     // stretches that are not what they were in Earlier, though no log changed them
+	Tablespaces   []Tablespace `json:"tablespaces,omitempty"` // outside the data directory
+	Files         int          `json:"files"`
+	Bytes         int64        `json:"bytes"`                // as they stand in the data directory
+	Stored        int64        `json:"stored"`               // bytes that this backup added to the vault
+	Written       time.Time    `json:"written"`              // by the writing host's clock
+	Validation    *Validation  `json:"validation,omitempty"` // nil = not tried yet
+}
+
+// Tablespace is a place outside the data directory that a backup holds too, below pg_tblspc/OID in it.
+type Tablespace struct {
+	OID      uint32 `json:"oid"`
+	Name     string `json:"name"`
+	Location string `json:"location"` // where it lay
+	Bytes    int64  `json:"bytes"`
 }
 
 // Validated reports whether this backup has been restored and found good.

@@ -121,9 +121,13 @@ func (s *Server) copyTo(n *Server) {
 			s.T.Fatal(err)
 		}
 	}
-	err := filepath.WalkDir(n.Dir, func(path string, d fs.DirEntry, err error) error {
+	s.copySpaces(n)
+	err := filepath.WalkDir(filepath.Dir(n.Dir), func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
+		}
+		if d.Type() == fs.ModeSymlink {
+			return nil
 		}
 		mode := fs.FileMode(0o600)
 		if d.IsDir() {
@@ -137,6 +141,46 @@ func (s *Server) copyTo(n *Server) {
 	if err != nil {
 		s.T.Fatal(err)
 	}
+}
+
+// copySpaces gives n tablespaces of its own: two servers cannot share one.
+func (s *Server) copySpaces(n *Server) {
+	s.T.Helper()
+	links, err := filepath.Glob(filepath.Join(s.Dir, "pg_tblspc", "*"))
+	if err != nil {
+		s.T.Fatal(err)
+	}
+	for _, l := range links {
+		own, link := n.Dir+".spaces-"+filepath.Base(l), filepath.Join(n.Dir, "pg_tblspc", filepath.Base(l))
+		to, err := os.Readlink(l)
+		if err == nil {
+			err = os.CopyFS(own, os.DirFS(to))
+		}
+		if err == nil {
+			err = os.RemoveAll(link)
+		}
+		if err == nil {
+			err = os.Symlink(own, link)
+		}
+		if err != nil {
+			s.T.Fatal(err)
+		}
+	}
+}
+
+// Space makes a directory for a tablespace of s.
+func (s *Server) Space(name string) string {
+	s.T.Helper()
+	place := filepath.Join(filepath.Dir(s.Dir), name)
+	if err := os.Mkdir(place, 0o700); err != nil {
+		s.T.Fatal(err)
+	}
+	if s.Owner.Set {
+		if err := os.Chown(place, int(s.Owner.UID), int(s.Owner.GID)); err != nil {
+			s.T.Fatal(err)
+		}
+	}
+	return place
 }
 
 func prepare(t testing.TB) *Server {

@@ -1,0 +1,90 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"holdfast/internal/problem"
+)
+
+// stopped refuses a directory on which a server runs. postmaster.pid stays behind when a server is killed, and its number
+// means nothing where the server had numbers of its own, in a container; so what is asked is whether any process that can
+// be seen works in the directory, and whether somebody answers on the socket that the file names.
+func stopped(dir, database string) error {
+	raw, err := os.ReadFile(filepath.Join(dir, "postmaster.pid"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	lines := strings.Split(string(raw), "\n")
+	pid, err := strconv.Atoi(strings.TrimSpace(lines[0]))
+	if err != nil || pid == 0 {
+		return fmt.Errorf("read postmaster.pid of %s: %q is no process", dir, lines[0])
+	}
+	refuse := func(who string) error {
+		return &problem.Problem{Code: "restore.running", Subject: database, Severity: problem.Critical,
+			Title: fmt.Sprintf("a server runs on %s (%s)", dir, who), Meaning: "Nothing was touched.",
+			Remedy: "stop it, or name another directory with --to; when it is certain that none runs, in no container either, remove postmaster.pid there"}
+	}
+	at, err := serverIn(dir, max(pid, -pid)) // a standalone backend writes its own as a negative number
+	if err != nil {
+		return err
+	}
+	if at != 0 {
+		return refuse(fmt.Sprintf("process %d", at))
+	}
+	if socket := socketOf(lines); socket != "" && accepts(socket) {
+		return refuse("it answers on " + socket)
+	}
+	return nil
+}
+
+// serverIn finds a process of a server in dir. expected counts too when where it works may not be seen. 0 = none.
+func serverIn(dir string, expected int) (int, error) {
+	if _, err := os.Stat(fmt.Sprintf("/proc/%d/cwd", expected)); errors.Is(err, fs.ErrPermission) {
+		return expected, nil
+	}
+	all, err := workingIn(dir)
+	if err != nil || len(all) == 0 {
+		return 0, err
+	}
+	if slices.Contains(all, expected) {
+		return expected, nil
+	}
+	return all[0], nil
+}
+
+// socketOf is the Unix socket that postmaster.pid names: its fourth line is the port, its fifth the directory.
+func socketOf(lines []string) string {
+	if len(lines) < 5 {
+		return ""
+	}
+	port, folder := strings.TrimSpace(lines[3]), strings.TrimSpace(lines[4])
+	if port == "" || !filepath.IsAbs(folder) {
+		return ""
+	}
+	return filepath.Join(folder, ".s.PGSQL."+port)
+}
+
+// accepts reports whether somebody listens on a Unix socket.
+func accepts(path string) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
+	if err != nil {
+		return false
+	}
+	_ = conn.Close() // nothing was said
+	return true
+}

@@ -1,0 +1,198 @@
+package restore
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"holdfast/internal/durable"
+	"holdfast/internal/pgdata"
+	"holdfast/internal/problem"
+	"holdfast/internal/vault"
+)
+
+// A tablespace of the original lies where its link led, and there the live server may have its files. So each gets a place
+// of its own beside the data directory, or where it was asked for, and the links are made anew.
+
+// space is one tablespace of a restore.
+type space struct {
+	vault.Tablespace
+	dir  string // where its files go
+	ours bool   // there are files to go on with
+	root *os.Root
+}
+
+// prefix is where it stands in the backup, below the data directory.
+func (s *space) prefix() string {
+	return path.Join(pgdata.Spaces, strconv.FormatUint(uint64(s.OID), 10))
+}
+
+// planSpaces says where the tablespaces of a backup will lie.
+func planSpaces(dir string, b vault.Backup, asked map[string]string) ([]*space, error) {
+	left := maps.Clone(asked)
+	taken := map[string]string{filepath.Clean(dir): "the data directory"}
+	var out []*space
+	for _, t := range b.Tablespaces {
+		s := &space{Tablespace: t, dir: filepath.Join(dir+".tablespaces", strconv.FormatUint(uint64(t.OID), 10))}
+		if to, ok := left[t.Name]; ok && t.Name != "" {
+			s.dir = filepath.Clean(to)
+			delete(left, t.Name)
+		}
+		switch other, twice := taken[s.dir]; {
+		case !filepath.IsAbs(s.dir):
+			return nil, fmt.Errorf("place tablespace %s: %s is not an absolute path", t.Name, s.dir)
+		case twice:
+			return nil, fmt.Errorf("place tablespace %s: %s is %s already", t.Name, s.dir, other)
+		case strings.HasPrefix(s.dir+"/", filepath.Clean(dir)+"/"):
+			return nil, fmt.Errorf("place tablespace %s: %s lies inside the data directory", t.Name, s.dir)
+		}
+		taken[s.dir] = "the place of tablespace " + t.Name
+		out = append(out, s)
+	}
+	if len(left) > 0 {
+		var names []string
+		for _, t := range b.Tablespaces {
+			names = append(names, t.Name)
+		}
+		return nil, &problem.Problem{Code: "restore.no-tablespace", Subject: b.Database, Severity: problem.Note,
+			Title: fmt.Sprintf("the backup has no tablespace %v; it has %v", slices.Sorted(maps.Keys(left)), names), Meaning: "Nothing was written.",
+			Remedy: "name one that it has with --tablespace NAME=DIR"}
+	}
+	return out, nil
+}
+
+// claimSpaces refuses places that hold anything but what an interrupted restore left, or what Dir's own link leads to. It
+// changes nothing.
+func (r *run) claimSpaces() error {
+	for _, s := range r.spaces {
+		var err error
+		if s.ours, err = s.look(r.o.Dir, r.again); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// look says whether a tablespace's place holds files to go on with; a problem when they are somebody else's.
+func (s *space) look(dir string, again bool) (bool, error) {
+	entries, err := os.ReadDir(s.dir)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && len(entries) == 0 {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look at the place of tablespace %s: %w", s.Name, err)
+	}
+	if again {
+		if _, err := os.Stat(filepath.Join(s.dir, markerFile)); err == nil {
+			return true, nil
+		}
+		to, err := filepath.EvalSymlinks(filepath.Join(dir, filepath.FromSlash(s.prefix())))
+		if here, hereErr := filepath.EvalSymlinks(s.dir); err == nil && hereErr == nil && to == here {
+			return true, nil
+		}
+	}
+	return false, &problem.Problem{Code: "restore.not-empty", Subject: s.Name, Severity: problem.Critical, Title: "the place of the tablespace, " + s.dir + ", is not empty",
+		Meaning: fmt.Sprintf("It holds %s. Nothing was touched: a restore never writes over what is there.", entries[0].Name()),
+		Remedy:  "name an empty directory with --tablespace " + s.Name + "=DIR"}
+}
+
+// makeSpaces makes the places ours.
+func (r *run) makeSpaces(about []byte) error {
+	for _, s := range r.spaces {
+		if err := r.makeSpace(s, about); err != nil {
+			return fmt.Errorf("make the place of tablespace %s: %w", s.Name, err)
+		}
+	}
+	return nil
+}
+
+func (r *run) makeSpace(s *space, about []byte) error {
+	if above := filepath.Dir(s.dir); above == r.o.Dir+".tablespaces" {
+		if err := errors.Join(os.MkdirAll(above, 0o700), r.o.Owner.take(above)); err != nil {
+			return err
+		}
+	}
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return err
+	}
+	var err error
+	if s.dir, err = filepath.EvalSymlinks(s.dir); err != nil {
+		return err
+	}
+	return errors.Join(os.Chmod(s.dir, 0o700), durable.WriteFile(filepath.Join(s.dir, markerFile), append(about, '\n'), 0o600), r.o.Owner.take(s.dir))
+}
+
+func (r *run) openSpaces() error {
+	for _, s := range r.spaces {
+		var err error
+		if s.root, err = os.OpenRoot(s.dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *run) closeSpaces() {
+	for _, s := range r.spaces {
+		if s.root != nil {
+			_ = s.root.Close() // each file was closed with its own error
+		}
+	}
+}
+
+// at is where a path of the backup lies.
+func (r *run) at(rel string) (root *os.Root, below string) {
+	if oid, rest, ok := pgdata.InSpace(rel); ok {
+		for _, s := range r.spaces {
+			if strconv.FormatUint(uint64(s.OID), 10) == oid {
+				return s.root, rest
+			}
+		}
+	}
+	return r.root, rel
+}
+
+// isSpace reports whether a path of the backup is that of a tablespace's link.
+func (r *run) isSpace(rel string) bool {
+	return slices.ContainsFunc(r.spaces, func(s *space) bool { return s.prefix() == rel })
+}
+
+// tops are the directories that a restore fills.
+func (r *run) tops() []string {
+	out := []string{r.o.Dir}
+	for _, s := range r.spaces {
+		out = append(out, s.dir)
+	}
+	return out
+}
+
+// linkSpaces makes the links by which a server finds its tablespaces.
+func (r *run) linkSpaces() error {
+	for _, s := range r.spaces {
+		if err := r.root.Symlink(s.dir, s.prefix()); err != nil {
+			return fmt.Errorf("link tablespace %s: %w", s.Name, err)
+		}
+		if r.o.Owner.Set {
+			if err := r.root.Lchown(s.prefix(), int(r.o.Owner.UID), int(r.o.Owner.GID)); err != nil {
+				return fmt.Errorf("link tablespace %s: %w", s.Name, err)
+			}
+		}
+	}
+	return nil
+}
+
+func (r *run) unmarkSpaces() error {
+	for _, s := range r.spaces {
+		if err := errors.Join(s.root.Remove(markerFile), durable.SyncDir(s.dir)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
