@@ -13,6 +13,7 @@ import (
 type vocabulary struct {
 	commands map[string]bool // each command's own word
 	groups   map[string]bool // those that do nothing but hold others
+	leaves   map[string]bool // those that do something
 	flags    map[string]bool // without dashes
 }
 
@@ -22,6 +23,7 @@ func readVocabulary(tree []source) vocabulary {
 	v := vocabulary{
 		commands: map[string]bool{"holdfast": true, "help": true, "completion": true}, // the last two come with cobra
 		groups:   map[string]bool{"completion": true},
+		leaves:   map[string]bool{},
 		flags:    map[string]bool{"help": true, "version": true},
 	}
 	for _, shell := range []string{"bash", "zsh", "fish", "powershell"} {
@@ -47,6 +49,9 @@ func readVocabulary(tree []source) vocabulary {
 					v.commands[words[0]] = true
 					if !runs && words[0] != "holdfast" {
 						v.groups[words[0]] = true
+					}
+					if runs {
+						v.leaves[words[0]] = true
 					}
 				}
 			case *ast.CallExpr:
@@ -104,7 +109,7 @@ func (v vocabulary) usage(line string) string {
 			return fmt.Sprintf("%s has no command %s", inGroup, word)
 		case inGroup == "" && !v.commands[word] && word == strings.ToLower(word):
 			return "there is no command " + word
-		case v.groups[word]:
+		case v.groups[word] && (inGroup == "" || !v.leaves[word]): // files backup is a command, though backup is a group
 			inGroup = word
 		default:
 			args = true // what follows are arguments, and flags
@@ -197,6 +202,8 @@ package cli
 var a = cobra.Command{Use: "plan"}
 var b = cobra.Command{Use: "check [PLAN]", RunE: run}
 var c = cobra.Command{Use: "status", RunE: run}
+var d = cobra.Command{Use: "files"}
+var e = cobra.Command{Use: "plan NAME", RunE: run}
 func f() { c.Flags().BoolVarP(&watch, "watch", "w", false, "again"); c.Flags().String("root", "", "where") }
 `}))
 	for line, want := range map[string]string{
@@ -208,6 +215,7 @@ func f() { c.Flags().BoolVarP(&watch, "watch", "w", false, "again"); c.Flags().S
 		"holdfast status --often":        "there is no flag --often",
 		"holdfast statsu":                "there is no command statsu",
 		"holdfast plan chekc":            "plan has no command chekc",
+		"holdfast files plan some":       "",
 		"holdfast plan check --deep":     "there is no flag --deep",
 	} {
 		if got := v.usage(line); got != want {

@@ -59,6 +59,7 @@ var rooms = []room{
 	{folder: "internal/vault", ours: leaves + "internal/plan", why: "the vault must open with nothing but itself and its key"},
 	{folder: "internal/backup", ours: leaves + "internal/plan internal/database internal/vault/... internal/restore internal/backup/retention", why: "backup streams into the vault, and proves a backup by restoring it; the cluster's say (a lease before a delete) comes in as an interface"},
 	{folder: "internal/backup/retention", pure: true, ours: "internal/problem internal/event internal/plan", why: "what may be deleted is judged, not looked up"},
+	{folder: "internal/files", ours: leaves + "internal/plan internal/vault", why: "a file set is backed up and restored with the vault alone"},
 	{folder: "internal/restore", ours: leaves + "internal/plan internal/database internal/vault/... internal/pgcontrol internal/database/postgres/walscan", why: "a restore works with vault and key alone, when cluster and agent are gone"},
 
 	{folder: "internal/rebuild", ours: leaves + "internal/agent internal/cluster internal/database", why: "what is left after a lost majority is judged from keys and records; who collects it knows the engines"},

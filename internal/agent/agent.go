@@ -69,6 +69,7 @@ type Report struct {
 	Instances []service.Report            `json:"instances"`
 	Problems  []problem.Problem           `json:"problems"`
 	Archive   map[string]Archive          `json:"archive,omitempty"`  // databases whose WAL this host archives
+	Files     map[string]Files            `json:"files,omitempty"`    // file sets that this host backs up
 	Recovery  int64                       `json:"recovery,omitempty"` // of the agreed state that it reads
 	Restored  []Restored                  `json:"restored,omitempty"` // copies that run beside the databases
 }
@@ -101,6 +102,29 @@ type BaseBackup struct {
 	Stored int64     `json:"stored"`        // bytes that it added to the vault
 	Proven bool      `json:"proven"`        // it has been restored and found good
 	Bad    string    `json:"bad,omitempty"` // it has been restored and found bad: the first thing that was
+}
+
+// Files is how a host's directory of a file set is backed up.
+type Files struct {
+	Vault   string      `json:"vault"`
+	Path    string      `json:"path"`
+	Running bool        `json:"running,omitempty"` // a backup is under way
+	Trouble string      `json:"trouble,omitempty"` // why the last try did not succeed
+	Next    time.Time   `json:"next,omitzero"`     // when one is due
+	Last    *FileBackup `json:"last,omitempty"`    // nil = none
+}
+
+// FileBackup is the newest backup of a host's directory.
+type FileBackup struct {
+	ID         string        `json:"id"`
+	At         time.Time     `json:"at"` // when it began
+	Took       time.Duration `json:"took"`
+	Files      int           `json:"files"`
+	Bytes      int64         `json:"bytes"`
+	Read       int64         `json:"read"`
+	Stored     int64         `json:"stored"`
+	Unreadable int           `json:"unreadable,omitempty"` // names that are not in it
+	Changed    int           `json:"changed,omitempty"`    // files that changed whenever they were read
 }
 
 // Hands carry out what a round asks for. Every call only starts the work; the next round's facts tell how it

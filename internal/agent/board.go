@@ -26,6 +26,7 @@ type board struct {
 	contact  time.Time
 	locals   map[string]seen
 	archives map[string]Archive
+	files    map[string]Files
 	copies   []Restored
 	services ServiceFacts // Known and Observed alone
 }
@@ -40,7 +41,7 @@ type seen struct {
 func newBoard(c clock.Clock, wake func()) *board {
 	return &board{
 		clock: c, wake: wake, locals: map[string]seen{},
-		archives: map[string]Archive{},
+		archives: map[string]Archive{}, files: map[string]Files{},
 	}
 }
 
@@ -159,6 +160,13 @@ func (b *board) served(observed []service.Observed, known bool) {
 	}
 }
 
+// fileSet takes how this host's directory of a file set is backed up.
+func (b *board) fileSet(name string, f Files) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.files[name] = f
+}
+
 // servesStill names an instance that has not ended, or "".
 func (b *board) servesStill() string {
 	b.mu.Lock()
@@ -175,7 +183,7 @@ func (b *board) servesStill() string {
 func (b *board) decorate(r *Report) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	r.Archive, r.Restored = maps.Clone(b.archives), b.copies
+	r.Archive, r.Files, r.Restored = maps.Clone(b.archives), maps.Clone(b.files), b.copies
 }
 
 // fill copies the facts for a round.

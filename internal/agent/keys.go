@@ -80,7 +80,7 @@ type Recovery struct {
 // Asked is one request of an operator as it lies in the store.
 type Asked struct {
 	ID       string            `json:"id"`
-	Room     string            `json:"room"` // database, backup
+	Room     string            `json:"room"` // database, backup, files
 	Subject  string            `json:"subject"`
 	Kind     string            `json:"kind"` // switchover, base
 	Args     map[string]string `json:"args,omitempty"`

@@ -9,21 +9,23 @@ import (
 
 // Names of a request's arguments. Moments are RFC 3339, durations in Go's own notation.
 const (
-	ArgTo      = "to"      // switchover: the host that shall take over
-	ArgAt      = "at"      // switchover: not before; failover: when it was asked for, by the clock of the host that took it
-	ArgReason  = "reason"  // pause
-	ArgPending = "pending" // restart: "true" = only servers whose next start would change something
-	ArgLives   = "lives"   // restart: the server processes that ran then, by host, as JSON
-	ArgFor     = "for"     // pause: how long at most
-	ArgUntil   = "until"   // pause: when that is over, by the clock of the host that took the request
-	ArgVia     = "via"     // failover: the host whose view was shown
-	ArgFormer  = "former"  // failover: incarnation of the primary that is given up
-	ArgFloor   = "floor"   // failover: position of the one that would take over, as it was shown
-	ArgKept    = "kept"    // settle: the id of what was put aside
-	ArgText    = "text"    // settle: what becomes of it
-	ArgMode    = "mode"    // base backup: full, proven, fast or auto
-	ArgLimit   = "limit"   // base backup: bytes read a second at most
-	ArgBackup  = "backup"  // validate: the base backup's id; none = the newest that has not been
+	ArgTo         = "to"          // switchover: the host that shall take over
+	ArgAt         = "at"          // switchover: not before; failover: when it was asked for, by the clock of the host that took it
+	ArgReason     = "reason"      // pause
+	ArgPending    = "pending"     // restart: "true" = only servers whose next start would change something
+	ArgLives      = "lives"       // restart: the server processes that ran then, by host, as JSON
+	ArgFor        = "for"         // pause: how long at most
+	ArgUntil      = "until"       // pause: when that is over, by the clock of the host that took the request
+	ArgVia        = "via"         // failover: the host whose view was shown
+	ArgFormer     = "former"      // failover: incarnation of the primary that is given up
+	ArgFloor      = "floor"       // failover: position of the one that would take over, as it was shown
+	ArgKept       = "kept"        // settle: the id of what was put aside
+	ArgText       = "text"        // settle: what becomes of it
+	ArgMode       = "mode"        // base backup: full, proven, fast or auto
+	ArgLimit      = "limit"       // base backup: bytes read a second at most
+	ArgBackup     = "backup"      // validate: the base backup's id; none = the newest that has not been
+	ArgOn         = "on"          // files: the host whose directory is meant
+	ArgAllowEmpty = "allow-empty" // files: "true" = a directory without files is backed up though it had some
 )
 
 // requestOf is a request as the database room reads it. Moments become times left by this host's wall clock; what

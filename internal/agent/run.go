@@ -390,6 +390,9 @@ func (a *Agent) pause(ctx context.Context, d time.Duration, early <-chan struct{
 	return nil
 }
 
+// Files takes how this host's directory of a file set is backed up.
+func (a *Agent) Files(name string, f Files) { a.board.fileSet(name, f) }
+
 // Archive takes how far this host has a database's log in its vault; ok false = it is not this host's duty.
 func (a *Agent) Archive(name string, at Archive, ok bool) { a.board.archive(name, at, ok) }
 

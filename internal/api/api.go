@@ -141,13 +141,16 @@ func (s Source) ask(w http.ResponseWriter, r *http.Request) {
 
 // wrong says what a request names that does not exist.
 func (s Source) wrong(q agent.Asked) *problem.Problem {
-	known := map[string][]string{"database": {"switchover", "pause", "resume", "restart", "failover", "settle"}, "backup": {"base", "validate"}}
+	known := map[string][]string{"database": {"switchover", "pause", "resume", "restart", "failover", "settle"}, "backup": {"base", "validate"}, "files": {"backup"}}
 	p := &problem.Problem{Code: "api.unknown", Subject: q.Subject, Severity: problem.Note, Meaning: "Nothing was changed."}
 	switch {
 	case !slices.Contains(known[q.Room], q.Kind):
 		p.Title = fmt.Sprintf("nothing is known by the name %s %s", q.Room, q.Kind)
 		p.Remedy = "holdfast --help lists what can be asked for"
 		return p
+	}
+	if q.Room == "files" {
+		return s.wrongFiles(q)
 	}
 	if _, ok := s.Plan.DatabaseNamed(q.Subject); !ok {
 		*p = UnknownDatabase(q.Subject, s.Plan)
@@ -158,6 +161,19 @@ func (s Source) wrong(q agent.Asked) *problem.Problem {
 			*p = UnknownHost(to, s.Plan.HostNames())
 			return p
 		}
+	}
+	return nil
+}
+
+// wrongFiles says what a request about a file set names that does not exist.
+func (s Source) wrongFiles(q agent.Asked) *problem.Problem {
+	set, ok := s.Plan.FileSetNamed(q.Subject)
+	if p := UnknownFiles(q.Subject, s.Plan); !ok {
+		return &p
+	}
+	if on := q.Args[agent.ArgOn]; !slices.Contains(set.Hosts, on) {
+		p := UnknownHost(on, set.Hosts)
+		return &p
 	}
 	return nil
 }

@@ -19,6 +19,7 @@ type Status struct {
 	From        string            `json:"from"`    // the host whose view this is
 	Verdict     string            `json:"verdict"` // one sentence
 	Hosts       []HostStatus      `json:"hosts"`
+	Files       []FilesStatus     `json:"files,omitempty"`
 	Services    []ServiceStatus   `json:"services"`
 	Databases   []DatabaseStatus  `json:"databases"`
 	Restored    []RestoredStatus  `json:"restored,omitempty"`
@@ -100,6 +101,14 @@ type ArchiveStatus struct {
 	Last     *agent.BaseBackup `json:"last,omitempty"` // newest base backup; nil = none
 }
 
+// FilesStatus is a host's directory of one file set.
+type FilesStatus struct {
+	Name string `json:"name"`
+	Host string `json:"host"`
+	agent.Files
+	Heard bool `json:"heard"` // false = its host does not answer, and nothing is known
+}
+
 // ServiceStatus is one service.
 type ServiceStatus struct {
 	Name      string           `json:"name"`
@@ -133,6 +142,7 @@ func Describe(p *plan.Plan, self string, s agent.Snapshot) Status {
 	for _, d := range p.Databases {
 		st.Databases = append(st.Databases, describeDatabase(p, d, self, s))
 	}
+	st.Files = describeFiles(p, self, s)
 	st.Services = describeServices(p, self, s)
 	for _, h := range p.AllHosts() {
 		if rep := reportOf(self, h.Name, s); rep != nil {
@@ -216,6 +226,25 @@ func describeDatabase(p *plan.Plan, d plan.Database, self string, s agent.Snapsh
 		}
 		if a, ok := rep.Archive[d.Name]; ok {
 			out.Archive = &ArchiveStatus{Host: h.Name, Vault: a.Vault, Archived: a.Archived.String(), Lag: event.Duration(a.Lag), Trouble: a.Trouble, Last: a.Last}
+		}
+	}
+	return out
+}
+
+func describeFiles(p *plan.Plan, self string, s agent.Snapshot) []FilesStatus {
+	var out []FilesStatus
+	for _, f := range p.Files {
+		if f.Backup.Vault == "" {
+			continue
+		}
+		for _, host := range f.Hosts {
+			st := FilesStatus{Name: f.Name, Host: host, Files: agent.Files{Vault: f.Backup.Vault, Path: f.Path}}
+			if rep := reportOf(self, host, s); rep != nil {
+				if told, ok := rep.Files[f.Name]; ok {
+					st.Files, st.Heard = told, true
+				}
+			}
+			out = append(out, st)
 		}
 	}
 	return out

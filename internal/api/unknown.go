@@ -17,6 +17,15 @@ func UnknownDatabase(name string, p *plan.Plan) problem.Problem {
 	return UnknownName("database", name, known)
 }
 
+// UnknownFiles refuses a file set that the plan does not have, and says which was probably meant.
+func UnknownFiles(name string, p *plan.Plan) problem.Problem {
+	var known []string
+	for _, f := range p.Files {
+		known = append(known, f.Name)
+	}
+	return UnknownName("file set", name, known)
+}
+
 // UnknownHost refuses a host that the plan does not have, and says which was probably meant.
 func UnknownHost(name string, known []string) problem.Problem {
 	return UnknownName("host", name, known)

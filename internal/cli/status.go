@@ -160,6 +160,7 @@ func writeStatus(out io.Writer, st api.Status) error {
 			p("%s\t%s\t%s\t%s\t%s\t%s\n", c.Name, c.Of, c.At, c.Host, c.Address, c.State)
 		}
 	}
+	writeFilesStatus(p, st.Files)
 	if len(st.Services) > 0 {
 		p("\nSERVICE\tREADY\tROUTE\tINSTANCES\n")
 		for _, s := range st.Services {

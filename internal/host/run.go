@@ -70,6 +70,7 @@ type Host struct {
 	govern   *agent.Govern
 	applied  *applied
 	archives []*archivist
+	filers   []*filer
 	salvages salvages
 	salvor   *salvor
 	restored *copyServers
@@ -220,6 +221,7 @@ func (h *Host) open(ctx context.Context) error {
 			h.archives = append(h.archives, &archivist{host: h, db: d, plan: b})
 		}
 	}
+	h.filers = h.newFilers()
 	return nil
 }
 
@@ -336,6 +338,9 @@ func (h *Host) run(ctx context.Context, down <-chan struct{}) error {
 	for _, a := range h.archives {
 		g.Go(func() error { return a.run(ctx) })
 	}
+	for _, f := range h.filers {
+		g.Go(func() error { return f.run(ctx) })
+	}
 	g.Go(func() error { return h.balancer.run(ctx) })
 	g.Go(func() error { return h.keepEdge(ctx, keep) })
 	for _, e := range h.exits {
@@ -373,6 +378,9 @@ func (h *Host) problems() []problem.Problem {
 	all := slices.Concat(h.disk.problems(), h.paths.problems(), h.saver.problems(), h.copies.problems(), h.salvor.problems(), h.applied.problems(), h.restored.problems())
 	for _, l := range h.listeners {
 		all = append(all, l.problems()...)
+	}
+	for _, f := range h.filers {
+		all = append(all, f.problems()...)
 	}
 	all = append(all, h.settings.problems()...)
 	for _, c := range h.comparers {

@@ -6,7 +6,7 @@ import (
 
 // Overlay is the plan p with all that can be changed while the application runs taken from the plan applied: services
 // and their routes; of each database that both have its standbys, settings, listeners and programs; of each backup its
-// schedule and how long it is kept; objectives and fault domains. Hosts and their addresses, Holdfast's own ports, the
+// schedule and how long it is kept; of each file set its schedule and what is left out; objectives and fault domains. Hosts and their addresses, Holdfast's own ports, the
 // release, vaults, roles, and which databases and backups there are stay as p has them. What names a host that p does
 // not have stays too. The source bytes stay those of p.
 func (p *Plan) Overlay(applied *Plan) *Plan {
@@ -26,6 +26,12 @@ func (p *Plan) Overlay(applied *Plan) *Plan {
 	for i, b := range q.Backups {
 		if from, ok := applied.BackupOf(b.Of); ok && from.Vault == b.Vault {
 			q.Backups[i] = from
+		}
+	}
+	q.Files = slices.Clone(p.Files)
+	for i, s := range q.Files {
+		if from, ok := applied.FileSetNamed(s.Name); ok && from.Path == s.Path && slices.Equal(from.Hosts, s.Hosts) && from.Backup.Vault == s.Backup.Vault {
+			q.Files[i] = from
 		}
 	}
 	return &q

@@ -48,6 +48,7 @@ func (p *Plan) Check() Report {
 	c.services()
 	c.databases()
 	c.vaults()
+	c.files()
 	c.objectives()
 	slices.SortStableFunc(c.warnings, func(a, b Warning) int {
 		return cmp.Or(cmp.Compare(rank(b.Severity), rank(a.Severity)), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
@@ -104,7 +105,7 @@ func (c *checker) hosts() {
 			Meaning: "When " + home.Name + " dies, " + s.Name + " does not take over.",
 			Remedy:  "keep a copy of each vault there, and restore from it by hand"}, "sites."+s.Name)
 	}
-	if len(c.plan.Services)+len(c.plan.Databases) == 0 {
+	if len(c.plan.Services)+len(c.plan.Databases)+len(c.plan.Files) == 0 {
 		c.warn(problem.Problem{Code: "plan.nothing-to-run", Subject: c.plan.Application, Severity: problem.Note,
 			Title: "the plan has no service and no database", Meaning: "Hosts form a group and do nothing.", Remedy: "add services or databases"})
 	}
@@ -244,7 +245,8 @@ func (c *checker) vaults() {
 	home := c.plan.HomeSite()
 	for _, v := range c.plan.Vaults {
 		path := "vaults." + v.Name
-		if !slices.ContainsFunc(c.plan.Backups, func(b Backup) bool { return b.Vault == v.Name }) {
+		if !slices.ContainsFunc(c.plan.Backups, func(b Backup) bool { return b.Vault == v.Name }) &&
+			!slices.ContainsFunc(c.plan.Files, func(s FileSet) bool { return s.Backup.Vault == v.Name }) {
 			c.warn(problem.Problem{Code: "plan.vault-unused", Subject: v.Name, Severity: problem.Note,
 				Title: "no backup goes to it", Meaning: "It stays empty.", Remedy: "name it in backup"}, path)
 		}
@@ -274,6 +276,17 @@ func (c *checker) vaults() {
 					Meaning: "A backup that one host makes dies with that host, and the others do not see it.",
 					Remedy:  "give a folder that every host mounts"}, path+".copies."+copied.Name, path)
 			}
+		}
+	}
+}
+
+// files notes file sets that nobody backs up.
+func (c *checker) files() {
+	for _, s := range c.plan.Files {
+		if s.Backup.Vault == "" {
+			c.warn(problem.Problem{Code: "plan.no-backup", Subject: s.Name, Severity: problem.Critical,
+				Title: "it is not backed up", Meaning: "What somebody deletes there is gone, and so is all of it with the host's disk.",
+				Remedy: "add it to backup, with a vault"}, "files."+s.Name)
 		}
 	}
 }

@@ -46,6 +46,7 @@ func Diff(old, new *Plan) []Change {
 	d.databases()
 	d.vaults()
 	d.backups()
+	d.files()
 	return d.changes
 }
 

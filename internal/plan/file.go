@@ -17,6 +17,7 @@ type (
 		ports       located[portsFile]
 		services    located[[]named[serviceFile]]
 		databases   located[[]named[databaseFile]]
+		files       located[[]named[fileSetFile]]
 		vaults      located[[]named[vaultFile]]
 		backup      located[[]named[backupFile]]
 	}
@@ -96,6 +97,8 @@ type (
 		pitr        located[time.Duration]
 		weekly      located[time.Duration]
 		validate    located[validateFile]
+		every       located[time.Duration]
+		keep        located[string]
 	}
 )
 
@@ -111,9 +114,10 @@ func document(dir string) form[planFile] {
 		key("ports", ports(), "Holdfast's own ports, the same on each host.", func(f *planFile) *located[portsFile] { return &f.ports }),
 		key("services", byName(label(), service(dir)), "Programs that Holdfast keeps running.", func(f *planFile) *located[[]named[serviceFile]] { return &f.services }),
 		key("databases", byName(label(), database(dir)), "PostgreSQL clusters.", func(f *planFile) *located[[]named[databaseFile]] { return &f.databases }),
+		key("files", byName(label(), fileSet()), "Directories that are backed up as they are.", func(f *planFile) *located[[]named[fileSetFile]] { return &f.files }),
 		key("vaults", byName(label(), vault(dir)), "Encrypted storage for backups.", func(f *planFile) *located[[]named[vaultFile]] { return &f.vaults }),
-		key("backup", byName(label(), backup()), "What is backed up, by the name of its database.", func(f *planFile) *located[[]named[backupFile]] { return &f.backup }),
-		notYet[planFile]("witness"), notYet[planFile]("recovery"), notYet[planFile]("files"), notYet[planFile]("drills"),
+		key("backup", byName(label(), backup()), "What is backed up, by the name of its database or file set.", func(f *planFile) *located[[]named[backupFile]] { return &f.backup }),
+		notYet[planFile]("witness"), notYet[planFile]("recovery"), notYet[planFile]("drills"),
 		notYet[planFile]("notify"), notYet[planFile]("dns"), notYet[planFile]("policy"),
 	)
 }
@@ -253,7 +257,9 @@ func backup() form[backupFile] {
 		key("pitr", spanOrNone(time.Hour, 100*year), "How far back any moment can be restored (default 14d); none = whole backups alone.", func(f *backupFile) *located[time.Duration] { return &f.pitr }),
 		key("weekly", spanOrNone(week, 100*year), "How long one backup of each week stays (default 2y); none = not longer than pitr.", func(f *backupFile) *located[time.Duration] { return &f.weekly }),
 		key("validate", validation(), "How a base backup is looked at after it was restored on trial.", func(f *backupFile) *located[validateFile] { return &f.validate }),
-		notYet[backupFile]("keep"), notYet[backupFile]("every"), notYet[backupFile]("daily"), notYet[backupFile]("pins"),
+		key("every", span(minFilesEvery, 31*day), "Of a file set: time from the beginning of one backup to the next (default 6h).", func(f *backupFile) *located[time.Duration] { return &f.every }),
+		key("keep", oneOf("forever"), "Of a file set: how long its backups stay; forever (default) is what this version has.", func(f *backupFile) *located[string] { return &f.keep }),
+		notYet[backupFile]("daily"), notYet[backupFile]("pins"),
 	)
 }
 

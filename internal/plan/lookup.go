@@ -64,6 +64,11 @@ func (p *Plan) BackupOf(database string) (Backup, bool) {
 	return find(p.Backups, func(b Backup) bool { return b.Of == database })
 }
 
+// FileSetNamed finds a file set.
+func (p *Plan) FileSetNamed(name string) (FileSet, bool) {
+	return find(p.Files, func(s FileSet) bool { return s.Name == name })
+}
+
 // EtcdHosts lists the hosts of a site that hold a member of the embedded etcd.
 func (s Site) EtcdHosts() []Host {
 	return slices.DeleteFunc(slices.Clone(s.Hosts), func(h Host) bool { return !h.Etcd })
@@ -135,6 +140,10 @@ func (p *Plan) WithRoot(root string) *Plan {
 		for j, r := range d.Roles {
 			q.Databases[i].Roles[j].Password = Secret(put(string(r.Password)))
 		}
+	}
+	q.Files = slices.Clone(p.Files)
+	for i, s := range p.Files {
+		q.Files[i].Path = put(s.Path)
 	}
 	q.Vaults = slices.Clone(p.Vaults)
 	for i, v := range q.Vaults {

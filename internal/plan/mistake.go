@@ -46,7 +46,7 @@ func (p keyPath) subject() (thing, rest string) {
 	}
 	if len(p) >= 2 {
 		if word, ok := map[string]string{
-			"sites": "site", "services": "service", "databases": "database", "vaults": "vault", "backup": "backup of",
+			"sites": "site", "services": "service", "databases": "database", "vaults": "vault", "backup": "backup of", "files": "file set",
 		}[p[0]]; ok {
 			return word + " " + p[1], p[2:].String()
 		}

@@ -19,10 +19,11 @@ type Plan struct {
 	Ports       Ports
 	Services    []Service
 	Databases   []Database
+	Files       []FileSet
 	Vaults      []Vault
-	Backups     []Backup
-	Source      []byte // the file as written; what the cluster keeps, so that each agent parses the same bytes
-	File        string // where it was read from; only for messages
+	Backups     []Backup // of databases
+	Source      []byte   // the file as written; what the cluster keeps, so that each agent parses the same bytes
+	File        string   // where it was read from; only for messages
 	// Where each value stands in the file, by its dotted path (databases.records.standbys); what the file
 	// does not state is missing, and a plan made in code has none.
 	Where map[string]Place
@@ -262,6 +263,21 @@ type Schedule struct {
 	Text  string        // as written: "daily 01:00", "every 6h"
 	Cron  string        // the same as a five-field cron line, in UTC; "" when Every is set
 	Every time.Duration // 0 when Cron is set
+}
+
+// FileSet is a directory that is backed up as it is. Each of its hosts has one of its own.
+type FileSet struct {
+	Name    string
+	Path    string   // absolute, the same on each of its hosts
+	Hosts   []string // at least one
+	Exclude []string // patterns of what is left out; see internal/files
+	Backup  FileBackup
+}
+
+// FileBackup says where a file set is backed up to and how often. No vault = it is not.
+type FileBackup struct {
+	Vault string
+	Every Schedule
 }
 
 // Secret is a reference: env:NAME, file:/path or exec:command. The value is never kept in the plan.

@@ -36,9 +36,17 @@ func resolve(ms *mistakes, f planFile) *Plan {
 		p.Vaults = append(p.Vaults, vault)
 	}
 	overlappingCopies(ms, f)
+	for _, s := range f.files.value {
+		p.Files = append(p.Files, resolveFileSet(ms, p, s))
+	}
 	for _, b := range f.backup.value {
+		if i := slices.IndexFunc(p.Files, func(s FileSet) bool { return s.Name == b.name }); i >= 0 {
+			p.Files[i].Backup = resolveFileBackup(ms, p, b)
+			continue
+		}
 		p.Backups = append(p.Backups, resolveBackup(ms, p, b))
 	}
+	filesApart(ms, p, f)
 	portClashes(ms, p, f)
 	return p
 }
@@ -70,6 +78,9 @@ func oneNameEach(ms *mistakes, f planFile) {
 	}
 	for _, d := range f.databases.value {
 		note("database", "databases", d.name, d.at)
+	}
+	for _, s := range f.files.value {
+		note("file set", "files", s.name, s.at)
 	}
 	for _, v := range f.vaults.value {
 		note("vault", "vaults", v.name, v.at)
@@ -236,28 +247,37 @@ func hostNames(hosts []Host) string {
 func resolveBackup(ms *mistakes, p *Plan, b named[backupFile]) Backup {
 	path := keyPath{"backup", b.name}
 	if _, ok := p.DatabaseNamed(b.name); !ok {
-		ms.addKey(b.at, path, "no database is called so (%s)", namesOr(p.Databases, func(d Database) string { return d.Name }, "the plan has no databases"))
+		ms.addKey(b.at, path, "no database or file set is called so (%s)", namesOr(append(databaseNames(p), fileSetNames(p)...), func(n string) string { return n }, "the plan has no databases and no files"))
+	} else {
+		onlyFor(ms, path.to("every"), b.value.every.at, "file sets (a database has full and incremental)")
+		onlyFor(ms, path.to("keep"), b.value.keep.at, "file sets (a database has pitr and weekly)")
 	}
 	f := b.value
-	backup := Backup{
-		Of: b.name, Vault: f.vault.value,
+	return Backup{
+		Of: b.name, Vault: backupVault(ms, p, b),
 		Full:        f.full.or(Schedule{Text: "daily 01:00", Cron: "0 1 * * *"}),
 		Incremental: f.incremental.value,
 		PITR:        f.pitr.or(14 * day), Weekly: f.weekly.or(2 * year),
 		Validate: f.validate.value.resolved(),
 	}
+}
+
+// backupVault is the vault that a backup goes to: the one that is named, else the only one.
+func backupVault(ms *mistakes, p *Plan, b named[backupFile]) string {
+	path := keyPath{"backup", b.name}
+	written := b.value.vault
 	known := namesOr(p.Vaults, func(v Vault) string { return v.Name }, "the plan has no vaults")
-	if _, ok := p.VaultNamed(f.vault.value); f.vault.written() && !ok {
-		ms.add(f.vault.at, path.to("vault"), "%q is not known (%s)", f.vault.value, known)
+	if _, ok := p.VaultNamed(written.value); written.written() && !ok {
+		ms.add(written.at, path.to("vault"), "%q is not known (%s)", written.value, known)
 	}
-	if _, stated := ms.where[path.to("vault").String()]; !stated {
-		if len(p.Vaults) == 1 {
-			backup.Vault = p.Vaults[0].Name
-		} else {
-			ms.addKey(b.at, path, "vault is missing (%s)", known)
-		}
+	if _, stated := ms.where[path.to("vault").String()]; stated {
+		return written.value
 	}
-	return backup
+	if len(p.Vaults) == 1 {
+		return p.Vaults[0].Name
+	}
+	ms.addKey(b.at, path, "vault is missing (%s)", known)
+	return ""
 }
 
 // namesOr lists the names of things in words for a message.

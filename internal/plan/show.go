@@ -26,12 +26,15 @@ func (p *Plan) Show() ([]byte, error) {
 		{Key: "etcd_client", Value: p.Ports.EtcdClient}, {Key: "etcd_peer", Value: p.Ports.EtcdPeer},
 		{Key: "gate", Value: p.Ports.Gate}, {Key: "server", Value: p.Ports.Server}, {Key: "scratch", Value: p.Ports.Scratch},
 	})
-	services, databases, vaults, backups := mapping{}, mapping{}, mapping{}, mapping{}
+	services, databases, files, vaults, backups := mapping{}, mapping{}, mapping{}, mapping{}, mapping{}
 	for _, s := range p.Services {
 		services.put(s.Name, showService(s))
 	}
 	for _, d := range p.Databases {
 		databases.put(d.Name, showDatabase(d))
+	}
+	for _, s := range p.Files {
+		files.put(s.Name, showFileSet(s))
 	}
 	for _, v := range p.Vaults {
 		copies := mapping{}
@@ -43,8 +46,14 @@ func (p *Plan) Show() ([]byte, error) {
 	for _, b := range p.Backups {
 		backups.put(b.Of, showBackup(b))
 	}
+	for _, s := range p.Files {
+		if s.Backup.Vault != "" {
+			backups.put(s.Name, mapping{{Key: "vault", Value: s.Backup.Vault}, {Key: "every", Value: FormatDuration(s.Backup.Every.Every)}, {Key: "keep", Value: "forever"}})
+		}
+	}
 	top.putSome("services", services)
 	top.putSome("databases", databases)
+	top.putSome("files", files)
 	top.putSome("vaults", vaults)
 	top.putSome("backup", backups)
 	out, err := yaml.Marshal(yaml.MapSlice(top))

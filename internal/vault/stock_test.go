@@ -95,16 +95,7 @@ func TestStockProgramListsAndRestoresWhatWeWrite(t *testing.T) {
 	v, dir := create(t)
 	b := store(t, v, sample())
 	home := t.TempDir()
-	run := func(args ...string) string {
-		t.Helper()
-		cmd := exec.CommandContext(t.Context(), kopia, append(args, "--config-file="+filepath.Join(home, "kopia.config"), "--log-dir="+home)...)
-		cmd.Env = append(os.Environ(), "KOPIA_PASSWORD="+config(dir).Key.Reveal(), "KOPIA_CHECK_FOR_UPDATES=false", "HOME="+home, "XDG_CACHE_HOME="+home)
-		out, err := cmd.CombinedOutput()
-		if err != nil {
-			t.Fatalf("kopia %s: %v\n%s", strings.Join(args, " "), err, out)
-		}
-		return string(out)
-	}
+	run := stockRunner(t, kopia, dir, home)
 	run("repository", "connect", "filesystem", "--path="+filepath.Join(dir, "repository"), "--cache-directory="+filepath.Join(home, "cache"))
 	list := run("snapshot", "list", "--all", "--json")
 	if !strings.Contains(list, b.ID) {
@@ -124,6 +115,20 @@ func TestStockProgramListsAndRestoresWhatWeWrite(t *testing.T) {
 	// Its own clean-up, were somebody to call it, must leave the backup whole.
 	if mine, err := fetch(t.Context(), v, b.ID); err != nil || differ(sample(), mine) != "" {
 		t.Errorf("after the stock program has been there: %v", err)
+	}
+}
+
+// stockRunner runs the program on a vault in a directory, with nothing of this machine's own settings.
+func stockRunner(t *testing.T, kopia, dir, home string) func(args ...string) string {
+	return func(args ...string) string {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), kopia, append(args, "--config-file="+filepath.Join(home, "kopia.config"), "--log-dir="+home)...)
+		cmd.Env = append(os.Environ(), "KOPIA_PASSWORD="+config(dir).Key.Reveal(), "KOPIA_CHECK_FOR_UPDATES=false", "HOME="+home, "XDG_CACHE_HOME="+home)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("kopia %s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+		return string(out)
 	}
 }
 

@@ -1,0 +1,293 @@
+package host
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"holdfast/internal/agent"
+	"holdfast/internal/backup"
+	"holdfast/internal/files"
+	"holdfast/internal/plan"
+	"holdfast/internal/problem"
+	"holdfast/internal/vault"
+)
+
+// filer backs up this host's directory of one file set when that is due or asked for.
+type filer struct {
+	host *Host
+	set  plan.FileSet // as it was when the host began; what counts now: now()
+	turn *sync.Mutex  // the filers of a host work one at a time
+
+	last   *vault.FileBackup // newest of this host; nil = none
+	known  bool              // last is as the vault has it
+	failed time.Time         // when the last try began that did not succeed; zero = the last one did
+
+	mu    sync.Mutex // guards what follows
+	told  agent.Files
+	wrong *problem.Problem
+}
+
+const (
+	// filesPace is how often it is looked whether a backup is due or asked for.
+	filesPace = time.Second
+	// filesRetry is the pause after a backup that did not succeed, or a look into the vault.
+	filesRetry = time.Minute
+)
+
+func (h *Host) newFilers() []*filer {
+	var out []*filer
+	turn := &sync.Mutex{}
+	for _, s := range h.cfg.Plan.Files {
+		for _, name := range s.Hosts {
+			if name == h.cfg.Self && s.Backup.Vault != "" {
+				out = append(out, &filer{host: h, set: s, turn: turn, told: agent.Files{Vault: s.Backup.Vault, Path: s.Path}})
+			}
+		}
+	}
+	return out
+}
+
+// now is the file set by the plan that counts.
+func (f *filer) now() plan.FileSet {
+	if s, ok := f.host.plan().FileSetNamed(f.set.Name); ok {
+		return s
+	}
+	return f.set
+}
+
+// run works until ctx ends.
+func (f *filer) run(ctx context.Context) error {
+	for f.host.sleep(ctx, filesPace) {
+		last := f.host.agent.Last()
+		if last.Facts.Stopping || last.Facts.WrittenOff() != "" {
+			continue
+		}
+		asked := f.asked(last)
+		paused := !f.failed.IsZero() && f.host.clock.Now().Sub(f.failed) < filesRetry
+		if asked == nil && paused {
+			continue
+		}
+		if !f.known && asked == nil {
+			if err := f.learn(ctx); err != nil {
+				f.fail(ctx, "the vault was not asked for the last backup", err)
+			}
+			continue
+		}
+		due, err := f.due()
+		if err != nil {
+			return err
+		}
+		if asked == nil && !due.Now {
+			continue
+		}
+		f.turn.Lock()
+		b, err := f.backUp(ctx, asked)
+		f.turn.Unlock()
+		if ctx.Err() != nil {
+			return nil
+		}
+		f.ended(ctx, asked, b, err)
+	}
+	return nil
+}
+
+// asked is the oldest request for a backup of the set on this host.
+func (f *filer) asked(now agent.Snapshot) *agent.Asked {
+	for _, q := range agent.Open(now.Agreed) {
+		if q.Room == "files" && q.Kind == "backup" && q.Subject == f.set.Name && q.Args[agent.ArgOn] == f.host.cfg.Self {
+			return &q
+		}
+	}
+	return nil
+}
+
+// due says when the next backup is.
+func (f *filer) due() (backup.Due, error) {
+	var last time.Time
+	if f.last != nil {
+		last = f.last.Started
+	}
+	due, err := backup.Next(f.now().Backup.Every, last, time.Now(), time.UTC)
+	f.tell(func(t *agent.Files) { t.Next = due.At.UTC() })
+	return due, err
+}
+
+// learn asks the vault which backup is the newest of this host's.
+func (f *filer) learn(ctx context.Context) error {
+	v, err := f.host.openVault(ctx, f.set.Backup.Vault)
+	if err != nil {
+		return err
+	}
+	err = f.newest(ctx, v)
+	return errors.Join(err, v.Close(context.WithoutCancel(ctx)))
+}
+
+func (f *filer) newest(ctx context.Context, v *vault.Vault) error {
+	all, err := v.FileBackups(ctx, f.set.Name)
+	if err != nil {
+		return err
+	}
+	for _, b := range all {
+		if b.Host == f.host.cfg.Self {
+			f.last = &b
+		}
+	}
+	f.known, f.failed = true, time.Time{}
+	f.tell(func(t *agent.Files) { t.Last, t.Trouble = summary(f.last), "" })
+	return nil
+}
+
+func summary(b *vault.FileBackup) *agent.FileBackup {
+	if b == nil {
+		return nil
+	}
+	return &agent.FileBackup{ID: b.ID, At: b.Started, Took: b.Ended.Sub(b.Started), Files: b.Files, Bytes: b.Bytes, Read: b.Read, Stored: b.Stored,
+		Unreadable: b.Unreadable.Count, Changed: b.Changed.Count}
+}
+
+// backUp makes one backup; the vault is open for as long as that takes.
+func (f *filer) backUp(ctx context.Context, asked *agent.Asked) (b vault.FileBackup, err error) {
+	s := f.now()
+	v, err := f.host.openVault(ctx, f.set.Backup.Vault)
+	if err != nil {
+		return b, err
+	}
+	defer func() { err = errors.Join(err, v.Close(context.WithoutCancel(ctx))) }()
+	if err := f.newest(ctx, v); err != nil {
+		return b, err
+	}
+	following, stop := context.WithCancel(ctx)
+	var follow sync.WaitGroup
+	follow.Go(func() { f.host.copies.follow(following, "files "+s.Name, v) })
+	defer follow.Wait()
+	defer stop()
+	o := files.Options{Vault: v, Set: s.Name, Host: f.host.cfg.Self, Path: s.Path, Exclude: s.Exclude, Earlier: f.last, Log: f.host.cfg.Log}
+	if asked != nil {
+		o.AllowEmpty = asked.Args[agent.ArgAllowEmpty] == "true"
+		if asked.Args[agent.ArgMode] == "full" {
+			o.Earlier = nil
+		}
+	}
+	f.tell(func(t *agent.Files) { t.Running = true })
+	defer f.tell(func(t *agent.Files) { t.Running = false })
+	var said time.Time
+	o.Progress = func(p files.Progress) {
+		if now := f.host.clock.Now(); now.Sub(said) >= filesPace {
+			said = now
+			f.host.progress(ctx, asked, fmt.Sprintf("%d names, %d MiB read, %d MiB stored", p.Files, p.Read>>20, p.Stored>>20))
+		}
+	}
+	b, err = files.Backup(ctx, o)
+	if err != nil {
+		return b, err
+	}
+	f.last = &b
+	f.tell(func(t *agent.Files) { t.Last = summary(&b) })
+	return b, nil
+}
+
+// ended tells how a backup went.
+func (f *filer) ended(ctx context.Context, asked *agent.Asked, b vault.FileBackup, err error) {
+	if err != nil {
+		f.fail(ctx, "backup of files did not succeed", err)
+	} else {
+		f.failed = time.Time{}
+		f.complain(incomplete(f.set.Name, b))
+		f.tell(func(t *agent.Files) { t.Trouble = "" })
+	}
+	text := sayFiles(b, err)
+	f.host.diary.Note("files", f.set.Name, text, nil, b.Ended.Sub(b.Started))
+	if asked == nil {
+		return
+	}
+	s := agent.Settled{ID: asked.ID, OK: err == nil && b.Complete(), Host: f.host.cfg.Self, Text: text}
+	if p, ok := errors.AsType[*problem.Problem](err); ok {
+		s.Text = p.Text()
+	}
+	if result, e := json.Marshal(b); e == nil && b.ID != "" {
+		s.Result = result
+	}
+	f.host.agent.Settle(ctx, s)
+}
+
+func sayFiles(b vault.FileBackup, err error) string {
+	switch {
+	case err != nil:
+		return "backup of files did not succeed: " + firstLine(err.Error())
+	case !b.Complete():
+		return fmt.Sprintf("backup %s was made, and lacks %d names that could not be read: %s", b.ID, b.Unreadable.Count, b.Unreadable.First[0])
+	}
+	return fmt.Sprintf("backup %s of %d files was made, %d of them read", b.ID, b.Files, b.Files-b.Reused)
+}
+
+// fail notes a try that did not succeed.
+func (f *filer) fail(ctx context.Context, what string, err error) {
+	if ctx.Err() != nil {
+		return
+	}
+	f.failed = f.host.clock.Now()
+	f.host.cfg.Log.Error(what, "files", f.set.Name, "err", err)
+	p, ok := errors.AsType[*problem.Problem](err)
+	if !ok {
+		p = &problem.Problem{Code: "files.failed", Severity: problem.Critical, Title: "no backup was made: " + firstLine(err.Error()),
+			Meaning: "The directory and the earlier backups are as they were. It is tried again every minute.",
+			Remedy:  "see the message; when it is the vault: holdfast vault status"}
+	}
+	told := *p
+	told.Subject = f.set.Name
+	f.complain(&told)
+	f.tell(func(t *agent.Files) { t.Trouble = told.Title })
+}
+
+// incomplete is what is wrong with a backup that was made.
+func incomplete(set string, b vault.FileBackup) *problem.Problem {
+	if b.Complete() {
+		return nil
+	}
+	return &problem.Problem{Code: "files.incomplete", Subject: set, Severity: problem.Critical,
+		Title:   fmt.Sprintf("%d names on %s could not be read and are not in backup %s: %s", b.Unreadable.Count, b.Host, b.ID, b.Unreadable.First[0]),
+		Meaning: "Everything else is in it. What is named would be missing after a restore, unless an earlier backup has it.",
+		Remedy:  "see them all: holdfast files list " + set + " --output json; correct their rights or the disk, or exclude them in the plan"}
+}
+
+func (f *filer) complain(p *problem.Problem) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.wrong = p
+}
+
+func (f *filer) tell(change func(*agent.Files)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change(&f.told)
+	f.host.agent.Files(f.set.Name, f.told)
+}
+
+func (f *filer) problems() []problem.Problem {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.wrong == nil {
+		return nil
+	}
+	return []problem.Problem{*f.wrong}
+}
+
+// progress tells the one who asked how far it is; losing such a word costs nothing.
+func (h *Host) progress(ctx context.Context, asked *agent.Asked, text string) {
+	if asked == nil {
+		return
+	}
+	q := *asked
+	q.Host, q.Progress = h.cfg.Self, text
+	value, err := json.Marshal(q)
+	if err == nil {
+		_, err = h.store.Set(ctx, agent.KeyRequests+q.ID, value)
+	}
+	if err != nil && ctx.Err() == nil {
+		h.cfg.Log.Debug("progress not told", "err", err)
+	}
+}

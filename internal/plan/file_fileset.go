@@ -1,0 +1,192 @@
+package plan
+
+import (
+	"errors"
+	"fmt"
+	pathpkg "path"
+	"slices"
+	"strings"
+	"time"
+)
+
+// fileSetFile is a file set as it is written.
+type fileSetFile struct {
+	path    located[string]
+	hosts   located[[]located[string]]
+	exclude located[[]located[string]]
+}
+
+// minFilesEvery is the shortest repetition of a file set's backup: each looks at every file.
+const minFilesEvery = 5 * time.Minute
+
+const filesEvery = 6 * time.Hour
+
+func fileSet() form[fileSetFile] {
+	return object(
+		must(key("path", fileSetPath(), "The directory: a whole path, the same on each of its hosts.", func(f *fileSetFile) *located[string] { return &f.path })),
+		key("hosts", listOf(nameText(label())), "Hosts that have the directory; each is backed up by itself (default: the only host of the home site).", func(f *fileSetFile) *located[[]located[string]] { return &f.hosts }),
+		key("exclude", listOf(excluded()), "Patterns of what is left out: a name (*.tmp), a path from the directory on (cache/*), or a directory with all in it (cache/).", func(f *fileSetFile) *located[[]located[string]] { return &f.exclude }),
+		notYet[fileSetFile]("copies"), notYet[fileSetFile]("bucket"), notYet[fileSetFile]("watch"), notYet[fileSetFile]("proof"),
+	)
+}
+
+func fileSetPath() form[string] {
+	return text(jsonSchema{"pattern": `^(/|\$\{root\}/).+$`}, "a whole path such as /srv/clinic/attachments", func(s string) (string, error) {
+		switch {
+		case strings.ContainsRune(s, 0), strings.Contains(strings.TrimPrefix(s, rootTemplate), "${"):
+			return "", fmt.Errorf("%q is not a path (such as /srv/clinic/attachments)", s)
+		case !strings.HasPrefix(s, "/") && !strings.HasPrefix(s, rootTemplate+"/"):
+			return "", fmt.Errorf("%q is relative (a whole path, the same on each of its hosts)", s)
+		}
+		clean := pathpkg.Clean(s)
+		if clean == "/" || clean == rootTemplate || strings.HasPrefix(s, rootTemplate) && !strings.HasPrefix(clean, rootTemplate+"/") {
+			return "", fmt.Errorf("%q is no directory of the application's own (such as /srv/clinic/attachments)", s)
+		}
+		return clean, nil
+	})
+}
+
+func excluded() form[string] {
+	return text(jsonSchema{"minLength": 1}, "a pattern such as *.tmp or cache/", func(s string) (string, error) { return s, JudgeExclude(s) })
+}
+
+// JudgeExclude refuses what is no pattern of files to leave out.
+func JudgeExclude(s string) error {
+	body := strings.TrimSuffix(strings.TrimPrefix(s, "/"), "/")
+	switch {
+	case body == "" || strings.ContainsRune(s, 0):
+		return errors.New("an empty pattern leaves nothing out (such as *.tmp or cache/)")
+	case pathpkg.Clean(body) != body || strings.HasPrefix(body, ".."):
+		return fmt.Errorf("%q leads out of the directory or holds empty parts (such as *.tmp or cache/)", s)
+	case slices.Contains(strings.Split(body, "/"), "**"):
+		return fmt.Errorf("%q: ** is not available in this version (a pattern without / fits at any depth)", s)
+	}
+	if _, err := pathpkg.Match(body, ""); err != nil {
+		return fmt.Errorf("%q is no pattern: %w (* any letters, ? one, [a-z] one of these)", s, err)
+	}
+	return nil
+}
+
+func resolveFileSet(ms *mistakes, p *Plan, s named[fileSetFile]) FileSet {
+	at, f := keyPath{"files", s.name}, s.value
+	set := FileSet{Name: s.name, Path: f.path.value, Hosts: resolveHosts(ms, p, at.to("hosts"), f.hosts)}
+	home := p.HomeSite().Hosts
+	switch {
+	case f.hosts.written():
+	case ms.where[at.to("hosts").String()] != Place{}: // written wrongly, and said
+	case len(home) == 1:
+		set.Hosts = []string{home[0].Name}
+	case len(home) > 1:
+		ms.addKey(s.at, at, "hosts is missing (those that have the directory; each is backed up by itself; hosts of site %s: %s)", p.HomeSite().Name, hostNames(home))
+	}
+	for _, e := range f.exclude.value {
+		if e.written() {
+			set.Exclude = append(set.Exclude, e.value)
+		}
+	}
+	return set
+}
+
+func resolveFileBackup(ms *mistakes, p *Plan, b named[backupFile]) FileBackup {
+	at, f := keyPath{"backup", b.name}, b.value
+	for _, k := range []struct {
+		name string
+		at   Place
+	}{{"full", f.full.at}, {"incremental", f.incremental.at}, {"pitr", f.pitr.at}, {"weekly", f.weekly.at}, {"validate", f.validate.at}} {
+		onlyFor(ms, at.to(k.name), k.at, "databases (a file set has every and keep)")
+	}
+	every := f.every.or(filesEvery)
+	return FileBackup{Vault: backupVault(ms, p, b), Every: Schedule{Text: "every " + FormatDuration(every), Every: every}}
+}
+
+// onlyFor refuses a key of one kind of backup that stands at another.
+func onlyFor(ms *mistakes, at keyPath, written Place, whom string) {
+	if written.Line > 0 {
+		ms.add(written, at, "is for %s", whom)
+	}
+}
+
+// filesApart refuses file sets that hold each other, or a vault's copy: a backup would hold itself.
+func filesApart(ms *mistakes, p *Plan, f planFile) {
+	for i, s := range p.Files {
+		if s.Path == "" {
+			continue
+		}
+		written := f.files.value[i]
+		at := keyPath{"files", s.Name, "path"}
+		for _, other := range p.Files[:i] {
+			if other.Path != "" && (within(s.Path, other.Path) || within(other.Path, s.Path)) {
+				ms.add(written.value.path.at, at, "%s and file set %s (%s) lie in one another (allowed: directories apart)", s.Path, other.Name, other.Path)
+			}
+		}
+		for _, v := range p.Vaults {
+			for _, c := range v.Copies {
+				place, isDir := strings.CutPrefix(c.URL, "file://")
+				if isDir && (within(place, s.Path) || within(s.Path, place)) {
+					ms.add(written.value.path.at, at, "%s and copy %s of vault %s (%s) lie in one another: a backup would hold itself (allowed: directories apart)", s.Path, c.Name, v.Name, place)
+				}
+			}
+		}
+	}
+}
+
+func databaseNames(p *Plan) []string {
+	var names []string
+	for _, d := range p.Databases {
+		names = append(names, d.Name)
+	}
+	return names
+}
+
+func fileSetNames(p *Plan) []string {
+	var names []string
+	for _, s := range p.Files {
+		names = append(names, s.Name)
+	}
+	return names
+}
+
+func showFileSet(s FileSet) mapping {
+	var m mapping
+	m.put("path", s.Path)
+	m.put("hosts", s.Hosts)
+	if len(s.Exclude) > 0 {
+		m.put("exclude", s.Exclude)
+	}
+	return m
+}
+
+// files says what becomes of file sets and their backups.
+func (d *differ) files() {
+	for _, s := range d.old.Files {
+		if _, kept := d.new.FileSetNamed(s.Name); !kept {
+			d.add("file set "+s.Name, Stops, "no backup is made any more; the directory and the backups there are stay")
+		}
+	}
+	for _, s := range d.new.Files {
+		subject := "file set " + s.Name
+		old, known := d.old.FileSetNamed(s.Name)
+		switch {
+		case !known || old.Backup.Vault == "" && s.Backup.Vault != "":
+			if s.Backup.Vault != "" {
+				d.add(subject, Starts, "a first backup of %s on %s is made at once, then %s, into vault %s", s.Path, strings.Join(s.Hosts, ", "), s.Backup.Every.Text, s.Backup.Vault)
+			}
+			continue
+		case s.Backup.Vault == "" && old.Backup.Vault != "":
+			d.add(subject, Stops, "no backup is made any more; those there are stay in vault %s", old.Backup.Vault)
+			continue
+		}
+		if old.Path != s.Path || !slices.Equal(old.Hosts, s.Hosts) {
+			d.add(subject, Restarts, "it is %s on %s (was %s on %s); the agents take it up when they start", s.Path, strings.Join(s.Hosts, ", "), old.Path, strings.Join(old.Hosts, ", "))
+		}
+		if !slices.Equal(old.Exclude, s.Exclude) {
+			d.add(subject, Reloads, "its backups leave out [%s] (was [%s])", strings.Join(s.Exclude, " "), strings.Join(old.Exclude, " "))
+		}
+		if old.Backup.Vault != s.Backup.Vault {
+			d.add(subject, Restarts, "it goes to vault %s (was %s); the agents take it up when they start; the old backups are kept", s.Backup.Vault, old.Backup.Vault)
+		}
+		if old.Backup.Every != s.Backup.Every {
+			d.add(subject, Reloads, "it is backed up %s (was %s)", s.Backup.Every.Text, old.Backup.Every.Text)
+		}
+	}
+}

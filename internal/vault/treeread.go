@@ -1,0 +1,153 @@
+package vault
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/kopia/kopia/repo/manifest"
+	"github.com/kopia/kopia/repo/object"
+	"github.com/kopia/kopia/snapshot"
+)
+
+// FileBackups lists the backups of one file set ("" = of all), oldest first, with what other processes wrote meanwhile.
+// An entry that cannot be read is an error: a list that hides a backup is worse than none.
+func (v *Vault) FileBackups(ctx context.Context, set string) ([]FileBackup, error) {
+	labels := map[string]string{manifest.TypeLabelKey: snapshot.ManifestType}
+	if set != "" {
+		labels["tag:files"] = set
+	}
+	v.repoMu.Lock()
+	defer v.repoMu.Unlock()
+	if err := v.broken(); err != nil {
+		return nil, err
+	}
+	if err := v.repo.Refresh(ctx); err != nil {
+		return nil, fmt.Errorf("list backups of files in vault %s: %w", v.name, err)
+	}
+	found, err := v.repo.FindManifests(ctx, labels)
+	if err != nil {
+		return nil, fmt.Errorf("list backups of files in vault %s: %w", v.name, err)
+	}
+	var out []FileBackup
+	for _, m := range found {
+		about, ok := m.Labels[tagFiles]
+		if !ok {
+			continue // a base backup, or a snapshot that somebody made with the stock program
+		}
+		var b FileBackup
+		if err := json.Unmarshal([]byte(about), &b); err != nil {
+			return nil, fmt.Errorf("read backup %s in vault %s: %w", m.ID, v.name, err)
+		}
+		out = append(out, b)
+	}
+	slices.SortFunc(out, func(a, b FileBackup) int {
+		return cmp.Or(a.Started.Compare(b.Started), cmp.Compare(a.ID, b.ID))
+	})
+	return out, nil
+}
+
+// Tree reads one backup of a file set.
+type Tree struct {
+	vault  *Vault
+	Backup FileBackup
+}
+
+// OpenTree gives a backup that [Vault.FileBackups] lists for reading.
+func (v *Vault) OpenTree(b FileBackup) *Tree { return &Tree{vault: v, Backup: b} }
+
+// Each gives every name in order. A list that is damaged or ends early is an error, after the names that are authentic.
+func (t *Tree) Each(ctx context.Context, each func(Node) error) error {
+	c, err := t.Cursor(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	for {
+		n, err := c.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := each(n); err != nil {
+			return err
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+}
+
+// Cursor goes through the names of a backup once.
+type Cursor struct {
+	tree *Tree
+	from object.Reader
+	in   *bufio.Reader
+	seen int
+}
+
+// Cursor begins at the root. It must be closed.
+func (t *Tree) Cursor(ctx context.Context) (*Cursor, error) {
+	r, err := t.open(ctx, t.Backup.List)
+	if err != nil {
+		return nil, fmt.Errorf("open the list of backup %s: %w", t.Backup.ID, err)
+	}
+	return &Cursor{tree: t, from: r, in: bufio.NewReaderSize(r, 256<<10)}, nil
+}
+
+// Next gives the next name, and io.EOF after the last.
+func (c *Cursor) Next() (Node, error) {
+	line, err := c.in.ReadBytes('\n')
+	if errors.Is(err, io.EOF) && len(line) == 0 {
+		if c.seen != c.tree.Backup.Entries {
+			return Node{}, fmt.Errorf("read the list of backup %s: it has %d names, %d were stored", c.tree.Backup.ID, c.seen, c.tree.Backup.Entries)
+		}
+		return Node{}, io.EOF
+	}
+	var n Node
+	if err == nil {
+		err = json.Unmarshal(line, &n)
+	}
+	if err == nil {
+		err = n.valid()
+	}
+	if err != nil {
+		return Node{}, fmt.Errorf("read the list of backup %s, line %d: %w", c.tree.Backup.ID, c.seen+1, err)
+	}
+	c.seen++
+	return n, nil
+}
+
+// Close lets go of the list.
+func (c *Cursor) Close() { _ = c.from.Close() } // opened for reading alone
+
+func (t *Tree) open(ctx context.Context, name string) (object.Reader, error) {
+	if err := t.vault.broken(); err != nil {
+		return nil, err
+	}
+	id, err := object.ParseID(name)
+	if err != nil {
+		return nil, err
+	}
+	return t.vault.repo.OpenObject(ctx, id)
+}
+
+// Open reads the content of a file. Every byte that it gives is authentic; too few are an error where it is closed by
+// whoever counts them.
+func (t *Tree) Open(ctx context.Context, n Node) (io.ReadSeekCloser, error) {
+	r, err := t.open(ctx, n.Object)
+	if err == nil && r.Length() != n.Size {
+		err = errors.Join(fmt.Errorf("%d bytes, %d were stored", r.Length(), n.Size), r.Close())
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %q from the vault: %w", n.Path, err)
+	}
+	return r, nil
+}
