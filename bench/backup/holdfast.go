@@ -33,6 +33,8 @@ func runStep(ctx context.Context, o options, out io.Writer) error {
 		err = makeBase(ctx, o, v, backup.Mode(o.step), out)
 	case "restore":
 		err = bringBase(ctx, o, v)
+	case "log":
+		err = takeLog(ctx, o, v, out)
 	default:
 		err = fmt.Errorf("-step %s: not known", o.step)
 	}

@@ -1,9 +1,9 @@
-// Command backup measures base backups and restores: Holdfast's own beside pg_basebackup, pgBackRest, restic and kopia
+// Command backup measures base backups, restores and the archiving of the log: Holdfast's own beside pg_basebackup, pgBackRest, restic and kopia
 // where they are installed, on the same data, in one run on one machine. Every copy that is restored is started and
 // compared with its source.
 //
 // Start at [bench.play]: rounds of a full backup, a change of one percent, an incremental and a restore by each system, in
-// random order. source.go has the data, systems.go and holdfast.go what is run, measure.go how it is timed, report.go
+// random order; then [bench.playLog]. source.go has the data, systems.go and holdfast.go what is run, measure.go how it is timed, report.go
 // the judgement.
 package main
 
@@ -34,6 +34,9 @@ type options struct {
 	only   string
 	kopia  string
 
+	logTime time.Duration
+	logAway time.Duration
+
 	step  string // set in a process that the run starts: what it does for Holdfast
 	conn  string
 	data  string
@@ -50,11 +53,13 @@ func main() {
 	flag.BoolVar(&o.keep, "keep", false, "keep data, repositories and logs")
 	flag.StringVar(&o.only, "only", "", "measure only systems that this `expression` matches; targets are judged where all they need was measured")
 	flag.StringVar(&o.kopia, "kopia", "kopia", "the kopia `program`, measured where it is found")
+	flag.DurationVar(&o.logTime, "log", 10*time.Second, "how long each round of archiving the log lasts; 0 = the log is left out")
+	flag.DurationVar(&o.logAway, "away", 20*time.Second, "how long the vault is away in each of them, before it must catch up")
 	flag.StringVar(&o.step, "step", "", "used by the run itself: one step of Holdfast's own in a process of its own")
 	flag.StringVar(&o.conn, "conn", "", "with -step: the server")
 	flag.StringVar(&o.data, "data", "", "with -step: its data directory")
 	flag.StringVar(&o.vault, "vault", "", "with -step: the vault's directory")
-	flag.StringVar(&o.to, "to", "", "with -step restore: where to")
+	flag.StringVar(&o.to, "to", "", "with -step restore: where to; with -step log: where log waits")
 	flag.StringVar(&o.fetch, "fetch", "", "with -step restore: the restore_command")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -78,6 +83,7 @@ type bench struct {
 	server  *server
 	systems []system
 	results []result
+	logs    []logged
 	limits  []limit
 }
 
@@ -120,10 +126,18 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 	if err := b.play(ctx); err != nil {
 		return err
 	}
+	if err := b.playLog(ctx); err != nil {
+		return err
+	}
 	// Last: a process that this one starts counts the most memory that this one ever had as its own.
 	if b.limits, err = measureLimits(ctx, b.server.data, b.dir); err != nil {
 		return err
 	}
+	log, err := logLimit(b.server.archive, b.dir)
+	if err != nil {
+		return err
+	}
+	b.limits = append(b.limits, log...)
 	b.report()
 	return b.verdict()
 }

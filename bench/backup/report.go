@@ -74,6 +74,7 @@ func (b *bench) report() {
 				slices.Max(each(list, func(r result) float64 { return float64(r.rss >> 20) })))
 		}
 	}
+	b.reportLog(p)
 	p("\nlimits on this data, one core\tMB/s\t\n")
 	for _, l := range b.limits {
 		p("%s\t%.0f\t%s\n", l.what, l.rate, l.note)
@@ -108,6 +109,7 @@ func (b *bench) verdict() error {
 			missed = append(missed, fmt.Errorf(t.words, t.got, t.least))
 		}
 	}
+	missed = append(missed, b.verdictLog()...)
 	if len(missed) > 0 {
 		return fmt.Errorf("targets missed:\n%w", errors.Join(missed...))
 	}

@@ -1,0 +1,63 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"holdfast/internal/backup"
+	"holdfast/internal/vault"
+	"holdfast/internal/vault/wal"
+)
+
+// takeLog streams the server's log into the vault and prints, each time it has moved, how far the vault holds it, until
+// its input ends.
+func takeLog(ctx context.Context, o options, v *vault.Vault, out io.Writer) error {
+	conf, err := backup.StreamFrom(o.conn)
+	if err != nil {
+		return err
+	}
+	r, err := backup.NewReceiver(backup.ReceiverOptions{Vault: v, Database: "bench", Spool: o.to, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return err
+	}
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	var g errgroup.Group
+	g.Go(func() error {
+		for {
+			err := r.Run(ctx, conf)
+			if ctx.Err() != nil {
+				return nil
+			}
+			fmt.Fprintln(os.Stderr, "the stream is begun anew:", err)
+			if !sleepFor(ctx, 100*time.Millisecond) {
+				return nil
+			}
+		}
+	})
+	g.Go(func() error {
+		var last wal.LSN
+		for sleepFor(ctx, time.Millisecond) {
+			if at := r.Status().Archived; at != last {
+				last = at
+				if _, err := fmt.Fprintln(out, uint64(at)); err != nil {
+					end()
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	_, err = io.Copy(io.Discard, os.Stdin) // it ends when the run has seen enough
+	end()
+	if waited := g.Wait(); waited != nil {
+		return waited
+	}
+	return err
+}
