@@ -2,13 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"holdfast/internal/backup"
 	"holdfast/internal/vault"
@@ -28,36 +28,34 @@ func takeLog(ctx context.Context, o options, v *vault.Vault, out io.Writer) erro
 	}
 	ctx, end := context.WithCancel(ctx)
 	defer end()
-	var g errgroup.Group
-	g.Go(func() error {
+	var g sync.WaitGroup
+	var printed error // set before g is done
+	g.Go(func() {
 		for {
 			err := r.Run(ctx, conf)
 			if ctx.Err() != nil {
-				return nil
+				return
 			}
 			fmt.Fprintln(os.Stderr, "the stream is begun anew:", err)
 			if !sleepFor(ctx, 100*time.Millisecond) {
-				return nil
+				return
 			}
 		}
 	})
-	g.Go(func() error {
+	g.Go(func() {
 		var last wal.LSN
 		for sleepFor(ctx, time.Millisecond) {
 			if at := r.Status().Archived; at != last {
 				last = at
-				if _, err := fmt.Fprintln(out, uint64(at)); err != nil {
+				if _, printed = fmt.Fprintln(out, uint64(at)); printed != nil {
 					end()
-					return err
+					return
 				}
 			}
 		}
-		return nil
 	})
 	_, err = io.Copy(io.Discard, os.Stdin) // it ends when the run has seen enough
 	end()
-	if waited := g.Wait(); waited != nil {
-		return waited
-	}
-	return err
+	g.Wait()
+	return errors.Join(err, printed)
 }
