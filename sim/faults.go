@@ -104,6 +104,9 @@ func (f *faults) begin(w *World) {
 		if w.opt.Readers {
 			all = append(all, HoldReplay)
 		}
+		if w.opt.Vault {
+			all = append(all, VaultAway)
+		}
 		dice.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 		f.kinds = all[:2+dice.IntN(len(all)-2)]
 	}
@@ -256,6 +259,9 @@ func (f *faults) do(kind FaultKind, h, to *host, lasts time.Duration) func() {
 	case RestartGate:
 		h.gate.stop()
 		return h.gate.start
+	case VaultAway:
+		w.archive.Away = true
+		return func() { w.archive.Away = false }
 	case HoldReplay:
 		h.srv.HoldReplay(true)
 		return func() { h.srv.HoldReplay(false) }

@@ -76,6 +76,9 @@ func (a *agentLife) ended(t *task, act database.Action, err error) {
 		a.w.note(a.h.name, "did not %s: %v", act.Kind, err)
 	} else {
 		a.w.note(a.h.name, "has done %s", act.Kind)
+		if act.From == database.FromVault {
+			a.w.refills++
+		}
 	}
 	a.wakeIn(0)
 }

@@ -38,6 +38,7 @@ type Options struct {
 	Salvage   database.SalvagePolicy // what the plan wants done with commits that were given up
 	NoLive    bool                   // do not demand progress at the end: what happened may rightly need a person
 	Hook      bool                   // the plan has a command for a primary in trouble
+	Vault     bool                   // the plan lets copies be made of what the vault holds
 }
 
 // Planted are defects of the agent, for tests that prove that they would be found, as [databasetest.Bugs] are of
@@ -78,6 +79,7 @@ type Result struct {
 	GivenUp      int           // acknowledged commits that these lost, and rebuildings
 	Rebuilt      int           // clusters that were founded anew
 	Hooks        int           // runs of the plan's command for a primary in trouble
+	Refills      int           // copies that were made of what the vault holds
 	Took         time.Duration // virtual
 	Opened       time.Duration // virtual, from the last fault to the first acknowledged commit
 	LongestWait  time.Duration // virtual, between two acknowledged commits
@@ -109,11 +111,12 @@ type World struct {
 	policy  database.Policy // as it was applied last
 	planned int             // how often one was applied
 
-	hosts []*host
-	net   network
-	site  *site         // the newest
-	slow  time.Duration // extra time of every store call
-	hooks int           // runs of the plan's hook
+	hosts   []*host
+	net     network
+	site    *site         // the newest
+	slow    time.Duration // extra time of every store call
+	hooks   int           // runs of the plan's hook
+	refills int           // copies made from the vault
 
 	poisoned  bool // some primary was poisoned in this world
 	poisonous bool // each primary is, now
@@ -124,6 +127,7 @@ type World struct {
 	nextID   int
 	wants    int // changes of the plan's setting
 	faults   faults
+	archive  archive
 	check    *checker
 	trace    trace
 	failure  *Failure
@@ -145,7 +149,7 @@ func Run(opt Options) Result {
 	return Result{
 		Failure: w.failure, Acknowledged: w.check.acknowledged, Read: w.check.answered, Epochs: w.check.record.Epoch, Faults: w.faults.count,
 		RestartsDone: w.check.restarts, Halts: w.check.haltsSeen, HaltedMoves: w.check.mostMoves, Forced: len(w.check.losses), GivenUp: w.check.given, Rebuilt: w.check.rebuilt,
-		Hooks: w.hooks, Took: w.now, Opened: max(0, w.check.openedAt-w.check.healed), LongestWait: w.check.longest, Hash: w.trace.hash.Sum64(),
+		Hooks: w.hooks, Refills: w.refills, Took: w.now, Opened: max(0, w.check.openedAt-w.check.healed), LongestWait: w.check.longest, Hash: w.trace.hash.Sum64(),
 	}
 }
 
@@ -221,6 +225,9 @@ func (w *World) build() {
 	}
 	if o.Operator {
 		w.startOperator()
+	}
+	if o.Vault {
+		w.startVault()
 	}
 	w.faults.begin(w)
 }

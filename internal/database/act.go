@@ -75,7 +75,7 @@ func act(ctx context.Context, h Hands, a Action) error {
 	case KindPreserve:
 		return h.Server.Preserve(ctx, a.Parted)
 	case KindFollow, KindClone, KindRewind:
-		return copyFrom(ctx, h, a, r.Primary)
+		return copyFrom(ctx, h, a, r)
 	}
 	return fmt.Errorf("no such action: %q", a.Kind)
 }
@@ -115,7 +115,7 @@ func confirm(ctx context.Context, h Hands, a Action) (Record, error) {
 			return Record{}, fmt.Errorf("the record names %s as the primary, at revision %d; judged at %d: %w", r.Primary, revision, a.Revision, ErrStale)
 		}
 	case KindClone: // from whom is only a matter of load: what it is a copy of is proved before it follows
-		if r.Phase != Steady || !r.Holds(a.From) {
+		if r.Phase != Steady || a.From != FromVault && !r.Holds(a.From) {
 			return Record{}, fmt.Errorf("the record is %s and names the members %v: %w", r.Phase, r.Members, ErrStale)
 		}
 	case KindFollow, KindRewind:
@@ -126,21 +126,31 @@ func confirm(ctx context.Context, h Hands, a Action) (Record, error) {
 	return r, nil
 }
 
-func copyFrom(ctx context.Context, h Hands, a Action, primary string) error {
+func copyFrom(ctx context.Context, h Hands, a Action, r Record) error {
+	if a.Kind == KindClone {
+		return clone(ctx, h, a, r)
+	}
 	from, err := h.Reach(a.From)
 	if err != nil {
 		return err
 	}
-	switch a.Kind {
-	case KindClone:
-		to, err := h.Reach(primary)
-		if err != nil {
-			return err
-		}
-		return h.Server.Clone(ctx, from, to, a.Epoch)
-	case KindRewind:
+	if a.Kind == KindRewind {
 		return h.Server.Rewind(ctx, from, a.Epoch)
-	default:
-		return h.Server.Follow(ctx, from, a.Epoch)
 	}
+	return h.Server.Follow(ctx, from, a.Epoch)
+}
+
+func clone(ctx context.Context, h Hands, a Action, r Record) error {
+	primary, err := h.Reach(r.Primary)
+	if err != nil {
+		return err
+	}
+	if a.From == FromVault {
+		return h.Server.Refill(ctx, primary, r.Timeline, r.Forks, a.Epoch)
+	}
+	from, err := h.Reach(a.From)
+	if err != nil {
+		return err
+	}
+	return h.Server.Clone(ctx, from, primary, a.Epoch)
 }

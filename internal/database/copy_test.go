@@ -85,3 +85,45 @@ func TestTheReasonOfACopyNamesItsSource(t *testing.T) {
 		t.Errorf("it says: %s", text)
 	}
 }
+
+func TestTheSourcesThatThePlanAllows(t *testing.T) {
+	r := steady()
+	up := hears("b1", r, primary(r, "b1"))
+	third := hears("b3", r, standby(r, "b3"))
+	giving := standby(r, "b3")
+	giving.Giving = 1
+	from := func(sources ...database.CopySource) database.Policy {
+		p := policy()
+		p.CopyFrom = sources
+		return p
+	}
+	failed := func(source string) database.Local {
+		l := nothingYet()
+		l.Data, l.Failed, l.FailedKind, l.FailedFrom = database.DataPartial, "it broke", database.KindClone, source
+		return l
+	}
+	calm := since(r, time.Minute)
+	after := func(sources ...string) database.Memory {
+		m := since(r, time.Minute)
+		m.CopyFailed = sources
+		return m
+	}
+	all := from(database.CopyVault, database.CopyStandby, database.CopyPrimary)
+	check(t, all, []situation{
+		{"the vault when the plan ranks it first", view("b2", r, nothingYet(), up, third), calm, "clone from=(vault) epoch=3"},
+		{"the standby when the vault could not", view("b2", r, failed(database.FromVault), up, third), calm, "clone from=b3 epoch=3"},
+		{"the primary when neither could", view("b2", r, failed("b3"), up, third), after(database.FromVault), "clone from=b1 epoch=3"},
+		{"all of them anew when each has failed, the last one last", view("b2", r, failed("b1"), up, third), after(database.FromVault, "b3"), "clone from=(vault) epoch=3"},
+		{"the vault again after a copy that was only overtaken", view("b2", r, failed(""), up, third), calm, "clone from=(vault) epoch=3"},
+		{"nothing without a primary to follow", view("b2", r, nothingYet(), silent("b1", 2*time.Second), third), calm, "nothing"},
+	})
+	check(t, from(database.CopyStandby, database.CopyVault, database.CopyPrimary), []situation{
+		{"the standby when the plan ranks it first", view("b2", r, nothingYet(), up, third), calm, "clone from=b3 epoch=3"},
+		{"the vault when the standby gives another copy", view("b2", r, nothingYet(), up, hears("b3", r, giving)), calm, "clone from=(vault) epoch=3"},
+		{"the vault when no standby is heard", view("b2", r, nothingYet(), up, silent("b3", 5*time.Second)), calm, "clone from=(vault) epoch=3"},
+	})
+	d, m := database.Decide(from(database.CopyStandby), view("b2", r, nothingYet(), up, silent("b3", 5*time.Second)), calm)
+	if len(d.Actions) > 0 || len(d.Problems) != 1 || d.Problems[0].Code != "database.no-copy-source" || m.CopyTries != 0 {
+		t.Errorf("the primary, which the plan does not name: %v, %v", d.Actions, d.Problems)
+	}
+}

@@ -20,7 +20,7 @@ type Kind string
 const (
 	KindSwap       Kind = "swap"       // write Record by compare-and-swap on Revision
 	KindInit       Kind = "init"       // make the first data directory
-	KindClone      Kind = "clone"      // make a copy of the primary or a standby
+	KindClone      Kind = "clone"      // make a copy of the primary, a standby or what the vault holds
 	KindRewind     Kind = "rewind"     // make a diverged server a copy again
 	KindPreserve   Kind = "preserve"   // put aside what only a diverged server holds, and list it
 	KindStart      Kind = "start"      // start as a closed standby
@@ -46,7 +46,7 @@ type Action struct {
 	Epoch    int64
 	Revision int64         // swap: the revision it was judged on
 	Record   *Record       // swap
-	From     string        // clone, rewind, follow: the host to copy
+	From     string        // clone, rewind, follow: the host to copy; a clone: or FromVault
 	Names    Names         // names
 	Timeline uint32        // promote
 	Hot      bool          // start

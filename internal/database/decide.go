@@ -69,6 +69,7 @@ type Memory struct {
 	Refollowed   time.Duration // how long it had been cut when it was last set up once more
 	CopyAt       time.Duration // when the last copy was begun
 	CopyTries    int           // since the last that succeeded
+	CopyFailed   []string      // sources that failed to give it since then; not all that there are
 	Prepared     string        // id of the switchover whose checkpoint was made
 	Unready      string        // id of the switchover that no standby was fit for, and since when
 	UnreadySince time.Duration

@@ -29,6 +29,12 @@ type Server interface {
 	// copy will want, from before it begins.
 	Clone(ctx context.Context, from, primary Endpoint, epoch int64) error
 
+	// Refill is Clone with the vault as its source: its newest base backup of this very system that lies on the committed
+	// chain, and its log along that chain, up to where the primary still has it. It refuses before anything is touched when
+	// the vault is away, holds no such backup, or its log has a gap or ends before what the primary keeps; nothing is
+	// placed beyond what the primary has flushed.
+	Refill(ctx context.Context, primary Endpoint, timeline uint32, chain []Fork, epoch int64) error
+
 	// Rewind turns a diverged former primary into a copy of from: keeps the WAL that would be lost, makes a
 	// new incarnation first, then pg_rewind. ErrNeedsClone when only a clone can help.
 	Rewind(ctx context.Context, from Endpoint, epoch int64) error

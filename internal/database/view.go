@@ -17,6 +17,7 @@ type Policy struct {
 	Reads          Reads // the read-only listener
 	Slots          SlotLimits
 	DiskFull       DiskPolicy
+	CopyFrom       []CopySource // what copies are made of, best first; nil = a standby, then the primary
 	Salvage        SalvagePolicy
 	OnTrouble      time.Duration // how long the plan's command for a primary in trouble may run; 0 = there is none
 	Times          Times
@@ -119,7 +120,7 @@ type Local struct {
 	Progress   string   `json:"progress,omitempty"` // of a running clone or rewind
 	Failed     string   `json:"failed,omitempty"`   // why the last long job failed
 	FailedKind Kind     `json:"failed_kind,omitempty"`
-	FailedFrom string   `json:"failed_from,omitempty"` // a copy: the host that was to be copied
+	FailedFrom string   `json:"failed_from,omitempty"` // a copy: the host that was to be copied, or [FromVault]; "" when it was overtaken
 	Giving     int      `json:"giving,omitempty"`      // copies of this server on their way to other hosts
 
 	Copying  string `json:"copying,omitempty"` // partial data: the incarnation that they will have

@@ -19,6 +19,9 @@ func policy(p *plan.Plan, d plan.Database) database.Policy {
 		Name: d.Name, Standbys: d.Standbys, AcknowledgedBy: d.AcknowledgedBy, Relaxed: d.Relaxed, Times: database.DefaultTimes(),
 		Slots: database.SlotLimits{Max: d.SlotMax, After: d.SlotAfter}, DiskFull: database.DiskPolicy(d.DiskFull),
 	}
+	for _, from := range d.CopyFrom {
+		out.CopyFrom = append(out.CopyFrom, database.CopySource(from))
+	}
 	if d.Salvage.Then != plan.SalvageKeep {
 		out.Salvage = database.SalvagePolicy(d.Salvage.Then)
 	}
@@ -59,13 +62,13 @@ func endpoint(h plan.Host, p *plan.Plan, d plan.Database) database.Endpoint {
 // openServer opens the driver of this host's own server. Every host of the home site has one, for a plan that is
 // applied later may place a copy on it; where the plan does not want one yet, it may be that PostgreSQL is missing,
 // and then there is none.
-func openServer(ctx context.Context, cfg Config, self plan.Host, d plan.Database) (*postgres.Server, error) {
+func openServer(ctx context.Context, cfg Config, self plan.Host, d plan.Database, copies postgres.Vault) (*postgres.Server, error) {
 	wanted, home := false, false
 	c := postgres.Config{
 		Database: d.Name, Host: self.Name, Address: self.Address, Port: cfg.Plan.Ports.Server + d.Index,
 		Dir: databaseDir(cfg.Dir, d.Name), Major: d.Postgres, BinDir: d.BinDir,
 		CertDir: certDir(cfg.Dir), ServerName: ListenerName(cfg.Plan, d),
-		SlotMax: d.SlotMax, CopyLimit: d.CopyLimit,
+		SlotMax: d.SlotMax, CopyLimit: d.CopyLimit, Vault: copies,
 		Executable: cfg.Executable, GateControl: gateSocket(cfg.Dir, d.Name), Log: cfg.Log.With("database", d.Name),
 	}
 	for _, h := range cfg.Plan.HomeSite().Hosts {

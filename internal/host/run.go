@@ -150,7 +150,7 @@ func CheckServers(ctx context.Context, cfg Config) error {
 	}
 	var bad []error
 	for _, d := range cfg.Plan.Databases {
-		s, err := openServer(ctx, cfg, self, d)
+		s, err := openServer(ctx, cfg, self, d, nil)
 		if s != nil {
 			err = errors.Join(err, s.Close())
 		}
@@ -175,7 +175,7 @@ func (h *Host) open(ctx context.Context) error {
 	}
 	h.diary = diary
 	for _, d := range cfg.Plan.Databases {
-		s, err := openServer(ctx, cfg, h.self, d)
+		s, err := openServer(ctx, cfg, h.self, d, copyVault{h, d.Name})
 		if err != nil {
 			return err
 		}

@@ -36,7 +36,7 @@ backup: { records: { vault: main, full: "daily 01:00" } }
 		{"how a service runs", "instances: 2", "instances: 1, port: 8080, route: \"http://:8081\", ready: /up, env: { A: b }", ""},
 		{"a setting that is reloaded, one that needs a restart", "standbys: 1,", "standbys: 1, parameters: { work_mem: 8MB, max_connections: 50 },", ""},
 		{"every listener", "standbys: 1,", "standbys: 1, listen: { write: 6000, read: 6001, max_lag: 5s, read_fallback: primary, path: kernel },", ""},
-		{"where the programs lie, limits", "standbys: 1,", "standbys: 1, bin_dir: /opt/pg, copy_limit: 5MB/s, slots: { max: 1GB, after: 2h }, disk_full: failover,", ""},
+		{"where the programs lie, limits", "standbys: 1,", "standbys: 1, bin_dir: /opt/pg, copy_limit: 5MB/s, copy_from: [standby, primary], slots: { max: 1GB, after: 2h }, disk_full: failover,", ""},
 		{"a fault domain, an objective", "a: { address: 10.0.0.1 }", "a: { address: 10.0.0.1, fault_domain: x }", ""},
 		{"a backup's schedule", "full: \"daily 01:00\"", "full: \"daily 02:00\", pitr: 3d", ""},
 		{"another major version", "postgres: 15", "postgres: 16", "database records"},

@@ -181,6 +181,12 @@ func (c *checker) databases() {
 				Meaning: "Such a session is opened read-only by read_url, and a client that turns that off can write there, as safely as through the other listener.",
 				Remedy:  "leave read_fallback out if nothing may ever be written through it"}, path+".listen.read_fallback", path)
 		}
+		if len(d.CopyFrom) > 0 && !slices.Contains(d.CopyFrom, CopyFromPrimary) && d.Standbys > 0 {
+			c.warn(problem.Problem{Code: "plan.copies-not-from-primary", Subject: d.Name, Severity: problem.Note,
+				Title:   "a lost standby is made of " + copySources(d.CopyFrom) + ", and never of the primary",
+				Meaning: "While none of these can give a copy, the database goes on with one copy less, and says so.",
+				Remedy:  "name primary last in copy_from if it may be copied after all"}, path+".copy_from", path)
+		}
 		if len(d.OnTrouble.Run) > 0 && d.Standbys > 0 {
 			c.warn(problem.Problem{Code: "plan.takeover-waits-for-command", Subject: d.Name, Severity: problem.Note,
 				Title:   fmt.Sprintf("a takeover waits up to %s for on_trouble where its disk refuses or hangs, or a restart did not help", FormatDuration(d.OnTrouble.Limit)),

@@ -56,6 +56,9 @@ func (d *differ) database(old, db Database) {
 	if old.CopyLimit != db.CopyLimit {
 		d.add(subject, Nothing, "making a standby may move %s (was %s)", rateOrAny(db.CopyLimit), rateOrAny(old.CopyLimit))
 	}
+	if !slices.Equal(old.CopyFrom, db.CopyFrom) {
+		d.add(subject, Nothing, "a standby is made of %s (was %s)", copySources(db.CopyFrom), copySources(old.CopyFrom))
+	}
 	if old.SlotMax != db.SlotMax || old.SlotAfter != db.SlotAfter {
 		d.add(subject, Reloads, "up to %s of log, or %s, are kept for a standby that is away", formatSize(db.SlotMax), FormatDuration(db.SlotAfter))
 	}
@@ -223,6 +226,14 @@ func folder(dir string) string {
 		return "the usual place"
 	}
 	return dir
+}
+
+// copySources are what a standby is made of, in words.
+func copySources(from []string) string {
+	if len(from) == 0 {
+		from = []string{CopyFromStandby, CopyFromPrimary}
+	}
+	return strings.Join(from, ", else ")
 }
 
 func rateOrAny(n int64) string {

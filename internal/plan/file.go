@@ -62,6 +62,7 @@ type (
 		roles          located[[]named[roleFile]]
 		parameters     located[[]named[string]]
 		copyLimit      located[int64]
+		copyFrom       located[[]located[string]]
 		slots          located[slotsFile]
 		diskFull       located[string]
 		salvage        located[salvageFile]
@@ -195,6 +196,7 @@ func database(dir string) form[databaseFile] {
 		key("roles", byName(sqlName(), role(dir)), "Login roles.", func(f *databaseFile) *located[[]named[roleFile]] { return &f.roles }),
 		key("parameters", byName(parameterName(), anyScalar("a PostgreSQL value")), "PostgreSQL settings that Holdfast does not reserve.", func(f *databaseFile) *located[[]named[string]] { return &f.parameters }),
 		key("copy_limit", rate(), "Most that making a standby may move, such as 50MB/s (default: no limit).", func(f *databaseFile) *located[int64] { return &f.copyLimit }),
+		key("copy_from", listOf(oneOf(CopyFromStandby, CopyFromVault, CopyFromPrimary)), "What a standby is made of, best first: standby, vault, primary (default [standby, primary]). What is not named is not used.", func(f *databaseFile) *located[[]located[string]] { return &f.copyFrom }),
 		key("slots", slots(), "How much log is kept for a standby that is away; it is copied anew after that.", func(f *databaseFile) *located[slotsFile] { return &f.slots }),
 		key("disk_full", oneOf("read-only", "failover"), "What a primary does whose disk is nearly full: stop taking writes (default), or hand over to a standby that has room.", func(f *databaseFile) *located[string] { return &f.diskFull }),
 		key("salvage", salvage(dir), "What becomes of commits that a forced failover gave up: keep (default: they wait for a person), or a mapping with discard, export or command.", func(f *databaseFile) *located[salvageFile] { return &f.salvage }),

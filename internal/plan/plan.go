@@ -132,6 +132,7 @@ type Database struct {
 	Roles          []Role
 	Parameters     []Parameter // postgresql.conf settings that Holdfast does not reserve
 	CopyLimit      int64       // bytes a second that making a standby may move; 0 = no limit
+	CopyFrom       []string    // what a standby is made of, best first; nil = a standby, then the primary
 	SlotMax        int64       // bytes of log that are kept at most for a standby that is away
 	SlotAfter      time.Duration
 	DiskFull       string // what a primary does whose disk is nearly full: read-only, failover
@@ -152,6 +153,13 @@ func (t Trouble) String() string {
 	}
 	return fmt.Sprintf("%s runs, for at most %s", strings.Join(t.Run, " "), FormatDuration(t.Limit))
 }
+
+// What a standby is made of.
+const (
+	CopyFromStandby = "standby"
+	CopyFromVault   = "vault"
+	CopyFromPrimary = "primary"
+)
 
 // The paths of a listener.
 const (

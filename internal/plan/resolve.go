@@ -47,6 +47,7 @@ func resolve(ms *mistakes, f planFile) *Plan {
 		p.Backups = append(p.Backups, resolveBackup(ms, p, b))
 	}
 	filesApart(ms, p, f)
+	copiesFromVaults(ms, p, f)
 	portClashes(ms, p, f)
 	return p
 }

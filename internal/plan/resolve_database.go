@@ -46,6 +46,7 @@ func resolveDatabase(ms *mistakes, p *Plan, index int, d named[databaseFile]) Da
 	}
 	db.Roles = resolveRoles(ms, path, f.roles.value)
 	db.CopyLimit, db.DiskFull = f.copyLimit.value, f.diskFull.or("read-only")
+	db.CopyFrom = resolveCopyFrom(ms, path.to("copy_from"), f.copyFrom.value)
 	db.Salvage = f.salvage.value.resolved()
 	db.SlotMax, db.SlotAfter = f.slots.value.max.or(8<<30), f.slots.value.after.or(time.Hour)
 	db.OnTrouble = resolveTrouble(ms, path.to("on_trouble"), f.onTrouble)
@@ -57,6 +58,35 @@ func resolveDatabase(ms *mistakes, p *Plan, index int, d named[databaseFile]) Da
 		db.Parameters = append(db.Parameters, Parameter{Name: param.name, Value: param.value})
 	}
 	return db
+}
+
+// resolveCopyFrom are the sources of copies, each once.
+func resolveCopyFrom(ms *mistakes, path keyPath, written []located[string]) []string {
+	var out []string
+	for _, s := range written {
+		switch {
+		case !s.written():
+		case slices.Contains(out, s.value):
+			ms.add(s.at, path, "names %q twice (allowed: each once, best first)", s.value)
+		default:
+			out = append(out, s.value)
+		}
+	}
+	return out
+}
+
+// copiesFromVaults refuses a vault as the source of a database that has none.
+func copiesFromVaults(ms *mistakes, p *Plan, f planFile) {
+	for _, d := range f.databases.value {
+		if _, ok := p.BackupOf(d.name); ok {
+			continue
+		}
+		for _, s := range d.value.copyFrom.value {
+			if s.value == CopyFromVault {
+				ms.add(s.at, keyPath{"databases", d.name, "copy_from"}, "names the vault, and the database is not backed up to one (add it to backup, or leave vault out)")
+			}
+		}
+	}
 }
 
 // resolveTrouble is the command for a primary in trouble. Hosts look for it where the plan says, in no release.

@@ -212,6 +212,7 @@ func showDatabase(d Database) mapping {
 	if d.CopyLimit > 0 {
 		m.put("copy_limit", formatSize(d.CopyLimit)+"/s")
 	}
+	m.putList("copy_from", d.CopyFrom)
 	m.put("slots", mapping{{Key: "max", Value: formatSize(d.SlotMax)}, {Key: "after", Value: FormatDuration(d.SlotAfter)}})
 	m.put("disk_full", d.DiskFull)
 	m.put("salvage", d.Salvage.shown(d.Name))

@@ -179,6 +179,11 @@ func (r *run) mendChunks(ctx context.Context, reader *vault.Reader, f *os.File, 
 		if reader.Same(k, buf[:n]) {
 			r.kept.Add(k.Length)
 		} else {
+			if r.o.Pace != nil {
+				if err := r.o.Pace(ctx, int(k.Length)); err != nil {
+					return err
+				}
+			}
 			content, err := reader.Fetch(ctx, k)
 			if err != nil {
 				return err

@@ -48,7 +48,8 @@ type Options struct {
 	Pace         func(ctx context.Context, bytes int) error // waits until so much more may be written; nil = no limit
 	Log          *slog.Logger                               // nil = silent
 
-	marked bool // the caller takes the marker away
+	marked  bool     // the caller takes the marker away
+	replica *filling // it becomes a standby's data; nil = a server of its own
 }
 
 // Action is what a restored server does when it reaches the target.
@@ -64,6 +65,7 @@ const (
 type Progress struct {
 	Phase string // files, log, finish
 	Done  int64  // bytes
+	Kept  int64  // of those, how many were right already
 	Total int64
 	Took  time.Duration
 }
@@ -156,6 +158,9 @@ func (r *run) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if r.o.replica != nil {
+		return r.finishReplica(ctx, reader, control)
+	}
 	total := int64(len(r.o.Choice.Pieces)) * int64(r.o.Choice.Backup.SegmentSize)
 	stop = r.reporter("log", total)
 	err = r.placeLog(ctx, total)
@@ -232,6 +237,9 @@ func (r *run) claimOver(found string) error {
 	r.again = true
 	if err := stopped(r.o.Dir, c.Backup.Database); err != nil {
 		return err
+	}
+	if r.o.replica != nil { // whose files they are has been proven
+		return nil
 	}
 	interrupted, err := leftBehind(r.o.Dir, c)
 	if interrupted || err != nil {
@@ -365,9 +373,13 @@ func (r *run) placeLog(ctx context.Context, total int64) error {
 			Title: fmt.Sprintf("%d MB of log lead to %s, more than %d MB", total>>20, c.Target, r.o.LogMax>>20), Meaning: "The directory was not finished and cannot start.",
 			Remedy: "restore with a fetch command, or allow more log beside the data"}
 	}
+	return r.placePieces(ctx, log, total)
+}
+
+func (r *run) placePieces(ctx context.Context, log *vault.Log, total int64) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(r.o.Workers)
-	for _, p := range c.Pieces {
+	for _, p := range r.o.Choice.Pieces {
 		if ctx.Err() != nil {
 			break
 		}
@@ -468,7 +480,7 @@ func (r *run) reporter(phase string, total int64) (stop func()) {
 	}
 	r.done.Store(0)
 	tell := func() {
-		r.o.Progress(Progress{Phase: phase, Done: r.done.Load(), Total: total, Took: time.Since(r.began)})
+		r.o.Progress(Progress{Phase: phase, Done: r.done.Load(), Kept: r.kept.Load(), Total: total, Took: time.Since(r.began)})
 	}
 	quit, gone := make(chan struct{}), make(chan struct{})
 	go func() {

@@ -39,6 +39,9 @@ type World interface {
 
 	// Server is the server of another host of the same database.
 	Server(host string) *Server
+
+	// Vault is what was brought away.
+	Vault() *Vault
 }
 
 // Observer is told what matters to checkers.

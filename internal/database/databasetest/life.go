@@ -2,6 +2,7 @@ package databasetest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -301,6 +302,9 @@ func (s *Server) remember(kind database.Kind, err error) error {
 	s.failed, s.failedKind = "", ""
 	if err != nil {
 		s.failed, s.failedKind = err.Error(), kind
+		if errors.Is(err, context.Canceled) { // overtaken, and no source's fault
+			s.failedFrom = ""
+		}
 	}
 	return err
 }

@@ -107,20 +107,9 @@ func (s *Server) openSource(ctx context.Context, from, primary database.Endpoint
 		return nil, about{}, err
 	}
 	defer closeSession(head)
-	lead, err := s.askAbout(ctx, head, primary.Host)
+	lead, err := s.askPrimary(ctx, head, primary.Host)
 	if err != nil {
 		return nil, about{}, err
-	}
-	if lead.recovering {
-		return nil, about{}, fmt.Errorf("the server on %s is no primary: %w", primary.Host, database.ErrStale)
-	}
-	if len(lead.outside) > 0 {
-		return nil, about{}, &problem.Problem{
-			Code: "database.tablespaces", Subject: s.cfg.Database, Severity: problem.Critical,
-			Title:   "it has tablespaces outside its data directory: " + strings.Join(lead.outside, ", "),
-			Meaning: "They would not be in a copy, so this host gets none. The copies that exist go on.",
-			Remedy:  "move the objects to the default tablespace: ALTER TABLE ... SET TABLESPACE pg_default; then DROP TABLESPACE",
-		}
 	}
 	conn, err := s.connectNamed(ctx, from, copyName)
 	if err != nil {
@@ -144,6 +133,25 @@ func (s *Server) openSource(ctx context.Context, from, primary database.Endpoint
 		return nil, about{}, err
 	}
 	return &source{conn: conn, pages: a.pages}, a, nil
+}
+
+// askPrimary proves that a server is a primary that a standby can be made for.
+func (s *Server) askPrimary(ctx context.Context, conn *pgx.Conn, host string) (about, error) {
+	lead, err := s.askAbout(ctx, conn, host)
+	switch {
+	case err != nil:
+		return about{}, err
+	case lead.recovering:
+		return about{}, fmt.Errorf("the server on %s is no primary: %w", host, database.ErrStale)
+	case len(lead.outside) > 0:
+		return about{}, &problem.Problem{
+			Code: "database.tablespaces", Subject: s.cfg.Database, Severity: problem.Critical,
+			Title:   "it has tablespaces outside its data directory: " + strings.Join(lead.outside, ", "),
+			Meaning: "They would not be in a copy, so this host gets none. The copies that exist go on.",
+			Remedy:  "move the objects to the default tablespace: ALTER TABLE ... SET TABLESPACE pg_default; then DROP TABLESPACE",
+		}
+	}
+	return lead, nil
 }
 
 // connectNamed is connectPeer under an application name of its own.
@@ -178,6 +186,10 @@ func (s *Server) hasRoom(files []replica.File) error {
 			more += f.Size
 		}
 	}
+	return s.hasRoomFor(more)
+}
+
+func (s *Server) hasRoomFor(more int64) error {
 	free, err := s.cfg.Free(s.at.dir)
 	if err != nil {
 		return err
@@ -227,7 +239,7 @@ func (s *Server) copyData(ctx context.Context, main *source, from, primary datab
 	if err != nil {
 		return err
 	}
-	tell := s.tellCopy(from)
+	tell := s.tellCopy("copying", from.Host)
 	_, copyLimit := s.limits()
 	o := replica.Options{Dir: s.at.data, UID: -1, GID: -1, Limit: copyLimit, Clock: s.clock, Progress: tell}
 	if s.owner.change {
@@ -415,7 +427,7 @@ func (s *Server) copyHistories(ctx context.Context, c *replica.Copier, main *sou
 const tellEvery = time.Second
 
 // tellCopy turns bytes into words: how far, how much travelled, how fast, how long still.
-func (s *Server) tellCopy(from database.Endpoint) func(replica.Progress) {
+func (s *Server) tellCopy(doing, from string) func(replica.Progress) {
 	began := s.clock.Now()
 	var told time.Time
 	return func(p replica.Progress) {
@@ -424,17 +436,17 @@ func (s *Server) tellCopy(from database.Endpoint) func(replica.Progress) {
 			return
 		}
 		told = now
-		s.setProgress(copyText(from.Host, p, now.Sub(began)))
+		s.setProgress(copyText(doing, from, p, now.Sub(began)))
 	}
 }
 
 // copyText is a copy's progress for people.
-func copyText(from string, p replica.Progress, took time.Duration) string {
+func copyText(doing, from string, p replica.Progress, took time.Duration) string {
 	share := int64(100)
 	if p.Total > 0 {
 		share = min(100, 100*p.Settled/p.Total)
 	}
-	text := fmt.Sprintf("copying from %s: %d %% of %s, %s moved", from, share, bytesText(p.Total), bytesText(p.Moved))
+	text := fmt.Sprintf("%s from %s: %d %% of %s, %s moved", doing, from, share, bytesText(p.Total), bytesText(p.Moved))
 	if seconds := took.Seconds(); seconds >= 1 && p.Settled > 0 {
 		left := time.Duration(float64(max(0, p.Total-p.Settled)) / (float64(p.Settled) / seconds) * float64(time.Second))
 		text += fmt.Sprintf(", %s/s, %s left", bytesText(int64(float64(p.Moved)/seconds)), left.Round(time.Second))

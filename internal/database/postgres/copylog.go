@@ -412,10 +412,15 @@ func (l *logStream) moveSlot(ctx context.Context) error {
 		}
 		l.lead = lead
 	}
-	_, err := l.lead.Exec(ctx, `SELECT pg_replication_slot_advance(slot_name, least($2::pg_lsn, pg_current_wal_flush_lsn())) FROM pg_replication_slots
- WHERE slot_name = $1 AND NOT active AND wal_status <> 'lost' AND restart_lsn < $2::pg_lsn AND NOT pg_is_in_recovery()`, l.slot, l.next.String())
+	return advance(ctx, l.lead, l.slot, l.next)
+}
+
+// advance moves a slot that nobody streams through on, as far as its primary has flushed.
+func advance(ctx context.Context, lead *pgx.Conn, slot string, to database.LSN) error {
+	_, err := lead.Exec(ctx, `SELECT pg_replication_slot_advance(slot_name, least($2::pg_lsn, pg_current_wal_flush_lsn())) FROM pg_replication_slots
+ WHERE slot_name = $1 AND NOT active AND wal_status <> 'lost' AND restart_lsn < $2::pg_lsn AND NOT pg_is_in_recovery()`, slot, to.String())
 	if err != nil {
-		return fmt.Errorf("move the slot %s on %s: %w", l.slot, l.primary.Host, err)
+		return fmt.Errorf("move the slot %s to %s: %w", slot, to, err)
 	}
 	return nil
 }

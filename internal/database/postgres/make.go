@@ -37,6 +37,9 @@ func (s *Server) long(kind database.Kind, job func() error) error {
 	if err != nil {
 		err = fmt.Errorf("%s the data directory: %w", kind, err)
 		s.now.failed = err.Error()
+		if errors.Is(err, context.Canceled) { // overtaken, and no source's fault
+			s.now.from = ""
+		}
 		_ = errors.As(err, &s.now.trouble) // nil where no person is needed
 		if state, _, serr := s.dataState(); serr != nil || state != database.DataPresent || errors.Is(err, database.ErrNeedsClone) {
 			s.now.kind = kind // trying the same again cannot help: the data are no longer what it needs

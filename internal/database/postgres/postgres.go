@@ -46,6 +46,8 @@ type Config struct {
 	CopyLimit  int64       // bytes a second that a copy may move to this host; 0 = no limit
 	Parameters []Parameter // applied over the defaults; what Holdfast reserves is refused
 
+	Vault Vault `json:"-"` // that copies may be made of; nil = none
+
 	Executable  string // the holdfast program, for `holdfast keeper`
 	GateControl string // Unix socket that the keeper asks to cut clients before it fences; "" = none
 

@@ -99,6 +99,7 @@ type Node struct {
 type Options struct {
 	Roles      []postgres.Role
 	Parameters []postgres.Parameter
+	Vault      postgres.Vault // that copies may be made of; nil = none
 }
 
 // New makes one server for each address, the hosts being called b1, b2 and so on. None is initialised.
@@ -127,7 +128,7 @@ func New(t testing.TB, o Options, addresses ...string) []*Node {
 		n.Config = postgres.Config{
 			Database: "orders", Host: n.Endpoint.Host, Address: address, Port: n.Endpoint.Port,
 			Dir: filepath.Join(dir, n.Endpoint.Host, "db"), Major: major, CertDir: certs,
-			Roles: o.Roles, Parameters: o.Parameters, Executable: self,
+			Roles: o.Roles, Parameters: o.Parameters, Vault: o.Vault, Executable: self,
 		}
 		if testing.Verbose() {
 			n.Config.Log = slog.New(slog.NewTextHandler(t.Output(), nil)).With("host", n.Endpoint.Host)

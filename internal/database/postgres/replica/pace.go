@@ -11,8 +11,8 @@ import (
 // burst is how much may come over at once after a pause.
 const burst = 250 * time.Millisecond
 
-// pace lets bytes pass at a limited rate, whoever asks for them.
-type pace struct {
+// Pace lets bytes pass at a limited rate, whoever asks for them.
+type Pace struct {
 	limit int64 // bytes a second; 0 = all pass
 	clock clock.Clock
 
@@ -20,10 +20,11 @@ type pace struct {
 	next time.Time  // when all that was let pass is paid for
 }
 
-func newPace(limit int64, c clock.Clock) *pace { return &pace{limit: limit, clock: c} }
+// NewPace lets limit bytes a second pass; 0 = all.
+func NewPace(limit int64, c clock.Clock) *Pace { return &Pace{limit: limit, clock: c} }
 
-// take waits until n bytes may come over.
-func (p *pace) take(ctx context.Context, n int64) error {
+// Take waits until n bytes may come over.
+func (p *Pace) Take(ctx context.Context, n int64) error {
 	if p.limit <= 0 {
 		return ctx.Err()
 	}
@@ -42,7 +43,7 @@ func (p *pace) take(ctx context.Context, n int64) error {
 }
 
 // owe books n bytes and tells how long to wait before they may come.
-func (p *pace) owe(n int64) time.Duration {
+func (p *Pace) owe(n int64) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := p.clock.Now()

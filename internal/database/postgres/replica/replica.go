@@ -72,8 +72,8 @@ type Progress struct {
 type Copier struct {
 	o    Options
 	root *os.Root
-	pace *pace
-	log  *pace // of what is paid first
+	pace *Pace
+	log  *Pace // of what is paid first
 
 	total          int64
 	settled, moved atomic.Int64
@@ -105,7 +105,7 @@ func New(o Options) (*Copier, error) {
 	if o.Clock == nil {
 		o.Clock = clock.Real()
 	}
-	return &Copier{o: o, root: root, pace: newPace(o.Limit, o.Clock), log: newPace(o.Limit, o.Clock), files: map[string]*target{}}, nil
+	return &Copier{o: o, root: root, pace: NewPace(o.Limit, o.Clock), log: NewPace(o.Limit, o.Clock), files: map[string]*target{}}, nil
 }
 
 // Close lets the directory go.
@@ -118,7 +118,7 @@ func (c *Copier) PayFirst(ctx context.Context, n int64) error {
 		c.pace.owe(n)
 	}
 	c.moved.Add(n)
-	return c.log.take(ctx, n)
+	return c.log.Take(ctx, n)
 }
 
 // Moved is how many bytes came over.

@@ -252,9 +252,9 @@ func (fired) Reset(time.Duration) bool { return true }
 func TestTheRateIsLimited(t *testing.T) {
 	c := &still{now: time.Unix(1000, 0)}
 	began := c.now
-	p := newPace(10<<20, c)
+	p := NewPace(10<<20, c)
 	for range 50 {
-		must(t, p.take(t.Context(), 1<<20))
+		must(t, p.Take(t.Context(), 1<<20))
 	}
 	took := c.now.Sub(began)
 	if took < 4500*time.Millisecond || took > 5*time.Second {
@@ -262,7 +262,7 @@ func TestTheRateIsLimited(t *testing.T) {
 	}
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := newPace(0, c).take(ended, 1); !errors.Is(err, context.Canceled) {
+	if err := NewPace(0, c).Take(ended, 1); !errors.Is(err, context.Canceled) {
 		t.Errorf("a copy that has ended went on: %v", err)
 	}
 }

@@ -123,7 +123,7 @@ func (w *worker) move(ctx context.Context, f *os.File, u unit, differ []bool) er
 
 // fetch brings n bytes over; more is false when the source's file ends before they do.
 func (w *worker) fetch(ctx context.Context, f *os.File, t *target, at int64, n int) (more bool, err error) {
-	if err := w.c.pace.take(ctx, int64(n)); err != nil {
+	if err := w.c.pace.Take(ctx, int64(n)); err != nil {
 		return false, err
 	}
 	data, err := w.source.Read(ctx, t.Path, at, n)
