@@ -74,4 +74,26 @@ func TestAMomentComesBackBesideTheLiveDatabase(t *testing.T) {
 		t.Errorf("a second time: %v\n%s", err, out)
 	}
 	load.Recovered()
+
+	held := run("backup", "list", "records", "--output", "json") // the end of the newest backup is a moment that is surely there
+	var listed []struct {
+		Backups []struct {
+			Stop string `json:"stop_lsn"`
+		}
+	}
+	if err := json.Unmarshal([]byte(held), &listed); err != nil || len(listed) == 0 || len(listed[0].Backups) == 0 {
+		t.Fatalf("%v\n%s", err, held)
+	}
+	was, moment := w.Await("all is well", recoverMax, lab.Well), listed[0].Backups[0].Stop
+	run("restore", "database", "records", "--at", moment, "--in-place", "--dry-run")
+	if text := run("restore", "database", "records", "--at", moment, "--in-place", "--yes"); !strings.Contains(text, "_kept_") {
+		t.Errorf("%s", text)
+	}
+	st = w.Await("all is well behind the restore in place", recoverMax, lab.Well)
+	if st.Databases[0].Epoch != was.Databases[0].Epoch || st.Databases[0].Timeline != was.Databases[0].Timeline {
+		t.Errorf("epoch %d and timeline %d, were %d and %d", st.Databases[0].Epoch, st.Databases[0].Timeline, was.Databases[0].Epoch, was.Databases[0].Timeline)
+	}
+	run("restore", "undo", "records", "--dry-run")
+	run("restore", "undo", "records", "--yes")
+	load.Recovered()
 }

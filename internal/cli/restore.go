@@ -71,7 +71,7 @@ When the whole database is wanted at a moment: holdfast restore database NAME --
 	cmd.Flags().StringVar(&w.scratch, "scratch", "", "where the copy is made (default: scratch below the data root)")
 	cmd.Flags().BoolVar(&w.keep, "keep", false, "keep the copy's files")
 	outputFlag(cmd, &w.output)
-	cmd.AddCommand(restoreDatabaseCommand(), restoreFilesCommand(), restoreReleaseCommand(), restoreStopCommand(), restoreStartCommand())
+	cmd.AddCommand(restoreDatabaseCommand(), restoreFilesCommand(), restoreReleaseCommand(), restoreStopCommand(), restoreStartCommand(), restoreUndoCommand())
 	return cmd
 }
 

@@ -29,13 +29,14 @@ type databaseWords struct {
 	yes            bool
 	beside         asWords
 	spaces         map[string]string
+	inPlace        inPlaceWords
 }
 
 func restoreDatabaseCommand() *cobra.Command {
 	var w databaseWords
 	cmd := &cobra.Command{
-		Use:   "database NAME --to DIR | --as NEWNAME",
-		Short: "Restore a whole database at a moment beside the live one: to a directory, or as a server of another name",
+		Use:   "database NAME --to DIR | --as NEWNAME | --in-place",
+		Short: "Restore a whole database at a moment: to a directory, as a server of another name, or in place",
 		Long: `Takes the base backup and the log that lead to the moment from the vault, writes them to an empty directory and
 replays the log once, so that what lies there afterwards is a whole database. The live one is not touched.
 
@@ -52,7 +53,12 @@ What was restored stays to itself: it listens on no address and archives nothing
 
 --as NEWNAME restores and lets a server of that name run, on this machine's host, which listens on loopback with the
 roles and passwords of that moment. The agent keeps it running and holdfast status lists it, until holdfast restore stop
-NEWNAME. It archives nothing, follows nobody and nobody can follow it.`,
+NEWNAME. It archives nothing, follows nobody and nobody can follow it.
+
+--in-place brings the running, highly available database back to the moment, by its content: each SQL database as it was
+then is loaded on the primary beside the live one, and then their names are exchanged in one transaction. What was live is
+kept under another name; holdfast restore undo NAME takes it back. Standbys, listeners and the archive go on. Roles, and the
+SQL database postgres, are left as they are. It takes room for both, and runs on the machine of the primary.`,
 		Example: `  holdfast restore database records --to /srv/restored
   holdfast restore database records --at "2026-11-20 14:30:00" --to /srv/restored --dry-run
   holdfast restore database records --at before:xid:812 --to /srv/restored
@@ -60,7 +66,9 @@ NEWNAME. It archives nothing, follows nobody and nobody can follow it.`,
   holdfast restore database records --to /srv/restored --delta --dry-run
   holdfast restore database records --to /srv/restored --tablespace fast=/ssd/restored
   holdfast restore database records --to /srv/restored --vault file:///mnt/vault --key vault.key
-  holdfast restore database records --at "10m ago" --as records-before`,
+  holdfast restore database records --at "10m ago" --as records-before
+  holdfast restore database records --at "10m ago" --in-place --dry-run
+  holdfast restore database records --at "10m ago" --in-place --database clinic`,
 		Args: usageArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := w.check(); err != nil {
@@ -73,6 +81,9 @@ NEWNAME. It archives nothing, follows nobody and nobody can follow it.`,
 			at.Timeline = w.timeline
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT) // the server that replays ends too
 			defer stop()
+			if w.inPlace.wanted {
+				return w.goBack(ctx, cmd, args[0], at)
+			}
 			return w.run(ctx, cmd, args[0], at)
 		},
 	}
@@ -87,6 +98,7 @@ NEWNAME. It archives nothing, follows nobody and nobody can follow it.`,
 	cmd.Flags().Uint32Var(&w.timeline, "timeline", 0, "follow this timeline (default: the newest that leads there)")
 	cmd.Flags().StringToStringVar(&w.spaces, "tablespace", nil, "NAME=DIR: where a tablespace shall lie (default: in a directory beside --to that ends in .tablespaces); may be given more than once")
 	w.beside.add(cmd)
+	w.inPlace.add(cmd)
 	outputFlag(cmd, &w.output)
 	return cmd
 }
@@ -98,8 +110,11 @@ func (w *databaseWords) check() error {
 	if err := w.beside.check(w); err != nil {
 		return err
 	}
-	if w.to == "" && w.beside.name == "" {
-		return fmt.Errorf("--to says which empty directory to restore to, and --as under which name to let a server run: %w", errUsage)
+	if err := w.inPlace.check(w); err != nil {
+		return err
+	}
+	if w.to == "" && w.beside.name == "" && !w.inPlace.wanted {
+		return fmt.Errorf("--to says which empty directory to restore to, --as under which name to let a server run, --in-place that the running one goes back: %w", errUsage)
 	}
 	return w.from.check()
 }

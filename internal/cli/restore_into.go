@@ -35,7 +35,7 @@ func (w *tableWords) bringInto(ctx context.Context, cmd *cobra.Command, name str
 	if err != nil {
 		return err
 	}
-	d, b, err := a.backupOf(name)
+	d, _, err := a.backupOf(name)
 	if err != nil {
 		return err
 	}
@@ -43,33 +43,15 @@ func (w *tableWords) bringInto(ctx context.Context, cmd *cobra.Command, name str
 	if err != nil {
 		return err
 	}
-	primary, err := a.livePrimaryHost(ctx, d)
+	o, closeAll, err := a.intoOptions(ctx, name, at, w.scratch)
 	if err != nil {
 		return err
 	}
-	live, err := a.sockets(d, primary)
-	if err != nil {
-		return err
-	}
-	owner, err := restore.DefaultOwner()
-	if err != nil {
-		return err
-	}
-	dir, err := a.scratchDir(w.scratch)
-	if err != nil {
-		return err
-	}
-	v, err := a.openVault(ctx, b.Vault)
-	if err != nil {
-		return err
-	}
-	defer closeVault(ctx, v)
+	defer closeAll()
 	began := time.Now()
 	line := newProgressLine(cmd.ErrOrStderr())
-	n, err := restore.OpenInto(ctx, restore.IntoOptions{
-		Vault: v, Database: name, At: at, Inside: inside, Table: w.table, Into: w.into, Dir: dir, Owner: owner, BinDir: d.BinDir, Progress: line.restored,
-		Live: live,
-	})
+	o.Inside, o.Table, o.Into, o.Progress = inside, w.table, w.into, line.restored
+	n, err := restore.OpenInto(ctx, o)
 	line.end()
 	if err != nil {
 		return err
@@ -92,6 +74,32 @@ func (w *tableWords) bringInto(ctx context.Context, cmd *cobra.Command, name str
 		return writeJSON(cmd.OutOrStdout(), out)
 	}
 	return writeIntoOutcome(cmd.OutOrStdout(), out)
+}
+
+// intoOptions leads to the vault and to the live primary. closeAll closes the vault.
+func (a application) intoOptions(ctx context.Context, name string, at restore.Target, scratch string) (o restore.IntoOptions, closeAll func(), err error) {
+	d, b, err := a.backupOf(name)
+	if err != nil {
+		return o, nil, err
+	}
+	primary, err := a.livePrimaryHost(ctx, d)
+	if err != nil {
+		return o, nil, err
+	}
+	o = restore.IntoOptions{Database: name, At: at, BinDir: d.BinDir}
+	if o.Live, err = a.sockets(d, primary); err != nil {
+		return o, nil, err
+	}
+	if o.Owner, err = restore.DefaultOwner(); err != nil {
+		return o, nil, err
+	}
+	if o.Dir, err = a.scratchDir(scratch); err != nil {
+		return o, nil, err
+	}
+	if o.Vault, err = a.openVault(ctx, b.Vault); err != nil {
+		return o, nil, err
+	}
+	return o, func() { closeVault(ctx, o.Vault) }, nil
 }
 
 func (w *tableWords) writeInto(ctx context.Context, cmd *cobra.Command, n *restore.Into, out broughtInto) (bool, error) {

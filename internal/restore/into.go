@@ -66,41 +66,55 @@ func OpenInto(ctx context.Context, o IntoOptions) (n *Into, err error) {
 			err = errors.Join(err, n.Close(context.WithoutCancel(ctx)))
 		}
 	}()
-	c, err := Load(ctx, o.Vault, o.Database)
-	if err != nil {
-		return n, err
-	}
-	if n.Choice, err = Choose(c, o.At); err != nil {
-		return n, err
-	}
-	if n.o.BinDir == "" {
-		if n.o.BinDir, err = FindBinDir(n.Choice.Backup.ServerVersion / 10000); err != nil {
-			return n, err
-		}
-	}
-	if err := hasPrograms(n.o.BinDir, "pg_dump", "psql"); err != nil { // before an hour of restoring
+	if err := n.choose(ctx); err != nil {
 		return n, err
 	}
 	if err := n.nameIsFree(ctx); err != nil {
 		return n, err
 	}
-	if n.Dir, err = os.MkdirTemp(o.Dir, "into-"); err != nil {
-		return n, err
-	}
-	if err := os.Chmod(n.Dir, 0o755); err != nil {
-		return n, err
-	}
-	data := filepath.Join(n.Dir, "data")
-	if _, err := Run(ctx, Options{Vault: o.Vault, Choice: n.Choice, Dir: data, Owner: o.Owner, Throwaway: true, Progress: o.Progress}); err != nil {
-		return n, err
-	}
-	if n.scratch, err = Recover(ctx, n.Choice, Promote, ScratchOptions{Dir: data, BinDir: n.o.BinDir, Owner: o.Owner, Settings: o.Settings}); err != nil {
+	if err := n.restore(ctx); err != nil {
 		return n, err
 	}
 	if o.Table == "" {
 		return n, n.lookAtDatabase(ctx)
 	}
 	return n, n.lookAtTable(ctx)
+}
+
+// restore makes the scratch server.
+func (n *Into) restore(ctx context.Context) error {
+	var err error
+	if n.Dir, err = os.MkdirTemp(n.o.Dir, "into-"); err != nil {
+		return err
+	}
+	if err := os.Chmod(n.Dir, 0o755); err != nil {
+		return err
+	}
+	data := filepath.Join(n.Dir, "data")
+	if _, err := Run(ctx, Options{Vault: n.o.Vault, Choice: n.Choice, Dir: data, Owner: n.o.Owner, Throwaway: true, Progress: n.o.Progress}); err != nil {
+		return err
+	}
+	if n.scratch, err = Recover(ctx, n.Choice, Promote, ScratchOptions{Dir: data, BinDir: n.o.BinDir, Owner: n.o.Owner, Settings: n.o.Settings}); err != nil {
+		return err
+	}
+	return nil
+}
+
+// choose finds the way to the moment, and the programs that it takes.
+func (n *Into) choose(ctx context.Context) error {
+	c, err := Load(ctx, n.o.Vault, n.o.Database)
+	if err != nil {
+		return err
+	}
+	if n.Choice, err = Choose(c, n.o.At); err != nil {
+		return err
+	}
+	if n.o.BinDir == "" {
+		if n.o.BinDir, err = FindBinDir(n.Choice.Backup.ServerVersion / 10000); err != nil {
+			return err
+		}
+	}
+	return hasPrograms(n.o.BinDir, "pg_dump", "psql") // before an hour of restoring
 }
 
 // Close ends the scratch server and removes the copy.
@@ -161,33 +175,67 @@ func (n *Into) lookAtDatabase(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = then.Close(ctx) }() // only asked
-	var there bool
-	err = then.QueryRow(ctx, "select count(*) > 0, coalesce(max(pg_database_size(oid)), 0) from pg_database where datname = $1 and not datistemplate", n.o.Inside).Scan(&there, &n.Bytes)
-	if err != nil {
-		return fmt.Errorf("look for database %s: %w", n.o.Inside, err)
+	if n.Bytes, err = sizeOf(ctx, then, n.o.Inside); err != nil {
+		return err
 	}
-	if !there {
+	if n.Bytes == 0 {
 		return notThen(n.o.Inside, n.o.At)
 	}
-	return n.rolesExist(ctx, then)
+	if err := n.rolesExist(ctx, then, n.o.Inside); err != nil {
+		return err
+	}
+	return n.roomFor(ctx, n.Bytes)
+}
+
+// sizeOf is how large a database is, 0 when there is none of that name.
+func sizeOf(ctx context.Context, conn *pgx.Conn, name string) (int64, error) {
+	var bytes int64
+	if err := conn.QueryRow(ctx, "select coalesce(max(pg_database_size(oid)), 0) from pg_database where datname = $1 and not datistemplate", name).Scan(&bytes); err != nil {
+		return 0, fmt.Errorf("look for database %s: %w", name, err)
+	}
+	return bytes, nil
+}
+
+// roomFor refuses what does not fit on the primary's disk, with a fifth to spare for the log that loading writes. The
+// primary's files lie on this machine, as its socket does.
+func (n *Into) roomFor(ctx context.Context, bytes int64) error {
+	live, err := pgx.Connect(ctx, n.o.Live("postgres"))
+	if err != nil {
+		return fmt.Errorf("reach the live database: %w", err)
+	}
+	defer func() { _ = live.Close(ctx) }() // only asked
+	var dir string
+	if err := live.QueryRow(ctx, "select current_setting('data_directory')").Scan(&dir); err != nil {
+		return fmt.Errorf("ask where the live data lie: %w", err)
+	}
+	free, _, err := roomAt(dir)
+	if err != nil {
+		return err
+	}
+	if need := bytes + bytes/5; free < need {
+		return &problem.Problem{Code: "restore.no-space", Subject: n.o.Database, Severity: problem.Critical,
+			Title: fmt.Sprintf("the primary's disk has %d MB free, %d MB are needed", free>>20, need>>20), Meaning: "Nothing was changed in the live cluster.",
+			Remedy: "make room on the primary and on its standbys, or restore beside: holdfast restore database " + n.o.Database + " --as NAME"}
+	}
+	return nil
 }
 
 // rolesExist refuses a database whose owners and grants name roles that the live cluster does not have.
-func (n *Into) rolesExist(ctx context.Context, then *pgx.Conn) error {
+func (n *Into) rolesExist(ctx context.Context, then *pgx.Conn, inside string) error {
 	rows, err := then.Query(ctx, `select distinct r.rolname::text from pg_shdepend d join pg_authid r on r.oid = d.refobjid join pg_database b on b.datname = $1
-		where d.refclassid = 'pg_authid'::regclass and (d.dbid = b.oid or d.classid = 'pg_database'::regclass and d.objid = b.oid) order by 1`, n.o.Inside)
+		where d.refclassid = 'pg_authid'::regclass and (d.dbid = b.oid or d.classid = 'pg_database'::regclass and d.objid = b.oid) order by 1`, inside)
 	if err != nil {
-		return fmt.Errorf("ask for the roles of database %s: %w", n.o.Inside, err)
+		return fmt.Errorf("ask for the roles of database %s: %w", inside, err)
 	}
 	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
-		return fmt.Errorf("ask for the roles of database %s: %w", n.o.Inside, err)
+		return fmt.Errorf("ask for the roles of database %s: %w", inside, err)
 	}
 	missing, err := n.missingRoles(ctx, names)
 	if err != nil || len(missing) == 0 {
 		return err
 	}
-	return &problem.Problem{Code: "restore.roles-missing", Subject: n.o.Inside, Severity: problem.Note, Title: fmt.Sprintf("belongs to roles that are not there any more: %v", missing),
+	return &problem.Problem{Code: "restore.roles-missing", Subject: inside, Severity: problem.Note, Title: fmt.Sprintf("belongs to roles that are not there any more: %v", missing),
 		Meaning: "Nothing was changed in the live cluster.", Remedy: "make the roles first (create role NAME), or restore the whole cluster beside: holdfast restore database NAME --to DIR"}
 }
 

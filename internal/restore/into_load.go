@@ -63,38 +63,57 @@ func notWritten(subject string, err error) error {
 // pattern is a name that pg_dump takes for itself alone.
 func pattern(name string) string { return quoteName(name) }
 
-// writeDatabase renames the database on the scratch server, so that pg_dump writes the new name with all that belongs to
-// a database: its locale, its owner, its settings.
 func (n *Into) writeDatabase(ctx context.Context) (err error) {
-	interim := "holdfast_restore_" + strings.ToLower(rand.Text())
-	then, err := n.then(ctx, "template1")
-	if err != nil {
-		return err
-	}
-	_, err = then.Exec(ctx, fmt.Sprintf("alter database %s rename to %s", quoteName(n.o.Inside), quoteName(interim)))
-	if err = errors.Join(err, then.Close(ctx)); err != nil {
-		return fmt.Errorf("rename database %s of the copy: %w", n.o.Inside, err)
-	}
 	live, err := pgx.Connect(ctx, n.o.Live("postgres"))
 	if err != nil {
 		return fmt.Errorf("reach the live database: %w", err)
 	}
 	defer func() { _ = live.Close(context.WithoutCancel(ctx)) }() // each statement has its own error
-	p := pipeline{
-		binDir: n.o.BinDir, from: n.scratch.ConnString(interim), to: n.o.Live("postgres"),
-		dump: []string{"--create", "--no-tablespaces", "--no-publications", "--no-subscriptions", "--no-security-labels"},
-	}
-	err = p.run(ctx)
+	interim, err := n.load(ctx, live, interimName, n.o.Inside, "--no-publications")
 	if err == nil {
 		_, err = live.Exec(ctx, fmt.Sprintf("alter database %s rename to %s", quoteName(interim), quoteName(n.o.Into)))
+		if err != nil {
+			err = errors.Join(err, dropInterim(context.WithoutCancel(ctx), live, interim))
+		}
 	}
-	if err == nil {
-		return nil
+	if err != nil {
+		return notWritten(n.o.Inside, err)
 	}
-	if _, dropErr := live.Exec(context.WithoutCancel(ctx), fmt.Sprintf("drop database if exists %s with (force)", quoteName(interim))); dropErr != nil {
-		err = errors.Join(err, fmt.Errorf("the unfinished database %s stays in the live cluster: %w", interim, dropErr))
+	return nil
+}
+
+// interimName begins the name of a database that is being loaded to have a new name.
+const interimName = "holdfast_restore_"
+
+// load brings an SQL database into the live cluster under a name of its own. It is renamed on the scratch server for that,
+// so that pg_dump writes that name with all that belongs to a database: its locale, its owner, its settings. On an error
+// nothing of it is left.
+func (n *Into) load(ctx context.Context, live *pgx.Conn, prefix, inside string, more ...string) (interim string, err error) {
+	interim = prefix + strings.ToLower(rand.Text())
+	then, err := n.then(ctx, "template1")
+	if err != nil {
+		return "", err
 	}
-	return notWritten(n.o.Inside, err)
+	_, err = then.Exec(ctx, fmt.Sprintf("alter database %s rename to %s", quoteName(inside), quoteName(interim)))
+	if err = errors.Join(err, then.Close(ctx)); err != nil {
+		return "", fmt.Errorf("rename database %s of the copy: %w", inside, err)
+	}
+	p := pipeline{
+		binDir: n.o.BinDir, from: n.scratch.ConnString(interim), to: n.o.Live("postgres"),
+		dump:  append([]string{"--create", "--no-tablespaces", "--no-subscriptions", "--no-security-labels"}, more...),
+		after: "analyze;\n", // nobody is to find it without statistics
+	}
+	if err = p.run(ctx); err != nil {
+		return "", errors.Join(err, dropInterim(context.WithoutCancel(ctx), live, interim))
+	}
+	return interim, nil
+}
+
+func dropInterim(ctx context.Context, live *pgx.Conn, interim string) error {
+	if _, err := live.Exec(ctx, fmt.Sprintf("drop database if exists %s with (force)", quoteName(interim))); err != nil {
+		return fmt.Errorf("the unfinished database %s stays in the live cluster: %w", interim, err)
+	}
+	return nil
 }
 
 // pipeline carries a dump from one server to another without a file between.

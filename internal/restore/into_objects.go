@@ -73,6 +73,9 @@ func (n *Into) lookAtTable(ctx context.Context) error {
 	if err := n.measure(ctx, tx); err != nil {
 		return fmt.Errorf("count the rows of %s: %w", n.o.Table, err)
 	}
+	if err := n.roomFor(ctx, n.Bytes); err != nil {
+		return err
+	}
 	return tx.Commit(ctx)
 }
 

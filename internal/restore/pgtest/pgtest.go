@@ -243,7 +243,7 @@ func (s *Server) StartWith(settings ...string) {
 		s.T.Fatal(err)
 	}
 	cmd := s.command("postgres", "-D", s.Dir, "-c", "listen_addresses="+s.Addr, "-c", fmt.Sprintf("port=%d", s.Port),
-		"-c", "unix_socket_directories=", "-c", "fsync=off", "-c", "shared_buffers=32MB", "-c", "wal_level=replica", "-c", "max_wal_senders=10",
+		"-c", "unix_socket_directories=", "-c", "fsync=off", "-c", "shared_buffers=32MB", "-c", "wal_level=replica", "-c", "max_prepared_transactions=2", "-c", "max_wal_senders=10",
 		"-c", "wal_keep_size=256MB", "-c", "wal_retrieve_retry_interval=100ms", "-c", "log_min_messages=warning")
 	for _, x := range settings {
 		cmd.Args = append(cmd.Args, "-c", x)
