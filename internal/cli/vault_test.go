@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"holdfast/internal/local"
 )
@@ -94,6 +95,43 @@ func TestAVaultOfTwoCopiesByTheCommandLine(t *testing.T) {
 	says(t, words(t, 0, "vault", "status", "--vault", filepath.Join(root, "away"), "--key", filepath.Join(root, "vault.key")), "of clinic")
 	says(t, words(t, 2, "vault", "scrub", at, "--rate", "fast"), "is not a rate")
 	says(t, words(t, 2, "vault", "sync", "main", at, "--fill", "moon"), fmt.Sprintf("has no copy %q", "moon"))
+}
+
+// An operator sees what was deleted, brings it back where it was, and has the vault as it was made elsewhere.
+func TestWhatWasDeletedComesBackByTheCommandLine(t *testing.T) {
+	root := twoCopies(t)
+	at := "--root=" + root
+	words(t, 0, "vault", "init", "main", at)
+	says(t, words(t, 0, "vault", "trash", at), "main, copy home: nothing that was deleted is there")
+	stored := filepath.Join(root, "home", "wal", "7", "00000001", "of-the-test")
+	trash := filepath.Join(root, "home", ".trash")
+	for _, dir := range []string{filepath.Dir(stored), trash} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	name := filepath.Join(trash, fmt.Sprintf("wal%%2F7%%2F00000001%%2Fof-the-test~%d", time.Now().UnixNano()))
+	if err := os.WriteFile(name, []byte("log"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	says(t, words(t, 0, "vault", "trash", "main", at), "copy home: 1 objects, 3 B", "copy away: nothing")
+	says(t, words(t, 0, "vault", "undelete", at, "--prefix", "wal/", "--dry-run"), "would bring back 1 objects")
+	says(t, words(t, 0, "vault", "undelete", at, "--prefix", "repository/"), "would bring back 0 objects")
+	says(t, words(t, 2, "vault", "undelete", at), "--yes goes on without asking")
+	says(t, words(t, 0, "vault", "undelete", at, "--yes"), "brought back 1 objects, 3 B")
+	if got, err := os.ReadFile(stored); err != nil || string(got) != "log" {
+		t.Errorf("holds %q, %v", got, err)
+	}
+	says(t, words(t, 2, "vault", "undelete", at, "--at", "2026-11-20 09:00"), "--at and --to go together")
+	says(t, words(t, 2, "vault", "undelete", at, "--since", "tomorrow"), "is no moment")
+	old, now := filepath.Join(root, "as-it-was"), time.Now().Add(time.Second).Format(time.RFC3339Nano)
+	says(t, words(t, 0, "vault", "undelete", "main", at, "--at", now, "--to", old, "--dry-run"), "would make main as it was")
+	if _, err := os.Stat(old); err == nil {
+		t.Error("a dry run made the directory")
+	}
+	says(t, words(t, 0, "vault", "undelete", "main", at, "--at", now, "--to", old), "made main as it was")
+	says(t, words(t, 0, "vault", "status", "--vault", old, "--key", filepath.Join(root, "vault.key")), "of clinic")
+	says(t, words(t, 1, "vault", "undelete", "main", at, "--at", now, "--to", old), "vault.exists")
 }
 
 // An operator prints the key, proves the sheet, changes the key and retires the old one; the sheet alone opens the vault.

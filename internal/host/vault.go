@@ -47,11 +47,14 @@ func VaultConfig(ctx context.Context, p *plan.Plan, name string) (vault.Config, 
 
 // first makes a place the one that is asked first.
 func first(conf *vault.Config, p vault.Place) {
-	conf.Copy, conf.URL, conf.S3, conf.Azure, conf.Unready = p.Copy, p.URL, p.S3, p.Azure, p.Unready
+	conf.Copy, conf.URL, conf.S3, conf.Azure, conf.Trash, conf.Unready = p.Copy, p.URL, p.S3, p.Azure, p.Trash, p.Unready
 }
 
 func copyPlace(ctx context.Context, v plan.Vault, c plan.Copy) vault.Place {
-	place := vault.Place{Copy: c.Name, URL: c.URL}
+	place := vault.Place{Copy: c.Name, URL: c.URL, Trash: v.Undelete}
+	if v.Undelete == 0 {
+		place.Trash = -1 // the plan's none is none there too, and not the default
+	}
 	var err error
 	if strings.HasPrefix(c.URL, "azblob:") {
 		place.Azure, err = azure(ctx, c.URL, c.Azure)

@@ -245,6 +245,9 @@ func (d *differ) vaults() {
 		if old.Key != v.Key {
 			d.add(subject, Reloads, "its key is read from another place; it must be the same key")
 		}
+		if old.Undelete != v.Undelete {
+			d.add(subject, Reloads, "what is deleted from its directories can be brought back for %s (was %s)", spanOrWord(v.Undelete), spanOrWord(old.Undelete))
+		}
 		for _, c := range old.Copies {
 			if i := slices.IndexFunc(v.Copies, func(n Copy) bool { return n.Name == c.Name }); i < 0 {
 				d.add(subject, Stops, "copy %s gets nothing new; what it holds is kept", c.Name)

@@ -88,8 +88,9 @@ type (
 		owns     located[[]located[string]]
 	}
 	vaultFile struct {
-		key    located[Secret]
-		copies located[[]named[copyFile]]
+		key      located[Secret]
+		copies   located[[]named[copyFile]]
+		undelete located[time.Duration]
 	}
 	backupFile struct {
 		vault       located[string]
@@ -248,6 +249,7 @@ func vault(dir string) form[vaultFile] {
 	return object(
 		must(key("key", secret(dir), "Reference to the key that encrypts everything: env:NAME, file:/path or exec:command.", func(f *vaultFile) *located[Secret] { return &f.key })),
 		must(key("copies", byName(label(), vaultCopy(dir)), "Places that each hold all of it, usually named after a site: file:///path, s3://bucket/prefix, azblob://account/container/prefix, or a mapping with url.", func(f *vaultFile) *located[[]named[copyFile]] { return &f.copies })),
+		key("undelete", spanOrNone(day, 5*year), "How long what is deleted from a directory can be brought back (default 7d); none = not at all.", func(f *vaultFile) *located[time.Duration] { return &f.undelete }),
 	)
 }
 

@@ -207,9 +207,10 @@ type Parameter struct{ Name, Value string }
 
 // Vault is encrypted backup storage with its copies.
 type Vault struct {
-	Name   string
-	Key    Secret
-	Copies []Copy
+	Name     string
+	Key      Secret
+	Copies   []Copy
+	Undelete time.Duration // how long what is deleted from a directory can be brought back; 0 = not at all
 }
 
 // Copy is one place where a vault is stored. All copies are equal.

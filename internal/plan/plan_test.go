@@ -82,7 +82,7 @@ func TestParseResolvesTheExample(t *testing.T) {
 		Databases: []Database{{Name: "records", Postgres: 15, Standbys: 2, AcknowledgedBy: 1, WritePort: 5432, Path: PathProxy,
 			SlotMax: 8 << 30, SlotAfter: time.Hour, DiskFull: "read-only", Salvage: Salvage{Then: SalvageKeep},
 			Roles: []Role{{"clinic", "file:${root}/secrets/clinic.password", []string{"clinic"}}}}},
-		Vaults: []Vault{{"main", "file:${root}/secrets/vault.key", []Copy{{Name: "east", URL: "file://${root}/vault"}}}},
+		Vaults: []Vault{{"main", "file:${root}/secrets/vault.key", []Copy{{Name: "east", URL: "file://${root}/vault"}}, 7 * 24 * time.Hour}},
 		Backups: []Backup{{Of: "records", Vault: "main", Full: Schedule{Text: "daily 01:00", Cron: "0 1 * * *"},
 			PITR: 14 * 24 * time.Hour, Weekly: 2 * 365 * 24 * time.Hour}},
 	}

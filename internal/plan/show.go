@@ -41,7 +41,9 @@ func (p *Plan) Show() ([]byte, error) {
 		for _, c := range v.Copies {
 			copies.put(c.Name, c.shown())
 		}
-		vaults.put(v.Name, mapping{{Key: "key", Value: string(v.Key)}, {Key: "copies", Value: copies}})
+		shown := mapping{{Key: "key", Value: string(v.Key)}, {Key: "copies", Value: copies}}
+		shown.put("undelete", spanOrWord(v.Undelete))
+		vaults.put(v.Name, shown)
 	}
 	for _, b := range p.Backups {
 		backups.put(b.Of, showBackup(b))

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"holdfast/internal/vault/azstore"
 	"holdfast/internal/vault/copies"
@@ -23,13 +24,14 @@ type Place struct {
 	URL     string         // file:///absolute/path, s3://bucket/prefix or azblob://account/container/prefix
 	S3      s3store.Config // how an s3:// place is reached; its URL, Locks and Clock are set here
 	Azure   azstore.Config // how an azblob:// place is reached; its URL is set here
+	Trash   time.Duration  // how long a file:// place keeps what is deleted; 0 = [TrashDefault], below 0 = not at all
 	Filled  bool           // it held the vault once: an empty one is a disk that is not mounted
 	Unready error          // why it cannot be reached at all, such as a secret that is missing
 }
 
 // all are the copies in their order.
 func (c Config) all() []Place {
-	return append([]Place{{Copy: c.Copy, URL: c.URL, S3: c.S3, Azure: c.Azure, Filled: c.Filled, Unready: c.Unready}}, c.Others...)
+	return append([]Place{{Copy: c.Copy, URL: c.URL, S3: c.S3, Azure: c.Azure, Trash: c.Trash, Filled: c.Filled, Unready: c.Unready}}, c.Others...)
 }
 
 // openStore opens the place that the URL names; create makes it where it can be made: a directory is, a bucket is not.
@@ -73,7 +75,10 @@ func (p Place) openStore(ctx context.Context, create, readOnly bool) (store.Stor
 			return nil, err
 		}
 	}
-	return filestore.Open(dir)
+	if readOnly {
+		return filestore.Open(dir)
+	}
+	return filestore.OpenKeeping(dir, p.trash())
 }
 
 // places opens every place of a vault that is to be made; one that does not open is an error.

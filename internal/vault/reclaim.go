@@ -28,6 +28,7 @@ const Grace = 72 * time.Hour
 type Freed struct {
 	Objects int64 `json:"objects"`
 	Locked  int64 `json:"locked"` // kept by the place's own lock for now; tried again another time
+	Ended   int64 `json:"ended"`  // deleted earlier, and ended now that the time for which the trash keeps them is over
 	locked  []string
 }
 
@@ -70,6 +71,9 @@ func (v *Vault) Reclaim(ctx context.Context, o ReclaimOptions) (Freed, error) {
 		})
 	})
 	freed := g.freed()
+	if err == nil && ctx.Err() == nil {
+		freed.Ended, err = v.emptyTrash(ctx, g.may)
+	}
 	if ended := context.Cause(ctx); ended != nil {
 		err = ended
 	}

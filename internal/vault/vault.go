@@ -42,6 +42,7 @@ type Config struct {
 	S3          s3store.Config // how an s3:// place is reached; its URL, Locks and Clock are set here
 	Azure       azstore.Config // how an azblob:// place is reached; its URL is set here
 	Copy        string         // name of this place among the vault's copies; "" = it is the only one
+	Trash       time.Duration  // as in [Place]
 	Filled      bool           // as in [Place]
 	Unready     error          // as in [Place]
 	Others      []Place        // the vault's other copies, in the order in which they are asked

@@ -20,6 +20,7 @@ type wire struct {
 
 type place struct {
 	Copy, URL string
+	Trash     time.Duration
 	Filled    bool
 	Unready   string
 	S3        s3
@@ -45,9 +46,9 @@ type pair struct{ A, B string }
 
 func wired(c vault.Config) wire {
 	w := wire{Name: c.Name, ID: c.ID, Key: c.Key.Reveal(), Application: c.Application, Host: c.Host}
-	first := vault.Place{Copy: c.Copy, URL: c.URL, S3: c.S3, Azure: c.Azure, Filled: c.Filled, Unready: c.Unready}
+	first := vault.Place{Copy: c.Copy, URL: c.URL, S3: c.S3, Azure: c.Azure, Trash: c.Trash, Filled: c.Filled, Unready: c.Unready}
 	for _, p := range append([]vault.Place{first}, c.Others...) {
-		to := place{Copy: p.Copy, URL: p.URL, Filled: p.Filled}
+		to := place{Copy: p.Copy, URL: p.URL, Trash: p.Trash, Filled: p.Filled}
 		if p.Unready != nil {
 			to.Unready = p.Unready.Error()
 		}
@@ -69,7 +70,7 @@ func wired(c vault.Config) wire {
 func (w wire) config() vault.Config {
 	c := vault.Config{Name: w.Name, ID: w.ID, Key: redact.Secret(w.Key), Application: w.Application, Host: w.Host}
 	for i, p := range w.Places {
-		to := vault.Place{Copy: p.Copy, URL: p.URL, Filled: p.Filled}
+		to := vault.Place{Copy: p.Copy, URL: p.URL, Trash: p.Trash, Filled: p.Filled}
 		if p.Unready != "" {
 			to.Unready = errors.New(p.Unready)
 		}
@@ -86,7 +87,7 @@ func (w wire) config() vault.Config {
 			Patience: p.Azure.Patience,
 		}
 		if i == 0 {
-			c.Copy, c.URL, c.S3, c.Azure, c.Filled, c.Unready = to.Copy, to.URL, to.S3, to.Azure, to.Filled, to.Unready
+			c.Copy, c.URL, c.S3, c.Azure, c.Trash, c.Filled, c.Unready = to.Copy, to.URL, to.S3, to.Azure, to.Trash, to.Filled, to.Unready
 		} else {
 			c.Others = append(c.Others, to)
 		}

@@ -14,9 +14,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"holdfast/internal/clock"
 	"holdfast/internal/durable"
 	"holdfast/internal/vault/store"
 )
@@ -26,8 +28,29 @@ const tempMark = ".holdfast-tmp-"
 
 // Store is one root directory. It holds no state besides the path: use it from any goroutine.
 type Store struct {
-	root string
-	is   fs.FileInfo // which directory it was when it was opened
+	root  string
+	is    fs.FileInfo // which directory it was when it was opened
+	trash Trash
+}
+
+// Trash says what is kept of what is deleted. The zero value keeps nothing.
+type Trash struct {
+	For   time.Duration          // how long; 0 = nothing is kept
+	Of    func(name string) bool // which blobs; the others are gone at once. nil = all
+	Clock clock.Clock            // nil = the real one
+}
+
+// OpenKeeping is Open for a directory that keeps for a while what is deleted in it.
+func OpenKeeping(root string, trash Trash) (*Store, error) {
+	s, err := Open(root)
+	if err != nil {
+		return nil, err
+	}
+	if trash.Clock == nil {
+		trash.Clock = clock.Real()
+	}
+	s.trash = trash
+	return s, nil
 }
 
 // Open uses an existing directory.
@@ -237,7 +260,7 @@ func (s *Store) List(ctx context.Context, prefix string, each func(store.Info) e
 			return err
 		}
 		if d.IsDir() {
-			if !mayHold(rel, prefix) {
+			if rel == trashDir || !mayHold(rel, prefix) {
 				return fs.SkipDir
 			}
 			return nil
@@ -262,11 +285,17 @@ func (s *Store) List(ctx context.Context, prefix string, each func(store.Info) e
 	return err
 }
 
-// Delete removes a blob; one that is not there is no error.
+// Delete removes a blob, or puts it into the trash; one that is not there is no error.
 func (s *Store) Delete(_ context.Context, name string) error {
 	full, err := s.path(name)
 	if err != nil {
 		return err
+	}
+	if s.trash.For > 0 && (s.trash.Of == nil || s.trash.Of(name)) {
+		if err := s.throwAway(name, full); err != nil {
+			return fmt.Errorf("delete stored %s: %w", name, err)
+		}
+		return nil
 	}
 	if err := os.Remove(full); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -312,7 +341,7 @@ func (s *Store) Names(ctx context.Context, dir string) ([]string, error) {
 	}
 	var out []string
 	for _, e := range entries {
-		if !strings.Contains(e.Name(), tempMark) {
+		if !strings.Contains(e.Name(), tempMark) && (dir != "" || e.Name() != trashDir) {
 			out = append(out, e.Name())
 		}
 	}

@@ -1,11 +1,15 @@
 package filestore_test
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
+	"time"
 
+	"holdfast/internal/clock"
 	"holdfast/internal/vault/filestore"
 	"holdfast/internal/vault/store"
 	"holdfast/internal/vault/store/storetest"
@@ -80,5 +84,75 @@ func TestNothingIsWrittenIntoAnotherDirectoryOfTheSameName(t *testing.T) {
 	}
 	if left, err := os.ReadDir(root); err != nil || len(left) > 0 {
 		t.Errorf("the mount point holds %v, %v", left, err)
+	}
+}
+
+// later is a clock that can be put forward.
+type later struct{ by *time.Duration }
+
+func (l later) Now() time.Time                       { return time.Unix(2e9, 0).Add(*l.by) }
+func (l later) NewTimer(d time.Duration) clock.Timer { return clock.Real().NewTimer(d) }
+
+// What was deleted is in no list, can be read for as long as it is kept, and is ended not a moment sooner.
+func TestWhatIsDeletedIsKeptForAWhile(t *testing.T) {
+	var by time.Duration
+	trash := filestore.Trash{For: 24 * time.Hour, Of: func(name string) bool { return name != "light" }, Clock: later{&by}}
+	storetest.Run(t, func(t *testing.T) store.Store {
+		s, err := filestore.OpenKeeping(t.TempDir(), trash)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	})
+	s, err := filestore.OpenKeeping(t.TempDir(), trash)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := t.Context()
+	for _, content := range []string{"one", "another"} { // deleted twice in one moment
+		for _, name := range []string{"wal/7/x~1", "light"} {
+			if err := errors.Join(s.Put(ctx, name, store.Bytes(content)), s.Delete(ctx, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := s.List(ctx, "", func(i store.Info) error { t.Errorf("listed %v", i); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if names, err := s.Names(ctx, ""); err != nil || !slices.Equal(names, []string{"wal"}) {
+		t.Errorf("named %v, %v", names, err)
+	}
+	if err := s.Put(ctx, ".trash/x", store.Bytes("x")); err == nil {
+		t.Error("something was stored in the trash")
+	}
+	all := func() (out []store.Deleted) {
+		t.Helper()
+		if err := s.Deleted(ctx, "wal/", func(d store.Deleted) error { out = append(out, d); return nil }); err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	deleted := all()
+	got := map[string]bool{}
+	for _, d := range deleted {
+		var b bytes.Buffer
+		if err := s.GetDeleted(ctx, d, &b); err != nil || d.Name != "wal/7/x~1" || d.Size != int64(b.Len()) {
+			t.Errorf("%+v: %v", d, err)
+		}
+		got[b.String()] = true
+	}
+	if len(deleted) != 2 || !got["one"] || !got["another"] {
+		t.Fatalf("deleted are %v", got)
+	}
+	by = 24*time.Hour - time.Second
+	if err := s.Expunge(ctx, deleted[0]); !errors.Is(err, store.ErrLocked) || len(all()) != 2 {
+		t.Errorf("ended too soon: %v", err)
+	}
+	by += 2 * time.Second
+	if err := s.Expunge(ctx, deleted[0]); err != nil || len(all()) != 1 {
+		t.Errorf("not ended in time: %v", err)
+	}
+	if err := s.Expunge(ctx, store.Deleted{Info: store.Info{Name: "wal/7/x~1"}, ID: "../wal/7/y"}); err == nil {
+		t.Error("something outside of the trash was ended")
 	}
 }

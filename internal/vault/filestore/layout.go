@@ -56,6 +56,6 @@ func mayHold(dir, prefix string) bool {
 
 // valid refuses names that would leave the root, or that the way back would not give.
 func valid(name string) bool {
-	return fs.ValidPath(name) && name != "." && !strings.Contains(name, tempMark) &&
+	return fs.ValidPath(name) && name != "." && name != trashDir && !strings.HasPrefix(name, trashDir+"/") && !strings.Contains(name, tempMark) &&
 		(!strings.HasPrefix(name, repositoryPrefix) || strings.Count(name, "/") == 1)
 }

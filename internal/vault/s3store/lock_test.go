@@ -52,3 +52,42 @@ func TestAnS3LockIsRenewed(t *testing.T) {
 		t.Error("the server deleted it")
 	}
 }
+
+// In a bucket of versions a deletion hides, and what it hides can be read.
+func TestAnS3BucketOfVersionsKeepsWhatIsDeleted(t *testing.T) {
+	server := s3test.Start(t)
+	server.Bucket(t, "versions", true)
+	s, ctx := open(t, server.Config("versions", "v")), t.Context()
+	for _, content := range []string{"older", "newer"} {
+		if err := s.Replace(ctx, "wal/1", store.Bytes(content)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, n := range []string{"wal/2", "other"} {
+		if err := s.Put(ctx, n, store.Bytes("kept")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, n := range []string{"wal/1", "other"} {
+		if err := s.Delete(ctx, n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n := 0
+	err := s.Deleted(ctx, "wal/", func(d store.Deleted) error {
+		n++
+		var b strings.Builder
+		if err := s.GetDeleted(ctx, d, &b); err != nil || b.String() != "newer" || d.Name != "wal/1" || d.Size != 5 || d.At.IsZero() {
+			t.Errorf("%+v holds %q, %v", d, b.String(), err)
+		}
+		return nil
+	})
+	if err != nil || n != 1 {
+		t.Errorf("%d were deleted, %v", n, err)
+	}
+	server.Bucket(t, "plain", false)
+	err = open(t, server.Config("plain", "v")).Deleted(ctx, "", func(store.Deleted) error { return nil })
+	if !errors.Is(err, store.ErrNoTrash) {
+		t.Errorf("a bucket without versions: %v", err)
+	}
+}

@@ -76,6 +76,34 @@ type Store interface {
 	Address() string
 }
 
+// Deleted is a blob that was deleted, and that its place still has.
+type Deleted struct {
+	Info
+	At time.Time // when it was deleted
+	ID string    // which of several of that name, as the place calls it
+}
+
+// Trash is a place that keeps for a while what was deleted, or replaced by nobody's wish. No list shows it.
+type Trash interface {
+	// Deleted gives what was deleted and whose name begins with prefix, in no order. ErrNoTrash: this place keeps nothing.
+	Deleted(ctx context.Context, prefix string, each func(Deleted) error) error
+
+	// GetDeleted writes all of it.
+	GetDeleted(ctx context.Context, d Deleted, to io.Writer) error
+}
+
+// Expunger is a place whose trash is emptied by us, and by no rule of its own.
+type Expunger interface {
+	// Expunge ends what was deleted longer ago than the place keeps; anything younger it refuses.
+	Expunge(ctx context.Context, d Deleted) error
+
+	// Keeps is how long the place keeps what was deleted; 0 = not at all.
+	Keeps() time.Duration
+}
+
+// ErrNoTrash is returned by a place that keeps nothing of what is deleted.
+var ErrNoTrash = errors.New("the place keeps nothing of what is deleted")
+
 // Bytes is data in memory.
 type Bytes []byte
 
