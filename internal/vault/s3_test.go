@@ -2,6 +2,7 @@ package vault_test
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -93,6 +94,41 @@ func TestAnS3VaultIsWrittenWithoutTheRightToDelete(t *testing.T) {
 	}
 	if whole != 1 || len(held) != 3 {
 		t.Errorf("holds %v", held)
+	}
+}
+
+// A job with nothing but the right to read, on another machine, checks that what the catalog says is stored.
+func TestAnS3VaultIsScrubbedWithTheRightToReadAlone(t *testing.T) {
+	here, server := inBucket(t, false)
+	v := createIn(t, here)
+	store(t, v, map[string][]byte{"pgdata/PG_VERSION": []byte("15\n")})
+	if err := v.Log(7, 1<<20).PutSegment(t.Context(), 1, 0, make([]byte, 1<<20), time.Unix(10, 0)); err != nil {
+		t.Fatal(err)
+	}
+	conf := here.conf
+	conf.S3.Write = server.ReadOnly(t, "vaults")
+	raw := conf.S3
+	raw.URL = conf.URL
+	denied, err := s3store.Open(t.Context(), raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer denied.Close()
+	if err := denied.Replace(t.Context(), "x", blobs.Bytes("x")); !errors.Is(err, blobs.ErrDenied) {
+		t.Fatalf("the account for reading may write: %v", err)
+	}
+	if err := denied.Delete(t.Context(), "vault.json"); !errors.Is(err, blobs.ErrDenied) {
+		t.Fatalf("the account for reading may delete: %v", err)
+	}
+	conf.ReadOnly = true
+	r := openAll(t, conf)
+	if s := scrub(t, r); len(s.Damage()) > 0 || s.Blobs == 0 || s.Ended.IsZero() {
+		t.Errorf("a whole vault: %+v", s)
+	}
+	spoil(t, biggest(t, here.dir, "wal"), "a flipped bit")
+	spoil(t, biggest(t, here.dir, "repository"), "lost")
+	if s := scrub(t, r); len(s.Damage()) != 2 {
+		t.Errorf("a segment that is damaged and a pack that is lost: %+v", s.Damage())
 	}
 }
 

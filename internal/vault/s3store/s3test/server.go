@@ -168,6 +168,27 @@ func (s *Server) DeleteVersions(ctx context.Context, bucket, key string) error {
 	return nil
 }
 
+// ReadOnly makes an account of the server's that may list and get what is in a bucket, and nothing else.
+func (s *Server) ReadOnly(t *testing.T, bucket string) s3store.Access {
+	t.Helper()
+	reader, root := s3store.Access{KeyID: "reader", Secret: redact.Secret("secret-of-the-reader")}, Root()
+	cmd := exec.CommandContext(t.Context(), s.program, "admin", "--access", root.KeyID, "--secret", root.Secret.Reveal(), "--endpoint-url", "http://"+s.Address,
+		"create-user", "--access", reader.KeyID, "--secret", reader.Secret.Reveal(), "--role", "user")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("make an account: %v\n%s", err, out)
+	}
+	c, err := s.client()
+	if err != nil {
+		t.Fatal(err)
+	}
+	policy := strings.ReplaceAll(`{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"AWS":["reader"]},
+		"Action":["s3:GetObject","s3:ListBucket"],"Resource":["arn:aws:s3:::BUCKET","arn:aws:s3:::BUCKET/*"]}]}`, "BUCKET", bucket)
+	if err := c.SetBucketPolicy(t.Context(), bucket, policy); err != nil {
+		t.Fatal(err)
+	}
+	return reader
+}
+
 func (s *Server) client() (*minio.Client, error) {
 	root := Root()
 	return minio.New(s.Address, &minio.Options{Creds: credentials.NewStaticV4(root.KeyID, root.Secret.Reveal(), ""), Region: "us-east-1", BucketLookup: minio.BucketLookupPath})
