@@ -145,7 +145,7 @@ func (c *copier) store(ctx context.Context, f file, in *os.File, out *vault.Chun
 	if err != nil {
 		return err
 	}
-	if c.compare && was != nil && !now.Equal(*was) && olderThan(piece, c.from.backup.Start) {
+	if c.compare && was != nil && !now.Equal(*was) && olderThan(piece, c.from.backup.Start) && logged(piece) {
 		first := at/pgdata.PageSize + int64(f.segment)*pgdata.SegmentPages
 		done.differs = append(done.differs, fmt.Sprintf("%s blocks %d to %d", f.path, first, first+int64(len(piece))/pgdata.PageSize-1))
 	}

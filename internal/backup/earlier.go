@@ -233,6 +233,22 @@ func olderThan(piece []byte, since wal.LSN) bool {
 	return true
 }
 
+// firstLSN is the least position that a record of the log can have: the first segment is never written, and none is smaller
+// than a mebibyte.
+const firstLSN = 1 << 20
+
+// logged reports whether each page of a piece carries the position of a record. While an index is built, GiST and GIN fill
+// pages that carry 0 or 1 and write them to the log when all of it is done: until then they change without a new position.
+// Taking such a page over is harmless, for replay writes it whole; to call it changed behind the log's back would be false.
+func logged(piece []byte) bool {
+	for p := range slices.Chunk(piece, pgdata.PageSize) {
+		if len(p) == pgdata.PageSize && pgdata.PageLSN(p) < firstLSN {
+			return false
+		}
+	}
+	return true
+}
+
 func storeFacts(w *vault.Writer, f facts) error {
 	raw, err := json.Marshal(f)
 	if err != nil {

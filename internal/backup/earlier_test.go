@@ -2,6 +2,7 @@ package backup
 
 import (
 	"encoding/binary"
+	"slices"
 	"testing"
 	"time"
 
@@ -76,6 +77,30 @@ func TestAPieceIsTakenOverOnlyWhenNoPageChanged(t *testing.T) {
 		"a filled page from before the log was kept": {page(0, 100), true},
 	} {
 		if got := olderThan(c.piece, 100); got != c.want {
+			t.Errorf("%s: %t", name, got)
+		}
+	}
+}
+
+func TestPagesOfAnIndexThatIsBeingBuiltAccuseNobody(t *testing.T) {
+	page := func(lsn uint64) []byte {
+		p := make([]byte, pgdata.PageSize)
+		binary.LittleEndian.PutUint32(p[0:], uint32(lsn>>32))
+		binary.LittleEndian.PutUint32(p[4:], uint32(lsn))
+		binary.LittleEndian.PutUint16(p[14:], 100)
+		return p
+	}
+	for name, c := range map[string]struct {
+		piece []byte
+		want  bool
+	}{
+		"pages that the log wrote":            {slices.Concat(page(0x1000028), page(1<<33)), true},
+		"a page of a GiST build among them":   {slices.Concat(page(0x1000028), page(1)), false},
+		"a page of a GIN build":               {page(0), false},
+		"a position of what is not logged":    {page(1000), false},
+		"the first that any server can write": {page(1 << 20), true},
+	} {
+		if got := logged(c.piece); got != c.want {
 			t.Errorf("%s: %t", name, got)
 		}
 	}
