@@ -18,6 +18,9 @@ import (
 // time from the sending, the taker from the seeing, and the holder stops a quarter of TTL earlier, which covers
 // clocks that run at different speeds. A holder that hangs between asking Leading and acting is not covered by
 // any clock: what it writes must be conditional too, on a revision or on [Election.Term].
+//
+// A record that is gone is no role that was given back: its holder may live and lead. Whoever has seen one waits for a
+// whole TTL as if it were held, and goes on from the highest term that it saw itself.
 type Election struct {
 	store Store
 	key   Key[office]
@@ -32,6 +35,7 @@ type Election struct {
 	sent    time.Time  // when the last answered renewal was sent; zero = not the holder
 	term    int64
 	holder  string    // as last seen, "" = nobody
+	highest int64     // highest term seen
 	seenRev int64     // revision last seen in the store
 	seenAt  time.Time // when seenRev was first seen
 }
@@ -135,7 +139,9 @@ func (e *Election) turn(ctx context.Context) error {
 	if rev != e.seenRev || e.seenAt.IsZero() {
 		e.seenRev, e.seenAt = rev, seen
 	}
-	e.holder = rec.Holder
+	e.holder, e.highest = rec.Holder, max(e.highest, rec.Term)
+	gone := rev == 0 && e.highest > 0 // the whole record, which nobody who gives the role back does
+	rec.Term = e.highest
 	waited := seen.Sub(e.seenAt)
 	if rec.Holder != e.self {
 		e.sent = time.Time{}
@@ -145,7 +151,7 @@ func (e *Election) turn(ctx context.Context) error {
 	switch {
 	case rec.Holder == e.self:
 		rec.Counter++
-	case rec.Holder == "" || waited >= e.ttl:
+	case rec.Holder == "" && !gone || waited >= e.ttl:
 		rec = office{Holder: e.self, Term: rec.Term + 1}
 	default:
 		return nil
@@ -158,7 +164,7 @@ func (e *Election) turn(ctx context.Context) error {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.sent, e.term, e.holder = sent, rec.Term, e.self
+	e.sent, e.term, e.holder, e.highest = sent, rec.Term, e.self, max(e.highest, rec.Term)
 	e.seenRev, e.seenAt = next, e.clock.Now()
 	return nil
 }
