@@ -159,7 +159,7 @@ type reading struct {
 }
 
 func (a *agentLife) readNow() reading {
-	r := reading{at: a.h.site.store.Revision(), requests: a.w.openRequests(a.h.site), plan: applied{a.w.planned, a.w.policy}}
+	r := reading{at: a.h.site.store.Revision(), requests: a.w.openRequests(a.h.site), plan: applied{a.w.planned, a.w.policy, a.w.setting}}
 	r.record, r.revision = a.h.site.agreed()
 	return r
 }
@@ -168,6 +168,7 @@ func (a *agentLife) learn(r reading) {
 	a.requests = r.requests
 	if r.plan.number > a.plan.number {
 		a.plan = r.plan
+		a.h.want(r.plan.setting)
 		a.wakeIn(0)
 	}
 	if a.known && r.at <= a.at {

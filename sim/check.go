@@ -51,6 +51,7 @@ type checker struct {
 	losses       []database.Loss             // that operators accepted, as they were confirmed
 	given        int                         // acknowledged commits that lie in them
 	rebuilt      int
+	takenIn      int
 
 	openIn    int64 // newest epoch whose primary was opened, and since when
 	openSince time.Duration
@@ -312,6 +313,9 @@ func (c *checker) missing() string {
 	for _, m := range r.Members {
 		if o := w.host(m).gate.order; o.State != database.GateOpen || o.Target.Host != r.Primary {
 			return "the listener of " + m + " does not lead to the primary"
+		}
+		if h := w.host(m); w.setting.number > 0 && (h.setting < w.setting.number || h.srv.Unapplied()) {
+			return "the server of " + m + " was not given the plan's setting"
 		}
 		if m == r.Primary {
 			continue

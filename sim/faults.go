@@ -65,7 +65,7 @@ func AllFaults() []FaultKind {
 		CrashServer, CrashAgent, CrashHost, LoseDisk, FreezeHost, PauseAgent, Partition, CutLink, CutOneWay, SlowNetwork,
 		LoseBeats, StoreDown, StoreCut, StorePause, HoldWatch, LoseAnswer, SlowDisk, HangDisk, Switchover, RestartAgent, CrashBoth, CrashAll,
 		LoseAgent, RestartGate, LoseTarget, LoseReads, HideFile, PauseMoves, RestartRoll, ChangePlan, BreakDisk,
-		FillDisk, StopKeeper, SuspendHost, JumpClock,
+		FillDisk, StopKeeper, SuspendHost, JumpClock, ApplySetting, RevokeLease,
 	}
 }
 
@@ -96,7 +96,7 @@ func (h *heal) run() {
 
 // begin starts the faults once the database has had time to be made.
 func (f *faults) begin(w *World) {
-	f.w = w
+	f.w, f.first = w, w.policy
 	f.kinds = w.opt.Faults
 	if f.kinds == nil {
 		dice := rand.New(rand.NewPCG(w.opt.Seed, 0xfa017)) // its own, so that a new fault changes no scripted world
@@ -254,6 +254,11 @@ func (f *faults) do(kind FaultKind, h, to *host, lasts time.Duration) func() {
 		return f.pauseMoves(lasts)
 	case ChangePlan:
 		return f.changePlan()
+	case ApplySetting:
+		return f.applySetting()
+	case RevokeLease:
+		h.srv.Revoke()
+		return nil
 	case LoseTarget:
 		return f.setTrap()
 	case RestartGate:

@@ -36,12 +36,13 @@ type host struct {
 
 	hooked time.Duration // virtual; when the plan's hook last began here; 0 = never
 
-	srv    *databasetest.Server
-	site   *site // whose agreed state it reads
-	store  *memory.Store
-	gate   gate
-	misled time.Duration // virtual; since when its listener for writes leads to a standby though it could know; 0 = it does not
-	agent  *agentLife    // nil = no agent runs
+	srv     *databasetest.Server
+	site    *site // whose agreed state it reads
+	store   *memory.Store
+	setting int // number of the newest that its driver was told of
+	gate    gate
+	misled  time.Duration // virtual; since when its listener for writes leads to a standby though it could know; 0 = it does not
+	agent   *agentLife    // nil = no agent runs
 
 	kept      database.Record // what is on the disk of its member of the store
 	overruled int64           // the highest rebuilding that it heard of

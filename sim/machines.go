@@ -13,6 +13,7 @@ const (
 	StopKeeper  FaultKind = "stop keeper"  // SIGSTOP: it fences nothing, and its host's listener does
 	SuspendHost FaultKind = "suspend host" // as a virtual machine that is paused: its monotonic clock stands too
 	JumpClock   FaultKind = "jump clock"   // its wall clock, by up to an hour to either side
+	RevokeLease FaultKind = "revoke lease" // a primary's deadline ends though its agent lives and has extended it
 )
 
 // diskPolicy is what a seed's plan wants of a primary whose disk is nearly full. The dice are its own.

@@ -47,8 +47,9 @@ func (f *faults) restartRoll() {
 	pending := !w.chance(4)
 	w.note("", "an operator wants setting %d", setting)
 	w.wants++
+	w.setting = wanted{number: w.wants, value: setting}
 	for _, h := range w.hosts {
-		h.srv.Want(setting)
+		h.want(w.setting)
 	}
 	wants := w.wants
 	w.at(5*time.Second, func() { f.askRestart(pending, wants) }) // once the hosts have shown that they know
@@ -63,6 +64,9 @@ func (f *faults) askRestart(pending bool, wants int) {
 			return
 		}
 		lives[m] = l.Life
+		if w.host(m).setting < w.wants {
+			wants = 0 // what it knows nothing of it cannot wait for
+		}
 	}
 	q := w.ask(database.Request{Kind: "restart", PendingOnly: pending, Lives: lives})
 	q.wants = wants

@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"time"
 
 	"holdfast/internal/agent"
 	"holdfast/internal/database"
@@ -15,9 +16,6 @@ import (
 // first plan.
 func (f *faults) changePlan() func() {
 	w := f.w
-	if w.planned == 0 {
-		f.first = w.policy
-	}
 	next := f.first
 	hosts := slices.Clone(next.Hosts)
 	w.rng.Shuffle(len(hosts), func(i, j int) { hosts[i], hosts[j] = hosts[j], hosts[i] })
@@ -113,8 +111,56 @@ func (s obedient) Recruit(ctx context.Context, epoch, generation int64) (databas
 	return s.Server.Recruit(ctx, epoch, max(generation, s.Observe(ctx).Promise.Generation))
 }
 
-// applied is the policy that a host knows.
+// applied is the plan that a host knows.
 type applied struct {
-	number int
-	policy database.Policy
+	number  int
+	policy  database.Policy
+	setting wanted
+}
+
+// wanted is what a plan wants of every server's file.
+type wanted struct {
+	number  int // 0 = it was never changed
+	value   int
+	refused bool // PostgreSQL does not take it
+}
+
+// want tells the driver of a host what a newer plan wants.
+func (h *host) want(s wanted) {
+	if s.number > h.setting {
+		h.setting = s.number
+		h.srv.Want(s.value, s.refused)
+	}
+}
+
+// ApplySetting is an operator who applies a plan with another setting. Each host hears of it with its own reads, writes
+// its file when its server runs, and the operator asks for the restarts that it takes: at once, later or never, and also
+// while some have not heard of the plan. Now and then PostgreSQL takes no such value.
+const ApplySetting FaultKind = "apply setting"
+
+func (f *faults) applySetting() func() {
+	w := f.w
+	f.want(wanted{value: 50 + 50*w.rng.IntN(4), refused: w.chance(5)})
+	wants, pending := w.wants, !w.chance(4)
+	if !w.chance(3) {
+		w.at(w.between(0, 8*time.Second), func() { f.askRestart(pending, wants) })
+	}
+	if w.chance(2) {
+		return nil
+	}
+	return func() {
+		f.want(wanted{value: databasetest.SettingAtFirst})
+		if wants := w.wants; w.chance(2) {
+			f.askRestart(true, wants)
+		}
+	}
+}
+
+func (f *faults) want(s wanted) {
+	w := f.w
+	w.wants++
+	s.number = w.wants
+	w.setting = s
+	w.note("", "applied: setting %d, refused=%t", s.value, s.refused)
+	f.apply(w.policy)
 }

@@ -102,11 +102,14 @@ func (w *World) takeIn() {
 			continue
 		}
 		w.note(h.name, "is taken in again")
+		w.check.takenIn++
 		h.stopAgent()
 		h.enter(w.site)
 		w.site.members = append(w.site.members, h)
 		h.startAgent()
-		break
+		if !w.opt.AllAtOnce {
+			break
+		}
 	}
 	w.at(w.between(time.Second, 10*time.Second), w.takeIn)
 }

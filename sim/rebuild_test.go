@@ -72,6 +72,68 @@ func TestAClusterThatIsRebuiltOnItsSurvivor(t *testing.T) {
 	}
 }
 
+// returning is a world in which the hosts that were written off come back together, cut off from the survivor: they are a
+// majority of the agreed state of before, and go on. Then they hear of the rebuilding, and are taken in at one moment,
+// while other things go wrong.
+func returning(seed uint64) sim.Options {
+	dice := rand.New(rand.NewPCG(seed, 0x2e70))
+	second := func(lo, hi int) time.Duration {
+		return time.Duration(lo)*time.Second + time.Duration(dice.IntN((hi-lo)*1000))*time.Millisecond
+	}
+	opt := sim.Options{Seed: seed, Operator: true, NoLive: true, AllAtOnce: true, Hosts: 3, Standbys: 2, W: 1, FaultTime: 200 * time.Second}
+	if dice.IntN(4) == 0 {
+		opt.Hosts, opt.Standbys, opt.W = 5, 2+dice.IntN(3), 1+dice.IntN(2)
+	}
+	hosts := []string{"h1", "h2", "h3", "h4", "h5"}[:opt.Hosts]
+	dice.Shuffle(len(hosts), func(i, j int) { hosts[i], hosts[j] = hosts[j], hosts[i] })
+	last, gone := hosts[0], second(40, 50)
+	opt.Script = append(opt.Script, sim.Step{At: gone, Kind: sim.Partition, Host: last, Lasts: second(30, 70)})
+	back := second(15, 35)
+	for _, h := range hosts[1:] {
+		switch dice.IntN(4) {
+		case 0: // it was there all the time
+		case 1:
+			opt.Script = append(opt.Script, sim.Step{At: gone, Kind: sim.LoseDisk, Host: h, Lasts: back})
+		default:
+			opt.Script = append(opt.Script, sim.Step{At: gone, Kind: sim.CrashHost, Host: h, Lasts: back})
+		}
+	}
+	opt.Script = append(opt.Script, sim.Step{At: gone + second(5, 25), Kind: sim.RebuildCluster, Host: last})
+	after := []sim.FaultKind{sim.CrashServer, sim.CrashAgent, sim.CrashHost, sim.CutOneWay, sim.CutLink, sim.PauseAgent, sim.StoreCut, sim.LoseAnswer}
+	for range dice.IntN(6) {
+		opt.Script = append(opt.Script, sim.Step{At: second(80, 190), Kind: after[dice.IntN(len(after))], Host: hosts[dice.IntN(len(hosts))], Lasts: second(1, 12)})
+	}
+	return opt
+}
+
+// Two and more hosts that come back together after the cluster was rebuilt without them are taken in at once, and the
+// database is whole with them.
+func TestHostsThatComeBackTogetherAfterARebuilding(t *testing.T) {
+	n := uint64(30)
+	if testing.Short() || raceEnabled {
+		n = 4
+	}
+	if *seed != 0 {
+		replay(t, returning(*seed))
+		return
+	}
+	rebuilt, together := 0, 0
+	for s := range n {
+		r := sim.Run(returning(*from + s))
+		if r.Failure != nil {
+			report(t, r)
+		}
+		rebuilt += r.Rebuilt
+		if r.TakenIn > 1 {
+			together++
+		}
+	}
+	t.Logf("%d clusters were rebuilt, and %d times two hosts or more were taken in again", rebuilt, together)
+	if n >= 30 && together < 10 {
+		t.Error("hosts did not come back together: the worlds do not show what they are for")
+	}
+}
+
 // A host without a copy is cut off, and somebody rebuilds the cluster on it although all others live and agree with each
 // other as before. Where the survivor holds a copy its promise alone keeps them from going on.
 func TestAWrittenOffHostThatGoesOnIsFound(t *testing.T) {

@@ -36,6 +36,7 @@ type Options struct {
 	Readers   bool                   // the plan has a read-only listener, and clients read through it
 	Operator  bool                   // somebody forces a failover when nobody is served, and settles what it left behind
 	Salvage   database.SalvagePolicy // what the plan wants done with commits that were given up
+	AllAtOnce bool                   // who takes in the hosts that were written off does so with all that are there
 	NoLive    bool                   // do not demand progress at the end: what happened may rightly need a person
 	Hook      bool                   // the plan has a command for a primary in trouble
 	Vault     bool                   // the plan lets copies be made of what the vault holds
@@ -78,6 +79,7 @@ type Result struct {
 	Forced       int           // failovers that an operator forced, and that were confirmed
 	GivenUp      int           // acknowledged commits that these lost, and rebuildings
 	Rebuilt      int           // clusters that were founded anew
+	TakenIn      int           // hosts that were taken in again after that
 	Hooks        int           // runs of the plan's command for a primary in trouble
 	Refills      int           // copies that were made of what the vault holds
 	Took         time.Duration // virtual
@@ -126,6 +128,7 @@ type World struct {
 	clients  []*writer
 	nextID   int
 	wants    int // changes of the plan's setting
+	setting  wanted
 	faults   faults
 	archive  archive
 	check    *checker
@@ -148,8 +151,9 @@ func Run(opt Options) Result {
 	}
 	return Result{
 		Failure: w.failure, Acknowledged: w.check.acknowledged, Read: w.check.answered, Epochs: w.check.record.Epoch, Faults: w.faults.count,
-		RestartsDone: w.check.restarts, Halts: w.check.haltsSeen, HaltedMoves: w.check.mostMoves, Forced: len(w.check.losses), GivenUp: w.check.given, Rebuilt: w.check.rebuilt,
-		Hooks: w.hooks, Refills: w.refills, Took: w.now, Opened: max(0, w.check.openedAt-w.check.healed), LongestWait: w.check.longest, Hash: w.trace.hash.Sum64(),
+		RestartsDone: w.check.restarts, Halts: w.check.haltsSeen, HaltedMoves: w.check.mostMoves, Forced: len(w.check.losses), GivenUp: w.check.given,
+		Rebuilt: w.check.rebuilt, TakenIn: w.check.takenIn, Hooks: w.hooks, Refills: w.refills,
+		Took: w.now, Opened: max(0, w.check.openedAt-w.check.healed), LongestWait: w.check.longest, Hash: w.trace.hash.Sum64(),
 	}
 }
 

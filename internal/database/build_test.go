@@ -115,6 +115,14 @@ func hears(host string, r database.Record, l database.Local) database.Peer {
 	}
 }
 
+// lately is a memory of peers whose looks at their servers are known to be of a moment ago.
+func lately(m database.Memory, hosts ...string) database.Memory {
+	for _, h := range hosts {
+		m.Heard = append(m.Heard, database.Heard{Host: h, After: time.Hour - time.Second, Newest: time.Hour - time.Second, Bounded: true})
+	}
+	return m
+}
+
 // silent is a peer that nobody has heard for d.
 func silent(host string, d time.Duration) database.Peer {
 	return database.Peer{Host: host, AgentAge: d, GateAge: d, Contact: d}

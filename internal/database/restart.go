@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"holdfast/internal/problem"
 )
@@ -79,7 +80,7 @@ const (
 func (j *judgement) turnOf(q Request, host string) turn {
 	l, ok := j.localOf(host)
 	switch {
-	case !ok || !l.Running || l.Life == "":
+	case !ok || !l.Running || l.Life == "" || j.lookedLongAgo(host):
 		return away
 	case q.Lives[host] != l.Life:
 		return settled
@@ -93,6 +94,21 @@ func (j *judgement) turnOf(q Request, host string) turn {
 		return due
 	}
 	return settled
+}
+
+// oldLook is the age from which a look at a server says nothing of what was asked for meanwhile. A server is looked at every
+// half second, a look takes less than one, and what is told of it is confirmed within another.
+const oldLook = 5 * time.Second
+
+// lookedLongAgo reports whether a host's last look at its server may be old: its agent stood still, or has just been heard
+// for the first time, and the plan or the request may be newer. A dry run knows no more than what was told.
+func (j *judgement) lookedLongAgo(host string) bool {
+	if host == j.v.Self || j.m.Heard == nil {
+		return host == j.v.Self && j.v.Local.Age > oldLook
+	}
+	p, ok := j.peer(host)
+	after, bounded := j.told(host)
+	return !ok || p.Report == nil || !bounded || j.v.Now-after+p.Report.Looked > oldLook
 }
 
 // primaryFirst reports whether a setting comes down: then the primary starts first, in place, and the standbys after

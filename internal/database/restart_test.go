@@ -21,7 +21,9 @@ func TestServersRestartInTurn(t *testing.T) {
 	all := database.Request{ID: "r1", Kind: "restart", Lives: lives}
 	pending := database.Request{ID: "r1", Kind: "restart", Lives: lives, PendingOnly: true}
 	b1, b2, b3 := with(primary(r, "b1"), "1", nil), with(standby(r, "b2"), "2", nil), with(standby(r, "b3"), "3", nil)
-	m := since(r, time.Minute)
+	m := lately(since(r, time.Minute), "b1", "b2", "b3")
+	old, unknown := m, since(r, time.Minute)
+	old.Heard = []database.Heard{{Host: "b2", After: time.Hour - 6*time.Second, Bounded: true}, m.Heard[2]}
 	prepared := m
 	prepared.Prepared = "r1"
 	on := func(self string, q database.Request, ls ...database.Local) database.View {
@@ -62,6 +64,8 @@ func TestServersRestartInTurn(t *testing.T) {
 		{"and restarts in place", on("b1", pending, with(b1, "1", down), with(b2, "2", down), with(b3, "3", down)), prepared, switching},
 		{"nobody's restart is judged before its settings were read", on("b1", pending, b1, b2, unread), m, "nothing"},
 		{"a standby whose replay stands still for its settings restarts unasked", on("b2", database.Request{}, b1, stands, b3), m, "stop"},
+		{"a standby whose agent stood still may not have heard of the plan", on("b1", pending, b1, b2, b3), old, "nothing"},
+		{"nor one that was never heard of before", on("b1", pending, b1, b2, b3), unknown, "nothing"},
 		{"settings that are not in the file are brought there", on("b3", database.Request{}, b1, b2, unread), m, "reload"},
 		{"one that was stopped for its restart is not left so by a pause", func() database.View {
 			l := stopped

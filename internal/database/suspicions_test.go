@@ -93,7 +93,7 @@ func TestARestartThatWaitsForASilentHostHoldsNobodyUp(t *testing.T) {
 	move := database.Request{ID: "q1", Kind: "switchover", To: "b2"}
 	b1, b2, b3 := primary(r, "b1"), standby(r, "b2"), standby(r, "b3")
 	b1.Life, b2.Life, b3.Life = "1", "2", "3"
-	m := since(r, time.Minute)
+	m := lately(since(r, time.Minute), "b2", "b3")
 	m.SawPrimary, m.Names, m.Prepared = true, b1.Names, "q1"
 	both := func(v database.View) database.View {
 		v.Requests = []database.Request{restart, move}

@@ -158,13 +158,12 @@ type Server struct {
 	measured   bool    // how full the disk is is known
 	lead       *Server // the primary that a copy under way will follow
 
-	unread  Unread
-	fault   database.DiskFault // of its disk
-	how     Refusal            // who notices it
-	wanted  int                // max_connections of the plan
-	applied bool               // it is in the server's file
-	lives   int                // starts of a process
-	shelf   []shelved
+	unread Unread
+	fault  database.DiskFault // of its disk
+	how    Refusal            // who notices it
+	plan   settings
+	lives  int // starts of a process
+	shelf  []shelved
 
 	versions int // raised by whatever can change who may acknowledge
 	minted   int // incarnations made here
@@ -174,7 +173,7 @@ var _ database.Server = (*Server)(nil)
 
 // New is a host without data.
 func New(host string, w World, o Observer, bugs Bugs) *Server {
-	return &Server{host: host, w: w, o: o, bugs: bugs, d: disk{state: database.DataAbsent}, attested: true, wanted: settingAtFirst, applied: true}
+	return &Server{host: host, w: w, o: o, bugs: bugs, d: disk{state: database.DataAbsent}, attested: true, plan: settings{wanted: SettingAtFirst, held: SettingAtFirst, applied: true}}
 }
 
 // Host is where the server stands.

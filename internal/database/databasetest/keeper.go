@@ -25,6 +25,13 @@ func (s *Server) StopKeeper(stop bool) {
 	}
 }
 
+// Revoke ends the deadline of a primary before its time, though its agent lives and has extended it.
+func (s *Server) Revoke() {
+	if _, ok := s.RunsAsPrimary(); ok && s.p != nil {
+		s.pass(s.p)
+	}
+}
+
 // keeperSilent is for how long a running server's keeper has not answered.
 func (s *Server) keeperSilent() time.Duration {
 	if !s.keeper.stopped || s.p == nil {

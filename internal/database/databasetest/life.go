@@ -274,7 +274,7 @@ func (s *Server) Init(ctx context.Context, epoch int64) error {
 	s.d.files = map[uint32]fileOf{}
 	s.swear(database.Promise{Epoch: epoch, Incarnation: s.d.incarnation})
 	s.d.wal = []Entry{{Timeline: 1, Start: walStart, End: walStart + 400, Kind: Tick}}
-	s.d.flushed, s.d.names, s.d.state, s.d.control = 1, s.atStart(), database.DataPresent, s.wanted
+	s.d.flushed, s.d.names, s.d.state, s.d.control = 1, s.atStart(), database.DataPresent, s.plan.good()
 	return nil
 }
 
