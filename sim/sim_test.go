@@ -26,7 +26,7 @@ var (
 // but its primary, and once the faults are over the database is whole again by itself.
 func TestSeeds(t *testing.T) {
 	if *seed != 0 {
-		replay(t, sim.Options{Readers: readers(*seed), Hook: hook(*seed)})
+		replay(t, chosen(*seed))
 		return
 	}
 	n := *seeds
@@ -41,7 +41,7 @@ func TestSeeds(t *testing.T) {
 	for range runtime.GOMAXPROCS(0) {
 		workers.Go(func() {
 			for seed, more := sum.next(); more; seed, more = sum.next() {
-				sum.add(seed, sim.Run(sim.Options{Seed: seed, Readers: readers(seed), Hook: hook(seed)}))
+				sum.add(seed, sim.Run(chosen(seed)))
 			}
 		})
 	}
@@ -50,11 +50,11 @@ func TestSeeds(t *testing.T) {
 	sum.write("done: ")
 }
 
-// readers reports whether the plan of a seed's world has a read-only listener.
-func readers(seed uint64) bool { return seed%3 == 0 }
-
-// hook reports whether the plan of a seed's world has a command for a primary in trouble.
-func hook(seed uint64) bool { return seed%4 == 1 }
+// chosen is the world of a seed. Every third plan has a read-only listener, every fourth a command for a primary in trouble,
+// every fifth a vault that copies may come from.
+func chosen(seed uint64) sim.Options {
+	return sim.Options{Seed: seed, Readers: seed%3 == 0, Hook: seed%4 == 1, Vault: seed%5 == 2}
+}
 
 // total adds up what many seeds came to.
 type total struct {
