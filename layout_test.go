@@ -15,7 +15,7 @@ type room struct {
 const leaves = " internal/problem internal/event internal/redact internal/clock internal/durable internal/pgdata "
 
 // roomsOwn are the rooms without their drivers: types and judgement.
-const roomsOwn = " internal/plan internal/service internal/edge internal/database internal/files internal/vault/... internal/backup/... internal/restore "
+const roomsOwn = " internal/receipt internal/plan internal/service internal/edge internal/database internal/files internal/vault/... internal/backup/... internal/restore "
 
 // drivers touch real servers and sockets. Only who puts a host together knows them.
 const drivers = " internal/service/... internal/edge/... internal/database/... internal/cluster/... "
@@ -30,6 +30,7 @@ var rooms = []room{
 	{folder: "internal/pgcontrol", std: true, ours: "internal/database", why: "one file of PostgreSQL's, read by whoever makes or restores a data directory; of ours it knows the LSN alone"},
 	{folder: "internal/pgdata", pure: true, std: true, why: "what a data directory's files mean is the same for whoever copies them"},
 	{folder: "internal/orders", std: true, ours: "internal/clock", why: "a leaf: lines of orders over a private socket, whatever is ordered"},
+	{folder: "internal/receipt", std: true, ours: "internal/durable", why: "a receipt is verified with nothing but itself and a certificate: the standard library and the leaf durable"},
 	{folder: "internal/auth", ours: leaves, why: "certificates know no room"},
 	{folder: "internal/keeper", std: true, ours: "internal/durable", why: "a keeper outlives everything: the standard library, x/sys and the leaf durable, so that it is small and never upgraded for others' sake"},
 

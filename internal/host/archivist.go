@@ -323,6 +323,7 @@ func (a *archivist) base(ctx context.Context, v *vault.Vault, asked *agent.Asked
 		return result, err
 	}
 	id := result.Backup.ID
+	a.host.receipt(ctx, v, backupReceipt(result.Backup, result.Took))
 	proven, err := a.prove(ctx, v, id, asked)
 	if err != nil {
 		return result, fmt.Errorf("prove base backup %s: %w", id, err)

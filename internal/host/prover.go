@@ -58,6 +58,9 @@ func (a *archivist) prove(ctx context.Context, v *vault.Vault, id string, asked 
 		Probes: want.Probes, Usual: usual, Limit: want.Limit,
 		Progress: func(phase string) { a.progress(ctx, asked, backup.Progress{Phase: "prove: " + phase}) },
 	})
+	if err == nil {
+		a.host.receipt(ctx, v, proofReceipt(b))
+	}
 	return b, err
 }
 
@@ -77,6 +80,7 @@ func (a *archivist) backupNamed(ctx context.Context, v *vault.Vault, id string) 
 // proveLater proves backups whose validation was cut off, and those that somebody asks for. Nothing waits for it.
 func (a *archivist) proveLater(ctx context.Context, v *vault.Vault) {
 	a.host.sweepTrials(ctx)
+	a.host.carryReceipts(ctx, v)
 	next, pause := a.host.clock.Now().Add(duePace), proveRetry
 	for a.host.sleep(ctx, basePace) {
 		if q := a.askedFor("validate"); q != nil {

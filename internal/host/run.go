@@ -330,6 +330,7 @@ func (h *Host) run(ctx context.Context, down <-chan struct{}) error {
 	g.Go(func() error { return h.saver.run(ctx) })
 	g.Go(func() error { return h.salvor.run(ctx) })
 	g.Go(func() error { return h.restored.run(ctx) })
+	g.Go(func() error { return h.changes(ctx) })
 	for _, c := range h.comparers {
 		g.Go(func() error { return c.run(ctx) })
 	}

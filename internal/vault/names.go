@@ -147,6 +147,9 @@ func (v *Vault) checkSealed(name string, content []byte) error {
 	case dir == catalogDir:
 		_, err := v.openPage(name, content)
 		return err
+	case dir == receiptDir:
+		_, err := v.openReceipt(name, content)
+		return err
 	}
 	return nil
 }

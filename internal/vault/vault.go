@@ -334,7 +334,7 @@ func locks(name string) bool {
 	case repositoryDir:
 		return base != "" && strings.Contains("pqx", base[:1]) || base == "kopia.repository" // packs, indexes, format
 	}
-	return name == identityFile || name == formatBlobCopy
+	return name == identityFile || name == formatBlobCopy || dir == receiptDir
 }
 
 func (c Config) label() string {

@@ -1,0 +1,119 @@
+package cli
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"holdfast/internal/auth"
+	"holdfast/internal/host"
+	"holdfast/internal/local"
+	"holdfast/internal/receipt"
+	"holdfast/internal/redact"
+	"holdfast/internal/vault"
+)
+
+// Receipts of a host and an operator in a vault of two copies are listed, shown, exported, and proven with nothing but the
+// authority's certificate; what is changed or taken out is named.
+func TestReceiptsByTheCommandLine(t *testing.T) {
+	root := twoCopies(t)
+	at := "--root=" + root
+	ca, err := auth.CreateAuthority(filepath.Join(root, "ca"), "clinic")
+	if err == nil {
+		err = ca.WriteHost(host.CertDir(local.HostDir(root, "h1")), auth.HostCert{Name: "h1"})
+	}
+	if err == nil {
+		err = ca.WriteHost(local.AdminDir(root), auth.HostCert{Name: "operator", Role: auth.Admin})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	words(t, 0, "vault", "init", "main", at)
+	says(t, words(t, 1, "receipt", "verify", at), "receipt.not-proven", "there are no receipts")
+
+	dir := local.HostDir(root, "h1")
+	b, err := host.ReceiptBook(host.ReceiptDir(dir), host.CertDir(dir), "clinic", "h1", "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func() {
+		t.Helper()
+		v, err := vault.Open(t.Context(), vault.Config{Key: redact.Secret("a key of the test"), URL: "file://" + filepath.Join(root, "home"), Copy: "home", Filled: true,
+			Others: []vault.Place{{Copy: "away", URL: "file://" + filepath.Join(root, "away"), Filled: true}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, outcome := range []string{receipt.Passed, receipt.Failed} {
+			_, err := b.Append(t.Context(), v.Identity().ID, v, receipt.Event{Kind: receipt.Validation, Subject: "records", Outcome: outcome, Says: fmt.Sprintf("looked at %d", i)}, time.Now())
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := v.Sync(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := v.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write()
+	a, err := findApplication(New(), root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.receipt(t.Context(), "main", restoreReceipt(restoredDatabase{Database: "records", At: "latest"})); err != nil {
+		t.Fatal(err)
+	}
+
+	says(t, words(t, 0, "receipt", "list", at), "/1 ", "looked at 0", "validation", "failed", "records at latest was restored")
+	says(t, words(t, 0, "receipt", "list", "records", "--kind", "restore", "--output", "json", at), `"host": "operator"`, `"rto_seconds": 0`)
+	says(t, words(t, 0, "receipt", "verify", at), "1 validation failed, 1 validation passed", "of host h1", "of admin operator", "main: proven.")
+	alone := []string{"--vault", filepath.Join(root, "away"), "--key", filepath.Join(root, "vault.key")}
+	says(t, words(t, 0, append([]string{"receipt", "verify", "--public", filepath.Join(root, "ca", "ca.crt")}, alone...)...), "proven. Each was signed")
+
+	says(t, words(t, 0, "receipt", "rotate", at), "h1 signs with key ")
+	write()
+	says(t, words(t, 0, "receipt", "verify", at), "1 key done", "main: proven.")
+
+	out := filepath.Join(t.TempDir(), "evidence")
+	says(t, words(t, 0, "receipt", "export", out, at), "6 receipts in ")
+	ours := filepath.Join(out, "ca.crt")
+	says(t, words(t, 0, "receipt", "verify", out, "--public", ours), "files: proven.")
+	files, err := filepath.Glob(filepath.Join(out, "h1-*", "*.json"))
+	if err != nil || len(files) != 5 {
+		t.Fatal(files, err)
+	}
+	says(t, words(t, 0, "receipt", "verify", files[2], "--public", ours), "files: proven.")
+	chain := filepath.Base(filepath.Dir(files[0]))
+	says(t, words(t, 0, "receipt", "show", chain+"/2", at), `"says": "looked at 1"`, "for which authority")
+
+	// The fourth is changed, the second taken out.
+	raw, err := os.ReadFile(files[3])
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw = bytes.Replace(raw, []byte(`"sig": "`), []byte(`"sig": "AAAA`), 1) // longer by three bytes, and base64 still
+	if err := errors.Join(os.WriteFile(files[3], raw, 0o600), os.Remove(files[1])); err != nil {
+		t.Fatal(err)
+	}
+	says(t, words(t, 1, "receipt", "verify", out, "--public", ours), "receipt.not-proven", "missing are 2 to 2", "4: it was changed, or its signature was")
+	// In the vault: one copy's object is put in another's place. Its seal is for its own name.
+	objects, err := filepath.Glob(filepath.Join(root, "away", "receipts", "h1-*", "*"))
+	if err != nil || len(objects) != 5 {
+		t.Fatal(objects, err)
+	}
+	if raw, err = os.ReadFile(objects[0]); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Chmod(objects[1], 0o600), os.WriteFile(objects[1], raw, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	says(t, words(t, 1, append([]string{"receipt", "verify"}, alone...)...), "its seal does not fit", "missing are 2 to 2")
+	says(t, words(t, 1, "vault", "scrub", at), "in copy away (damaged: its seal does not fit); whole in home")
+	words(t, 0, "vault", "repair", at, "--yes")
+	says(t, words(t, 0, append([]string{"receipt", "verify"}, alone...)...), "whole and in order")
+}

@@ -1,0 +1,169 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"holdfast/internal/auth"
+	"holdfast/internal/local"
+	"holdfast/internal/receipt"
+)
+
+func receiptVerifyCommand() *cobra.Command {
+	var w receiptWords
+	cmd := &cobra.Command{
+		Use:   "verify [FILE|DIR...]",
+		Short: "Prove receipts: every signature, who vouches for it, and that none is missing, changed, exchanged or cut off",
+		Long: `Judges the receipts of the plan's vaults, of --vault, of a directory as receipt export writes it, or of single files, of which
+only the signatures can be judged. It needs no agent, and no vault where files are given.
+
+--public says whom to trust. Without it, and without a data root, it is proven only that one authority stands behind all of
+them; its fingerprint is printed, to be compared.
+
+Exit status 1 when anything does not hold.`,
+		Example: `  holdfast receipt verify
+  holdfast receipt verify --vault file:///mnt/vault --key vault.key --public ca.crt
+  holdfast receipt verify /srv/evidence --public ca.crt --output json
+  holdfast receipt verify 00000007-b6a0c1d2e3f40516.json --public ca.crt`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			all, a, err := w.read(cmd, args)
+			if err != nil {
+				return err
+			}
+			t, err := w.trust(a)
+			if err != nil {
+				return err
+			}
+			return w.verify(cmd.OutOrStdout(), all, t)
+		},
+	}
+	w.from.add(cmd)
+	outputFlag(cmd, &w.output)
+	cmd.Flags().StringVar(&w.public, "public", "", publicUsage)
+	return cmd
+}
+
+// verified is what one place's receipts prove.
+type verified struct {
+	From string `json:"from"`
+	receipt.Report
+}
+
+func (w *receiptWords) verify(out io.Writer, all []gathered, t receipt.Trust) error {
+	var reports []verified
+	var faults []string
+	for _, g := range all {
+		rep := receipt.Verify(g.all, t, g.alone)
+		rep.Faults = append(rep.Faults, g.faults...)
+		rep.OK = rep.OK && len(g.faults) == 0
+		if len(g.all)+len(g.faults) == 0 {
+			rep.Faults = []string{"there are no receipts"}
+		}
+		reports, faults = append(reports, verified{g.from, rep}), append(faults, rep.Faults...)
+	}
+	var err error
+	if w.output == "json" {
+		err = writeJSON(out, reports)
+	} else {
+		err = writeVerified(out, reports)
+	}
+	switch {
+	case err != nil:
+		return err
+	case len(faults) == 0:
+		return nil
+	case w.output == "json":
+		return exitError{1}
+	}
+	return receiptFault(reports[0].From, faults)
+}
+
+func writeVerified(out io.Writer, reports []verified) error {
+	var b strings.Builder
+	for _, r := range reports {
+		for _, c := range r.Chains {
+			fmt.Fprintf(&b, "%s: %d receipts, %d to %d, %s to %s\n  %s\n  %s\n", c.Chain, c.Count, c.First, c.Last, momentText(c.Oldest), momentText(c.Newest), strings.Join(c.Kinds, ", "), signedText(c))
+		}
+		if r.OK && r.Trusted {
+			fmt.Fprintf(&b, "%s: proven. Each was signed by who it says and is as it was signed; none is missing.\n", r.From)
+		} else if r.OK {
+			fmt.Fprintf(&b, "%s: whole and in order. Whether the authority is the application's own is not proven: compare its fingerprint, or give --public ca.crt.\n", r.From)
+		}
+	}
+	_, err := io.WriteString(out, b.String())
+	return err
+}
+
+func receiptExportCommand() *cobra.Command {
+	var w receiptWords
+	cmd := &cobra.Command{
+		Use:   "export DIR",
+		Short: "Write all receipts to a directory, one file each, for whoever is to verify them elsewhere",
+		Example: `  holdfast receipt export /srv/evidence
+  holdfast receipt export /srv/evidence --vault file:///mnt/vault --key vault.key`,
+		Args: usageArgs(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			all, a, err := w.read(cmd, nil)
+			if err != nil {
+				return err
+			}
+			n := 0
+			for _, g := range all {
+				if len(g.faults) > 0 {
+					return receiptFault(g.from, g.faults)
+				}
+				for _, r := range g.all {
+					if err := exportReceipt(args[0], r); err != nil {
+						return err
+					}
+					n++
+				}
+			}
+			if a != nil { // beside them: the certificate with which they are verified
+				raw, err := os.ReadFile(filepath.Join(local.AdminDir(a.Root), auth.CACertFile))
+				if err == nil {
+					err = os.WriteFile(filepath.Join(args[0], auth.CACertFile), raw, 0o644)
+				}
+				if err != nil {
+					return fmt.Errorf("write the authority's certificate: %w", err)
+				}
+			}
+			if w.output == "json" {
+				return writeJSON(cmd.OutOrStdout(), map[string]any{"dir": args[0], "receipts": n})
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d receipts in %s; verify them anywhere: holdfast receipt verify %s --public ca.crt\n", n, args[0], args[0])
+			return err
+		},
+	}
+	w.from.add(cmd)
+	outputFlag(cmd, &w.output)
+	return cmd
+}
+
+// exportReceipt writes one file. One that is there with other content stays, and is told.
+func exportReceipt(dir string, r receipt.Receipt) error {
+	file := filepath.Join(dir, filepath.FromSlash(r.Name)+".json")
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return fmt.Errorf("export receipts: %w", err)
+	}
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if errors.Is(err, fs.ErrExist) {
+		old, err := os.ReadFile(file)
+		if err == nil && string(old) != string(r.Raw) {
+			err = fmt.Errorf("%s is there already with other content", file)
+		}
+		return err
+	}
+	if err != nil {
+		return fmt.Errorf("export receipts: %w", err)
+	}
+	_, err = f.Write(r.Raw)
+	return errors.Join(err, f.Close())
+}

@@ -1,0 +1,326 @@
+package receipt_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"holdfast/internal/auth"
+	"holdfast/internal/receipt"
+)
+
+// shelf is a vault in memory.
+type shelf struct {
+	kept map[string][]byte
+	away error
+}
+
+func (s *shelf) ReceiptNames(context.Context) ([]string, error) {
+	var out []string
+	for n := range s.kept {
+		out = append(out, n)
+	}
+	slices.Sort(out)
+	return out, s.away
+}
+
+func (s *shelf) Receipt(_ context.Context, name string) ([]byte, error) {
+	raw, ok := s.kept[name]
+	if !ok {
+		return nil, errors.New("not there")
+	}
+	return raw, s.away
+}
+
+func (s *shelf) PutReceipt(_ context.Context, name string, raw []byte) error {
+	if old, ok := s.kept[name]; ok && !bytes.Equal(old, raw) {
+		return errors.New("another one is there")
+	}
+	if s.away == nil {
+		s.kept[name] = raw
+	}
+	return s.away
+}
+
+func (s *shelf) all(t *testing.T) []receipt.Receipt {
+	t.Helper()
+	var out []receipt.Receipt
+	for _, raw := range s.kept {
+		r, err := receipt.Read(raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+// world is an application's authority with signers.
+type world struct {
+	t     *testing.T
+	a     *auth.Authority
+	dir   string
+	trust receipt.Trust
+	now   time.Time
+	shelf *shelf
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	dir := t.TempDir()
+	a, err := auth.CreateAuthority(filepath.Join(dir, "ca"), "clinic")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{t: t, a: a, dir: dir, now: time.Now(), shelf: &shelf{kept: map[string][]byte{}}}
+	pem, err := os.ReadFile(filepath.Join(dir, "ca", auth.CACertFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w.trust, err = receipt.ParseTrust(pem); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+func (w *world) book(host string) *receipt.Book {
+	w.t.Helper()
+	tls := filepath.Join(w.dir, host, "tls")
+	if _, err := os.Stat(tls); err != nil {
+		if err := w.a.WriteHost(tls, auth.HostCert{Name: host}); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	id, err := receipt.LoadIdentity(filepath.Join(tls, auth.HostCertFile), filepath.Join(tls, auth.HostKeyFile), filepath.Join(tls, auth.CACertFile))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return receipt.NewBook(filepath.Join(w.dir, host, "receipts"), id, receipt.Author{Application: "clinic", Host: host, Tool: "test"})
+}
+
+func (w *world) add(b *receipt.Book, kind string) receipt.Receipt {
+	w.t.Helper()
+	w.now = w.now.Add(time.Second)
+	r, err := b.Append(w.t.Context(), "v1", w.shelf, receipt.Event{Kind: kind, Subject: "records", Outcome: receipt.Done, Says: "it was done", Figures: map[string]float64{"bytes": 7}}, w.now)
+	if _, late := errors.AsType[*receipt.NotCarriedError](err); err != nil && !late {
+		w.t.Fatal(err)
+	}
+	return r
+}
+
+// want verifies what the vault holds, and compares the faults with words: each must be among them, and nothing else.
+func (w *world) want(words ...string) receipt.Report {
+	w.t.Helper()
+	rep := receipt.Verify(w.shelf.all(w.t), w.trust, false)
+	text := strings.Join(rep.Faults, "\n")
+	if rep.OK != (len(words) == 0) {
+		w.t.Errorf("ok is %v with %q", rep.OK, text)
+	}
+	for _, x := range words {
+		if !strings.Contains(text, x) {
+			w.t.Errorf("not said is %q, but\n%s", x, text)
+		}
+	}
+	return rep
+}
+
+func TestReceiptsOfSeveralHostsAreWholeAndTrusted(t *testing.T) {
+	w := newWorld(t)
+	one, two := w.book("b1"), w.book("b2")
+	for range 3 {
+		w.add(one, receipt.Backup)
+		w.add(two, receipt.Validation)
+	}
+	rep := w.want()
+	if !rep.Trusted || len(rep.Chains) != 2 || rep.Chains[0].Signed.Name != "b1" || rep.Chains[0].Signed.Role != "host" || rep.Chains[0].Last != 3 || !slices.Equal(rep.Chains[0].Kinds, []string{"3 backup done"}) {
+		t.Errorf("%+v", rep)
+	}
+	// Without the authority's certificate the same holds, and nobody is trusted.
+	if rep := receipt.Verify(w.shelf.all(t), receipt.Trust{}, false); !rep.OK || rep.Trusted {
+		t.Errorf("without trust: %+v", rep)
+	}
+	// One receipt alone is judged by its signature.
+	r := w.add(one, receipt.Restore)
+	if rep := receipt.Verify([]receipt.Receipt{r}, w.trust, true); !rep.OK || !rep.Trusted {
+		t.Errorf("one alone: %+v", rep)
+	}
+	other := newWorld(t)
+	if rep := receipt.Verify([]receipt.Receipt{r}, other.trust, true); rep.OK || rep.Trusted || !strings.Contains(rep.Faults[0], "another authority vouches for it") {
+		t.Errorf("under another authority: %+v", rep)
+	}
+	if at, err := os.Stat(filepath.Join(w.dir, "b1", "receipts", "key.pem")); err != nil || at.Mode().Perm() != 0o600 {
+		t.Errorf("the key's file: %v, %v", at, err)
+	}
+	if rep := receipt.Verify(nil, w.trust, false); rep.OK || rep.Trusted {
+		t.Errorf("nothing at all proves something: %+v", rep)
+	}
+}
+
+// changed gives a receipt with another payload or signature under the old one's place.
+func changed(t *testing.T, r receipt.Receipt, change func(e *receipt.Envelope, payload map[string]any)) []byte {
+	t.Helper()
+	e := r.Envelope
+	e.Signatures = slices.Clone(e.Signatures)
+	raw, err := base64.StdEncoding.DecodeString(e.Payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var payload map[string]any
+	if err := json.Unmarshal(raw, &payload); err != nil {
+		t.Fatal(err)
+	}
+	change(&e, payload)
+	if raw, err = json.Marshal(payload); err != nil {
+		t.Fatal(err)
+	}
+	e.Payload = base64.StdEncoding.EncodeToString(raw)
+	if raw, err = json.Marshal(e); err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}
+
+func TestEachWayToTamperIsNamed(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		tamper func(w *world, of, other []receipt.Receipt)
+		faults []string
+	}{
+		{"a receipt that was changed", func(w *world, of, _ []receipt.Receipt) {
+			w.shelf.kept[of[1].Name] = changed(w.t, of[1], func(_ *receipt.Envelope, p map[string]any) { p["outcome"] = "passed" })
+		}, []string{": 2: it was changed", ": 3: it follows"}},
+		{"a receipt that is missing", func(w *world, of, _ []receipt.Receipt) { delete(w.shelf.kept, of[1].Name) }, []string{"missing are 2 to 2"}},
+		{"the first that is missing", func(w *world, of, _ []receipt.Receipt) { delete(w.shelf.kept, of[0].Name) }, []string{"missing are 1 to 1"}},
+		{"an end that is cut off", func(w *world, of, _ []receipt.Receipt) { delete(w.shelf.kept, of[3].Name) }, []string{"missing at the end are 4 to 4", "saw them"}},
+		{"a chain that is gone", func(w *world, of, _ []receipt.Receipt) {
+			for _, r := range of {
+				delete(w.shelf.kept, r.Name)
+			}
+		}, []string{"missing altogether"}},
+		{"receipts that changed places", func(w *world, of, _ []receipt.Receipt) {
+			w.shelf.kept[of[1].Name] = changed(w.t, of[1], func(_ *receipt.Envelope, p map[string]any) { p["sequence"] = 3 })
+			w.shelf.kept[of[2].Name] = changed(w.t, of[2], func(_ *receipt.Envelope, p map[string]any) { p["sequence"] = 2 })
+		}, []string{": 2: it was changed", ": 3: it was changed", "out of order"}},
+		{"a signature by a key that nobody vouches for", func(w *world, of, other []receipt.Receipt) {
+			w.shelf.kept[of[1].Name] = changed(w.t, of[1], func(e *receipt.Envelope, _ map[string]any) { e.Signer = other[0].Envelope.Signer })
+		}, []string{": 2: "}},
+		{"a voucher that is left out", func(w *world, of, _ []receipt.Receipt) {
+			raw := of[1].Envelope
+			raw.Signer = nil
+			out, err := json.Marshal(raw)
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			w.shelf.kept[of[1].Name] = out
+		}, []string{": 2: nobody vouches for its key"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t)
+			one, two := w.book("b1"), w.book("b2")
+			var of, other []receipt.Receipt
+			for range 4 {
+				of = append(of, w.add(one, receipt.Backup))
+			}
+			other = append(other, w.add(two, receipt.Backup))
+			w.want()
+			c.tamper(w, of, other)
+			w.want(c.faults...)
+		})
+	}
+}
+
+func TestAHostSetBackGoesOnFromTheVault(t *testing.T) {
+	w := newWorld(t)
+	b := w.book("b1")
+	w.add(b, receipt.Backup)
+	dir := filepath.Join(w.dir, "b1", "receipts")
+	saved := filepath.Join(w.dir, "saved")
+	if err := os.CopyFS(saved, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	w.add(b, receipt.Backup)
+	w.add(b, receipt.Backup)
+	if err := errors.Join(os.RemoveAll(dir), os.CopyFS(dir, os.DirFS(saved)), os.Chmod(filepath.Join(dir, "key.pem"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if r := w.add(w.book("b1"), receipt.Backup); r.Sequence != 4 {
+		t.Errorf("after it was set back it writes %d", r.Sequence)
+	}
+	w.want()
+	// Set back with the vault away, it forks: both stay, that is named, and a new chain is begun.
+	if err := errors.Join(os.RemoveAll(dir), os.CopyFS(dir, os.DirFS(saved)), os.Chmod(filepath.Join(dir, "key.pem"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	w.shelf.away = errors.New("away")
+	w.add(w.book("b1"), receipt.Restore)
+	w.shelf.away = nil
+	r := w.add(w.book("b1"), receipt.Backup)
+	if r.Sequence != 1 {
+		t.Errorf("a forked chain is gone on with: %s", r.ID())
+	}
+	w.want()
+}
+
+func TestAReceiptWaitsForAVaultThatIsAway(t *testing.T) {
+	w := newWorld(t)
+	b := w.book("b1")
+	w.add(b, receipt.Backup)
+	w.shelf.away = errors.New("the disk is not mounted")
+	_, err := b.Append(t.Context(), "v1", w.shelf, receipt.Event{Kind: receipt.Backup, Outcome: receipt.Done}, w.now)
+	if late, ok := errors.AsType[*receipt.NotCarriedError](err); !ok || !strings.Contains(late.Error(), "not mounted") {
+		t.Fatalf("with the vault away: %v", err)
+	}
+	w.shelf.away = nil
+	if len(w.shelf.kept) != 1 {
+		t.Fatalf("the vault holds %d", len(w.shelf.kept))
+	}
+	if err := b.Carry(t.Context(), "v1", w.shelf); err != nil || len(w.shelf.kept) != 2 {
+		t.Fatalf("carried: %v, the vault holds %d", err, len(w.shelf.kept))
+	}
+	w.want()
+}
+
+func TestANewKeyIsAnnouncedByTheOldOne(t *testing.T) {
+	w := newWorld(t)
+	b := w.book("b1")
+	w.add(b, receipt.Backup)
+	old, fresh, err := b.Rotate(t.Context(), w.now)
+	if err != nil || old == fresh {
+		t.Fatal(old, fresh, err)
+	}
+	w.add(b, receipt.Backup)
+	rep := w.want()
+	if c := rep.Chains[0]; c.Last != 3 || !slices.Equal(c.Keys, []string{old, fresh}) {
+		t.Errorf("%+v", c)
+	}
+	// A key that nobody announced.
+	if err := os.Remove(filepath.Join(w.dir, "b1", "receipts", "key.pem")); err != nil {
+		t.Fatal(err)
+	}
+	w.add(b, receipt.Backup)
+	w.want("which the one before never named")
+	// A key that others can read is not used.
+	if err := os.Chmod(filepath.Join(w.dir, "b1", "receipts", "key.pem"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Append(t.Context(), "v1", w.shelf, receipt.Event{Kind: receipt.Backup}, w.now); err == nil || !strings.Contains(err.Error(), "can be read by others") {
+		t.Errorf("with a key that others can read: %v", err)
+	}
+}
+
+func FuzzReadNeverPanics(f *testing.F) {
+	f.Add([]byte(`{"payloadType":"application/vnd.holdfast.receipt.v1+json","payload":"e30=","signatures":[{}]}`))
+	f.Fuzz(func(_ *testing.T, raw []byte) {
+		if r, err := receipt.Read(raw); err == nil {
+			receipt.Verify([]receipt.Receipt{r}, receipt.Trust{}, false)
+		}
+	})
+}
