@@ -250,6 +250,7 @@ func vault(dir string) form[vaultFile] {
 		must(key("key", secret(dir), "Reference to the key that encrypts everything: env:NAME, file:/path or exec:command.", func(f *vaultFile) *located[Secret] { return &f.key })),
 		must(key("copies", byName(label(), vaultCopy(dir)), "Places that each hold all of it, usually named after a site: file:///path, s3://bucket/prefix, azblob://account/container/prefix, or a mapping with url.", func(f *vaultFile) *located[[]named[copyFile]] { return &f.copies })),
 		key("undelete", spanOrNone(day, 5*year), "How long what is deleted from a directory can be brought back (default 7d); none = not at all.", func(f *vaultFile) *located[time.Duration] { return &f.undelete }),
+		notYet[vaultFile]("deletions"),
 	)
 }
 

@@ -114,3 +114,12 @@ func TestACopyThatCannotBeIsRefusedWithItsReason(t *testing.T) {
 		})
 	}
 }
+
+// What a person may look for in this version's plan, and does not find, is refused by its name.
+func TestDeletionByTwoPersonsIsRefusedByName(t *testing.T) {
+	text := strings.Replace(string(withCopy(`"file:///mnt/x"`)), `key: "env:K",`, `key: "env:K", deletions: two-persons,`, 1)
+	_, mistakes := Parse("holdfast.yaml", []byte(text))
+	if len(mistakes) != 1 || !strings.Contains(mistakes[0].String(), "deletions") || !strings.Contains(mistakes[0].String(), "not available in this version") {
+		t.Errorf("got %v", mistakes)
+	}
+}
