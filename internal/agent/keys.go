@@ -37,6 +37,8 @@ const (
 	KeySaved = keyRoot + "saved/"
 	// keyServers is the prefix of what each host's server has that the log does not bring.
 	keyServers = keyRoot + "server/"
+	// KeyLives is the prefix of which life of an agent runs as a host.
+	KeyLives = keyRoot + "life/"
 	// KeyRecovery says how the agreed state was rebuilt; absent while it never was.
 	KeyRecovery = keyRoot + "recovery"
 	// KeyRoot is the prefix of all of them.
@@ -52,7 +54,7 @@ func ServerKey(name, host string) string { return keyServers + name + "/" + host
 // Passing reports whether a key changes without anything being agreed anew: offices, savings, questions and answers,
 // what hosts tell of themselves.
 func Passing(key string) bool {
-	return key == KeyController || slices.ContainsFunc([]string{KeySaved, KeyRequests, KeyAnswers, keyServers}, func(prefix string) bool {
+	return key == KeyController || slices.ContainsFunc([]string{KeySaved, KeyRequests, KeyAnswers, KeyLives, keyServers}, func(prefix string) bool {
 		return strings.HasPrefix(key, prefix)
 	})
 }

@@ -49,6 +49,10 @@ type Failover struct {
 // failover says what a forced failover would lose now. It changes nothing.
 func (s Source) failover(w http.ResponseWriter, r *http.Request) {
 	name, snap := r.PathValue("name"), s.Snapshot()
+	if to := r.URL.Query().Get("to"); to != "" && !slices.Contains(s.Plan.HostNames(), to) {
+		s.refuse(w, http.StatusNotFound, UnknownHost(to, s.Plan.HostNames()))
+		return
+	}
 	for _, d := range snap.Facts.Databases {
 		if d.Name != name {
 			continue

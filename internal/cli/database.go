@@ -225,6 +225,11 @@ func showCandidates(cmd *cobra.Command, client *api.Client, name, to, output str
 	if output == "json" {
 		return json.NewEncoder(cmd.OutOrStdout()).Encode(c)
 	}
+	if _, known := c.Refused[to]; to != "" && to != c.Primary && !known {
+		p := api.UnknownHost(to, append([]string{c.Primary}, slices.Sorted(maps.Keys(c.Refused))...))
+		p.Title = "no server of " + name + " lies on such a host"
+		return &p
+	}
 	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
 	_, _ = fmt.Fprintf(w, "primary\t%s\n", c.Primary) // Flush tells the error
 	able := false

@@ -268,6 +268,7 @@ func (j *judgement) judge() {
 		j.found()
 		return
 	}
+	j.d.Interrupt = j.hookOver()
 	if !r.Holds(v.Self) {
 		j.serveForce() // an operator may have looked from here
 	}
@@ -292,7 +293,7 @@ func (j *judgement) judge() {
 		j.refuseForce()
 		return
 	}
-	j.d.Interrupt = len(v.Busy) > 0 && j.outdated()
+	j.d.Interrupt = j.d.Interrupt || len(v.Busy) > 0 && j.outdated()
 	if v.Stopping {
 		j.stop()
 		return

@@ -3,6 +3,7 @@ package database
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -146,6 +147,12 @@ func (j *judgement) serveHook() {
 		if len(j.v.Busy) > 0 || len(j.d.Actions) > 0 {
 			return
 		}
+		if j.paused() { // since it was agreed: it does not run, and that was no turn
+			next := r.Clone()
+			next.Hooks = slices.Delete(next.Hooks, i, i+1)
+			j.swap(next, "on_trouble does not run on "+j.v.Self+": the database was paused")
+			return
+		}
 		j.m.HookBegun = h.ID
 		j.do(Action{Kind: KindHook, Trouble: h.Kind, Limit: j.p.OnTrouble, Why: h.Why})
 		return
@@ -157,6 +164,18 @@ func (j *judgement) serveHook() {
 		why = "on_trouble is over on " + j.v.Self + ": its agent was started anew meanwhile, or somebody else is the primary"
 	}
 	j.swap(next, why)
+}
+
+// hookOver reports whether the command that runs here serves an epoch, or a run, that is over.
+func (j *judgement) hookOver() bool {
+	r := &j.v.Record
+	if !slices.Contains(j.v.Busy, KindHook) {
+		return false
+	}
+	goes := slices.ContainsFunc(r.Hooks, func(h HookRun) bool {
+		return h.ID == j.m.HookBegun && !h.Ended && strings.HasPrefix(h.ID, fmt.Sprintf("%s-%d-", j.v.Self, r.Epoch))
+	})
+	return !goes || r.Phase != Steady || r.Primary != j.v.Self
 }
 
 // blind is the duty of a primary's host that cannot even read what lies there: nobody renews its server's lease, and the

@@ -77,8 +77,49 @@ func TestTheLadderForAPrimaryInTrouble(t *testing.T) {
 			v.Requests = []database.Request{pausing(time.Hour)}
 			return v
 		}(), for3, told + "; problem database.paused"},
+		{"one that was agreed before the pause does not run, and that was no turn", func() database.View {
+			v := view("b1", on, broken, b2, b3)
+			v.Requests = []database.Request{pausing(time.Hour)}
+			return v
+		}(), mine, next + "; " + told},
 	})
 	check(t, policy(), []situation{{"a plan without one goes on to the next rung", view("b1", r, broken, b2, b3), for3, "kill; " + told}})
+}
+
+// A command that serves an epoch or a run that is over is ended, also by a host that cannot read what lies there.
+func TestACommandForATroubleThatIsOverIsEnded(t *testing.T) {
+	r := steady()
+	on := running(r)
+	over := running(r)
+	over.Hooks[0].Ended = true
+	moved := running(r)
+	moved.Epoch, moved.Phase = 4, database.Recruiting
+	alone := running(r)
+	alone.Epoch = 4
+	blind := database.Local{Why: "input/output error", Disk: database.Disk{Fault: database.FaultIO, Said: "open: input/output error"}}
+	for _, c := range []struct {
+		name  string
+		r     database.Record
+		local database.Local
+		ends  bool
+	}{
+		{"it goes on while its run stands", on, primary(r, "b1"), false},
+		{"also where nothing can be read", on, blind, false},
+		{"its run is over", over, primary(r, "b1"), true},
+		{"an election has begun", moved, primary(r, "b1"), true},
+		{"an election has begun, and nothing can be read", moved, blind, true},
+		{"the same primary came back in another epoch", alone, blind, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := since(c.r, time.Minute) // this is not the round in which the epoch was seen first
+			m.HookAsked, m.HookBegun = "b1-3-20", "b1-3-20"
+			v := view("b1", c.r, c.local, hears("b2", c.r, standby(r, "b2")), hears("b3", c.r, standby(r, "b3")))
+			v.Busy = []database.Kind{database.KindHook}
+			if d, _ := database.Decide(hooked(), v, m); d.Interrupt != c.ends {
+				t.Errorf("it is ended: %t; %v", d.Interrupt, d.Because)
+			}
+		})
+	}
 }
 
 func TestTheLadderIsToldInOrder(t *testing.T) {

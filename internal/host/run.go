@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -64,6 +63,7 @@ type Host struct {
 
 	disk     *disk
 	paths    *paths
+	twins    *twins
 	members  *members.List
 	services *services
 	balancer *balancer
@@ -76,11 +76,17 @@ type Host struct {
 	restored *copyServers
 }
 
+// unknownHost refuses to be a host that the plan does not have.
+func (c Config) unknownHost() error {
+	p := api.UnknownHost(c.Self, c.Plan.HostNames())
+	return &p
+}
+
 // Run runs the agent of one host until ctx ends. What it looks after goes on; [Host.Down] ends that too.
 func Run(ctx context.Context, cfg Config, down <-chan struct{}) error {
 	self, ok := cfg.Plan.Host(cfg.Self)
 	if !ok {
-		return fmt.Errorf("run host %s: the plan has no such host", cfg.Self)
+		return cfg.unknownHost()
 	}
 	if err := os.MkdirAll(runDir(cfg.Dir), 0o711); err != nil {
 		return fmt.Errorf("run host %s: %w", cfg.Self, err)
@@ -114,7 +120,7 @@ func life(ctx context.Context, cfg Config, self plan.Host, down <-chan struct{})
 	h.copies = newCopyWatch(h)
 	h.restored = &copyServers{host: h}
 	h.trial = make(chan struct{}, 1)
-	h.salvages, h.salvor = salvages{h.servers, h, &sync.Mutex{}}, newSalvor(h)
+	h.salvages, h.salvor = salvages{h.servers, h, make(chan struct{}, 1)}, newSalvor(h)
 	if err := join(ctx, cfg); err != nil {
 		return fmt.Errorf("run host %s: %w", cfg.Self, err)
 	}
@@ -135,7 +141,7 @@ func CheckPorts(ctx context.Context, cfg Config) error {
 	cfg.Plan = newApplied(cfg).plan()
 	self, ok := cfg.Plan.Host(cfg.Self)
 	if !ok {
-		return fmt.Errorf("check host %s: the plan has no such host", cfg.Self)
+		return cfg.unknownHost()
 	}
 	return portsFree(ctx, cfg, self)
 }
@@ -146,7 +152,7 @@ func CheckServers(ctx context.Context, cfg Config) error {
 	cfg.Plan = newApplied(cfg).plan()
 	self, ok := cfg.Plan.Host(cfg.Self)
 	if !ok {
-		return fmt.Errorf("check host %s: the plan has no such host", cfg.Self)
+		return cfg.unknownHost()
 	}
 	var bad []error
 	for _, d := range cfg.Plan.Databases {
@@ -203,6 +209,7 @@ func (h *Host) open(ctx context.Context) error {
 	h.late = heartbeat.NewLateness(h.clock)
 	h.disk = &disk{host: h}
 	h.paths = &paths{host: h}
+	h.twins = newTwins(cfg.Self, cfg.Dir, h.store, h.clock)
 	if h.members, err = openMembers(cfg, h.self); err != nil {
 		return err
 	}
@@ -323,6 +330,9 @@ func (h *Host) run(ctx context.Context, down <-chan struct{}) error {
 	g.Go(func() error { return h.agent.Run(ctx) })
 	g.Go(func() error { return h.disk.run(ctx) })
 	g.Go(func() error { return h.paths.run(ctx) })
+	g.Go(func() error {
+		return h.twins.run(ctx, h.sleep, func(err error) { h.cfg.Log.Debug("who runs as this host is not known", "err", err) })
+	})
 	for _, l := range h.listeners {
 		g.Go(func() error { return l.run(ctx) })
 	}
@@ -376,7 +386,7 @@ func (h *Host) tend(now agent.Snapshot) {
 
 // problems are those of the host itself, for its report.
 func (h *Host) problems() []problem.Problem {
-	all := slices.Concat(h.disk.problems(), h.paths.problems(), h.saver.problems(), h.copies.problems(), h.salvor.problems(), h.applied.problems(), h.restored.problems())
+	all := slices.Concat(h.disk.problems(), h.paths.problems(), h.twins.problems(), h.saver.problems(), h.copies.problems(), h.salvor.problems(), h.applied.problems(), h.restored.problems())
 	for _, l := range h.listeners {
 		all = append(all, l.problems()...)
 	}

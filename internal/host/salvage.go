@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 
 	"holdfast/internal/api"
 	"holdfast/internal/database"
@@ -25,7 +24,7 @@ import (
 type salvages struct {
 	servers map[string]*postgres.Server
 	host    *Host
-	one     *sync.Mutex // one bundle at a time: each needs a whole copy
+	one     chan struct{} // one bundle at a time, for each needs a whole copy: holds one element while one is made
 }
 
 // List implements api.Salvages.
@@ -113,8 +112,12 @@ func (s salvages) Bundle(ctx context.Context, name, id string, out io.Writer) (e
 	if err != nil {
 		return err
 	}
-	s.one.Lock()
-	defer s.one.Unlock()
+	select {
+	case s.one <- struct{}{}:
+		defer func() { <-s.one }()
+	case <-ctx.Done():
+		return fmt.Errorf("wait for another export of rows on this host: %w", context.Cause(ctx))
+	}
 	server := s.servers[name]
 	d, ok := s.host.cfg.Plan.DatabaseNamed(name)
 	if !ok {

@@ -187,7 +187,26 @@ func (s *salvor) salvage(ctx context.Context, d plan.Database, k database.Kept) 
 		return "", told, err
 	}
 	// What it took stays in the log that was put aside.
-	return "taken by " + d.Salvage.Run[0] + " on " + s.host.cfg.Self, told, os.RemoveAll(dir)
+	how = "taken by " + d.Salvage.Run[0] + " on " + s.host.cfg.Self
+	if err := removeWhole(dir); err != nil { // it was taken all the same, and must not be given a second time for that
+		told = append(told, fmt.Sprintf("its rows still lie in %s: %v", dir, err))
+	}
+	return how, told, nil
+}
+
+// goneSuffix marks what is being removed.
+const goneSuffix = ".gone"
+
+// removeWhole takes a folder away at once, and then what is in it: one that is half removed is never met under its name.
+func removeWhole(dir string) error {
+	gone := dir + goneSuffix
+	if err := os.RemoveAll(gone); err != nil {
+		return err
+	}
+	if err := os.Rename(dir, gone); err != nil {
+		return err
+	}
+	return os.RemoveAll(gone)
 }
 
 // bundle writes list and rows to dir, whole or not at all. A whole one is not made again: the commits are the same, and

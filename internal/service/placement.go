@@ -176,10 +176,11 @@ func (pl *placer) avoided(host string) bool {
 	})
 }
 
-// occupied: an instance of this service may hold the port there.
+// occupied: an instance of this service may hold the port there. One without a port was placed by a version that did not
+// write it down, or before the service had one.
 func (pl *placer) occupied(host string) bool {
 	return slices.ContainsFunc(pl.as, func(a Assignment) bool {
-		return a.Host == host && a.Port == pl.s.Port && pl.state[a.ID] != Gone && pl.state[a.ID] != Failed
+		return a.Host == host && (a.Port == pl.s.Port || a.Port == 0) && pl.state[a.ID] != Gone && pl.state[a.ID] != Failed
 	})
 }
 
