@@ -2,8 +2,15 @@ package lab_test
 
 import (
 	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
 	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"holdfast/internal/api"
@@ -74,6 +81,7 @@ func TestAMomentComesBackBesideTheLiveDatabase(t *testing.T) {
 		t.Errorf("a second time: %v\n%s", err, out)
 	}
 	load.Recovered()
+	load.End() // what is written while the database stands at another moment belongs to that
 
 	held := run("backup", "list", "records", "--output", "json") // the end of the newest backup is a moment that is surely there
 	var listed []struct {
@@ -95,5 +103,57 @@ func TestAMomentComesBackBesideTheLiveDatabase(t *testing.T) {
 	}
 	run("restore", "undo", "records", "--dry-run")
 	run("restore", "undo", "records", "--yes")
-	load.Recovered()
+
+	run("vault", "key", "export", "main", "--out", filepath.Join(filepath.Dir(w.Plan), "exported.key"))
+	w.Stop()
+	restoreFromNothing(t, filepath.Join(w.Root, "vault"), filepath.Join(filepath.Dir(w.Plan), "exported.key"))
+}
+
+// restoreFromNothing restores with no file but the program, a vault and its exported key, as another user, where there is no
+// network.
+func restoreFromNothing(t *testing.T, vault, key string) {
+	t.Helper()
+	there, err := os.MkdirTemp("/var/tmp", "holdfast-lab-nothing-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(there); err != nil {
+			t.Error(err)
+		}
+	})
+	raw, err := os.ReadFile(key)
+	if err == nil {
+		err = errors.Join(os.CopyFS(filepath.Join(there, "vault"), os.DirFS(vault)), os.WriteFile(filepath.Join(there, "key"), raw, 0o600))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("go", "build", "-o", filepath.Join(there, "holdfast"), "holdfast/cmd/holdfast").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	owner, err := user.Lookup("postgres")
+	if err != nil {
+		t.Fatal(err)
+	}
+	uid, uidErr := strconv.Atoi(owner.Uid)
+	gid, gidErr := strconv.Atoi(owner.Gid)
+	if err := errors.Join(uidErr, gidErr); err != nil {
+		t.Fatal(err)
+	}
+	err = filepath.WalkDir(there, func(p string, _ fs.DirEntry, err error) error { return errors.Join(err, os.Lchown(p, uid, gid)) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(filepath.Join(there, "holdfast"), "restore", "database", "records", "--vault", "file://"+filepath.Join(there, "vault"), "--key", filepath.Join(there, "key"), "--to", filepath.Join(there, "data"))
+	cmd.Dir, cmd.Env = there, []string{"PATH=/usr/bin:/bin", "HOME=" + there}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, Cloneflags: syscall.CLONE_NEWNET}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("restore from the vault and its key alone: %v\n%s", err, out)
+	}
+	t.Logf("%s", out)
+	if _, err := os.Stat(filepath.Join(there, "data", "global", "pg_control")); err != nil {
+		t.Error(err)
+	}
 }
