@@ -70,6 +70,7 @@ type Report struct {
 	Problems  []problem.Problem           `json:"problems"`
 	Archive   map[string]Archive          `json:"archive,omitempty"`  // databases whose WAL this host archives
 	Files     map[string]Files            `json:"files,omitempty"`    // file sets that this host backs up
+	Planned   map[string]time.Time        `json:"planned,omitempty"`  // when chores of this host run next, by [Chore.Name]
 	Recovery  int64                       `json:"recovery,omitempty"` // of the agreed state that it reads
 	Restored  []Restored                  `json:"restored,omitempty"` // copies that run beside the databases
 }

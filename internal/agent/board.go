@@ -28,6 +28,7 @@ type board struct {
 	archives map[string]Archive
 	files    map[string]Files
 	copies   []Restored
+	planned  map[string]time.Time
 	services ServiceFacts // Known and Observed alone
 }
 
@@ -41,7 +42,7 @@ type seen struct {
 func newBoard(c clock.Clock, wake func()) *board {
 	return &board{
 		clock: c, wake: wake, locals: map[string]seen{},
-		archives: map[string]Archive{}, files: map[string]Files{},
+		archives: map[string]Archive{}, files: map[string]Files{}, planned: map[string]time.Time{},
 	}
 }
 
@@ -147,6 +148,17 @@ func (b *board) restored(copies []Restored) {
 	b.copies = copies
 }
 
+// plan takes when a chore that is this host's duty runs next; zero = it is not this host's duty, or never runs.
+func (b *board) plan(name string, next time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if next.IsZero() {
+		delete(b.planned, name)
+	} else {
+		b.planned[name] = next
+	}
+}
+
 // served takes a look at this host's instances.
 func (b *board) served(observed []service.Observed, known bool) {
 	b.mu.Lock()
@@ -183,7 +195,7 @@ func (b *board) servesStill() string {
 func (b *board) decorate(r *Report) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	r.Archive, r.Files, r.Restored = maps.Clone(b.archives), maps.Clone(b.files), b.copies
+	r.Archive, r.Files, r.Restored, r.Planned = maps.Clone(b.archives), maps.Clone(b.files), b.copies, maps.Clone(b.planned)
 }
 
 // fill copies the facts for a round.

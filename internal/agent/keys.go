@@ -39,6 +39,10 @@ const (
 	keyServers = keyRoot + "server/"
 	// KeyLives is the prefix of which life of an agent runs as a host.
 	KeyLives = keyRoot + "life/"
+	// KeyUpkeep is the prefix of how chores for vaults and backups last went.
+	KeyUpkeep = keyRoot + "upkeep/"
+	// KeyCare is the prefix of the offices of those who do them.
+	KeyCare = keyRoot + "care/"
 	// KeyRecovery says how the agreed state was rebuilt; absent while it never was.
 	KeyRecovery = keyRoot + "recovery"
 	// KeyRoot is the prefix of all of them.
@@ -51,10 +55,10 @@ func RecordKey(name string) string { return keyRoot + "database/" + name }
 // ServerKey is where a host tells what its server of a database has that the log does not bring.
 func ServerKey(name, host string) string { return keyServers + name + "/" + host }
 
-// Passing reports whether a key changes without anything being agreed anew: offices, savings, questions and answers,
+// Passing reports whether a key changes without anything being agreed anew: offices, savings, chores, questions and answers,
 // what hosts tell of themselves.
 func Passing(key string) bool {
-	return key == KeyController || slices.ContainsFunc([]string{KeySaved, KeyRequests, KeyAnswers, KeyLives, keyServers}, func(prefix string) bool {
+	return key == KeyController || slices.ContainsFunc([]string{KeySaved, KeyRequests, KeyAnswers, KeyUpkeep, KeyCare, KeyLives, keyServers}, func(prefix string) bool {
 		return strings.HasPrefix(key, prefix)
 	})
 }

@@ -399,6 +399,9 @@ func (a *Agent) Archive(name string, at Archive, ok bool) { a.board.archive(name
 // Restored takes how the restored copies on this host stand.
 func (a *Agent) Restored(copies []Restored) { a.board.restored(copies) }
 
+// Planned takes when a chore of this host runs next ([Chore.Name]); zero = it is not this host's duty, or never runs.
+func (a *Agent) Planned(name string, next time.Time) { a.board.plan(name, next) }
+
 // Stop makes this host's rounds end what it runs, in good order; it cannot be taken back.
 func (a *Agent) Stop() {
 	a.stopping.Store(true)

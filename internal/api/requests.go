@@ -36,6 +36,7 @@ func requestArgs() map[string][]string {
 		"backup/base":         {agent.ArgMode, agent.ArgLimit},
 		"backup/validate":     {agent.ArgBackup},
 		"files/backup":        {agent.ArgOn, agent.ArgMode, agent.ArgAllowEmpty},
+		"backup/prune":        {},
 	}
 }
 

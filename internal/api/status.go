@@ -23,6 +23,7 @@ type Status struct {
 	Services    []ServiceStatus   `json:"services"`
 	Databases   []DatabaseStatus  `json:"databases"`
 	Restored    []RestoredStatus  `json:"restored,omitempty"`
+	Upkeep      []ChoreStatus     `json:"upkeep"` // what hosts do by themselves for vaults and backups
 	Problems    []problem.Problem `json:"problems"`
 	IfDied      []IfDied          `json:"if_died"`
 }
@@ -151,6 +152,7 @@ func Describe(p *plan.Plan, self string, s agent.Snapshot) Status {
 			}
 		}
 	}
+	st.Upkeep = describeUpkeep(p, self, s)
 	st.Problems = problems(p, self, s, st)
 	for _, h := range p.AllHosts() {
 		st.IfDied = append(st.IfDied, ifDied(p, h, st))
@@ -329,7 +331,7 @@ func orWord(s, otherwise string) string {
 
 // problems joins what every host says is wrong, each once.
 func problems(p *plan.Plan, self string, s agent.Snapshot, st Status) []problem.Problem {
-	out := slices.Concat(pauseProblems(st), serviceProblems(st), backupProblems(p, st), planProblems(st))
+	out := slices.Concat(pauseProblems(st), serviceProblems(st), backupProblems(p, st), upkeepProblems(st), planProblems(st))
 	for _, h := range st.Hosts {
 		if !h.Heard {
 			out = append(out, problem.Problem{

@@ -59,14 +59,13 @@ type Pruned struct {
 
 // PolicyOf is the plan's say on how long backups stay.
 func PolicyOf(b plan.Backup) retention.Policy {
-	p := retention.Policy{PITR: b.PITR, Weekly: b.Weekly}
-	if p.PITR == 0 {
-		p.PITR = -1 // the plan says none
+	none := func(d time.Duration) time.Duration { // the plan's none is none there too, and not the default
+		if d == 0 {
+			return -1
+		}
+		return d
 	}
-	if p.Weekly == 0 {
-		p.Weekly = -1
-	}
-	return p
+	return retention.Policy{All: none(b.All), HalfDaily: none(b.HalfDaily), Daily: none(b.Daily), Weekly: none(b.Weekly), PITR: none(b.PITR)}
 }
 
 // behindMax is the default of [PruneOptions].Behind.

@@ -25,13 +25,13 @@ func TestWhichBackupThePlanWants(t *testing.T) {
 	}{
 		"the first one is full":                            {p, nil, Wanted{Now: true}},
 		"a full one of this night, and six hours are over": {p, []vault.Backup{made("full", 11*time.Hour)}, Wanted{Now: true, Mode: Auto}},
-		"an incremental four hours ago":                    {p, []vault.Backup{made("full", 11*time.Hour), made("incremental", 4*time.Hour)}, Wanted{Mode: Auto}},
+		"an incremental four hours ago":                    {p, []vault.Backup{made("full", 11*time.Hour), made("incremental", 4*time.Hour)}, Wanted{Mode: Auto, Next: now.Add(2 * time.Hour)}},
 		"a night without a full one, whatever came since":  {p, []vault.Backup{made("full", 30*time.Hour), made("incremental", time.Hour)}, Wanted{Now: true}},
 		"incrementals alone do not stand for a full one":   {p, []vault.Backup{made("incremental", time.Hour)}, Wanted{Now: true}},
-		"a plan without incrementals":                      {plan.Backup{Full: p.Full}, []vault.Backup{made("full", 11*time.Hour)}, Wanted{Mode: Auto}},
+		"a plan without incrementals":                      {plan.Backup{Full: p.Full}, []vault.Backup{made("full", 11*time.Hour)}, Wanted{Mode: Auto, Next: now.Add(13 * time.Hour)}},
 		"a plan with incrementals alone, and a full one":   {plan.Backup{Incremental: p.Incremental}, []vault.Backup{made("full", 7*time.Hour)}, Wanted{Now: true, Mode: Auto}},
 	} {
-		if got, err := Want(c.plan, c.made, now, time.UTC); err != nil || got != c.want {
+		if got, err := Want(c.plan, c.made, now); err != nil || got != c.want {
 			t.Errorf("%s: %+v, %v; want %+v", name, got, err, c.want)
 		}
 	}
@@ -62,7 +62,7 @@ func TestNextRun(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			got, err := Next(c.s, at(c.last), at(c.now), time.UTC)
+			got, err := Next(Timing{Schedule: c.s}, at(c.last), at(c.now))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -71,10 +71,10 @@ func TestNextRun(t *testing.T) {
 			}
 		})
 	}
-	if got, err := Next(daily, time.Time{}, at("2026-11-20 13:00"), time.UTC); err != nil || !got.Now {
+	if got, err := Next(Timing{Schedule: daily}, time.Time{}, at("2026-11-20 13:00")); err != nil || !got.Now {
 		t.Errorf("a database without a backup: %+v, %v", got, err)
 	}
-	if _, err := Next(plan.Schedule{Text: "never", Cron: "0 0 31 2 *"}, at("2026-01-01 00:00"), at("2026-01-02 00:00"), time.UTC); err == nil {
+	if _, err := Next(Timing{Schedule: plan.Schedule{Text: "never", Cron: "0 0 31 2 *"}}, at("2026-01-01 00:00"), at("2026-01-02 00:00")); err == nil {
 		t.Error("the 31st of February was accepted")
 	}
 }

@@ -2,6 +2,7 @@ package backup
 
 import (
 	"fmt"
+	"hash/fnv"
 	"time"
 
 	"github.com/robfig/cron/v3"
@@ -9,6 +10,14 @@ import (
 	"holdfast/internal/plan"
 	"holdfast/internal/vault"
 )
+
+// Timing is a schedule with what is around it.
+type Timing struct {
+	plan.Schedule
+	Zone   string        // in which its times are read; "" = UTC
+	Jitter time.Duration // a run may begin so much later, the same for every host that asks
+	Of     string        // what runs: two with one schedule begin at different moments
+}
 
 // Due is when a schedule wants its next run.
 type Due struct {
@@ -19,8 +28,9 @@ type Due struct {
 
 // Next says when a schedule's next run is due. last is the start of the last run that succeeded; zero means
 // that there was none, and then it is due at once: a database without a backup does not wait for the night.
-// However many runs were missed, one catches up. Cron lines are read in zone. Pure.
-func Next(s plan.Schedule, last, now time.Time, zone *time.Location) (Due, error) {
+// However many runs were missed, one catches up. A time that the change of the clocks leaves out comes at that change,
+// and one that comes twice counts the first time. Pure.
+func Next(s Timing, last, now time.Time) (Due, error) {
 	switch {
 	case s.Cron == "" && s.Every == 0:
 		return Due{Never: true}, nil
@@ -30,34 +40,90 @@ func Next(s plan.Schedule, last, now time.Time, zone *time.Location) (Due, error
 		return Due{}, fmt.Errorf("read schedule %q: every %s", s.Text, s.Every)
 	case s.Every > 0:
 		at := last.Add(s.Every)
+		at = at.Add(s.late(at))
 		return Due{Now: !at.After(now), At: at}, nil
 	}
 	line, err := cron.ParseStandard(s.Cron)
 	if err != nil {
 		return Due{}, fmt.Errorf("read schedule %q: %w", s.Text, err)
 	}
-	at := line.Next(last.In(zone))
-	if at.IsZero() {
+	zone := plan.Location(s.Zone)
+	slot := wallAfter(line, zone, last)
+	if slot.IsZero() {
 		return Due{}, fmt.Errorf("read schedule %q: no such day comes in five years", s.Text)
 	}
+	at := slot.Add(s.late(slot))
 	// A run that began late must not make its own next slot look missed, nor an old one hide a newer.
-	if !at.After(now) {
-		for next := line.Next(at); !next.IsZero() && !next.After(now); next = line.Next(at) {
-			at = next
+	for !at.After(now) {
+		slot = wallAfter(line, zone, slot)
+		next := slot.Add(s.late(slot))
+		if slot.IsZero() || next.After(now) {
+			break
 		}
+		at = next
 	}
 	return Due{Now: !at.After(now), At: at}, nil
+}
+
+// late is by how much the run of one slot is put off.
+func (s Timing) late(slot time.Time) time.Duration {
+	if s.Jitter <= 0 {
+		return 0
+	}
+	h := fnv.New64a()
+	_, _ = fmt.Fprintf(h, "%s\x00%d", s.Of, slot.Unix()) // a hash takes all
+	return time.Duration(h.Sum64() % uint64(s.Jitter)).Truncate(time.Second)
+}
+
+// wallAfter is the first moment after a given one at which the clocks of a zone show a time of the line.
+func wallAfter(line cron.Schedule, zone *time.Location, after time.Time) time.Time {
+	// The line is read on a wall clock without a zone: UTC has no change of clocks. A day before is surely early enough.
+	local := after.In(zone)
+	wall := time.Date(local.Year(), local.Month(), local.Day()-1, local.Hour(), local.Minute(), local.Second(), 0, time.UTC)
+	for {
+		if wall = line.Next(wall); wall.IsZero() {
+			return wall
+		}
+		if at := firstAt(wall, zone); at.After(after) {
+			return at
+		}
+	}
+}
+
+// firstAt is when the clocks of a zone show a time for the first time, or pass over it.
+func firstAt(wall time.Time, zone *time.Location) time.Time {
+	shows := func(at time.Time) bool {
+		return at.Day() == wall.Day() && at.Hour() == wall.Hour() && at.Minute() == wall.Minute()
+	}
+	at := time.Date(wall.Year(), wall.Month(), wall.Day(), wall.Hour(), wall.Minute(), wall.Second(), 0, zone)
+	start, end := at.ZoneBounds()
+	if !shows(at) { // it is left out: Go reads it by one of the two offsets
+		if !end.IsZero() && end.Sub(at) < start.Sub(at).Abs() {
+			return end
+		}
+		return start
+	}
+	if start.IsZero() {
+		return at
+	}
+	_, before := start.Add(-time.Second).Zone()
+	_, now := at.Zone()
+	if earlier := at.Add(time.Duration(now-before) * time.Second); earlier.Before(start) && shows(earlier) {
+		return earlier
+	}
+	return at
 }
 
 // Wanted is a base backup that the plan's schedules want.
 type Wanted struct {
 	Now  bool
-	Mode Mode // with Now
+	Mode Mode      // with Now
+	Next time.Time // when the next is made, unless Now; zero = never
 }
 
 // Want says whether the plan wants a base backup now, given those that were made, oldest first. One that is full stands
 // for the incremental of the same time. Pure.
-func Want(b plan.Backup, made []vault.Backup, now time.Time, zone *time.Location) (Wanted, error) {
+func Want(b plan.Backup, made []vault.Backup, now time.Time) (Wanted, error) {
 	var full, last time.Time
 	for _, x := range made {
 		last = x.Started
@@ -65,13 +131,43 @@ func Want(b plan.Backup, made []vault.Backup, now time.Time, zone *time.Location
 			full = x.Started
 		}
 	}
-	due, err := Next(b.Full, full, now, zone)
+	due, err := Next(Timing{b.Full, b.Zone, b.Jitter, b.Of}, full, now)
 	if err != nil || due.Now {
 		return Wanted{Now: due.Now}, err
 	}
+	w := Wanted{Next: due.At}
 	if last.IsZero() {
-		return Wanted{}, nil
+		return w, nil
 	}
-	due, err = Next(b.Incremental, last, now, zone)
-	return Wanted{Now: due.Now, Mode: Auto}, err
+	due, err = Next(Timing{b.Incremental, b.Zone, b.Jitter, b.Of}, last, now)
+	if err != nil || due.Now {
+		return Wanted{Now: due.Now, Mode: Auto}, err
+	}
+	w.Mode = Auto
+	if !due.Never && (w.Next.IsZero() || due.At.Before(w.Next)) {
+		w.Next = due.At
+	}
+	return w, nil
+}
+
+// ToProve is the backup that a scheduled trial takes: the newest that was never tried, or else the newest that was found
+// good. last is when one was tried; zero = never. Pure.
+func ToProve(made []vault.Backup) (id string, last time.Time) {
+	untried := ""
+	for _, b := range made {
+		if b.Validation == nil {
+			untried = b.ID
+			continue
+		}
+		if b.Validation.At.After(last) {
+			last = b.Validation.At
+		}
+		if b.Validation.Passed {
+			id = b.ID
+		}
+	}
+	if untried != "" {
+		id = untried
+	}
+	return id, last
 }

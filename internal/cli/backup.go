@@ -28,11 +28,13 @@ lead to any moment between. Each base backup is restored on trial and looked at 
 		Example: `  holdfast backup run records        a base backup now
   holdfast backup cancel records     end one that was asked for
   holdfast backup validate records   restore the newest on trial, and look at it
+  holdfast backup status             how it stands, and what comes next
   holdfast backup list               what there is, and what is proven
   holdfast backup window records     which moments can be restored`,
 		Args: cobra.NoArgs,
 	}
-	cmd.AddCommand(backupRunCommand(), backupCancelCommand(), backupValidateCommand(), backupListCommand(), backupWindowCommand())
+	cmd.AddCommand(backupRunCommand(), backupCancelCommand(), backupValidateCommand(), backupListCommand(), backupWindowCommand(),
+		backupStatusCommand(), backupPruneCommand(), backupPinCommand(), backupUnpinCommand(), backupHoldCommand(), backupReleaseCommand())
 	return cmd
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"holdfast/internal/agent"
+	"holdfast/internal/api"
 	"holdfast/internal/problem"
 )
 
@@ -51,12 +52,13 @@ func parseBytes(s string) (int64, error) {
 
 func backupCancelCommand() *cobra.Command {
 	var root, output string
+	var yes bool
 	cmd := &cobra.Command{
 		Use:   "cancel NAME",
 		Short: "End a base backup that was asked for and is not made yet",
 		Long: `Ends base backups of a database that somebody asked for, whether they have begun or not. What they have stored stays
 in the vault unlisted, and the next one finds it there. Those that the plan's schedule makes are not ended.`,
-		Example: "  holdfast backup cancel records",
+		Example: "  holdfast backup cancel records\n  holdfast backup cancel records --yes",
 		Args:    usageArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkOutput(output); err != nil {
@@ -71,11 +73,16 @@ in the vault unlisted, and the next one finds it there. Those that the plan's sc
 			if err != nil {
 				return err
 			}
+			open = slices.DeleteFunc(open, func(q api.OpenRequest) bool {
+				return q.Room != "backup" || q.Kind != "base" || q.Subject != args[0]
+			})
+			if len(open) > 0 && !yes {
+				if ok, err := confirm(cmd, fmt.Sprintf("End %s of %s?", planCount(len(open), "base backup"), args[0])); err != nil || !ok {
+					return err
+				}
+			}
 			ended := []agent.Asked{}
 			for _, q := range open {
-				if q.Room != "backup" || q.Subject != args[0] {
-					continue
-				}
 				done, err := client.Cancel(cmd.Context(), q.ID)
 				if err != nil {
 					return err
@@ -94,6 +101,7 @@ in the vault unlisted, and the next one finds it there. Those that the plan's sc
 		},
 	}
 	cmd.Flags().StringVar(&root, "root", "", rootUsage)
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	outputFlag(cmd, &output)
 	return cmd
 }

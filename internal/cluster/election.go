@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -76,6 +77,23 @@ func (e *Election) Term() int64 {
 		return 0
 	}
 	return e.term
+}
+
+// ErrNotHolder says that somebody else holds the role, or nobody, as far as can be told.
+var ErrNotHolder = errors.New("this process does not hold the role")
+
+// Confirm asks the store itself whether this process still holds the role, in the same holding as it believes: for a step
+// that cannot be made conditional where it happens. nil = it did when the store answered.
+func (e *Election) Confirm(ctx context.Context) error {
+	term := e.Term()
+	rec, _, err := e.key.Load(ctx, e.store)
+	if err != nil {
+		return err
+	}
+	if term == 0 || rec.Holder != e.self || rec.Term != term || e.Term() != term {
+		return fmt.Errorf("confirm %s: %w", e.key, ErrNotHolder)
+	}
+	return nil
 }
 
 // Holder is who held the role when the store was last read; "" = nobody, or never read.

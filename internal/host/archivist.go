@@ -206,9 +206,13 @@ func (a *archivist) bases(ctx context.Context, v *vault.Vault) error {
 		if asked == nil && (!due.Now || a.host.clock.Now().Sub(failed) < baseRetry) || !a.canRead() {
 			continue
 		}
+		began := time.Now()
 		result, err := a.base(ctx, v, asked, due.Mode)
 		if ctx.Err() != nil {
 			return ctx.Err()
+		}
+		if !errors.Is(err, errCancelled) {
+			a.host.choreEnded(ctx, agent.ChoreBase, a.db.Name, began, began, sayBase(result, err), err)
 		}
 		if err != nil {
 			failed = a.host.clock.Now()
@@ -280,7 +284,7 @@ func (a *archivist) due(ctx context.Context, v *vault.Vault) (backup.Wanted, err
 		a.told.Last = &agent.BaseBackup{ID: newest.ID, At: newest.Stopped, Bytes: newest.Bytes, Stored: newest.Stored, Proven: newest.Validated(), Bad: backup.FirstBad(newest)}
 		a.mu.Unlock()
 	}
-	return backup.Want(a.wanted(), all, time.Now(), time.UTC)
+	return a.want(all, time.Now())
 }
 
 // base makes one base backup from the server here, and proves it. Whoever asked for it can take that back meanwhile.
@@ -324,7 +328,7 @@ func (a *archivist) base(ctx context.Context, v *vault.Vault, asked *agent.Asked
 	}
 	id := result.Backup.ID
 	a.host.receipt(ctx, v, backupReceipt(result.Backup, result.Took))
-	proven, err := a.prove(ctx, v, id, asked)
+	proven, err := a.prove(ctx, v, id, asked, false)
 	if err != nil {
 		return result, fmt.Errorf("prove base backup %s: %w", id, err)
 	}

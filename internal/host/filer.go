@@ -111,7 +111,7 @@ func (f *filer) due() (backup.Due, error) {
 	if f.last != nil {
 		last = f.last.Started
 	}
-	due, err := backup.Next(f.now().Backup.Every, last, time.Now(), time.UTC)
+	due, err := backup.Next(backup.Timing{Schedule: f.now().Backup.Every}, last, time.Now())
 	f.tell(func(t *agent.Files) { t.Next = due.At.UTC() })
 	return due, err
 }

@@ -34,8 +34,8 @@ func (h *Host) sweepTrials(ctx context.Context) {
 }
 
 // prove restores one base backup on trial and looks at it. One at a time on this host, whatever the number of databases.
-// One that was proven while this waited is not proven again.
-func (a *archivist) prove(ctx context.Context, v *vault.Vault, id string, asked *agent.Asked) (vault.Backup, error) {
+// One that was proven while this waited is not proven again, unless again says so.
+func (a *archivist) prove(ctx context.Context, v *vault.Vault, id string, asked *agent.Asked, again bool) (vault.Backup, error) {
 	select {
 	case a.host.trial <- struct{}{}:
 		defer func() { <-a.host.trial }()
@@ -44,7 +44,7 @@ func (a *archivist) prove(ctx context.Context, v *vault.Vault, id string, asked 
 	}
 	if made, err := a.backupNamed(ctx, v, id); err != nil {
 		return vault.Backup{ID: id}, err
-	} else if made.Validation != nil && (asked == nil || asked.Kind != "validate") {
+	} else if made.Validation != nil && !again {
 		return made, nil
 	}
 	owner, err := restore.DefaultOwner()
@@ -92,6 +92,9 @@ func (a *archivist) proveLater(ctx context.Context, v *vault.Vault) {
 		}
 		next = a.host.clock.Now().Add(duePace)
 		err := a.proveOne(ctx, v)
+		if err == nil {
+			err = a.proveAgain(ctx, v)
+		}
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -113,7 +116,7 @@ func (a *archivist) proveOne(ctx context.Context, v *vault.Vault) error {
 	}
 	for i := len(all) - 1; i >= 0; i-- {
 		if b := all[i]; b.Validation == nil && time.Since(b.Written) > duePace {
-			done, err := a.prove(ctx, v, b.ID, nil)
+			done, err := a.prove(ctx, v, b.ID, nil, false)
 			if err == nil {
 				a.host.diary.Note("backup", a.db.Name, sayProof(done), nil, done.Validation.Took)
 			}
@@ -138,7 +141,7 @@ func (a *archivist) proveAsked(ctx context.Context, v *vault.Vault, q agent.Aske
 		err = backup.ErrNothingToValidate
 	}
 	if err == nil {
-		b, err = a.prove(ctx, v, id, &q)
+		b, err = a.prove(ctx, v, id, &q, true)
 	}
 	if errors.Is(context.Cause(ctx), errCancelled) || err != nil && ctx.Err() != nil {
 		return // it is settled, or is taken up again by the next agent

@@ -352,6 +352,9 @@ func (h *Host) run(ctx context.Context, down <-chan struct{}) error {
 	for _, f := range h.filers {
 		g.Go(func() error { return f.run(ctx) })
 	}
+	for _, c := range h.custodians() {
+		g.Go(func() error { return c.run(ctx) })
+	}
 	g.Go(func() error { return h.balancer.run(ctx) })
 	g.Go(func() error { return h.keepEdge(ctx, keep) })
 	for _, e := range h.exits {

@@ -69,20 +69,15 @@ func copyPlace(ctx context.Context, v plan.Vault, c plan.Copy) vault.Place {
 
 // openVault opens a vault of the plan, and makes it when the hosts have never agreed on one of this name.
 func (h *Host) openVault(ctx context.Context, name string) (*vault.Vault, error) {
-	conf, err := VaultConfig(ctx, h.cfg.Plan, name)
+	conf, err := h.vaultConfig(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	conf.Host, conf.Log = h.cfg.Self, h.cfg.Log
 	known, revision, err := vaultKey(name).Load(ctx, h.store)
 	if err != nil {
 		return nil, fmt.Errorf("open vault %s: %w", name, err)
 	}
-	if conf.ID = known; len(conf.Others) > 0 {
-		if err := h.markFilled(ctx, &conf); err != nil {
-			return nil, err
-		}
-	}
+	conf.ID = known
 	v, err := vault.Open(ctx, conf)
 	if absent := (*problem.Problem)(nil); revision == 0 && errors.As(err, &absent) && absent.Code == "vault.absent" {
 		v, err = vault.Create(ctx, conf)
@@ -97,6 +92,19 @@ func (h *Host) openVault(ctx context.Context, name string) (*vault.Vault, error)
 		return nil, errors.Join(err, v.Close(ctx))
 	}
 	return v, nil
+}
+
+// vaultConfig is how this host reaches a vault of the plan.
+func (h *Host) vaultConfig(ctx context.Context, name string) (vault.Config, error) {
+	conf, err := VaultConfig(ctx, h.cfg.Plan, name)
+	if err != nil {
+		return conf, err
+	}
+	conf.Host, conf.Log = h.cfg.Self, h.cfg.Log
+	if len(conf.Others) > 0 {
+		err = h.markFilled(ctx, &conf)
+	}
+	return conf, err
 }
 
 // markFilled says of each place whether the vault lay there once.

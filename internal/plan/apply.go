@@ -6,7 +6,8 @@ import (
 
 // Overlay is the plan p with all that can be changed while the application runs taken from the plan applied: services
 // and their routes; of each database that both have its standbys, settings, listeners and programs; of each backup its
-// schedule and how long it is kept; of each file set its schedule and what is left out; objectives and fault domains. Hosts and their addresses, Holdfast's own ports, the
+// schedule and how long it is kept; of each file set its schedule and what is left out; of each vault when it is looked
+// after; objectives and fault domains. Hosts and their addresses, Holdfast's own ports, the
 // release, vaults, roles, and which databases and backups there are stay as p has them. What names a host that p does
 // not have stays too. The source bytes stay those of p.
 func (p *Plan) Overlay(applied *Plan) *Plan {
@@ -32,6 +33,12 @@ func (p *Plan) Overlay(applied *Plan) *Plan {
 	for i, s := range q.Files {
 		if from, ok := applied.FileSetNamed(s.Name); ok && from.Path == s.Path && slices.Equal(from.Hosts, s.Hosts) && from.Backup.Vault == s.Backup.Vault {
 			q.Files[i] = from
+		}
+	}
+	q.Vaults = slices.Clone(p.Vaults)
+	for i, v := range q.Vaults {
+		if from, ok := applied.VaultNamed(v.Name); ok {
+			q.Vaults[i].Upkeep = from.Upkeep
 		}
 	}
 	return &q

@@ -259,6 +259,7 @@ func (d *differ) vaults() {
 				d.add(subject, Reloads, "copy %s is reached in another way; it must be the same bucket", c.Name)
 			}
 		}
+		d.upkeep(subject, old.Upkeep, v.Upkeep)
 		for _, c := range v.Copies {
 			if !slices.ContainsFunc(old.Copies, func(o Copy) bool { return o.Name == c.Name }) {
 				d.add(subject, Starts, "copy %s is made at %s and filled from the others", c.Name, c.URL)
@@ -287,7 +288,17 @@ func (d *differ) backups() {
 			d.add(subject, Reloads, "its full backups are made %s (was %s)", b.Full.Text, old.Full.Text)
 		}
 		if old.Incremental != b.Incremental {
-			d.add(subject, Reloads, "its incremental backups are made %s (was %s)", scheduleOrNever(b.Incremental), scheduleOrNever(old.Incremental))
+			d.add(subject, Reloads, "its incremental backups are made %s (was %s)", scheduleWord(b.Incremental), scheduleWord(old.Incremental))
+		}
+		if old.Prove != b.Prove {
+			d.add(subject, Reloads, "one is restored on trial again %s (was %s)", scheduleWord(b.Prove), scheduleWord(old.Prove))
+		}
+		if old.Zone != b.Zone || old.Jitter != b.Jitter {
+			d.add(subject, Reloads, "its times are those of %s, %s late at most (was %s, %s)", zoneText(b.Zone), spanOrWord(b.Jitter), zoneText(old.Zone), spanOrWord(old.Jitter))
+		}
+		if old.All != b.All || old.HalfDaily != b.HalfDaily || old.Daily != b.Daily {
+			d.add(subject, Reloads, "all stay for %s, one of 12 hours for %s, one of a day for %s (was %s, %s, %s), except the last proven backup, which stays",
+				spanOrWord(b.All), spanOrWord(b.HalfDaily), spanOrWord(b.Daily), spanOrWord(old.All), spanOrWord(old.HalfDaily), spanOrWord(old.Daily))
 		}
 		if old.PITR != b.PITR || old.Weekly != b.Weekly {
 			shorter := ""
@@ -301,11 +312,4 @@ func (d *differ) backups() {
 			d.add(subject, Reloads, "backups that are restored on trial from now on are looked at by %s (was %s)", b.Validate.words(), old.Validate.words())
 		}
 	}
-}
-
-func scheduleOrNever(s Schedule) string {
-	if s == (Schedule{}) {
-		return "never"
-	}
-	return s.Text
 }

@@ -91,12 +91,19 @@ type (
 		key      located[Secret]
 		copies   located[[]named[copyFile]]
 		undelete located[time.Duration]
+		upkeep   located[upkeepFile]
 	}
 	backupFile struct {
 		vault       located[string]
 		full        located[Schedule]
 		incremental located[Schedule]
+		prove       located[Schedule]
+		zone        located[string]
+		jitter      located[time.Duration]
 		pitr        located[time.Duration]
+		all         located[time.Duration]
+		halfDaily   located[time.Duration]
+		daily       located[time.Duration]
 		weekly      located[time.Duration]
 		validate    located[validateFile]
 		every       located[time.Duration]
@@ -250,6 +257,7 @@ func vault(dir string) form[vaultFile] {
 		must(key("key", secret(dir), "Reference to the key that encrypts everything: env:NAME, file:/path or exec:command.", func(f *vaultFile) *located[Secret] { return &f.key })),
 		must(key("copies", byName(label(), vaultCopy(dir)), "Places that each hold all of it, usually named after a site: file:///path, s3://bucket/prefix, azblob://account/container/prefix, or a mapping with url.", func(f *vaultFile) *located[[]named[copyFile]] { return &f.copies })),
 		key("undelete", spanOrNone(day, 5*year), "How long what is deleted from a directory can be brought back (default 7d); none = not at all.", func(f *vaultFile) *located[time.Duration] { return &f.undelete }),
+		key("upkeep", upkeep(), "When it is looked after: retention, scrub, locks, copies.", func(f *vaultFile) *located[upkeepFile] { return &f.upkeep }),
 		notYet[vaultFile]("deletions"),
 	)
 }
@@ -257,14 +265,20 @@ func vault(dir string) form[vaultFile] {
 func backup() form[backupFile] {
 	return object(
 		key("vault", nameText(label()), "Vault that it goes to (default: the only one).", func(f *backupFile) *located[string] { return &f.vault }),
-		key("full", schedule(), `When a base backup is made, in UTC (default "daily 01:00").`, func(f *backupFile) *located[Schedule] { return &f.full }),
+		key("full", schedule(), `When a base backup is made (default "daily 01:00").`, func(f *backupFile) *located[Schedule] { return &f.full }),
 		key("incremental", schedule(), "When a base backup is made between the full ones that takes over what did not change; it is whole by itself (default: never).", func(f *backupFile) *located[Schedule] { return &f.incremental }),
+		key("prove", scheduleOrNever(), `When a backup that was never proven, or else the newest, is restored on trial again (default "Sunday 05:00"); each is, besides, when it is made.`, func(f *backupFile) *located[Schedule] { return &f.prove }),
+		key("zone", zone(), "Time zone of these times, such as Europe/Berlin (default UTC).", func(f *backupFile) *located[string] { return &f.zone }),
+		key("jitter", spanOrNone(time.Second, 6*time.Hour), "By how much each run may be late, so that not everything begins at once (default none).", func(f *backupFile) *located[time.Duration] { return &f.jitter }),
+		key("all", spanOrNone(time.Hour, 100*year), "How long every backup stays (default 24h).", func(f *backupFile) *located[time.Duration] { return &f.all }),
+		key("half_daily", spanOrNone(time.Hour, 100*year), "How long one backup of each 12 hours stays (default 7d).", func(f *backupFile) *located[time.Duration] { return &f.halfDaily }),
+		key("daily", spanOrNone(day, 100*year), "How long one backup of each day stays (default 15d; always a day longer than pitr).", func(f *backupFile) *located[time.Duration] { return &f.daily }),
 		key("pitr", spanOrNone(time.Hour, 100*year), "How far back any moment can be restored (default 14d); none = whole backups alone.", func(f *backupFile) *located[time.Duration] { return &f.pitr }),
 		key("weekly", spanOrNone(week, 100*year), "How long one backup of each week stays (default 2y); none = not longer than pitr.", func(f *backupFile) *located[time.Duration] { return &f.weekly }),
 		key("validate", validation(), "How a base backup is looked at after it was restored on trial.", func(f *backupFile) *located[validateFile] { return &f.validate }),
 		key("every", span(minFilesEvery, 31*day), "Of a file set: time from the beginning of one backup to the next (default 6h).", func(f *backupFile) *located[time.Duration] { return &f.every }),
 		key("keep", oneOf("forever"), "Of a file set: how long its backups stay; forever (default) is what this version has.", func(f *backupFile) *located[string] { return &f.keep }),
-		notYet[backupFile]("daily"), notYet[backupFile]("pins"),
+		notYet[backupFile]("pins"),
 	)
 }
 

@@ -92,7 +92,8 @@ func resolveFileBackup(ms *mistakes, p *Plan, b named[backupFile]) FileBackup {
 	for _, k := range []struct {
 		name string
 		at   Place
-	}{{"full", f.full.at}, {"incremental", f.incremental.at}, {"pitr", f.pitr.at}, {"weekly", f.weekly.at}, {"validate", f.validate.at}} {
+	}{{"full", f.full.at}, {"incremental", f.incremental.at}, {"pitr", f.pitr.at}, {"weekly", f.weekly.at}, {"validate", f.validate.at},
+		{"prove", f.prove.at}, {"zone", f.zone.at}, {"jitter", f.jitter.at}, {"all", f.all.at}, {"half_daily", f.halfDaily.at}, {"daily", f.daily.at}} {
 		onlyFor(ms, at.to(k.name), k.at, "databases (a file set has every and keep)")
 	}
 	every := f.every.or(filesEvery)

@@ -211,6 +211,7 @@ type Vault struct {
 	Key      Secret
 	Copies   []Copy
 	Undelete time.Duration // how long what is deleted from a directory can be brought back; 0 = not at all
+	Upkeep   Upkeep
 }
 
 // Copy is one place where a vault is stored. All copies are equal.
@@ -253,6 +254,12 @@ type Backup struct {
 	Vault       string
 	Full        Schedule
 	Incremental Schedule      // zero = none
+	Prove       Schedule      // when one is restored on trial again; zero = only as it is made
+	Zone        string        // in which the schedules are read; "" = UTC
+	Jitter      time.Duration // by how much a run may be late
+	All         time.Duration // how long every backup stays (default 24 h); 0 = none
+	HalfDaily   time.Duration // how long one of each 12 hours stays (default 7 d); 0 = none
+	Daily       time.Duration // how long one of each day stays (default 15 d); 0 = a day longer than PITR
 	PITR        time.Duration // how far back any moment can be restored (default 14 d); 0 = whole backups alone, by the word none
 	Weekly      time.Duration // how long weekly backups stay (default 2 y); 0 = none stays for being weekly
 	Validate    Validate      // how each is looked at after it was restored on trial
@@ -270,7 +277,7 @@ func (b Backup) Gap() time.Duration {
 // Schedule is a repeating time in words; the zero value never fires.
 type Schedule struct {
 	Text  string        // as written: "daily 01:00", "every 6h"
-	Cron  string        // the same as a five-field cron line, in UTC; "" when Every is set
+	Cron  string        // the same as a five-field cron line; "" when Every is set
 	Every time.Duration // 0 when Cron is set
 }
 

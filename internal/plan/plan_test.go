@@ -82,9 +82,12 @@ func TestParseResolvesTheExample(t *testing.T) {
 		Databases: []Database{{Name: "records", Postgres: 15, Standbys: 2, AcknowledgedBy: 1, WritePort: 5432, Path: PathProxy,
 			SlotMax: 8 << 30, SlotAfter: time.Hour, DiskFull: "read-only", Salvage: Salvage{Then: SalvageKeep},
 			Roles: []Role{{"clinic", "file:${root}/secrets/clinic.password", []string{"clinic"}}}}},
-		Vaults: []Vault{{"main", "file:${root}/secrets/vault.key", []Copy{{Name: "east", URL: "file://${root}/vault"}}, 7 * 24 * time.Hour}},
+		Vaults: []Vault{{"main", "file:${root}/secrets/vault.key", []Copy{{Name: "east", URL: "file://${root}/vault"}}, 7 * 24 * time.Hour, Upkeep{
+			Retention: Schedule{Text: "daily 04:30", Cron: "30 4 * * *"}, Scrub: Schedule{Text: "Sunday 03:00", Cron: "0 3 * * 0"},
+			Renew: Schedule{Text: "daily 05:30", Cron: "30 5 * * *"}, Sync: Schedule{Text: "daily 02:30", Cron: "30 2 * * *"}, ScrubLimit: 50 << 20}}},
 		Backups: []Backup{{Of: "records", Vault: "main", Full: Schedule{Text: "daily 01:00", Cron: "0 1 * * *"},
-			PITR: 14 * 24 * time.Hour, Weekly: 2 * 365 * 24 * time.Hour}},
+			Prove: Schedule{Text: "Sunday 05:00", Cron: "0 5 * * 0"}, PITR: 14 * 24 * time.Hour,
+			All: 24 * time.Hour, HalfDaily: 7 * 24 * time.Hour, Daily: 15 * 24 * time.Hour, Weekly: 2 * 365 * 24 * time.Hour}},
 	}
 	if diff := cmp.Diff(want, got, sameWishes); diff != "" {
 		t.Errorf("plan (-want +got):\n%s", diff)
@@ -146,7 +149,8 @@ func TestParseFillsDefaultsIn(t *testing.T) {
 		{"a backup goes to the only vault, daily, for two weeks",
 			threeHosts + "databases: { r: { postgres: 17 } }\nvaults: { v: { key: env:K, copies: { x: file:///v } } }\nbackup: { r: {} }\n",
 			func(p *Plan) any { return p.Backups[0] },
-			Backup{Of: "r", Vault: "v", Full: Schedule{Text: "daily 01:00", Cron: "0 1 * * *"}, PITR: 14 * day, Weekly: 2 * year}},
+			Backup{Of: "r", Vault: "v", Full: Schedule{Text: "daily 01:00", Cron: "0 1 * * *"}, Prove: Schedule{Text: "Sunday 05:00", Cron: "0 5 * * 0"},
+				PITR: 14 * day, All: day, HalfDaily: 7 * day, Daily: 15 * day, Weekly: 2 * year}},
 		{"a relative file leads from the plan's directory", threeHosts + "vaults: { v: { key: file:keys/v, copies: { x: file:///v } } }\n",
 			func(p *Plan) any { return p.Vaults[0].Key }, Secret("file:/srv/clinic/keys/v")},
 		{"a relative file in the environment too", threeHosts + "services: { w: { run: /bin/w, env: { TOKEN: file:../t } } }\n",

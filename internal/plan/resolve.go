@@ -26,7 +26,7 @@ func resolve(ms *mistakes, f planFile) *Plan {
 		p.Services = append(p.Services, resolveService(ms, p, f, s))
 	}
 	for _, v := range f.vaults.value {
-		vault := Vault{Name: v.name, Key: v.value.key.value, Undelete: v.value.undelete.or(7 * day)}
+		vault := Vault{Name: v.name, Key: v.value.key.value, Undelete: v.value.undelete.or(7 * day), Upkeep: v.value.upkeep.value.resolved()}
 		for _, c := range v.value.copies.value {
 			vault.Copies = append(vault.Copies, c.value.resolved(c.name))
 		}
@@ -258,7 +258,9 @@ func resolveBackup(ms *mistakes, p *Plan, b named[backupFile]) Backup {
 		Of: b.name, Vault: backupVault(ms, p, b),
 		Full:        f.full.or(Schedule{Text: "daily 01:00", Cron: "0 1 * * *"}),
 		Incremental: f.incremental.value,
-		PITR:        f.pitr.or(14 * day), Weekly: f.weekly.or(2 * year),
+		Prove:       f.prove.or(Schedule{Text: "Sunday 05:00", Cron: "0 5 * * 0"}),
+		Zone:        f.zone.value, Jitter: f.jitter.value,
+		PITR: f.pitr.or(14 * day), All: f.all.or(day), HalfDaily: f.halfDaily.or(7 * day), Daily: f.daily.or(15 * day), Weekly: f.weekly.or(2 * year),
 		Validate: f.validate.value.resolved(),
 	}
 }

@@ -17,15 +17,15 @@ const everyMin = time.Minute
 
 const everyMax = 31 * day
 
-// schedule is a repeating time in words, in UTC.
+// schedule is a repeating time in words.
 func schedule() form[Schedule] {
 	return text(jsonSchema{"pattern": schedulePattern},
-		`a schedule: "daily 01:00", "Sunday 04:00" or "every 6h", in UTC`, parseSchedule)
+		`a schedule: "daily 01:00", "Sunday 04:00" or "every 6h"`, parseSchedule)
 }
 
 func parseSchedule(s string) (Schedule, error) {
 	if !scheduleShape.MatchString(s) {
-		return Schedule{}, fmt.Errorf(`%q is not a schedule ("daily 01:00", "Sunday 04:00", "weekly Sunday 04:00" or "every 6h", in UTC)`, s)
+		return Schedule{}, fmt.Errorf(`%q is not a schedule ("daily 01:00", "Sunday 04:00", "weekly Sunday 04:00" or "every 6h")`, s)
 	}
 	if span, ok := strings.CutPrefix(s, "every "); ok {
 		d, err := parseDuration(span)

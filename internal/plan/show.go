@@ -43,6 +43,7 @@ func (p *Plan) Show() ([]byte, error) {
 		}
 		shown := mapping{{Key: "key", Value: string(v.Key)}, {Key: "copies", Value: copies}}
 		shown.put("undelete", spanOrWord(v.Undelete))
+		shown.put("upkeep", showUpkeep(v.Upkeep))
 		vaults.put(v.Name, shown)
 	}
 	for _, b := range p.Backups {
@@ -245,7 +246,13 @@ func showBackup(b Backup) mapping {
 	if b.Incremental != (Schedule{}) {
 		m.put("incremental", b.Incremental.Text)
 	}
+	m.put("prove", scheduleWord(b.Prove))
+	m.put("zone", zoneText(b.Zone))
+	m.put("jitter", spanOrWord(b.Jitter))
 	m.put("pitr", spanOrWord(b.PITR))
+	m.put("all", spanOrWord(b.All))
+	m.put("half_daily", spanOrWord(b.HalfDaily))
+	m.put("daily", spanOrWord(b.Daily))
 	m.put("weekly", spanOrWord(b.Weekly))
 	m.putSome("validate", b.Validate.shown())
 	return m

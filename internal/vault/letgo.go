@@ -27,13 +27,29 @@ func (v *Vault) MayLetGo(ctx context.Context) error {
 	if err := v.MayDelete(ctx); err != nil {
 		return err
 	}
-	if err := v.checkClocks(ctx); err != nil {
-		return err
+	open, _ := v.copiesAlone() // each answers, or MayDelete had refused
+	for _, c := range slices.Sorted(maps.Keys(open)) {
+		if err := v.mayLetGoIn(ctx, open[c]); err != nil {
+			return err
+		}
 	}
-	if err := v.files.Replace(ctx, rightFile, store.Bytes("may this be deleted?")); err != nil {
+	return nil
+}
+
+// mayLetGoIn asks one copy: what it is tried with belongs to that copy alone.
+func (v *Vault) mayLetGoIn(ctx context.Context, place store.Store) error {
+	if err := place.Replace(ctx, rightFile, store.Bytes("may this be deleted?")); err != nil {
 		return fmt.Errorf("write to vault %s: %w", v.name, err)
 	}
-	err := v.files.Delete(ctx, rightFile)
+	now := time.Now()
+	info, err := place.Stat(ctx, rightFile)
+	if err != nil {
+		return fmt.Errorf("ask vault %s for its time: %w", v.name, err)
+	}
+	if err := v.compareClocks(now, info.ModTime); err != nil {
+		return err
+	}
+	err = place.Delete(ctx, rightFile)
 	if errors.Is(err, store.ErrDenied) {
 		return &problem.Problem{Code: "vault.no-right-to-delete", Subject: v.name, Severity: problem.Degraded,
 			Title:   "the credentials have no right to delete: " + err.Error(),
@@ -46,25 +62,7 @@ func (v *Vault) MayLetGo(ctx context.Context) error {
 	return nil
 }
 
-// checkClocks compares the clock here with the one by which each copy's place dates what it stores.
-func (v *Vault) checkClocks(ctx context.Context) error {
-	if err := v.TryWrite(ctx); err != nil {
-		return err
-	}
-	now := time.Now()
-	open, _ := v.copiesAlone() // that each answers has been asked
-	for _, c := range slices.Sorted(maps.Keys(open)) {
-		info, err := open[c].Stat(ctx, checkFile)
-		if err != nil {
-			return fmt.Errorf("ask vault %s for its time: %w", v.name, err)
-		}
-		if err := v.compareClocks(now, info.ModTime); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
+// compareClocks compares the clock here with the one by which a place dates what it stores.
 func (v *Vault) compareClocks(here, there time.Time) error {
 	if skew := here.Sub(there).Abs(); skew > skewMax {
 		return &problem.Problem{Code: "vault.clock", Subject: v.name, Severity: problem.Degraded,

@@ -1,0 +1,183 @@
+package host
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"holdfast/internal/agent"
+	"holdfast/internal/backup"
+	"holdfast/internal/durable"
+	"holdfast/internal/plan"
+	"holdfast/internal/problem"
+	"holdfast/internal/vault"
+	"holdfast/internal/vault/confined"
+)
+
+// Retained is what one run of retention came to, for a list.
+type Retained struct {
+	Database string      `json:"database"`
+	Kept     int         `json:"kept"`
+	Marked   int         `json:"marked"` // go when the grace is over
+	Gone     int         `json:"gone"`
+	Log      int         `json:"log"`   // pieces of log that nothing needs
+	Freed    vault.Freed `json:"freed"` // objects of the log
+}
+
+func retained(p backup.Pruned) Retained {
+	r := Retained{Database: p.Database, Log: p.Segments, Freed: p.Freed}
+	for _, f := range p.Fates {
+		switch {
+		case f.Gone:
+			r.Gone++
+		case f.Keep:
+			r.Kept++
+		default:
+			r.Marked++
+		}
+	}
+	return r
+}
+
+// retain lets go of what the tiers do not keep, of each database by itself, and frees what nothing uses then.
+func (h *Host) retain(ctx context.Context, v *vault.Vault, r *choreRun) (string, any, error) {
+	var all []Retained
+	var failed []error
+	for _, b := range h.plan().Backups {
+		if b.Vault != v.Name() || r.only != "" && r.only != b.Of {
+			continue
+		}
+		done, err := backup.Prune(ctx, backup.PruneOptions{
+			Vault: v, Database: b.Of, Policy: backup.PolicyOf(b), Now: time.Now(), By: h.cfg.Self, May: r.may,
+			Behind: behindMax(b), Log: h.cfg.Log,
+		})
+		if err != nil { // one that stands still does not keep the others from it
+			failed = append(failed, err)
+			continue
+		}
+		all = append(all, retained(done))
+	}
+	if err := ctx.Err(); err != nil {
+		return "", nil, err
+	}
+	freed, err := h.reclaim(ctx, v, r)
+	if err := errors.Join(append(failed, err)...); err != nil {
+		return "", nil, err
+	}
+	var parts []string
+	for _, d := range all {
+		parts = append(parts, fmt.Sprintf("%s: %d backups kept, %d marked, %d gone", d.Database, d.Kept, d.Marked, d.Gone))
+		freed.Objects += d.Freed.Objects
+		freed.Locked += d.Freed.Locked
+	}
+	text := strings.Join(parts, "; ") + fmt.Sprintf("; %d objects freed", freed.Objects)
+	if freed.Locked > 0 {
+		text += fmt.Sprintf(", %d more when their lock is over", freed.Locked)
+	}
+	return text, all, nil
+}
+
+// reclaim frees what no listed backup uses, in a child whose memory is bounded.
+func (h *Host) reclaim(ctx context.Context, v *vault.Vault, r *choreRun) (vault.Freed, error) {
+	conf, err := h.vaultConfig(ctx, v.Name())
+	if err != nil {
+		return vault.Freed{}, err
+	}
+	conf.ID = v.Identity().ID
+	done, err := confined.Reclaim(ctx, conf, confined.Options{
+		ReclaimOptions: vault.ReclaimOptions{May: r.may}, Argv: []string{h.cfg.Executable, confined.Verb}, Log: h.cfg.Log,
+	})
+	return done.Freed, err
+}
+
+// behindMax is how old the newest thing of a database in a vault may be before nothing of it is let go.
+func behindMax(b plan.Backup) time.Duration {
+	return max(3*24*time.Hour, 2*b.Gap()+24*time.Hour)
+}
+
+// scrub reads everything, and goes on where an earlier one of this host was cut off.
+func (h *Host) scrub(ctx context.Context, v *vault.Vault, r *choreRun) (string, any, error) {
+	file := filepath.Join(h.cfg.Dir, "scrub-"+v.Name()+".json")
+	u, _ := r.custodian.upkeep()
+	o := vault.ScrubOptions{Rate: u.ScrubLimit, Clock: h.clock, Save: func(s vault.Scrubbed) error {
+		raw, err := json.Marshal(s)
+		if err != nil {
+			return err
+		}
+		return durable.WriteFile(file, raw, 0o600)
+	}}
+	raw, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", nil, fmt.Errorf("read how far the scrub was: %w", err)
+	}
+	var earlier vault.Scrubbed
+	if err == nil && json.Unmarshal(raw, &earlier) == nil && earlier.Ended.IsZero() {
+		o.Resume = &earlier
+	}
+	s, err := v.Scrub(ctx, o)
+	if err != nil {
+		return "", nil, err
+	}
+	if err := v.RecordScrub(ctx, s); err != nil {
+		return "", nil, err
+	}
+	took := s.Ended.Sub(s.Began).Round(time.Second)
+	if n := len(s.Damage()); n > 0 {
+		return "", nil, &problem.Problem{Code: "vault.damaged", Subject: v.Name(), Severity: problem.Critical,
+			Title:   fmt.Sprintf("the scrub found %d objects damaged or lost, the first: %s", n, s.Damage()[0].Name),
+			Meaning: "Backups or moments that need them cannot be restored, unless another copy of the vault has them whole. Nothing is let go while that is so.",
+			Remedy:  "holdfast vault repair " + v.Name() + " --scrub"}
+	}
+	if len(s.Away)+len(s.Trouble) > 0 {
+		return "", nil, fmt.Errorf("not everything could be read: %s", strings.Join(append(s.Away, s.Trouble...), "; "))
+	}
+	return fmt.Sprintf("%d objects, %d bytes, are what was stored; read in %s", s.Blobs, s.Bytes, took), nil, nil
+}
+
+// renew makes locks longer.
+func (h *Host) renew(ctx context.Context, v *vault.Vault, _ *choreRun) (string, any, error) {
+	n, err := v.RenewLocks(ctx)
+	if err != nil {
+		return "", nil, err
+	}
+	return fmt.Sprintf("the locks of %d objects were made longer", n), nil, nil
+}
+
+// sync compares and fills the copies once.
+func (h *Host) sync(ctx context.Context, v *vault.Vault, _ *choreRun) (string, any, error) {
+	all, err := v.Sync(ctx)
+	if err != nil {
+		return "", nil, err
+	}
+	var parts, bad []string
+	for _, c := range all {
+		parts = append(parts, fmt.Sprintf("copy %s got %d objects", c.Copy, c.Blobs))
+		switch {
+		case c.Away != nil:
+			bad = append(bad, fmt.Sprintf("copy %s is away: %s", c.Copy, firstLine(c.Away.Error())))
+		case c.Left > 0:
+			bad = append(bad, fmt.Sprintf("%d objects did not arrive in copy %s", c.Left, c.Copy))
+		}
+	}
+	if len(bad) > 0 {
+		return "", nil, errors.New(strings.Join(bad, "; "))
+	}
+	return strings.Join(parts, ", "), nil, nil
+}
+
+// choreEnded notes how a chore of a database went.
+func (h *Host) choreEnded(ctx context.Context, kind, database string, began time.Time, since time.Time, text string, err error) {
+	c := agent.Chore{Kind: kind, Subject: database, Host: h.cfg.Self, Since: since.UTC(), Began: began.UTC(), Ended: time.Now().UTC(), OK: err == nil, Text: text}
+	if err != nil && kind == agent.ChoreProve {
+		c.Problem = choreProblem(kind, database, err)
+	}
+	if _, e := agent.ChoreKey(kind, database).Set(ctx, h.store, c); e != nil && ctx.Err() == nil {
+		h.cfg.Log.Warn("outcome of a chore not noted", "database", database, "chore", kind, "err", e)
+	}
+}
