@@ -291,7 +291,8 @@ func describeServer(r database.Record, name, host string, head database.LSN, rep
 		}
 	}
 	if l.Failed != "" {
-		out.State += "; " + l.Failed
+		failed, _, _ := strings.Cut(l.Failed, "\n") // a problem goes on below, among the problems
+		out.State += "; " + failed
 	}
 	out.Version = l.Version
 	for _, p := range l.Pending {
