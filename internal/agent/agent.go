@@ -92,6 +92,7 @@ type Archive struct {
 	Archived database.LSN  `json:"archived"` // readable in the vault
 	Lag      time.Duration `json:"lag"`      // how old the oldest WAL is that the vault lacks
 	Trouble  string        `json:"trouble,omitempty"`
+	Gap      string        `json:"gap,omitempty"`  // log that is lost, while no base backup stands behind it
 	Last     *BaseBackup   `json:"last,omitempty"` // the newest base backup; nil = none
 }
 

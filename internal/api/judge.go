@@ -49,6 +49,12 @@ func backupProblems(p *plan.Plan, st Status) []problem.Problem {
 				Remedy:  "see `holdfast status`; if it stays, look at the log of the host that archives",
 			})
 		}
+		if a := d.Archive; a != nil && a.Gap != "" {
+			add("backup.log-lost", a.Gap)
+			lost := &out[len(out)-1]
+			lost.Severity, lost.Meaning = problem.Critical, "No moment from there to the next base backup can be restored. Log that comes now is stored; a whole base backup is begun at once."
+			lost.Remedy = "see that it succeeds: holdfast backup list " + d.Name + "; then find out why the vault was away for so long"
+		}
 		switch a := d.Archive; {
 		case a == nil:
 			add("backup.no-archive", "no host takes its log into the vault")

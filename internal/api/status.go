@@ -99,6 +99,7 @@ type ArchiveStatus struct {
 	Archived string            `json:"archived"`
 	Lag      event.Duration    `json:"lag"`
 	Trouble  string            `json:"trouble,omitempty"`
+	Gap      string            `json:"gap,omitempty"`  // log that is lost, while no base backup stands behind it
 	Last     *agent.BaseBackup `json:"last,omitempty"` // newest base backup; nil = none
 }
 
@@ -227,7 +228,7 @@ func describeDatabase(p *plan.Plan, d plan.Database, self string, s agent.Snapsh
 			continue
 		}
 		if a, ok := rep.Archive[d.Name]; ok {
-			out.Archive = &ArchiveStatus{Host: h.Name, Vault: a.Vault, Archived: a.Archived.String(), Lag: event.Duration(a.Lag), Trouble: a.Trouble, Last: a.Last}
+			out.Archive = &ArchiveStatus{Host: h.Name, Vault: a.Vault, Archived: a.Archived.String(), Lag: event.Duration(a.Lag), Trouble: a.Trouble, Gap: a.Gap, Last: a.Last}
 		}
 	}
 	return out

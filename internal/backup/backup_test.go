@@ -319,6 +319,61 @@ func TestALostSegmentIsReportedAsAGap(t *testing.T) {
 	}
 }
 
+// Behind lost log the archive goes on, the hole is seen, and a base backup made then leads to the end again.
+func TestTheArchiveGoesOnBehindLostLog(t *testing.T) {
+	s, v := pgtest.New(t), newVault(t)
+	r, err := backup.NewReceiver(backup.ReceiverOptions{Vault: v, Database: "orders", Spool: filepath.Join(t.TempDir(), "spool"), PartialEvery: 200 * time.Millisecond, SkipGap: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := archive(t, r, s)
+	s.Exec("postgres", "create table rows (id int primary key)", "insert into rows select generate_series(1, 1000)")
+	base(t, v, s)
+	s.Exec("postgres", "select pg_switch_wal()")
+	until(t, "a whole segment in the vault", func() bool {
+		held, err := v.Log(r.Status().SystemID, 0).Held(t.Context())
+		return err == nil && slices.ContainsFunc(held, func(h wal.Held) bool { return !h.Partial })
+	})
+	_ = stop()
+	s.Kill()
+	s.StartWith("wal_keep_size=0", "min_wal_size=32MB", "max_wal_size=32MB", "max_slot_wal_keep_size=1MB")
+	for i := range 6 {
+		s.Exec("postgres", fmt.Sprintf("insert into rows select generate_series(%d, %d)", 1001+i*1000, 2000+i*1000), "select pg_switch_wal()", "checkpoint")
+	}
+	if _, ok := errors.AsType[*backup.GapError](<-runOnce(t, r, s)); !ok {
+		t.Fatal("no gap was told")
+	}
+	s.Kill()
+	s.StartWith("max_slot_wal_keep_size=-1") // with a megabyte it would give the slot up again at each checkpoint
+	stop = archive(t, r, s)
+	s.Exec("postgres", "insert into rows select generate_series(7001, 8000)", "select pg_switch_wal()")
+	until(t, "log behind the gap in the vault, and the gap to be seen", func() bool {
+		c, err := restore.Load(t.Context(), v, "orders")
+		if err != nil {
+			t.Fatal(err)
+		}
+		hole, ok := restore.Beyond(c)
+		return ok && hole.From > 0 && hole.To > hole.From
+	})
+	wantRows(t, v, restore.Target{Kind: restore.Latest}, 1000) // nothing is made up
+	base(t, v, s)
+	s.Exec("postgres", "insert into rows select generate_series(8001, 9000)")
+	end := (&load{t: t, s: s}).mark()
+	until(t, "the new base backup to lead to the end", func() bool {
+		c, err := restore.Load(t.Context(), v, "orders")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, hole := restore.Beyond(c)
+		ch, err := restore.Choose(c, restore.Target{Kind: restore.Latest})
+		return err == nil && !hole && ch.End >= end.lsn
+	})
+	if err := stop(); !errors.Is(err, context.Canceled) {
+		t.Errorf("receiver ended with %v", err)
+	}
+	wantRows(t, v, restore.Target{Kind: restore.Latest}, 9000)
+}
+
 func runOnce(t *testing.T, r *backup.Receiver, s *pgtest.Server) <-chan error {
 	t.Helper()
 	cfg, err := pgconn.ParseConfig(s.ConnString("postgres"))

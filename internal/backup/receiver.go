@@ -25,7 +25,7 @@ type ReceiverOptions struct {
 	SpoolMax     int64         // bytes that may wait for the vault before reading stops; 0 = 1 GiB, at least two segments
 	Slot         string        // "" = holdfast_archive
 	PartialEvery time.Duration // how often an unfinished segment is stored when it grew; 0 = 2 s
-	SkipGap      bool          // go on behind a gap instead of returning *GapError; a new base backup must follow
+	SkipGap      bool          // the Run after one that returned *GapError goes on behind the gap; a new base backup must follow
 	Clock        clock.Clock   // nil = the machine's
 	Log          *slog.Logger  // nil = silent
 }
@@ -40,6 +40,7 @@ type Receiver struct {
 	status Status
 	system uint64
 	caught caught
+	lost   *GapError // log that the server does not have any more; nil = none since the receiver was made
 }
 
 // Status is where a receiver stands. Ages are by the local monotonic clock.
@@ -118,8 +119,8 @@ func (r *Receiver) Status() Status {
 
 // Run streams from one server until the connection or ctx ends, and returns when its last goroutine has.
 // Before it returns it tries for a few seconds to bring what it has into the vault. Call it again, with
-// another server after a failover; it goes on where the vault ends. *GapError and *vault.DuplicateError need
-// a person or a new base backup; every other error is for trying again.
+// another server after a failover; it goes on where the vault ends. *GapError needs a new base backup, and with SkipGap the next
+// Run goes on behind the gap; *vault.DuplicateError needs a person; every other error is for trying again.
 func (r *Receiver) Run(ctx context.Context, cfg *pgconn.Config) (err error) {
 	defer func() {
 		r.update(func(s *Status) { s.Connected = false })
@@ -197,6 +198,7 @@ func (s *stream) receiveAll(ctx context.Context) error {
 			return err
 		}
 		timeline, from, fresh := resume(history, held, s.srv.flushed, s.srv.segmentSize)
+		from = s.behindGap(ctx, timeline, from)
 		s.r.log.InfoContext(ctx, "archiving the log", "timeline", timeline, "lsn", from.String(), "fresh", fresh)
 		s.r.update(func(st *Status) {
 			st.Timeline, st.Received, st.Flushed, st.Archived = timeline, from, from, from
@@ -237,12 +239,23 @@ func (s *stream) gap(ctx context.Context, err error, timeline uint32, from wal.L
 	if !s.r.o.SkipGap {
 		return g
 	}
-	s.r.log.ErrorContext(ctx, "log is lost, going on behind it", "err", g)
-	s.srv.flushed = s.srv.flushed.SegmentStart(s.srv.segmentSize)
-	if err := s.sess.start(ctx, s.r.o.Slot, s.srv.timeline, s.srv.flushed); err != nil {
-		return errors.Join(g, err)
+	s.r.mu.Lock()
+	defer s.r.mu.Unlock()
+	s.r.lost = g // the next Run begins with a connection of its own: this one is in the middle of an answer
+	return g
+}
+
+// behindGap is where streaming begins when what follows from is known to be lost.
+func (s *stream) behindGap(ctx context.Context, timeline uint32, from wal.LSN) wal.LSN {
+	s.r.mu.Lock()
+	lost := s.r.lost
+	s.r.mu.Unlock()
+	to := s.srv.flushed.SegmentStart(s.srv.segmentSize)
+	if lost == nil || lost.Timeline != timeline || lost.From != from || timeline != s.srv.timeline || to <= from {
+		return from
 	}
-	return s.receive(ctx, s.srv.timeline, s.srv.flushed)
+	s.r.log.ErrorContext(ctx, "log is lost, going on behind it", "timeline", timeline, "lsn", from.String(), "to", to.String())
+	return to
 }
 
 // replyEvery is how often the server hears how far we are; its own limit is wal_sender_timeout, 60 s.

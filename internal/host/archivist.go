@@ -18,6 +18,7 @@ import (
 	"holdfast/internal/database"
 	"holdfast/internal/database/postgres"
 	"holdfast/internal/plan"
+	"holdfast/internal/restore"
 	"holdfast/internal/vault"
 )
 
@@ -30,6 +31,7 @@ type archivist struct {
 
 	mu   sync.Mutex // guards what follows
 	told agent.Archive
+	gap  string // log that is lost and that no base backup stands behind yet; "" = none
 }
 
 const (
@@ -83,7 +85,7 @@ func (a *archivist) work(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	r, err := backup.NewReceiver(backup.ReceiverOptions{
 		Vault: v, Database: a.db.Name, SystemID: a.record().SystemID,
-		Spool: filepath.Join(a.host.cfg.Dir, "spool", a.db.Name), Log: a.host.cfg.Log,
+		Spool: filepath.Join(a.host.cfg.Dir, "spool", a.db.Name), Log: a.host.cfg.Log, SkipGap: true,
 	})
 	if err != nil {
 		return err
@@ -98,6 +100,7 @@ func (a *archivist) work(ctx context.Context) error {
 		cancel()
 		return nil
 	})
+	a.lookForGap(ctx, v)
 	g.Go(func() error { return a.stream(ctx, r) })
 	g.Go(func() error { return a.bases(ctx, v) })
 	g.Go(func() error { a.proveLater(ctx, v); return nil })
@@ -142,7 +145,10 @@ func (a *archivist) stream(ctx context.Context, r *backup.Receiver) error {
 		var gap *backup.GapError
 		var twice *vault.DuplicateError
 		switch {
-		case errors.As(err, &gap), errors.As(err, &twice):
+		case errors.As(err, &gap):
+			a.lost(gap.Error())
+			a.host.diary.Note("backup", a.db.Name, gap.Error()+"; no moment from there to the next base backup can be restored", nil, 0)
+		case errors.As(err, &twice):
 			return err
 		case err != nil && ctx.Err() == nil:
 			a.host.cfg.Log.Info("log stream ended", "database", a.db.Name, "err", err)
@@ -179,6 +185,41 @@ func (a *archivist) tell(s backup.Status) {
 	a.host.agent.Archive(a.db.Name, a.told, true)
 }
 
+// lost keeps that log is lost until a base backup was made behind it.
+func (a *archivist) lost(what string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.gap, a.told.Gap = what, what
+}
+
+// gapNow is the log that is lost, "" when none is.
+func (a *archivist) gapNow() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.gap
+}
+
+// bridged forgets lost log that a base backup begun afterwards stands behind; what was lost meanwhile stays.
+func (a *archivist) bridged(what string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.gap == what {
+		a.gap, a.told.Gap = "", ""
+	}
+}
+
+// lookForGap finds lost log that an archivist before this one left without a base backup behind it.
+func (a *archivist) lookForGap(ctx context.Context, v *vault.Vault) {
+	c, err := restore.Load(ctx, v, a.db.Name)
+	if err != nil {
+		a.host.cfg.Log.Warn("not known whether log is lost", "database", a.db.Name, "err", err)
+		return
+	}
+	if hole, ok := restore.Beyond(c); ok {
+		a.lost((&backup.GapError{Database: a.db.Name, Timeline: hole.Timeline, From: hole.From, To: hole.To}).Error())
+	}
+}
+
 // note keeps why the archive does not go on.
 func (a *archivist) note(err error) {
 	a.mu.Lock()
@@ -196,12 +237,16 @@ func (a *archivist) bases(ctx context.Context, v *vault.Vault) error {
 	var due backup.Wanted
 	for a.host.sleep(ctx, basePace) {
 		asked := a.asked()
+		lost := a.gapNow()
 		if now := a.host.clock.Now(); looked.IsZero() || now.Sub(looked) >= duePace {
 			var err error
 			if due, err = a.due(ctx, v); err != nil {
 				return err
 			}
 			looked = now
+		}
+		if lost != "" && asked == nil { // behind lost log only a new base backup leads to anything, and it must be whole
+			due = backup.Wanted{Now: true}
 		}
 		if asked == nil && (!due.Now || a.host.clock.Now().Sub(failed) < baseRetry) || !a.canRead() {
 			continue
@@ -217,6 +262,9 @@ func (a *archivist) bases(ctx context.Context, v *vault.Vault) error {
 		if err != nil {
 			failed = a.host.clock.Now()
 			a.host.cfg.Log.Error("base backup did not succeed", "database", a.db.Name, "err", err)
+		}
+		if err == nil {
+			a.bridged(lost)
 		}
 		looked = time.Time{}
 		a.host.diary.Note("backup", a.db.Name, sayBase(result, err), nil, result.Took)

@@ -138,6 +138,22 @@ func Choose(c Catalogue, t Target) (Choice, error) {
 	return Choice{}, outside(c, t, because)
 }
 
+// Beyond is the log that is missing behind all that the newest way reaches, when there is log behind it: no backup that was
+// made leads there. Pure.
+func Beyond(c Catalogue) (wal.Hole, bool) {
+	ch, err := Choose(c, Target{Kind: Latest})
+	if err != nil {
+		return wal.Hole{}, false // nothing leads anywhere: that is said elsewhere
+	}
+	hole := wal.Hole{Timeline: ch.Timeline, From: ch.End}
+	for _, h := range c.Logs[ch.Backup.SystemID].Held {
+		if h.Timeline == ch.Timeline && h.Start > ch.End && (hole.To == 0 || h.Start < hole.To) {
+			hole.To = h.Start
+		}
+	}
+	return hole, hole.To != 0
+}
+
 // try judges one backup; why is empty when it serves.
 func try(c Catalogue, b vault.Backup, t Target) (ch Choice, why string) {
 	if b.Validation != nil && !b.Validation.Passed {
