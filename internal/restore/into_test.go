@@ -45,7 +45,6 @@ func TestATableAndADatabaseComeBackUnderAnotherName(t *testing.T) {
 	w.base()
 	n := count(t, w.server.Conn("postgres"), `select count(*) from "Ap pointments"`)
 	w.archived()
-	at := restore.Target{Kind: restore.AtLSN}
 	lsn := ""
 	if err := w.server.Conn("postgres").QueryRow(t.Context(), "select pg_current_wal_insert_lsn()::text").Scan(&lsn); err != nil {
 		t.Fatal(err)
