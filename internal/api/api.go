@@ -141,7 +141,7 @@ func (s Source) ask(w http.ResponseWriter, r *http.Request) {
 
 // wrong says what a request names that does not exist.
 func (s Source) wrong(q agent.Asked) *problem.Problem {
-	known := map[string][]string{"database": {"switchover", "pause", "resume", "restart", "failover", "settle"}, "backup": {"base", "validate", "prune"}, "files": {"backup"}}
+	known := map[string][]string{"database": {"switchover", "pause", "resume", "restart", "failover", "settle"}, "backup": {"base", "validate", "prune"}, "files": {"backup", "point"}}
 	p := &problem.Problem{Code: "api.unknown", Subject: q.Subject, Severity: problem.Note, Meaning: "Nothing was changed."}
 	switch {
 	case !slices.Contains(known[q.Room], q.Kind):
@@ -170,6 +170,10 @@ func (s Source) wrongFiles(q agent.Asked) *problem.Problem {
 	set, ok := s.Plan.FileSetNamed(q.Subject)
 	if p := UnknownFiles(q.Subject, s.Plan); !ok {
 		return &p
+	}
+	if q.Kind == "point" && set.Moment.Database == "" {
+		return &problem.Problem{Code: "files.no-moment", Subject: q.Subject, Severity: problem.Note, Title: "the plan does not say how it stands still",
+			Meaning: "Nothing was asked and nothing was changed.", Remedy: "add moment with database, before and after below files." + q.Subject + " in the plan"}
 	}
 	if on := q.Args[agent.ArgOn]; !slices.Contains(set.Hosts, on) {
 		p := UnknownHost(on, set.Hosts)

@@ -35,6 +35,7 @@ func requestArgs() map[string][]string {
 		"database/restart":    {agent.ArgPending, agent.ArgLives},
 		"backup/base":         {agent.ArgMode, agent.ArgLimit},
 		"backup/validate":     {agent.ArgBackup},
+		"files/point":         {agent.ArgOn},
 		"files/backup":        {agent.ArgOn, agent.ArgMode, agent.ArgAllowEmpty},
 		"backup/prune":        {},
 	}

@@ -32,8 +32,8 @@ func moment(s string, now time.Time) (restore.Target, error) {
 		return t, fmt.Errorf("--at: %w: %w", err, errUsage)
 	}
 	if hinted {
-		if t.LSN, err = wal.ParseLSN(position); err != nil || t.Kind != restore.AtXID {
-			return t, fmt.Errorf("--at %q: a position stands behind a transaction alone (xid:812@0/3000060): %w", s, errUsage)
+		if t.LSN, err = wal.ParseLSN(position); err != nil || t.Kind != restore.AtXID && t.Kind != restore.AtName {
+			return t, fmt.Errorf("--at %q: a position stands behind a transaction or a name alone (xid:812@0/3000060): %w", s, errUsage)
 		}
 	}
 	return t, nil

@@ -157,7 +157,7 @@ func filesWarnings(b vault.FileBackup, paths []string) []string {
 	var out []string
 	if len(paths) > 0 {
 		out = append(out, "parts may not agree with each other, nor with the database: it is not known what else was changed with them")
-	} else if b.Point == "" {
+	} else if b.Point == nil {
 		out = append(out, "the backup belongs to no recovery point: a database of another moment may name files that are not there, and the other way round")
 	}
 	if n := b.Unreadable.Count; n > 0 {

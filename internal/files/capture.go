@@ -26,7 +26,7 @@ type Options struct {
 	Exclude    []string          // patterns; see [Excluded]
 	Earlier    *vault.FileBackup // what is as it was then is not read; nil = everything is read
 	AllowEmpty bool              // a directory with no file is taken though Earlier has some
-	Point      string            // recovery point that the backup is part of
+	Still      *Still            // files and a database stand still while it is taken; nil = they do not
 	Workers    int               // files read at once; 0 = two for each core, at most 8
 	Clock      clock.Clock       // nil = the real one
 	Log        *slog.Logger      // nil = silent
@@ -112,8 +112,8 @@ func Backup(ctx context.Context, o Options) (vault.FileBackup, error) {
 		return vault.FileBackup{}, err
 	}
 	c := &capture{o: o, root: root, to: to, order: make(chan *pending, window), work: make(chan *pending, window), met: map[inode]*met{}}
-	c.b = vault.FileBackup{Set: o.Set, Host: o.Host, Path: o.Path, Excluded: o.Exclude, Point: o.Point, Started: o.Clock.Now().UTC()}
-	if err := c.take(ctx); err != nil {
+	c.b = vault.FileBackup{Set: o.Set, Host: o.Host, Path: o.Path, Excluded: o.Exclude, Started: o.Clock.Now().UTC()}
+	if err := c.still(ctx); err != nil {
 		return vault.FileBackup{}, errors.Join(fmt.Errorf("back up files %s: %w", o.Set, err), to.Abort())
 	}
 	if o.Earlier != nil && o.Earlier.Files > 0 && c.b.Files == 0 && !o.AllowEmpty {

@@ -28,6 +28,7 @@ type filer struct {
 
 	mu    sync.Mutex // guards what follows
 	told  agent.Files
+	stood error // why files and database were not let go on; nil = they were
 	wrong *problem.Problem
 }
 
@@ -62,6 +63,9 @@ func (f *filer) now() plan.FileSet {
 // run works until ctx ends.
 func (f *filer) run(ctx context.Context) error {
 	for f.host.sleep(ctx, filesPace) {
+		if !f.thawed(ctx) {
+			continue
+		}
 		last := f.host.agent.Last()
 		if last.Facts.Stopping || last.Facts.WrittenOff() != "" {
 			continue
@@ -98,7 +102,7 @@ func (f *filer) run(ctx context.Context) error {
 // asked is the oldest request for a backup of the set on this host.
 func (f *filer) asked(now agent.Snapshot) *agent.Asked {
 	for _, q := range agent.Open(now.Agreed) {
-		if q.Room == "files" && q.Kind == "backup" && q.Subject == f.set.Name && q.Args[agent.ArgOn] == f.host.cfg.Self {
+		if q.Room == "files" && (q.Kind == "backup" || q.Kind == "point") && q.Subject == f.set.Name && q.Args[agent.ArgOn] == f.host.cfg.Self {
 			return &q
 		}
 	}
@@ -181,13 +185,24 @@ func (f *filer) backUp(ctx context.Context, asked *agent.Asked) (b vault.FileBac
 			f.host.progress(ctx, asked, fmt.Sprintf("%d names, %d MiB read, %d MiB stored", p.Files, p.Read>>20, p.Stored>>20))
 		}
 	}
-	b, err = files.Backup(ctx, o)
-	if err != nil {
-		return b, err
+	if asked != nil && asked.Kind == "point" {
+		// What changed until now is stored before anything stands still: only the rest is taken then.
+		if b, err = f.made(files.Backup(ctx, o)); err != nil {
+			return b, err
+		}
+		o.Earlier, o.Still = f.last, f.still(s, asked)
+		f.host.progress(ctx, asked, "files and database stand still")
 	}
-	f.last = &b
-	f.tell(func(t *agent.Files) { t.Last = summary(&b) })
-	return b, nil
+	return f.made(files.Backup(ctx, o))
+}
+
+// made notes a backup that was made as the newest.
+func (f *filer) made(b vault.FileBackup, err error) (vault.FileBackup, error) {
+	if err == nil {
+		f.last = &b
+		f.tell(func(t *agent.Files) { t.Last = summary(&b) })
+	}
+	return b, err
 }
 
 // ended tells how a backup went.
@@ -220,6 +235,9 @@ func sayFiles(b vault.FileBackup, err error) string {
 		return "backup of files did not succeed: " + firstLine(err.Error())
 	case !b.Complete():
 		return fmt.Sprintf("backup %s was made, and lacks %d names that could not be read: %s", b.ID, b.Unreadable.Count, b.Unreadable.First[0])
+	}
+	if p := b.Point; p != nil {
+		return fmt.Sprintf("recovery point %s was made: database %s at %s and %d files, which stood still for %s", p.ID, p.Database, p.LSN, b.Files, p.Frozen.Round(time.Millisecond))
 	}
 	return fmt.Sprintf("backup %s of %d files was made, %d of them read", b.ID, b.Files, b.Files-b.Reused)
 }
@@ -270,10 +288,17 @@ func (f *filer) tell(change func(*agent.Files)) {
 func (f *filer) problems() []problem.Problem {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.wrong == nil {
-		return nil
+	var out []problem.Problem
+	if f.wrong != nil {
+		out = append(out, *f.wrong)
 	}
-	return []problem.Problem{*f.wrong}
+	if f.stood != nil {
+		out = append(out, problem.Problem{Code: "files.still-frozen", Subject: f.set.Name, Severity: problem.Critical,
+			Title:   "files and database were brought to stand still, and not let go on: " + f.stood.Error(),
+			Meaning: "The application may wait. The command is run again every few seconds until it succeeds.",
+			Remedy:  "see what the command after of the plan says, and let the application go on by hand"})
+	}
+	return out
 }
 
 // progress tells the one who asked how far it is; losing such a word costs nothing.

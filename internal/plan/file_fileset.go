@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	pathpkg "path"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -14,6 +15,14 @@ type fileSetFile struct {
 	path    located[string]
 	hosts   located[[]located[string]]
 	exclude located[[]located[string]]
+	moment  located[momentFile]
+}
+
+// momentFile says how a set and a database stand still, as it is written.
+type momentFile struct {
+	database         located[string]
+	before, after    located[[]string]
+	freeze, snapshot located[time.Duration]
 }
 
 // minFilesEvery is the shortest repetition of a file set's backup: each looks at every file.
@@ -26,8 +35,49 @@ func fileSet() form[fileSetFile] {
 		must(key("path", fileSetPath(), "The directory: a whole path, the same on each of its hosts.", func(f *fileSetFile) *located[string] { return &f.path })),
 		key("hosts", listOf(nameText(label())), "Hosts that have the directory; each is backed up by itself (default: the only host of the home site).", func(f *fileSetFile) *located[[]located[string]] { return &f.hosts }),
 		key("exclude", listOf(excluded()), "Patterns of what is left out: a name (*.tmp), a path from the directory on (cache/*), or a directory with all in it (cache/).", func(f *fileSetFile) *located[[]located[string]] { return &f.exclude }),
+		key("moment", moment(), "How files and a database are brought to stand still for a recovery point (default: the set has none).", func(f *fileSetFile) *located[momentFile] { return &f.moment }),
 		notYet[fileSetFile]("copies"), notYet[fileSetFile]("bucket"), notYet[fileSetFile]("watch"), notYet[fileSetFile]("proof"),
 	)
+}
+
+func moment() form[momentFile] {
+	return object(
+		must(key("database", nameText(label()), "Database whose position is noted while everything stands still.", func(f *momentFile) *located[string] { return &f.database })),
+		must(key("before", argv(), "Command on the set's host, by its whole path: once it has ended nothing changes files or database. No shell reads it.", func(f *momentFile) *located[[]string] { return &f.before })),
+		must(key("after", argv(), "Command that lets them go on. It runs whatever happened, and again until it succeeds, so once too often must do no harm.", func(f *momentFile) *located[[]string] { return &f.after })),
+		key("freeze", span(time.Second, freezeMax), "Longest time from the beginning of before to that of after (default 60s, which is the most).", func(f *momentFile) *located[time.Duration] { return &f.freeze }),
+		key("snapshot", span(100*time.Millisecond, snapshotMax), "Longest time of that for taking files and position (default 10s, which is the most).", func(f *momentFile) *located[time.Duration] { return &f.snapshot }),
+		notYet[momentFile]("after_restore"), notYet[momentFile]("check"), notYet[momentFile]("every"),
+	)
+}
+
+const (
+	// freezeMax and snapshotMax are what users are made to wait at most.
+	freezeMax   = time.Minute
+	snapshotMax = 10 * time.Second
+)
+
+func resolveMoment(ms *mistakes, p *Plan, at keyPath, set FileSet, f located[momentFile]) Moment {
+	if !f.written() || !f.value.database.written() {
+		return Moment{}
+	}
+	m := Moment{Database: f.value.database.value, Before: f.value.before.value, After: f.value.after.value,
+		Freeze: f.value.freeze.or(freezeMax), Snapshot: f.value.snapshot.or(snapshotMax)}
+	if _, ok := p.DatabaseNamed(m.Database); !ok {
+		ms.add(f.value.database.at, at.to("database"), "%q is not known (%s)", m.Database, namesOr(databaseNames(p), func(n string) string { return n }, "the plan has no databases"))
+	}
+	for _, c := range []struct {
+		key string
+		run located[[]string]
+	}{{"before", f.value.before}, {"after", f.value.after}} {
+		if c.run.written() && len(c.run.value) > 0 && !rooted(c.run.value[0]) {
+			ms.add(c.run.at, at.to(c.key), "%q is relative (allowed: a whole path)", c.run.value[0])
+		}
+	}
+	if len(set.Hosts) > 1 {
+		ms.add(f.at, at, "the set is on %d hosts, and only one can be brought to stand still at once in this version (allowed: one host)", len(set.Hosts))
+	}
+	return m
 }
 
 func fileSetPath() form[string] {
@@ -84,6 +134,7 @@ func resolveFileSet(ms *mistakes, p *Plan, s named[fileSetFile]) FileSet {
 			set.Exclude = append(set.Exclude, e.value)
 		}
 	}
+	set.Moment = resolveMoment(ms, p, at.to("moment"), set, f.moment)
 	return set
 }
 
@@ -154,6 +205,10 @@ func showFileSet(s FileSet) mapping {
 	if len(s.Exclude) > 0 {
 		m.put("exclude", s.Exclude)
 	}
+	if x := s.Moment; x.Database != "" {
+		m.put("moment", mapping{{Key: "database", Value: x.Database}, {Key: "before", Value: x.Before}, {Key: "after", Value: x.After},
+			{Key: "freeze", Value: FormatDuration(x.Freeze)}, {Key: "snapshot", Value: FormatDuration(x.Snapshot)}})
+	}
 	return m
 }
 
@@ -182,6 +237,9 @@ func (d *differ) files() {
 		}
 		if !slices.Equal(old.Exclude, s.Exclude) {
 			d.add(subject, Reloads, "its backups leave out [%s] (was [%s])", strings.Join(s.Exclude, " "), strings.Join(old.Exclude, " "))
+		}
+		if !reflect.DeepEqual(old.Moment, s.Moment) {
+			d.add(subject, Reloads, "its recovery points are made in another way from the next on")
 		}
 		if old.Backup.Vault != s.Backup.Vault {
 			d.add(subject, Restarts, "it goes to vault %s (was %s); the agents take it up when they start; the old backups are kept", s.Backup.Vault, old.Backup.Vault)

@@ -54,6 +54,11 @@ func TestMistakesInFileSets(t *testing.T) {
 		"a database's schedule":             {"files: { f: { path: /srv/x, hosts: [a] } }\nbackup: { f: { full: \"daily 01:00\" } }", "full is for databases"},
 		"too often":                         {"files: { f: { path: /srv/x, hosts: [a] } }\nbackup: { f: { every: 1m } }", "every"},
 		"a time to keep":                    {"files: { f: { path: /srv/x, hosts: [a] } }\nbackup: { f: { keep: 30d } }", "keep"},
+		"a moment of an unknown database":   {"files: { f: { path: /srv/x, hosts: [a], moment: { database: r, before: /b, after: /a } } }", `file set f: moment.database "r" is not known`},
+		"a moment that nothing ends":        {"files: { f: { path: /srv/x, hosts: [a], moment: { database: r, before: /b } } }", "after is missing"},
+		"a relative command":                {"databases: { r: { postgres: 15 } }\nfiles: { f: { path: /srv/x, hosts: [a], moment: { database: r, before: b, after: /a } } }", `moment.before "b" is relative`},
+		"a freeze of two minutes":           {"files: { f: { path: /srv/x, hosts: [a], moment: { database: r, before: /b, after: /a, freeze: 2m } } }", "freeze"},
+		"a moment on two hosts":             {"databases: { r: { postgres: 15 } }\nfiles: { f: { path: /srv/x, hosts: [a, b], moment: { database: r, before: /b, after: /a } } }", "only one can be brought to stand still"},
 		"a name that a database has":        {"databases: { f: { postgres: 15 } }\nfiles: { f: { path: /srv/x, hosts: [a] } }", "the name is taken by the database"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -66,6 +71,22 @@ func TestMistakesInFileSets(t *testing.T) {
 				t.Errorf("%q is not among\n%s", c.want, strings.Join(all, "\n"))
 			}
 		})
+	}
+}
+
+func TestAMomentIsReadAndShownAgain(t *testing.T) {
+	p := mustParse(t, withVault+"databases: { r: { postgres: 15 } }\n"+
+		"files: { f: { path: /srv/x, hosts: [a], moment: { database: r, before: /bin/stop it, after: [/bin/go, on], snapshot: 2s } } }\n")
+	want := Moment{Database: "r", Before: []string{"/bin/stop", "it"}, After: []string{"/bin/go", "on"}, Freeze: time.Minute, Snapshot: 2 * time.Second}
+	if d := cmp.Diff(want, p.Files[0].Moment); d != "" {
+		t.Error(d)
+	}
+	shown, err := p.Show()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(want, mustParse(t, string(shown)).Files[0].Moment); d != "" {
+		t.Error(d)
 	}
 }
 

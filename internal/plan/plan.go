@@ -288,6 +288,16 @@ type FileSet struct {
 	Hosts   []string // at least one
 	Exclude []string // patterns of what is left out; see internal/files
 	Backup  FileBackup
+	Moment  Moment
+}
+
+// Moment says how a file set and a database are brought to stand still together for a recovery point.
+type Moment struct {
+	Database string        // "" = the set has no recovery points
+	Before   []string      // command on the set's host: from its end on nothing changes files or database
+	After    []string      // command that lets them go on; it runs whatever happened
+	Freeze   time.Duration // from the beginning of Before to the beginning of After, at most
+	Snapshot time.Duration // of that for taking files and position, at most
 }
 
 // FileBackup says where a file set is backed up to and how often. No vault = it is not.

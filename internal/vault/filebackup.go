@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"holdfast/internal/vault/wal"
 )
 
 // FileBackup is one backup of a file set as the vault lists it. Times are the clock's of the host that made it.
@@ -30,10 +32,19 @@ type FileBackup struct {
 	Changed     Names     `json:"changed,omitzero"`    // changed whenever they were read: what is stored may be of two moments
 	Unreadable  Names     `json:"unreadable,omitzero"` // not in it, with the reason
 	Excluded    []string  `json:"excluded,omitempty"`  // patterns
-	Point       string    `json:"point,omitempty"`     // recovery point that it is part of
+	Point       *Point    `json:"point,omitempty"`     // recovery point that it is part of; nil = none
 	Entries     int       `json:"entries"`             // lines of the list
 	List        string    `json:"list"`                // kopia's name for the list of entries
 	Written     time.Time `json:"written"`
+}
+
+// Point is a recovery point: files and a database of one moment, for both stood still.
+type Point struct {
+	ID       string        `json:"id"` // of the point, and of the restore point in the database's log
+	Database string        `json:"database"`
+	LSN      wal.LSN       `json:"lsn"`
+	At       time.Time     `json:"at"`     // when the position was noted, by the set's host
+	Frozen   time.Duration `json:"frozen"` // how long both stood still
 }
 
 // Complete reports whether everything that was there is in it.
