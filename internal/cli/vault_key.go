@@ -249,11 +249,7 @@ not answer. A bucket with versions or a lock keeps the removed wraps as long as 
 		Example: `  holdfast vault key retire main --dry-run`,
 		Args:    usageArgs(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) (failed error) {
-			a, name, err := oneVault(cmd, root, args)
-			if err != nil {
-				return err
-			}
-			v, err := a.openToWrite(cmd.Context(), name)
+			_, name, v, err := oneToWrite(cmd, root, args)
 			if err != nil {
 				return err
 			}

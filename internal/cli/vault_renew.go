@@ -8,7 +8,7 @@ import (
 )
 
 func vaultRenewCommand() *cobra.Command {
-	var root string
+	var root, output string
 	cmd := &cobra.Command{
 		Use:   "renew [NAME]",
 		Short: "Make the locks of what a vault still keeps as long as they were at first",
@@ -18,20 +18,23 @@ renewed. Nobody can make a lock shorter, and you pay for what is locked until it
 		Example: `  holdfast vault renew main`,
 		Args:    usageArgs(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) (failed error) {
-			a, name, err := oneVault(cmd, root, args)
-			if err != nil {
+			if err := checkOutput(output); err != nil {
 				return err
 			}
-			v, err := a.openToWrite(cmd.Context(), name)
+			_, name, v, err := oneToWrite(cmd, root, args)
 			if err != nil {
 				return err
 			}
 			defer closeWritten(cmd.Context(), v, &failed)
 			n, err := v.RenewLocks(cmd.Context())
+			if output == "json" {
+				return errors.Join(err, writeJSON(cmd.OutOrStdout(), map[string]any{"vault": name, "renewed": n}))
+			}
 			_, said := fmt.Fprintf(cmd.OutOrStdout(), "renewed the locks of %d objects\n", n)
 			return errors.Join(err, said)
 		},
 	}
 	cmd.Flags().StringVar(&root, "root", "", rootUsage)
+	outputFlag(cmd, &output)
 	return cmd
 }

@@ -147,6 +147,16 @@ func oneVault(cmd *cobra.Command, root string, args []string) (application, stri
 	return a, a.plan.Vaults[0].Name, nil
 }
 
+// oneToWrite opens the vault that a command names, or the only one, to write to it; [closeWritten] ends that.
+func oneToWrite(cmd *cobra.Command, root string, args []string) (application, string, *vault.Vault, error) {
+	a, name, err := oneVault(cmd, root, args)
+	if err != nil {
+		return a, name, nil, err
+	}
+	v, err := a.openToWrite(cmd.Context(), name)
+	return a, name, v, err
+}
+
 // scrubFile keeps how far a scrub of a vault is, and what it found.
 func (a application) scrubFile(name string) string {
 	return filepath.Join(a.Root, "scrub-"+name+".json")
@@ -263,11 +273,7 @@ backups that share them are whole again then.`,
   holdfast vault repair main --yes`,
 		Args: usageArgs(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) (failed error) {
-			a, name, err := oneVault(cmd, root, args)
-			if err != nil {
-				return err
-			}
-			v, err := a.openToWrite(cmd.Context(), name)
+			a, name, v, err := oneToWrite(cmd, root, args)
 			if err != nil {
 				return err
 			}
