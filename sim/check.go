@@ -96,9 +96,17 @@ func (c *checker) Acknowledged(host, incarnation string, epoch int64, e database
 }
 
 // lateButKept excuses a server that was frozen: once it runs again it may tell what standbys had confirmed
-// before they promised a newer epoch. Such a row must have come over into that epoch.
+// before they promised a newer epoch. Such a row must have come over into that epoch: its primary has it, or one of its
+// voters where the primary has just lost its disk and nobody has agreed on another yet.
 func (c *checker) lateButKept(host string, id int) bool {
-	return c.excused(host) && slices.Contains(c.w.copies(id), c.record.Primary)
+	if !c.excused(host) {
+		return false
+	}
+	copies := c.w.copies(id)
+	if len(c.w.host(c.record.Primary).srv.Log()) > 0 {
+		return slices.Contains(copies, c.record.Primary)
+	}
+	return slices.ContainsFunc(c.record.Voters, func(v database.Voter) bool { return v.Host != host && slices.Contains(copies, v.Host) })
 }
 
 // excused: a host that was frozen until a moment ago has not seen its deadline pass (DATABASE.md: deadlines

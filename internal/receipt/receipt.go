@@ -1,6 +1,6 @@
 // Package receipt is signed evidence of what was done: each receipt is one JSON statement, signed with Ed25519 in a DSSE
 // envelope, and names the hash of the one before. Start at [Book.Append], which writes one, and [Verify], which judges any
-// number of them with nothing but the authority's certificate. docs/decisions/0027 says why it is so.
+// number of them with nothing but the authority's certificate. docs/decisions/0026 says why it is so.
 package receipt
 
 import (
