@@ -101,7 +101,7 @@ func writeNew(file, text string) error {
 }
 
 func keyProveCommand() *cobra.Command {
-	var root, sheet string
+	var root, sheet, output string
 	cmd := &cobra.Command{
 		Use:   "prove [NAME]",
 		Short: "Show that the exported copy of a vault's key opens the vault, and note it",
@@ -112,6 +112,9 @@ holdfast vault status says that the key is not proven. Status 1 when the sheet d
   holdfast vault key prove main --sheet -`,
 		Args: usageArgs(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkOutput(output); err != nil {
+				return err
+			}
 			if sheet == "" {
 				return fmt.Errorf("--sheet names the printed key, or - for one that is typed in: %w", errUsage)
 			}
@@ -119,15 +122,16 @@ holdfast vault status says that the key is not proven. Status 1 when the sheet d
 			if err != nil {
 				return err
 			}
-			return a.prove(cmd, name, sheet)
+			return a.prove(cmd, name, sheet, output)
 		},
 	}
 	cmd.Flags().StringVar(&root, "root", "", rootUsage)
+	outputFlag(cmd, &output)
 	cmd.Flags().StringVar(&sheet, "sheet", "", "file with the exported key; - reads what is typed in")
 	return cmd
 }
 
-func (a application) prove(cmd *cobra.Command, name, file string) error {
+func (a application) prove(cmd *cobra.Command, name, file, output string) error {
 	ctx := cmd.Context()
 	var text []byte
 	var err error
@@ -166,7 +170,11 @@ func (a application) prove(cmd *cobra.Command, name, file string) error {
 	if err = errors.Join(err, v.Close(context.WithoutCancel(ctx))); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(cmd.OutOrStdout(), "the sheet opens vault %s and lists %d backups; check words: %s\n", name, len(backups), paper.Words(s.ID, s.Key))
+	words := paper.Words(s.ID, s.Key)
+	if output == "json" {
+		return writeJSON(cmd.OutOrStdout(), map[string]any{"vault": name, "opens": true, "backups": len(backups), "check_words": words})
+	}
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "the sheet opens vault %s and lists %d backups; check words: %s\n", name, len(backups), words)
 	return err
 }
 
@@ -239,7 +247,7 @@ vault from before can read what is stored later too: against that, make a new va
 }
 
 func keyRetireCommand() *cobra.Command {
-	var root string
+	var root, output string
 	var dryRun, yes bool
 	cmd := &cobra.Command{
 		Use:   "retire [NAME]",
@@ -249,6 +257,9 @@ not answer. A bucket with versions or a lock keeps the removed wraps as long as 
 		Example: `  holdfast vault key retire main --dry-run`,
 		Args:    usageArgs(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) (failed error) {
+			if err := checkOutput(output); err != nil {
+				return err
+			}
 			_, name, v, err := oneToWrite(cmd, root, args)
 			if err != nil {
 				return err
@@ -258,7 +269,12 @@ not answer. A bucket with versions or a lock keeps the removed wraps as long as 
 			if err != nil {
 				return err
 			}
-			if _, err := fmt.Fprintf(cmd.OutOrStdout(), "vault %s opens with %d keys\n", name, k.Opening); err != nil || dryRun {
+			told := map[string]any{"vault": name, "opening": k.Opening, "retired": 0}
+			if output == "json" {
+				if dryRun {
+					return writeJSON(cmd.OutOrStdout(), told)
+				}
+			} else if _, err := fmt.Fprintf(cmd.OutOrStdout(), "vault %s opens with %d keys\n", name, k.Opening); err != nil || dryRun {
 				return err
 			}
 			if !yes {
@@ -270,11 +286,16 @@ not answer. A bucket with versions or a lock keeps the removed wraps as long as 
 			if err != nil {
 				return err
 			}
+			if output == "json" {
+				told["retired"] = n
+				return writeJSON(cmd.OutOrStdout(), told)
+			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d old keys open it no more\n", n)
 			return err
 		},
 	}
 	cmd.Flags().StringVar(&root, "root", "", rootUsage)
+	outputFlag(cmd, &output)
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "say how many keys open it, and change nothing")
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	return cmd

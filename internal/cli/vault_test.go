@@ -145,6 +145,7 @@ func TestAKeyOfAVaultByTheCommandLine(t *testing.T) {
 	words(t, 1, "vault", "key", "export", at, "--out", sheet) // never over another
 	says(t, words(t, 1, "vault", "key", "prove", at, "--sheet", filepath.Join(root, "vault.key")), "no printed key")
 	says(t, words(t, 0, "vault", "key", "prove", at, "--sheet", sheet), "opens vault main")
+	says(t, words(t, 0, "vault", "key", "prove", at, "--sheet", sheet, "--output", "json"), `"opens": true`, `"check_words"`)
 	says(t, words(t, 0, "vault", "status", at), "key        proven")
 	says(t, words(t, 0, "vault", "status", "--vault", filepath.Join(root, "home"), "--key", sheet), "of clinic")
 
@@ -159,6 +160,7 @@ func TestAKeyOfAVaultByTheCommandLine(t *testing.T) {
 	}
 	says(t, words(t, 1, "vault", "key", "prove", at, "--sheet", sheet), "vault.old-key")
 	says(t, words(t, 0, "vault", "status", at), "DEGRADED", "2 open it")
+	says(t, words(t, 0, "vault", "key", "retire", at, "--dry-run", "--output", "json"), `"opening": 2`, `"retired": 0`)
 	says(t, words(t, 0, "vault", "key", "retire", at, "--yes"), "1 old keys open it no more")
 	says(t, words(t, 1, "vault", "key", "prove", at, "--sheet", sheet), "vault.wrong-key")
 }
