@@ -14,17 +14,26 @@ import (
 	"holdfast/internal/plan"
 )
 
+// probed is the restored server that probes are put to.
+type probed interface {
+	ConnString(database string) string
+	faulty
+}
+
 // runProbes asks the plan's questions of the restored databases. usual is the database that is asked when a probe names
-// none. It says what each answered.
-func runProbes(ctx context.Context, probes []plan.Probe, usual string, connect func(database string) string, stopped time.Time) (bad []string, detail string, err error) {
+// none. It says what each answered. A session that this host ended is an error, for it says nothing about the backup.
+func runProbes(ctx context.Context, probes []plan.Probe, usual string, server probed, stopped time.Time) (bad []string, detail string, err error) {
 	var said []string
 	for i, p := range probes {
 		if p.Database == "" {
 			p.Database = usual
 		}
 		name := fmt.Sprintf("probe %d in %s (%s)", i+1, p.Database, oneLine(p.SQL))
-		answer, err := ask(ctx, p, connect(p.Database))
+		answer, err := ask(ctx, p, server.ConnString(p.Database))
 		if err != nil {
+			if host := hostFault(ctx, server, err); host != nil {
+				return bad, "", fmt.Errorf("%s: %w", name, host)
+			}
 			says, ok := errors.AsType[*pgconn.PgError](err)
 			if class := ""; ok {
 				class = says.Code[:min(2, len(says.Code))]
@@ -59,6 +68,13 @@ func (a answered) text() string {
 	return a.value
 }
 
+// shapeError is an answer that is not one value.
+type shapeError struct{ rows, columns int }
+
+func (e shapeError) Error() string {
+	return fmt.Sprintf("it gives %d rows of %d columns, and must give one value", e.rows, e.columns)
+}
+
 // ask runs one question that may only read.
 func ask(ctx context.Context, p plan.Probe, conn string) (answered, error) {
 	ctx, cancel := context.WithTimeout(ctx, probeMax)
@@ -80,7 +96,7 @@ func ask(ctx context.Context, p plan.Probe, conn string) (answered, error) {
 	case res.Err != nil:
 		return answered{}, res.Err
 	case len(res.FieldDescriptions) != 1 || len(res.Rows) != 1:
-		return answered{}, fmt.Errorf("it gives %d rows of %d columns, and must give one value", len(res.Rows), len(res.FieldDescriptions))
+		return answered{}, shapeError{rows: len(res.Rows), columns: len(res.FieldDescriptions)}
 	}
 	raw := res.Rows[0][0]
 	return answered{null: raw == nil, value: string(raw)}, nil

@@ -336,7 +336,7 @@ func (v *validation) live(ctx context.Context, choice restore.Choice, t *trial) 
 	}
 	if len(v.o.Probes) > 0 {
 		err := v.check(ctx, "probes", func() ([]string, string, error) {
-			return runProbes(ctx, v.o.Probes, v.o.Usual, rec.ConnString, v.b.Stopped)
+			return runProbes(ctx, v.o.Probes, v.o.Usual, rec, v.b.Stopped)
 		})
 		if err != nil {
 			return true, err
@@ -379,7 +379,7 @@ func (v *validation) inEach(ctx context.Context, rec *restore.Recovered, names [
 		if err == nil {
 			continue
 		}
-		if host := rec.HostFault(); host != nil {
+		if host := hostFault(ctx, rec, err); host != nil {
 			return nil, "", host
 		}
 		if ctx.Err() != nil || ours(err) {
