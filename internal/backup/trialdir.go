@@ -2,12 +2,7 @@ package backup
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -16,156 +11,9 @@ import (
 	"holdfast/internal/vault"
 )
 
-const (
-	// trialPrefix begins the name of every directory that a validation makes.
-	trialPrefix = "validate-"
-	// trialMark stands in such a directory, and is locked for as long as its validation runs: what has the mark and no
-	// lock was left by one that was killed.
-	trialMark = "holdfast.validating"
-	trialData = "data"
-	// socketPathMax is the longest directory in which PostgreSQL can make its socket (its file's name follows).
-	socketPathMax = 90
-)
-
-// trial is the directory of one validation.
-type trial struct {
-	dir  string
-	run  string // the server's socket and log
-	lock *os.File
-}
-
-// trialAbout is what the mark says.
-type trialAbout struct {
-	Backup string `json:"backup"`
-	Run    string `json:"run,omitempty"` // where it is not below the directory: its path would be too long for a socket
-}
-
-// newTrial makes a directory for one validation below parent.
-func newTrial(parent, backup string) (*trial, error) {
-	dir, err := os.MkdirTemp(parent, trialPrefix)
-	if err != nil {
-		return nil, err
-	}
-	t := &trial{dir: dir, run: filepath.Join(dir, "run")}
-	if err := t.fill(backup); err != nil {
-		return nil, errors.Join(err, t.remove(context.Background()))
-	}
-	return t, nil
-}
-
-func (t *trial) fill(backup string) (err error) {
-	if t.lock, err = os.OpenFile(filepath.Join(t.dir, trialMark), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
-		return err
-	}
-	if err := unix.Flock(int(t.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return fmt.Errorf("lock %s: %w", t.lock.Name(), err)
-	}
-	about := trialAbout{Backup: backup}
-	if len(t.run) > socketPathMax {
-		if t.run, err = os.MkdirTemp("", "hf-scratch-"); err != nil {
-			return err
-		}
-		about.Run = t.run
-	} else if err := os.Mkdir(t.run, 0o700); err != nil {
-		return err
-	}
-	raw, err := json.Marshal(about)
-	if err != nil {
-		return err
-	}
-	if _, err := t.lock.Write(raw); err != nil {
-		return err
-	}
-	return os.Chmod(t.dir, 0o755) // PostgreSQL's user comes through
-}
-
-func (t *trial) data() string { return filepath.Join(t.dir, trialData) }
-
-// remove ends what may still run in the directory, and takes it away.
-func (t *trial) remove(ctx context.Context) error {
-	err := restore.EndServer(ctx, t.data())
-	if err == nil {
-		err = errors.Join(os.RemoveAll(t.run), removeTrial(t.dir))
-	}
-	if t.lock != nil {
-		err = errors.Join(err, t.lock.Close())
-	}
-	return err
-}
-
-// removeTrial takes the mark away last, so that what is cut off is found again.
-func removeTrial(dir string) error {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if e.Name() == trialMark {
-			continue
-		}
-		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
-			return err
-		}
-	}
-	return os.RemoveAll(dir)
-}
-
-// SweepTrials removes what validations that were killed have left below parent, and ends their servers. It touches
-// nothing without their mark, and nothing of one that still runs. It says which directories it removed.
+// SweepTrials removes what validations and restores that were killed have left below parent; see [restore.SweepTrials].
 func SweepTrials(ctx context.Context, parent string) (removed []string, err error) {
-	all, err := filepath.Glob(filepath.Join(parent, trialPrefix+"*"))
-	if err != nil {
-		return nil, err
-	}
-	for _, dir := range all {
-		gone, one := sweepTrial(ctx, dir)
-		if one != nil {
-			err = errors.Join(err, fmt.Errorf("remove what a killed validation left in %s: %w", dir, one))
-		}
-		if gone {
-			removed = append(removed, dir)
-		}
-	}
-	return removed, err
-}
-
-func sweepTrial(ctx context.Context, dir string) (bool, error) {
-	at, err := os.Lstat(dir)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && !at.IsDir() {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	lock, err := os.OpenFile(filepath.Join(dir, trialMark), os.O_RDWR|unix.O_NOFOLLOW, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		// Killed between making the directory and marking it: nothing is in it yet. Anything else is somebody's.
-		if err := os.Remove(dir); err != nil && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, fs.ErrNotExist) {
-			return false, err
-		}
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	t := &trial{dir: dir, run: filepath.Join(dir, "run"), lock: lock}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		_ = lock.Close() // nothing was written
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return false, nil // it runs
-		}
-		return false, err
-	}
-	raw, err := os.ReadFile(lock.Name())
-	if err != nil {
-		return false, errors.Join(err, lock.Close())
-	}
-	var about trialAbout
-	// A mark that was cut off says no other directory: only its own is removed then.
-	if json.Unmarshal(raw, &about) == nil && about.Run != "" {
-		t.run = about.Run
-	}
-	return true, t.remove(ctx)
+	return restore.SweepTrials(ctx, parent)
 }
 
 // roomSpare is what must stay free on the disk behind a validation, in bytes, and of how large a disk: the twentieth part,

@@ -192,7 +192,7 @@ func (v *validation) run(ctx context.Context, c restore.Catalogue) (err error) {
 	}
 	removed, err := SweepTrials(ctx, v.o.Dir)
 	for _, dir := range removed {
-		v.o.Log.InfoContext(ctx, "what a killed validation left was removed", "dir", dir)
+		v.o.Log.InfoContext(ctx, "what a killed validation or restore left was removed", "dir", dir)
 	}
 	if err != nil {
 		return err
@@ -205,11 +205,11 @@ func (v *validation) run(ctx context.Context, c restore.Catalogue) (err error) {
 	if err := checkRoom(v.o.Dir, v.b, int64(len(choice.Pieces))*int64(v.b.SegmentSize)); err != nil {
 		return err
 	}
-	t, err := newTrial(v.o.Dir, v.b.ID)
+	t, err := restore.NewTrial(v.o.Dir, restore.ForValidation, v.b.ID)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, t.remove(context.WithoutCancel(ctx))) }()
+	defer func() { err = errors.Join(err, t.Remove(context.WithoutCancel(ctx))) }()
 	if err := v.look(ctx, choice, t); err != nil {
 		return err
 	}
@@ -218,12 +218,12 @@ func (v *validation) run(ctx context.Context, c restore.Catalogue) (err error) {
 }
 
 // look restores, starts, and looks at everything, as far as it gets.
-func (v *validation) look(ctx context.Context, choice restore.Choice, t *trial) error {
+func (v *validation) look(ctx context.Context, choice restore.Choice, t *restore.Trial) error {
 	if err := v.check(ctx, "pages", func() ([]string, string, error) { return v.b.BadPages, pagesDetail(v.b), nil }); err != nil {
 		return err
 	}
 	before := len(v.checks)
-	err := v.check(ctx, "restore", func() ([]string, string, error) { return v.restore(ctx, choice, t.data()) })
+	err := v.check(ctx, "restore", func() ([]string, string, error) { return v.restore(ctx, choice, t.Data()) })
 	if err != nil || v.checks[before].Outcome == failed {
 		return err
 	}
@@ -232,13 +232,13 @@ func (v *validation) look(ctx context.Context, choice restore.Choice, t *trial) 
 		return err
 	}
 	err = v.check(ctx, "files", func() ([]string, string, error) {
-		bad, n, err := v.files.whole(t.data())
+		bad, n, err := v.files.whole(t.Data())
 		return bad, fmt.Sprintf("%d files of relations", n), err
 	})
 	if err != nil {
 		return err
 	}
-	return v.check(ctx, "checksums", func() ([]string, string, error) { return v.checksums(ctx, t.data()) })
+	return v.check(ctx, "checksums", func() ([]string, string, error) { return v.checksums(ctx, t.Data()) })
 }
 
 // restore fills the scratch directory. What fails is tried once more when the vault answers: a fault on the way there
@@ -296,12 +296,12 @@ func (v *validation) name() {
 }
 
 // live runs the server and looks at it from inside. ran is false when it never came to that.
-func (v *validation) live(ctx context.Context, choice restore.Choice, t *trial) (ran bool, err error) {
+func (v *validation) live(ctx context.Context, choice restore.Choice, t *restore.Trial) (ran bool, err error) {
 	var rec *restore.Recovered
 	err = v.check(ctx, "recovery", func() ([]string, string, error) {
 		var err error
 		rec, err = restore.Recover(ctx, choice, restore.Promote, restore.ScratchOptions{
-			Dir: t.data(), BinDir: v.o.BinDir, Owner: v.o.Owner, RunDir: t.run, Settings: v.o.Settings, Log: v.o.Log, Polite: true,
+			Dir: t.Data(), BinDir: v.o.BinDir, Owner: v.o.Owner, RunDir: t.Run, Settings: v.o.Settings, Log: v.o.Log, Polite: true,
 		})
 		return nil, "", err
 	})

@@ -40,9 +40,19 @@ type exitError struct{ status int }
 
 func (e exitError) Error() string { return fmt.Sprintf("exit status %d", e.status) }
 
+// endSignals end a command in order, so that it removes what it has made. A session that is lost is one of them, unless
+// nohup has said that it shall not be.
+func endSignals() []os.Signal {
+	all := []os.Signal{syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) {
+		all = append(all, syscall.SIGHUP)
+	}
+	return all
+}
+
 // Main runs one command line and returns the exit status: 0 done, 1 it did not work, 2 the words are off.
 func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), endSignals()...)
 	defer stop()
 	root := New()
 	root.SetArgs(args)

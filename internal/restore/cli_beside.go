@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -18,6 +16,7 @@ type Beside struct {
 	Choice Choice
 	Dir    string // of the copy; removed by Close
 
+	trial      *Trial
 	scratch    *Recovered
 	live, then *pgx.Conn
 }
@@ -44,17 +43,15 @@ func OpenBeside(ctx context.Context, o RecordsOptions) (b *Beside, err error) {
 	if _, err := shape(ctx, b.live, o.Table); err != nil { // before an hour of restoring
 		return b, fmt.Errorf("look at %s in the live database: %w", o.Table, err)
 	}
-	if b.Dir, err = os.MkdirTemp(o.Dir, "beside-"); err != nil {
+	if b.trial, err = openTrial(ctx, o.Dir, ForDiff, b.Choice.Backup.ID); err != nil {
 		return b, err
 	}
-	if err := os.Chmod(b.Dir, 0o755); err != nil {
-		return b, err
-	}
-	data := filepath.Join(b.Dir, "data")
+	b.Dir = b.trial.Dir
+	data := b.trial.Data()
 	if _, err := Run(ctx, Options{Vault: o.Vault, Choice: b.Choice, Dir: data, Owner: o.Owner, Throwaway: true, Progress: o.Progress}); err != nil {
 		return b, err
 	}
-	if b.scratch, err = Recover(ctx, b.Choice, Promote, ScratchOptions{Dir: data, BinDir: o.BinDir, Owner: o.Owner, Settings: o.Settings}); err != nil {
+	if b.scratch, err = Recover(ctx, b.Choice, Promote, ScratchOptions{Dir: data, RunDir: b.trial.Run, BinDir: o.BinDir, Owner: o.Owner, Settings: o.Settings}); err != nil {
 		return b, err
 	}
 	if b.then, err = pgx.Connect(ctx, b.scratch.ConnString(o.Live.Database)); err != nil {
@@ -75,8 +72,12 @@ func (b *Beside) Close(ctx context.Context, keep bool) error {
 	if b.scratch != nil {
 		errs = append(errs, b.scratch.Stop(ctx))
 	}
-	if b.Dir != "" && !keep {
-		errs = append(errs, os.RemoveAll(b.Dir))
+	switch {
+	case b.trial == nil:
+	case keep:
+		errs = append(errs, b.trial.Keep())
+	default:
+		errs = append(errs, b.trial.Remove(ctx))
 	}
 	return errors.Join(errs...)
 }

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 
 	"github.com/jackc/pgx/v5"
 
@@ -39,6 +37,7 @@ type Into struct {
 	Dir     string   // of the copy; removed by Close
 
 	o       IntoOptions
+	trial   *Trial
 	scratch *Recovered
 	counts  []tableCount
 	owner   string // who is to own what has no owner in the live cluster
@@ -84,17 +83,15 @@ func OpenInto(ctx context.Context, o IntoOptions) (n *Into, err error) {
 // restore makes the scratch server.
 func (n *Into) restore(ctx context.Context) error {
 	var err error
-	if n.Dir, err = os.MkdirTemp(n.o.Dir, "into-"); err != nil {
+	if n.trial, err = openTrial(ctx, n.o.Dir, ForInto, n.Choice.Backup.ID); err != nil {
 		return err
 	}
-	if err := os.Chmod(n.Dir, 0o755); err != nil {
-		return err
-	}
-	data := filepath.Join(n.Dir, "data")
+	n.Dir = n.trial.Dir
+	data := n.trial.Data()
 	if _, err := Run(ctx, Options{Vault: n.o.Vault, Choice: n.Choice, Dir: data, Owner: n.o.Owner, Throwaway: true, Progress: n.o.Progress}); err != nil {
 		return err
 	}
-	if n.scratch, err = Recover(ctx, n.Choice, Promote, ScratchOptions{Dir: data, BinDir: n.o.BinDir, Owner: n.o.Owner, Settings: n.o.Settings}); err != nil {
+	if n.scratch, err = Recover(ctx, n.Choice, Promote, ScratchOptions{Dir: data, RunDir: n.trial.Run, BinDir: n.o.BinDir, Owner: n.o.Owner, Settings: n.o.Settings}); err != nil {
 		return err
 	}
 	return nil
@@ -123,8 +120,8 @@ func (n *Into) Close(ctx context.Context) error {
 	if n.scratch != nil {
 		errs = append(errs, n.scratch.Stop(ctx))
 	}
-	if n.Dir != "" {
-		errs = append(errs, os.RemoveAll(n.Dir))
+	if n.trial != nil {
+		errs = append(errs, n.trial.Remove(ctx))
 	}
 	return errors.Join(errs...)
 }

@@ -47,7 +47,8 @@ func (o Owner) take(path string) error {
 	return os.Chown(path, int(o.UID), int(o.GID))
 }
 
-// attr starts a child as the owner, in a process group of its own, and has it killed with its starter.
+// attr starts a child as the owner, in a process group of its own: what is typed at the terminal reaches its starter
+// alone, who ends it. It outlives a starter that is killed; what then runs in a [Trial] is ended by the next one.
 func (o Owner) attr() *syscall.SysProcAttr {
 	a := &syscall.SysProcAttr{Setpgid: true}
 	if o.Set {

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 
 	"github.com/jackc/pgx/v5"
 
@@ -54,19 +52,16 @@ func Records(ctx context.Context, o RecordsOptions) (rep RecordsReport, err erro
 	if _, err := shape(ctx, live, o.Table); err != nil {          // before an hour of restoring
 		return rep, fmt.Errorf("look at %s in the live database: %w", o.Table, err)
 	}
-	dir, err := os.MkdirTemp(o.Dir, "records-")
+	trial, err := openTrial(ctx, o.Dir, ForRecords, rep.Choice.Backup.ID)
 	if err != nil {
 		return rep, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	if err := os.Chmod(dir, 0o755); err != nil {
-		return rep, err
-	}
-	data := filepath.Join(dir, "data")
+	defer func() { err = errors.Join(err, trial.Remove(context.WithoutCancel(ctx))) }()
+	data := trial.Data()
 	if _, err := Run(ctx, Options{Vault: o.Vault, Choice: rep.Choice, Dir: data, Owner: o.Owner, Throwaway: true, Progress: o.Progress}); err != nil {
 		return rep, err
 	}
-	rec, err := Recover(ctx, rep.Choice, Promote, ScratchOptions{Dir: data, BinDir: o.BinDir, Owner: o.Owner, Settings: o.Settings})
+	rec, err := Recover(ctx, rep.Choice, Promote, ScratchOptions{Dir: data, RunDir: trial.Run, BinDir: o.BinDir, Owner: o.Owner, Settings: o.Settings})
 	if err != nil {
 		return rep, err
 	}
