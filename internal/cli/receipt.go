@@ -62,7 +62,11 @@ func (w *receiptWords) read(cmd *cobra.Command, files []string) ([]gathered, *ap
 	}
 	if len(files) > 0 {
 		g, err := fromFiles(files)
-		return []gathered{g}, nil, err
+		if err != nil {
+			return nil, nil, err
+		}
+		a, err := w.whoseFiles()
+		return []gathered{g}, a, err
 	}
 	ctx := cmd.Context()
 	if w.from.url != "" {
@@ -92,6 +96,22 @@ func (w *receiptWords) read(cmd *cobra.Command, files []string) ([]gathered, *ap
 		out = append(out, g)
 	}
 	return out, &a, nil
+}
+
+// whoseFiles is the application whose authority files are judged by: that of the data root that was named, or the only one of
+// this machine; nil = --public says whom to trust, or there is none here.
+func (w *receiptWords) whoseFiles() (*application, error) {
+	if w.public != "" || w.from.url != "" {
+		return nil, nil
+	}
+	c, err := findContext(w.from.root)
+	if p, ok := errors.AsType[*problem.Problem](err); ok && p.Code == "cli.which-application" {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &application{Context: c}, nil
 }
 
 // fromVault reads every receipt of a vault. One that cannot be read is a fault, and does not hide the others.
@@ -317,7 +337,7 @@ func signedText(c receipt.Chain) string {
 		by += fmt.Sprintf(" of %s %s, for which authority %s vouches", c.Signed.Role, c.Signed.Name, c.Signed.Authority)
 	}
 	if !c.Trusted {
-		by += " (nobody said whether to trust it: --public ca.crt)"
+		by += " (not proven to be the application's own)"
 	}
 	return by
 }

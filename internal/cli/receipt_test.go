@@ -88,6 +88,13 @@ func TestReceiptsByTheCommandLine(t *testing.T) {
 		t.Fatal(files, err)
 	}
 	says(t, words(t, 0, "receipt", "verify", files[2], "--public", ours), "files: proven.")
+	// The data root's own authority judges files too. Another's does not stand behind them.
+	says(t, words(t, 0, "receipt", "verify", out, at), "files: proven.")
+	if _, err := auth.CreateAuthority(filepath.Join(root, "other"), "clinic"); err != nil {
+		t.Fatal(err)
+	}
+	says(t, words(t, 1, "receipt", "verify", out, "--public", filepath.Join(root, "other", "ca.crt")), "receipt.not-proven", "another authority vouches for it")
+	words(t, 1, "receipt", "verify", out, "--root", filepath.Join(root, "nowhere"))
 	chain := filepath.Base(filepath.Dir(files[0]))
 	says(t, words(t, 0, "receipt", "show", chain+"/2", at), `"says": "looked at 1"`, "for which authority")
 
@@ -115,5 +122,5 @@ func TestReceiptsByTheCommandLine(t *testing.T) {
 	says(t, words(t, 1, append([]string{"receipt", "verify"}, alone...)...), "its seal does not fit", "missing are 2 to 2")
 	says(t, words(t, 1, "vault", "scrub", at), "in copy away (damaged: its seal does not fit); whole in home")
 	words(t, 0, "vault", "repair", at, "--yes")
-	says(t, words(t, 0, append([]string{"receipt", "verify"}, alone...)...), "whole and in order")
+	says(t, words(t, 0, append([]string{"receipt", "verify"}, alone...)...), "whole and in order, and NOT PROVEN")
 }

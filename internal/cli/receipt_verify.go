@@ -24,10 +24,12 @@ func receiptVerifyCommand() *cobra.Command {
 		Long: `Judges the receipts of the plan's vaults, of --vault, of a directory as receipt export writes it, or of single files, of which
 only the signatures can be judged. It needs no agent, and no vault where files are given.
 
---public says whom to trust. Without it, and without a data root, it is proven only that one authority stands behind all of
-them; its fingerprint is printed, to be compared.
+--public says whom to trust; without it that is the authority of --root's application, or of the only one on this machine.
+With neither, and with --vault without --public, signatures are checked only against the keys and authorities that the
+receipts bring along, which anybody can make: that is said, "trusted" is false in JSON, and their fingerprints are printed, to be
+compared. The exit status is 0 then when they are whole.
 
-Exit status 1 when anything does not hold.`,
+Exit status 1 when anything does not hold, and when whoever signed is not among those whom you said to trust.`,
 		Example: `  holdfast receipt verify
   holdfast receipt verify --vault file:///mnt/vault --key vault.key --public ca.crt
   holdfast receipt verify /srv/evidence --public ca.crt --output json
@@ -94,7 +96,7 @@ func writeVerified(out io.Writer, reports []verified) error {
 		if r.OK && r.Trusted {
 			fmt.Fprintf(&b, "%s: proven. Each was signed by who it says and is as it was signed; none is missing.\n", r.From)
 		} else if r.OK {
-			fmt.Fprintf(&b, "%s: whole and in order. Whether the authority is the application's own is not proven: compare its fingerprint, or give --public ca.crt.\n", r.From)
+			fmt.Fprintf(&b, "%s: whole and in order, and NOT PROVEN: nobody was given to be trusted. The signatures fit the keys and authorities that the receipts bring along, which anybody can make: compare the fingerprints, or give --public ca.crt.\n", r.From)
 		}
 	}
 	_, err := io.WriteString(out, b.String())

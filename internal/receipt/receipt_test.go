@@ -3,8 +3,11 @@ package receipt_test
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"os"
 	"path/filepath"
@@ -81,11 +84,11 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	w := &world{t: t, a: a, dir: dir, now: time.Now(), shelf: &shelf{kept: map[string][]byte{}}}
-	pem, err := os.ReadFile(filepath.Join(dir, "ca", auth.CACertFile))
+	certificate, err := os.ReadFile(filepath.Join(dir, "ca", auth.CACertFile))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if w.trust, err = receipt.ParseTrust(pem); err != nil {
+	if w.trust, err = receipt.ParseTrust(certificate); err != nil {
 		t.Fatal(err)
 	}
 	return w
@@ -156,12 +159,41 @@ func TestReceiptsOfSeveralHostsAreWholeAndTrusted(t *testing.T) {
 	if rep := receipt.Verify([]receipt.Receipt{r}, other.trust, true); rep.OK || rep.Trusted || !strings.Contains(rep.Faults[0], "another authority vouches for it") {
 		t.Errorf("under another authority: %+v", rep)
 	}
+	// By its bare key it is trusted, and a key of another's authority is not.
+	mine := bareKey(t, r)
+	if rep := receipt.Verify([]receipt.Receipt{r}, mine, true); !rep.OK || !rep.Trusted {
+		t.Errorf("by its key: %+v", rep)
+	}
+	forged := other.add(other.book("b1"), receipt.Restore)
+	for _, alone := range []bool{true, false} {
+		if rep := receipt.Verify([]receipt.Receipt{forged}, mine, alone); rep.OK || rep.Trusted || len(rep.Faults) == 0 || !strings.Contains(rep.Faults[0], "neither is among those that were given") {
+			t.Errorf("forged under another authority, with the bare key of the right one: %+v", rep)
+		}
+	}
 	if at, err := os.Stat(filepath.Join(w.dir, "b1", "receipts", "key.pem")); err != nil || at.Mode().Perm() != 0o600 {
 		t.Errorf("the key's file: %v, %v", at, err)
 	}
 	if rep := receipt.Verify(nil, w.trust, false); rep.OK || rep.Trusted {
 		t.Errorf("nothing at all proves something: %+v", rep)
 	}
+}
+
+// bareKey trusts the key of one receipt, and no authority.
+func bareKey(t *testing.T, r receipt.Receipt) receipt.Trust {
+	t.Helper()
+	raw, err := base64.StdEncoding.DecodeString(r.Envelope.Signatures[0].Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKIXPublicKey(ed25519.PublicKey(raw))
+	if err != nil {
+		t.Fatal(err)
+	}
+	trust, err := receipt.ParseTrust(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return trust
 }
 
 // changed gives a receipt with another payload or signature under the old one's place.

@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// Trust is whose word counts. The zero value trusts the authority that each receipt brings along, which proves only that one
-// and the same authority stands behind them: compare its fingerprint.
+// Trust is whose word counts: who is signed by none of them is a fault. The zero value takes the key and the authority that each
+// receipt brings along, which anybody can make: it proves that nothing was changed since, and not by whom it was signed.
 type Trust struct {
 	authorities []*x509.Certificate
 	keys        []ed25519.PublicKey
@@ -98,7 +98,13 @@ func (t Trust) signature(r Receipt) (Signed, error) {
 		}
 		return s, nil
 	}
-	return s, t.voucher(*r.Envelope.Signer, key, r.Statement, &s)
+	if err := t.voucher(*r.Envelope.Signer, key, r.Statement, &s); err != nil {
+		return s, err
+	}
+	if t.given() && !s.Trusted {
+		return s, fmt.Errorf("it is signed with key %s, for which authority %s vouches: neither is among those that were given to be trusted", s.Key, s.Authority)
+	}
+	return s, nil
 }
 
 // voucher judges a host's word for a key.
