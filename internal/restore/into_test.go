@@ -13,17 +13,24 @@ import (
 	"holdfast/internal/restore/pgtest"
 )
 
-// fullPrograms skips a test where PostgreSQL's client programs are missing, as in the npm package of 18, after seeing that
-// this is refused by name.
-func (w *world) fullPrograms(o restore.IntoOptions) {
+// fullPrograms reports whether PostgreSQL's client programs are there. The npm package of 18 has none: there it sees that
+// the lack is refused by name, which is all that such a server lets a test see. Elsewhere CI must have them.
+func (w *world) fullPrograms(o restore.IntoOptions) bool {
 	w.t.Helper()
-	if _, err := os.Stat(filepath.Join(w.server.BinDir, "pg_dump")); err == nil {
-		return
+	_, err := os.Stat(filepath.Join(w.server.BinDir, "pg_dump"))
+	if err == nil {
+		return true
+	}
+	if os.Getenv("HOLDFAST_TEST_POSTGRES") != "18" {
+		if os.Getenv("CI") != "" {
+			w.t.Fatalf("no pg_dump beside this server: %v", err)
+		}
+		w.t.Skipf("no pg_dump beside this server: %v", err)
 	}
 	if _, err := restore.OpenInto(w.t.Context(), o); !isProblem(err, "restore.no-program") {
-		w.t.Fatalf("without pg_dump: %v", err)
+		w.t.Errorf("without pg_dump: %v", err)
 	}
-	w.t.Skip("no pg_dump beside this server")
+	return false
 }
 
 // A table comes back with all that it needs under another name, though it was dropped, and nothing else is touched.
@@ -59,7 +66,9 @@ func TestATableAndADatabaseComeBackUnderAnotherName(t *testing.T) {
 
 	o := restore.IntoOptions{Vault: w.vault, Database: "orders", At: at, Live: w.server.ConnString, Inside: "postgres", Table: `"Ap pointments"`, Into: `The "old" one`,
 		Dir: pgtest.Dir(t), Owner: w.owner, BinDir: w.server.BinDir}
-	w.fullPrograms(o)
+	if !w.fullPrograms(o) {
+		return
+	}
 	live := w.server.Conn("postgres")
 
 	t.Run("a table that was dropped", func(t *testing.T) {
