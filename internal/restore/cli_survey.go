@@ -77,7 +77,7 @@ func Survey(dir string, c Choice, delta bool, tablespaces map[string]string) (Pl
 		return p, err
 	}
 	for i, s := range spaces {
-		ours, err := s.look(dir, again)
+		ours, err := s.look(dir, c.Backup.SystemID, again)
 		if err != nil {
 			return p, err
 		}
@@ -89,7 +89,7 @@ func Survey(dir string, c Choice, delta bool, tablespaces map[string]string) (Pl
 	}
 	for i := range all {
 		if again {
-			used, err := usedBy(all[i].dir)
+			used, err := usedAt(dir, spaces, i)
 			if err != nil {
 				return p, err
 			}

@@ -50,16 +50,9 @@ func samePlace(dir string, c Choice) error {
 // leftBehind reports whether an interrupted restore of the same database left the directory. One of another database is
 // refused: it may still be wanted.
 func leftBehind(dir string, c Choice) (bool, error) {
-	raw, err := os.ReadFile(filepath.Join(dir, markerFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	var m marker
-	if err == nil {
-		err = json.Unmarshal(raw, &m)
-	}
-	if err != nil {
-		return false, fmt.Errorf("read what was being restored to %s: %w", dir, err)
+	m, marked, err := readMarker(dir)
+	if !marked || err != nil {
+		return false, err
 	}
 	if m.SystemID != 0 && m.SystemID != c.Backup.SystemID {
 		return false, &problem.Problem{Code: "restore.not-empty", Subject: c.Backup.Database, Severity: problem.Critical,
@@ -67,6 +60,21 @@ func leftBehind(dir string, c Choice) (bool, error) {
 			Remedy: "name an empty directory with --to, or remove that one if it is not wanted any more"}
 	}
 	return true, nil
+}
+
+// readMarker reads what an interrupted restore left in a directory; false = none did.
+func readMarker(dir string) (m marker, marked bool, err error) {
+	raw, err := os.ReadFile(filepath.Join(dir, markerFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return m, false, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(raw, &m)
+	}
+	if err != nil {
+		return m, false, fmt.Errorf("read what was being restored to %s: %w", dir, err)
+	}
+	return m, true, nil
 }
 
 // disarm takes pg_control away, so that nothing starts on the directory from here on.
@@ -81,7 +89,8 @@ func disarm(dir string) error {
 	return durable.SyncDir(filepath.Dir(p))
 }
 
-// clear removes what the backup does not have, links and the log among it.
+// clear removes what the backup does not have, links and the log among it. Of a tablespace's place that is what lies in
+// the folder of its own PostgreSQL version.
 func (r *run) clear(entries []vault.Entry) error {
 	wanted := map[string]bool{} // true = a directory
 	for _, e := range entries {
@@ -93,11 +102,29 @@ func (r *run) clear(entries []vault.Entry) error {
 		return err
 	}
 	for _, x := range r.spaces {
-		if err := clearBelow(x.dir, x.prefix(), wanted); err != nil {
+		if err := x.clear(wanted); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (s *space) clear(wanted map[string]bool) error {
+	folders, err := s.folders()
+	for _, f := range folders {
+		at, p := path.Join(s.prefix(), f.Name()), filepath.Join(s.dir, f.Name())
+		switch {
+		case !wanted[at]: // another catalog's: somebody else's
+		case f.IsDir():
+			err = clearBelow(p, at, wanted)
+		default:
+			err = os.Remove(p)
+		}
+		if err != nil {
+			return fmt.Errorf("clear the place of tablespace %s: %w", s.Name, err)
+		}
+	}
+	return err
 }
 
 // clearBelow removes from a directory, which stands at prefix in the backup, what is not wanted.

@@ -39,7 +39,7 @@ func needs(dir string, c Choice, spaces []*space, wanted []vault.Entry) ([]need,
 		if len(wanted) == 0 {
 			break
 		}
-		used, err := usedBy(out[i].dir) // what is not wanted goes before the rest comes, the log among it
+		used, err := usedAt(dir, spaces, i) // what is not wanted goes before the rest comes, the log among it
 		if err != nil {
 			return nil, err
 		}
@@ -67,6 +67,15 @@ func needs(dir string, c Choice, spaces []*space, wanted []vault.Entry) ([]need,
 		}
 	}
 	return out, nil
+}
+
+// usedAt is how much room the files take that a restore clears or writes over: in the data directory (0), or in the place
+// of the i-th tablespace.
+func usedAt(dir string, spaces []*space, i int) (int64, error) {
+	if i == 0 {
+		return usedBy(dir)
+	}
+	return spaces[i-1].used()
 }
 
 // taken is how much room a file has, and how much of it serves one of that size.

@@ -24,9 +24,37 @@ import (
 // space is one tablespace of a restore.
 type space struct {
 	vault.Tablespace
-	dir  string // where its files go
-	ours bool   // there are files to go on with
-	root *os.Root
+	dir     string // where its files go
+	version string // what the name of this PostgreSQL's folder in it begins with
+	ours    bool   // there are files to go on with
+	root    *os.Root
+}
+
+// folders are the entries of its place that are this PostgreSQL version's. Nothing else there is a restore's to clear:
+// servers of other versions keep folders beside it, and so may people.
+func (s *space) folders() ([]fs.DirEntry, error) {
+	entries, err := os.ReadDir(s.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look at the place of tablespace %s: %w", s.Name, err)
+	}
+	return slices.DeleteFunc(entries, func(e fs.DirEntry) bool { return !strings.HasPrefix(e.Name(), s.version) }), nil
+}
+
+// used is how much room the files take that a restore clears or writes over.
+func (s *space) used() (int64, error) {
+	folders, err := s.folders()
+	sum := int64(0)
+	for _, f := range folders {
+		n, err := usedBy(filepath.Join(s.dir, f.Name()))
+		if err != nil {
+			return 0, err
+		}
+		sum += n
+	}
+	return sum, err
 }
 
 // prefix is where it stands in the backup, below the data directory.
@@ -40,7 +68,7 @@ func planSpaces(dir string, b vault.Backup, asked map[string]string) ([]*space, 
 	taken := map[string]string{filepath.Clean(dir): "the data directory"}
 	var out []*space
 	for _, t := range b.Tablespaces {
-		s := &space{Tablespace: t, dir: filepath.Join(dir+".tablespaces", strconv.FormatUint(uint64(t.OID), 10))}
+		s := &space{Tablespace: t, dir: filepath.Join(dir+".tablespaces", strconv.FormatUint(uint64(t.OID), 10)), version: fmt.Sprintf("PG_%d_", b.ServerVersion/10000)}
 		if to, ok := left[t.Name]; ok && t.Name != "" {
 			s.dir = filepath.Clean(to)
 			delete(left, t.Name)
@@ -73,15 +101,15 @@ func planSpaces(dir string, b vault.Backup, asked map[string]string) ([]*space, 
 func (r *run) claimSpaces() error {
 	for _, s := range r.spaces {
 		var err error
-		if s.ours, err = s.look(r.o.Dir, r.again); err != nil {
+		if s.ours, err = s.look(r.o.Dir, r.o.Choice.Backup.SystemID, r.again); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// look says whether a tablespace's place holds files to go on with; a problem when they are somebody else's.
-func (s *space) look(dir string, again bool) (bool, error) {
+// look says whether a tablespace's place holds files of a system to go on with; a problem when they are somebody else's.
+func (s *space) look(dir string, system uint64, again bool) (bool, error) {
 	entries, err := os.ReadDir(s.dir)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && len(entries) == 0 {
 		return false, nil
@@ -89,10 +117,19 @@ func (s *space) look(dir string, again bool) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("look at the place of tablespace %s: %w", s.Name, err)
 	}
-	if again {
-		if _, err := os.Stat(filepath.Join(s.dir, markerFile)); err == nil {
-			return true, nil
-		}
+	m, marked, err := readMarker(s.dir)
+	if err != nil {
+		return false, err
+	}
+	switch {
+	case !again:
+	case marked && m.SystemID == system:
+		return true, nil
+	case marked:
+		return false, &problem.Problem{Code: "restore.not-empty", Subject: s.Name, Severity: problem.Critical,
+			Title:   fmt.Sprintf("the place of the tablespace, %s, holds an unfinished restore of another database, from backup %s", s.dir, m.Backup),
+			Meaning: "Nothing was touched.", Remedy: "name an empty directory with --tablespace " + s.Name + "=DIR, or remove that one if it is not wanted any more"}
+	default:
 		to, err := filepath.EvalSymlinks(filepath.Join(dir, filepath.FromSlash(s.prefix())))
 		if here, hereErr := filepath.EvalSymlinks(s.dir); err == nil && hereErr == nil && to == here {
 			return true, nil
