@@ -149,16 +149,17 @@ func (s Source) wrong(q agent.Asked) *problem.Problem {
 		p.Remedy = "holdfast --help lists what can be asked for"
 		return p
 	}
+	now := s.current()
 	if q.Room == "files" {
-		return s.wrongFiles(q)
+		return wrongFiles(q, now)
 	}
-	if _, ok := s.Plan.DatabaseNamed(q.Subject); !ok {
-		*p = UnknownDatabase(q.Subject, s.Plan)
+	if _, ok := now.DatabaseNamed(q.Subject); !ok {
+		*p = UnknownDatabase(q.Subject, now)
 		return p
 	}
 	if to := q.Args["to"]; to != "" {
-		if _, ok := s.Plan.Host(to); !ok {
-			*p = UnknownHost(to, s.Plan.HostNames())
+		if _, ok := now.Host(to); !ok {
+			*p = UnknownHost(to, now.HostNames())
 			return p
 		}
 	}
@@ -166,9 +167,9 @@ func (s Source) wrong(q agent.Asked) *problem.Problem {
 }
 
 // wrongFiles says what a request about a file set names that does not exist.
-func (s Source) wrongFiles(q agent.Asked) *problem.Problem {
-	set, ok := s.Plan.FileSetNamed(q.Subject)
-	if p := UnknownFiles(q.Subject, s.Plan); !ok {
+func wrongFiles(q agent.Asked, now *plan.Plan) *problem.Problem {
+	set, ok := now.FileSetNamed(q.Subject)
+	if p := UnknownFiles(q.Subject, now); !ok {
 		return &p
 	}
 	if q.Kind == "point" && set.Moment.Database == "" {

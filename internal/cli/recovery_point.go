@@ -58,7 +58,11 @@ allows is given up: nothing is listed, and the application goes on.`,
 			if err != nil {
 				return err
 			}
-			if m := set.Moment; dryRun && m.Database != "" {
+			if m := set.Moment; dryRun {
+				if m.Database == "" {
+					return &problem.Problem{Code: "files.no-moment", Subject: set.Name, Severity: problem.Note, Title: "the plan does not say how it stands still",
+						Meaning: "Nothing was asked and nothing was changed.", Remedy: "add moment with database, before and after below files." + set.Name + " in the plan"}
+				}
 				_, err := fmt.Fprintf(cmd.OutOrStdout(), "on %s %v would run, for at most %s until %v; nothing was asked\n", set.Hosts[0], m.Before, m.Freeze, m.After)
 				return err
 			}

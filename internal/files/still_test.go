@@ -56,16 +56,20 @@ func TestFilesAndDatabaseAreAlwaysLetGoOn(t *testing.T) {
 				return errors.Join(err, ctx.Err())
 			}
 			still := &files.Still{
-				Note: note, Before: []string{"before"}, After: []string{"after"}, Freeze: 2 * time.Second, Snapshot: time.Minute,
-				Run: func(ctx context.Context, argv []string) error {
-					return step(ctx, argv[0], map[string]error{"before": c.before, "after": c.after}[argv[0]])
+				Note: note, Before: []string{"before"}, After: []string{"after"}, Freeze: time.Minute, Snapshot: time.Minute,
+				Run: func(ctx context.Context, x files.Command) error {
+					what := x.Argv[0]
+					return step(ctx, what, map[string]error{"before": c.before, "after": c.after}[what])
 				},
 				Mark: func(ctx context.Context) (vault.Point, error) {
 					return vault.Point{ID: "p1", Database: "records", LSN: 42}, step(ctx, "mark", c.mark)
 				},
 				Stuck: func(err error) { stuck = err },
 			}
-			if c.hang == "mark" {
+			switch {
+			case c.hang == "before":
+				still.Freeze = 2 * time.Second
+			case c.hang == "mark" && !c.cancelled:
 				still.Snapshot = 300 * time.Millisecond
 			}
 			b, err := files.Backup(ctx, files.Options{Vault: v, Set: "attachments", Host: "east-1", Path: dir, Still: still})
@@ -85,7 +89,7 @@ func TestFilesAndDatabaseAreAlwaysLetGoOn(t *testing.T) {
 			// Whoever comes after it lets them go on, once.
 			did = nil
 			c.after = nil
-			since, err := files.Thaw(t.Context(), note, still.Run)
+			since, err := files.Thaw(t.Context(), note, still.Run, files.Command{})
 			if err != nil || since.IsZero() == c.stuck || len(did) > 0 != c.stuck {
 				t.Errorf("afterwards %v, %v, %v", since, err, did)
 			}

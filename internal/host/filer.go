@@ -19,8 +19,12 @@ import (
 // filer backs up this host's directory of one file set when that is due or asked for.
 type filer struct {
 	host *Host
-	set  plan.FileSet // as it was when the host began; what counts now: now()
-	turn *sync.Mutex  // the filers of a host work one at a time
+	set  plan.FileSet                                     // as it was when the host began; what counts now: now()
+	turn *sync.Mutex                                      // the filers of a host work one at a time
+	runs func(ctx context.Context, c files.Command) error // runs a command of the moment
+
+	orphan bool       // the plan has no such set here: only what stands still is let go on
+	moment sync.Mutex // held while files and database stand still for a recovery point, or are let go on after one
 
 	last   *vault.FileBackup // newest of this host; nil = none
 	known  bool              // last is as the vault has it
@@ -39,17 +43,18 @@ const (
 	filesRetry = time.Minute
 )
 
-func (h *Host) newFilers() []*filer {
+func (h *Host) newFilers() ([]*filer, error) {
 	var out []*filer
 	turn := &sync.Mutex{}
 	for _, s := range h.cfg.Plan.Files {
 		for _, name := range s.Hosts {
 			if name == h.cfg.Self && s.Backup.Vault != "" {
-				out = append(out, &filer{host: h, set: s, turn: turn, told: agent.Files{Vault: s.Backup.Vault, Path: s.Path}})
+				out = append(out, &filer{host: h, set: s, turn: turn, runs: runMoment, told: agent.Files{Vault: s.Backup.Vault, Path: s.Path}})
 			}
 		}
 	}
-	return out
+	orphans, err := h.orphans(out)
+	return append(out, orphans...), err
 }
 
 // now is the file set by the plan that counts.
@@ -62,15 +67,24 @@ func (f *filer) now() plan.FileSet {
 
 // run works until ctx ends.
 func (f *filer) run(ctx context.Context) error {
+	if f.orphan {
+		f.thaws(ctx, true)
+		return nil
+	}
+	f.thawed(ctx) // before anything else
+	var thaws sync.WaitGroup
+	defer thaws.Wait()
+	thaws.Go(func() { f.thaws(ctx, false) })
 	for f.host.sleep(ctx, filesPace) {
-		if !f.thawed(ctx) {
-			continue
-		}
 		last := f.host.agent.Last()
 		if last.Facts.Stopping || last.Facts.WrittenOff() != "" {
 			continue
 		}
 		asked := f.asked(last)
+		if p := f.refused(asked); p != nil {
+			f.settle(ctx, asked, vault.FileBackup{}, p)
+			continue
+		}
 		paused := !f.failed.IsZero() && f.host.clock.Now().Sub(f.failed) < filesRetry
 		if asked == nil && paused {
 			continue
@@ -127,7 +141,21 @@ func (f *filer) learn(ctx context.Context) error {
 		return err
 	}
 	err = f.newest(ctx, v)
+	if err == nil {
+		f.looked()
+	}
 	return errors.Join(err, v.Close(context.WithoutCancel(ctx)))
+}
+
+// looked notes that the vault has told what there is: what was wrong with it is over, and what the newest backup lacks
+// it lacks still.
+func (f *filer) looked() {
+	f.failed = time.Time{}
+	f.complain(nil)
+	if f.last != nil {
+		f.complain(incomplete(f.set.Name, *f.last))
+	}
+	f.tell(func(t *agent.Files) { t.Trouble = "" })
 }
 
 func (f *filer) newest(ctx context.Context, v *vault.Vault) error {
@@ -140,8 +168,8 @@ func (f *filer) newest(ctx context.Context, v *vault.Vault) error {
 			f.last = &b
 		}
 	}
-	f.known, f.failed = true, time.Time{}
-	f.tell(func(t *agent.Files) { t.Last, t.Trouble = summary(f.last), "" })
+	f.known = true
+	f.tell(func(t *agent.Files) { t.Last = summary(f.last) })
 	return nil
 }
 
@@ -192,6 +220,8 @@ func (f *filer) backUp(ctx context.Context, asked *agent.Asked) (b vault.FileBac
 		}
 		o.Earlier, o.Still = f.last, f.still(s, asked)
 		f.host.progress(ctx, asked, "files and database stand still")
+		f.moment.Lock()
+		defer f.moment.Unlock()
 	}
 	return f.made(files.Backup(ctx, o))
 }
@@ -216,10 +246,14 @@ func (f *filer) ended(ctx context.Context, asked *agent.Asked, b vault.FileBacku
 	}
 	text := sayFiles(b, err)
 	f.host.diary.Note("files", f.set.Name, text, nil, b.Ended.Sub(b.Started))
-	if asked == nil {
-		return
+	if asked != nil {
+		f.settle(ctx, asked, b, err)
 	}
-	s := agent.Settled{ID: asked.ID, OK: err == nil && b.Complete(), Host: f.host.cfg.Self, Text: text}
+}
+
+// settle answers whoever asked.
+func (f *filer) settle(ctx context.Context, asked *agent.Asked, b vault.FileBackup, err error) {
+	s := agent.Settled{ID: asked.ID, OK: err == nil && b.Complete(), Host: f.host.cfg.Self, Text: sayFiles(b, err)}
 	if p, ok := errors.AsType[*problem.Problem](err); ok {
 		s.Text = p.Text()
 	}
@@ -293,10 +327,7 @@ func (f *filer) problems() []problem.Problem {
 		out = append(out, *f.wrong)
 	}
 	if f.stood != nil {
-		out = append(out, problem.Problem{Code: "files.still-frozen", Subject: f.set.Name, Severity: problem.Critical,
-			Title:   "files and database were brought to stand still, and not let go on: " + f.stood.Error(),
-			Meaning: "The application may wait. The command is run again every few seconds until it succeeds.",
-			Remedy:  "see what the command after of the plan says, and let the application go on by hand"})
+		out = append(out, f.frozen())
 	}
 	return out
 }

@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -15,6 +17,7 @@ import (
 	"holdfast/internal/database"
 	"holdfast/internal/files"
 	"holdfast/internal/plan"
+	"holdfast/internal/problem"
 	"holdfast/internal/vault"
 )
 
@@ -27,7 +30,7 @@ func (f *filer) stillNote() string {
 func (f *filer) still(s plan.FileSet, asked *agent.Asked) *files.Still {
 	return &files.Still{
 		Note: f.stillNote(), Before: s.Moment.Before, After: s.Moment.After, Freeze: s.Moment.Freeze, Snapshot: s.Moment.Snapshot,
-		Run:   f.command,
+		Env: f.env(s), Run: f.runs,
 		Mark:  func(ctx context.Context) (vault.Point, error) { return f.mark(ctx, s, asked.ID) },
 		Stuck: f.stand,
 	}
@@ -61,41 +64,139 @@ func (f *filer) mark(ctx context.Context, s plan.FileSet, id string) (vault.Poin
 	return p, err
 }
 
-// command runs one of the commands of a moment, in a process group of its own, so that at its end all of it ends.
-func (f *filer) command(ctx context.Context, argv []string) error {
-	s := f.now()
+// refused says why a recovery point cannot be asked for now; nil = it can.
+func (f *filer) refused(asked *agent.Asked) *problem.Problem {
+	if asked == nil || asked.Kind != "point" {
+		return nil
+	}
+	if m := f.now().Moment; m.Database == "" {
+		return &problem.Problem{Code: "files.no-moment", Subject: f.set.Name, Severity: problem.Note, Title: "the plan does not say how it stands still",
+			Meaning: "No recovery point was made and nothing was changed.", Remedy: "add moment with database, before and after below files." + f.set.Name + " in the plan"}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.stood == nil {
+		return nil
+	}
+	p := f.frozen()
+	return &p
+}
+
+// frozen is the problem that files and database stand still. Whoever calls holds mu.
+func (f *filer) frozen() problem.Problem {
+	return problem.Problem{Code: "files.still-frozen", Subject: f.set.Name, Severity: problem.Critical,
+		Title:   "files and database were brought to stand still, and not let go on: " + f.stood.Error(),
+		Meaning: "The application may wait. The command is run again every few seconds until it succeeds. Backups go on, recovery points are refused.",
+		Remedy:  "see what the command after of the plan says: correct it, or what it needs, and apply the plan; or let the application go on by hand"}
+}
+
+// env is what the commands of a moment are told.
+func (f *filer) env(s plan.FileSet) []string {
+	return []string{"HOLDFAST_APPLICATION=" + f.host.plan().Application, "HOLDFAST_FILES=" + s.Name, "HOLDFAST_PATH=" + s.Path,
+		"HOLDFAST_HOST=" + f.host.cfg.Self, "HOLDFAST_DATABASE=" + s.Moment.Database}
+}
+
+// gated is a shell that becomes the command once it reads a line, and ends when whoever would write it is gone.
+const gated = `read -r go <&3 && exec "$@" 3<&-`
+
+// runMoment runs one of the commands of a moment, in a process group of its own, so that at its end all of it ends.
+func runMoment(ctx context.Context, c files.Command) (err error) {
+	if len(c.Argv) == 0 {
+		return errors.New("run a command of the moment: there is none")
+	}
+	argv := c.Argv
+	if c.Began != nil {
+		argv = slices.Concat([]string{"/bin/sh", "-c", gated, argv[0]}, argv)
+	}
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Env = append(os.Environ(), "HOLDFAST_APPLICATION="+f.host.plan().Application, "HOLDFAST_FILES="+s.Name, "HOLDFAST_PATH="+s.Path,
-		"HOLDFAST_HOST="+f.host.cfg.Self, "HOLDFAST_DATABASE="+s.Moment.Database)
+	cmd.Env = append(os.Environ(), c.Env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second // what it left behind may hold its output
 	said := &tail{most: troubleOutputMax}
 	cmd.Stdout, cmd.Stderr = said, said
-	err := cmd.Run()
+	if c.Began == nil {
+		err = cmd.Run()
+	} else {
+		err = runGated(cmd, c.Began)
+	}
 	if errors.Is(err, exec.ErrWaitDelay) { // it ended well, and something that it left behind goes on
 		err = nil
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w: %s", argv[0], err, oneLine(said.String()))
+		return fmt.Errorf("%s: %w: %s", c.Argv[0], err, oneLine(said.String()))
 	}
 	return nil
 }
 
+// runGated lets the command do something only once began has succeeded.
+func runGated(cmd *exec.Cmd, began func(pid int) error) error {
+	read, write, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	cmd.ExtraFiles = []*os.File{read}
+	err = cmd.Start()
+	_ = read.Close() // the command has its own
+	if err != nil {
+		return errors.Join(err, write.Close())
+	}
+	err = began(cmd.Process.Pid)
+	if err == nil {
+		_, err = write.WriteString("go\n")
+	}
+	_ = write.Close() // nothing is kept back that closing could lose
+	ended := cmd.Wait()
+	if err != nil {
+		return errors.Join(err, ended)
+	}
+	return ended
+}
+
+// thaws lets go on what stands still whenever no recovery point is made, until ctx ends, or with once until it goes on.
+func (f *filer) thaws(ctx context.Context, once bool) {
+	for {
+		f.moment.Lock()
+		ok := f.thawed(ctx)
+		f.moment.Unlock()
+		if ok && once || !f.host.sleep(ctx, thawPace) {
+			return
+		}
+	}
+}
+
+// thawPace is the pause between two tries to let go on what stands still.
+const thawPace = 4 * filesPace
+
 // thawed lets go on what an agent before this one, or a command that failed, has left standing still. false = it does still.
 func (f *filer) thawed(ctx context.Context) bool {
-	since, err := files.Thaw(ctx, f.stillNote(), f.command)
+	s := f.now()
+	since, err := files.Thaw(ctx, f.stillNote(), f.runs, files.Command{Argv: s.Moment.After, Env: f.env(s)})
+	f.stand(err)
 	if err != nil {
-		f.stand(err)
 		f.host.cfg.Log.Error("files and database were not let go on", "files", f.set.Name, "since", since, "err", err)
-		f.host.sleep(ctx, 4*filesPace)
 		return false
 	}
-	f.stand(nil)
 	if !since.IsZero() {
 		f.host.diary.Note("files", f.set.Name, "let go on what had stood still since "+since.Format(time.RFC3339), nil, time.Since(since))
 	}
 	return true
+}
+
+// orphans let go on what stands still of sets that the plan has no more on this host.
+func (h *Host) orphans(known []*filer) ([]*filer, error) {
+	notes, err := filepath.Glob(filepath.Join(h.cfg.Dir, "still-*.json"))
+	if err != nil {
+		return nil, fmt.Errorf("look for what stands still: %w", err)
+	}
+	var out []*filer
+	for _, path := range notes {
+		name := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(path), "still-"), ".json")
+		if !slices.ContainsFunc(known, func(f *filer) bool { return f.set.Name == name }) {
+			out = append(out, &filer{host: h, set: plan.FileSet{Name: name}, runs: runMoment, orphan: true})
+		}
+	}
+	return out, nil
 }
 
 // stand notes why files and database were not let go on; nil = they were.

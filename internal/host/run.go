@@ -228,8 +228,8 @@ func (h *Host) open(ctx context.Context) error {
 			h.archives = append(h.archives, &archivist{host: h, db: d, plan: b})
 		}
 	}
-	h.filers = h.newFilers()
-	return nil
+	h.filers, err = h.newFilers()
+	return err
 }
 
 // openServices makes this host ready to run services: its own copy of the release, and what runs and checks.
