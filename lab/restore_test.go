@@ -103,6 +103,12 @@ func TestAMomentComesBackBesideTheLiveDatabase(t *testing.T) {
 	}
 	run("restore", "undo", "records", "--dry-run")
 	run("restore", "undo", "records", "--yes")
+	receipts := run("receipt", "list", "records", "--kind", "restore")
+	for _, says := range []string{"was restored from base backup", "as the new schema rescued", "was restored in place at", "was taken back"} {
+		if !strings.Contains(receipts, says) {
+			t.Errorf("no receipt says that it %s:\n%s", says, receipts)
+		}
+	}
 
 	run("vault", "key", "export", "main", "--out", filepath.Join(filepath.Dir(w.Plan), "exported.key"))
 	w.Stop()

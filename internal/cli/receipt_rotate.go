@@ -1,9 +1,6 @@
 package cli
 
 import (
-	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -12,7 +9,6 @@ import (
 
 	"holdfast/internal/host"
 	"holdfast/internal/local"
-	"holdfast/internal/receipt"
 )
 
 func receiptRotateCommand() *cobra.Command {
@@ -82,33 +78,4 @@ func (a application) rotateReceipts(cmd *cobra.Command, names []string, output s
 		return err
 	}
 	return nil
-}
-
-// receipt writes an operator's receipt: into the vault of a database, and below the data root.
-func (a application) receipt(ctx context.Context, vaultName string, what receipt.Event) error {
-	admin := local.AdminDir(a.Root)
-	b, err := host.ReceiptBook(host.ReceiptDir(admin), admin, a.plan.Application, "operator", Version())
-	if err != nil {
-		return err
-	}
-	v, err := a.openToWrite(ctx, vaultName)
-	if err != nil {
-		return err
-	}
-	_, err = b.Append(ctx, v.Identity().ID, v, what, time.Now())
-	return errors.Join(err, v.Close(context.WithoutCancel(ctx)))
-}
-
-// restoreReceipt is evidence of a restored database.
-func restoreReceipt(o restoredDatabase) receipt.Event {
-	took := time.Duration(o.Took)
-	details, err := json.Marshal(map[string]any{"backup": o.Backup.ID, "at": o.At, "timeline": o.Timeline, "end_lsn": o.End, "dir": o.Place.Dir})
-	if err != nil {
-		details = nil // what is given here can be written
-	}
-	return receipt.Event{
-		Kind: receipt.Restore, Subject: o.Database, Outcome: receipt.Done, Details: details,
-		Says:    fmt.Sprintf("%s at %s was restored from base backup %s and the log up to %s to %s", o.Database, o.At, o.Backup.ID, o.End, o.Place.Dir),
-		Figures: map[string]float64{"bytes": float64(o.Backup.Bytes), "log_bytes": float64(o.Log), "kept_bytes": float64(o.Kept), "took_seconds": took.Seconds(), "rto_seconds": took.Seconds()},
-	}
 }

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"holdfast/internal/local"
 	"holdfast/internal/receipt"
 	"holdfast/internal/redact"
+	"holdfast/internal/restore"
 	"holdfast/internal/vault"
 )
 
@@ -65,12 +67,30 @@ func TestReceiptsByTheCommandLine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := a.receipt(t.Context(), "main", restoreReceipt(restoredDatabase{Database: "records", At: "latest"})); err != nil {
-		t.Fatal(err)
+	over, cancel := context.WithCancel(t.Context())
+	cancel() // an interrupt behind the restore keeps no receipt back
+	cmd, told := New(), &bytes.Buffer{}
+	cmd.SetErr(told)
+	exchanged := []restore.Exchange{{Name: "clinic", Kept: "clinic_kept_1", Bytes: 7}, {Name: "fresh", Bytes: 5}}
+	for _, what := range []receipt.Event{
+		restoreReceipt(restoredDatabase{Database: "records", At: "latest"}),
+		backReceipt(wentBack{Database: "records", At: "noon", Backup: "b7", Since: 3, Databases: exchanged}),
+		undoReceipt(wentBack{Database: "records", At: "noon", Databases: exchanged}),
+		intoReceipt(broughtInto{Database: "records", At: "noon", Backup: "b7", Inside: "clinic", Table: "rows", Into: "rescued"}),
+		putBackReceipt(broughtBack{Database: "records", At: "noon", Backup: "b7", PutBack: &restore.PutBackReport{Table: "rows", Wanted: 3, Inserted: 2, Already: 1}}),
+	} {
+		a.restored(over, cmd, "main", what)
+	}
+	if told.Len() > 0 {
+		t.Fatal(told)
 	}
 
-	says(t, words(t, 0, "receipt", "list", at), "/1 ", "looked at 0", "validation", "failed", "records at latest was restored")
-	says(t, words(t, 0, "receipt", "list", "records", "--kind", "restore", "--output", "json", at), `"host": "operator"`, `"rto_seconds": 0`)
+	says(t, words(t, 0, "receipt", "list", at), "/1 ", "looked at 0", "validation", "failed", "records at latest was restored",
+		"records was restored in place at noon from base backup b7: clinic (what was live is kept as clinic_kept_1), fresh",
+		"the restore of records in place at noon was taken back: clinic",
+		"table rows of records at noon was restored from base backup b7 as the new schema rescued of SQL database clinic",
+		"2 rows of records at noon put back into the live table rows, from base backup b7")
+	says(t, words(t, 0, "receipt", "list", "records", "--kind", "restore", "--output", "json", at), `"host": "operator"`, `"rto_seconds": 0`, `"transactions_since": 3`, `"kept_out_rows": 1`)
 	says(t, words(t, 0, "receipt", "verify", at), "1 validation failed, 1 validation passed", "of host h1", "of admin operator", "main: proven.")
 	alone := []string{"--vault", filepath.Join(root, "away"), "--key", filepath.Join(root, "vault.key")}
 	says(t, words(t, 0, append([]string{"receipt", "verify", "--public", filepath.Join(root, "ca", "ca.crt")}, alone...)...), "proven. Each was signed")
@@ -80,7 +100,7 @@ func TestReceiptsByTheCommandLine(t *testing.T) {
 	says(t, words(t, 0, "receipt", "verify", at), "1 key done", "main: proven.")
 
 	out := filepath.Join(t.TempDir(), "evidence")
-	says(t, words(t, 0, "receipt", "export", out, at), "6 receipts in ")
+	says(t, words(t, 0, "receipt", "export", out, at), "10 receipts in ")
 	ours := filepath.Join(out, "ca.crt")
 	says(t, words(t, 0, "receipt", "verify", out, "--public", ours), "files: proven.")
 	files, err := filepath.Glob(filepath.Join(out, "h1-*", "*.json"))

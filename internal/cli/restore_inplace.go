@@ -101,6 +101,9 @@ func (w *databaseWords) goBack(ctx context.Context, cmd *cobra.Command, name str
 		out.Done = true
 	}
 	out.Took = event.Duration(time.Since(began))
+	if out.Done {
+		a.restored(ctx, cmd, o.Vault.Name(), backReceipt(out))
+	}
 	return w.tellBack(cmd, out)
 }
 
@@ -185,7 +188,7 @@ names now is set aside in its turn, so that this can be taken back too. It is on
 
 func (a application) undo(cmd *cobra.Command, name, output string, dryRun, yes bool) error {
 	ctx := cmd.Context()
-	d, _, err := a.backupOf(name)
+	d, b, err := a.backupOf(name)
 	if err != nil {
 		return err
 	}
@@ -206,10 +209,12 @@ func (a application) undo(cmd *cobra.Command, name, output string, dryRun, yes b
 		if err := confirmName(cmd, name, yes); err != nil {
 			return err
 		}
+		began := time.Now()
 		if out.Databases, err = u.Apply(ctx, live, name); err != nil {
 			return err
 		}
-		out.Done = true
+		out.Done, out.Took = true, event.Duration(time.Since(began))
+		a.restored(ctx, cmd, b.Vault, undoReceipt(out))
 	}
 	if output == "json" {
 		return writeJSON(cmd.OutOrStdout(), out)

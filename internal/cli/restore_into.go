@@ -70,6 +70,9 @@ func (w *tableWords) bringInto(ctx context.Context, cmd *cobra.Command, name str
 		}
 	}
 	out.Took = event.Duration(time.Since(began))
+	if out.Written {
+		a.restored(ctx, cmd, o.Vault.Name(), intoReceipt(out))
+	}
 	if w.output == "json" {
 		return writeJSON(cmd.OutOrStdout(), out)
 	}

@@ -96,7 +96,7 @@ func (w *tableWords) bringBack(ctx context.Context, cmd *cobra.Command, name str
 		return err
 	}
 	out.Took = event.Duration(time.Since(began))
-	return w.finish(ctx, cmd, beside, out)
+	return w.finish(ctx, cmd, beside, out, func(done broughtBack) { a.restored(ctx, cmd, v.Name(), putBackReceipt(done)) })
 }
 
 // collectRows reads the rows that are to be shown.
@@ -121,8 +121,9 @@ func (w *tableWords) collectRows(ctx context.Context, b *restore.Beside, out *br
 	return err
 }
 
-// finish shows the difference and, when it is wanted and confirmed, puts the rows back.
-func (w *tableWords) finish(ctx context.Context, cmd *cobra.Command, b *restore.Beside, out broughtBack) error {
+// finish shows the difference and, when it is wanted and confirmed, puts the rows back. note is told of rows that
+// are in the live table now.
+func (w *tableWords) finish(ctx context.Context, cmd *cobra.Command, b *restore.Beside, out broughtBack, note func(broughtBack)) error {
 	asJSON := w.output == "json"
 	if !asJSON {
 		if err := writeDifference(cmd.OutOrStdout(), out); err != nil {
@@ -135,6 +136,9 @@ func (w *tableWords) finish(ctx context.Context, cmd *cobra.Command, b *restore.
 			return err
 		}
 		out.PutBack = &done
+		if done.Inserted > 0 && !done.DryRun {
+			note(out)
+		}
 	}
 	if asJSON {
 		return writeJSON(cmd.OutOrStdout(), out)

@@ -139,9 +139,9 @@ func nextKey(x Receipt) string {
 	return d.Next
 }
 
-// cutOff says what others saw of a chain that is not there, or is another.
+// cutOff says what others saw of a chain that is not there, or is another; each once, with the first who saw it.
 func cutOff(c Chain, chains map[string][]Receipt) (faults []string) {
-	last := Head{}
+	last, told := Head{}, map[Head]bool{}
 	by := ""
 	for _, name := range slices.Sorted(maps.Keys(chains)) {
 		for _, x := range chains[name] {
@@ -152,6 +152,10 @@ func cutOff(c Chain, chains map[string][]Receipt) (faults []string) {
 			if head.Sequence > last.Sequence {
 				last, by = head, x.ID()
 			}
+			if told[head] {
+				continue
+			}
+			told[head] = true
 			if !slices.ContainsFunc(chains[c.Chain], func(o Receipt) bool {
 				return o.Sequence == head.Sequence && strings.HasPrefix(o.Hash, head.Hash)
 			}) && head.Sequence <= c.Last {
