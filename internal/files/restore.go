@@ -88,9 +88,11 @@ type restoring struct {
 	out   Restored
 	steps int
 
-	links []link            // made at the end, when what they lead to is there
-	real  map[string]string // listed path -> real path, where they differ and something may lead there
-	stand map[string]string // first name of an inode, not selected -> the selected name that stands for it
+	links []link              // made at the end, when what they lead to is there
+	real  map[string]string   // listed path -> real path, where they differ and something may lead there
+	disk  uint64              // the root's file system
+	disks map[uint64]*os.File // a directory on each file system that is mounted inside
+	stand map[string]string   // first name of an inode, not selected -> the selected name that stands for it
 }
 
 type link struct{ node, to vault.Node }
@@ -124,13 +126,24 @@ func Restore(ctx context.Context, o RestoreOptions) (Restored, error) {
 		return Restored{}, fmt.Errorf("restore files: %w", err)
 	}
 	defer func() { _ = root.Close() }() // what matters is synchronised before
-	r := &restoring{o: o, root: root, mark: place.Mark, owner: os.Geteuid() == 0, real: map[string]string{}, stand: map[string]string{}}
+	r := &restoring{o: o, root: root, mark: place.Mark, owner: os.Geteuid() == 0, real: map[string]string{}, stand: map[string]string{}, disks: map[uint64]*os.File{}}
 	r.out.Of, r.out.Owners = size, r.owner
+	st, err := statOf(root)
+	if err != nil {
+		return Restored{}, fmt.Errorf("restore files: %w", err)
+	}
+	r.disk = st.Dev
+	defer func() {
+		for _, d := range r.disks { // of a run that did not come to the end
+			_ = d.Close()
+		}
+	}()
 	if err := place.begin(root); err != nil {
 		return Restored{}, fmt.Errorf("restore files: %w", err)
 	}
-	if !place.Trusted && r.o.Onto == OntoNothing {
-		r.o.Onto = OntoAll // what an interrupted restore left before the machine was started again may be torn
+	if !place.Trusted {
+		r.o.Onto = OntoAll
+		o.Log.InfoContext(ctx, "every file is written anew: a restore was interrupted here before this machine was started, and what it left may be torn", "dir", o.To)
 	} else if r.o.Onto == OntoNothing {
 		r.o.Onto = OntoDelta
 	}
@@ -153,8 +166,8 @@ func (r *restoring) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := unix.Syncfs(int(r.root.Fd())); err != nil {
-		return fmt.Errorf("write to disk: %w", err)
+	if err := r.sync(); err != nil {
+		return err
 	}
 	if err := unix.Unlinkat(int(r.root.Fd()), r.mark, 0); err != nil {
 		return fmt.Errorf("remove %s: %w", r.mark, err)
@@ -164,6 +177,20 @@ func (r *restoring) run(ctx context.Context) error {
 		r.count(root, 0, 0)
 	}
 	return r.root.Sync()
+}
+
+// sync writes everything to disk, before the mark goes that puts it in doubt: each file system once, for a file by itself
+// would cost a flush of the disk. What is mounted inside the directory was noted on the way.
+func (r *restoring) sync() error {
+	err := unix.Syncfs(int(r.root.Fd()))
+	for _, d := range r.disks {
+		err = errors.Join(err, unix.Syncfs(int(d.Fd())), d.Close())
+	}
+	r.disks = nil
+	if err != nil {
+		return fmt.Errorf("write to disk: %w", err)
+	}
+	return nil
 }
 
 // write makes directories in order, and what is in them by several workers.
@@ -254,7 +281,7 @@ func (r *restoring) dir(n vault.Node) error {
 	st, err := lstatAt(at, name)
 	if err == nil && kindOf(st.Mode) == vault.KindDir {
 		if st.Mode&0o700 != 0o700 {
-			err = unix.Fchmodat(int(at.Fd()), name, 0o700, 0) // a directory, as was seen; nobody else writes where we restore
+			err = enter(at, name)
 		}
 		return err
 	}
@@ -267,6 +294,16 @@ func (r *restoring) dir(n vault.Node) error {
 		return fmt.Errorf("make directory %q: %w", n.Path, err)
 	}
 	return nil
+}
+
+// enter lets the owner of a directory into it. Whoever may write beside it may put a link in its place meanwhile: so what
+// is changed is the directory that was opened, which needs no permission.
+func enter(at *os.File, name string) error {
+	d, err := openAt(at, name, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.Chmod(procFile(d), 0o700), d.Close())
 }
 
 // clear takes away what stands where something else shall be; a directory with something in it is refused.

@@ -23,8 +23,16 @@ type Place struct {
 	NeedIDs int    `json:"need_names"`
 	FreeIDs int64  `json:"free_names"` // -1 = the file system has no limit
 	Mark    string `json:"-"`          // name of the file that says a restore is under way
-	Trusted bool   `json:"-"`          // what an interrupted restore left was written since the machine was started
+	// Trusted is false when a restore was interrupted here before the machine was started: what it left may be torn, also
+	// where size and time are right, for a file's content is on disk for certain only when its restore has ended.
+	Trusted bool `json:"-"`
 }
+
+// markPrefix begins the names of files that say which backup's restore is under way.
+const markPrefix = ".holdfast-restoring-"
+
+// tempPrefix begins the names of files that are being written.
+const tempPrefix = ".holdfast-writing-"
 
 // Fits reports whether there is room.
 func (p Place) Fits() bool {
@@ -33,7 +41,7 @@ func (p Place) Fits() bool {
 
 // Survey looks at the place of a restore, and refuses one that must not be written to.
 func Survey(o RestoreOptions, size Size) (Place, error) {
-	p := Place{Dir: o.To, Mark: ".holdfast-restoring-" + o.Tree.Backup.ID, Need: size.Bytes, NeedIDs: size.Names, Trusted: true}
+	p := Place{Dir: o.To, Mark: markPrefix + o.Tree.Backup.ID, Need: size.Bytes, NeedIDs: size.Names, Trusted: true}
 	found, err := os.ReadDir(o.To)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -45,9 +53,8 @@ func Survey(o RestoreOptions, size Size) (Place, error) {
 	default:
 		p.State, p.Found = "occupied", found[0].Name()
 	}
-	if was, err := os.ReadFile(filepath.Join(o.To, p.Mark)); err == nil {
-		p.State = "interrupted"
-		p.Trusted = string(was) == bootID()
+	if err := p.readMarks(found); err != nil {
+		return p, err
 	}
 	if p.State == "occupied" && o.Onto == OntoNothing {
 		return p, occupied(p)
@@ -70,22 +77,47 @@ func Survey(o RestoreOptions, size Size) (Place, error) {
 	return p, nil
 }
 
-// bootID tells one start of the machine from another.
+// readMarks looks for restores that were interrupted here. One of another backup puts its files in doubt likewise.
+func (p *Place) readMarks(found []fs.DirEntry) error {
+	for _, e := range found {
+		if !strings.HasPrefix(e.Name(), markPrefix) || !e.Type().IsRegular() {
+			continue
+		}
+		was, err := os.ReadFile(filepath.Join(p.Dir, e.Name()))
+		if err != nil {
+			return fmt.Errorf("look at %s: %w", p.Dir, err)
+		}
+		if e.Name() == p.Mark {
+			p.State = "interrupted"
+		}
+		now := bootID()
+		p.Trusted = p.Trusted && now != "" && string(was) == now
+	}
+	return nil
+}
+
+// bootID tells one start of the machine from another; empty when it cannot be told.
 func bootID() string {
 	raw, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
-		return "unknown" // then what was left is not doubted
+		return ""
 	}
 	return strings.TrimSpace(string(raw))
 }
 
-// begin leaves the mark.
+// begin leaves the mark. One that is there stays as it is until everything is restored: the files that an earlier start of
+// the machine left are in doubt until each was written again, however often that is interrupted.
 func (p Place) begin(root *os.File) error {
-	f, err := openAt(root, p.Mark, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC, 0o600)
+	if p.State == "interrupted" {
+		return nil
+	}
+	f, err := openAt(root, p.Mark, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = f.WriteString(bootID())
+	if p.Trusted {
+		_, err = f.WriteString(bootID())
+	}
 	return errors.Join(err, f.Sync(), f.Close(), root.Sync())
 }
 

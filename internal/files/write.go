@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -63,15 +64,15 @@ func formatOf(kind string) uint32 {
 
 // file writes a file beside its place and then puts it there, so that a file with its name is a whole one.
 func (r *restoring) file(ctx context.Context, at *os.File, name string, n vault.Node, buf []byte) error {
-	if st, err := lstatAt(at, name); err == nil && r.o.Onto == OntoDelta && kindOf(st.Mode) == vault.KindFile &&
-		st.Size == n.Size && unix.TimespecToNsec(st.Mtim) == n.ModNs && st.Nlink == 1 {
-		if f, err := openAt(at, name, unix.O_RDONLY, 0); err == nil {
+	if r.o.Onto == OntoDelta {
+		if f := r.right(at, name, n); f != nil {
 			r.dressFile(f, n)
 			r.count(n, 0, n.Size)
 			return f.Close()
 		}
 	}
-	temp := fmt.Sprintf("%s-%x", r.mark, n.Inode) // no backup holds such a name of itself, and an inode has one writer
+	// No backup holds such a name of itself, and an inode has one writer.
+	temp := fmt.Sprintf("%s%s-%x", tempPrefix, strings.TrimPrefix(r.mark, markPrefix), n.Inode)
 	if err := r.clear(at, temp, n); err != nil {
 		return err
 	}
@@ -91,6 +92,28 @@ func (r *restoring) file(ctx context.Context, at *os.File, name string, n vault.
 	}
 	r.count(n, n.Size, 0)
 	return nil
+}
+
+// right opens a file that is there and need not be written; nil = it must be. It looks at the file that it opened: a name
+// may become another file's. A file that shall run with its owner's rights must be the owner's already: anybody could have
+// made another one with the same size and time.
+func (r *restoring) right(at *os.File, name string, n vault.Node) *os.File {
+	same := func(st unix.Stat_t, err error) bool {
+		return err == nil && kindOf(st.Mode) == vault.KindFile && st.Size == n.Size && unix.TimespecToNsec(st.Mtim) == n.ModNs && st.Nlink == 1 &&
+			(n.Mode&setID == 0 || st.Uid == n.UID && st.Gid == n.GID)
+	}
+	if !same(lstatAt(at, name)) { // no device is opened
+		return nil
+	}
+	f, err := openAt(at, name, unix.O_RDONLY, 0)
+	if err != nil {
+		return nil
+	}
+	if !same(statOf(f)) {
+		_ = f.Close() // opened for reading alone
+		return nil
+	}
+	return f
 }
 
 func ignoreAbsent(err error) error {
@@ -170,12 +193,32 @@ func (r *restoring) dressFile(f *os.File, n vault.Node) {
 			r.lack(n, "attribute "+x.Name, err)
 		}
 	}
-	if err := unix.Fchmod(fd, n.Mode); err != nil {
+	if err := unix.Fchmod(fd, r.modeFor(f, n)); err != nil {
 		r.lack(n, "mode", err)
 	}
 	if err := unix.UtimesNanoAt(unix.AT_FDCWD, procFile(f), times(n), 0); err != nil {
 		r.lack(n, "time", err)
 	}
+}
+
+// setID are the bits by which a file runs with the rights of its owner and group.
+const setID = unix.S_ISUID | unix.S_ISGID
+
+// modeFor is the mode for what was opened: without set-user-ID and set-group-ID when it could not be given to its owner and
+// group, for those bits would lend the rights of whoever has it now.
+func (r *restoring) modeFor(f *os.File, n vault.Node) uint32 {
+	if n.Mode&setID == 0 {
+		return n.Mode
+	}
+	st, err := statOf(f)
+	if err == nil && (st.Uid != n.UID || st.Gid != n.GID) {
+		err = fmt.Errorf("it belongs to %d:%d, not to %d:%d", st.Uid, st.Gid, n.UID, n.GID)
+	}
+	if err != nil {
+		r.lack(n, "set-user-ID and set-group-ID left out", err)
+		return n.Mode &^ setID
+	}
+	return n.Mode
 }
 
 // undress takes away attributes that the original has not: what a directory hands down to what is made in it, or what
@@ -196,24 +239,39 @@ func (r *restoring) undress(f *os.File, n vault.Node) {
 	}
 }
 
-// dressAt does the same for a name that cannot be opened. A symbolic link has no mode.
+// dressAt does the same for what cannot be opened to read, which was made just now. It is held by a handle and seen to be
+// what was made: whoever may write to the directory may put a link to another file in its place. A symbolic link has no mode.
 func (r *restoring) dressAt(at *os.File, name string, n vault.Node) {
+	f, err := openAt(at, name, unix.O_PATH, 0)
+	if err != nil {
+		r.lack(n, "owner, mode and time", err)
+		return
+	}
+	defer func() { _ = f.Close() }() // nothing was written through it
+	st, err := statOf(f)
+	if err == nil && (kindOf(st.Mode) != n.Kind || st.Nlink != 1) {
+		err = errors.New("somebody put something else in its place")
+	}
+	if err != nil {
+		r.lack(n, "owner, mode and time", err)
+		return
+	}
 	if r.owner {
-		if err := unix.Fchownat(int(at.Fd()), name, int(n.UID), int(n.GID), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		if err := unix.Fchownat(int(f.Fd()), "", int(n.UID), int(n.GID), unix.AT_EMPTY_PATH); err != nil {
 			r.lack(n, "owner", err)
 		}
 	}
 	if n.Kind != vault.KindSymlink {
-		if err := unix.Fchmodat(int(at.Fd()), name, n.Mode, 0); err != nil { // made by us, no link
+		if err := unix.Chmod(procFile(f), r.modeFor(f, n)); err != nil {
 			r.lack(n, "mode", err)
 		}
 	}
 	for _, x := range n.Attrs {
-		if err := unix.Lsetxattr(procPath(at, name), x.Name, x.Value, 0); err != nil {
+		if err := unix.Setxattr(procFile(f), x.Name, x.Value, 0); err != nil {
 			r.lack(n, "attribute "+x.Name, err)
 		}
 	}
-	if err := unix.UtimesNanoAt(int(at.Fd()), name, times(n), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	if err := unix.UtimesNanoAt(unix.AT_FDCWD, procFile(f), times(n), 0); err != nil {
 		r.lack(n, "time", err)
 	}
 }
@@ -287,5 +345,15 @@ func (r *restoring) dressDir(n vault.Node) error {
 	}
 	r.dressFile(at, n)
 	r.count(n, 0, 0)
-	return at.Close()
+	return r.note(at)
+}
+
+// note closes a directory, or keeps it as the one by which its file system is synchronised.
+func (r *restoring) note(dir *os.File) error {
+	st, err := statOf(dir)
+	if err == nil && st.Dev != r.disk && r.disks[st.Dev] == nil {
+		r.disks[st.Dev] = dir
+		return nil
+	}
+	return errors.Join(err, dir.Close())
 }
