@@ -52,6 +52,7 @@ type wentBack struct {
 	Since     int64              `json:"transactions_since"`
 	Databases []restore.Exchange `json:"databases"`
 	Alone     []string           `json:"left_alone,omitempty"`
+	Doubtful  []string           `json:"doubtful,omitempty"`
 	DryRun    bool               `json:"dry_run"`
 	Done      bool               `json:"done"`
 	Took      event.Duration     `json:"took"`
@@ -80,10 +81,8 @@ func (w *databaseWords) goBack(ctx context.Context, cmd *cobra.Command, name str
 	}
 	defer func() { err = errors.Join(err, p.Close(context.WithoutCancel(ctx))) }()
 	out := wentBack{Database: name, At: at.String(), Backup: p.Choice.Backup.ID, Since: p.Since, Databases: p.Databases, Alone: p.Alone, DryRun: w.dryRun}
-	if w.output != "json" {
-		if err := writeBack(cmd.OutOrStdout(), out); err != nil {
-			return err
-		}
+	if err := writeBack(shownOn(cmd, w.output), out); err != nil {
+		return err
 	}
 	if !w.dryRun {
 		if err := confirmName(cmd, name, w.yes); err != nil {
@@ -107,6 +106,14 @@ func (w *databaseWords) goBack(ctx context.Context, cmd *cobra.Command, name str
 	return w.tellBack(cmd, out)
 }
 
+// shownOn is where a person reads what would be done: beside the JSON, if that is wanted.
+func shownOn(cmd *cobra.Command, output string) io.Writer {
+	if output == "json" {
+		return cmd.ErrOrStderr()
+	}
+	return cmd.OutOrStdout()
+}
+
 func (w *databaseWords) tellBack(cmd *cobra.Command, out wentBack) error {
 	if w.output == "json" {
 		return writeJSON(cmd.OutOrStdout(), out)
@@ -127,9 +134,18 @@ func writeBack(out io.Writer, b wentBack) error {
 	for _, x := range b.Alone {
 		fmt.Fprintf(&text, "  left as it is: %s\n", x)
 	}
+	fmt.Fprintf(&text, "Each standby takes as much as the primary: %s more on its disk, and the log of that. Only the primary's disk was looked at.\n", sizeText(b.bytes()))
 	text.WriteString("Roles are left as they are. Sessions in these SQL databases are ended when the names are exchanged.\n")
 	_, err := io.WriteString(out, text.String())
 	return err
+}
+
+// bytes is what the databases of the moment take.
+func (b wentBack) bytes() (sum int64) {
+	for _, x := range b.Databases {
+		sum += x.Bytes
+	}
+	return sum
 }
 
 func writeExchanges(text *strings.Builder, list []restore.Exchange) {
@@ -139,6 +155,9 @@ func writeExchanges(text *strings.Builder, list []restore.Exchange) {
 			kept = fmt.Sprintf("what is live now (%s) stays as %s", sizeText(x.NowBytes), x.Kept)
 		}
 		fmt.Fprintf(text, "  %s: %s; %s\n", x.Name, sizeText(x.Bytes), kept)
+		for _, l := range x.LeftOut {
+			fmt.Fprintf(text, "    LEFT OUT: %s\n", l)
+		}
 	}
 }
 
@@ -204,7 +223,10 @@ func (a application) undo(cmd *cobra.Command, name, output string, dryRun, yes b
 	if err != nil {
 		return err
 	}
-	out := wentBack{Database: name, At: u.At, Databases: u.Databases, DryRun: dryRun}
+	out := wentBack{Database: name, At: u.At, Databases: u.Databases, Doubtful: u.Doubtful, DryRun: dryRun}
+	if err := writeUndo(shownOn(cmd, output), out); err != nil {
+		return err
+	}
 	if !dryRun {
 		if err := confirmName(cmd, name, yes); err != nil {
 			return err
@@ -219,20 +241,36 @@ func (a application) undo(cmd *cobra.Command, name, output string, dryRun, yes b
 	if output == "json" {
 		return writeJSON(cmd.OutOrStdout(), out)
 	}
-	var text strings.Builder
+	text := strings.Builder{}
+	if !out.Done {
+		text.WriteString("Nothing was changed.\n")
+	}
 	for _, x := range out.Databases {
 		switch {
 		case !out.Done:
-			fmt.Fprintf(&text, "  %s (%s) would be %s again, set aside by the restore to %s\n", x.Kept, sizeText(x.Bytes), x.Name, u.At)
 		case x.Kept == "":
 			fmt.Fprintf(&text, "  %s is back\n", x.Name)
 		default:
 			fmt.Fprintf(&text, "  %s is back; what had its name is kept as %s\n", x.Name, x.Kept)
 		}
 	}
-	if !out.Done {
-		text.WriteString("Nothing was changed.\n")
-	}
 	_, err = io.WriteString(cmd.OutOrStdout(), text.String())
+	return err
+}
+
+// writeUndo says what would come back.
+func writeUndo(out io.Writer, b wentBack) error {
+	var text strings.Builder
+	for _, x := range b.Databases {
+		now := "nothing has that name now"
+		if x.NowBytes > 0 {
+			now = fmt.Sprintf("what has that name now (%s) would be set aside", sizeText(x.NowBytes))
+		}
+		fmt.Fprintf(&text, "  %s (%s) would be %s again, set aside by the restore to %s; %s\n", x.Kept, sizeText(x.Bytes), x.Name, b.At, now)
+	}
+	for _, d := range b.Doubtful {
+		fmt.Fprintf(&text, "  not believed, and left as it is: %s\n", d)
+	}
+	_, err := io.WriteString(out, text.String())
 	return err
 }

@@ -37,7 +37,10 @@ type Exchange struct {
 	Kept     string `json:"kept"`      // the name under which what is live stays
 	Bytes    int64  `json:"bytes"`     // of the moment
 	NowBytes int64  `json:"now_bytes"` // of what is live
-	interim  string
+	// LeftOut is what of the moment does not come, or comes to another place.
+	LeftOut []string `json:"left_out,omitempty"`
+
+	interim string
 }
 
 // loading is the number of the lock that one restore at a time holds on the live cluster.
@@ -46,7 +49,7 @@ const loading = 0x486f6c6466617374
 // OpenInPlace restores to the moment on a scratch server and says what would be exchanged. only names SQL databases;
 // none = all that were there then. It must end with Close.
 func OpenInPlace(ctx context.Context, o IntoOptions, only []string) (p *InPlace, err error) {
-	p = &InPlace{into: &Into{o: o}, run: time.Now().UTC().Format("20060102150405")}
+	p = &InPlace{into: &Into{o: o}, run: time.Now().UTC().Format(runTime)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.Close(context.WithoutCancel(ctx)))
@@ -71,8 +74,12 @@ func OpenInPlace(ctx context.Context, o IntoOptions, only []string) (p *InPlace,
 		return p, err
 	}
 	sum := int64(0)
-	for _, x := range p.Databases {
+	for i := range p.Databases {
+		x := &p.Databases[i]
 		if err := p.into.rolesExist(ctx, then, x.Name); err != nil {
+			return p, err
+		}
+		if x.LeftOut, err = p.into.leftOut(ctx, x.Name); err != nil {
 			return p, err
 		}
 		sum += x.Bytes
@@ -194,7 +201,7 @@ func exchangeable(ctx context.Context, live *pgx.Conn, name string) error {
 
 // Load brings the moment's SQL databases into the live cluster under names of their own. What is live goes on as it is.
 func (p *InPlace) Load(ctx context.Context, tell func(name string)) error {
-	if err := p.sweep(ctx); err != nil {
+	if err := errors.Join(p.sweep(ctx), sweepLoaded(ctx, p.live)); err != nil {
 		return err
 	}
 	for i := range p.Databases {
@@ -230,6 +237,9 @@ func (p *InPlace) Exchange(ctx context.Context) error {
 	var moves []move
 	for _, x := range p.Databases {
 		if x.Kept != "" {
+			if err := exchangeable(ctx, p.live, x.Name); err != nil { // loading may have taken hours
+				return err
+			}
 			moves = append(moves, move{from: x.Name, to: x.Kept, keep: &kept{Kept: p.run, Name: x.Name, At: p.into.o.At.String()}})
 		}
 		moves = append(moves, move{from: x.interim, to: x.Name})

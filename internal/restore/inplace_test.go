@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"holdfast/internal/restore"
 	"holdfast/internal/restore/pgtest"
 )
@@ -12,6 +14,8 @@ import (
 func TestADatabaseGoesBackInPlaceAndForthAgain(t *testing.T) {
 	w := newWorld(t, "create role clerk login", "create database shop owner clerk", "comment on database shop is 'the shop''s'", "alter database shop set work_mem = '5MB'", "create database tied")
 	w.server.Exec("shop", "create table goods (id int primary key, what text)", "insert into goods select g, 'then' from generate_series(1, 300) g", "create publication news for table goods")
+	w.server.Exec("postgres", "create tablespace fast location '"+w.server.Space("fast")+"'")
+	w.server.Exec("shop", "create table hot (id int) tablespace fast", "create subscription feed connection 'host=127.0.0.1 port=1' publication x with (connect = false, slot_name = none)")
 	w.base()
 	w.archived()
 	var lsn string
@@ -24,6 +28,13 @@ func TestADatabaseGoesBackInPlaceAndForthAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.server.Exec("shop", "update goods set what = 'now'", "delete from goods where id > 100")
+	w.server.Exec("shop", "drop subscription feed")
+	dead, held := "holdfast_restore_"+strings.Repeat("a", 26), "holdfast_restore_"+strings.Repeat("b", 26)
+	loader := w.server.Conn("postgres")
+	if _, err := loader.Exec(t.Context(), "select pg_advisory_lock(x'486f6c64'::int, hashtext($1))", held); err != nil {
+		t.Fatal(err)
+	}
+	w.server.Exec("postgres", "create database "+dead, "create database "+held, "create database holdfast_restore_of_a_person")
 	w.server.Exec("postgres", "create database later", "create database holdfast_inplace_left_by_a_dead_run")
 	w.archived()
 	o := restore.IntoOptions{Vault: w.vault, Database: "orders", At: at, Live: w.server.ConnString, Dir: pgtest.Dir(t), Owner: w.owner, BinDir: w.server.BinDir}
@@ -54,6 +65,10 @@ func TestADatabaseGoesBackInPlaceAndForthAgain(t *testing.T) {
 	if len(p.Databases) != 2 || p.Databases[0].Name != "shop" || p.Since < 3 || len(p.Alone) != 2 {
 		t.Errorf("it says %+v, left alone %v, %d transactions since", p.Databases, p.Alone, p.Since)
 	}
+	want := []string{"tablespace fast: 1 tables and indexes in it come to the default one", "subscription feed is not made"}
+	if d := cmp.Diff(want, p.Databases[0].LeftOut); d != "" {
+		t.Errorf("left out: %s", d)
+	}
 	if _, err := restore.OpenInPlace(t.Context(), o, nil); !isProblem(err, "restore.busy") {
 		t.Errorf("a second one beside it: %v", err)
 	}
@@ -64,6 +79,15 @@ func TestADatabaseGoesBackInPlaceAndForthAgain(t *testing.T) {
 	if n := count(t, client, then); n != 0 {
 		t.Errorf("%d rows of then are live already", n)
 	}
+	if n := count(t, live, "select count(*) from pg_database where datname in ('"+dead+"', '"+held+"', 'holdfast_restore_of_a_person')"); n != 2 {
+		t.Errorf("%d of three databases are left: the dead loader's alone was to go", n)
+	}
+	w.server.Exec("postgres", "drop database "+held, "drop database holdfast_restore_of_a_person")
+	w.server.Exec("shop", "begin; insert into goods values (1001, 'prepared'); prepare transaction 'y'")
+	if err := p.Exchange(t.Context()); !isProblem(err, "restore.not-in-place") {
+		t.Errorf("with what was prepared while it loaded: %v", err)
+	}
+	w.server.Exec("shop", "rollback prepared 'y'")
 	if err := p.Exchange(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -91,9 +115,13 @@ func TestADatabaseGoesBackInPlaceAndForthAgain(t *testing.T) {
 		t.Errorf("%d publications", n)
 	}
 
+	w.server.Exec("postgres", "create role mallory", "create database shop_kept_20261231235959 owner mallory", `comment on database shop_kept_20261231235959 is '{"holdfast_kept":"20261231235959","name":"shop"}'`)
 	u, err := restore.FindUndo(t.Context(), w.server.ConnString, "orders")
 	if err != nil {
 		t.Fatal(err)
+	}
+	if len(u.Doubtful) != 1 || !strings.HasPrefix(u.Doubtful[0], "shop_kept_20261231235959: ") {
+		t.Errorf("doubtful are %v", u.Doubtful)
 	}
 	back, err := u.Apply(t.Context(), w.server.ConnString, "orders")
 	if err != nil || len(back) != 2 {

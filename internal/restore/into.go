@@ -32,7 +32,7 @@ type IntoOptions struct {
 type Into struct {
 	Choice  Choice
 	Objects []Object // what is put there, of a table alone
-	LeftOut []string // what is not, of a table alone, for it would act on others or needs them
+	LeftOut []string // what is not: of a table what would act on others or needs them, of a database what its content does not hold
 	Bytes   int64    // on the scratch server's disk, indexes too
 	Dir     string   // of the copy; removed by Close
 
@@ -179,6 +179,9 @@ func (n *Into) lookAtDatabase(ctx context.Context) error {
 		return notThen(n.o.Inside, n.o.At)
 	}
 	if err := n.rolesExist(ctx, then, n.o.Inside); err != nil {
+		return err
+	}
+	if n.LeftOut, err = n.leftOut(ctx, n.o.Inside); err != nil {
 		return err
 	}
 	return n.roomFor(ctx, n.Bytes)

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"holdfast/internal/problem"
 )
@@ -69,6 +70,9 @@ func (n *Into) writeDatabase(ctx context.Context) (err error) {
 		return fmt.Errorf("reach the live database: %w", err)
 	}
 	defer func() { _ = live.Close(context.WithoutCancel(ctx)) }() // each statement has its own error
+	if err := sweepLoaded(ctx, live); err != nil {
+		return err
+	}
 	interim, err := n.load(ctx, live, interimName, n.o.Inside, "--no-publications")
 	if err == nil {
 		_, err = live.Exec(ctx, fmt.Sprintf("alter database %s rename to %s", quoteName(interim), quoteName(n.o.Into)))
@@ -90,6 +94,9 @@ const interimName = "holdfast_restore_"
 // nothing of it is left.
 func (n *Into) load(ctx context.Context, live *pgx.Conn, prefix, inside string, more ...string) (interim string, err error) {
 	interim = prefix + strings.ToLower(rand.Text())
+	if _, err := live.Exec(ctx, "select pg_advisory_lock($1, hashtext($2))", loadingOne, interim); err != nil { // until live ends
+		return "", fmt.Errorf("lock the name %s: %w", interim, err)
+	}
 	then, err := n.then(ctx, "template1")
 	if err != nil {
 		return "", err
@@ -107,6 +114,42 @@ func (n *Into) load(ctx context.Context, live *pgx.Conn, prefix, inside string, 
 		return "", errors.Join(err, dropInterim(context.WithoutCancel(ctx), live, interim))
 	}
 	return interim, nil
+}
+
+// loadingOne is the first number of the lock that whoever loads a database holds on its name, in the SQL database postgres.
+const loadingOne = int32(0x486f6c64)
+
+// sweepLoaded removes the databases that loads into a new name have left which were killed: no living session holds their
+// names, and nobody is in them.
+func sweepLoaded(ctx context.Context, live *pgx.Conn) error {
+	rows, err := live.Query(ctx, `select datname::text from pg_database d where datname ~ ('^' || $1::text || '[a-z2-7]{26}$')
+		and not exists (select from pg_stat_activity a where a.datid = d.oid)`, interimName)
+	if err != nil {
+		return fmt.Errorf("look for unfinished databases: %w", err)
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return fmt.Errorf("look for unfinished databases: %w", err)
+	}
+	for _, name := range names {
+		if err := sweepOne(ctx, live, name); err != nil {
+			return fmt.Errorf("remove the unfinished database %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func sweepOne(ctx context.Context, live *pgx.Conn, name string) error {
+	var dead bool
+	if err := live.QueryRow(ctx, "select pg_try_advisory_lock($1, hashtext($2))", loadingOne, name).Scan(&dead); err != nil || !dead {
+		return err
+	}
+	_, err := live.Exec(ctx, "drop database if exists "+quoteName(name))
+	if told, ok := errors.AsType[*pgconn.PgError](err); ok && told.Code == "55006" { // somebody has come to look at it
+		err = nil
+	}
+	_, unlockErr := live.Exec(ctx, "select pg_advisory_unlock($1, hashtext($2))", loadingOne, name)
+	return errors.Join(err, unlockErr)
 }
 
 func dropInterim(ctx context.Context, live *pgx.Conn, interim string) error {
