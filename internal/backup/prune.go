@@ -242,7 +242,7 @@ func (o PruneOptions) pruneLog(ctx context.Context, c restore.Catalogue, out *Pr
 				own = append(own, b)
 			}
 		}
-		pieces, because := needless(own, log, pitr+o.Grace, o.Now)
+		pieces, because := needless(own, out.Fates, log, pitr+o.Grace, o.Now)
 		out.Because = because
 		out.Segments += len(pieces)
 		if o.DryRun { // else even when nothing is to go: what a lock kept before may be wanted again
@@ -259,17 +259,13 @@ func (o PruneOptions) pruneLog(ctx context.Context, c restore.Catalogue, out *Pr
 }
 
 // needless are the pieces of log that no backup of the list needs to become consistent, and that lead to no moment
-// younger than window. What follows the newest proven backup older than window stays whole, and so does what follows
-// any backup made since, wherever in the log that lies: a restore to the past begins anew at a lower position. Pure.
-func needless(backups []vault.Backup, log restore.HeldLog, window time.Duration, now time.Time) (pieces []wal.Held, because string) {
-	var base vault.Backup
-	for _, b := range backups {
-		if b.Validated() && now.Sub(b.Stopped) >= window && b.Stopped.After(base.Stopped) {
-			base = b
-		}
-	}
-	if base.ID == "" {
-		return nil, "all of it is needed: no proven backup is older than the window and the grace"
+// younger than window. What follows [logBase] stays whole, and so does what follows any backup made since, wherever in
+// the log that lies: a restore to the past begins anew at a lower position, and on a timeline of its own, all of which
+// stays. Pure.
+func needless(backups []vault.Backup, all []Fate, log restore.HeldLog, window time.Duration, now time.Time) (pieces []wal.Held, because string) {
+	base, ok := logBase(backups, all, window, now)
+	if !ok {
+		return nil, "all of it is needed: no proven backup that stays is older than the window and the grace"
 	}
 	from := base.Start
 	for _, b := range backups {
@@ -279,7 +275,7 @@ func needless(backups []vault.Backup, log restore.HeldLog, window time.Duration,
 	}
 	needed := map[string]bool{} // objects; one that holds several pieces stays for each of them
 	for _, p := range log.Held {
-		if p.End > from.SegmentStart(log.SegmentSize) || slices.ContainsFunc(backups, func(b vault.Backup) bool {
+		if p.Timeline > base.Timeline || p.End > from.SegmentStart(log.SegmentSize) || slices.ContainsFunc(backups, func(b vault.Backup) bool {
 			return p.Start <= b.Stop && p.End > b.Start.SegmentStart(log.SegmentSize)
 		}) {
 			needed[p.Object] = true
@@ -291,4 +287,24 @@ func needless(backups []vault.Backup, log restore.HeldLog, window time.Duration,
 		}
 	}
 	return pieces, fmt.Sprintf("what follows %s at %s is needed for every moment of the window, and of what is older the log within each backup", base.ID, from)
+}
+
+// logBase is the backup from which the log is needed: the newest proven one older than window that the judgement keeps.
+// It is the first of its day, for of one day the judgement takes no other as the way to the moments of the window: a later
+// one that stays for a pin alone may go while the window still begins at the first. Pure.
+func logBase(backups []vault.Backup, all []Fate, window time.Duration, now time.Time) (vault.Backup, bool) {
+	stays := map[string]bool{}
+	for _, f := range all {
+		stays[f.ID] = f.Keep && f.Marked.IsZero()
+	}
+	var base vault.Backup
+	for _, b := range backups {
+		second := slices.ContainsFunc(backups, func(x vault.Backup) bool {
+			return x.ID != b.ID && retention.SameDay(x.Stopped, b.Stopped) && !x.Stopped.After(b.Stopped)
+		})
+		if b.Validated() && stays[b.ID] && !second && now.Sub(b.Stopped) >= window && b.Stopped.After(base.Stopped) {
+			base = b
+		}
+	}
+	return base, base.ID != ""
 }

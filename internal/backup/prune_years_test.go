@@ -101,7 +101,7 @@ func (y *years) prune() {
 		}
 	}
 	log := y.catalogue().Logs[7]
-	pieces, _ := needless(y.backups, log, 14*day+o.Grace, y.now)
+	pieces, _ := needless(y.backups, fates(o, y.backups, y.notes), log, 14*day+o.Grace, y.now)
 	for _, p := range pieces {
 		if steps--; steps < 0 {
 			return
@@ -214,27 +214,64 @@ func TestLogThatLeadsFromARestoreToThePastStays(t *testing.T) {
 	}
 	// The database was at segment 199, was restored to segment 50 on timeline 2, and goes on from there.
 	backups := []vault.Backup{proven("old", 100*day, 1, 20), proven("base", 30*day, 1, 150), proven("after", 3*day, 2, 60)}
-	pieces, because := needless(backups, log, 17*day, now)
+	judged := fates(PruneOptions{Now: now, Grace: vault.Grace}, backups, nil)
+	pieces, because := needless(backups, judged, log, 17*day, now)
 	gone := map[string]bool{}
 	for _, p := range pieces {
 		gone[p.Object] = true
 	}
-	for _, keep := range []string{"1/20", "1/150", "1/199", "2/60", "2/89", "1/60"} {
+	for _, keep := range []string{"1/20", "1/150", "1/199", "2/59", "2/60", "2/89", "1/60"} {
 		if gone[keep] {
 			t.Errorf("%s goes (%s)", keep, because)
 		}
 	}
-	for _, go1 := range []string{"1/19", "1/21", "1/59", "2/59"} {
+	for _, go1 := range []string{"1/19", "1/21", "1/59"} {
 		if !gone[go1] {
 			t.Errorf("%s stays (%s)", go1, because)
 		}
 	}
 	joined := log
 	joined.Held = []wal.Held{{Timeline: 1, Start: at(10), End: at(11), Object: "bundle"}, {Timeline: 1, Start: at(20), End: at(21), Object: "bundle"}, piece(1, 12)}
-	if pieces, _ := needless(backups, joined, 17*day, now); len(pieces) != 1 || pieces[0].Object != "1/12" {
+	if pieces, _ := needless(backups, judged, joined, 17*day, now); len(pieces) != 1 || pieces[0].Object != "1/12" {
 		t.Errorf("of an object with one piece that is needed and one that is not: %v", pieces)
 	}
-	if pieces, _ := needless(backups[2:], log, 17*day, now); len(pieces) != 0 {
+	if pieces, _ := needless(backups[2:], judged, log, 17*day, now); len(pieces) != 0 {
 		t.Error("log goes although no backup is older than the window")
+	}
+}
+
+// Of two backups of one day the tiers keep the first, and with it begins the window until a day later has one as old:
+// the log between them must outlive the second, whether that is marked to go or stays for a pin alone.
+func TestTheLogOfTheWindowIsNotCutBehindABackupThatGoes(t *testing.T) {
+	now := time.Date(2026, 6, 19, 12, 0, 0, 0, time.UTC)
+	proven := func(id string, at time.Time, seg int) vault.Backup {
+		return vault.Backup{ID: id, Database: "orders", SystemID: 7, Timeline: 1, SegmentSize: segment, Stopped: at,
+			Start: wal.LSN(seg*segment) + 5, Stop: wal.LSN((seg+1)*segment) - 5, Validation: &vault.Validation{Passed: true}}
+	}
+	first := proven("first", now.Add(-18*day-6*time.Hour), 10)
+	second := proven("second", now.Add(-18*day), 20)
+	next := proven("next", now.Add(-day), 80)
+	all := []vault.Backup{next, second, first}
+	log := restore.HeldLog{SegmentSize: segment, Histories: map[uint32]wal.History{1: {{Timeline: 1}}}}
+	for seg := 10; seg < 90; seg++ {
+		end := wal.LSN((seg + 1) * segment)
+		log.Held = append(log.Held, wal.Held{Timeline: 1, Start: wal.LSN(seg * segment), End: end, Object: fmt.Sprint(seg),
+			Covers: first.Stopped.Add(time.Duration(seg-10) * 6 * time.Hour)})
+	}
+	log.Covered = map[uint32]restore.Mark{1: {End: wal.LSN(90 * segment), At: now}}
+	o := PruneOptions{Now: now, Grace: vault.Grace}
+	pin := []vault.Note{{Backup: "second", Kind: vault.Pin}}
+	for name, notes := range map[string][]vault.Note{"doomed": nil, "pinned": pin} {
+		judged := fates(o, all, notes)
+		if stays := judged[1].ID == "second" && judged[1].Keep; stays != (notes != nil) {
+			t.Fatalf("%s: judged %+v", name, judged)
+		}
+		pieces, because := needless(all, judged, log, 17*day, now)
+		left := log
+		left.Held = slices.DeleteFunc(slices.Clone(log.Held), func(h wal.Held) bool { return slices.Contains(pieces, h) })
+		c := restore.Catalogue{Database: "orders", Backups: []vault.Backup{next, first}, Logs: map[uint64]restore.HeldLog{7: left}}
+		if _, err := restore.Choose(c, restore.Target{Kind: restore.AtTime, Time: now.Add(-10 * day)}); err != nil {
+			t.Errorf("%s: without the second backup the window has a hole: %v (%d pieces went: %s)", name, err, len(pieces), because)
+		}
 	}
 }

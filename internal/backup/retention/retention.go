@@ -142,3 +142,6 @@ func buckets(at time.Time) [3]string {
 	year, week := at.ISOWeek()
 	return [3]string{at.Format("2006-01-02 ") + fmt.Sprint(at.Hour()/12), at.Format("2006-01-02"), fmt.Sprintf("%d week %d", year, week)}
 }
+
+// SameDay reports whether two times fall in one day of the tiers.
+func SameDay(a, b time.Time) bool { return buckets(a)[1] == buckets(b)[1] }
