@@ -295,7 +295,8 @@ func (m *member) want(name string, now time.Time) {
 }
 
 // Delete implements [store.Store]. What is stored for ever is only deleted when every copy answers: otherwise it would
-// come back from the one that does not. The rest is deleted where it can be.
+// come back from the one that does not. The rest is deleted where it can be. It is [store.ErrLocked] only when nothing but
+// locks was in the way.
 func (s *Store) Delete(ctx context.Context, name string) error {
 	use, away := s.able(false)
 	if err := s.Whole(); err != nil && !s.policy.Passing(name) && !s.policy.Changing(name) && !s.policy.Light(name) {
@@ -306,15 +307,22 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 		delete(m.waiting, name)
 		m.mu.Unlock()
 	}
-	var errs []error
+	var locked, errs []error
 	for _, m := range use {
-		err := m.store.Delete(ctx, name)
-		if err != nil {
+		switch err := m.store.Delete(ctx, name); {
+		case errors.Is(err, store.ErrLocked):
+			locked = append(locked, m.named(err))
+		case err != nil:
 			errs = append(errs, m.named(err))
 		}
 	}
-	if len(use) == 0 {
+	switch {
+	case len(use) == 0:
 		return errors.Join(away...)
+	case len(errs) == 0:
+		return errors.Join(locked...)
+	case len(locked) > 0: // told, but no lock: something else is wrong as well
+		errs = append(errs, errors.New(errors.Join(locked...).Error()))
 	}
 	return errors.Join(errs...)
 }

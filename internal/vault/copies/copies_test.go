@@ -27,6 +27,7 @@ type faulty struct {
 	store.Store
 	away, full *atomic.Bool
 	broken     *error // of the next Put, once it has stored
+	refuses    error  // to delete; nil = it deletes
 	mu         sync.Mutex
 }
 
@@ -93,6 +94,9 @@ func (f *faulty) Names(ctx context.Context, dir string) ([]string, error) {
 func (f *faulty) Delete(ctx context.Context, name string) error {
 	if err := f.is(false); err != nil {
 		return err
+	}
+	if f.refuses != nil {
+		return f.refuses
 	}
 	return f.Store.Delete(ctx, name)
 }
@@ -342,6 +346,20 @@ func TestNothingLastingIsDeletedWhileACopyIsAway(t *testing.T) {
 	w.places[1].away.Store(false)
 	if got := w.holds(t, 0); got["p/1"] != "one" || got["light/1"] != "" {
 		t.Errorf("holds %v", got)
+	}
+}
+
+func TestALockOfOneCopyDoesNotHideWhatIsWrongWithAnother(t *testing.T) {
+	w := makeWorld(t, 2)
+	w.put(t, "p/1", "one")
+	w.sync(t)
+	w.places[0].refuses, w.places[1].refuses = store.ErrLocked, store.ErrDenied
+	if err := w.all.Delete(t.Context(), "p/1"); errors.Is(err, store.ErrLocked) || !errors.Is(err, store.ErrDenied) || !strings.Contains(err.Error(), "locked") {
+		t.Errorf("got %v", err)
+	}
+	w.places[1].refuses = store.ErrLocked
+	if err := w.all.Delete(t.Context(), "p/1"); !errors.Is(err, store.ErrLocked) {
+		t.Errorf("got %v", err)
 	}
 }
 
