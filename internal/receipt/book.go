@@ -85,8 +85,13 @@ func (b *Book) append(ctx context.Context, s signer, vault string, shelf Shelf, 
 	var names []string
 	if shelf != nil {
 		if names, err = shelf.ReceiptNames(ctx); err != nil {
-			shelf, carried = nil, &NotCarriedError{err} // written down here, it waits
-		} else if err := p.agree(ctx, shelf, names, b.as.Host); err != nil {
+			err = &NotCarriedError{err}
+		} else {
+			err = p.agree(ctx, shelf, names, b.as.Host, s)
+		}
+		if _, late := errors.AsType[*NotCarriedError](err); late {
+			shelf, carried = nil, err // written down here, it waits
+		} else if err != nil {
 			return r, nil, err
 		}
 	}
@@ -271,40 +276,73 @@ func (p *page) write(r Receipt) error {
 }
 
 // agree takes over what the vault holds of this chain and this host has lost (it was set back to an earlier state), and
-// begins another chain when the vault holds one that this host has not written.
-func (p *page) agree(ctx context.Context, shelf Shelf, names []string, host string) error {
-	here := map[int64]string{}
-	for _, n := range p.names {
-		_, seq, _, _ := ParseName(n)
-		here[seq] = n
+// begins another chain when the vault holds one that this host cannot go on with: a fork, or what s may not follow. What this
+// host has of the old one is in the vault before. A *NotCarriedError says that the vault stood in the way.
+func (p *page) agree(ctx context.Context, shelf Shelf, names []string, host string, s signer) error {
+	lost, good, err := p.lost(ctx, shelf, names, s)
+	if err != nil {
+		return err
 	}
-	var lost []string
-	for _, n := range names {
-		chain, seq, _, ok := ParseName(n)
-		if !ok || chain != p.chain || here[seq] == n {
-			continue
+	if !good {
+		if err := p.carry(ctx, shelf, names); err != nil {
+			return &NotCarriedError{err}
 		}
-		if here[seq] != "" {
-			return p.begin(host) // forked: both stay, and whoever verifies hears of it
-		}
-		lost = append(lost, n)
+		return p.begin(host) // both sides stay, and whoever verifies hears of it
 	}
-	sortNames(lost)
-	for _, n := range lost {
-		raw, err := shelf.Receipt(ctx, n)
-		if err != nil {
-			return fmt.Errorf("take over %s from the vault: %w", n, err)
-		}
-		r, err := Read(raw)
-		if err != nil || r.Name != n {
-			return p.begin(host) // damaged, or not what it says: not built upon
-		}
+	for _, r := range lost {
 		if err := p.write(r); err != nil {
 			return err
 		}
 	}
-	sortNames(p.names)
 	return nil
+}
+
+// lost is what the vault holds behind the end of this chain. good is false when the chain has forked, or when that is not a
+// whole continuation, each signed by the key before or by the one that it announced, behind which s may sign: anybody with the
+// vault's key can put something there.
+func (p *page) lost(ctx context.Context, shelf Shelf, names []string, s signer) (lost []Receipt, good bool, err error) {
+	end, key, announced := Receipt{}, s.id(), ""
+	if last, ok := p.last(); ok {
+		if end, err = p.read(last); err != nil {
+			return nil, false, err
+		}
+		key, announced = end.Envelope.Signatures[0].KeyID, nextKey(end)
+	}
+	names = slices.DeleteFunc(slices.Clone(names), func(n string) bool {
+		chain, _, _, ok := ParseName(n)
+		return !ok || chain != p.chain || slices.Contains(p.names, n)
+	})
+	sortNames(names)
+	for _, n := range names {
+		if _, seq, _, _ := ParseName(n); seq <= end.Sequence {
+			if p.has(seq) {
+				return nil, false, nil // forked
+			}
+			continue // a hole here that the vault does not have
+		}
+		raw, err := shelf.Receipt(ctx, n)
+		if err != nil {
+			return nil, false, &NotCarriedError{fmt.Errorf("take over %s from the vault: %w", n, err)}
+		}
+		r, err := Read(raw)
+		if err != nil || r.Name != n || r.Sequence != end.Sequence+1 || r.Previous != end.Hash {
+			return nil, false, nil
+		}
+		signed, err := Trust{}.signature(r)
+		if err != nil || signed.Key != key && signed.Key != announced {
+			return nil, false, nil
+		}
+		end, key, announced, lost = r, signed.Key, nextKey(r), append(lost, r)
+	}
+	return lost, len(lost) == 0 || s.id() == key || s.id() == announced, nil
+}
+
+// has reports whether a receipt of that number lies on this host.
+func (p *page) has(seq int64) bool {
+	return slices.ContainsFunc(p.names, func(n string) bool {
+		_, here, _, _ := ParseName(n)
+		return here == seq
+	})
 }
 
 // carry stores in the vault what it lacks, oldest first.

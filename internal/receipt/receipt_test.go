@@ -22,8 +22,9 @@ import (
 
 // shelf is a vault in memory.
 type shelf struct {
-	kept map[string][]byte
-	away error
+	kept   map[string][]byte
+	away   error
+	unread error // of single receipts
 }
 
 func (s *shelf) ReceiptNames(context.Context) ([]string, error) {
@@ -40,7 +41,7 @@ func (s *shelf) Receipt(_ context.Context, name string) ([]byte, error) {
 	if !ok {
 		return nil, errors.New("not there")
 	}
-	return raw, s.away
+	return raw, errors.Join(s.away, s.unread)
 }
 
 func (s *shelf) PutReceipt(_ context.Context, name string, raw []byte) error {
@@ -269,36 +270,115 @@ func TestEachWayToTamperIsNamed(t *testing.T) {
 	}
 }
 
+// saved keeps the receipts of b1 as they are, and gives a function that sets the host back to that.
+func (w *world) saved() (setBack func()) {
+	w.t.Helper()
+	dir, saved := filepath.Join(w.dir, "b1", "receipts"), w.t.TempDir()
+	if err := os.CopyFS(saved, os.DirFS(dir)); err != nil {
+		w.t.Fatal(err)
+	}
+	return func() {
+		w.t.Helper()
+		if err := errors.Join(os.RemoveAll(dir), os.CopyFS(dir, os.DirFS(saved)), os.Chmod(filepath.Join(dir, "key.pem"), 0o600)); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
 func TestAHostSetBackGoesOnFromTheVault(t *testing.T) {
 	w := newWorld(t)
 	b := w.book("b1")
 	w.add(b, receipt.Backup)
-	dir := filepath.Join(w.dir, "b1", "receipts")
-	saved := filepath.Join(w.dir, "saved")
-	if err := os.CopyFS(saved, os.DirFS(dir)); err != nil {
-		t.Fatal(err)
-	}
+	setBack := w.saved()
 	w.add(b, receipt.Backup)
 	w.add(b, receipt.Backup)
-	if err := errors.Join(os.RemoveAll(dir), os.CopyFS(dir, os.DirFS(saved)), os.Chmod(filepath.Join(dir, "key.pem"), 0o600)); err != nil {
-		t.Fatal(err)
-	}
+	setBack()
 	if r := w.add(w.book("b1"), receipt.Backup); r.Sequence != 4 {
 		t.Errorf("after it was set back it writes %d", r.Sequence)
 	}
 	w.want()
 	// Set back with the vault away, it forks: both stay, that is named, and a new chain is begun.
-	if err := errors.Join(os.RemoveAll(dir), os.CopyFS(dir, os.DirFS(saved)), os.Chmod(filepath.Join(dir, "key.pem"), 0o600)); err != nil {
-		t.Fatal(err)
-	}
+	setBack()
 	w.shelf.away = errors.New("away")
-	w.add(w.book("b1"), receipt.Restore)
+	meanwhile := w.add(w.book("b1"), receipt.Restore)
 	w.shelf.away = nil
 	r := w.add(w.book("b1"), receipt.Backup)
-	if r.Sequence != 1 {
+	if r.Sequence != 1 || r.Chain == meanwhile.Chain {
 		t.Errorf("a forked chain is gone on with: %s", r.ID())
 	}
+	if w.shelf.kept[meanwhile.Name] == nil {
+		t.Error("what was written meanwhile never reached the vault")
+	}
+	w.want(meanwhile.Chain + ": 2: forked, there are two of it")
+	if next := w.add(w.book("b1"), receipt.Backup); next.Chain != r.Chain || next.Sequence != 2 {
+		t.Errorf("behind the fork it goes on with %s", next.ID())
+	}
+}
+
+func TestAHostSetBackBehindItsChangeOfKeyBeginsAnew(t *testing.T) {
+	w := newWorld(t)
+	b := w.book("b1")
+	first := w.add(b, receipt.Backup)
+	setBack := w.saved()
+	if _, _, err := b.Rotate(t.Context(), w.now); err != nil {
+		t.Fatal(err)
+	}
+	w.add(b, receipt.Backup)
+	afterwards := w.saved()
+	w.add(b, receipt.Backup)
+	// To a moment behind the change: the present key goes on.
+	afterwards()
+	if r := w.add(w.book("b1"), receipt.Backup); r.Sequence != 5 {
+		t.Errorf("set back to its present key it writes %s", r.ID())
+	}
 	w.want()
+	// To one before it: the old key may not follow the new one.
+	setBack()
+	if r := w.add(w.book("b1"), receipt.Backup); r.Sequence != 1 || r.Chain == first.Chain {
+		t.Errorf("the old key goes on behind the new one: %s", r.ID())
+	}
+	w.want()
+}
+
+func TestWhatOthersPutIntoAChainIsNotBuiltUpon(t *testing.T) {
+	for name, change := range map[string]func(p map[string]any, last receipt.Receipt){
+		"a number far ahead": func(p map[string]any, _ receipt.Receipt) { p["sequence"] = 90000 },
+		"the next, with a signature that does not fit": func(p map[string]any, last receipt.Receipt) {
+			p["sequence"], p["previous"] = 2, last.Hash
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			last := w.add(w.book("b1"), receipt.Backup)
+			planted, err := receipt.Read(changed(t, last, func(_ *receipt.Envelope, p map[string]any) { change(p, last) }))
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.shelf.kept[planted.Name] = planted.Raw
+			if r := w.add(w.book("b1"), receipt.Backup); r.Sequence != 1 || r.Chain == last.Chain {
+				t.Errorf("it is gone on with: %s", r.ID())
+			}
+			w.want("it was changed, or its signature was")
+		})
+	}
+}
+
+func TestAReceiptIsKeptWhereTheVaultsOwnCannotBeRead(t *testing.T) {
+	w := newWorld(t)
+	b := w.book("b1")
+	w.add(b, receipt.Backup)
+	setBack := w.saved()
+	w.add(b, receipt.Backup)
+	setBack()
+	w.shelf.unread = errors.New("its seal does not fit")
+	r, err := b.Append(t.Context(), "v1", w.shelf, receipt.Event{Kind: receipt.Restore, Outcome: receipt.Done}, w.now)
+	if _, late := errors.AsType[*receipt.NotCarriedError](err); !late || r.Sequence != 2 {
+		t.Fatalf("%s, %v", r.ID(), err)
+	}
+	w.shelf.unread = nil
+	if err := b.Carry(t.Context(), "v1", w.shelf); err != nil || w.shelf.kept[r.Name] == nil {
+		t.Errorf("it never reached the vault: %v", err)
+	}
 }
 
 func TestAReceiptWaitsForAVaultThatIsAway(t *testing.T) {

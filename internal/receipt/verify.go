@@ -128,8 +128,11 @@ func short(hash string) string {
 	return hash[:min(len(hash), hashShort)]
 }
 
-// nextKey is the key that a receipt of the kind Key announces.
+// nextKey is the key that a receipt of the kind Key announces; "" = none.
 func nextKey(x Receipt) string {
+	if x.Kind != Key {
+		return ""
+	}
 	var d struct {
 		Next string `json:"next"`
 	}
