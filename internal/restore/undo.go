@@ -85,12 +85,11 @@ func findUndo(ctx context.Context, conn *pgx.Conn, subject string) (Undo, error)
 	if slices.Contains(doubted, u.Run) { // half of a restore is not taken back
 		return u, unclear(subject, "not all that it set aside can be believed: "+strings.Join(u.Doubtful, "; "))
 	}
+	if len(u.Databases) == 0 && len(u.Doubtful) > 0 {
+		return u, unclear(subject, "nothing that says it was set aside can be believed: "+strings.Join(u.Doubtful, "; "))
+	}
 	if len(u.Databases) == 0 {
-		title := "there is nothing that a restore in place has set aside"
-		if len(u.Doubtful) > 0 {
-			title += ", but for what is not believed: " + strings.Join(u.Doubtful, "; ")
-		}
-		return u, &problem.Problem{Code: "restore.nothing-kept", Subject: subject, Severity: problem.Note, Title: title,
+		return u, &problem.Problem{Code: "restore.nothing-kept", Subject: subject, Severity: problem.Note, Title: "there is nothing that a restore in place has set aside",
 			Meaning: "Nothing was changed.", Remedy: "see which moments can be restored: holdfast backup window " + subject}
 	}
 	for i := range u.Databases {
