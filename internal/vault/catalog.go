@@ -48,6 +48,8 @@ type row struct {
 	Sum  string `json:"h,omitempty"` // SHA-256, hexadecimal
 	At   int64  `json:"t"`           // seconds since 1970, by the writer's clock
 	Gone bool   `json:"g,omitempty"` // it was let go of
+	// Intent says nothing of what was stored, only of a deletion: it is about to happen, or did not.
+	Intent string `json:"i,omitempty"`
 }
 
 // over reports whether r says more of a blob than old: what was stored again after it was let go of is there again, and in
@@ -56,7 +58,7 @@ func (r row) over(old row) bool {
 	if r.At != old.At {
 		return r.At > old.At
 	}
-	return r.Gone && !old.Gone
+	return r.Gone && !old.Gone || r.Intent == stays && old.Intent == going
 }
 
 // page is one object of the catalog.
@@ -167,6 +169,7 @@ func (v *Vault) putPage(ctx context.Context, p page) (string, error) {
 // catalog is what all pages together say.
 type catalog struct {
 	rows    map[string]row
+	intents map[string]row  // the last word on deletions of each blob
 	live    map[string]bool // pages that count
 	damaged []error         // pages that cannot be read in any copy
 	covers  []string        // of all pages
@@ -180,7 +183,7 @@ func (c catalog) has(name string) (row, bool) {
 
 // readCatalog reads all pages. One that is damaged in one copy is read from another.
 func (v *Vault) readCatalog(ctx context.Context) (catalog, error) {
-	c := catalog{rows: map[string]row{}, live: map[string]bool{}}
+	c := catalog{rows: map[string]row{}, intents: map[string]row{}, live: map[string]bool{}}
 	var names []string
 	err := v.files.List(ctx, catalogDir+"/", func(i store.Info) error { names = append(names, i.Name); return nil })
 	if err != nil {
@@ -208,8 +211,12 @@ func (v *Vault) readCatalog(ctx context.Context) (catalog, error) {
 	}
 	for n := range c.live {
 		for _, r := range pages[n].rows {
-			if old, ok := c.rows[r.Name]; !ok || r.over(old) {
-				c.rows[r.Name] = r
+			of := c.rows
+			if r.Intent != "" {
+				of = c.intents
+			}
+			if old, ok := of[r.Name]; !ok || r.over(old) {
+				of[r.Name] = r
 			}
 		}
 	}
@@ -262,6 +269,11 @@ func (v *Vault) mergeCatalog(ctx context.Context) error {
 	}
 	for _, r := range c.rows {
 		if !r.Gone || time.Unix(r.At, 0).After(old) {
+			merged.rows = append(merged.rows, r)
+		}
+	}
+	for n, r := range c.intents {
+		if c.mayBeGone(n) {
 			merged.rows = append(merged.rows, r)
 		}
 	}

@@ -24,6 +24,9 @@ import (
 // chunks after the last backup that used them.
 const Grace = 72 * time.Hour
 
+// reclaimLanes is how many chunks are deleted at a time: each may take a place far away some requests.
+const reclaimLanes = 8
+
 // Freed is what was let go of in a vault's place.
 type Freed struct {
 	Objects int64 `json:"objects"`
@@ -45,7 +48,7 @@ type ReclaimOptions struct {
 // read, for what that uses would go too, and when the clocks do not agree. One host at a time may do it; the vault
 // should be opened for it alone.
 func (v *Vault) Reclaim(ctx context.Context, o ReclaimOptions) (Freed, error) {
-	g, ctx, done, err := v.watch(ctx, o.May)
+	g, ctx, done, err := v.watch(ctx, reclaimLanes, o.May)
 	if err != nil {
 		return Freed{}, fmt.Errorf("free space in vault %s: %w", v.name, err)
 	}
@@ -67,7 +70,10 @@ func (v *Vault) Reclaim(ctx context.Context, o ReclaimOptions) (Freed, error) {
 			if err := snapshotgc.Run(ctx, w, true, safety, p.MaintenanceStartTime); err != nil {
 				return err
 			}
-			return maintenance.Run(ctx, p, safety)
+			if err := maintenance.Run(ctx, p, safety); err != nil {
+				return err
+			}
+			return v.guard.finish(ctx)
 		})
 	})
 	freed := g.freed()
@@ -87,11 +93,11 @@ func (v *Vault) Reclaim(ctx context.Context, o ReclaimOptions) (Freed, error) {
 }
 
 // watch puts what is deleted from now on under a guard, see [guarded].
-func (v *Vault) watch(ctx context.Context, may func(context.Context) error) (*guard, context.Context, func(), error) {
+func (v *Vault) watch(ctx context.Context, lanes int, may func(context.Context) error) (*guard, context.Context, func(), error) {
 	if v.guard == nil {
 		return nil, nil, nil, errors.New("the vault is open for reading alone")
 	}
-	return v.guard.watch(ctx, may)
+	return v.guard.watch(ctx, v, lanes, may)
 }
 
 // readAll errs unless each listed backup's own entry can be read.
@@ -138,7 +144,7 @@ func (v *Vault) Systems(ctx context.Context) ([]uint64, error) {
 // Drop lets go of pieces of log that were stored before a moment, by the clock of the vault's place; younger ones stay
 // whatever the caller thinks of them. may is asked before each deletion.
 func (l *Log) Drop(ctx context.Context, pieces []wal.Held, before time.Time, may func(context.Context) error) (Freed, error) {
-	g, ctx, done, err := l.vault.watch(ctx, may)
+	g, ctx, done, err := l.vault.watch(ctx, 1, may)
 	if err != nil {
 		return Freed{}, fmt.Errorf("let go of log in vault %s: %w", l.vault.name, err)
 	}
@@ -157,6 +163,9 @@ func (l *Log) Drop(ctx context.Context, pieces []wal.Held, before time.Time, may
 		if err != nil {
 			return g.freed(), fmt.Errorf("let go of log %s in vault %s: %w", p.Object, l.vault.name, err)
 		}
+	}
+	if err := l.vault.guard.finish(ctx); err != nil {
+		return g.freed(), fmt.Errorf("let go of log in vault %s: %w", l.vault.name, err)
 	}
 	freed := g.freed()
 	return freed, l.vault.condemn(ctx, l.root(), freed.locked)

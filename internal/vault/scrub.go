@@ -238,6 +238,7 @@ func (s *scrubbing) blob(ctx context.Context, name string) error {
 	if !listed && catalogued(name) && len(good) > 0 {
 		found = append(found, s.unlisted(name, good, sums)...)
 	}
+	s.settle(name)
 	for i := range found {
 		found[i].GoodIn = slices.DeleteFunc(slices.Clone(good), func(c string) bool { return c == found[i].Copy })
 	}
@@ -248,7 +249,7 @@ func (s *scrubbing) blob(ctx context.Context, name string) error {
 // missing judges a blob that a copy does not list. What is young may be on its way, what is superseded needs not come.
 func (s *scrubbing) missing(ctx context.Context, c, name string, r row, listed bool) (Finding, bool) {
 	f := Finding{Copy: c, Name: name, Kind: Lost, Size: r.Size}
-	if listed && s.clock.Now().Sub(time.Unix(r.At, 0)) < scrubYoung {
+	if listed && s.clock.Now().Sub(time.Unix(r.At, 0)) < scrubYoung || s.cat.mayBeGone(name) {
 		return f, false
 	}
 	var all []string

@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"time"
 
 	"holdfast/internal/problem"
@@ -80,7 +81,6 @@ func Reclaim(ctx context.Context, conf vault.Config, o Options) (Report, error) 
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	cmd := exec.CommandContext(ctx, o.Argv[0], o.Argv[1:]...)
-	cmd.WaitDelay = 10 * time.Second
 	// Go's own collector works harder as it comes near the limit, so that only what is really used can reach the cap.
 	cmd.Env = append(os.Environ(), fmt.Sprintf("GOMEMLIMIT=%d", o.Memory/10*8))
 	said := &tail{}
@@ -88,6 +88,15 @@ func Reclaim(ctx context.Context, conf vault.Config, o Options) (Report, error) 
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return fail(err)
+	}
+	hangUp := sync.OnceValue(in.Close)
+	// A child that has lost its parent's word writes down what it deleted, and ends. One that is too large ends at once.
+	cmd.WaitDelay = 10 * time.Second
+	cmd.Cancel = func() error {
+		if _, ok := errors.AsType[*problem.Problem](context.Cause(ctx)); ok {
+			return cmd.Process.Kill()
+		}
+		return hangUp()
 	}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -103,7 +112,7 @@ func Reclaim(ctx context.Context, conf vault.Config, o Options) (Report, error) 
 	if err != nil {
 		end(err) // a child that is not heard out is ended
 	}
-	err = errors.Join(err, in.Close())
+	err = errors.Join(err, hangUp())
 	stop()
 	peak := <-measured
 	waitErr := cmd.Wait()

@@ -123,3 +123,18 @@ func TestAChildThatEndsEarlyIsAnErrorWithItsWords(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// A child that is cut off has the time to write down what it did.
+func TestAChildThatIsCutOffEndsByItself(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "ended")
+	ctx, cut := context.WithCancel(t.Context())
+	defer cut()
+	o := confined.Options{Argv: []string{"/bin/sh", "-c", `read order; echo '{"ask":true}'; cat >/dev/null; echo ended >"$0"`, file}}
+	o.May = func(context.Context) error { cut(); return nil }
+	if _, err := confined.Reclaim(ctx, vault.Config{Name: "home"}, o); err == nil {
+		t.Error("a run that was cut off ended well")
+	}
+	if _, err := os.Stat(file); err != nil {
+		t.Errorf("the child was killed: %v", err)
+	}
+}
