@@ -44,9 +44,15 @@ func sameDir(a, b string) error {
 	return nil
 }
 
+// logStill is how long the archive may not come nearer to what a base backup waits for: longer than a vault takes to be
+// back after an interruption, and short enough that the next backup is begun and whoever asked hears of it.
+const logStill = 10 * time.Minute
+
 // WaitLog returns once the vault holds the log from one position to another without a hole. It looks four
-// times a second until ctx ends.
+// times a second until ctx ends, or until nothing has come nearer for ten minutes: the archive stands, or what is
+// missing is lost.
 func WaitLog(ctx context.Context, log *vault.Log, timeline uint32, from, to wal.LSN) error {
+	var w logWait
 	for {
 		held, err := log.Held(ctx)
 		if err != nil {
@@ -63,10 +69,38 @@ func WaitLog(ctx context.Context, log *vault.Log, timeline uint32, from, to wal.
 		if end >= to {
 			return nil
 		}
+		if still := w.look(end, furthest(h, held, to), time.Now()); still >= logStill {
+			return fmt.Errorf("the vault holds it up to %s, and no more has come for %s", end, still.Truncate(time.Second))
+		}
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("the vault holds it up to %s: %w", end, context.Cause(ctx))
 		case <-time.After(250 * time.Millisecond):
 		}
 	}
+}
+
+// logWait tells how long log that is waited for has not come nearer.
+type logWait struct {
+	end, archived wal.LSN
+	since         time.Time // zero = not looked yet
+}
+
+// look notes what is there now: end is how far the log reaches without a hole, archived how far any of it does.
+func (w *logWait) look(end, archived wal.LSN, now time.Time) time.Duration {
+	if w.since.IsZero() || end != w.end || archived != w.archived {
+		*w = logWait{end: end, archived: archived, since: now}
+	}
+	return now.Sub(w.since)
+}
+
+// furthest is the end of what is held on a history, at most limit: an archive that lags is on its way up to there, and
+// what it stores behind that fills no hole before it.
+func furthest(h wal.History, held []wal.Held, limit wal.LSN) (end wal.LSN) {
+	for _, x := range held {
+		if h.Holds(x.Timeline, x.Start) {
+			end = max(end, x.End)
+		}
+	}
+	return min(end, limit)
 }

@@ -2,10 +2,13 @@ package backup
 
 import (
 	"errors"
+	"log/slog"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"holdfast/internal/plan"
 	"holdfast/internal/vault"
@@ -116,6 +119,106 @@ func TestResume(t *testing.T) {
 				t.Errorf("goes on at %d %s (fresh %v), want %d %s (%v)", tl, from, fresh, c.timeline, c.from, c.fresh)
 			}
 		})
+	}
+}
+
+// A gap that was found while the archive was on timeline 1, up to segment 2.
+func TestWhereTheLogGoesOnBehindAGap(t *testing.T) {
+	const size = wal.DefaultSegmentSize
+	at := func(seg, off int) wal.LSN { return wal.LSN(seg*size + off) }
+	whole := func(tl uint32, n int) wal.Held {
+		return wal.Held{Timeline: tl, Start: at(n, 0), End: at(n+1, 0), Object: "x"}
+	}
+	part := func(tl uint32, n, off int) wal.Held {
+		return wal.Held{Timeline: tl, Start: at(n, 0), End: at(n, off), Partial: true, Object: "x"}
+	}
+	refused := &pgconn.PgError{Code: "58P01"}
+	one := wal.History{{Timeline: 1}}
+	fork := at(20, 1000)
+	two := wal.History{{Timeline: 1, End: fork}, {Timeline: 2, Begin: fork}}
+	onTwo := at(30, 5)
+	before := []wal.Held{whole(1, 1), part(1, 2, 70)}
+	found := func(t uint32, l wal.LSN) *GapError { // before this Run
+		return &GapError{Timeline: 1, From: at(2, 0), ToTimeline: t, To: l}
+	}
+	cases := []struct {
+		name    string
+		history wal.History
+		flushed wal.LSN
+		held    []wal.Held // besides what was there before the gap
+		known   *GapError
+		begins  place // where this Run asks the server to begin
+		next    place // where the Run after it does when the server has removed that, ten segments on
+	}{
+		{"nothing is known to be lost", one, at(9, 5), nil, nil, place{1, at(2, 0)}, place{1, at(9, 0)}},
+		{"the lost piece is on a timeline before the server's", two, onTwo, nil, nil, place{1, at(2, 0)}, place{2, at(30, 0)}},
+		{"the place behind the gap stays while the server writes on", one, at(15, 5), nil, found(1, at(9, 0)), place{1, at(9, 0)}, place{1, at(15, 0)}},
+		{"it stays through a change of primary", two, onTwo, nil, found(1, at(9, 0)), place{1, at(9, 0)}, place{2, at(30, 0)}},
+		{"it is chosen again when the new primary parted before it", two, onTwo, nil, found(1, at(21, 0)), place{2, at(30, 0)}, place{2, at(30, 0)}},
+		{"it may lie in the segment where its timeline begins", two, onTwo, nil, found(2, at(20, 0)), place{2, at(20, 0)}, place{2, at(30, 0)}},
+		{"what was stored behind it up to the fork leads to the child", two, onTwo, []wal.Held{part(1, 20, 1000)}, found(1, at(20, 0)), place{2, at(20, 0)}, place{2, at(30, 0)}},
+		{"an unfinished segment behind it is begun again", one, at(15, 5), []wal.Held{part(1, 9, 40)}, found(1, at(9, 0)), place{1, at(9, 0)}, place{1, at(15, 0)}},
+		{"another archivist's unfinished segment behind the gap is where the next Run begins", one, at(15, 5), []wal.Held{part(1, 9, 40)}, nil, place{1, at(2, 0)}, place{1, at(9, 0)}},
+		{"whole segments behind it are no gap any more", one, at(15, 5), []wal.Held{whole(1, 9), part(1, 10, 40)}, found(1, at(9, 0)), place{1, at(10, 0)}, place{1, at(15, 0)}},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			held := append(slices.Clone(before), c.held...)
+			r := &Receiver{o: ReceiverOptions{SkipGap: true}, log: slog.New(slog.DiscardHandler), lost: c.known}
+			s := &stream{r: r, srv: server{timeline: c.history[len(c.history)-1].Timeline, flushed: c.flushed, segmentSize: size}}
+			timeline, from, _ := resume(c.history, held, c.flushed, size)
+			asked := place{timeline, from}
+			var began place
+			began.timeline, began.lsn = s.behindGap(t.Context(), asked, c.history, held)
+			if began != c.begins {
+				t.Fatalf("begins at %+v, want %+v", began, c.begins)
+			}
+			if _, ok := errors.AsType[*GapError](s.gap(refused, asked, began, c.history, held)); !ok {
+				t.Fatal("no gap is told")
+			}
+			s.srv.flushed += at(10, 0)
+			for range 3 { // nothing is stored meanwhile
+				var next place
+				next.timeline, next.lsn = s.behindGap(t.Context(), asked, c.history, held)
+				if next != c.next {
+					t.Errorf("goes on at %+v, want %+v", next, c.next)
+				}
+				s.srv.flushed += at(10, 0)
+			}
+		})
+	}
+}
+
+func TestAWaitForLogEndsWhenNothingComesNearer(t *testing.T) {
+	const size = wal.DefaultSegmentSize
+	start := time.Unix(1000, 0)
+	one := wal.History{{Timeline: 1}}
+	piece := func(n int) wal.Held {
+		return wal.Held{Timeline: 1, Start: wal.LSN(n * size), End: wal.LSN((n + 1) * size)}
+	}
+	for name, c := range map[string]struct {
+		comes func(minute int) wal.Held // each minute one more
+		still time.Duration             // after twenty minutes
+	}{
+		"an archive that lags and comes nearer":   {func(m int) wal.Held { return piece(m) }, 0},
+		"an archive that stands":                  {func(int) wal.Held { return piece(0) }, 20 * time.Minute},
+		"one that went on behind what is needed":  {func(m int) wal.Held { return piece(200 + m) }, 20 * time.Minute},
+		"one that fills what is needed, slowly":   {func(m int) wal.Held { return piece(100 + m/4) }, 0},
+		"one that stores what is on other ways":   {func(m int) wal.Held { h := piece(m); h.Timeline = 7; return h }, 20 * time.Minute},
+		"one that stood for five minutes at last": {func(m int) wal.Held { return piece(min(m, 15)) }, 5 * time.Minute},
+	} {
+		from, to := wal.LSN(100*size), wal.LSN(150*size)
+		var w logWait
+		var held []wal.Held
+		var still time.Duration
+		for m := range 21 {
+			held = append(held, c.comes(m))
+			_, end := wal.Reach(one, held, from, size)
+			still = w.look(end, furthest(one, held, to), start.Add(time.Duration(m)*time.Minute))
+		}
+		if still != c.still {
+			t.Errorf("%s: stands for %s, want %s", name, still, c.still)
+		}
 	}
 }
 

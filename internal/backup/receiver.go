@@ -46,6 +46,7 @@ type Receiver struct {
 // Status is where a receiver stands. Ages are by the local monotonic clock.
 type Status struct {
 	Connected    bool          `json:"connected"`
+	Streaming    bool          `json:"streaming"` // this connection's stream runs: the server has sent something of it
 	SystemID     uint64        `json:"system_id,string"`
 	Timeline     uint32        `json:"timeline"`
 	ServerEnd    wal.LSN       `json:"server_end"`    // as the server last said
@@ -123,7 +124,7 @@ func (r *Receiver) Status() Status {
 // Run goes on behind the gap; *vault.DuplicateError needs a person; every other error is for trying again.
 func (r *Receiver) Run(ctx context.Context, cfg *pgconn.Config) (err error) {
 	defer func() {
-		r.update(func(s *Status) { s.Connected = false })
+		r.update(func(s *Status) { s.Connected, s.Streaming = false, false })
 		if err != nil {
 			err = fmt.Errorf("archive the log of %s: %w", r.o.Database, err)
 		}
@@ -198,7 +199,8 @@ func (s *stream) receiveAll(ctx context.Context) error {
 			return err
 		}
 		timeline, from, fresh := resume(history, held, s.srv.flushed, s.srv.segmentSize)
-		from = s.behindGap(ctx, timeline, from)
+		asked := place{timeline, from}
+		timeline, from = s.behindGap(ctx, asked, history, held)
 		s.r.log.InfoContext(ctx, "archiving the log", "timeline", timeline, "lsn", from.String(), "fresh", fresh)
 		s.r.update(func(st *Status) {
 			st.Timeline, st.Received, st.Flushed, st.Archived = timeline, from, from, from
@@ -214,7 +216,7 @@ func (s *stream) receiveAll(ctx context.Context) error {
 			err = s.receive(ctx, timeline, from)
 		}
 		if err != nil && !errors.Is(err, errTimelineEnded) {
-			return s.gap(ctx, err, timeline, from)
+			return s.gap(err, asked, place{timeline, from}, history, held)
 		}
 		s.spool.end()
 		if err := s.drained(ctx); err != nil {
@@ -229,33 +231,48 @@ func (s *stream) receiveAll(ctx context.Context) error {
 	}
 }
 
-// gap makes a *GapError out of the server's refusal to send what it has removed.
-func (s *stream) gap(ctx context.Context, err error, timeline uint32, from wal.LSN) error {
+// gap makes a *GapError out of the server's refusal to send what it has removed. asked is where the vault's log goes
+// on, began where streaming did: behind a gap that was known.
+func (s *stream) gap(err error, asked, began place, history wal.History, held []wal.Held) error {
 	e, ok := errors.AsType[*pgconn.PgError](err)
 	if !ok || e.Code != "58P01" { // undefined_file
 		return err
 	}
-	g := &GapError{Database: s.r.o.Database, Timeline: timeline, From: from}
+	g := &GapError{Database: s.r.o.Database, Timeline: asked.timeline, From: asked.lsn}
 	if !s.r.o.SkipGap {
 		return g
 	}
+	to := place{s.srv.timeline, s.srv.flushed.SegmentStart(s.srv.segmentSize)}
+	if later, ok := heldBehind(asked, history, held); ok && began == asked {
+		to = later // an archivist before this one was there: what followed may still be on the server
+	}
+	if to.timeline == asked.timeline && to.lsn <= asked.lsn {
+		return g // what the server writes now is what it does not have: nothing lies behind that
+	}
+	g.ToTimeline, g.To = to.timeline, to.lsn
 	s.r.mu.Lock()
 	defer s.r.mu.Unlock()
 	s.r.lost = g // the next Run begins with a connection of its own: this one is in the middle of an answer
 	return g
 }
 
-// behindGap is where streaming begins when what follows from is known to be lost.
-func (s *stream) behindGap(ctx context.Context, timeline uint32, from wal.LSN) wal.LSN {
+// behindGap is where streaming begins when what follows asked is known to be lost. It stays at the place that was
+// chosen when the gap was found, so that the server's slot keeps what comes behind it however often this is tried.
+func (s *stream) behindGap(ctx context.Context, asked place, history wal.History, held []wal.Held) (uint32, wal.LSN) {
 	s.r.mu.Lock()
-	lost := s.r.lost
-	s.r.mu.Unlock()
-	to := s.srv.flushed.SegmentStart(s.srv.segmentSize)
-	if lost == nil || lost.Timeline != timeline || lost.From != from || timeline != s.srv.timeline || to <= from {
-		return from
+	defer s.r.mu.Unlock()
+	g := s.r.lost
+	if g == nil || g.Timeline != asked.timeline || g.From != asked.lsn {
+		return asked.timeline, asked.lsn
 	}
-	s.r.log.ErrorContext(ctx, "log is lost, going on behind it", "timeline", timeline, "lsn", from.String(), "to", to.String())
-	return to
+	if !reaches(history, place{g.ToTimeline, g.To}) { // the server that was to have it is gone, and its successor parted before that
+		moved := *g
+		moved.ToTimeline, moved.To = s.srv.timeline, s.srv.flushed.SegmentStart(s.srv.segmentSize)
+		g, s.r.lost = &moved, &moved
+	}
+	at := behind(g, history, held, s.srv.segmentSize)
+	s.r.log.ErrorContext(ctx, "log is lost, going on behind it", "timeline", asked.timeline, "lsn", asked.lsn.String(), "to_timeline", at.timeline, "to", at.lsn.String())
+	return at.timeline, at.lsn
 }
 
 // replyEvery is how often the server hears how far we are; its own limit is wal_sender_timeout, 60 s.
@@ -317,7 +334,7 @@ func (s *stream) receiveRound(ctx context.Context, timeline uint32, at wal.LSN) 
 func (r *Receiver) heard(timeline uint32, at wal.LSN, m message, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.status.heard, r.status.Received, r.status.SpoolFull = now, at, false
+	r.status.heard, r.status.Received, r.status.SpoolFull, r.status.Streaming = now, at, false, true
 	r.status.ServerEnd = max(r.status.ServerEnd, m.serverEnd)
 	if at >= m.serverEnd {
 		r.caught = caught{timeline: timeline, end: at, at: m.sent}
