@@ -18,7 +18,6 @@ import (
 	"holdfast/internal/database"
 	"holdfast/internal/database/postgres"
 	"holdfast/internal/plan"
-	"holdfast/internal/restore"
 	"holdfast/internal/vault"
 )
 
@@ -31,7 +30,7 @@ type archivist struct {
 
 	mu   sync.Mutex // guards what follows
 	told agent.Archive
-	gap  string // log that is lost and that no base backup stands behind yet; "" = none
+	gaps gaps
 }
 
 const (
@@ -41,8 +40,9 @@ const (
 	basePace = time.Second
 	// duePace is how often the vault is asked what it holds: that reads its index, which is not for nothing.
 	duePace = 30 * time.Second
-	// baseRetry is the pause after a base backup that did not succeed.
+	// baseRetry is the pause after a base backup that did not succeed, and badRetry after one that was made and found bad.
 	baseRetry = time.Minute
+	badRetry  = 30 * time.Minute
 )
 
 // run works whenever this host is the one named, until ctx ends.
@@ -100,6 +100,7 @@ func (a *archivist) work(ctx context.Context) error {
 		cancel()
 		return nil
 	})
+	a.turn()
 	a.lookForGap(ctx, v)
 	g.Go(func() error { return a.stream(ctx, r) })
 	g.Go(func() error { return a.bases(ctx, v) })
@@ -146,8 +147,9 @@ func (a *archivist) stream(ctx context.Context, r *backup.Receiver) error {
 		var twice *vault.DuplicateError
 		switch {
 		case errors.As(err, &gap):
-			a.lost(gap.Error())
-			a.host.diary.Note("backup", a.db.Name, gap.Error()+"; no moment from there to the next base backup can be restored", nil, 0)
+			if a.lost(gap) {
+				a.host.diary.Note("backup", a.db.Name, gap.Error()+"; no moment from there to the next base backup can be restored", nil, 0)
+			}
 		case errors.As(err, &twice):
 			return err
 		case err != nil && ctx.Err() == nil:
@@ -178,46 +180,12 @@ func (a *archivist) tell(s backup.Status) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.told.Vault, a.told.Received, a.told.Archived = a.plan.Vault, database.LSN(s.Flushed), database.LSN(s.Archived)
+	a.gaps.streaming = s.Streaming
 	a.told.Lag, a.told.Trouble = s.ArchiveAge.Truncate(time.Second), s.VaultError
 	if !s.Connected && a.told.Trouble == "" {
 		a.told.Trouble = "no stream from the primary"
 	}
 	a.host.agent.Archive(a.db.Name, a.told, true)
-}
-
-// lost keeps that log is lost until a base backup was made behind it.
-func (a *archivist) lost(what string) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.gap, a.told.Gap = what, what
-}
-
-// gapNow is the log that is lost, "" when none is.
-func (a *archivist) gapNow() string {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.gap
-}
-
-// bridged forgets lost log that a base backup begun afterwards stands behind; what was lost meanwhile stays.
-func (a *archivist) bridged(what string) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.gap == what {
-		a.gap, a.told.Gap = "", ""
-	}
-}
-
-// lookForGap finds lost log that an archivist before this one left without a base backup behind it.
-func (a *archivist) lookForGap(ctx context.Context, v *vault.Vault) {
-	c, err := restore.Load(ctx, v, a.db.Name)
-	if err != nil {
-		a.host.cfg.Log.Warn("not known whether log is lost", "database", a.db.Name, "err", err)
-		return
-	}
-	if hole, ok := restore.Beyond(c); ok {
-		a.lost((&backup.GapError{Database: a.db.Name, Timeline: hole.Timeline, From: hole.From, To: hole.To}).Error())
-	}
 }
 
 // note keeps why the archive does not go on.
@@ -232,23 +200,26 @@ func firstLine(s string) string { line, _, _ := strings.Cut(s, "\n"); return lin
 
 // bases makes base backups when one is due or asked for, one at a time.
 func (a *archivist) bases(ctx context.Context, v *vault.Vault) error {
-	var failed time.Time
+	var rest time.Time // until when no base backup is begun that nobody asks for
 	var looked time.Time
 	var due backup.Wanted
 	for a.host.sleep(ctx, basePace) {
 		asked := a.asked()
-		lost := a.gapNow()
+		lost, streaming := a.gapNow()
 		if now := a.host.clock.Now(); looked.IsZero() || now.Sub(looked) >= duePace {
 			var err error
 			if due, err = a.due(ctx, v); err != nil {
 				return err
 			}
 			looked = now
+			if !a.judged() {
+				a.lookForGap(ctx, v)
+			}
 		}
 		if lost != "" && asked == nil { // behind lost log only a new base backup leads to anything, and it must be whole
-			due = backup.Wanted{Now: true}
+			due = backup.Wanted{Now: streaming} // one that begins before the log goes on would begin in the hole
 		}
-		if asked == nil && (!due.Now || a.host.clock.Now().Sub(failed) < baseRetry) || !a.canRead() {
+		if asked == nil && (!due.Now || a.host.clock.Now().Before(rest)) || !a.canRead() {
 			continue
 		}
 		began := time.Now()
@@ -260,10 +231,10 @@ func (a *archivist) bases(ctx context.Context, v *vault.Vault) error {
 			a.host.choreEnded(ctx, agent.ChoreBase, a.db.Name, began, began, sayBase(result, err), err)
 		}
 		if err != nil {
-			failed = a.host.clock.Now()
 			a.host.cfg.Log.Error("base backup did not succeed", "database", a.db.Name, "err", err)
 		}
-		if err == nil {
+		rest = a.host.clock.Now().Add(restAfter(result.Backup, err, lost != ""))
+		if leadsOn(result.Backup) {
 			a.bridged(lost)
 		}
 		looked = time.Time{}

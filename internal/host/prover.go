@@ -60,6 +60,9 @@ func (a *archivist) prove(ctx context.Context, v *vault.Vault, id string, asked 
 	})
 	if err == nil {
 		a.host.receipt(ctx, v, proofReceipt(b))
+		if !leadsOn(b) { // it may be the one that stood behind lost log
+			a.lookForGap(ctx, v)
+		}
 	}
 	return b, err
 }

@@ -1,0 +1,81 @@
+package host
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"holdfast/internal/backup"
+	"holdfast/internal/vault"
+)
+
+func TestLostLogIsKnownUntilABaseBackupStandsBehindIt(t *testing.T) {
+	one := &backup.GapError{Database: "orders", Timeline: 1, From: 100, ToTimeline: 1, To: 200}
+	on := &backup.GapError{Database: "orders", Timeline: 1, From: 100, ToTimeline: 2, To: 300} // the same one, seen after a change of primary
+	other := &backup.GapError{Database: "orders", Timeline: 2, From: 400, ToTimeline: 2, To: 500}
+	type step = func(t *testing.T, a *archivist)
+	news := func(g *backup.GapError, want bool) step {
+		return func(t *testing.T, a *archivist) {
+			if got := a.lost(g); got != want {
+				t.Errorf("%v: is news: %v, want %v", g, got, want)
+			}
+		}
+	}
+	shows := func(g *backup.GapError, missing bool) step { // the vault
+		return func(_ *testing.T, a *archivist) { a.judge(*g, missing) }
+	}
+	none := shows(&backup.GapError{}, false)
+	turn := func(_ *testing.T, a *archivist) { a.turn() }
+	bridged := func(g *backup.GapError) step {
+		return func(_ *testing.T, a *archivist) { a.bridged(g.Error()) }
+	}
+	for name, c := range map[string]struct {
+		steps []step
+		want  string
+	}{
+		"the diary hears of a gap once, however often the server says so":  {[]step{turn, news(one, true), news(one, false), news(on, false), news(other, true)}, other.Error()},
+		"a base backup begun behind it ends it":                            {[]step{turn, news(one, true), bridged(one)}, ""},
+		"one that was begun before it does not":                            {[]step{turn, news(one, true), news(other, true), bridged(one)}, other.Error()},
+		"another archivist's base backup ends it":                          {[]step{turn, news(one, true), turn, none}, ""},
+		"the vault shows what an archivist before this one left":           {[]step{turn, shows(one, true)}, one.Error()},
+		"a vault that shows nothing yet does not end what the server said": {[]step{turn, news(one, true), none}, one.Error()},
+		"what stays missing stays known through a change of archivist":     {[]step{turn, news(one, true), turn, shows(one, true)}, one.Error()},
+		"a backup that is found bad later opens the gap again":             {[]step{turn, news(one, true), bridged(one), shows(one, true)}, one.Error()},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := &archivist{}
+			for _, do := range c.steps {
+				do(t, a)
+			}
+			if got, _ := a.gapNow(); got != c.want || a.told.Gap != c.want {
+				t.Errorf("lost is %q, told is %q; want %q", got, a.told.Gap, c.want)
+			}
+		})
+	}
+}
+
+func TestWhichBaseBackupStandsBehindLostLogAndWhenTheNextBegins(t *testing.T) {
+	failed := errors.New("no room for a trial")
+	made := func(v *vault.Validation) vault.Backup { return vault.Backup{ID: "b1", Validation: v} }
+	for name, c := range map[string]struct {
+		made    vault.Backup
+		err     error
+		bridges bool
+		rest    time.Duration
+	}{
+		"made and proven":                {made(&vault.Validation{Passed: true}), nil, true, 0},
+		"made, and the trial cannot run": {made(nil), failed, true, baseRetry},
+		"made and found bad":             {made(&vault.Validation{}), nil, false, badRetry},
+		"not made":                       {vault.Backup{}, failed, false, baseRetry},
+	} {
+		if got := leadsOn(c.made); got != c.bridges {
+			t.Errorf("%s: stands behind it: %v", name, got)
+		}
+		if got := restAfter(c.made, c.err, true); got != c.rest {
+			t.Errorf("%s: the next one waits %s, want %s", name, got, c.rest)
+		}
+	}
+	if got := restAfter(made(&vault.Validation{}), nil, false); got != 0 {
+		t.Errorf("a bad backup where no log is lost holds the schedule up for %s", got)
+	}
+}
