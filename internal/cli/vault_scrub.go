@@ -268,7 +268,8 @@ func vaultRepairCommand() *cobra.Command {
 		Long: `Takes the findings of the last whole scrub (or scrubs first), shows what would be mended from where, and asks. Right
 before each change both sides are read once more: a whole object is never replaced, and only a whole one replaces. With
 --give-up-lost, chunks that no copy has are forgotten, so that the next full backup stores them again from the live data;
-backups that share them are whole again then.`,
+backups that share them are whole again then. Lost log, receipts and indexes are settled where nothing that is listed needs
+them, and named where something does.`,
 		Example: `  holdfast vault repair main --dry-run
   holdfast vault repair main --yes`,
 		Args: usageArgs(cobra.MaximumNArgs(1)),
@@ -337,7 +338,7 @@ func (a application) repair(cmd *cobra.Command, v *vault.Vault, name string, don
 		return errors.Join(err, unmended(name, len(done.Damage())))
 	}
 	if o.giveUp && len(lost) > 0 {
-		if _, err := fmt.Fprintf(out, "the chunks of %d lost objects would be forgotten, and stored again by the next full backup\n", len(lost)); err != nil {
+		if _, err := fmt.Fprintf(out, "%d lost objects would be given up; their chunks are stored again by the next full backup\n", len(lost)); err != nil {
 			return err
 		}
 	}

@@ -192,32 +192,50 @@ func (v *Vault) needs(ctx context.Context, text string, packs map[string]bool) (
 	return "", nil
 }
 
-// GiveUp makes the repository forget the chunks of packs that no copy has whole, so that the next backup of the same data
-// stores them again instead of relying on them; backups that share them are whole again then. It gives their number. A
-// pack of which any copy has a whole one is refused.
-func (v *Vault) GiveUp(ctx context.Context, packs []string) (int, error) {
+// GiveUp settles what no copy has whole. The repository forgets the chunks of lost packs, so that the next backup of the
+// same data stores them again instead of relying on them; backups that share them are whole again then. It gives their
+// number. Anything else that is lost is settled when nothing that is listed needs it, and named in the error otherwise. What
+// any copy has whole is refused before anything is done.
+func (v *Vault) GiveUp(ctx context.Context, names []string) (int, error) {
+	fail := func(err error) error { return fmt.Errorf("give up what vault %s has lost: %w", v.name, err) }
 	if err := v.refresh(ctx); err != nil {
-		return 0, fmt.Errorf("give up chunks of vault %s: %w", v.name, err)
+		return 0, fail(err)
 	}
-	lost := map[string]bool{}
 	open, away := v.copiesAlone()
 	if len(away) > 0 {
-		return 0, fmt.Errorf("give up chunks of vault %s: a copy that does not answer may have them: %s", v.name, strings.Join(away, "; "))
+		return 0, fail(fmt.Errorf("a copy that does not answer may have it: %s", strings.Join(away, "; ")))
 	}
-	for _, p := range packs {
-		id, ok := strings.CutPrefix(p, repositoryDir+"/")
-		if !ok || !strings.HasPrefix(id, "p") && !strings.HasPrefix(id, "q") {
-			continue
+	packs := map[string]bool{}
+	for _, n := range names {
+		if err := v.nowhere(ctx, open, n); err != nil {
+			return 0, fail(err)
 		}
-		for c, s := range open {
-			if raw, err := store.Read(ctx, s, p); err == nil && v.checkRow(p, raw) == nil {
-				return 0, fmt.Errorf("give up chunks of vault %s: copy %s has %s whole", v.name, c, p)
-			} else if err != nil && !errors.Is(err, store.ErrNotFound) {
-				return 0, fmt.Errorf("give up chunks of vault %s: copy %s: %w", v.name, c, err)
+		if isPack(n) {
+			packs[strings.TrimPrefix(n, repositoryDir+"/")] = true
+		}
+	}
+	chunks, err := v.forgetChunks(ctx, packs)
+	if err != nil {
+		return 0, fail(err)
+	}
+	var needed []error
+	for _, n := range names {
+		if !isPack(n) {
+			if err := v.needless(ctx, n); err != nil {
+				needed = append(needed, fmt.Errorf("%s stays lost: %w", n, err))
+				continue
 			}
 		}
-		lost[id] = true
+		v.recorder.add(row{Name: n, Gone: true}) // nothing is missing that nobody counts on
 	}
+	if err := errors.Join(append(needed, v.writeDown(ctx, false))...); err != nil {
+		return chunks, fail(err)
+	}
+	return chunks, nil
+}
+
+// forgetChunks deletes the entries of all chunks of lost packs from the repository's index.
+func (v *Vault) forgetChunks(ctx context.Context, lost map[string]bool) (int, error) {
 	if len(lost) == 0 {
 		return 0, nil
 	}
@@ -243,14 +261,5 @@ func (v *Vault) GiveUp(ctx context.Context, packs []string) (int, error) {
 		n = len(ids)
 		return nil
 	})
-	if err != nil {
-		return 0, fmt.Errorf("give up chunks of vault %s: %w", v.name, err)
-	}
-	// The lost packs are gone for the catalog too: nothing is missing that nobody counts on.
-	for _, p := range packs {
-		if lost[strings.TrimPrefix(p, repositoryDir+"/")] {
-			v.recorder.add(row{Name: p, Gone: true})
-		}
-	}
-	return n, v.writeDown(ctx, false)
+	return n, err
 }

@@ -16,6 +16,7 @@ import (
 
 	"holdfast/internal/clock"
 	"holdfast/internal/vault"
+	"holdfast/internal/vault/wal"
 )
 
 // ahead is an hour ahead, so that nothing counts as on its way.
@@ -182,6 +183,61 @@ func TestALostPackIsNamedAndStoredAgain(t *testing.T) {
 	}
 	if s := scrub(t, v); len(s.Damage()) > 0 {
 		t.Errorf("still %+v", s.Damage())
+	}
+}
+
+// Log and indexes that are lost, and that nothing needs, are settled too; what a backup needs stays lost.
+func TestWhatIsLostAndNotNeededIsSettled(t *testing.T) {
+	v, dir := create(t)
+	log := v.Log(7, 1<<20)
+	for seg := range wal.LSN(3) {
+		if err := log.PutSegment(t.Context(), 1, seg<<20, make([]byte, 1<<20), time.Unix(1, 0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	held, err := log.Held(t.Context())
+	if err != nil || len(held) != 3 {
+		t.Fatal(held, err)
+	}
+	w, err := v.Begin(t.Context(), "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Commit(vault.Backup{Database: "orders", Kind: "full", SystemID: 7, Timeline: 1, Start: 1<<20 + 40, Stop: 1<<20 + 80, SegmentSize: 1 << 20}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.GiveUp(t.Context(), []string{held[0].Object}); err == nil {
+		t.Error("log that is there was given up")
+	}
+	for _, p := range held[:2] {
+		spoil(t, filepath.Join(dir, p.Object), "lost")
+	}
+	lost := scrub(t, v).Lost()
+	if len(lost) != 2 {
+		t.Fatalf("lost %v", lost)
+	}
+	if _, err := v.GiveUp(t.Context(), append(lost, "vault.json")); err == nil {
+		t.Error("what makes it a vault was given up")
+	}
+	if _, err := v.GiveUp(t.Context(), lost); err == nil || !strings.Contains(err.Error(), held[1].Object) || strings.Contains(err.Error(), held[0].Object) {
+		t.Errorf("given up with %v", err)
+	}
+	if lost := scrub(t, v).Lost(); !slices.Equal(lost, []string{held[1].Object}) {
+		t.Errorf("still lost %v, want what a backup needs", lost)
+	}
+	for _, index := range files(t, dir, "repository/x") {
+		whole := spoil(t, index, "lost")
+		other := reopened(t, dir)
+		lost := slices.DeleteFunc(scrub(t, other).Lost(), func(n string) bool { return n == held[1].Object })
+		if len(lost) != 1 {
+			t.Fatalf("lost %v, want an index", lost)
+		}
+		if _, err := other.GiveUp(t.Context(), lost); err == nil {
+			t.Errorf("%s is needed, and was given up", lost[0])
+		}
+		if err := os.WriteFile(index, whole, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

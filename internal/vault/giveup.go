@@ -1,0 +1,139 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/kopia/kopia/repo/content"
+
+	"holdfast/internal/vault/store"
+	"holdfast/internal/vault/wal"
+)
+
+// isPack names what holds chunks.
+func isPack(name string) bool {
+	id, ok := strings.CutPrefix(name, repositoryDir+"/")
+	return ok && (strings.HasPrefix(id, "p") || strings.HasPrefix(id, "q"))
+}
+
+// needless errs unless nothing that is listed needs a lost blob, which is no pack: a receipt, log from before every backup
+// of its server, an index without which every backup can be read.
+func (v *Vault) needless(ctx context.Context, name string) error {
+	dir, rest, _ := strings.Cut(name, "/")
+	switch {
+	case dir == receiptDir:
+		return nil
+	case dir == "wal":
+		return v.logNeedless(ctx, rest)
+	case dir == repositoryDir && !changing(name):
+		return v.allReadable(ctx)
+	}
+	return errors.New("the vault cannot do without it")
+}
+
+// logNeedless errs when a listed backup, or a moment after one, is restored with a piece of log.
+func (v *Vault) logNeedless(ctx context.Context, name string) error {
+	system, rest, _ := strings.Cut(name, "/")
+	id, err := strconv.ParseUint(system, 10, 64)
+	if err != nil {
+		return fmt.Errorf("read the server's identifier: %w", err)
+	}
+	base := rest[strings.LastIndexByte(rest, '/')+1:]
+	all, err := v.Backups(ctx, "")
+	if err != nil {
+		return err
+	}
+	for _, b := range all {
+		if b.SystemID != id {
+			continue
+		}
+		_, start, err := wal.ParseSegmentName(base[:min(len(base), 24)], b.SegmentSize)
+		if err != nil || start+wal.LSN(b.SegmentSize) > b.Start { // what is no segment tells how timelines go on
+			return fmt.Errorf("backup %s and moments after it need it", b.ID)
+		}
+	}
+	return nil
+}
+
+// listWhole errs when there is a pack of entries of which no index knows anything: what is listed no more may stand there.
+func (v *Vault) listWhole(ctx context.Context) error {
+	v.repoMu.Lock()
+	defer v.repoMu.Unlock()
+	if err := v.repo.Refresh(ctx); err != nil {
+		return err
+	}
+	known := map[string]bool{}
+	err := v.repo.ContentReader().IterateContents(ctx, content.IterateOptions{IncludeDeleted: true}, func(i content.Info) error {
+		known[blobName(i.PackBlobID)] = true
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return v.files.List(ctx, repositoryDir+"/q", func(i store.Info) error {
+		if !known[i.Name] {
+			return fmt.Errorf("no index knows what %s holds: it may be the entry of a backup", i.Name)
+		}
+		return nil
+	})
+}
+
+// allReadable errs when the index lacks anything that a listed backup needs, or backups themselves.
+func (v *Vault) allReadable(ctx context.Context) error {
+	if err := v.listWhole(ctx); err != nil {
+		return err
+	}
+	bases, err := v.Backups(ctx, "")
+	if err != nil {
+		return err
+	}
+	for _, b := range bases {
+		r, err := v.OpenBackup(ctx, b.ID)
+		if err != nil {
+			return fmt.Errorf("backup %s cannot be read: %w", b.ID, err)
+		}
+		for _, e := range r.entries {
+			if e.object == "" {
+				continue
+			}
+			if _, err := v.needs(ctx, e.object, nil); err != nil {
+				return fmt.Errorf("%s in backup %s cannot be read: %w", e.Path, b.ID, err)
+			}
+		}
+	}
+	sets, err := v.FileBackups(ctx, "")
+	if err != nil {
+		return err
+	}
+	for _, b := range sets {
+		err := v.OpenTree(b).Each(ctx, func(n Node) error {
+			if n.Object == "" {
+				return nil
+			}
+			_, err := v.needs(ctx, n.Object, nil)
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("backup %s cannot be read: %w", b.ID, err)
+		}
+	}
+	return nil
+}
+
+// nowhere errs when a copy has a blob whole, or does not say.
+func (v *Vault) nowhere(ctx context.Context, open map[string]store.Store, name string) error {
+	for c, s := range open {
+		raw, err := store.Read(ctx, s, name)
+		switch {
+		case errors.Is(err, store.ErrNotFound):
+		case err != nil:
+			return fmt.Errorf("copy %s: %w", c, err)
+		case v.whole(name, raw) == nil:
+			return fmt.Errorf("copy %s has %s whole", c, name)
+		}
+	}
+	return nil
+}
