@@ -50,7 +50,8 @@ type Scrubbed struct {
 	Of       int       `json:"of"`       // blobs to read in all copies
 	OfBytes  int64     `json:"of_bytes"` // the same in bytes
 	Findings []Finding `json:"findings,omitempty"`
-	Away     []string  `json:"away,omitempty"` // copies that did not answer, with the reason
+	Copies   []string  `json:"copies,omitempty"` // those it reads; "" = the vault has one
+	Away     []string  `json:"away,omitempty"`   // copies that did not answer, with the reason
 	Trouble  []string  `json:"trouble,omitempty"`
 	fresh    []row     // rows for what the catalog lacks
 }
@@ -63,7 +64,7 @@ func (s Scrubbed) Damage() []Finding {
 // ScrubOptions say how a scrub goes.
 type ScrubOptions struct {
 	Rate     int64     // bytes a second at most; 0 = as fast as it goes
-	Resume   *Scrubbed // an earlier scrub of this vault that was interrupted; nil = from the beginning
+	Resume   *Scrubbed // an earlier scrub of this vault that was interrupted, see [Vault.Scrub]; nil = from the beginning
 	Progress func(Scrubbed)
 	Save     func(Scrubbed) error // keeps how far it is, about every ten seconds; nil = nobody does
 	Clock    clock.Clock          // nil = the real one
@@ -75,18 +76,19 @@ const scrubYoung = 2 * time.Minute
 // saveEvery is how often a scrub's progress is kept.
 const saveEvery = 10 * time.Second
 
+// resumeMax is the age up to which an interrupted scrub is gone on with: what it has read by then may have rotted since.
+const resumeMax = 3 * 24 * time.Hour
+
 // Scrub reads every blob of every copy from its place, past all caches, and holds it against its seal and the catalog. It
-// changes nothing, so that it can run with rights to read alone. What it found so far is returned with any error.
+// changes nothing, so that it can run with rights to read alone. What it found so far is returned with any error. An
+// interrupted one is gone on with when it is young, no other has ended since it began, and the same copies answer now;
+// else it begins anew, for then something would count as read that nobody has read.
 func (v *Vault) Scrub(ctx context.Context, o ScrubOptions) (Scrubbed, error) {
 	s := &scrubbing{vault: v, o: o, clock: o.Clock}
 	if s.clock == nil {
 		s.clock = clock.Real()
 	}
 	s.out = Scrubbed{Vault: v.identity.ID, Began: s.clock.Now().UTC()}
-	if o.Resume != nil && o.Resume.Vault == v.identity.ID && o.Resume.Ended.IsZero() {
-		s.out = *o.Resume
-		s.out.Away, s.out.Trouble = nil, nil
-	}
 	err := s.run(ctx)
 	if err != nil {
 		return s.out, fmt.Errorf("scrub vault %s: %w", v.name, err)
@@ -94,7 +96,31 @@ func (v *Vault) Scrub(ctx context.Context, o ScrubOptions) (Scrubbed, error) {
 	return s.out, nil
 }
 
-// places are the copies by themselves, and why others do not answer.
+// goOn takes up the interrupted scrub, if that still tells what is read and what is not.
+func (s *scrubbing) goOn(ctx context.Context) {
+	old := s.o.Resume
+	if old == nil || old.Vault != s.out.Vault || !old.Ended.IsZero() || !slices.Equal(old.Copies, s.out.Copies) {
+		return
+	}
+	if age := s.out.Began.Sub(old.Began); age < 0 || age > resumeMax {
+		return
+	}
+	last, err := s.vault.LastScrub(ctx)
+	if err != nil || !last.At.Before(old.Began) { // what cannot be told is no reason to leave anything out
+		return
+	}
+	now := s.out
+	s.out = *old
+	s.out.Away = now.Away
+	s.out.Findings, s.out.Trouble = slices.Clone(old.Findings), slices.Clone(old.Trouble)
+	for _, t := range now.Trouble {
+		if !slices.Contains(s.out.Trouble, t) {
+			s.out.Trouble = append(s.out.Trouble, t)
+		}
+	}
+}
+
+// copiesAlone are the copies by themselves, and why others do not answer.
 func (v *Vault) copiesAlone() (open map[string]store.Store, away []string) {
 	if v.members == nil {
 		return map[string]store.Store{"": v.files}, nil
@@ -197,6 +223,8 @@ func (s *scrubbing) prepare(ctx context.Context) ([]string, error) {
 		}
 	}
 	names := slices.Sorted(maps.Keys(all))
+	s.out.Copies = sortedKeys(s.open)
+	s.goOn(ctx)
 	s.out.Of, s.out.OfBytes = 0, 0
 	for _, list := range s.lists {
 		s.out.Of += len(list)

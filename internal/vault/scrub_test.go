@@ -292,3 +292,65 @@ func TestAScrubGoesOnWhereItWas(t *testing.T) {
 		t.Errorf("noted %+v, %v", r, err)
 	}
 }
+
+// An interrupted scrub is not gone on with when that would count as read what nobody has read, or not for long.
+func TestAScrubBeginsAnewWhenTheOldOneSaysTooLittle(t *testing.T) {
+	conf, home, _ := pair(t)
+	v := createIn(t, place{home, conf})
+	store(t, v, sample())
+	syncAll(t, v)
+	begin := func(v *vault.Vault) vault.Scrubbed {
+		t.Helper()
+		var half vault.Scrubbed
+		ctx, cancel := context.WithCancelCause(t.Context())
+		stop := errors.New("enough")
+		_, err := v.Scrub(ctx, vault.ScrubOptions{Clock: ahead{}, Progress: func(s vault.Scrubbed) {
+			if half.After == "" && s.Blobs >= 3 {
+				half = s
+				cancel(stop)
+			}
+		}})
+		if !errors.Is(err, stop) || half.After == "" {
+			t.Fatalf("ended with %v after %q", err, half.After)
+		}
+		return half
+	}
+	resume := func(v *vault.Vault, half vault.Scrubbed) (rest vault.Scrubbed, anew bool) {
+		t.Helper()
+		read := 0
+		rest, err := v.Scrub(t.Context(), vault.ScrubOptions{Clock: ahead{}, Resume: &half, Progress: func(s vault.Scrubbed) {
+			if read == 0 {
+				read = s.Blobs
+			}
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return rest, read < half.Blobs
+	}
+	both := begin(v)
+	if _, anew := resume(v, both); anew {
+		t.Error("a young one began anew")
+	}
+	old := both
+	old.Began = old.Began.Add(-73 * time.Hour)
+	if _, anew := resume(v, old); !anew {
+		t.Error("one of three days ago was gone on with")
+	}
+	without := conf
+	without.Others = []vault.Place{{Copy: "away", URL: "file:///nowhere/at/all", Filled: true}}
+	one := openAll(t, without)
+	if rest, anew := resume(one, both); !anew || len(rest.Away) != 1 {
+		t.Errorf("with one copy of two: anew %v, away %v", anew, rest.Away)
+	}
+	if rest, anew := resume(v, begin(one)); !anew || len(rest.Away) != 0 || rest.Blobs != rest.Of {
+		t.Errorf("what one copy was read for counts for two: anew %v, %d of %d read", anew, rest.Blobs, rest.Of)
+	}
+	rest, _ := resume(v, both)
+	if err := v.RecordScrub(t.Context(), rest); err != nil {
+		t.Fatal(err)
+	}
+	if _, anew := resume(v, both); !anew {
+		t.Error("one that began before the last whole scrub was gone on with")
+	}
+}
