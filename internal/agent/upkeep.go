@@ -23,7 +23,8 @@ const (
 // Chore is how a chore last went. It lies in the store, so that whoever has the duty next goes on from there.
 type Chore struct {
 	Kind    string           `json:"kind"`
-	Subject string           `json:"subject"` // a vault, or a database
+	Subject string           `json:"subject"`          // a vault, or a database
+	Backup  string           `json:"backup,omitempty"` // the base backup that it was about; of a database alone
 	Host    string           `json:"host"`
 	Since   time.Time        `json:"since"`          // the schedule counts from here: the start of the last run that succeeded, or when it was first seen
 	Began   time.Time        `json:"began,omitzero"` // zero = it never ran

@@ -228,7 +228,7 @@ func (a *archivist) bases(ctx context.Context, v *vault.Vault) error {
 			return ctx.Err()
 		}
 		if !errors.Is(err, errCancelled) {
-			a.host.choreEnded(ctx, agent.ChoreBase, a.db.Name, began, began, sayBase(result, err), err)
+			a.host.choreEnded(ctx, agent.ChoreBase, a.db.Name, result.Backup.ID, began, began, sayBase(result, err), err)
 		}
 		if err != nil {
 			a.host.cfg.Log.Error("base backup did not succeed", "database", a.db.Name, "err", err)
@@ -302,6 +302,9 @@ func (a *archivist) due(ctx context.Context, v *vault.Vault) (backup.Wanted, err
 		a.mu.Lock()
 		a.told.Last = &agent.BaseBackup{ID: newest.ID, At: newest.Stopped, Bytes: newest.Bytes, Stored: newest.Stored, Proven: newest.Validated(), Bad: backup.FirstBad(newest)}
 		a.mu.Unlock()
+	}
+	if err := a.provenSince(ctx, all); err != nil {
+		return backup.Wanted{}, err
 	}
 	return a.want(all, time.Now())
 }

@@ -86,7 +86,37 @@ func (a *archivist) proveAgain(ctx context.Context, v *vault.Vault) error {
 		last, _ := agent.ChoreOf(a.host.agent.Last().Agreed, agent.ChoreProve, a.db.Name)
 		since = last.Since
 	}
-	a.host.choreEnded(ctx, agent.ChoreProve, a.db.Name, began, since, text, err)
+	a.host.choreEnded(ctx, agent.ChoreProve, a.db.Name, id, began, since, text, err)
 	a.host.diary.Note("backup", a.db.Name, text, nil, time.Since(began))
 	return nil // a schedule has its own pause after what did not succeed
+}
+
+// provenSince takes it back that a base backup did not succeed when it was made, its trial came to nothing, and a later one
+// has proven it.
+func (a *archivist) provenSince(ctx context.Context, made []vault.Backup) error {
+	key := agent.ChoreKey(agent.ChoreBase, a.db.Name)
+	now, ok := succeeded(a.host.agent.Last().Agreed, a.db.Name, made)
+	if !ok {
+		return nil
+	}
+	_, err := key.Swap(ctx, a.host.store, a.host.agent.Last().Agreed[string(key)].Revision, now)
+	if errors.Is(err, cluster.ErrConflict) || errors.Is(err, cluster.ErrUnavailable) {
+		err = nil // another look comes
+	}
+	return err
+}
+
+// succeeded is the chore of making base backups as it stands by what is proven now; false = nothing has changed. Pure.
+func succeeded(agreed map[string]cluster.Entry, database string, made []vault.Backup) (agent.Chore, bool) {
+	c, known := agent.ChoreOf(agreed, agent.ChoreBase, database)
+	if !known || c.OK || c.Backup == "" {
+		return c, false
+	}
+	for _, b := range made {
+		if b.ID == c.Backup && b.Validated() {
+			c.OK, c.Problem, c.Text = true, nil, sayProof(b)
+			return c, true
+		}
+	}
+	return c, false
 }

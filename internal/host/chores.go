@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -45,7 +46,8 @@ func retained(p backup.Pruned) Retained {
 	return r
 }
 
-// retain lets go of what the tiers do not keep, of each database by itself, and frees what nothing uses then.
+// retain lets go of what the tiers do not keep, of each database by itself, and frees what nothing uses then. When one of
+// them stands still or refuses nothing is freed, nor the trash emptied: it may be this host's clock that is wrong.
 func (h *Host) retain(ctx context.Context, v *vault.Vault, r *choreRun) (string, any, error) {
 	var all []Retained
 	var failed []error
@@ -66,8 +68,14 @@ func (h *Host) retain(ctx context.Context, v *vault.Vault, r *choreRun) (string,
 	if err := ctx.Err(); err != nil {
 		return "", nil, err
 	}
+	if len(failed) == 0 {
+		failed = append(failed, h.filesCurrent(ctx, v))
+	}
+	if err := errors.Join(failed...); err != nil {
+		return "", nil, err
+	}
 	freed, err := h.reclaim(ctx, v, r)
-	if err := errors.Join(append(failed, err)...); err != nil {
+	if err != nil {
 		return "", nil, err
 	}
 	var parts []string
@@ -76,11 +84,48 @@ func (h *Host) retain(ctx context.Context, v *vault.Vault, r *choreRun) (string,
 		freed.Objects += d.Freed.Objects
 		freed.Locked += d.Freed.Locked
 	}
-	text := strings.Join(parts, "; ") + fmt.Sprintf("; %d objects freed", freed.Objects)
+	text := strings.Join(append(parts, fmt.Sprintf("%d objects freed", freed.Objects)), "; ")
 	if freed.Locked > 0 {
 		text += fmt.Sprintf(", %d more when their lock is over", freed.Locked)
 	}
 	return text, all, nil
+}
+
+// filesCurrent refuses to free anything in a vault of file sets alone that has received none for long, as
+// [backup.Prune] does for a database.
+func (h *Host) filesCurrent(ctx context.Context, v *vault.Vault) error {
+	p := h.plan()
+	if slices.ContainsFunc(p.Backups, func(b plan.Backup) bool { return b.Vault == v.Name() }) {
+		return nil
+	}
+	all, err := v.FileBackups(ctx, "")
+	if err != nil {
+		return err
+	}
+	return filesBehind(p, v.Name(), all, time.Now())
+}
+
+// filesBehind is the refusal of [Host.filesCurrent], by the newest backup of any file set. Pure.
+func filesBehind(p *plan.Plan, name string, all []vault.FileBackup, now time.Time) error {
+	behind := 3 * 24 * time.Hour
+	for _, s := range p.Files {
+		if s.Backup.Vault == name {
+			behind = max(behind, 2*s.Backup.Every.Longest()+24*time.Hour)
+		}
+	}
+	var newest time.Time
+	for _, b := range all {
+		if b.Ended.After(newest) {
+			newest = b.Ended
+		}
+	}
+	if len(all) == 0 || now.Sub(newest) <= behind {
+		return nil
+	}
+	return &problem.Problem{Code: "backup.not-pruned", Subject: name, Severity: problem.Degraded,
+		Title:   "the newest backup of files that the vault holds is from " + newest.UTC().Format("2006-01-02 15:04 UTC"),
+		Meaning: fmt.Sprintf("Nothing is freed, for the clock here shows %s: either no file set is backed up any more, or the clock is wrong.", now.UTC().Format("2006-01-02 15:04 UTC")),
+		Remedy:  "see that file sets reach the vault: holdfast status; and that this host's clock is right"}
 }
 
 // reclaim frees what no listed backup uses, in a child whose memory is bounded.
@@ -171,9 +216,9 @@ func (h *Host) sync(ctx context.Context, v *vault.Vault, _ *choreRun) (string, a
 	return strings.Join(parts, ", "), nil, nil
 }
 
-// choreEnded notes how a chore of a database went.
-func (h *Host) choreEnded(ctx context.Context, kind, database string, began time.Time, since time.Time, text string, err error) {
-	c := agent.Chore{Kind: kind, Subject: database, Host: h.cfg.Self, Since: since.UTC(), Began: began.UTC(), Ended: time.Now().UTC(), OK: err == nil, Text: text}
+// choreEnded notes how a chore of a database went, which was about a base backup ("" = none was made).
+func (h *Host) choreEnded(ctx context.Context, kind, database, id string, began time.Time, since time.Time, text string, err error) {
+	c := agent.Chore{Kind: kind, Subject: database, Backup: id, Host: h.cfg.Self, Since: since.UTC(), Began: began.UTC(), Ended: time.Now().UTC(), OK: err == nil, Text: text}
 	if err != nil && kind == agent.ChoreProve {
 		c.Problem = choreProblem(kind, database, err)
 	}

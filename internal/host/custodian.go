@@ -19,7 +19,7 @@ import (
 	"holdfast/internal/vault"
 )
 
-// custodian does one chore for one vault of the plan, while this host is the one that archives into it. Two hosts never do
+// custodian does one chore for one vault of the plan, while this host is its [caretaker]. Two hosts never do
 // the same at once: each run holds an office of the store, and every deletion asks the store whether it still does.
 type custodian struct {
 	host  *Host
@@ -88,20 +88,44 @@ func (c *custodian) run(ctx context.Context) error {
 	return nil
 }
 
-// ours reports whether this host archives the first database that has an archiver, of those that go to the vault.
+// ours reports whether this host looks after the vault.
 func (c *custodian) ours() bool {
 	now := c.host.agent.Last()
 	if !now.Facts.Known || now.Facts.Stopping || now.Facts.WrittenOff() != "" {
 		return false
 	}
-	for _, b := range c.host.cfg.Plan.Backups {
+	return c.host.cfg.Self == caretaker(c.host.cfg.Plan, c.vault, func(database string) string {
 		var name string
-		e, ok := now.Agreed[agent.KeyArchivers+b.Of]
-		if b.Vault == c.vault && ok && json.Unmarshal(e.Value, &name) == nil {
-			return name == c.host.cfg.Self
+		if e, ok := now.Agreed[agent.KeyArchivers+database]; !ok || json.Unmarshal(e.Value, &name) != nil {
+			return ""
+		}
+		return name
+	})
+}
+
+// caretaker is the host that looks after a vault: the one that archives the first database that has an archiver, of those
+// that go to it. Of a vault of file sets alone it is the lowest-named host of any of them. Pure.
+func caretaker(p *plan.Plan, name string, archiver func(database string) string) string {
+	databases := false
+	for _, b := range p.Backups {
+		if b.Vault != name {
+			continue
+		}
+		databases = true
+		if h := archiver(b.Of); h != "" {
+			return h
 		}
 	}
-	return false
+	var hosts []string
+	for _, s := range p.Files {
+		if s.Backup.Vault == name && !databases {
+			hosts = append(hosts, s.Hosts...)
+		}
+	}
+	if len(hosts) == 0 {
+		return ""
+	}
+	return slices.Min(hosts)
 }
 
 // upkeep is what the plan that counts wants of the vault.

@@ -1,8 +1,10 @@
 package vault_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -46,6 +48,8 @@ func TestWhatABackupAloneUsedIsFreedAndNothingElse(t *testing.T) {
 	v, dir := create(t)
 	ctx := t.Context()
 	kept, goes, pinned := store(t, v, sample()), store(t, v, large()), store(t, v, other(2))
+	nodes, contents := treeSample()
+	set, nodes := storeTree(t, v, nodes, contents) // a file set stays, list and contents
 	note := vault.Note{Backup: pinned.ID, Kind: vault.Pin, By: "ada", At: time.Unix(3e9, 0).UTC(), Reason: "before the move"}
 	if err := v.PutNote(ctx, note); err != nil {
 		t.Fatal(err)
@@ -103,6 +107,26 @@ func TestWhatABackupAloneUsedIsFreedAndNothingElse(t *testing.T) {
 		if err != nil || cmp.Diff(b.files, got) != "" {
 			t.Errorf("%s cannot be read as it was: %v", b.id, err)
 		}
+	}
+	n := 0
+	tree := fresh.OpenTree(set)
+	err := tree.Each(ctx, func(node vault.Node) error {
+		n++
+		if node.Kind != vault.KindFile {
+			return nil
+		}
+		r, err := tree.Open(ctx, node)
+		if err != nil {
+			return err
+		}
+		raw, err := io.ReadAll(r)
+		if !bytes.Equal(raw, contents[node.Path]) {
+			t.Errorf("%q of the file set holds something else", node.Path)
+		}
+		return errors.Join(err, r.Close())
+	})
+	if err != nil || n != len(nodes) {
+		t.Errorf("of the file set %d of %d names are left: %v", n, len(nodes), err)
 	}
 	notes, err := fresh.Notes(ctx)
 	if err != nil || len(notes) != 2 || notes[0].Kind != vault.Doomed || notes[1].By != "ada" {
