@@ -110,7 +110,7 @@ func TestWhatABackupAloneUsedIsFreedAndNothingElse(t *testing.T) {
 	}
 	n := 0
 	tree := fresh.OpenTree(set)
-	err := tree.Each(ctx, func(node vault.Node) error {
+	err = tree.Each(ctx, func(node vault.Node) error {
 		n++
 		if node.Kind != vault.KindFile {
 			return nil
