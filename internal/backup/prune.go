@@ -299,10 +299,13 @@ func logBase(backups []vault.Backup, all []Fate, window time.Duration, now time.
 	}
 	var base vault.Backup
 	for _, b := range backups {
+		if !b.Validated() || !stays[b.ID] || now.Sub(b.Stopped) < window || !b.Stopped.After(base.Stopped) {
+			continue
+		}
 		second := slices.ContainsFunc(backups, func(x vault.Backup) bool {
 			return x.ID != b.ID && retention.SameDay(x.Stopped, b.Stopped) && !x.Stopped.After(b.Stopped)
 		})
-		if b.Validated() && stays[b.ID] && !second && now.Sub(b.Stopped) >= window && b.Stopped.After(base.Stopped) {
+		if !second {
 			base = b
 		}
 	}

@@ -144,4 +144,7 @@ func buckets(at time.Time) [3]string {
 }
 
 // SameDay reports whether two times fall in one day of the tiers.
-func SameDay(a, b time.Time) bool { return buckets(a)[1] == buckets(b)[1] }
+func SameDay(a, b time.Time) bool {
+	const day = 24 * time.Hour // of UTC, where each has as many hours
+	return a.UTC().Truncate(day).Equal(b.UTC().Truncate(day))
+}

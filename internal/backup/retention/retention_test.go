@@ -171,3 +171,27 @@ func TestWhatStaysWhateverItsAge(t *testing.T) {
 		t.Errorf("one that was found bad, with no window and no weeks: %+v", v)
 	}
 }
+
+func TestADayOfTheTiersIsOneOfUTC(t *testing.T) {
+	at := func(s string) time.Time {
+		when, err := time.Parse(time.RFC3339, s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return when
+	}
+	for _, tt := range []struct {
+		a, b string
+		same bool
+	}{
+		{"2026-03-29T00:00:00Z", "2026-03-29T23:59:59Z", true},
+		{"2026-03-28T23:59:59Z", "2026-03-29T00:00:00Z", false},
+		{"2026-03-29T01:30:00+02:00", "2026-03-28T00:00:00Z", true},
+		{"2026-03-29T01:30:00+02:00", "2026-03-29T03:30:00+02:00", false},
+		{"2025-03-29T12:00:00Z", "2026-03-29T12:00:00Z", false},
+	} {
+		if got := retention.SameDay(at(tt.a), at(tt.b)); got != tt.same {
+			t.Errorf("%s and %s: same day %t", tt.a, tt.b, got)
+		}
+	}
+}
