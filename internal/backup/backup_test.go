@@ -302,8 +302,10 @@ func TestALostSegmentIsReportedAsAGap(t *testing.T) {
 	s, v := pgtest.New(t), newVault(t)
 	r := receiver(t, v)
 	stop := archive(t, r, s)
+	// Without a whole segment a receiver begins where the server is, and misses nothing; so it does if it begins late here.
+	until(t, "connected", func() bool { return r.Status().Connected && r.Status().Received > 0 })
 	s.Exec("postgres", "create table x as select generate_series(1, 1000)", "select pg_switch_wal()")
-	until(t, "a whole segment in the vault", func() bool { // without one a receiver begins where the server is, and misses nothing
+	until(t, "a whole segment in the vault", func() bool {
 		held, err := v.Log(r.Status().SystemID, 0).Held(t.Context())
 		return err == nil && slices.ContainsFunc(held, func(h wal.Held) bool { return !h.Partial })
 	})
