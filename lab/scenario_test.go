@@ -1,10 +1,13 @@
 package lab_test
 
 import (
+	"bytes"
 	"cmp"
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -126,6 +129,44 @@ func TestTheTableOfScenariosIsWhole(t *testing.T) {
 		return
 	}
 	t.Errorf("%s has another table than the list of scenarios gives (UPDATE=1 go test ./lab -run Table writes it):\n%s", file, table)
+}
+
+// What CI leaves out it names, and it takes the names from the page.
+func TestEachTestThatTakesLongIsOnThePage(t *testing.T) {
+	page, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob("*_test.go")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("the tests of this folder: %q, %v", files, err)
+	}
+	begins := regexp.MustCompile(`(?m)^func (Test\w+)\(`)
+	long := 0
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tests := begins.FindAllSubmatchIndex(text, -1)
+		for i, at := range tests {
+			end := len(text)
+			if i+1 < len(tests) {
+				end = tests[i+1][0]
+			}
+			name := string(text[at[2]:at[3]])
+			if !bytes.Contains(text[at[1]:end], []byte("\tlab."+"Long(t)")) {
+				continue
+			}
+			long++
+			if !bytes.Contains(page, []byte("`"+name+"` | make lab |")) {
+				t.Errorf("%s takes long, and README.md does not say that make lab alone runs it", name)
+			}
+		}
+	}
+	if long == 0 {
+		t.Error("no test that takes long was found: this looks for the wrong words")
+	}
 }
 
 func scenarioTable(t *testing.T) string {

@@ -3,6 +3,7 @@ package gate
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -96,9 +97,11 @@ func (l *loop) rouse() {
 	_, _ = unix.Write(l.wake, one[:]) // EAGAIN: it has been roused 2^64-2 times, and will see it
 }
 
-// run serves until stop.
+// run serves until stop. Its thread is its own, and ends with it.
 func (l *loop) run() {
 	defer func() { _ = l.free() }() // nothing is in them any more
+	runtime.LockOSThread()
+	gather()
 	events := make([]unix.EpollEvent, eventsMax)
 	var knocked []*door
 	for {

@@ -45,3 +45,12 @@ func abort(fd int) {
 	// It fails only on a socket that is disconnected already.
 	_, _, _ = unix.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&nowhere)), unsafe.Sizeof(nowhere))
 }
+
+// gather has this thread scheduled as a batch job (sched(7)): a message that arrives no longer drives out whoever
+// computes on the thread's processor, so several messages are found together once the thread's turn comes, which is as
+// soon as somebody waits. Its share of the processor (nice) stays the same. With 32 clients of short queries on two cores the
+// listener got 0.65 of direct so, and 0.60 as an ordinary thread; HAProxy got 0.65 in the same runs.
+func gather() {
+	// A system that forbids it (a container's filter of system calls) has an ordinary thread: slower when it is busy.
+	_ = unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_BATCH, Flags: unix.SCHED_FLAG_KEEP_PARAMS}, 0)
+}
