@@ -63,6 +63,8 @@ var rooms = []room{
 	{folder: "internal/files", ours: leaves + "internal/plan internal/vault", why: "a file set is backed up and restored with the vault alone"},
 	{folder: "internal/restore", ours: leaves + "internal/plan internal/database internal/vault/... internal/pgcontrol internal/database/postgres/walscan", why: "a restore works with vault and key alone, when cluster and agent are gone"},
 
+	{folder: "internal/restore/point", ours: leaves + "internal/files internal/restore internal/vault", why: "a recovery point is files and a database: who restores both knows both, and works with vault and key alone"},
+
 	{folder: "internal/rebuild", ours: leaves + "internal/agent internal/cluster internal/database", why: "what is left after a lost majority is judged from keys and records; who collects it knows the engines"},
 	{folder: "internal/agent", ours: leaves + roomsOwn + "internal/cluster", why: "the agent owns order and deadlines; it knows no driver and no engine"},
 	{folder: "internal/api", ours: leaves + roomsOwn + "internal/cluster internal/auth internal/agent", why: "a mouth reads what the agent saw and writes requests; it never acts"},

@@ -36,11 +36,18 @@ const receiptMax = 2 * time.Minute
 
 // restored writes the receipt of a restore that is done. It stands without one too, and the operator is told.
 func (a application) restored(ctx context.Context, cmd *cobra.Command, vaultName string, what receipt.Event) {
+	_ = a.restoredOrSay(ctx, cmd, vaultName, what) // it was said
+}
+
+// restoredOrSay likewise, for whoever tells it once more.
+func (a application) restoredOrSay(ctx context.Context, cmd *cobra.Command, vaultName string, what receipt.Event) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), receiptMax) // an interrupt comes too late to undo it
 	defer cancel()
-	if err := a.receipt(ctx, vaultName, what); err != nil {
+	err := a.receipt(ctx, vaultName, what)
+	if err != nil {
 		_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "done; its receipt is not in the vault: %v\n", err)
 	}
+	return err
 }
 
 func restoreEvent(database, says string, details any, figures map[string]float64) receipt.Event {
@@ -109,3 +116,26 @@ func putBackReceipt(b broughtBack) receipt.Event {
 		map[string]any{"backup": b.Backup, "at": b.At, "how": "put-back", "table": r.Table},
 		map[string]float64{"rows": float64(r.Inserted), "wanted_rows": float64(r.Wanted), "kept_out_rows": float64(r.Already), "took_seconds": time.Duration(b.Took).Seconds()})
 }
+
+// filesReceipt is evidence of restored files; what could not be restored as it was is named.
+func filesReceipt(o restoredFiles) receipt.Event {
+	r := o.Restored
+	what := "all of it"
+	if len(o.Paths) > 0 {
+		what = strings.Join(o.Paths, ", ")
+	}
+	lacks := r.Lacks
+	lacks.First = lacks.First[:min(len(lacks.First), receiptNamesMax)]
+	e := restoreEvent(o.Backup.Set, fmt.Sprintf("files %s of %s (backup %s of %s; %s) were restored to %s: %d files, %d bytes written, %d were right already",
+		o.Backup.Set, o.Backup.Host, o.Backup.ID, o.Backup.Started.UTC().Format(time.RFC3339), what, o.Place.Dir, r.Files, r.Bytes, r.Kept),
+		map[string]any{"backup": o.Backup.ID, "list": o.Backup.List, "host": o.Backup.Host, "paths": o.Paths, "dir": o.Place.Dir, "lacks": lacks},
+		map[string]float64{"files": float64(r.Files), "bytes": float64(r.Bytes), "kept_bytes": float64(r.Kept), "lacks": float64(r.Lacks.Count), "took_seconds": time.Duration(o.Took).Seconds()})
+	if n := r.Lacks.Count; n > 0 {
+		e.Outcome = receipt.Failed
+		e.Says += fmt.Sprintf("; %d are not as they were", n)
+	}
+	return e
+}
+
+// receiptNamesMax is how many names of files a receipt carries.
+const receiptNamesMax = 10

@@ -26,10 +26,11 @@ func recoveryPointCommand() *cobra.Command {
 		Long: `A recovery point is a backup of a file set and a position in a database's log, both of a moment in which the
 application changed neither: the plan's commands bring it to stand still, for 60 s at most, and let it go on.`,
 		Example: `  holdfast recovery-point create attachments
-  holdfast recovery-point list`,
+  holdfast recovery-point list
+  holdfast recovery-point restore latest --to /srv/back`,
 		Args: cobra.NoArgs,
 	}
-	cmd.AddCommand(pointCreateCommand(), pointListCommand())
+	cmd.AddCommand(pointCreateCommand(), pointListCommand(), pointRestoreCommand())
 	return cmd
 }
 
@@ -114,13 +115,16 @@ func createPoint(cmd *cobra.Command, a application, name, on, output string, lim
 			Remedy:  "correct what is said, then again: holdfast recovery-point create " + name}
 	}
 	b := answer.Backup
-	_, err = fmt.Fprintf(cmd.OutOrStdout(), "recovery point %s\n  files     %s on %s: backup %s, %d files\n  database  %s at %s\n  stood still for %s\n%sBring both back beside the live ones, once the log up to there is in the vault:\n  %s\n  %s\n",
-		b.Point.ID, b.Path, b.Host, b.ID, b.Files, b.Point.Database, b.Point.LSN, b.Point.Frozen.Round(time.Millisecond), troubles(*b),
-		restoreFilesText(*b), restoreDatabaseText(*b))
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "recovery point %s\n  files     %s on %s: backup %s, %d files\n  database  %s at %s\n  stood still for %s\n%sBring both back beside the live ones, once the log up to there is in the vault:\n  %s\n",
+		b.Point.ID, b.Path, b.Host, b.ID, b.Files, b.Point.Database, b.Point.LSN, b.Point.Frozen.Round(time.Millisecond), troubles(*b), restorePointText(*b))
 	if err == nil && !answer.OK {
 		err = exitError{1}
 	}
 	return err
+}
+
+func restorePointText(b vault.FileBackup) string {
+	return fmt.Sprintf("holdfast recovery-point restore %s --to DIR", b.Point.ID)
 }
 
 func restoreFilesText(b vault.FileBackup) string {
@@ -138,7 +142,8 @@ type listedPoint struct {
 	Backup   string         `json:"backup"`
 	Complete bool           `json:"complete"` // every file was read
 	Age      event.Duration `json:"age"`
-	Restore  []string       `json:"restore"` // what brings both back
+	Bring    string         `json:"bring"`   // what brings both back
+	Restore  []string       `json:"restore"` // what brings each back by itself
 }
 
 func pointListCommand() *cobra.Command {
@@ -162,7 +167,7 @@ func pointListCommand() *cobra.Command {
 			for _, h := range held {
 				for _, b := range h.Backups {
 					if b.Point != nil {
-						all = append(all, listedPoint{*b.Point, b.Set, b.ID, b.Complete(), event.Duration(time.Since(b.Point.At)), []string{restoreFilesText(b), restoreDatabaseText(b)}})
+						all = append(all, listedPoint{*b.Point, b.Set, b.ID, b.Complete(), event.Duration(time.Since(b.Point.At)), restorePointText(b), []string{restoreFilesText(b), restoreDatabaseText(b)}})
 					}
 				}
 			}
@@ -191,7 +196,7 @@ func writePoints(out io.Writer, all []listedPoint) error {
 		return err
 	}
 	for _, x := range all[:min(1, len(all))] {
-		if _, err := fmt.Fprintf(out, "The newest comes back with:\n  %s\n  %s\n", x.Restore[0], x.Restore[1]); err != nil {
+		if _, err := fmt.Fprintf(out, "The newest comes back with:\n  %s\n", x.Bring); err != nil {
 			return err
 		}
 	}

@@ -23,6 +23,10 @@ type momentFile struct {
 	database         located[string]
 	before, after    located[[]string]
 	freeze, snapshot located[time.Duration]
+	afterRestore     located[[]located[[]string]]
+	check            located[[]string]
+	restoreLimit     located[time.Duration]
+	restoreUser      located[string]
 }
 
 // minFilesEvery is the shortest repetition of a file set's backup: each looks at every file.
@@ -47,7 +51,11 @@ func moment() form[momentFile] {
 		must(key("after", argv(), "Command that lets them go on. It runs whatever happened, and again until it succeeds, so once too often must do no harm.", func(f *momentFile) *located[[]string] { return &f.after })),
 		key("freeze", span(time.Second, freezeMax), "Longest time from the beginning of before to that of after (default 60s, which is the most).", func(f *momentFile) *located[time.Duration] { return &f.freeze }),
 		key("snapshot", span(100*time.Millisecond, snapshotMax), "Longest time of that for taking files and position (default 10s, which is the most).", func(f *momentFile) *located[time.Duration] { return &f.snapshot }),
-		notYet[momentFile]("after_restore"), notYet[momentFile]("check"), notYet[momentFile]("every"),
+		key("after_restore", listOf(argv()), "Commands that run in turn once both were restored, before anything serves: recovery processing. They run again with a restore that is repeated, so twice must come to the same.", func(f *momentFile) *located[[]located[[]string]] { return &f.afterRestore }),
+		key("check", argv(), "Command that holds the restored database against the restored files; exit status 0 = they agree. What it says is kept.", func(f *momentFile) *located[[]string] { return &f.check }),
+		key("restore_limit", span(time.Second, 24*time.Hour), "Longest time of each command of after_restore and of check (default 10m).", func(f *momentFile) *located[time.Duration] { return &f.restoreLimit }),
+		key("restore_user", nameText(osUser()), "User of the host as whom they run (default: whoever restores).", func(f *momentFile) *located[string] { return &f.restoreUser }),
+		notYet[momentFile]("every"),
 	)
 }
 
@@ -55,21 +63,48 @@ const (
 	// freezeMax and snapshotMax are what users are made to wait at most.
 	freezeMax   = time.Minute
 	snapshotMax = 10 * time.Second
+	// restoreLimit is how long a command after a restore may take unless the plan says otherwise.
+	restoreLimit = 10 * time.Minute
 )
+
+// osUser is what useradd takes for a name.
+func osUser() nameRule {
+	return nameRule{pattern: `^[a-z_][a-z0-9_-]{0,31}$`, allows: isOSUser, allowed: "a user's name: small letters, digits, - and _, first no digit"}
+}
+
+func isOSUser(s string) bool {
+	for i, r := range s {
+		if r != '_' && (r < 'a' || r > 'z') && (i == 0 || r != '-' && (r < '0' || r > '9')) {
+			return false
+		}
+	}
+	return s != "" && len(s) <= 32
+}
 
 func resolveMoment(ms *mistakes, p *Plan, at keyPath, set FileSet, f located[momentFile]) Moment {
 	if !f.written() || !f.value.database.written() {
 		return Moment{}
 	}
 	m := Moment{Database: f.value.database.value, Before: f.value.before.value, After: f.value.after.value,
-		Freeze: f.value.freeze.or(freezeMax), Snapshot: f.value.snapshot.or(snapshotMax)}
+		Freeze: f.value.freeze.or(freezeMax), Snapshot: f.value.snapshot.or(snapshotMax),
+		Check: f.value.check.value, RestoreLimit: f.value.restoreLimit.value, RestoreUser: f.value.restoreUser.value}
 	if _, ok := p.DatabaseNamed(m.Database); !ok {
 		ms.add(f.value.database.at, at.to("database"), "%q is not known (%s)", m.Database, namesOr(databaseNames(p), func(n string) string { return n }, "the plan has no databases"))
 	}
-	for _, c := range []struct {
+	type command struct {
 		key string
 		run located[[]string]
-	}{{"before", f.value.before}, {"after", f.value.after}} {
+	}
+	commands := []command{{"before", f.value.before}, {"after", f.value.after}, {"check", f.value.check}}
+	for _, c := range f.value.afterRestore.value {
+		if commands = append(commands, command{"after_restore", c}); c.written() {
+			m.AfterRestore = append(m.AfterRestore, c.value)
+		}
+	}
+	if m.RestoreLimit == 0 && len(m.AfterRestore)+len(m.Check) > 0 {
+		m.RestoreLimit = restoreLimit
+	}
+	for _, c := range commands {
 		if c.run.written() && len(c.run.value) > 0 && !rooted(c.run.value[0]) {
 			ms.add(c.run.at, at.to(c.key), "%q is relative (allowed: a whole path)", c.run.value[0])
 		}
@@ -206,9 +241,28 @@ func showFileSet(s FileSet) mapping {
 		m.put("exclude", s.Exclude)
 	}
 	if x := s.Moment; x.Database != "" {
-		m.put("moment", mapping{{Key: "database", Value: x.Database}, {Key: "before", Value: x.Before}, {Key: "after", Value: x.After},
-			{Key: "freeze", Value: FormatDuration(x.Freeze)}, {Key: "snapshot", Value: FormatDuration(x.Snapshot)}})
+		m.put("moment", showMoment(x))
 	}
+	return m
+}
+
+func showMoment(x Moment) mapping {
+	m := mapping{{Key: "database", Value: x.Database}, {Key: "before", Value: x.Before}, {Key: "after", Value: x.After},
+		{Key: "freeze", Value: FormatDuration(x.Freeze)}, {Key: "snapshot", Value: FormatDuration(x.Snapshot)}}
+	var after []any
+	for _, c := range x.AfterRestore {
+		var words []any
+		for _, w := range c {
+			words = append(words, readable(w))
+		}
+		after = append(after, words)
+	}
+	if len(after) > 0 {
+		m.put("after_restore", after)
+	}
+	m.putList("check", x.Check)
+	m.putSpan("restore_limit", x.RestoreLimit)
+	m.putText("restore_user", x.RestoreUser)
 	return m
 }
 
@@ -239,7 +293,7 @@ func (d *differ) files() {
 			d.add(subject, Reloads, "its backups leave out [%s] (was [%s])", strings.Join(s.Exclude, " "), strings.Join(old.Exclude, " "))
 		}
 		if !reflect.DeepEqual(old.Moment, s.Moment) {
-			d.add(subject, Reloads, "its recovery points are made in another way from the next on")
+			d.add(subject, Reloads, "its recovery points are made, or brought back, in another way from the next on")
 		}
 		if old.Backup.Vault != s.Backup.Vault {
 			d.add(subject, Restarts, "it goes to vault %s (was %s); the agents take it up when they start; the old backups are kept", s.Backup.Vault, old.Backup.Vault)

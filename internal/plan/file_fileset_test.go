@@ -40,26 +40,30 @@ backup: { attachments: { vault: main, every: 30m, keep: forever }, rest: {} }
 
 func TestMistakesInFileSets(t *testing.T) {
 	for name, c := range map[string]struct{ text, want string }{
-		"a relative path":                   {"files: { f: { path: srv/x, hosts: [a] } }", `:4:21: file set f: path "srv/x" is relative`},
-		"the root of everything":            {"files: { f: { path: /, hosts: [a] } }", "is no directory of the application's own"},
-		"a way out of ${root}":              {"files: { f: { path: \"${root}/../x\", hosts: [a] } }", "is no directory of the application's own"},
-		"no host named, and there are many": {"files: { f: { path: /srv/x } }", ":4:10: file set f: hosts is missing"},
-		"a host that is not in the plan":    {"files: { f: { path: /srv/x, hosts: [z] } }", `names "z", and no host is called so`},
-		"copies is a later feature":         {"files: { f: { path: /srv/x, hosts: [a], copies: 2 } }", "copies is not available in this version"},
-		"a pattern that is none":            {"files: { f: { path: /srv/x, hosts: [a], exclude: [\"[a\"] } }", "is no pattern"},
-		"a pattern that leads out":          {"files: { f: { path: /srv/x, hosts: [a], exclude: [\"../x\"] } }", "leads out of the directory"},
-		"two stars":                         {"files: { f: { path: /srv/x, hosts: [a], exclude: [\"**/x\"] } }", "** is not available"},
-		"a set inside another":              {"files: { f: { path: /srv/x, hosts: [a] }, g: { path: /srv/x/y, hosts: [b] } }", "lie in one another"},
-		"a set that holds the vault":        {"files: { f: { path: /mnt, hosts: [a] } }", "a backup would hold itself"},
-		"a database's schedule":             {"files: { f: { path: /srv/x, hosts: [a] } }\nbackup: { f: { full: \"daily 01:00\" } }", "full is for databases"},
-		"too often":                         {"files: { f: { path: /srv/x, hosts: [a] } }\nbackup: { f: { every: 1m } }", "every"},
-		"a time to keep":                    {"files: { f: { path: /srv/x, hosts: [a] } }\nbackup: { f: { keep: 30d } }", "keep"},
-		"a moment of an unknown database":   {"files: { f: { path: /srv/x, hosts: [a], moment: { database: r, before: /b, after: /a } } }", `file set f: moment.database "r" is not known`},
-		"a moment that nothing ends":        {"files: { f: { path: /srv/x, hosts: [a], moment: { database: r, before: /b } } }", "after is missing"},
-		"a relative command":                {"databases: { r: { postgres: 15 } }\nfiles: { f: { path: /srv/x, hosts: [a], moment: { database: r, before: b, after: /a } } }", `moment.before "b" is relative`},
-		"a freeze of two minutes":           {"files: { f: { path: /srv/x, hosts: [a], moment: { database: r, before: /b, after: /a, freeze: 2m } } }", "freeze"},
-		"a moment on two hosts":             {"databases: { r: { postgres: 15 } }\nfiles: { f: { path: /srv/x, hosts: [a, b], moment: { database: r, before: /b, after: /a } } }", "only one can be brought to stand still"},
-		"a name that a database has":        {"databases: { f: { postgres: 15 } }\nfiles: { f: { path: /srv/x, hosts: [a] } }", "the name is taken by the database"},
+		"a relative path":                    {"files: { f: { path: srv/x, hosts: [a] } }", `:4:21: file set f: path "srv/x" is relative`},
+		"the root of everything":             {"files: { f: { path: /, hosts: [a] } }", "is no directory of the application's own"},
+		"a way out of ${root}":               {"files: { f: { path: \"${root}/../x\", hosts: [a] } }", "is no directory of the application's own"},
+		"no host named, and there are many":  {"files: { f: { path: /srv/x } }", ":4:10: file set f: hosts is missing"},
+		"a host that is not in the plan":     {"files: { f: { path: /srv/x, hosts: [z] } }", `names "z", and no host is called so`},
+		"copies is a later feature":          {"files: { f: { path: /srv/x, hosts: [a], copies: 2 } }", "copies is not available in this version"},
+		"a pattern that is none":             {"files: { f: { path: /srv/x, hosts: [a], exclude: [\"[a\"] } }", "is no pattern"},
+		"a pattern that leads out":           {"files: { f: { path: /srv/x, hosts: [a], exclude: [\"../x\"] } }", "leads out of the directory"},
+		"two stars":                          {"files: { f: { path: /srv/x, hosts: [a], exclude: [\"**/x\"] } }", "** is not available"},
+		"a set inside another":               {"files: { f: { path: /srv/x, hosts: [a] }, g: { path: /srv/x/y, hosts: [b] } }", "lie in one another"},
+		"a set that holds the vault":         {"files: { f: { path: /mnt, hosts: [a] } }", "a backup would hold itself"},
+		"a database's schedule":              {"files: { f: { path: /srv/x, hosts: [a] } }\nbackup: { f: { full: \"daily 01:00\" } }", "full is for databases"},
+		"too often":                          {"files: { f: { path: /srv/x, hosts: [a] } }\nbackup: { f: { every: 1m } }", "every"},
+		"a time to keep":                     {"files: { f: { path: /srv/x, hosts: [a] } }\nbackup: { f: { keep: 30d } }", "keep"},
+		"a moment of an unknown database":    {"files: { f: { path: /srv/x, hosts: [a], moment: { database: r, before: /b, after: /a } } }", `file set f: moment.database "r" is not known`},
+		"a moment that nothing ends":         {"files: { f: { path: /srv/x, hosts: [a], moment: { database: r, before: /b } } }", "after is missing"},
+		"a relative command":                 {"databases: { r: { postgres: 15 } }\nfiles: { f: { path: /srv/x, hosts: [a], moment: { database: r, before: b, after: /a } } }", `moment.before "b" is relative`},
+		"a freeze of two minutes":            {"files: { f: { path: /srv/x, hosts: [a], moment: { database: r, before: /b, after: /a, freeze: 2m } } }", "freeze"},
+		"a relative command after a restore": {"databases: { r: { postgres: 15 } }\nfiles: { f: { path: /srv/x, hosts: [a], moment: { database: r, before: /b, after: /a, after_restore: [/c, d e] } } }", `moment.after_restore "d" is relative`},
+		"a relative check":                   {"databases: { r: { postgres: 15 } }\nfiles: { f: { path: /srv/x, hosts: [a], moment: { database: r, before: /b, after: /a, check: c } } }", `moment.check "c" is relative`},
+		"a user that is none":                {"databases: { r: { postgres: 15 } }\nfiles: { f: { path: /srv/x, hosts: [a], moment: { database: r, before: /b, after: /a, restore_user: \"0 root\" } } }", "restore_user"},
+		"a command that takes two days":      {"databases: { r: { postgres: 15 } }\nfiles: { f: { path: /srv/x, hosts: [a], moment: { database: r, before: /b, after: /a, restore_limit: 2d } } }", "restore_limit"},
+		"a moment on two hosts":              {"databases: { r: { postgres: 15 } }\nfiles: { f: { path: /srv/x, hosts: [a, b], moment: { database: r, before: /b, after: /a } } }", "only one can be brought to stand still"},
+		"a name that a database has":         {"databases: { f: { postgres: 15 } }\nfiles: { f: { path: /srv/x, hosts: [a] } }", "the name is taken by the database"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, mistakes := Parse("holdfast.yaml", []byte(withVault+c.text+"\n"))
@@ -87,6 +91,24 @@ func TestAMomentIsReadAndShownAgain(t *testing.T) {
 	}
 	if d := cmp.Diff(want, mustParse(t, string(shown)).Files[0].Moment); d != "" {
 		t.Error(d)
+	}
+}
+
+func TestWhatRunsAfterARestoreIsReadAndShownAgain(t *testing.T) {
+	p := mustParse(t, withVault+"databases: { r: { postgres: 15 } }\n"+
+		"files: { f: { path: /srv/x, hosts: [a], moment: { database: r, before: /b, after: /a,\n"+
+		"  after_restore: [/opt/requeue all, [/opt/reindex, \"a b\", \"007\"]], check: /opt/check, restore_user: clinic } } }\n")
+	want := Moment{Database: "r", Before: []string{"/b"}, After: []string{"/a"}, Freeze: time.Minute, Snapshot: 10 * time.Second,
+		AfterRestore: [][]string{{"/opt/requeue", "all"}, {"/opt/reindex", "a b", "007"}}, Check: []string{"/opt/check"}, RestoreLimit: 10 * time.Minute, RestoreUser: "clinic"}
+	if d := cmp.Diff(want, p.Files[0].Moment); d != "" {
+		t.Error(d)
+	}
+	shown, err := p.Show()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(want, mustParse(t, string(shown)).Files[0].Moment); d != "" {
+		t.Errorf("%s\n%s", d, shown)
 	}
 }
 

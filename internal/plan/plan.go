@@ -298,6 +298,11 @@ type Moment struct {
 	After    []string      // command that lets them go on; it runs whatever happened
 	Freeze   time.Duration // from the beginning of Before to the beginning of After, at most
 	Snapshot time.Duration // of that for taking files and position, at most
+
+	AfterRestore [][]string    // commands that run in turn once both were restored, before anything serves
+	Check        []string      // command that holds the restored database against the restored files; none = no such
+	RestoreLimit time.Duration // of each of these commands
+	RestoreUser  string        // user of the host as whom they run; "" = whoever restores
 }
 
 // FileBackup says where a file set is backed up to and how often. No vault = it is not.

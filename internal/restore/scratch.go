@@ -30,6 +30,8 @@ type ScratchOptions struct {
 	Log       *slog.Logger
 	// Settings go over everything else, for instance shared_preload_libraries.
 	Settings map[string]string
+	// Logins are let in besides the starter; none = whoever can enter the private directory, which is its owner and root.
+	Logins []Login
 	// Polite gives way to everything else on the host: for processor time, for the disk, and with little memory.
 	Polite bool
 
@@ -112,11 +114,11 @@ func (s *Scratch) prepare() error {
 	if err := s.o.Owner.take(s.runDir); err != nil {
 		return err
 	}
-	for name, content := range map[string]string{
-		"postgresql.conf": "# Everything is set on the command line.\n",
-		"pg_hba.conf":     "local all all trust\n", // the directory is the lock: mode 0700
-		"pg_ident.conf":   "",
-	} {
+	hba, ident, err := s.whoMay()
+	if err != nil {
+		return err
+	}
+	for name, content := range map[string]string{"postgresql.conf": "# Everything is set on the command line.\n", "pg_hba.conf": hba, "pg_ident.conf": ident} {
 		p := filepath.Join(s.runDir, name)
 		if err := os.WriteFile(p, []byte(content), 0o600); err != nil {
 			return err
@@ -151,6 +153,9 @@ func (s *Scratch) arguments() ([]string, error) {
 		{"jit", "off"}, {"wal_level", "replica"}, {"data_directory", s.o.Dir},
 		{"dynamic_shared_memory_type", "mmap"}, // lies in the data directory: nothing outlasts that
 	}, append(isolation(), limits...)...)
+	if len(s.o.Logins) > 0 {
+		set = append(set, setting{"unix_socket_permissions", "0777"}) // who comes is proven by the kernel
+	}
 	if s.o.Polite {
 		set = append(set, polite()...)
 	}
