@@ -27,7 +27,7 @@ func receiptCommand() *cobra.Command {
 		Use:   "receipt",
 		Short: "Signed evidence of what was done: backups, restores, validations, changes of primary",
 		Long: `Each base backup, each restore on trial, each restore of a database (or of a part: in place, its undoing, beside the live one,
-rows that are put back) and each change of primary leaves a receipt: what was done, when, by which
+rows that are put back), each backup and restore of files, each restored recovery point and each change of primary leaves a receipt: what was done, when, by which
 host, how it went, in figures. It is signed with a key that the application's authority vouches for, and names the one before,
 so that one that was changed, taken out, exchanged or cut off shows. Receipts are kept in the vault and on the host that
 wrote them, and are verified with nothing but the authority's certificate.`,

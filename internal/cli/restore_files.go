@@ -101,6 +101,7 @@ type restoredFiles struct {
 	Restored files.Restored   `json:"restored"`
 	Took     event.Duration   `json:"took,omitempty"`
 	Warnings []string         `json:"warnings,omitempty"`
+	Receipt  string           `json:"receipt,omitempty"` // where it is, or why there is none
 }
 
 func (w *filesWords) run(ctx context.Context, cmd *cobra.Command, name string) error {
@@ -149,7 +150,32 @@ func (w *filesWords) run(ctx context.Context, cmd *cobra.Command, name string) e
 	if err != nil {
 		return err
 	}
+	if out.Receipt, err = w.receipt(ctx, cmd, out); err != nil {
+		return err
+	}
 	return w.tell(cmd, out)
+}
+
+// unsigned says why there is no receipt: what is not signed does not pretend to be evidence.
+const unsigned = "none: with a vault and its key alone nobody here has a certificate to sign with"
+
+// receipt writes the receipt of restored files, and says where it is.
+func (w *filesWords) receipt(ctx context.Context, cmd *cobra.Command, out restoredFiles) (string, error) {
+	if w.which.from.url != "" {
+		return unsigned, nil
+	}
+	a, err := findApplication(cmd, w.which.from.root)
+	if err != nil {
+		return "", err
+	}
+	set, err := a.fileSet(out.Backup.Set)
+	if err != nil {
+		return "", err
+	}
+	if err := a.restoredOrSay(ctx, cmd, set.Backup.Vault, filesReceipt(out)); err != nil {
+		return "not in the vault: " + err.Error(), nil
+	}
+	return "signed, in vault " + set.Backup.Vault, nil
 }
 
 // filesWarnings says what whoever restores should know of a backup.
@@ -208,6 +234,9 @@ func writeRestoredFiles(out io.Writer, o restoredFiles) error {
 	}
 	for _, x := range o.Warnings {
 		fmt.Fprintf(&s, "  WARNING     %s\n", x)
+	}
+	if o.Receipt != "" {
+		fmt.Fprintf(&s, "  receipt     %s\n", o.Receipt)
 	}
 	_, err := io.WriteString(out, s.String())
 	return err

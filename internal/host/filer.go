@@ -215,7 +215,7 @@ func (f *filer) backUp(ctx context.Context, asked *agent.Asked) (b vault.FileBac
 	}
 	if asked != nil && asked.Kind == "point" {
 		// What changed until now is stored before anything stands still: only the rest is taken then.
-		if b, err = f.made(files.Backup(ctx, o)); err != nil {
+		if b, err = f.made(ctx, v, o); err != nil {
 			return b, err
 		}
 		o.Earlier, o.Still = f.last, f.still(s, asked)
@@ -223,14 +223,16 @@ func (f *filer) backUp(ctx context.Context, asked *agent.Asked) (b vault.FileBac
 		f.moment.Lock()
 		defer f.moment.Unlock()
 	}
-	return f.made(files.Backup(ctx, o))
+	return f.made(ctx, v, o)
 }
 
-// made notes a backup that was made as the newest.
-func (f *filer) made(b vault.FileBackup, err error) (vault.FileBackup, error) {
+// made makes a backup, notes it as the newest, and leaves a receipt.
+func (f *filer) made(ctx context.Context, v *vault.Vault, o files.Options) (vault.FileBackup, error) {
+	b, err := files.Backup(ctx, o)
 	if err == nil {
 		f.last = &b
 		f.tell(func(t *agent.Files) { t.Last = summary(&b) })
+		f.host.receipt(ctx, v, fileBackupReceipt(b))
 	}
 	return b, err
 }

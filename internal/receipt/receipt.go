@@ -37,7 +37,7 @@ const (
 // Event is what was done, as whoever did it tells.
 type Event struct {
 	Kind    string             `json:"kind"`
-	Subject string             `json:"subject"` // a database of the plan
+	Subject string             `json:"subject"` // a database or a file set of the plan
 	Outcome string             `json:"outcome"`
 	Says    string             `json:"says"`              // one sentence
 	Figures map[string]float64 `json:"figures,omitempty"` // the unit ends the name: stored_bytes, took_seconds, rpo_seconds
