@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
+	"time"
 
 	"holdfast/internal/agent"
 	"holdfast/internal/cluster"
@@ -55,11 +57,11 @@ func (s Source) applyPlan(w http.ResponseWriter, r *http.Request) {
 	}
 	now := s.at(entry.Value)
 	next, refused := s.parsed(now, q.Text)
-	if refused == nil {
-		refused = s.unready(now, next)
-	}
 	if refused == nil && s.Check != nil {
 		refused = s.Check(r.Context(), now, next)
+	}
+	if refused == nil { // last, for looking takes time, and who answers must be true when the plan is written
+		refused = s.unready(now, next, time.Now())
 	}
 	if refused != nil {
 		s.refuse(w, http.StatusUnprocessableEntity, *refused)
@@ -130,9 +132,19 @@ func (s Source) parsed(now *plan.Plan, text string) (*plan.Plan, *problem.Proble
 	}
 }
 
-// unready names a host that shall hold a copy and cannot: its agent does not answer, or it has no PostgreSQL.
-func (s Source) unready(now, next *plan.Plan) *problem.Problem {
+// unready names a host that shall hold a copy and cannot: its agent does not answer, or it has no PostgreSQL. It believes
+// no look that is as old as a host's silence may be.
+func (s Source) unready(now, next *plan.Plan, at time.Time) *problem.Problem {
 	snap := s.Snapshot()
+	since := at.Sub(snap.At)
+	if since >= heardMax {
+		return &problem.Problem{
+			Code: "plan.host-not-ready", Subject: s.Self, Severity: problem.Note,
+			Title:   fmt.Sprintf("the agent of %s has not looked at the other hosts for %s: who answers is not known", s.Self, since.Round(100*time.Millisecond)),
+			Meaning: "Nothing was changed.", Remedy: "apply again; if it stays so, that host is overloaded or stands still: see holdfast status and its agent's log",
+		}
+	}
+	snap = aged(snap, since)
 	for _, d := range next.Databases {
 		had := map[string]bool{}
 		if old, ok := now.DatabaseNamed(d.Name); ok {
@@ -161,6 +173,17 @@ func (s Source) unready(now, next *plan.Plan) *problem.Problem {
 		}
 	}
 	return s.unfenced(now, next, snap)
+}
+
+// aged is a snapshot as it reads so much later: nothing was heard of anybody meanwhile.
+func aged(snap agent.Snapshot, since time.Duration) agent.Snapshot {
+	snap.Facts.Peers = slices.Clone(snap.Facts.Peers)
+	for i := range snap.Facts.Peers {
+		if p := &snap.Facts.Peers[i]; p.AgentAge < heardMax { // no more than that is asked, and Never stays what it is
+			p.AgentAge += since
+		}
+	}
+	return snap
 }
 
 // unfenced refuses to make a singleton of a service of which an instance may run where nobody answers: it has no

@@ -4,8 +4,10 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 
 	"holdfast/internal/agent"
+	"holdfast/internal/database"
 	"holdfast/internal/plan"
 )
 
@@ -95,5 +97,36 @@ func TestASingletonIsNotMadeWhereNobodyAnswers(t *testing.T) {
 		if p := (Source{Self: "b1"}).unfenced(c.now, c.next, snap); (p != nil) != c.refused {
 			t.Errorf("%s: %v", c.name, p)
 		}
+	}
+}
+
+// Who answers must be true when the plan is written: a look from before is aged, and an old one is not believed at all.
+func TestAPlanIsNotAppliedByALookFromBefore(t *testing.T) {
+	next := &plan.Plan{
+		Sites:     []plan.Site{{Name: "b", Hosts: []plan.Host{{Name: "b1"}, {Name: "b2"}}}},
+		Databases: []plan.Database{{Name: "records", Standbys: 1, Postgres: 15}},
+	}
+	looked := time.Now()
+	snap := agent.Snapshot{At: looked}
+	local := map[string]*database.Report{"records": {Local: database.Local{Known: true}}}
+	snap.Outcome.Report = agent.Report{Host: "b1", Databases: local}
+	snap.Facts.Peers = []agent.PeerFacts{{Host: "b2", AgentAge: time.Second, Report: &agent.Report{Host: "b2", Databases: local}}}
+	s := Source{Self: "b1", Snapshot: func() agent.Snapshot { return snap }}
+	for _, c := range []struct {
+		name, of string
+		later    time.Duration
+	}{
+		{"at once", "", 0},
+		{"while what was heard of b2 is young enough", "", heardMax - time.Second - time.Millisecond},
+		{"when b2 has been silent for too long", "records", heardMax - time.Second},
+		{"when this host has looked at nobody for too long", "b1", heardMax},
+	} {
+		p := s.unready(&plan.Plan{}, next, looked.Add(c.later))
+		if got := p; (got == nil) != (c.of == "") || got != nil && (got.Code != "plan.host-not-ready" || got.Subject != c.of) {
+			t.Errorf("%s: %+v", c.name, p)
+		}
+	}
+	if snap.Facts.Peers[0].AgentAge != time.Second {
+		t.Error("the snapshot itself was changed")
 	}
 }

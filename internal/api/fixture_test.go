@@ -79,7 +79,7 @@ func (w *well) complain(host string, p ...problem.Problem) {
 }
 
 func (w *well) snapshot() agent.Snapshot {
-	s := agent.Snapshot{Facts: agent.Facts{
+	s := agent.Snapshot{At: time.Now(), Facts: agent.Facts{
 		Known: true, Databases: []agent.DatabaseFacts{{Name: "records", Record: w.record, Revision: 5}}, Services: agent.ServiceFacts{Agreed: w.placed},
 	}}
 	s.Outcome.Report = *w.reports["b1"]

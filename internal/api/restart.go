@@ -54,6 +54,5 @@ func (s Source) restartSteps(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	s.refuse(w, http.StatusNotFound, problem.Problem{Code: "api.unknown", Subject: name, Severity: problem.Note,
-		Title: "the plan has no such database", Meaning: "Nothing was changed.", Remedy: "holdfast status lists the databases"})
+	s.refuse(w, http.StatusNotFound, UnknownDatabase(name, s.current()))
 }

@@ -69,6 +69,9 @@ in the vault unlisted, and the next one finds it there. Those that the plan's sc
 				return err
 			}
 			defer client.Close()
+			if err := knownNames(cmd.Context(), client, args[0], ""); err != nil {
+				return err
+			}
 			open, err := client.Open(cmd.Context())
 			if err != nil {
 				return err

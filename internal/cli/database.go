@@ -39,16 +39,10 @@ that answer, a failover that could not help); and what a forced failover would l
 			if err != nil {
 				return err
 			}
-			i := slices.IndexFunc(st.Databases, func(d api.DatabaseStatus) bool { return d.Name == args[0] })
-			if i < 0 {
-				var known []string
-				for _, d := range st.Databases {
-					known = append(known, d.Name)
-				}
-				unknown := api.UnknownName("database", args[0], known)
-				return &unknown
+			d, err := databaseIn(st, args[0])
+			if err != nil {
+				return err
 			}
-			d := st.Databases[i]
 			c, err := client.Candidates(cmd.Context(), args[0])
 			x, xerr := client.Explain(cmd.Context(), args[0])
 			if xerr != nil {
@@ -177,6 +171,9 @@ happened stands in the history. "holdfast database requests" lists what waits, "
 			if dryRun {
 				return showCandidates(cmd, client, args[0], to, output)
 			}
+			if err := knownNames(cmd.Context(), client, args[0], to); err != nil {
+				return err
+			}
 			if !yes {
 				ok, err := confirm(cmd, fmt.Sprintf("Sessions of %s are ended once and come back within about a second. Go on?", args[0]))
 				if err != nil || !ok {
@@ -214,6 +211,40 @@ happened stands in the history. "holdfast database requests" lists what waits, "
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "say who would take over, and why not the others; change nothing")
 	outputFlag(cmd, &output)
 	return cmd
+}
+
+// databaseIn finds a database of the plan.
+func databaseIn(st api.Status, name string) (api.DatabaseStatus, error) {
+	var known []string
+	for _, d := range st.Databases {
+		if d.Name == name {
+			return d, nil
+		}
+		known = append(known, d.Name)
+	}
+	unknown := api.UnknownName("database", name, known)
+	return api.DatabaseStatus{}, &unknown
+}
+
+// knownNames refuses a database, and a host ("" = none is named), that the plan does not have: before anybody is asked
+// whether to go on.
+func knownNames(ctx context.Context, client *api.Client, name, host string) error {
+	st, err := client.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := databaseIn(st, name); err != nil || host == "" {
+		return err
+	}
+	var known []string
+	for _, h := range st.Hosts {
+		if h.Name == host {
+			return nil
+		}
+		known = append(known, h.Name)
+	}
+	unknown := api.UnknownHost(host, known)
+	return &unknown
 }
 
 // showCandidates says what a switchover would do.

@@ -56,6 +56,9 @@ func salvageListCommand() *cobra.Command {
 }
 
 func salvagesOf(ctx context.Context, client *api.Client, name string) ([]api.Salvaged, []string, error) {
+	if err := knownNames(ctx, client, name, ""); err != nil {
+		return nil, nil, err
+	}
 	all, silent, err := client.Salvages(ctx)
 	if err != nil {
 		return nil, nil, err

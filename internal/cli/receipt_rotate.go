@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"holdfast/internal/api"
 	"holdfast/internal/host"
 	"holdfast/internal/local"
 )
@@ -50,6 +51,12 @@ func (a application) rotateReceipts(cmd *cobra.Command, names []string, output s
 			if _, err := os.Stat(host.ReceiptDir(local.HostDir(a.Root, h))); err == nil {
 				names = append(names, h)
 			}
+		}
+	}
+	for _, name := range names { // before any key is changed
+		if _, ok := a.plan.Host(name); !ok {
+			unknown := api.UnknownHost(name, hostNames(a.plan))
+			return &unknown
 		}
 	}
 	done := []rotated{}

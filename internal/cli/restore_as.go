@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -212,7 +213,11 @@ func (a application) copyNamed(name string) (hostCopy, error) {
 		}
 		names = append(names, c.Name)
 	}
-	return hostCopy{}, &problem.Problem{Code: "restore.no-copy", Subject: name, Severity: problem.Note, Title: fmt.Sprintf("no restored copy of that name is on this machine; there are %v", names),
+	there := "there is none"
+	if len(names) > 0 {
+		there = "there are " + strings.Join(names, ", ")
+	}
+	return hostCopy{}, &problem.Problem{Code: "restore.no-copy", Subject: name, Severity: problem.Note, Title: "no restored copy of that name is on this machine; " + there,
 		Meaning: "Nothing was changed.", Remedy: "see where it runs: holdfast status; give the command there"}
 }
 

@@ -29,6 +29,7 @@ type applied struct {
 	now   *plan.Plan
 	hash  string
 	text  string // that was applied last; "" = none
+	kept  string // what of that lies beside the data
 	first bool   // nothing was adopted yet
 	stale bool   // the file that this host was started with says otherwise than what was applied before
 }
@@ -45,7 +46,7 @@ func newApplied(cfg Config) *applied {
 		a.log.Warn("plan of before not read: this host begins with its file", "err", err)
 	default:
 		if p := a.parse(text); p != nil {
-			a.now, a.hash, a.text = a.start.Overlay(p), canonicalHash(a.start, text), string(text)
+			a.now, a.hash, a.text, a.kept = a.start.Overlay(p), canonicalHash(a.start, text), string(text), string(text)
 		}
 	}
 	return a
@@ -79,7 +80,7 @@ func (a *applied) named() string {
 }
 
 // adopt reads a plan that was applied. A text that is no plan changes nothing: the API refuses such, so another
-// version wrote it.
+// version wrote it. It does not touch the disk: see [applied.store].
 func (a *applied) adopt(text []byte) (*plan.Plan, string) {
 	p := a.parse(text)
 	a.mu.Lock()
@@ -90,23 +91,26 @@ func (a *applied) adopt(text []byte) (*plan.Plan, string) {
 	a.now, a.hash = a.start.Overlay(p), canonicalHash(a.start, text)
 	a.stale = a.first && a.hash != canonicalHash(a.start, nil)
 	a.first = false
-	if a.text != string(text) {
-		a.text = string(text)
-		if err := a.save(text); err != nil {
-			a.log.Error("applied plan not kept: a start without the others would be by the plan of before", "err", err)
-		}
-	}
+	a.text = string(text)
 	a.log.Info("plan taken over", "plan", a.hash)
 	return a.now, a.hash
 }
 
-func (a *applied) save(text []byte) error {
-	if a.keep == "" {
+// store lays the text that was applied last beside the data, where it does not lie yet. One caller alone: else an older
+// text could replace a newer one.
+func (a *applied) store() error {
+	a.mu.Lock()
+	text, kept := a.text, a.kept
+	a.mu.Unlock()
+	if text == kept || a.keep == "" {
 		return nil
 	}
-	if err := durable.WriteFile(a.keep, text, 0o600); err != nil {
+	if err := durable.WriteFile(a.keep, []byte(text), 0o600); err != nil {
 		return fmt.Errorf("keep the applied plan: %w", err)
 	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.kept = text
 	return nil
 }
 

@@ -58,7 +58,7 @@ type Host struct {
 	children  []child // listeners
 	edge      *child  // runs once the plan has routes
 	listeners []*listening
-	settings  settings
+	settings  *settings
 	exits     []*exits
 
 	disk     *disk
@@ -115,7 +115,7 @@ var errJoins = errors.New("this host enters another cluster")
 
 // life is one life of the agent, from opening to closing.
 func life(ctx context.Context, cfg Config, self plan.Host, down <-chan struct{}) error {
-	h := &Host{cfg: cfg, self: self, clock: clock.Real(), servers: map[string]*postgres.Server{}, joins: make(chan struct{}, 1), applied: newApplied(cfg)}
+	h := &Host{cfg: cfg, self: self, clock: clock.Real(), servers: map[string]*postgres.Server{}, joins: make(chan struct{}, 1), applied: newApplied(cfg), settings: newSettings()}
 	h.saver = newSaver(h)
 	h.copies = newCopyWatch(h)
 	h.restored = &copyServers{host: h}
@@ -341,6 +341,7 @@ func (h *Host) run(ctx context.Context, down <-chan struct{}) error {
 	g.Go(func() error { return h.salvor.run(ctx) })
 	g.Go(func() error { return h.restored.run(ctx) })
 	g.Go(func() error { return h.changes(ctx) })
+	g.Go(func() error { return h.settle(ctx) })
 	for _, c := range h.comparers {
 		g.Go(func() error { return c.run(ctx) })
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"holdfast/internal/agent"
 	"holdfast/internal/database"
@@ -18,19 +19,57 @@ import (
 // settings brings into this host's servers what the plan changes while they run: PostgreSQL's parameters, limits, and
 // where its programs lie. A reload, or a word that a restart is pending, is the judgement's; here it only becomes known.
 type settings struct {
-	mu  sync.Mutex // guards what follows
-	bad []problem.Problem
+	adopted chan struct{} // fires when a plan was taken over; holds one
+
+	mu       sync.Mutex // guards what follows
+	bad      []problem.Problem
+	programs []problem.Problem // where they cannot be taken from
 }
 
-// adopt takes a plan over that was applied, and gives what rounds need to know of it.
+func newSettings() *settings { return &settings{adopted: make(chan struct{}, 1)} }
+
+// settleAgain is how often is tried again what a disk or a folder refused.
+const settleAgain = 30 * time.Second
+
+// adopt takes a plan over that was applied, and gives what rounds need to know of it. The round that calls it renews
+// leases, so nothing here may wait for a disk or for a program: that is [Host.settle]'s.
 func (h *Host) adopt(text []byte) agent.Adopted {
 	p, hash := h.applied.adopt(text)
 	h.settings.bring(p, h.servers)
+	select {
+	case h.settings.adopted <- struct{}{}:
+	default:
+	}
 	out := agent.Adopted{Plan: hash, Services: h.services.policies(), Databases: []database.Policy{}}
 	for _, d := range p.Databases {
 		out.Databases = append(out.Databases, policy(p, d))
 	}
 	return out
+}
+
+// settle does, until ctx ends, what an adopted plan asks for and what may take long: its text is kept for a start without
+// the others, and programs are looked for where it says.
+func (h *Host) settle(ctx context.Context) error {
+	store := func() {
+		if err := h.applied.store(); err != nil {
+			h.cfg.Log.Error("applied plan not kept: a start without the others would be by the plan of before", "err", err)
+		}
+	}
+	again := h.clock.NewTimer(settleAgain)
+	defer again.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			store()
+			return nil
+		case <-h.settings.adopted:
+		case <-again.C():
+		}
+		store()
+		h.settings.find(h.plan(), h.servers)
+		again.Stop()
+		again.Reset(settleAgain)
+	}
 }
 
 // checkApply refuses a plan that this host could not follow: programs that are not there, ports that somebody else has.
@@ -97,13 +136,25 @@ func (s *settings) bring(p *plan.Plan, servers map[string]*postgres.Server) {
 		if err := server.SetParameters(parameters(d)); err != nil {
 			bad = append(bad, notTaken(d.Name, err))
 		}
-		if err := server.SetBinDir(d.BinDir); err != nil {
-			bad = append(bad, notTaken(d.Name, err))
-		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.bad = bad
+}
+
+// find has each server use the programs that the plan names. Those are run, to be asked which release they are.
+func (s *settings) find(p *plan.Plan, servers map[string]*postgres.Server) {
+	var bad []problem.Problem
+	for _, d := range p.Databases {
+		if server := servers[d.Name]; server != nil {
+			if err := server.SetBinDir(d.BinDir); err != nil {
+				bad = append(bad, notTaken(d.Name, err))
+			}
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.programs = bad
 }
 
 func parameters(d plan.Database) []postgres.Parameter {
@@ -129,5 +180,5 @@ func notTaken(name string, err error) problem.Problem {
 func (s *settings) problems() []problem.Problem {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.bad
+	return slices.Concat(s.bad, s.programs)
 }

@@ -1,0 +1,64 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"holdfast/internal/clock"
+	"holdfast/internal/plan"
+)
+
+// A round that takes a plan over renews leases as well: it must not wait for the disk. What it took over is kept a moment
+// later all the same, and at the latest when the agent ends.
+func TestAPlanThatIsTakenOverIsKeptBesideTheRound(t *testing.T) {
+	const text = `application: clinic
+sites: { b: { hosts: { b1: { address: 127.61.1.1 }, b2: { address: 127.61.1.2 }, b3: { address: 127.61.1.3 } } } }
+databases: { records: { postgres: 15, standbys: 2, acknowledged_by: 1 } }
+`
+	p, mistakes := plan.Parse("/plan/holdfast.yaml", []byte(text))
+	if p == nil {
+		t.Fatal(mistakes)
+	}
+	cfg := Config{Plan: p, Self: "b1", Dir: t.TempDir(), Log: slog.New(slog.DiscardHandler)}
+	kept := filepath.Join(cfg.Dir, "applied.yaml")
+	h := &Host{cfg: cfg, clock: clock.Real(), applied: newApplied(cfg), settings: newSettings(), services: &services{}}
+	h.services.plan = h.plan
+	h.adopt([]byte(text))
+	if _, err := os.Stat(kept); !errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("the round wrote to the disk: %v", err)
+	}
+	settled := func(end bool) {
+		t.Helper()
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		if end {
+			cancel()
+		}
+		go func() { done <- h.settle(ctx) }()
+		deadline := time.Now().Add(time.Minute)
+		for found := false; !found; time.Sleep(time.Millisecond) {
+			got, err := os.ReadFile(kept)
+			found = err == nil && string(got) == h.applied.text
+			if !found && time.Now().After(deadline) {
+				t.Errorf("not kept: %v, %q", err, got)
+				break
+			}
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	settled(false)
+	h.adopt([]byte(text + "# the same\n"))
+	settled(true)
+	if again := newApplied(cfg); again.text != h.applied.text || again.kept != again.text {
+		t.Errorf("the next life begins with %q", again.text)
+	}
+}
