@@ -3,6 +3,8 @@ package lab_test
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -70,6 +72,58 @@ func diskRefuses(refuse func(*lab.World, string)) func(*lab.Round) {
 		r.W.Net.Heal()
 		r.W.PowerOn(old)
 	}
+}
+
+// diskMended gives the plan a command for a primary in trouble, as an operator would write it, and lets the disk of the
+// primary stand still twice. The first time the command mends it and nothing moves; it has one turn in ten minutes, so
+// the second time a standby takes over.
+func diskMended(r *lab.Round) {
+	old := r.Was.Primary
+	place := filepath.Dir(r.W.Plan)
+	command, told := filepath.Join(place, "on-trouble"), filepath.Join(place, "on-trouble.told")
+	script := fmt.Sprintf("#!/bin/sh\nenv | grep ^HOLDFAST_ >> '%s'\nfsfreeze --unfreeze '%s'/hosts/\"$HOLDFAST_HOST\"/db && echo \"thawed $HOLDFAST_DATABASE\"\n", told, r.W.Root)
+	if err := os.WriteFile(command, []byte(script), 0o755); err != nil {
+		r.Fatal(err)
+	}
+	if err := os.RemoveAll(told); err != nil {
+		r.Fatal(err)
+	}
+	undo := applies(r, "    acknowledged_by:", "    on_trouble: { run: "+command+", limit: 20s }\n    acknowledged_by:")
+	if out, err := r.W.Run("database", "explain", "records"); err != nil || !strings.Contains(out, "on_trouble: for at most 20s") {
+		r.Errorf("explain does not tell of the command: %v\n%s", err, out)
+	}
+	defer r.W.ThawDisk(old) // also where something fails
+	r.Fault()
+	r.W.FreezeDisk(old)
+	turns := func() int {
+		text, _ := os.ReadFile(told) // not there yet
+		return strings.Count(string(text), "HOLDFAST_TROUBLE=")
+	}
+	r.W.Await("the command runs", recoverMax, func(api.Status) bool { return turns() > 0 })
+	r.Flows("after the command")
+	r.Unmoved()
+	text, err := os.ReadFile(told)
+	if err != nil {
+		r.Fatal(err)
+	}
+	for _, want := range []string{"HOLDFAST_TROUBLE=hung", "HOLDFAST_DATABASE=records", "HOLDFAST_HOST=" + old, "HOLDFAST_APPLICATION=lab", "HOLDFAST_LIMIT_SECONDS=20", "HOLDFAST_EVIDENCE=", fmt.Sprintf("HOLDFAST_EPOCH=%d", r.Was.Epoch)} {
+		if !strings.Contains(string(text), want) {
+			r.Errorf("the command was not told %s:\n%s", want, text)
+		}
+	}
+	r.W.Await("the history tells how it ended", recoverMax, func(api.Status) bool {
+		out, err := r.W.Run("history")
+		return err == nil && strings.Contains(out, "on_trouble has run") && strings.Contains(out, "it ended well") && strings.Contains(out, "thawed records")
+	})
+	r.W.FreezeDisk(old)
+	r.Moved()
+	r.Flows("at the new primary")
+	if n := turns(); n != 1 {
+		r.Errorf("the command ran %d times within ten minutes", n)
+	}
+	r.Over()
+	r.W.ThawDisk(old)
+	undo()
 }
 
 // nearlyFull is so little that a server stops to take writes, and enough for it to go on.

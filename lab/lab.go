@@ -39,6 +39,8 @@ type World struct {
 	up     *exec.Cmd
 	log    *os.File
 	agents *agents
+
+	clocks clocks
 }
 
 // readyMax is how long a world may take to come up on a busy machine.

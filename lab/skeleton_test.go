@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -125,6 +126,25 @@ func TestAWorldSurvivesOneFaultAfterTheOther(t *testing.T) {
 		out, err := w.Run("database", "switchover", "records", "--to", "nowhere", "--yes")
 		if err == nil || !strings.Contains(out, "nowhere: the plan has no such host") || !strings.Contains(out, "h1, h2, h3") {
 			t.Errorf("got %v: %s", err, out)
+		}
+	})
+
+	t.Run("every command refuses names that the plan does not have, before it asks anything", func(t *testing.T) {
+		for _, args := range [][]string{
+			{"database", "switchover", "recods"}, {"database", "switchover", "records", "--to", "h9"}, {"database", "failover", "recods", "--force"},
+			{"database", "failover", "records", "--force", "--to", "h9"}, {"database", "restart", "recods"}, {"database", "pause", "recods", "--for", "1m"},
+			{"database", "resume", "recods"}, {"database", "explain", "recods"}, {"database", "salvage", "list", "recods"},
+			{"database", "salvage", "show", "recods"}, {"database", "salvage", "waive", "recods", "x", "--reason", "none"},
+			{"backup", "run", "recods"}, {"backup", "cancel", "recods"}, {"backup", "list", "recods"}, {"backup", "window", "recods"},
+			{"backup", "status", "recods"}, {"backup", "validate", "recods"}, {"backup", "prune", "recods"}, {"files", "backup", "letters"},
+			{"recovery-point", "create", "letters"}, {"cluster", "replace", "h9"}, {"receipt", "rotate", "h9"}, {"vault", "status", "mian"},
+			{"restore", "database", "recods", "--to", filepath.Join(t.TempDir(), "copy")}, {"restore", "undo", "recods"},
+			{"agent", "--plan", w.Plan, "--host", "h9"},
+		} {
+			// Without a terminal a question ends a command: that would be seen here.
+			if out, err := w.Run(args...); err == nil || !regexp.MustCompile(`^(api\.unknown|cli\.unknown-\w+) `).MatchString(out) || !strings.Contains(out, "Do: ") {
+				t.Errorf("holdfast %s: %v\n%s", strings.Join(args, " "), err, out)
+			}
 		}
 	})
 
