@@ -44,7 +44,7 @@ func takeLog(ctx context.Context, o options, v *vault.Vault, out io.Writer) erro
 	})
 	g.Go(func() {
 		var last wal.LSN
-		for sleepFor(ctx, time.Millisecond) {
+		for sleepFor(ctx, lookEvery) {
 			if at := r.Status().Archived; at != last {
 				last = at
 				if _, printed = fmt.Fprintln(out, uint64(at)); printed != nil {

@@ -12,6 +12,11 @@ import (
 // drainFor bounds how long the end of a Run may take to bring what was received into the vault.
 const drainFor = 5 * time.Second
 
+// syncEvery is how long log of an unfinished segment may wait for its sync to this host's disk. Each sync is a write of
+// the file system's journal, for which the primary's own commits on that disk wait; the server keeps all that the vault
+// does not hold, so nothing depends on it but when the vault gets it.
+const syncEvery = 250 * time.Millisecond
+
 // coverEvery is how often the vault is told that nothing has happened. It bounds what a restore to a time
 // on an idle database can be asked for.
 const coverEvery = 10 * time.Second
@@ -37,8 +42,22 @@ func (s *stream) flushAll(received <-chan struct{}, flushed chan<- struct{}) err
 		case <-received:
 			last = true // once more, for what came since
 		case <-s.spool.wake:
+			last = s.untilRipe(received)
 		}
 	}
+}
+
+// untilRipe waits until what has come should be synced; it reports whether the stream has ended.
+func (s *stream) untilRipe(received <-chan struct{}) bool {
+	t := s.r.o.Clock.NewTimer(syncEvery)
+	defer t.Stop()
+	select {
+	case <-received:
+		return true
+	case <-s.spool.ripe:
+	case <-t.C():
+	}
+	return false
 }
 
 // archiveAll stores whole segments as they come, unfinished ones every PartialEvery, and at the end all that

@@ -161,6 +161,8 @@ type stream struct {
 	srv   server
 	log   *vault.Log
 	spool *spool
+
+	gathered []byte // of receiveRound: its memory, used again
 }
 
 func (s *stream) run(ctx context.Context) error {
@@ -298,8 +300,34 @@ func (s *stream) receive(ctx context.Context, timeline uint32, from wal.LSN) err
 	}
 }
 
+// Log comes in one small message for each commit that nobody else shared. Taking them one by one would wake this
+// process as often as the primary commits, on processors that it shares with it: what comes within gatherFor is taken
+// together. It is little beside PartialEvery.
+const (
+	gatherFor = 20 * time.Millisecond
+	takeFor   = time.Millisecond // how long messages are taken before the next rest
+	bulk      = 32 << 10         // a message this long, in bytes, says that more waits at the server: there is no rest
+)
+
 // receiveRound spools what comes until ctx ends, the server asks for an answer, or the timeline ends.
-func (s *stream) receiveRound(ctx context.Context, timeline uint32, at wal.LSN) (wal.LSN, error) {
+func (s *stream) receiveRound(ctx context.Context, timeline uint32, at wal.LSN) (_ wal.LSN, err error) {
+	begin := at // of what is gathered
+	gathered := s.gathered[:0]
+	put := func() error {
+		if len(gathered) == 0 {
+			return nil
+		}
+		if err := s.spool.append(timeline, begin, gathered, s.r.o.Clock.Now()); err != nil {
+			return err
+		}
+		begin, gathered = at, gathered[:0]
+		return nil
+	}
+	defer func() {
+		err = errors.Join(put(), err)
+		s.gathered = gathered
+	}()
+	rested := time.Time{}
 	for {
 		if s.spool.full() { // stop reading: TCP tells the server to wait
 			s.r.update(func(st *Status) { st.SpoolFull = true })
@@ -318,15 +346,36 @@ func (s *stream) receiveRound(ctx context.Context, timeline uint32, at wal.LSN) 
 			if m.at != at {
 				return at, fmt.Errorf("receive log: the server sent %s where %s follows", m.at, at)
 			}
-			if err := s.spool.append(timeline, at, m.data, now); err != nil {
-				return at, err
-			}
+			gathered = append(gathered, m.data...)
 			at += wal.LSN(len(m.data))
 		}
 		s.r.heard(timeline, at, m, now)
 		if m.wantReply {
 			return at, nil
 		}
+		if len(m.data) >= bulk || len(gathered) >= bulk {
+			if err := put(); err != nil {
+				return at, err
+			}
+		}
+		if len(m.data) >= bulk || now.Sub(rested) < takeFor {
+			continue
+		}
+		if err := put(); err != nil {
+			return at, err
+		}
+		s.rest(ctx)
+		rested = s.r.o.Clock.Now()
+	}
+}
+
+// rest lets messages gather.
+func (s *stream) rest(ctx context.Context) {
+	t := s.r.o.Clock.NewTimer(gatherFor)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C():
 	}
 }
 

@@ -22,9 +22,10 @@ type spool struct {
 	size uint64 // segment size in bytes
 	max  int64  // bytes that may wait
 
-	mu   sync.Mutex // guards everything below and the segments' fields
-	segs []*spooled // oldest first; the stream appends to the last
-	wake chan struct{}
+	mu   sync.Mutex    // guards everything below and the segments' fields
+	segs []*spooled    // oldest first; the stream appends to the last
+	wake chan struct{} // something came
+	ripe chan struct{} // a segment is full, or its timeline has ended
 }
 
 // spooled is one segment on its way.
@@ -55,7 +56,7 @@ func openSpool(dir string, size uint64, limit int64) (*spool, error) {
 			return nil, fmt.Errorf("open spool: %w", err)
 		}
 	}
-	return &spool{dir: dir, size: size, max: max(limit, int64(2*size)), wake: make(chan struct{}, 1)}, nil
+	return &spool{dir: dir, size: size, max: max(limit, int64(2*size)), wake: make(chan struct{}, 1), ripe: make(chan struct{}, 1)}, nil
 }
 
 // append adds log that begins at lsn and must follow what came before. now is when it came.
@@ -74,11 +75,15 @@ func (s *spool) append(timeline uint32, lsn wal.LSN, data []byte, now time.Time)
 			seg.since = now
 		}
 		seg.written += n
+		full := seg.written == s.size
 		s.mu.Unlock()
+		if full {
+			signal(s.ripe)
+		}
 		lsn += wal.LSN(n)
 		data = data[n:]
 	}
-	s.signal()
+	signal(s.wake)
 	return nil
 }
 
@@ -115,7 +120,8 @@ func (s *spool) end() {
 		s.segs[n-1].ended = true
 	}
 	s.mu.Unlock()
-	s.signal()
+	signal(s.wake)
+	signal(s.ripe)
 }
 
 // flush makes durable what was appended before the call.
@@ -232,9 +238,9 @@ func (s *spool) flushedTo() wal.LSN {
 	return at
 }
 
-func (s *spool) signal() {
+func signal(c chan<- struct{}) {
 	select {
-	case s.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
