@@ -32,6 +32,8 @@ type PruneOptions struct {
 	// not shed, and a clock that has jumped ahead looks the same. 0 = three days.
 	Behind time.Duration
 	Log    *slog.Logger // nil = silent
+
+	asPlanned bool // judge by the policy alone, whatever two persons agreed to; with DryRun
 }
 
 // Fate is what becomes of one backup, and why.
@@ -54,7 +56,8 @@ type Pruned struct {
 	Fates    []Fate        `json:"backups"`  // newest first
 	Segments int           `json:"segments"` // pieces of log that no backup and no moment of the window needs
 	Because  string        `json:"log_because"`
-	Freed    vault.Freed   `json:"freed"` // of the log
+	Freed    vault.Freed   `json:"freed"`            // of the log
+	Agreed   string        `json:"agreed,omitempty"` // what counts instead of the plan, as two persons agreed
 }
 
 // PolicyOf is the plan's say on how long backups stay.
@@ -90,6 +93,11 @@ func Prune(ctx context.Context, o PruneOptions) (Pruned, error) {
 	notes, err := o.Vault.Notes(ctx)
 	if err != nil {
 		return out, fmt.Errorf("prune backups of %s: %w", o.Database, err)
+	}
+	if !o.asPlanned || !o.DryRun {
+		if out.Agreed, err = o.agreed(ctx); err != nil {
+			return out, err
+		}
 	}
 	out.Fates = fates(o, c.Backups, notes)
 	if !o.DryRun {

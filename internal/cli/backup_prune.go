@@ -144,6 +144,9 @@ func writeJudged(out io.Writer, p backup.Pruned) error {
 		line("%s\t%s\t%s\t%s\n", f.ID, momentText(f.At), fateText(f, p.At), f.Because)
 	}
 	line("\nlog: %d pieces go; %s\n", p.Segments, p.Because)
+	if p.Agreed != "" {
+		line("%s\n", p.Agreed)
+	}
 	return w.Flush()
 }
 

@@ -121,7 +121,7 @@ with standbys that take over by themselves, and backups that can be restored.
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %w", err, errUsage) })
 	root.AddCommand(
 		planCommand(), applyCommand(), upCommand(), downCommand(), agentCommand(), statusCommand(), historyCommand(), databaseCommand(), clusterCommand(),
-		backupCommand(), filesCommand(), recoveryPointCommand(), restoreCommand(), vaultCommand(), receiptCommand(),
+		backupCommand(), filesCommand(), recoveryPointCommand(), restoreCommand(), vaultCommand(), receiptCommand(), operatorCommand(),
 		keeperCommand(), gateCommand(), edgeCommand(), etcdMemberCommand(), reclaimCommand(), versionCommand(),
 	)
 	return root

@@ -15,7 +15,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"holdfast/internal/durable"
-	"holdfast/internal/host"
 	"holdfast/internal/plan"
 	"holdfast/internal/problem"
 	"holdfast/internal/vault"
@@ -184,7 +183,7 @@ func loadScrub(file string) (*vault.Scrubbed, error) {
 
 // openToWrite opens a vault of the plan with all its rights.
 func (a application) openToWrite(ctx context.Context, name string) (*vault.Vault, error) {
-	conf, err := host.VaultConfig(ctx, a.plan, name)
+	conf, err := a.vaultConfig(ctx, name)
 	if err != nil {
 		return nil, err
 	}

@@ -78,13 +78,20 @@ func (a application) backupOf(name string) (plan.Database, plan.Backup, error) {
 
 // openVault opens a vault of the plan for reading: every copy that answers, as one.
 func (a application) openVault(ctx context.Context, name string) (*vault.Vault, error) {
-	conf, err := host.VaultConfig(ctx, a.plan, name)
+	conf, err := a.vaultConfig(ctx, name)
 	if err != nil {
 		return nil, err
 	}
 	conf.ReadOnly = true
 	markAllFilled(&conf, nil)
 	return vault.Open(ctx, conf)
+}
+
+// vaultConfig is how a vault of the plan is reached from here, and who may agree to deletions there.
+func (a application) vaultConfig(ctx context.Context, name string) (vault.Config, error) {
+	conf, err := host.VaultConfig(ctx, a.plan, name)
+	conf.Deletions.Authority = host.Authority(local.AdminDir(a.Root))
+	return conf, err
 }
 
 // markAllFilled says that the vault has lain in all its places, except in those that are to be filled: the command line

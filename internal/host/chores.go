@@ -27,12 +27,13 @@ type Retained struct {
 	Kept     int         `json:"kept"`
 	Marked   int         `json:"marked"` // go when the grace is over
 	Gone     int         `json:"gone"`
-	Log      int         `json:"log"`   // pieces of log that nothing needs
-	Freed    vault.Freed `json:"freed"` // objects of the log
+	Log      int         `json:"log"`              // pieces of log that nothing needs
+	Freed    vault.Freed `json:"freed"`            // objects of the log
+	Agreed   string      `json:"agreed,omitempty"` // what of the plan waits for two persons
 }
 
 func retained(p backup.Pruned) Retained {
-	r := Retained{Database: p.Database, Log: p.Segments, Freed: p.Freed}
+	r := Retained{Database: p.Database, Log: p.Segments, Freed: p.Freed, Agreed: p.Agreed}
 	for _, f := range p.Fates {
 		switch {
 		case f.Gone:
@@ -81,6 +82,9 @@ func (h *Host) retain(ctx context.Context, v *vault.Vault, r *choreRun) (string,
 	var parts []string
 	for _, d := range all {
 		parts = append(parts, fmt.Sprintf("%s: %d backups kept, %d marked, %d gone", d.Database, d.Kept, d.Marked, d.Gone))
+		if d.Agreed != "" {
+			parts = append(parts, d.Agreed)
+		}
 		freed.Objects += d.Freed.Objects
 		freed.Locked += d.Freed.Locked
 	}

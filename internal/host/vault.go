@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 
 	"holdfast/internal/agent"
+	"holdfast/internal/auth"
 	"holdfast/internal/cluster"
 	"holdfast/internal/plan"
 	"holdfast/internal/problem"
@@ -33,7 +36,7 @@ func VaultConfig(ctx context.Context, p *plan.Plan, name string) (vault.Config, 
 	if err != nil {
 		return vault.Config{}, err
 	}
-	conf := vault.Config{Name: v.Name, Key: key, Application: p.Application}
+	conf := vault.Config{Name: v.Name, Key: key, Application: p.Application, Deletions: vault.Deletions{TwoPersons: v.TwoPersons}}
 	for i, c := range v.Copies {
 		place := copyPlace(ctx, v, c)
 		if i == 0 {
@@ -43,6 +46,16 @@ func VaultConfig(ctx context.Context, p *plan.Plan, name string) (vault.Config, 
 		}
 	}
 	return conf, nil
+}
+
+// Authority is the certificate by which persons are known, from the directory of a certificate; nil = there is none, and what
+// two persons agreed to cannot be told then.
+func Authority(certificates string) []byte {
+	raw, err := os.ReadFile(filepath.Join(certificates, auth.CACertFile))
+	if err != nil {
+		return nil
+	}
+	return raw
 }
 
 // first makes a place the one that is asked first.
@@ -101,6 +114,10 @@ func (h *Host) vaultConfig(ctx context.Context, name string) (vault.Config, erro
 		return conf, err
 	}
 	conf.Host, conf.Log = h.cfg.Self, h.cfg.Log
+	if now, ok := h.plan().VaultNamed(name); ok {
+		conf.Deletions.TwoPersons = conf.Deletions.TwoPersons || now.TwoPersons
+	}
+	conf.Deletions.Authority = Authority(certDir(h.cfg.Dir))
 	if len(conf.Others) > 0 {
 		err = h.markFilled(ctx, &conf)
 	}

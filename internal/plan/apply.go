@@ -38,7 +38,7 @@ func (p *Plan) Overlay(applied *Plan) *Plan {
 	q.Vaults = slices.Clone(p.Vaults)
 	for i, v := range q.Vaults {
 		if from, ok := applied.VaultNamed(v.Name); ok {
-			q.Vaults[i].Upkeep = from.Upkeep
+			q.Vaults[i].Upkeep, q.Vaults[i].TwoPersons = from.Upkeep, from.TwoPersons
 		}
 	}
 	return &q

@@ -248,6 +248,9 @@ func (d *differ) vaults() {
 		if old.Undelete != v.Undelete {
 			d.add(subject, Reloads, "what is deleted from its directories can be brought back for %s (was %s)", spanOrWord(v.Undelete), spanOrWord(old.Undelete))
 		}
+		if old.TwoPersons != v.TwoPersons {
+			d.add(subject, Reloads, "deletions: %s (was %s); once two persons have agreed on how long things stay, only two persons end that", deletionsWord(v.TwoPersons), deletionsWord(old.TwoPersons))
+		}
 		for _, c := range old.Copies {
 			if i := slices.IndexFunc(v.Copies, func(n Copy) bool { return n.Name == c.Name }); i < 0 {
 				d.add(subject, Stops, "copy %s gets nothing new; what it holds is kept", c.Name)

@@ -92,6 +92,8 @@ type (
 		copies   located[[]named[copyFile]]
 		undelete located[time.Duration]
 		upkeep   located[upkeepFile]
+
+		deletions located[string]
 	}
 	backupFile struct {
 		vault       located[string]
@@ -258,7 +260,7 @@ func vault(dir string) form[vaultFile] {
 		must(key("copies", byName(label(), vaultCopy(dir)), "Places that each hold all of it, usually named after a site: file:///path, s3://bucket/prefix, azblob://account/container/prefix, or a mapping with url.", func(f *vaultFile) *located[[]named[copyFile]] { return &f.copies })),
 		key("undelete", spanOrNone(day, 5*year), "How long what is deleted from a directory can be brought back (default 7d); none = not at all.", func(f *vaultFile) *located[time.Duration] { return &f.undelete }),
 		key("upkeep", upkeep(), "When it is looked after: retention, scrub, locks, copies.", func(f *vaultFile) *located[upkeepFile] { return &f.upkeep }),
-		notYet[vaultFile]("deletions"),
+		key("deletions", oneOf("one-person", "two-persons"), "Who must agree before a pin or a legal hold is lifted, an old key retired, or retention made shorter: one-person (default) or two-persons, with certificates of their own.", func(f *vaultFile) *located[string] { return &f.deletions }),
 	)
 }
 

@@ -115,11 +115,17 @@ func TestACopyThatCannotBeIsRefusedWithItsReason(t *testing.T) {
 	}
 }
 
-// What a person may look for in this version's plan, and does not find, is refused by its name.
-func TestDeletionByTwoPersonsIsRefusedByName(t *testing.T) {
-	text := strings.Replace(string(withCopy(`"file:///mnt/x"`)), `key: "env:K",`, `key: "env:K", deletions: two-persons,`, 1)
-	_, mistakes := Parse("holdfast.yaml", []byte(text))
-	if len(mistakes) != 1 || !strings.Contains(mistakes[0].String(), "deletions") || !strings.Contains(mistakes[0].String(), "not available in this version") {
+// One person is enough unless the plan says that two must agree; anything else is a mistake.
+func TestThePlanSaysHowManyMustAgreeToADeletion(t *testing.T) {
+	for word, want := range map[string]bool{"": false, "deletions: one-person,": false, "deletions: two-persons,": true} {
+		text := strings.Replace(string(withCopy(`"file:///mnt/x"`)), `key: "env:K",`, `key: "env:K", `+word, 1)
+		p, mistakes := Parse("holdfast.yaml", []byte(text))
+		if len(mistakes) > 0 || p.Vaults[0].TwoPersons != want {
+			t.Errorf("%q: got %v, %v", word, p, mistakes)
+		}
+	}
+	text := strings.Replace(string(withCopy(`"file:///mnt/x"`)), `key: "env:K",`, `key: "env:K", deletions: three-persons,`, 1)
+	if _, mistakes := Parse("holdfast.yaml", []byte(text)); len(mistakes) != 1 || !strings.Contains(mistakes[0].String(), "deletions") {
 		t.Errorf("got %v", mistakes)
 	}
 }

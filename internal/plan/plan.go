@@ -212,6 +212,8 @@ type Vault struct {
 	Copies   []Copy
 	Undelete time.Duration // how long what is deleted from a directory can be brought back; 0 = not at all
 	Upkeep   Upkeep
+
+	TwoPersons bool // must agree before something goes for good that the plan's tiers do not let go of
 }
 
 // Copy is one place where a vault is stored. All copies are equal.

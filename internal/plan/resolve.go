@@ -26,7 +26,7 @@ func resolve(ms *mistakes, f planFile) *Plan {
 		p.Services = append(p.Services, resolveService(ms, p, f, s))
 	}
 	for _, v := range f.vaults.value {
-		vault := Vault{Name: v.name, Key: v.value.key.value, Undelete: v.value.undelete.or(7 * day), Upkeep: v.value.upkeep.value.resolved()}
+		vault := Vault{Name: v.name, Key: v.value.key.value, Undelete: v.value.undelete.or(7 * day), Upkeep: v.value.upkeep.value.resolved(), TwoPersons: v.value.deletions.value == "two-persons"}
 		for _, c := range v.value.copies.value {
 			vault.Copies = append(vault.Copies, c.value.resolved(c.name))
 		}

@@ -43,6 +43,7 @@ func (p *Plan) Show() ([]byte, error) {
 		}
 		shown := mapping{{Key: "key", Value: string(v.Key)}, {Key: "copies", Value: copies}}
 		shown.put("undelete", spanOrWord(v.Undelete))
+		shown.put("deletions", deletionsWord(v.TwoPersons))
 		shown.put("upkeep", showUpkeep(v.Upkeep))
 		vaults.put(v.Name, shown)
 	}
@@ -276,4 +277,11 @@ func describeCheck(c *Check) string {
 		return strings.Join(c.Argv, " ")
 	}
 	return c.Kind
+}
+
+func deletionsWord(two bool) string {
+	if two {
+		return "two-persons"
+	}
+	return "one-person"
 }

@@ -390,26 +390,17 @@ func (v *Vault) Retire(ctx context.Context) (int, error) {
 }
 
 func (v *Vault) retire(ctx context.Context) (int, error) {
-	if v.OldKey() {
-		return 0, oldKey(v.name)
-	}
-	if err := v.allAnswer(ctx); err != nil {
-		return 0, err
-	}
-	all, err := v.wraps(ctx)
+	newest, old, err := v.wrapsToRetire(ctx)
 	if err != nil {
 		return 0, err
 	}
-	var old []wrap
-	for _, w := range all {
-		switch {
-		case w.generation > v.generation: // somebody rotated meanwhile; or it is damaged, and which is newest is not known
-			return 0, fmt.Errorf("%s is newer than the key that the vault was opened with, or damaged; nothing was changed", w.name)
-		case v.formatRank(w.content) != v.generation+1 || w.generation != v.generation:
-			old = append(old, w)
-			continue
+	if len(old) > 0 {
+		if _, err := v.leave(ctx, retireDeed(old)); err != nil {
+			return 0, err
 		}
-		// A rotation that was cut off left copies that open with the old key.
+	}
+	// A rotation that was cut off left copies that open with the old key.
+	for _, w := range newest {
 		if err := v.establish(ctx, w.content); err != nil {
 			return 0, err
 		}
@@ -422,6 +413,31 @@ func (v *Vault) retire(ctx context.Context) (int, error) {
 		n++
 	}
 	return n, nil
+}
+
+// wrapsToRetire are the newest wrap and those that would go. Every copy answers.
+func (v *Vault) wrapsToRetire(ctx context.Context) (newest, old []wrap, err error) {
+	if v.OldKey() {
+		return nil, nil, oldKey(v.name)
+	}
+	if err := v.allAnswer(ctx); err != nil {
+		return nil, nil, err
+	}
+	all, err := v.wraps(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, w := range all {
+		switch {
+		case w.generation > v.generation: // somebody rotated meanwhile; or it is damaged, and which is newest is not known
+			return nil, nil, fmt.Errorf("%s is newer than the key that the vault was opened with, or damaged; nothing was changed", w.name)
+		case v.formatRank(w.content) != v.generation+1 || w.generation != v.generation:
+			old = append(old, w)
+		default:
+			newest = append(newest, w)
+		}
+	}
+	return newest, old, nil
 }
 
 // OldKey reports whether the vault was opened with a passphrase that a newer one has replaced.

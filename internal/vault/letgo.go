@@ -19,12 +19,16 @@ const skewMax = 5 * time.Minute
 const rightFile = "check.delete"
 
 // MayLetGo is nil when this host may let go of what is no longer wanted: the clocks agree, [Vault.MayDelete] has nothing
-// against it, and the credentials have the right to delete. Without that right everything stays, listed as it is.
+// against it, two persons agreed for how long things stay where two must, and the credentials have the right to delete. Without
+// that right everything stays, listed as it is.
 func (v *Vault) MayLetGo(ctx context.Context) error {
 	if v.guard == nil {
 		return fmt.Errorf("let go of what is old in vault %s: %w", v.name, ErrReadOnly)
 	}
 	if err := v.MayDelete(ctx); err != nil {
+		return err
+	}
+	if _, err := v.Terms(ctx); err != nil {
 		return err
 	}
 	open, _ := v.copiesAlone() // each answers, or MayDelete had refused

@@ -150,6 +150,9 @@ func (v *Vault) checkSealed(name string, content []byte) error {
 	case dir == receiptDir:
 		_, err := v.openReceipt(name, content)
 		return err
+	case dir == deletionDir:
+		_, err := v.openPaper(name, content)
+		return err
 	}
 	return nil
 }

@@ -11,6 +11,8 @@ import (
 	"github.com/kopia/kopia/repo"
 	"github.com/kopia/kopia/repo/manifest"
 	"github.com/kopia/kopia/snapshot"
+
+	"holdfast/internal/vault/consent"
 )
 
 // typeNote labels the manifests that hold a [Note].
@@ -92,7 +94,7 @@ func (v *Vault) PutNote(ctx context.Context, n Note) error {
 	}
 	if err == nil { // retention may have been quicker
 		if _, err = v.listed(ctx, n.Backup); errors.Is(err, ErrNoBackup) {
-			err = errors.Join(err, v.DropNotes(ctx, n.Backup, n.Kind))
+			err = errors.Join(err, v.dropNotes(ctx, n.Backup, n.Kind))
 		}
 	}
 	if err != nil {
@@ -101,8 +103,32 @@ func (v *Vault) PutNote(ctx context.Context, n Note) error {
 	return nil
 }
 
-// DropNotes removes the notes of some kinds on a backup; one that is not there is no error.
+// DropNotes removes the notes of some kinds on a backup; one that is not there is no error. A pin, and a legal hold, go only
+// when two persons agreed to that where two must.
 func (v *Vault) DropNotes(ctx context.Context, backup string, kinds ...string) error {
+	if slices.Contains(kinds, Pin) {
+		if err := v.mayDropNote(ctx, consent.Unpin, backup, Pin); err != nil {
+			return err
+		}
+	}
+	if slices.Contains(kinds, Hold) {
+		if err := v.mayDropNote(ctx, consent.Release, backup, Hold); err != nil {
+			return err
+		}
+	}
+	return v.dropNotes(ctx, backup, kinds...)
+}
+
+// mayDropNote is nil when there is none, or when it may go.
+func (v *Vault) mayDropNote(ctx context.Context, kind, backup, note string) error {
+	d, err := v.noteDeed(ctx, kind, backup, note)
+	if err == nil && len(d.Items) > 0 {
+		_, err = v.leave(ctx, d)
+	}
+	return err
+}
+
+func (v *Vault) dropNotes(ctx context.Context, backup string, kinds ...string) error {
 	err := v.write(ctx, "holdfast-note", func(ctx context.Context, w repo.RepositoryWriter) error {
 		for _, kind := range kinds {
 			if err := dropManifests(ctx, w, noteLabels(backup, kind)); err != nil {
@@ -121,6 +147,17 @@ func (v *Vault) DropNotes(ctx context.Context, backup string, kinds ...string) e
 func (v *Vault) Lift(ctx context.Context, backup, by, reason string, at time.Time) error {
 	if reason == "" {
 		return fmt.Errorf("lift the hold on %s: it needs a reason", backup)
+	}
+	d, err := v.ReleaseDeed(ctx, backup)
+	if err != nil {
+		return err
+	}
+	if len(d.Items) > 0 {
+		two, err := v.leave(ctx, d)
+		if err != nil {
+			return err
+		}
+		by = cmp.Or(two, by)
 	}
 	if err := v.PutNote(ctx, Note{Backup: backup, Kind: Lifted, By: by, At: at, Reason: reason}); err != nil {
 		return err

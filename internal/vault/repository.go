@@ -50,7 +50,7 @@ func initRepository(ctx context.Context, files store.Store, key redact.String) e
 
 // vault is one that is not open yet.
 func (c Config) vault(name string) *Vault {
-	v := &Vault{name: name, host: c.Host, log: c.Log}
+	v := &Vault{name: name, host: c.Host, log: c.Log, deletions: c.Deletions}
 	if v.host == "" {
 		v.host = "holdfast"
 	}

@@ -388,7 +388,7 @@ func (s *scrubbing) slow(ctx context.Context) error {
 // sealed names what carries its own proof: log, savings, pages of the catalog.
 func sealed(name string) bool {
 	dir, _, _ := strings.Cut(name, "/")
-	return dir == "wal" && strings.HasSuffix(name, walSuffix) || dir == stateDir || dir == catalogDir || dir == receiptDir
+	return dir == "wal" && strings.HasSuffix(name, walSuffix) || dir == stateDir || dir == catalogDir || dir == receiptDir || dir == deletionDir
 }
 
 // recordFile holds the outcome of the last scrub, for whoever may let something go only after a clean one.

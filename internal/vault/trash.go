@@ -234,12 +234,20 @@ func (v *Vault) storedAt(i store.Info) time.Time {
 	return i.ModTime
 }
 
-// emptyTrash ends what was deleted longer ago than its place keeps, by may's leave each time. The caller has asked
-// [Vault.MayLetGo].
+// emptyTrash ends what was deleted longer ago than its place keeps, and than two persons agreed where two must, by may's leave
+// each time. The caller has asked [Vault.MayLetGo].
 func (v *Vault) emptyTrash(ctx context.Context, may func(context.Context) error) (n int64, err error) {
 	trash, err := v.Trash(ctx)
 	if err != nil {
 		return 0, err
+	}
+	terms, err := v.Terms(ctx)
+	if err != nil {
+		return 0, err
+	}
+	agreed := time.Duration(0)
+	if terms != nil {
+		agreed = terms.Undelete
 	}
 	places := v.rawPlaces()
 	for _, t := range trash {
@@ -248,7 +256,7 @@ func (v *Vault) emptyTrash(ctx context.Context, may func(context.Context) error)
 			continue
 		}
 		for _, d := range t.all {
-			if time.Since(d.At) < t.Keeps {
+			if time.Since(d.At) < max(t.Keeps, agreed) {
 				continue
 			}
 			if err := may(ctx); err != nil {

@@ -52,6 +52,7 @@ type Config struct {
 	Application string         // owner; "" = any (a restore from vault and key alone). Create needs one
 	Host        string         // who writes, as lists show it; "" = "holdfast"
 	Log         *slog.Logger   // nil = silent
+	Deletions   Deletions      // who must agree before something goes for good
 
 	formatKept time.Duration // how long the repository's format is trusted to be what was read; 0 = as long as kopia does
 }
@@ -78,6 +79,8 @@ type Vault struct {
 	opened      [sha256.Size]byte       // hash of the wrap with which it was
 	generation  int                     // of the newest wrap; 0 = the key was never rotated
 	lastCatalog atomic.Pointer[catalog] // as it was last read; nil = not yet
+
+	deletions Deletions
 
 	left sync.Once // what could not be let go was told
 
@@ -334,7 +337,7 @@ func locks(name string) bool {
 	case repositoryDir:
 		return base != "" && strings.Contains("pqx", base[:1]) || base == "kopia.repository" // packs, indexes, format
 	}
-	return name == identityFile || name == formatBlobCopy || dir == receiptDir
+	return name == identityFile || name == formatBlobCopy || dir == receiptDir || dir == deletionDir
 }
 
 func (c Config) label() string {

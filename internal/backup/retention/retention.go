@@ -47,6 +47,27 @@ func (p Policy) withDefaults() Policy {
 	return p
 }
 
+// Tiers are how long each tier reaches back, by the plan's names; 0 = none.
+func (p Policy) Tiers() map[string]time.Duration {
+	p = p.withDefaults()
+	return map[string]time.Duration{"all": p.All, "half_daily": p.HalfDaily, "daily": p.Daily, "weekly": p.Weekly, "pitr": p.PITR}
+}
+
+// AtLeast keeps what p keeps, and of each tier what it must keep besides; tiers are as [Policy.Tiers] names them. It names
+// the tiers that p would make shorter.
+func (p Policy) AtLeast(tiers map[string]time.Duration) (longer Policy, shorter []string) {
+	own := p.Tiers()
+	reach := func(name string) time.Duration {
+		d := own[name]
+		if must := tiers[name]; must > d {
+			shorter, d = append(shorter, name), must
+		}
+		return cmp.Or(d, -1) // none is none there too, and not the default
+	}
+	longer = Policy{All: reach("all"), HalfDaily: reach("half_daily"), Daily: reach("daily"), Weekly: reach("weekly"), PITR: reach("pitr")}
+	return longer, shorter
+}
+
 // WithDefaults is the policy as it is judged by.
 func (p Policy) WithDefaults() Policy { return p.withDefaults() }
 

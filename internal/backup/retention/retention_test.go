@@ -2,6 +2,7 @@ package retention_test
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -193,5 +194,38 @@ func TestADayOfTheTiersIsOneOfUTC(t *testing.T) {
 		if got := retention.SameDay(at(tt.a), at(tt.b)); got != tt.same {
 			t.Errorf("%s and %s: same day %t", tt.a, tt.b, got)
 		}
+	}
+}
+
+// What two persons agreed to is kept whatever the plan says now, and what the plan keeps for longer too.
+func TestThePlanMayKeepMoreThanWasAgreedAndNeverLess(t *testing.T) {
+	agreed := retention.Policy{}.Tiers()
+	for name, c := range map[string]struct {
+		plan    retention.Policy
+		shorter []string
+		weekly  time.Duration
+		pitr    time.Duration
+	}{
+		"as agreed":                  {retention.Policy{}, nil, 2 * 365 * day, 14 * day},
+		"longer":                     {retention.Policy{Weekly: 3 * 365 * day, PITR: 20 * day}, nil, 3 * 365 * day, 20 * day},
+		"shorter":                    {retention.Policy{Weekly: 14 * day, PITR: 7 * day}, []string{"pitr", "weekly"}, 2 * 365 * day, 14 * day},
+		"none at all":                {retention.Policy{Weekly: -1, PITR: -1}, []string{"pitr", "weekly"}, 2 * 365 * day, 14 * day},
+		"one longer and one shorter": {retention.Policy{Weekly: 14 * day, PITR: 20 * day}, []string{"weekly"}, 2 * 365 * day, 20 * day},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, shorter := c.plan.AtLeast(agreed)
+			shorter = slices.DeleteFunc(shorter, func(s string) bool { return s == "daily" }) // it is a day longer than pitr
+			slices.Sort(shorter)
+			if !slices.Equal(c.shorter, shorter) {
+				t.Errorf("shorter are %q, want %q", shorter, c.shorter)
+			}
+			if now := got.Tiers(); now["weekly"] != c.weekly || now["pitr"] != c.pitr {
+				t.Errorf("got %v", now)
+			}
+		})
+	}
+	none, _ := retention.Policy{All: -1, HalfDaily: -1, Daily: -1, Weekly: -1, PITR: -1}.AtLeast(nil)
+	if got := none.Tiers(); got["weekly"] != 0 || got["pitr"] != 0 || got["all"] != 0 {
+		t.Errorf("none became %v", got)
 	}
 }

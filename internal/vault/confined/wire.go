@@ -16,6 +16,8 @@ import (
 type wire struct {
 	Name, ID, Key, Application, Host string
 	Places                           []place
+	TwoPersons                       bool
+	Authority                        []byte
 }
 
 type place struct {
@@ -45,7 +47,7 @@ type azure struct {
 type pair struct{ A, B string }
 
 func wired(c vault.Config) wire {
-	w := wire{Name: c.Name, ID: c.ID, Key: c.Key.Reveal(), Application: c.Application, Host: c.Host}
+	w := wire{Name: c.Name, ID: c.ID, Key: c.Key.Reveal(), Application: c.Application, Host: c.Host, TwoPersons: c.Deletions.TwoPersons, Authority: c.Deletions.Authority}
 	first := vault.Place{Copy: c.Copy, URL: c.URL, S3: c.S3, Azure: c.Azure, Trash: c.Trash, Filled: c.Filled, Unready: c.Unready}
 	for _, p := range append([]vault.Place{first}, c.Others...) {
 		to := place{Copy: p.Copy, URL: p.URL, Trash: p.Trash, Filled: p.Filled}
@@ -69,6 +71,7 @@ func wired(c vault.Config) wire {
 
 func (w wire) config() vault.Config {
 	c := vault.Config{Name: w.Name, ID: w.ID, Key: redact.Secret(w.Key), Application: w.Application, Host: w.Host}
+	c.Deletions = vault.Deletions{TwoPersons: w.TwoPersons, Authority: w.Authority}
 	for i, p := range w.Places {
 		to := vault.Place{Copy: p.Copy, URL: p.URL, Trash: p.Trash, Filled: p.Filled}
 		if p.Unready != "" {

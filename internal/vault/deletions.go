@@ -1,0 +1,229 @@
+package vault
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"holdfast/internal/problem"
+	"holdfast/internal/vault/consent"
+	"holdfast/internal/vault/store"
+)
+
+// Requests to let something go for good, and the answers to them, are signed by persons (package consent); here they are
+// bytes under their own hash, one object each, sealed as everything else. None is ever replaced, and a lock keeps them.
+const (
+	deletionDir    = "deletions"
+	deletionSuffix = ".aes"
+	deletionMagic  = "HFDELET\x01"
+	deletionHead   = 20 // magic 8, nonce 12
+)
+
+// Deletions say who must agree before something goes for good.
+type Deletions struct {
+	TwoPersons bool   // the plan wants it; the vault may besides, and then the plan alone does not end it
+	Authority  []byte // whose certificates are persons', PEM; nil = nobody here can be told from another
+}
+
+// PutPaper stores a request or an answer. That it is stored says nothing of whether it counts.
+func (v *Vault) PutPaper(ctx context.Context, content []byte) error {
+	sum := sha256.Sum256(content)
+	name := deletionDir + "/" + hex.EncodeToString(sum[:16]) + deletionSuffix
+	raw, err := v.sealPaper(name, content)
+	if err == nil {
+		err = v.files.Put(ctx, name, store.Bytes(raw))
+	}
+	if errors.Is(err, store.ErrDiffers) { // equal content under a fresh nonce is never equal bytes
+		err = nil
+	}
+	if err == nil {
+		raw, err = store.Read(ctx, v.files, name)
+	}
+	if err == nil {
+		var there []byte
+		if there, err = v.openPaper(name, raw); err == nil && !bytes.Equal(there, content) {
+			err = errors.New("another one is kept under its name")
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("store a request in vault %s: %w", v.name, err)
+	}
+	if err := v.writeDown(ctx, true); err != nil { // it is stored; its row waits
+		v.log.WarnContext(ctx, "catalog not written", "err", err)
+	}
+	return nil
+}
+
+func (v *Vault) sealPaper(name string, content []byte) ([]byte, error) {
+	gcm, err := v.cipherFor("holdfast-deletion-v1")
+	if err != nil {
+		return nil, err
+	}
+	head := make([]byte, deletionHead)
+	copy(head, deletionMagic)
+	_, _ = rand.Read(head[len(deletionMagic):]) // never fails (crypto/rand)
+	return gcm.Seal(slices.Clone(head), head[len(deletionMagic):], content, []byte(name)), nil
+}
+
+func (v *Vault) openPaper(name string, raw []byte) ([]byte, error) {
+	if len(raw) < deletionHead || string(raw[:len(deletionMagic)]) != deletionMagic {
+		return nil, errors.New("it is no request, or one of another version")
+	}
+	gcm, err := v.cipherFor("holdfast-deletion-v1")
+	if err != nil {
+		return nil, err
+	}
+	content, err := gcm.Open(nil, raw[len(deletionMagic):deletionHead], raw[deletionHead:], []byte(name))
+	if err != nil {
+		return nil, errors.New("damaged: its seal does not fit")
+	}
+	return content, nil
+}
+
+// Requested is what was asked for in a vault, and whether two persons are needed there.
+type Requested struct {
+	TwoPersons bool           `json:"two_persons"`
+	Terms      *consent.Terms `json:"terms,omitempty"` // what two persons last agreed to; nil = nothing, and nothing goes by itself
+	Cases      []consent.Case `json:"requests"`        // the newest first
+	Bad        []string       `json:"bad,omitempty"`   // what lies there and counts for nothing
+}
+
+// Requested reads every request and judges it at a moment. A copy that is away may hold a refusal, or what says that two
+// persons are needed: then it is an error.
+func (v *Vault) Requested(ctx context.Context, now time.Time) (Requested, error) {
+	out := Requested{TwoPersons: v.deletions.TwoPersons, Cases: []consent.Case{}}
+	var names []string
+	err := v.files.List(ctx, deletionDir+"/", func(i store.Info) error {
+		if strings.HasSuffix(i.Name, deletionSuffix) {
+			names = append(names, i.Name)
+		}
+		return nil
+	})
+	if err == nil {
+		err = v.Whole()
+	}
+	if err != nil {
+		return out, fmt.Errorf("read what was asked for in vault %s: %w", v.name, err)
+	}
+	slices.Sort(names)
+	var papers [][]byte
+	for _, name := range names {
+		raw, err := store.Read(ctx, v.files, name)
+		if err != nil {
+			return out, fmt.Errorf("read %s in vault %s: %w", name, v.name, err)
+		}
+		content, err := v.openPaper(name, raw)
+		if err != nil {
+			// A damaged one may be a refusal. Whoever can damage it can stop what goes, and no more.
+			return out, fmt.Errorf("read %s in vault %s: %w", name, v.name, err)
+		}
+		papers = append(papers, content)
+	}
+	trust := consent.Trust{Authority: v.deletions.Authority, Application: v.identity.Application, Vault: v.identity.ID}
+	if len(papers) > 0 && len(trust.Authority) == 0 {
+		out.TwoPersons = true // and nobody here can say what they agreed to
+		return out, nil
+	}
+	out.Cases, out.Bad = consent.Judge(papers, trust, now)
+	if out.Cases == nil {
+		out.Cases = []consent.Case{}
+	}
+	terms, on := consent.Standing(out.Cases)
+	out.Terms, out.TwoPersons = terms, out.TwoPersons || on
+	return out, nil
+}
+
+// leave is nil when a deed may be done now: one person is enough in this vault, or two agreed to exactly this. by names them.
+func (v *Vault) leave(ctx context.Context, d consent.Deed) (by string, err error) {
+	now, err := v.Requested(ctx, time.Now())
+	if err != nil || !now.TwoPersons {
+		return "", err
+	}
+	c, ok := consent.Leave(now.Cases, d)
+	if !ok {
+		return "", NotAgreed(v.name, d)
+	}
+	return fmt.Sprintf("%s, and %s agreed", c.By, c.Second), nil
+}
+
+// Terms are for how long two persons agreed that things stay at least; nil where one person's plan is enough. Where two are
+// needed and have not agreed, nothing may go: that is the problem vault.needs-two-persons.
+func (v *Vault) Terms(ctx context.Context) (*consent.Terms, error) {
+	now, err := v.Requested(ctx, time.Now())
+	switch {
+	case err != nil:
+		return nil, err
+	case now.TwoPersons && now.Terms == nil:
+		return nil, NotAgreed(v.name, consent.Deed{Kind: consent.Retention})
+	case !now.TwoPersons:
+		return nil, nil
+	}
+	return now.Terms, nil
+}
+
+// UnpinDeed names the pin of a backup, as it is now.
+func (v *Vault) UnpinDeed(ctx context.Context, backup string) (consent.Deed, error) {
+	return v.noteDeed(ctx, consent.Unpin, backup, Pin)
+}
+
+// ReleaseDeed names the legal hold of a backup, as it is now.
+func (v *Vault) ReleaseDeed(ctx context.Context, backup string) (consent.Deed, error) {
+	return v.noteDeed(ctx, consent.Release, backup, Hold)
+}
+
+// noteDeed names one note so that a later one, on the same backup, is another.
+func (v *Vault) noteDeed(ctx context.Context, kind, backup, note string) (consent.Deed, error) {
+	all, err := v.Notes(ctx)
+	if err != nil {
+		return consent.Deed{}, err
+	}
+	var items []string
+	for _, n := range all {
+		if n.Backup == backup && n.Kind == note {
+			items = append(items, fmt.Sprintf("%s on %s, put by %s at %s: %s", n.Kind, n.Backup, n.By, n.At.UTC().Format(time.RFC3339), n.Reason))
+		}
+	}
+	return consent.NewDeed(kind, backup, items, nil), nil
+}
+
+// RetireDeed names the wraps of the keys that would open the vault no more.
+func (v *Vault) RetireDeed(ctx context.Context) (consent.Deed, error) {
+	_, old, err := v.wrapsToRetire(ctx)
+	if err != nil {
+		return consent.Deed{}, err
+	}
+	return retireDeed(old), nil
+}
+
+func retireDeed(old []wrap) consent.Deed {
+	var items []string
+	for _, w := range old {
+		items = append(items, w.name)
+	}
+	return consent.NewDeed(consent.RetireKey, "", items, nil)
+}
+
+// NotAgreed refuses what one person alone, or nobody, wants.
+func NotAgreed(name string, d consent.Deed) *problem.Problem {
+	p := &problem.Problem{Code: "vault.needs-two-persons", Subject: name, Severity: problem.Note,
+		Title:   "two persons must agree to this, and have not",
+		Meaning: "Nothing was let go of, and nothing was changed.",
+		Remedy:  "one asks: holdfast vault deletions request " + d.Kind + " " + name + "; another one agrees: holdfast vault deletions approve ID"}
+	switch d.Kind {
+	case consent.Retention:
+		p.Severity, p.Title = problem.Degraded, "two persons must agree for how long things stay, and have not"
+		p.Meaning = "Nothing is let go of until they do, and the vault grows. Backups and the log go on."
+	case consent.Unpin, consent.Release:
+		p.Remedy = "one asks: holdfast vault deletions request " + d.Kind + " " + d.Subject + "; another one agrees within a day: holdfast vault deletions approve ID; then this again"
+	case consent.RetireKey:
+		p.Remedy += " within a day; then this again"
+	}
+	return p
+}

@@ -1,0 +1,222 @@
+package vault_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"holdfast/internal/auth"
+	"holdfast/internal/redact"
+	"holdfast/internal/vault"
+	"holdfast/internal/vault/consent"
+)
+
+// persons makes an authority and persons that it knows.
+func persons(t *testing.T, names ...string) (authority []byte, all map[string]consent.Person) {
+	t.Helper()
+	dir := t.TempDir()
+	ca, err := auth.CreateAuthority(dir, "clinic")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if authority, err = os.ReadFile(filepath.Join(dir, auth.CACertFile)); err != nil {
+		t.Fatal(err)
+	}
+	all = map[string]consent.Person{}
+	for _, n := range names {
+		c, err := ca.Issue(auth.HostCert{Name: n, Role: auth.Admin})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if all[n], err = consent.LoadPerson(c.Cert, c.Key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return authority, all
+}
+
+// asks puts a request into a vault, and agrees puts an answer beside it.
+func asks(t *testing.T, v *vault.Vault, by consent.Person, d consent.Deed, err error) (id string) {
+	t.Helper()
+	if err != nil || len(d.Items) == 0 {
+		t.Fatalf("deed %+v, %v", d, err)
+	}
+	raw, id, err := by.Ask(consent.Request{Application: "clinic", Vault: v.Identity().ID, At: time.Now(), Deed: d})
+	if err == nil {
+		err = v.PutPaper(t.Context(), raw)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+func answers(t *testing.T, v *vault.Vault, by consent.Person, id string, d consent.Deed, agree bool) {
+	t.Helper()
+	raw, err := by.Answer(consent.Vote{Vault: v.Identity().ID, Request: id, Digest: d.Digest(), Agree: agree, At: time.Now()})
+	if err == nil {
+		err = v.PutPaper(t.Context(), raw)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Where two must agree neither a pin nor a hold nor an old key goes by one, and what they agreed to is that and nothing else.
+func TestNothingGoesForGoodUnlessTwoPersonsAgreedToIt(t *testing.T) {
+	authority, who := persons(t, "anna", "ben")
+	conf, _, _ := pair(t)
+	conf.Deletions = vault.Deletions{TwoPersons: true, Authority: authority}
+	v := createIn(t, place{conf: conf})
+	ctx := t.Context()
+	b := store(t, v, sample())
+	pin := vault.Note{Backup: b.ID, Kind: vault.Pin, By: "anna", At: time.Unix(3e9, 0)}
+	for _, n := range []vault.Note{pin, {Backup: b.ID, Kind: vault.Hold, By: "anna", At: time.Unix(3e9, 0), Reason: "a case"}} {
+		if err := v.PutNote(ctx, n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	unpin := func() error { return v.DropNotes(ctx, b.ID, vault.Pin) }
+	wantProblem(t, unpin(), "vault.needs-two-persons")
+	wantProblem(t, v.DropNotes(ctx, b.ID, vault.Hold), "vault.needs-two-persons")
+	wantProblem(t, v.Lift(ctx, b.ID, "anna", "over", time.Now()), "vault.needs-two-persons")
+	wantProblem(t, v.MayLetGo(ctx), "vault.needs-two-persons") // how long things stay was never agreed
+
+	d, err := v.UnpinDeed(ctx, b.ID)
+	id := asks(t, v, who["anna"], d, err)
+	wantProblem(t, unpin(), "vault.needs-two-persons")
+	answers(t, v, who["anna"], id, d, true) // in another session
+	wantProblem(t, unpin(), "vault.needs-two-persons")
+	answers(t, v, who["ben"], id, d, true)
+	wantProblem(t, v.DropNotes(ctx, b.ID, vault.Pin, vault.Hold), "vault.needs-two-persons") // more than they agreed to
+	if err := unpin(); err != nil {
+		t.Errorf("two agreed: %v", err)
+	}
+	pin.At = pin.At.Add(time.Minute)
+	if err := v.PutNote(ctx, pin); err != nil {
+		t.Fatal(err)
+	}
+	wantProblem(t, unpin(), "vault.needs-two-persons") // a later pin is another one
+
+	d, err = v.ReleaseDeed(ctx, b.ID)
+	id = asks(t, v, who["ben"], d, err)
+	answers(t, v, who["anna"], id, d, true)
+	if err := v.Lift(ctx, b.ID, "somebody", "over", time.Now()); err != nil {
+		t.Errorf("two agreed: %v", err)
+	}
+	notes, err := v.Notes(ctx)
+	if err != nil || len(notes) != 2 || notes[0].Kind != vault.Lifted || notes[0].By != "ben, and anna agreed" {
+		t.Errorf("notes %+v, %v", notes, err)
+	}
+
+	// Who has no authority's certificate cannot tell who agreed; and the plan alone does not end what two agreed to.
+	terms := consent.NewDeed(consent.Retention, "", []string{"records"}, &consent.Terms{Undelete: time.Hour})
+	id = asks(t, v, who["anna"], terms, nil)
+	answers(t, v, who["ben"], id, terms, true)
+	if err := v.MayLetGo(ctx); err != nil {
+		t.Errorf("two agreed how long things stay: %v", err)
+	}
+	syncAll(t, v)
+	if s := scrub(t, v); len(s.Damage()) > 0 {
+		t.Errorf("a scrub finds %+v", s.Damage())
+	}
+	for name, who := range map[string]vault.Deletions{"the plan says one person": {Authority: authority}, "nobody can be told from another": {}} {
+		thief := conf
+		thief.Deletions = who
+		wantProblem(t, openAll(t, thief).DropNotes(ctx, b.ID, vault.Pin), "vault.needs-two-persons")
+		if name == "nobody can be told from another" {
+			wantProblem(t, openAll(t, thief).MayLetGo(ctx), "vault.needs-two-persons")
+		}
+	}
+	end := consent.NewDeed(consent.OnePerson, "", []string{"alone"}, nil)
+	id = asks(t, v, who["anna"], end, nil)
+	answers(t, v, who["ben"], id, end, true)
+	one := conf
+	one.Deletions.TwoPersons = false
+	if err := openAll(t, one).DropNotes(ctx, b.ID, vault.Pin); err != nil {
+		t.Errorf("two agreed that one is enough: %v", err)
+	}
+}
+
+// A copy that is away may hold a refusal: nothing is carried out without it.
+func TestARefusalInACopyThatIsAwayCounts(t *testing.T) {
+	authority, who := persons(t, "anna", "ben")
+	conf, _, away := pair(t)
+	conf.Deletions = vault.Deletions{TwoPersons: true, Authority: authority}
+	v := createIn(t, place{conf: conf})
+	ctx := t.Context()
+	b := store(t, v, sample())
+	if err := v.PutNote(ctx, vault.Note{Backup: b.ID, Kind: vault.Pin, By: "anna", At: time.Unix(3e9, 0)}); err != nil {
+		t.Fatal(err)
+	}
+	d, err := v.UnpinDeed(ctx, b.ID)
+	id := asks(t, v, who["anna"], d, err)
+	answers(t, v, who["ben"], id, d, true)
+	syncAll(t, v)
+	if err := os.Rename(away, away+".gone"); err != nil {
+		t.Fatal(err)
+	}
+	half := conf
+	half.Filled, half.Others = true, []vault.Place{{Copy: "away", URL: "file://" + away, Filled: true}}
+	if err := openAll(t, half).DropNotes(ctx, b.ID, vault.Pin); err == nil {
+		t.Error("the pin was lifted while a copy was away")
+	}
+	if err := os.Rename(away+".gone", away); err != nil {
+		t.Fatal(err)
+	}
+	if err := openAll(t, half).DropNotes(ctx, b.ID, vault.Pin); err != nil {
+		t.Errorf("with every copy: %v", err)
+	}
+}
+
+// An old key is retired by two, and the trash is not ended sooner than two agreed, whatever the plan says now.
+func TestAnOldKeyAndTheTrashNeedTwoPersons(t *testing.T) {
+	authority, who := persons(t, "anna", "ben")
+	dir := filepath.Join(t.TempDir(), "vault")
+	conf := config(dir)
+	conf.Trash = time.Second
+	v := createIn(t, place{dir, conf})
+	ctx := t.Context()
+	log := v.Log(7, 1<<20)
+	if err := log.PutSegment(ctx, 1, 0, make([]byte, 1<<20), time.Unix(9, 0)); err != nil {
+		t.Fatal(err)
+	}
+	held, err := log.Held(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := log.Drop(ctx, held, time.Now().Add(time.Hour), nil); err != nil {
+		t.Fatal(err)
+	}
+	two := conf
+	two.Deletions = vault.Deletions{TwoPersons: true, Authority: authority}
+	strict := openAll(t, two)
+	terms := consent.NewDeed(consent.Retention, "", []string{"what is deleted stays for an hour"}, &consent.Terms{Undelete: time.Hour})
+	id := asks(t, strict, who["anna"], terms, nil)
+	answers(t, strict, who["ben"], id, terms, true)
+	for deadline := time.Now().Add(time.Minute); oldest(t, v) < 2*conf.Trash; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("nothing in the trash grows old")
+		}
+	}
+	if freed, err := strict.Reclaim(ctx, vault.ReclaimOptions{Alone: true}); err != nil || freed.Ended != 0 || countTrash(t, v) != 1 {
+		t.Errorf("two agreed to an hour: %+v, %v", freed, err)
+	}
+
+	if err := strict.Rotate(ctx, conf.Key, redact.Secret("a fresh key")); err != nil {
+		t.Fatal(err)
+	}
+	fresh := openAll(t, withKey(two, "a fresh key"))
+	_, err = fresh.Retire(ctx)
+	wantProblem(t, err, "vault.needs-two-persons")
+	closed(t, opens(t, conf)) // the old key still opens it
+	d, err := fresh.RetireDeed(ctx)
+	id = asks(t, fresh, who["ben"], d, err)
+	answers(t, fresh, who["anna"], id, d, true)
+	if n, err := fresh.Retire(ctx); err != nil || n != len(d.Items) {
+		t.Errorf("two agreed to %q: %d, %v", d.Items, n, err)
+	}
+	_, err = vault.Open(ctx, conf)
+	wantProblem(t, err, "vault.wrong-key")
+}
