@@ -260,10 +260,12 @@ func (r *baseRun) copyFiles(ctx context.Context, conn *pgx.Conn, root *os.Root, 
 		return err
 	}
 	defer closeSpaces() // nothing was written through them
-	return r.copyListed(ctx, &copier{
-		root: root, spaces: spaces, to: w, checksums: b.Checksums, start: uint64(b.Start), from: from, take: take, compare: !take && comparable(*b, from),
-		pace: r.pace.wait, keep: func() error { return r.keep(w) }, bytes: func(n int) { r.done.Add(int64(n)); r.tick() },
-	}, files, b)
+	return r.whileItHolds(ctx, conn, *b, func(ctx context.Context) error {
+		return r.copyListed(ctx, &copier{
+			root: root, spaces: spaces, to: w, checksums: b.Checksums, start: uint64(b.Start), from: from, take: take, compare: !take && comparable(*b, from),
+			pace: r.pace.wait, keep: func() error { return r.keep(w) }, bytes: func(n int) { r.done.Add(int64(n)); r.tick() },
+		}, files, b)
+	})
 }
 
 // earlier is the backup to take chunks from or to compare with. One that cannot be read is no reason not to make a new
@@ -351,6 +353,9 @@ func (r *baseRun) finish(ctx context.Context, conn *pgx.Conn, w *vault.Writer, b
 	}
 	b.Stopped = b.Stopped.UTC()
 	if b.Timeline, err = labelTimeline(label); err != nil {
+		return err
+	}
+	if err := stillTheSame(ctx, conn, *b); err != nil { // what was asked while it ran may be older than the last pages
 		return err
 	}
 	if err := storeBytes(w, "backup_label", []byte(label), b.Stopped); err != nil {

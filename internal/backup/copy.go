@@ -181,8 +181,12 @@ func (c *copier) verify(ctx context.Context, f file, in *os.File, piece []byte, 
 
 // readControl reads pg_control until its checksum holds: the server may be writing it at that moment.
 func readControl(ctx context.Context, root *os.Root) ([]byte, error) {
+	return wholeControl(ctx, func() ([]byte, error) { return root.ReadFile(filepath.FromSlash(pgdata.ControlFile)) })
+}
+
+func wholeControl(ctx context.Context, read func() ([]byte, error)) ([]byte, error) {
 	for try := 0; ; try++ {
-		raw, err := root.ReadFile(filepath.FromSlash(pgdata.ControlFile))
+		raw, err := read()
 		if err != nil {
 			return nil, fmt.Errorf("read pg_control: %w", err)
 		}

@@ -308,6 +308,12 @@ func (s *Server) Kill() {
 	}
 }
 
+// Follow makes a standby stream from another server.
+func (s *Server) Follow(primary *Server) {
+	s.T.Helper()
+	s.Exec("postgres", fmt.Sprintf("alter system set primary_conninfo = 'host=%s port=%d user=postgres'", primary.Addr, primary.Port), "select pg_reload_conf()")
+}
+
 // ConnString leads to a database of the server.
 func (s *Server) ConnString(database string) string {
 	return fmt.Sprintf("postgres://postgres@%s:%d/%s?sslmode=disable", s.Addr, s.Port, database)
