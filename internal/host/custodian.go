@@ -53,10 +53,11 @@ var errNotOurs = errors.New("it is not this host's duty any more")
 func (h *Host) custodians() []*custodian {
 	var out []*custodian
 	for _, v := range h.cfg.Plan.Vaults {
-		for _, kind := range []string{agent.ChoreRetention, agent.ChoreScrub, agent.ChoreRenew, agent.ChoreSync} {
+		for _, kind := range []string{agent.ChoreRetention, agent.ChoreScrub, agent.ChoreRenew, agent.ChoreSync, choreCompact} {
 			c := &custodian{host: h, vault: v.Name, kind: kind}
 			c.do = map[string]func(context.Context, *vault.Vault, *choreRun) (string, any, error){
 				agent.ChoreRetention: h.retain, agent.ChoreScrub: h.scrub, agent.ChoreRenew: h.renew, agent.ChoreSync: h.sync,
+				choreCompact: h.compact,
 			}[kind]
 			out = append(out, c)
 		}
@@ -142,6 +143,8 @@ func (c *custodian) upkeep() (plan.Upkeep, plan.Schedule) {
 		return u, u.Renew
 	case c.kind == agent.ChoreSync && len(v.Copies) > 1:
 		return u, u.Sync
+	case c.kind == choreCompact:
+		return u, u.Compact
 	}
 	return u, plan.Schedule{}
 }
@@ -190,7 +193,7 @@ func (c *custodian) asked() *agent.Asked {
 func (c *custodian) turn(ctx context.Context, asked *agent.Asked) {
 	log := c.host.cfg.Log.With("vault", c.vault, "chore", c.kind)
 	run, cancel := context.WithCancelCause(ctx)
-	office := cluster.Campaign(c.host.store, agent.KeyCare+c.vault+"/"+c.kind, c.host.cfg.Self+"/"+rand.Text()[:8], careTTL, c.host.clock, log)
+	office := cluster.Campaign(c.host.store, agent.KeyCare+c.vault+"/"+c.office(), c.host.cfg.Self+"/"+rand.Text()[:8], careTTL, c.host.clock, log)
 	hold, leave := context.WithCancel(context.WithoutCancel(ctx))
 	var g errgroup.Group
 	g.Go(func() error { return office.Run(hold) })
@@ -223,6 +226,14 @@ func (c *custodian) turn(ctx context.Context, asked *agent.Asked) {
 		err = cause
 	}
 	c.tell(ctx, asked, began, text, result, err)
+}
+
+// office is what two hosts never hold at once for a vault. Who joins and who lets go holds the same one.
+func (c *custodian) office() string {
+	if c.kind == choreCompact {
+		return agent.ChoreRetention
+	}
+	return c.kind
 }
 
 // carry opens the vault for the chore alone.
@@ -291,6 +302,7 @@ func choreProblem(kind, subject string, err error) *problem.Problem {
 		agent.ChoreRetention: "Nothing is let go of that was to stay; the vault may hold more than it should.",
 		agent.ChoreScrub:     "Whether everything is what was stored is not known since the last scrub.",
 		agent.ChoreRenew:     "Locks may run out of what is still kept.",
+		choreCompact:         "Nothing is lost by that. The log stays as many small objects, and the vault opens the slower the longer this lasts.",
 		agent.ChoreSync:      "Copies may differ. What is lost with one may not be in another.",
 		agent.ChoreProve:     "Whether the backup can be restored is known from its last trial alone.",
 	}

@@ -14,6 +14,7 @@ type Upkeep struct {
 	Scrub      Schedule // everything is read and compared; zero = never
 	Renew      Schedule // locks are made longer; zero = never
 	Sync       Schedule // copies are compared and filled; zero = never
+	Compact    Schedule // old log is bundled, and indexes are joined; zero = never
 	ScrubLimit int64    // bytes a second at most; 0 = no limit
 	Zone       string   // in which the schedules are read; "" = UTC
 }
@@ -23,6 +24,7 @@ type upkeepFile struct {
 	scrub      located[Schedule]
 	renew      located[Schedule]
 	sync       located[Schedule]
+	compact    located[Schedule]
 	scrubLimit located[int64]
 	zone       located[string]
 }
@@ -34,6 +36,7 @@ func upkeep() form[upkeepFile] {
 		key("scrub_limit", rate(), "Most that a scrub reads (default 50MB/s).", func(f *upkeepFile) *located[int64] { return &f.scrubLimit }),
 		key("renew", scheduleOrNever(), `When locks are made longer, of copies with lock (default "daily 05:30").`, func(f *upkeepFile) *located[Schedule] { return &f.renew }),
 		key("sync", scheduleOrNever(), `When copies are compared and filled, besides what goes on all the time (default "daily 02:30").`, func(f *upkeepFile) *located[Schedule] { return &f.sync }),
+		key("compact", scheduleOrNever(), `When old log is put together in bundles, and the repository's indexes are joined (default "every 6h").`, func(f *upkeepFile) *located[Schedule] { return &f.compact }),
 		key("zone", zone(), "Time zone of these times, such as Europe/Berlin (default UTC).", func(f *upkeepFile) *located[string] { return &f.zone }),
 	)
 }
@@ -44,6 +47,7 @@ func (f upkeepFile) resolved() Upkeep {
 	}
 	return Upkeep{
 		Retention: f.retention.or(daily(4, 30)), Renew: f.renew.or(daily(5, 30)), Sync: f.sync.or(daily(2, 30)),
+		Compact:    f.compact.or(Schedule{Text: "every 6h", Every: 6 * time.Hour}),
 		Scrub:      f.scrub.or(Schedule{Text: "Sunday 03:00", Cron: "0 3 * * 0"}),
 		ScrubLimit: f.scrubLimit.or(50 << 20), Zone: f.zone.value,
 	}
@@ -100,6 +104,7 @@ func showUpkeep(u Upkeep) mapping {
 	m.put("scrub_limit", formatSize(u.ScrubLimit)+"/s")
 	m.put("renew", scheduleWord(u.Renew))
 	m.put("sync", scheduleWord(u.Sync))
+	m.put("compact", scheduleWord(u.Compact))
 	m.put("zone", zoneText(u.Zone))
 	return m
 }
@@ -118,6 +123,7 @@ func (d *differ) upkeep(subject string, old, now Upkeep) {
 	}{
 		{"retention lets go of what is old", old.Retention, now.Retention}, {"it is scrubbed", old.Scrub, now.Scrub},
 		{"locks are made longer", old.Renew, now.Renew}, {"copies are compared", old.Sync, now.Sync},
+		{"old log is bundled", old.Compact, now.Compact},
 	} {
 		if c.old != c.now {
 			d.add(subject, Reloads, "%s %s (was %s)", c.what, scheduleWord(c.now), scheduleWord(c.old))

@@ -173,6 +173,22 @@ type catalog struct {
 	live    map[string]bool // pages that count
 	damaged []error         // pages that cannot be read in any copy
 	covers  []string        // of all pages
+	bundles spans           // of log, also of bundles that were let go of
+}
+
+// row is what is known of a blob. A segment that a bundle took the place of needs no row of its own to be gone.
+func (c catalog) row(name string) (row, bool) {
+	r, ok := c.rows[name]
+	if !ok && c.bundles.covers(name) {
+		return row{Name: name, Gone: true}, true
+	}
+	return r, ok
+}
+
+// gone reports whether a blob was let go of.
+func (c catalog) gone(name string) bool {
+	r, _ := c.row(name)
+	return r.Gone
 }
 
 // has is the row of a blob that must be there.
@@ -220,6 +236,7 @@ func (v *Vault) readCatalog(ctx context.Context) (catalog, error) {
 			}
 		}
 	}
+	c.bundles = spansOf(maps.Keys(c.rows))
 	return c, nil
 }
 
@@ -268,7 +285,7 @@ func (v *Vault) mergeCatalog(ctx context.Context) error {
 		}
 	}
 	for _, r := range c.rows {
-		if !r.Gone || time.Unix(r.At, 0).After(old) {
+		if !r.Gone || time.Unix(r.At, 0).After(old) && !c.bundles.covers(r.Name) {
 			merged.rows = append(merged.rows, r)
 		}
 	}
@@ -300,6 +317,9 @@ func (v *Vault) mergeCatalog(ctx context.Context) error {
 		}
 	}
 	for _, n := range merged.Covers {
+		if !slices.Contains(names, path.Base(n)) {
+			continue // an earlier merge has let go of it
+		}
 		if err := v.letGo(ctx, n); err != nil {
 			return err
 		}

@@ -7,3 +7,9 @@ func (c Config) WithFormatKept(d time.Duration) Config {
 	c.formatKept = d
 	return c
 }
+
+// BundleName reads the name of a bundle.
+func BundleName(name string) (dir, first string, count int, ok bool) {
+	b, ok := parseBundleName(name)
+	return b.dir, b.first, b.count, ok
+}

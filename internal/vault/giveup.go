@@ -51,7 +51,11 @@ func (v *Vault) logNeedless(ctx context.Context, name string) error {
 			continue
 		}
 		_, start, err := wal.ParseSegmentName(base[:min(len(base), 24)], b.SegmentSize)
-		if err != nil || start+wal.LSN(b.SegmentSize) > b.Start { // what is no segment tells how timelines go on
+		segments := wal.LSN(1)
+		if many, ok := parseBundleName(base); ok {
+			segments = wal.LSN(many.count)
+		}
+		if err != nil || start+segments*wal.LSN(b.SegmentSize) > b.Start { // what is no segment tells how timelines go on
 			return fmt.Errorf("backup %s and moments after it need it", b.ID)
 		}
 	}

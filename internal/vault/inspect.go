@@ -15,7 +15,8 @@ import (
 type Contents struct {
 	Objects  int       `json:"objects"`
 	Bytes    int64     `json:"bytes"`
-	Segments int       `json:"segments"`          // objects of write-ahead log
+	Segments int       `json:"segments"`          // of write-ahead log, beginnings of some among them
+	Bundles  int       `json:"bundles,omitempty"` // objects that hold many of those
 	LastLog  time.Time `json:"last_log,omitzero"` // when the newest of them was stored, by the store's clock
 }
 
@@ -29,6 +30,11 @@ func (v *Vault) Contents(ctx context.Context) (Contents, error) {
 		c.Objects++
 		c.Bytes += i.Size
 		if strings.HasPrefix(i.Name, "wal/") && path.Base(i.Name) != coveredFile {
+			if b, ok := parseBundleName(i.Name); ok {
+				c.Bundles++
+				c.Segments += b.count
+				return nil // it holds what was stored long before
+			}
 			c.Segments++
 			if i.ModTime.After(c.LastLog) {
 				c.LastLog = i.ModTime.UTC()

@@ -58,14 +58,16 @@ func order(name string) int {
 	return 0
 }
 
-// needed leaves out beginnings of segments that a longer piece has replaced, and savings that would be let go of.
+// needed leaves out beginnings of segments that a longer piece has replaced, segments that lie in a bundle, and savings that
+// would be let go of.
 func needed(names []string) []string {
+	bundles := spansOf(slices.Values(names))
 	longest := map[string]string{} // segment with its folder -> the piece that holds most of it
 	var states []SavedState
 	for _, n := range names {
 		dir, base := path.Split(n)
 		switch top, _, _ := strings.Cut(n, "/"); {
-		case top == "wal" && len(base) > 24:
+		case top == "wal" && len(base) > 24 && !strings.HasPrefix(base[24:], bundleMark):
 			segment := dir + base[:24]
 			if pieceLength(base) > pieceLength(path.Base(longest[segment])) {
 				longest[segment] = n
@@ -84,6 +86,8 @@ func needed(names []string) []string {
 		switch top, _, _ := strings.Cut(n, "/"); {
 		case top == "wal" && strings.Contains(base, ".partial-") && longest[dir+base[:24]] != n:
 			continue
+		case top == "wal" && bundles.covers(n):
+			continue
 		case top == stateDir:
 			if _, ok := parseState(base); ok && !kept[n] {
 				continue
@@ -98,7 +102,7 @@ func needed(names []string) []string {
 func (v *Vault) needed(names []string) []string {
 	c := v.lastCatalog.Load()
 	if c != nil {
-		names = slices.DeleteFunc(slices.Clone(names), func(n string) bool { return c.rows[n].Gone })
+		names = slices.DeleteFunc(slices.Clone(names), c.gone)
 	}
 	return needed(names)
 }

@@ -149,7 +149,12 @@ func (l *Log) Drop(ctx context.Context, pieces []wal.Held, before time.Time, may
 		return Freed{}, fmt.Errorf("let go of log in vault %s: %w", l.vault.name, err)
 	}
 	defer done()
+	asked := map[string]bool{} // a bundle is named once for each segment in it
 	for _, p := range pieces {
+		if asked[p.Object] {
+			continue
+		}
+		asked[p.Object] = true
 		if path.Dir(p.Object) != l.dir(p.Timeline) {
 			return g.freed(), fmt.Errorf("let go of log %s: it is none of system %d", p.Object, l.systemID)
 		}

@@ -56,6 +56,7 @@ var (
 	errIsGood    = errors.New("it is whole now")
 	errNobody    = errors.New("no copy that answers has it whole")
 	errNotForget = errors.New("the catalog does not say that it was let go of")
+	errNoBundle  = errors.New("the bundle that took its place is not whole in this copy: it stays until that is mended")
 )
 
 func (v *Vault) mend(ctx context.Context, m *Mending, open map[string]store.Store, dry bool) error {
@@ -64,8 +65,12 @@ func (v *Vault) mend(ctx context.Context, m *Mending, open map[string]store.Stor
 		return errCopyAway
 	}
 	if m.Kind == ShouldBeGo {
-		if c := v.lastCatalog.Load(); c == nil || !c.rows[m.Name].Gone {
+		c := v.lastCatalog.Load()
+		if c == nil || !c.gone(m.Name) {
 			return errNotForget
+		}
+		if err := v.bundledThere(ctx, *c, target, m.Name); err != nil {
+			return err
 		}
 		if dry {
 			return nil

@@ -237,7 +237,7 @@ func (s *scrubbing) prepare(ctx context.Context) ([]string, error) {
 
 // blob reads one name in every copy.
 func (s *scrubbing) blob(ctx context.Context, name string) error {
-	r, listed := s.cat.rows[name]
+	r, listed := s.cat.row(name)
 	var found []Finding
 	var good []string
 	sums := map[string]row{}
@@ -320,8 +320,13 @@ func (s *scrubbing) read(ctx context.Context, c, name string, info store.Info, r
 		return nil, row{}, err
 	}
 	f := &Finding{Copy: c, Name: name, Size: info.Size}
-	if errors.Is(err, store.ErrNotFound) && (light(name) || changing(name)) {
-		return nil, row{}, nil // let go of meanwhile
+	if errors.Is(err, store.ErrNotFound) {
+		gone, err := s.goneMeanwhile(ctx, name)
+		if gone || err != nil {
+			return nil, row{}, err
+		}
+		f.Kind, f.Detail = Lost, "it was there when the scrub began"
+		return f, row{}, nil
 	}
 	if err != nil {
 		f.Kind, f.Detail = Unreadable, err.Error()
@@ -331,6 +336,9 @@ func (s *scrubbing) read(ctx context.Context, c, name string, info store.Info, r
 	own := row{Name: name, Size: int64(len(content)), Sum: hex.EncodeToString(sum[:]), At: info.ModTime.Unix()}
 	if r.Gone {
 		f.Kind, f.Detail = ShouldBeGo, "it was let go of at "+time.Unix(r.At, 0).UTC().Format(time.RFC3339)
+		if r.At == 0 {
+			f.Detail = "a bundle has taken its place"
+		}
 		return f, own, nil
 	}
 	f.Kind = Damaged
@@ -348,6 +356,20 @@ func (s *scrubbing) read(ctx context.Context, c, name string, info store.Info, r
 		return f, own, nil
 	}
 	return nil, own, nil
+}
+
+// goneMeanwhile reports whether a blob that the scrub has listed was let go of since: what is let go of is written down
+// before.
+func (s *scrubbing) goneMeanwhile(ctx context.Context, name string) (bool, error) {
+	known := func() bool { return light(name) || changing(name) || s.cat.gone(name) || s.cat.mayBeGone(name) }
+	if known() {
+		return true, nil
+	}
+	now, err := s.vault.readCatalog(ctx)
+	if err == nil {
+		s.cat = now
+	}
+	return known(), err
 }
 
 // unlisted judges blobs that the catalog does not have: their copies must agree.

@@ -92,8 +92,9 @@ func (l *Log) PutHistory(ctx context.Context, timeline uint32, content []byte) e
 	return err
 }
 
-// put stores content under prefix plus its hash, unless that is there, and gives the object's name. The check for other
-// content runs before, so that what is stored stays alone, and after, for two writers may come at the same moment.
+// put stores content under prefix plus its hash, unless that is there, and gives the name of the object that holds it. The
+// check for other content runs before, so that what is stored stays alone, and after, for two writers may come at the same
+// moment.
 func (l *Log) put(ctx context.Context, name, prefix string, h walHeader, content []byte) (string, error) {
 	hash, err := l.vault.walHash(content)
 	if err != nil {
@@ -101,9 +102,9 @@ func (l *Log) put(ctx context.Context, name, prefix string, h walHeader, content
 	}
 	object := prefix + hash + walSuffix
 	full := path.Join(l.dir(h.timeline), object)
-	held, err := l.others(ctx, h.timeline, name, prefix, object)
-	if err != nil || held {
-		return full, err
+	held, err := l.others(ctx, h, name, prefix, object)
+	if err != nil || held != "" {
+		return held, err
 	}
 	raw, err := l.vault.sealWAL(h, content)
 	if err != nil {
@@ -114,7 +115,7 @@ func (l *Log) put(ctx context.Context, name, prefix string, h walHeader, content
 	if err != nil && !errors.Is(err, store.ErrDiffers) {
 		return "", fmt.Errorf("store log %s: %w", name, err)
 	}
-	if _, err = l.others(ctx, h.timeline, name, prefix, object); err != nil {
+	if _, err = l.others(ctx, h, name, prefix, object); err != nil {
 		return "", err
 	}
 	if err := l.vault.writeDown(ctx, true); err != nil { // the segment is stored; its row waits
@@ -123,17 +124,32 @@ func (l *Log) put(ctx context.Context, name, prefix string, h walHeader, content
 	return full, nil
 }
 
-// others reports whether object is held, and errs when another object claims to be the same piece of log.
-func (l *Log) others(ctx context.Context, timeline uint32, name, prefix, object string) (held bool, err error) {
-	names, err := l.begin(ctx, timeline, prefix)
+// others gives what holds object already, alone or in a bundle ("" = nothing does), and errs when another one claims to be
+// the same piece of log.
+func (l *Log) others(ctx context.Context, h walHeader, name, prefix, object string) (held string, err error) {
+	names, err := l.begin(ctx, h.timeline, name[:16])
 	if err != nil {
-		return false, err
+		return "", err
 	}
 	var others []string
 	for _, n := range names {
-		if n == object {
-			held = true
-		} else {
+		full := path.Join(l.dir(h.timeline), n)
+		if b, ok := parseBundleName(full); ok && h.kind == walSegment && b.has(path.Join(l.dir(h.timeline), object)) {
+			same, err := l.bundleHolds(ctx, full, object)
+			switch {
+			case err != nil: // its content is not known; a scrub tells, and the log goes on
+				l.vault.log.WarnContext(ctx, "bundle not compared with a segment", "object", full, "err", err)
+			case same:
+				held = full
+			default:
+				others = append(others, n)
+			}
+			continue
+		}
+		switch {
+		case n == object:
+			held = full
+		case strings.HasPrefix(n, prefix):
 			others = append(others, n)
 		}
 	}
@@ -224,25 +240,45 @@ func (l *Log) Held(ctx context.Context) ([]wal.Held, error) {
 		if err != nil {
 			return nil, err
 		}
-		for _, n := range names {
-			if h, ok := l.parse(t, n); ok {
-				out = append(out, h)
-			}
-		}
+		out = append(out, l.pieces(t, names)...)
 	}
 	return wal.Sorted(out), nil
 }
 
-// Fetch reads one held piece and proves that it is what its name says. A beginning of a segment may have been
-// replaced by a longer one since it was listed: then the same bytes are read from that.
+// pieces are what objects of a timeline hold, by their names. What lies alone and in a bundle is given as it lies alone.
+func (l *Log) pieces(timeline uint32, names []string) []wal.Held {
+	var out []wal.Held
+	var bundles [][]wal.Held
+	alone := map[wal.LSN]bool{}
+	for _, n := range names {
+		if h, ok := l.parse(timeline, n); ok {
+			out = append(out, h)
+			alone[h.Start] = alone[h.Start] || !h.Partial
+		} else if in, ok := l.heldIn(timeline, path.Join(l.dir(timeline), n)); ok {
+			bundles = append(bundles, in)
+		}
+	}
+	for _, in := range bundles {
+		for _, h := range in {
+			if !alone[h.Start] {
+				alone[h.Start] = true
+				out = append(out, h)
+			}
+		}
+	}
+	return out
+}
+
+// Fetch reads one held piece and proves that it is what its name says. Since it was listed a beginning of a segment may have
+// been replaced by a longer one, and a segment by a bundle: then the same bytes are read from that.
 func (l *Log) Fetch(ctx context.Context, piece wal.Held) ([]byte, error) {
-	h, content, err := l.read(ctx, piece.Object)
-	for try := 0; piece.Partial && errors.Is(err, store.ErrNotFound) && try < 5; try++ {
-		longer, findErr := l.longest(ctx, piece.Timeline, piece.Start)
+	h, content, err := l.readPiece(ctx, piece)
+	for try := 0; errors.Is(err, store.ErrNotFound) && try < 5; try++ {
+		now, findErr := l.longest(ctx, piece.Timeline, piece.Start)
 		if findErr != nil {
 			return nil, findErr
 		}
-		if h, content, err = l.read(ctx, longer.Object); err == nil && uint64(len(content)) < uint64(piece.End-piece.Start) {
+		if h, content, err = l.readPiece(ctx, now); err == nil && uint64(len(content)) < uint64(piece.End-piece.Start) {
 			return nil, fmt.Errorf("read log %s: what replaced it is shorter", piece.Object)
 		}
 	}
@@ -260,18 +296,19 @@ func (l *Log) Fetch(ctx context.Context, piece wal.Held) ([]byte, error) {
 
 // longest is the piece that holds most of one segment.
 func (l *Log) longest(ctx context.Context, timeline uint32, start wal.LSN) (wal.Held, error) {
-	names, err := l.vault.files.Names(ctx, l.dir(timeline))
+	segment := wal.SegmentName(timeline, start, l.segmentSize)
+	names, err := l.begin(ctx, timeline, segment[:16])
 	if err != nil {
 		return wal.Held{}, err
 	}
 	var best wal.Held
-	for _, n := range names {
-		if h, ok := l.parse(timeline, n); ok && h.Start == start && h.End > best.End {
+	for _, h := range l.pieces(timeline, names) {
+		if h.Start == start && h.End > best.End {
 			best = h
 		}
 	}
 	if best.Object == "" {
-		return best, fmt.Errorf("read log segment %s: %w", wal.SegmentName(timeline, start, l.segmentSize), ErrNotHeld)
+		return best, fmt.Errorf("read log segment %s: %w", segment, ErrNotHeld)
 	}
 	return best, nil
 }
@@ -279,10 +316,20 @@ func (l *Log) longest(ctx context.Context, timeline uint32, start wal.LSN) (wal.
 // Covers is the sender's clock when it sent the end of this piece: what was committed up to then is held.
 // Zero when that is not known, or the piece has been replaced since it was listed.
 func (l *Log) Covers(ctx context.Context, piece wal.Held) (time.Time, error) {
+	if _, ok := parseBundleName(piece.Object); ok {
+		return l.bundledCovers(ctx, piece)
+	}
 	var b bytes.Buffer
 	err := l.vault.files.Get(ctx, piece.Object, 0, walHeaderSize, &b)
-	if piece.Partial && errors.Is(err, store.ErrNotFound) {
-		return time.Time{}, nil
+	if errors.Is(err, store.ErrNotFound) {
+		now, err := l.longest(ctx, piece.Timeline, piece.Start)
+		if _, ok := parseBundleName(now.Object); err == nil && ok && !piece.Partial {
+			return l.bundledCovers(ctx, now)
+		}
+		if errors.Is(err, ErrNotHeld) {
+			err = nil
+		}
+		return time.Time{}, err
 	}
 	if err != nil {
 		return time.Time{}, fmt.Errorf("read log %s: %w", piece.Object, err)
@@ -376,6 +423,9 @@ func (v *Vault) openLog(object string, raw []byte) (walHeader, []byte, error) {
 
 // checkLog says whether raw can lie under this name in the log.
 func (v *Vault) checkLog(object string, raw []byte) error {
+	if _, ok := parseBundleName(object); ok {
+		return v.checkBundle(object, raw)
+	}
 	if path.Base(object) != coveredFile {
 		_, _, err := v.openLog(object, raw)
 		return err

@@ -1,0 +1,72 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/kopia/kopia/repo"
+)
+
+// Compacted is what one run of compaction came to.
+type Compacted struct {
+	Days   int  `json:"days"`   // each of them has one index now instead of one for each flush
+	Joined bool `json:"joined"` // of many days
+}
+
+// compactMax bounds how many days one run joins: what is left is for the next.
+const compactMax = 40
+
+// Compact writes, for indexes of the repository that are many and settled, one that says the same. So a vault opens as quickly
+// after a year as after a week. Nothing is deleted, so that it needs no right to do so: what it stands for is
+// freed by [Vault.Reclaim]. It refuses while a copy is away or behind, for an index that is in that copy alone would be passed
+// over for ever. One host at a time does either; the caller sees to that.
+func (v *Vault) Compact(ctx context.Context, may func(context.Context) error) (Compacted, error) {
+	var out Compacted
+	if v.guard == nil {
+		return out, fmt.Errorf("join the indexes of vault %s: %w", v.name, ErrReadOnly)
+	}
+	if err := v.MayDelete(ctx); err != nil {
+		return out, err
+	}
+	v.repoMu.Lock()
+	defer v.repoMu.Unlock()
+	if err := v.broken(); err != nil {
+		return out, err
+	}
+	err := repo.DirectWriteSession(ctx, v.repo, repo.WriteSessionOptions{Purpose: "holdfast-compact"}, func(ctx context.Context, w repo.DirectRepositoryWriter) error {
+		indexes, ok, err := w.ContentManager().EpochManager(ctx)
+		if err != nil || !ok {
+			return err
+		}
+		if err := indexes.Refresh(ctx); err != nil {
+			return err
+		}
+		for out.Days < compactMax {
+			if err := may(ctx); err != nil {
+				return err
+			}
+			one, err := indexes.MaybeCompactSingleEpoch(ctx)
+			if err != nil {
+				return err
+			}
+			if one == nil {
+				break
+			}
+			out.Days++
+			if err := indexes.Refresh(ctx); err != nil {
+				return err
+			}
+		}
+		if _, err := indexes.MaybeAdvanceWriteEpoch(ctx); err != nil {
+			return err
+		}
+		joined, err := indexes.MaybeGenerateRangeCheckpoint(ctx)
+		out.Joined = joined != nil
+		return err
+	})
+	if err = errors.Join(err, v.broken()); err != nil {
+		return out, fmt.Errorf("join the indexes of vault %s: %w", v.name, err)
+	}
+	return out, nil
+}
