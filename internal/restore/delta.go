@@ -183,8 +183,8 @@ func (r *run) mend(ctx context.Context, reader *vault.Reader, e vault.Entry, rel
 	if err == nil {
 		err = f.Chmod(os.FileMode(e.Mode) | 0o600)
 	}
-	if err == nil && !r.o.Throwaway {
-		err = f.Sync()
+	if err == nil {
+		r.later(rel, f)
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
 		return false, fmt.Errorf("mend %s: %w", rel, err)

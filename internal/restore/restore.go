@@ -18,6 +18,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -128,6 +129,9 @@ type run struct {
 	again    bool // there are files to go on with
 	marked   bool // the marker stays, for what follows
 	logBytes int64
+
+	unsyncedMu sync.Mutex
+	unsynced   []string // files whose content a power cut might take
 }
 
 func (r *run) run(ctx context.Context) error {
@@ -253,7 +257,7 @@ func (r *run) claimOver(found string) error {
 		Remedy: "name an empty directory with --to"}
 }
 
-// files writes everything but pg_control, whole files per worker, largest first. It returns pg_control's entry.
+// files writes everything but pg_control, largest first. It returns pg_control's entry.
 func (r *run) files(ctx context.Context, reader *vault.Reader) (control vault.Entry, err error) {
 	var files []vault.Entry
 	for _, e := range reader.Entries() {
@@ -280,7 +284,18 @@ func (r *run) files(ctx context.Context, reader *vault.Reader) (control vault.En
 		if ctx.Err() != nil {
 			break
 		}
-		g.Go(func() error { return r.file(ctx, reader, e, strings.TrimPrefix(e.Path, vault.DataDir+"/")) })
+		rel := strings.TrimPrefix(e.Path, vault.DataDir+"/")
+		l, err := r.spread(ctx, reader, e, rel)
+		if err != nil {
+			return control, errors.Join(err, g.Wait())
+		}
+		if l == nil {
+			g.Go(func() error { return r.file(ctx, reader, e, rel) })
+			continue
+		}
+		for _, p := range l.parts {
+			g.Go(func() error { return l.write(ctx, p) })
+		}
 	}
 	return control, g.Wait()
 }
@@ -324,8 +339,8 @@ func (r *run) write(rel string, mode os.FileMode, fill func(*os.File) error) err
 		return err
 	}
 	err = fill(f)
-	if err == nil && !r.o.Throwaway {
-		err = f.Sync()
+	if err == nil {
+		r.later(rel, f)
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("write %s: %w", rel, err)
@@ -435,10 +450,8 @@ func (r *run) finish(ctx context.Context, reader *vault.Reader, control vault.En
 	if err := r.file(ctx, reader, control, temp); err != nil {
 		return err
 	}
-	if !r.o.Throwaway {
-		if err := r.syncDirs(); err != nil {
-			return err
-		}
+	if err := r.sync(ctx); err != nil {
+		return err
 	}
 	if err := r.root.Rename(temp, controlFile); err != nil {
 		return err
@@ -456,21 +469,6 @@ func (r *run) finish(ctx context.Context, reader *vault.Reader, control vault.En
 		return err
 	}
 	return durable.SyncDir(r.o.Dir)
-}
-
-func (r *run) syncDirs() error {
-	for _, top := range r.tops() {
-		err := filepath.WalkDir(top, func(p string, d fs.DirEntry, err error) error {
-			if err != nil || !d.IsDir() {
-				return err
-			}
-			return durable.SyncDir(p)
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // reporter tells of progress until the returned function is called.

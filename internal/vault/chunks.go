@@ -28,27 +28,44 @@ func (c Chunk) Equal(d Chunk) bool { return c.Length == d.Length && c.object == 
 // Chunks lists what a file is made of, in its order. A file that was not stored by pieces of ChunkSize has
 // no list that could be used: ok is false.
 func (r *Reader) Chunks(ctx context.Context, e Entry) (list []Chunk, ok bool, err error) {
-	id, err := object.ParseID(e.object)
-	if err != nil {
-		return nil, false, fmt.Errorf("list the chunks of %s: %w", e.Path, err)
-	}
-	index, indirect := id.IndexObjectID()
-	if !indirect {
-		return []Chunk{{Length: e.Size, object: id}}, e.Size <= ChunkSize, nil
-	}
-	entries, err := object.LoadIndexObject(ctx, withoutPrefetch{r.vault.repo.ContentReader()}, index)
+	list, err = r.parts(ctx, e)
 	if err != nil {
 		return nil, false, fmt.Errorf("list the chunks of %s: %w", e.Path, err)
 	}
 	at := int64(0)
-	for i, x := range entries {
-		if x.Start != at || x.Length > ChunkSize || i < len(entries)-1 && x.Length != ChunkSize {
+	for i, k := range list {
+		if k.Length > ChunkSize || i < len(list)-1 && k.Length != ChunkSize {
 			return nil, false, nil
+		}
+		at += k.Length
+	}
+	return list, at == e.Size, nil
+}
+
+// parts lists what a file is made of, whatever the sizes are.
+func (r *Reader) parts(ctx context.Context, e Entry) ([]Chunk, error) {
+	id, err := object.ParseID(e.object)
+	if err != nil {
+		return nil, err
+	}
+	index, indirect := id.IndexObjectID()
+	if !indirect {
+		return []Chunk{{Length: e.Size, object: id}}, nil
+	}
+	entries, err := object.LoadIndexObject(ctx, withoutPrefetch{r.vault.repo.ContentReader()}, index)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]Chunk, 0, len(entries))
+	at := int64(0)
+	for _, x := range entries {
+		if x.Start != at || x.Length < 0 {
+			return nil, fmt.Errorf("its list of chunks has a hole at byte %d", at)
 		}
 		at += x.Length
 		list = append(list, Chunk{Length: x.Length, object: x.Object})
 	}
-	return list, at == e.Size, nil
+	return list, nil
 }
 
 // withoutPrefetch lends kopia's reader of contents the method that its reader of chunk lists asks for.
@@ -114,6 +131,18 @@ func (c *ChunkWriter) Reuse(k Chunk) (bool, error) {
 	}
 	c.add(k)
 	return true, nil
+}
+
+// Join adds the chunks of d, which is not used any more: stretches of one file may be stored by several goroutines. All but
+// the last one must be whole chunks.
+func (c *ChunkWriter) Join(d *ChunkWriter) error {
+	for _, e := range d.entries {
+		if c.at%ChunkSize != 0 {
+			return fmt.Errorf("store %s: what follows at %d is no chunk", c.entry.Path, c.at)
+		}
+		c.add(Chunk{Length: e.Length, object: e.Object})
+	}
+	return nil
 }
 
 func (c *ChunkWriter) add(k Chunk) {

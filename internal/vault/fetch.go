@@ -22,7 +22,11 @@ func (r *Reader) Fetch(ctx context.Context, k Chunk) ([]byte, error) {
 	return content, nil
 }
 
+// chunk asks for the content by its name: kopia's reader of objects would copy it twice more.
 func (r *Reader) chunk(ctx context.Context, k Chunk) ([]byte, error) {
+	if id, compressed, direct := k.object.ContentID(); direct && !compressed {
+		return r.vault.repo.ContentReader().GetContent(ctx, id)
+	}
 	f, err := r.vault.repo.OpenObject(ctx, k.object)
 	if err != nil {
 		return nil, err

@@ -183,18 +183,23 @@ func (r *Reader) Entries() []Entry { return slices.Clone(r.entries) }
 // Copy writes one file's content. A chunk that is missing, damaged or too short is an error; every byte that
 // was written before it is authentic.
 func (r *Reader) Copy(ctx context.Context, e Entry, to io.Writer) error {
-	id, err := object.ParseID(e.object)
-	if err != nil {
-		return fmt.Errorf("read %s from the vault: %w", e.Path, err)
-	}
-	n, bad, err := r.copyFrom(ctx, id, 0, to)
-	if bad && r.vault.doubt(ctx, id) { // another copy has it whole
-		var more int64
-		more, _, err = r.copyFrom(ctx, id, n, to)
-		n += more
+	list, err := r.parts(ctx, e)
+	if err != nil && r.doubted(ctx, e) { // another copy has it whole
+		list, err = r.parts(ctx, e)
 	}
 	if err != nil {
 		return fmt.Errorf("read %s from the vault: %w", e.Path, err)
+	}
+	n := int64(0)
+	for _, k := range list {
+		content, err := r.Fetch(ctx, k)
+		if err == nil {
+			_, err = to.Write(content)
+		}
+		if err != nil {
+			return fmt.Errorf("read %s from the vault: %w", e.Path, err)
+		}
+		n += k.Length
 	}
 	if n != e.Size {
 		return fmt.Errorf("read %s from the vault: %d bytes, %d were stored", e.Path, n, e.Size)
@@ -202,31 +207,8 @@ func (r *Reader) Copy(ctx context.Context, e Entry, to io.Writer) error {
 	return nil
 }
 
-// copyFrom writes an object's content from offset on. bad reports that the vault did not give it, and not that to refused it.
-func (r *Reader) copyFrom(ctx context.Context, id object.ID, offset int64, to io.Writer) (n int64, bad bool, err error) {
-	f, err := r.vault.repo.OpenObject(ctx, id)
-	if err != nil {
-		return 0, true, err
-	}
-	defer func() { _ = f.Close() }() // opened for reading alone
-	if offset > 0 {
-		if _, err := f.Seek(offset, io.SeekStart); err != nil {
-			return 0, true, err
-		}
-	}
-	from := &watched{Reader: f}
-	n, err = io.CopyBuffer(to, from, make([]byte, 1<<20))
-	return n, from.bad, err
-}
-
-// watched remembers whether reading failed.
-type watched struct {
-	io.Reader
-	bad bool
-}
-
-func (w *watched) Read(p []byte) (int, error) {
-	n, err := w.Reader.Read(p)
-	w.bad = w.bad || err != nil && !errors.Is(err, io.EOF)
-	return n, err
+// doubted is [Vault.doubt] of a file.
+func (r *Reader) doubted(ctx context.Context, e Entry) bool {
+	id, err := object.ParseID(e.object)
+	return err == nil && r.vault.doubt(ctx, id)
 }
