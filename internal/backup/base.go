@@ -100,7 +100,8 @@ type baseRun struct {
 	done  atomic.Int64
 	total int64
 	pace  *pacer
-	files facts // what was found in the directory
+	files facts    // what was found in the directory
+	from  *earlier // as the vault has it; nil = none
 
 	keeping sync.Mutex // held while the vault is made to keep what it has
 	kept    int64      // bytes that it had then
@@ -122,7 +123,10 @@ func (r *baseRun) run(ctx context.Context) (vault.Backup, error) {
 	if err := r.freshen(ctx, conn); err != nil {
 		return vault.Backup{}, fmt.Errorf("ask the primary for a checkpoint: %w", err)
 	}
+	var looking sync.WaitGroup
+	looking.Go(func() { r.from = r.earlier(ctx) }) // while the server makes its checkpoint
 	b, err := r.begin(ctx, conn)
+	looking.Wait()
 	if err != nil {
 		return vault.Backup{}, err
 	}
@@ -245,7 +249,10 @@ func (r *baseRun) copyFiles(ctx context.Context, conn *pgx.Conn, root *os.Root, 
 	if r.files, err = factsOf(b.Host, r.o.DataDir, scanned, files); err != nil {
 		return err
 	}
-	from := r.earlier(ctx, *b)
+	from := r.from
+	if from != nil && from.backup.SystemID != b.SystemID {
+		from = nil
+	}
 	take, why := mayTake(r.o.Mode, *b, from, r.total, time.Now())
 	r.o.Log.InfoContext(ctx, "base backup begins", "database", r.o.Database, "bytes", r.total, "takes", take, "because", why)
 	if from != nil {
@@ -270,13 +277,14 @@ func (r *baseRun) copyFiles(ctx context.Context, conn *pgx.Conn, root *os.Root, 
 
 // earlier is the backup to take chunks from or to compare with. One that cannot be read is no reason not to make a new
 // one: then nothing is taken over.
-func (r *baseRun) earlier(ctx context.Context, b vault.Backup) *earlier {
-	from, err := findEarlier(ctx, r.o.Vault, r.o.Database, r.files)
+func (r *baseRun) earlier(ctx context.Context) *earlier {
+	here, err := factsOf(r.o.Vault.Host(), r.o.DataDir, time.Time{}, nil)
+	var from *earlier
+	if err == nil {
+		from, err = findEarlier(ctx, r.o.Vault, r.o.Database, here)
+	}
 	if err != nil {
 		r.o.Log.WarnContext(ctx, "the backup before cannot be read, so everything is", "database", r.o.Database, "err", err)
-		return nil
-	}
-	if from != nil && from.backup.SystemID != b.SystemID {
 		return nil
 	}
 	return from
@@ -285,20 +293,33 @@ func (r *baseRun) earlier(ctx context.Context, b vault.Backup) *earlier {
 func (r *baseRun) copyListed(ctx context.Context, c *copier, files []file, b *vault.Backup) error {
 	var mu sync.Mutex
 	var bad, differs []string
+	note := func(done copied, err error) error {
+		mu.Lock()
+		defer mu.Unlock()
+		bad, differs = append(bad, done.bad...), append(differs, done.differs...)
+		b.Reused += done.reused
+		return err
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(r.o.Workers)
 	for _, f := range files {
 		if ctx.Err() != nil {
 			break
 		}
-		g.Go(func() error {
-			done, err := c.copyFile(ctx, f)
-			mu.Lock()
-			bad, differs = append(bad, done.bad...), append(differs, done.differs...)
-			b.Reused += done.reused
-			mu.Unlock()
-			return err
-		})
+		if f.size <= stretchSize {
+			g.Go(func() error { return note(c.copyFile(ctx, f)) })
+			continue
+		}
+		large, done, err := c.open(ctx, f)
+		if err := note(done, err); err != nil {
+			return errors.Join(err, g.Wait())
+		}
+		if large == nil {
+			continue
+		}
+		for i := range large.parts {
+			g.Go(func() error { return note(large.read(ctx, i)) })
+		}
 	}
 	if err := g.Wait(); err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"holdfast/internal/pgdata"
@@ -47,17 +48,39 @@ type copied struct {
 	reused  int64    // bytes that were taken over unread, or read and not stored
 }
 
-// copyFile stores one file as long as it was when it was listed: what grew is in the log. A file that has
-// vanished is left out.
-func (c *copier) copyFile(ctx context.Context, f file) (copied, error) {
+// reading is one file on its way into the vault. A large one goes by stretches, which many workers read at once: with one
+// worker for each file, the largest table would be waited for by all the others.
+type reading struct {
+	*copier
+	f     file
+	in    *os.File
+	old   []vault.Chunk // what the earlier backup stored of it
+	parts []stretch
+	left  atomic.Int32 // stretches that are not read yet; whoever reads the last one looks at all
+}
+
+// stretch is what one worker has read of a file.
+type stretch struct {
+	out   *vault.ChunkWriter
+	done  copied
+	short bool // the file ends within it
+	err   error
+}
+
+// stretchSize is how much of a file one worker reads, in bytes: whole chunks.
+const stretchSize = 32 * vault.ChunkSize
+
+// open begins a file. There is nothing to read of one that has vanished, which is left out, and of one whose chunks can all
+// be taken over.
+func (c *copier) open(ctx context.Context, f file) (*reading, copied, error) {
 	old, err := c.from.chunks(ctx, f)
 	if err != nil {
-		return copied{}, fmt.Errorf("back up %s: %w", f.path, err)
+		return nil, copied{}, fmt.Errorf("back up %s: %w", f.path, err)
 	}
 	entry := vault.Entry{Path: path.Join(vault.DataDir, f.path), Mode: f.mode, ModTime: f.modTime}
 	if c.take && len(old) > 0 && c.from.facts.Files[f.path].untouched(f.fact, c.from.facts.Scanned) {
 		if done, err := c.takeWhole(entry, old, f.size); err != nil || done {
-			return copied{reused: f.size}, err
+			return nil, copied{reused: f.size}, err
 		}
 	}
 	root, below := c.root, f.path
@@ -67,16 +90,62 @@ func (c *copier) copyFile(ctx context.Context, f file) (copied, error) {
 	in, err := root.Open(filepath.FromSlash(below))
 	if errors.Is(err, fs.ErrNotExist) {
 		c.bytes(int(f.size))
-		return copied{}, nil
+		return nil, copied{}, nil
 	}
 	if err != nil {
-		return copied{}, fmt.Errorf("back up %s: %w", f.path, err)
+		return nil, copied{}, fmt.Errorf("back up %s: %w", f.path, err)
 	}
-	defer func() { _ = in.Close() }() // opened for reading alone
-	out := c.to.Chunked(entry)
-	done, err := c.pump(ctx, f, in, out, old)
-	if err != nil {
-		return done, fmt.Errorf("back up %s: %w", f.path, err)
+	r := &reading{copier: c, f: f, in: in, old: old, parts: make([]stretch, max(1, (f.size+stretchSize-1)/stretchSize))}
+	for i := range r.parts {
+		r.parts[i].out = c.to.Chunked(entry)
+	}
+	r.left.Store(int32(len(r.parts)))
+	return r, copied{}, nil
+}
+
+// copyFile stores one file of a single stretch.
+func (c *copier) copyFile(ctx context.Context, f file) (copied, error) {
+	r, done, err := c.open(ctx, f)
+	if r == nil {
+		return done, err
+	}
+	return r.read(ctx, 0)
+}
+
+// read stores one stretch. With the last one the file is part of the backup, as long as it was when it was listed: what grew
+// is in the log. What became of all of it is given then.
+func (r *reading) read(ctx context.Context, i int) (copied, error) {
+	if r.parts[i].err = ctx.Err(); r.parts[i].err == nil {
+		r.parts[i].err = r.pump(ctx, i)
+	}
+	if r.left.Add(-1) > 0 {
+		return copied{}, r.parts[i].err
+	}
+	done, err := r.join()
+	if err = errors.Join(err, r.in.Close()); err != nil {
+		return done, fmt.Errorf("back up %s: %w", r.f.path, err)
+	}
+	return done, nil
+}
+
+// join makes a file of its stretches.
+func (r *reading) join() (done copied, err error) {
+	for _, p := range r.parts {
+		if p.err != nil {
+			return done, p.err
+		}
+	}
+	out := r.parts[0].out
+	for i, p := range r.parts {
+		if i > 0 {
+			if err := out.Join(p.out); err != nil {
+				return done, err
+			}
+		}
+		done.bad, done.differs, done.reused = append(done.bad, p.done.bad...), append(done.differs, p.done.differs...), done.reused+p.done.reused
+		if p.short {
+			break // it was truncated since it was listed; the log repeats that
+		}
 	}
 	return done, out.Keep()
 }
@@ -98,42 +167,64 @@ func (c *copier) takeWhole(entry vault.Entry, old []vault.Chunk, size int64) (bo
 	return true, out.Keep()
 }
 
-func (c *copier) pump(ctx context.Context, f file, in *os.File, out *vault.ChunkWriter, old []vault.Chunk) (done copied, err error) {
-	buf := make([]byte, readPiece)
-	for at, i := int64(0), 0; at < f.size; i++ {
-		piece := buf[:min(int64(len(buf)), f.size-at)]
-		if err := c.pace(ctx, len(piece)); err != nil {
-			return done, err
-		}
-		n, err := in.ReadAt(piece, at)
-		if err != nil && !errors.Is(err, io.EOF) {
-			return done, err
-		}
-		var was *vault.Chunk
-		if i < len(old) && old[i].Length == int64(n) {
-			was = &old[i]
-		}
-		if err := c.store(ctx, f, in, out, piece[:n], at, was, &done); err != nil {
-			return done, err
-		}
-		c.bytes(n)
-		at += int64(n)
-		if n < len(piece) {
-			c.bytes(int(f.size - at))
-			break // truncated since it was listed; the log repeats that
-		}
-	}
-	return done, nil
-}
-
-// store adds one piece to the file: as the chunk that was there when that is sure, else by its bytes.
-func (c *copier) store(ctx context.Context, f file, in *os.File, out *vault.ChunkWriter, piece []byte, at int64, was *vault.Chunk, done *copied) error {
-	if c.take && was != nil && olderThan(piece, c.from.backup.Start) {
-		if ok, err := out.Reuse(*was); err != nil || ok {
-			done.reused += int64(len(piece))
+func (r *reading) pump(ctx context.Context, i int) error {
+	p, at := &r.parts[i], int64(i)*stretchSize
+	end := min(at+stretchSize, r.f.size)
+	buf := make([]byte, min(readPiece, end-at))
+	for at < end {
+		piece := buf[:min(int64(len(buf)), end-at)]
+		if err := r.pace(ctx, len(piece)); err != nil {
 			return err
 		}
+		var was *vault.Chunk
+		if k := at / readPiece; k < int64(len(r.old)) && r.old[k].Length == int64(len(piece)) {
+			was = &r.old[k]
+		}
+		if taken, err := r.takeOver(p, at, was); err != nil {
+			return err
+		} else if taken {
+			at += int64(len(piece))
+			continue
+		}
+		n, err := r.in.ReadAt(piece, at)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		if n < len(piece) {
+			was = nil
+		}
+		if err := r.store(ctx, r.f, r.in, p.out, piece[:n], at, was, &p.done); err != nil {
+			return err
+		}
+		r.bytes(n)
+		at += int64(n)
+		if p.short = n < len(piece); p.short {
+			r.bytes(int(end - at))
+			break
+		}
 	}
+	return nil
+}
+
+// takeOver adds the chunk that was there, when its pages' headers say that no log has changed them since.
+func (r *reading) takeOver(p *stretch, at int64, was *vault.Chunk) (bool, error) {
+	if !r.take || was == nil {
+		return false, nil
+	}
+	older, err := headersOlder(r.in, at, was.Length, r.from.backup.Start)
+	if err != nil || !older {
+		return false, err
+	}
+	ok, err := p.out.Reuse(*was)
+	if ok {
+		p.done.reused += was.Length
+		r.bytes(int(was.Length))
+	}
+	return ok, err
+}
+
+// store adds one piece to the file by its bytes.
+func (c *copier) store(ctx context.Context, f file, in *os.File, out *vault.ChunkWriter, piece []byte, at int64, was *vault.Chunk, done *copied) error {
 	if f.relation && c.checksums {
 		bad, err := c.verify(ctx, f, in, piece, at)
 		if err != nil {

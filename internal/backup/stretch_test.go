@@ -1,0 +1,95 @@
+package backup
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"holdfast/internal/redact"
+	"holdfast/internal/vault"
+)
+
+// A file of more than two stretches, with something to tell at each end of them, and none of zeros alone.
+func TestALargeFileIsStoredByManyWorkersAndComesBackWhole(t *testing.T) {
+	content := make([]byte, 2*stretchSize+3*vault.ChunkSize+77)
+	for at := range len(content) / vault.ChunkSize {
+		copy(content[at*vault.ChunkSize:], fmt.Sprintf("chunk %d", at))
+	}
+	copy(content[len(content)-4:], "last")
+	v, err := vault.Create(t.Context(), vault.Config{URL: "file://" + t.TempDir(), Key: redact.Secret("k"), Application: "clinic"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := v.Close(context.WithoutCancel(t.Context())); err != nil {
+			t.Error(err)
+		}
+	}()
+	for _, c := range []struct {
+		name string
+		size int // bytes that are there when it is read
+		want int // bytes of it that the backup must have
+	}{
+		{"a file as long as it was listed", len(content), len(content)},
+		{"one that was cut at the end of its first stretch", stretchSize, stretchSize},
+		{"one that was cut within its second stretch", stretchSize + vault.ChunkSize + 5, stretchSize + vault.ChunkSize + 5},
+		{"one that was emptied", 0, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := os.WriteFile(filepath.Join(dir, "large"), content[:c.size], 0o600); err != nil {
+				t.Fatal(err)
+			}
+			got := storeAndRead(t, v, dir, file{path: "large", size: int64(len(content)), mode: 0o600})
+			if len(got) != c.want || sha256.Sum256(got) != sha256.Sum256(content[:c.want]) {
+				t.Errorf("%d bytes came back, %d of the file were there", len(got), c.want)
+			}
+		})
+	}
+}
+
+// storeAndRead makes a backup of one file and reads it back.
+func storeAndRead(t *testing.T, v *vault.Vault, dir string, f file) []byte {
+	t.Helper()
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = root.Close() }() // nothing was written through it
+	w, err := v.Begin(t.Context(), "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &baseRun{o: BaseOptions{Vault: v, Workers: 3, CheckpointEvery: 1 << 30}, pace: newPacer(0)}
+	b := vault.Backup{Database: "orders", Kind: "full", Started: time.Now(), Stopped: time.Now()}
+	c := &copier{root: root, to: w, pace: r.pace.wait, keep: func() error { return nil }, bytes: func(n int) { r.done.Add(int64(n)) }}
+	if err := r.copyListed(t.Context(), c, []file{f}, &b); err != nil {
+		t.Fatal(err)
+	}
+	if r.done.Load() != f.size {
+		t.Errorf("%d bytes were told to be done, %d were listed", r.done.Load(), f.size)
+	}
+	if b, err = w.Commit(b); err != nil {
+		t.Fatal(err)
+	}
+	reader, err := v.OpenBackup(t.Context(), b.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range reader.Entries() {
+		if e.Path == vault.DataDir+"/"+f.path {
+			var got bytes.Buffer
+			if err := reader.Copy(t.Context(), e, &got); err != nil {
+				t.Fatal(err)
+			}
+			return got.Bytes()
+		}
+	}
+	t.Fatalf("%s is not in the backup", f.path)
+	return nil
+}
