@@ -40,12 +40,13 @@ func TestFilesAndDatabaseComeBackFromARecoveryPoint(t *testing.T) {
 	}
 	write("letters/one", "before")
 	w := lab.NewAs(t, "127.60.61", lab.Shape{Plan: func(text string) string {
-		text += "  attachments: { every: 31d }\n"
+		text += "  attachments: { every: 31d, keep: tiers }\n"
 		return text + `files:
   attachments:
     path: ` + set + `
     hosts: [h1]
-    moment: { database: records, before: [/bin/sh, -c, "echo before >> ` + log + `"], after: [/bin/sh, -c, "echo after >> ` + log + `"] }
+    moment: { database: records, before: [/bin/sh, -c, "echo before >> ` + log + `"], after: [/bin/sh, -c, "echo after >> ` + log + `"],
+      after_restore: [[/bin/sh, -c, "ls $HOLDFAST_PATH/letters && echo $PGUSER of $HOLDFAST_POINT"]], check: [/bin/sh, -c, "test -S $PGHOST/.s.PGSQL.$PGPORT && test ! -e ` + log + `.stop && echo they agree"] }
 `
 	}})
 	w.Start()
@@ -66,7 +67,7 @@ func TestFilesAndDatabaseComeBackFromARecoveryPoint(t *testing.T) {
 	var told struct {
 		Backup struct {
 			ID    string
-			Point struct{ ID, LSN string }
+			Point struct{ ID string }
 		}
 	}
 	if err := json.Unmarshal([]byte(text[max(strings.Index(text, "{"), 0):]), &told); err != nil || told.Backup.Point.ID == "" { // behind its progress
@@ -87,15 +88,40 @@ func TestFilesAndDatabaseComeBackFromARecoveryPoint(t *testing.T) {
 			t.Errorf("letters/%s: %v", name, err)
 		}
 	}
-	at := "name:" + told.Backup.Point.ID + "@" + told.Backup.Point.LSN
+	both := filepath.Join(dir, "both")
+	if err := os.WriteFile(log+".stop", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	restore := []string{"recovery-point", "restore", "latest", "--to", both, "--yes"}
 	for end := time.Now().Add(recoverMax); ; time.Sleep(time.Second) { // until the log up to it is in the vault
-		out, err := w.Run("restore", "database", "records", "--at", at, "--to", filepath.Join(dir, "database"))
+		out, err := w.Run(restore...)
 		if err == nil {
+			t.Fatalf("the check failed, and the point passed:\n%s", out)
+		}
+		if strings.Contains(out, "did not pass: check /bin/sh: exit status 1") {
 			break
 		}
 		if time.Now().After(end) {
 			t.Fatalf("%v\n%s", err, out)
 		}
+	}
+	if err := os.Remove(log + ".stop"); err != nil {
+		t.Fatal(err)
+	}
+	if out := run(restore...); !strings.Contains(out, "they agree") || !strings.Contains(out, "| two\n") || strings.Contains(out, "| three\n") || !strings.Contains(out, "signed, in vault") {
+		t.Errorf("it says:\n%s", out)
+	}
+	for _, name := range []string{"files/letters/two", "database/PG_VERSION"} {
+		if _, err := os.Stat(filepath.Join(both, name)); err != nil {
+			t.Error(err)
+		}
+	}
+	if out := run("receipt", "list", "attachments"); !strings.Contains(out, "failed") || !strings.Contains(out, "passed") || !strings.Contains(out, "backup") {
+		t.Errorf("the receipts are:\n%s", out)
+	}
+	run("receipt", "verify")
+	if out := run("files", "prune", "attachments", "--yes"); !strings.Contains(out, "recovery point: the last one that is complete") || !strings.Contains(out, "attachments: 4 backups kept, 0 marked, 0 gone") {
+		t.Errorf("what stays:\n%s", out)
 	}
 	// An agent that dies while they stand still lets them go on when it is back.
 	note := filepath.Join(w.Root, "hosts", "h1", "still-attachments.json")
