@@ -141,7 +141,7 @@ func (s Source) ask(w http.ResponseWriter, r *http.Request) {
 
 // wrong says what a request names that does not exist.
 func (s Source) wrong(q agent.Asked) *problem.Problem {
-	known := map[string][]string{"database": {"switchover", "pause", "resume", "restart", "failover", "settle"}, "backup": {"base", "validate", "prune"}, "files": {"backup", "point"}}
+	known := map[string][]string{"database": {"switchover", "pause", "resume", "restart", "failover", "settle"}, "backup": {"base", "validate", "prune"}, "files": {"backup", "point", "prune"}}
 	p := &problem.Problem{Code: "api.unknown", Subject: q.Subject, Severity: problem.Note, Meaning: "Nothing was changed."}
 	switch {
 	case !slices.Contains(known[q.Room], q.Kind):
@@ -176,7 +176,7 @@ func wrongFiles(q agent.Asked, now *plan.Plan) *problem.Problem {
 		return &problem.Problem{Code: "files.no-moment", Subject: q.Subject, Severity: problem.Note, Title: "the plan does not say how it stands still",
 			Meaning: "Nothing was asked and nothing was changed.", Remedy: "add moment with database, before and after below files." + q.Subject + " in the plan"}
 	}
-	if on := q.Args[agent.ArgOn]; !slices.Contains(set.Hosts, on) {
+	if on := q.Args[agent.ArgOn]; q.Kind != "prune" && !slices.Contains(set.Hosts, on) {
 		p := UnknownHost(on, set.Hosts)
 		return &p
 	}

@@ -55,6 +55,11 @@ func TermsOf(p *plan.Plan, v plan.Vault) consent.Terms {
 			t.Keeps[b.Of] = PolicyOf(b).Tiers()
 		}
 	}
+	for _, s := range p.Files {
+		if policy, tiers := FilesPolicyOf(s.Backup); tiers && s.Backup.Vault == v.Name {
+			t.Keeps[s.Name] = policy.Tiers()
+		}
+	}
 	return t
 }
 
@@ -79,17 +84,39 @@ func RetentionDeed(ctx context.Context, v *vault.Vault, p *plan.Plan, now time.T
 		if b.Vault != v.Name() {
 			continue
 		}
-		judged, err := Prune(ctx, PruneOptions{Vault: v, Database: b.Of, Policy: PolicyOf(b), Now: now, DryRun: true, asPlanned: true})
+		points, err := PointsIn(ctx, v, b.Of)
 		if err != nil {
 			return consent.Deed{}, err
 		}
-		for _, f := range judged.Fates {
-			if !f.Keep {
-				items = append(items, fmt.Sprintf("backup %s of %s goes: %s", f.ID, b.Of, f.Because))
-			}
+		judged, err := Prune(ctx, PruneOptions{Vault: v, Database: b.Of, Policy: PolicyOf(b), Points: points, Now: now, DryRun: true, asPlanned: true})
+		if err != nil {
+			return consent.Deed{}, err
 		}
+		items = append(items, going(judged)...)
+	}
+	for _, s := range p.Files {
+		policy, tiers := FilesPolicyOf(s.Backup)
+		if s.Backup.Vault != v.Name() || !tiers {
+			continue
+		}
+		judged, err := PruneFiles(ctx, PruneOptions{Vault: v, Database: s.Name, Policy: policy, Now: now, DryRun: true, asPlanned: true})
+		if err != nil {
+			return consent.Deed{}, err
+		}
+		items = append(items, going(judged)...)
 	}
 	return consent.NewDeed(consent.Retention, "", items, &terms), nil
+}
+
+// going names what is not kept any more.
+func going(judged Pruned) []string {
+	var out []string
+	for _, f := range judged.Fates {
+		if !f.Keep {
+			out = append(out, fmt.Sprintf("backup %s of %s goes: %s", f.ID, judged.Database, f.Because))
+		}
+	}
+	return out
 }
 
 // changes says in words how terms differ. Pure.
@@ -108,7 +135,7 @@ func changes(old, now consent.Terms) []string {
 	}
 	for _, name := range slices.Sorted(maps.Keys(old.Keeps)) {
 		if _, still := now.Keeps[name]; !still {
-			out = append(out, name+": the plan does not back it up any more, and nothing of it goes")
+			out = append(out, name+": the plan does not back it up any more, or keeps it for ever, and nothing of it goes")
 		}
 	}
 	return out

@@ -31,6 +31,9 @@ type PruneOptions struct {
 	// Behind is how old the newest that the vault holds of it may be before nothing is let go: who receives nothing must
 	// not shed, and a clock that has jumped ahead looks the same. 0 = three days.
 	Behind time.Duration
+	// Points are the recovery points that some file set's backup still belongs to: the base backup and the log that lead to one
+	// stay for as long.
+	Points []vault.Point
 	Log    *slog.Logger // nil = silent
 
 	asPlanned bool // judge by the policy alone, whatever two persons agreed to; with DryRun
@@ -39,6 +42,8 @@ type PruneOptions struct {
 // Fate is what becomes of one backup, and why.
 type Fate struct {
 	ID      string    `json:"id"`
+	Host    string    `json:"host,omitempty"`  // of files: whose directory it is
+	Point   string    `json:"point,omitempty"` // of files: the recovery point that it belongs to
 	At      time.Time `json:"at"`
 	Keep    bool      `json:"keep"`
 	Because string    `json:"because"`
@@ -78,13 +83,7 @@ const behindMax = 3 * 24 * time.Hour
 // is marked; when it still is unwanted after the grace it is taken off the list, and its chunks are freed by
 // [vault.Vault.Reclaim]. A run that ends anywhere is gone on with by the next.
 func Prune(ctx context.Context, o PruneOptions) (Pruned, error) {
-	o.Grace = cmp.Or(o.Grace, vault.Grace)
-	if o.May == nil {
-		o.May = func(context.Context) error { return nil }
-	}
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
+	o = o.withDefaults()
 	out := Pruned{Database: o.Database, At: o.Now.UTC(), DryRun: o.DryRun, Grace: o.Grace}
 	c, err := restore.Load(ctx, o.Vault, o.Database)
 	if err != nil {
@@ -99,7 +98,9 @@ func Prune(ctx context.Context, o PruneOptions) (Pruned, error) {
 			return out, err
 		}
 	}
+	ways := waysTo(c, o.Points)
 	out.Fates = fates(o, c.Backups, notes)
+	keepWays(out.Fates, ways)
 	if !o.DryRun {
 		if err := current(c, o.Now, cmp.Or(o.Behind, behindMax)); err != nil {
 			return out, err
@@ -107,7 +108,7 @@ func Prune(ctx context.Context, o PruneOptions) (Pruned, error) {
 		if err := o.Vault.MayLetGo(ctx); err != nil {
 			return out, err
 		}
-		if err := o.carryOut(ctx, out.Fates); err != nil {
+		if err := o.carryOut(ctx, out.Fates, o.provenBeside); err != nil {
 			return out, fmt.Errorf("prune backups of %s: %w", o.Database, err)
 		}
 	}
@@ -115,10 +116,21 @@ func Prune(ctx context.Context, o PruneOptions) (Pruned, error) {
 		return slices.ContainsFunc(out.Fates, func(f Fate) bool { return f.ID == b.ID && f.Gone })
 	}
 	c.Backups = slices.DeleteFunc(c.Backups, gone)
-	if err := o.pruneLog(ctx, c, &out); err != nil {
+	if err := o.pruneLog(ctx, c, ways, &out); err != nil {
 		return out, fmt.Errorf("prune the log of %s: %w", o.Database, err)
 	}
 	return out, nil
+}
+
+func (o PruneOptions) withDefaults() PruneOptions {
+	o.Grace = cmp.Or(o.Grace, vault.Grace)
+	if o.May == nil {
+		o.May = func(context.Context) error { return nil }
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return o
 }
 
 // fates judges each backup. Pure.
@@ -135,6 +147,11 @@ func fates(o PruneOptions, backups []vault.Backup, notes []vault.Note) []Fate {
 		list[i] = retention.Backup{ID: b.ID, At: b.Stopped, Validated: b.Validated(), Bad: b.Validation != nil && !b.Validation.Passed, Pinned: pinned, Held: held}
 		at[b.ID] = b.Stopped
 	}
+	return o.judge(list, at, noted)
+}
+
+// judge asks the tiers, and says since when what is to go is marked, and when it goes.
+func (o PruneOptions) judge(list []retention.Backup, at map[string]time.Time, noted map[[2]string]vault.Note) []Fate {
 	var out []Fate
 	for _, v := range retention.Keep(o.Policy, list, o.Now) {
 		f := Fate{ID: v.ID, At: at[v.ID], Keep: v.Keep, Because: v.Because}
@@ -153,7 +170,7 @@ func fates(o PruneOptions, backups []vault.Backup, notes []vault.Note) []Fate {
 	return out
 }
 
-// current refuses to let anything go of what has received nothing for long.
+// current refuses to let anything go of a database that has received nothing for long.
 func current(c restore.Catalogue, now time.Time, behind time.Duration) error {
 	var newest time.Time
 	for _, b := range c.Backups {
@@ -164,10 +181,17 @@ func current(c restore.Catalogue, now time.Time, behind time.Duration) error {
 			newest = later(newest, m.At)
 		}
 	}
-	if len(c.Backups) == 0 || now.Sub(newest) <= behind {
+	if len(c.Backups) == 0 {
 		return nil
 	}
-	return &problem.Problem{Code: "backup.not-pruned", Subject: c.Database, Severity: problem.Degraded,
+	return behindBy(c.Database, newest, now, behind)
+}
+
+func behindBy(subject string, newest, now time.Time, behind time.Duration) error {
+	if now.Sub(newest) <= behind {
+		return nil
+	}
+	return &problem.Problem{Code: "backup.not-pruned", Subject: subject, Severity: problem.Degraded,
 		Title:   "the newest that the vault holds of it is from " + newest.UTC().Format("2006-01-02 15:04 UTC"),
 		Meaning: fmt.Sprintf("Nothing is let go, for the clock here shows %s: either the archive stands still, or the clock is wrong.", now.UTC().Format("2006-01-02 15:04 UTC")),
 		Remedy:  "see that log and backups reach the vault: holdfast status; and that this host's clock is right"}
@@ -182,7 +206,7 @@ func later(a, b time.Time) time.Time {
 
 // carryOut marks what is unwanted, takes the mark off what is wanted again, and takes off the list what has been
 // unwanted for the grace. The last proven backup has been kept by the judgement; here it is counted once more.
-func (o PruneOptions) carryOut(ctx context.Context, all []Fate) error {
+func (o PruneOptions) carryOut(ctx context.Context, all []Fate, beside besides) error {
 	for i := range all {
 		f := &all[i]
 		marked := !f.Marked.IsZero()
@@ -207,7 +231,7 @@ func (o PruneOptions) carryOut(ctx context.Context, all []Fate) error {
 			f.Marked = o.Now.UTC()
 			o.Log.InfoContext(ctx, "backup marked to go", "database", o.Database, "backup", f.ID, "because", f.Because, "goes", f.Goes)
 		default:
-			if err := o.sweep(ctx, f); err != nil {
+			if err := o.sweep(ctx, f, beside); err != nil {
 				return err
 			}
 		}
@@ -215,14 +239,25 @@ func (o PruneOptions) carryOut(ctx context.Context, all []Fate) error {
 	return nil
 }
 
-// sweep takes one backup off the list, if a proven one besides it is there.
-func (o PruneOptions) sweep(ctx context.Context, f *Fate) error {
+// besides looks once more, right before a backup goes, whether a good one is there besides it; why says that there is none.
+type besides func(ctx context.Context, f Fate) (why string, err error)
+
+func (o PruneOptions) provenBeside(ctx context.Context, f Fate) (string, error) {
 	now, err := o.Vault.Backups(ctx, o.Database)
+	if err != nil || slices.ContainsFunc(now, func(b vault.Backup) bool { return b.ID != f.ID && b.Validated() }) {
+		return "", err
+	}
+	return "no other backup is proven by a restore now", nil
+}
+
+// sweep takes one backup off the list, if a good one besides it is there.
+func (o PruneOptions) sweep(ctx context.Context, f *Fate, beside besides) error {
+	why, err := beside(ctx, *f)
 	if err != nil {
 		return err
 	}
-	if !slices.ContainsFunc(now, func(b vault.Backup) bool { return b.ID != f.ID && b.Validated() }) {
-		f.Keep, f.Because = true, "no other backup is proven by a restore now"
+	if why != "" {
+		f.Keep, f.Because = true, why
 		return nil
 	}
 	f.Gone, err = o.Vault.Forget(ctx, f.ID)
@@ -241,7 +276,7 @@ func (o PruneOptions) sweep(ctx context.Context, f *Fate) error {
 }
 
 // pruneLog lets go of log that neither a backup on the list nor a moment of the window needs.
-func (o PruneOptions) pruneLog(ctx context.Context, c restore.Catalogue, out *Pruned) error {
+func (o PruneOptions) pruneLog(ctx context.Context, c restore.Catalogue, ways []wayTo, out *Pruned) error {
 	pitr := o.Policy.WithDefaults().PITR
 	for id, log := range c.Logs {
 		var own []vault.Backup
@@ -251,6 +286,7 @@ func (o PruneOptions) pruneLog(ctx context.Context, c restore.Catalogue, out *Pr
 			}
 		}
 		pieces, because := needless(own, out.Fates, log, pitr+o.Grace, o.Now)
+		pieces = withoutWays(pieces, ways)
 		out.Because = because
 		out.Segments += len(pieces)
 		if o.DryRun { // else even when nothing is to go: what a lock kept before may be wanted again

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -32,7 +33,7 @@ func backupPinCommand() *cobra.Command {
 	}
 	cmd := &cobra.Command{
 		Use: "pin BACKUP", Short: "Keep a backup, however old it becomes",
-		Long:    "A pinned backup is not let go of by retention, and the log that makes it consistent stays with it.",
+		Long:    "A pinned backup, of a database or of a file set, is not let go of by retention, and the log that makes it consistent\nstays with it. With a backup that belongs to a recovery point stays what leads to that point.",
 		Example: `  holdfast backup pin records-20261121T010000Z-a1b2c3 --reason "before the move"`,
 		Args:    usageArgs(cobra.ExactArgs(1)),
 		RunE:    n.run,
@@ -149,7 +150,7 @@ func (n *noting) note(ctx context.Context, a application, name, backup string) (
 	return slices.DeleteFunc(append([]vault.Note{}, all...), func(x vault.Note) bool { return x.Backup != backup }), err
 }
 
-// vaultWith is the vault of the plan that lists a backup.
+// vaultWith is the vault of the plan that lists a backup, of a database or of a file set.
 func (a application) vaultWith(ctx context.Context, backup string) (string, error) {
 	for _, x := range a.plan.Vaults {
 		v, err := a.openVault(ctx, x.Name)
@@ -157,11 +158,12 @@ func (a application) vaultWith(ctx context.Context, backup string) (string, erro
 			return "", err
 		}
 		all, err := v.Backups(ctx, "")
+		sets, failed := v.FileBackups(ctx, "")
 		closeVault(ctx, v)
-		if err != nil {
+		if err := errors.Join(err, failed); err != nil {
 			return "", err
 		}
-		if slices.ContainsFunc(all, func(b vault.Backup) bool { return b.ID == backup }) {
+		if slices.ContainsFunc(all, func(b vault.Backup) bool { return b.ID == backup }) || slices.ContainsFunc(sets, func(b vault.FileBackup) bool { return b.ID == backup }) {
 			return x.Name, nil
 		}
 	}

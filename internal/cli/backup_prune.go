@@ -27,9 +27,7 @@ type pruneAnswer struct {
 }
 
 func backupPruneCommand() *cobra.Command {
-	var root, output string
-	var dryRun, yes bool
-	var limit time.Duration
+	w := &pruneWords{room: "backup", judge: application.judgeBackups}
 	cmd := &cobra.Command{
 		Use:   "prune NAME",
 		Short: "Say of each base backup why it stays or goes, and let go of what is not to stay",
@@ -41,51 +39,66 @@ is away or damaged, while clocks differ, or without the right to delete.`,
   holdfast backup prune records --dry-run --output json | jq '.judged.backups[] | select(.keep | not)'
   holdfast backup prune records --yes`,
 		Args: usageArgs(cobra.ExactArgs(1)),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkOutput(output); err != nil {
-				return err
-			}
-			a, err := findApplication(cmd, root)
-			if err != nil {
-				return err
-			}
-			judged, err := a.judgeBackups(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			answer := pruneAnswer{Judged: judged}
-			if output != "json" {
-				if err := writeJudged(cmd.OutOrStdout(), judged); err != nil {
-					return err
-				}
-			}
-			if !dryRun {
-				if !yes {
-					if ok, err := confirm(cmd, "Carry this out?"); err != nil || !ok {
-						return err
-					}
-				}
-				if err := a.askPrune(cmd, args[0], limit, &answer); err != nil {
-					return err
-				}
-			}
-			if output == "json" {
-				return writeJSON(cmd.OutOrStdout(), answer)
-			}
-			text := "nothing was changed"
-			if !dryRun {
-				text = "done on " + answer.Host + ": " + answer.Text
-			}
-			_, err = fmt.Fprintln(cmd.OutOrStdout(), text)
-			return err
-		},
+		RunE: w.run,
 	}
-	cmd.Flags().StringVar(&root, "root", "", rootUsage)
-	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "say what stays and what goes, and change nothing")
-	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
-	cmd.Flags().DurationVar(&limit, "timeout", time.Hour, "how long to wait for the host that does it")
-	outputFlag(cmd, &output)
+	w.add(cmd)
 	return cmd
+}
+
+// pruneWords are what `backup prune` and `files prune` are told.
+type pruneWords struct {
+	room         string // of the request
+	judge        func(a application, ctx context.Context, name string) (backup.Pruned, error)
+	root, output string
+	dryRun, yes  bool
+	limit        time.Duration
+}
+
+func (w *pruneWords) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&w.root, "root", "", rootUsage)
+	cmd.Flags().BoolVar(&w.dryRun, "dry-run", false, "say what stays and what goes, and change nothing")
+	cmd.Flags().BoolVar(&w.yes, "yes", false, "do not ask")
+	cmd.Flags().DurationVar(&w.limit, "timeout", time.Hour, "how long to wait for the host that does it")
+	outputFlag(cmd, &w.output)
+}
+
+func (w *pruneWords) run(cmd *cobra.Command, args []string) error {
+	if err := checkOutput(w.output); err != nil {
+		return err
+	}
+	a, err := findApplication(cmd, w.root)
+	if err != nil {
+		return err
+	}
+	judged, err := w.judge(a, cmd.Context(), args[0])
+	if err != nil {
+		return err
+	}
+	answer := pruneAnswer{Judged: judged}
+	if w.output != "json" {
+		if err := writeJudged(cmd.OutOrStdout(), judged, w.room == "backup"); err != nil {
+			return err
+		}
+	}
+	if !w.dryRun {
+		if !w.yes {
+			if ok, err := confirm(cmd, "Carry this out?"); err != nil || !ok {
+				return err
+			}
+		}
+		if err := a.askPrune(cmd, w.room, args[0], w.limit, &answer); err != nil {
+			return err
+		}
+	}
+	if w.output == "json" {
+		return writeJSON(cmd.OutOrStdout(), answer)
+	}
+	text := "nothing was changed"
+	if !w.dryRun {
+		text = "done on " + answer.Host + ": " + answer.Text
+	}
+	_, err = fmt.Fprintln(cmd.OutOrStdout(), text)
+	return err
 }
 
 // judgeBackups judges from what the vault holds now, and changes nothing.
@@ -99,11 +112,15 @@ func (a application) judgeBackups(ctx context.Context, name string) (backup.Prun
 		return backup.Pruned{}, err
 	}
 	defer closeVault(ctx, v)
-	return backup.Prune(ctx, backup.PruneOptions{Vault: v, Database: name, Policy: backup.PolicyOf(b), Now: time.Now(), DryRun: true})
+	points, err := a.pointsOf(ctx, v, name)
+	if err != nil {
+		return backup.Pruned{}, err
+	}
+	return backup.Prune(ctx, backup.PruneOptions{Vault: v, Database: name, Policy: backup.PolicyOf(b), Points: points, Now: time.Now(), DryRun: true})
 }
 
 // askPrune has the host that looks after the vault carry it out.
-func (a application) askPrune(cmd *cobra.Command, name string, limit time.Duration, answer *pruneAnswer) error {
+func (a application) askPrune(cmd *cobra.Command, room, name string, limit time.Duration, answer *pruneAnswer) error {
 	client, err := operator(a.Context)
 	if err != nil {
 		return err
@@ -113,7 +130,7 @@ func (a application) askPrune(cmd *cobra.Command, name string, limit time.Durati
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	q, err := client.Ask(ctx, agent.Asked{Room: "backup", Kind: "prune", Subject: name})
+	q, err := client.Ask(ctx, agent.Asked{Room: room, Kind: "prune", Subject: name})
 	if err != nil {
 		return err
 	}
@@ -132,18 +149,23 @@ func (a application) askPrune(cmd *cobra.Command, name string, limit time.Durati
 	return fmt.Errorf("prune %s on %s: %s", name, done.Host, done.Text)
 }
 
-func writeJudged(out io.Writer, p backup.Pruned) error {
+func writeJudged(out io.Writer, p backup.Pruned, log bool) error {
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	line := func(format string, args ...any) { _, _ = fmt.Fprintf(w, format, args...) } // Flush tells the error
 	if len(p.Fates) == 0 {
-		line("no base backup of %s\n", p.Database)
+		line("no backup of %s\n", p.Database)
 	} else {
 		line("BACKUP\tFINISHED\tFATE\tBECAUSE\n")
 	}
 	for _, f := range p.Fates {
+		if f.Point != "" {
+			f.Because = "recovery point: " + f.Because
+		}
 		line("%s\t%s\t%s\t%s\n", f.ID, momentText(f.At), fateText(f, p.At), f.Because)
 	}
-	line("\nlog: %d pieces go; %s\n", p.Segments, p.Because)
+	if log {
+		line("\nlog: %d pieces go; %s\n", p.Segments, p.Because)
+	}
 	if p.Agreed != "" {
 		line("%s\n", p.Agreed)
 	}

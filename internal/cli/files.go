@@ -35,10 +35,11 @@ holdfast restore files.`,
   holdfast files list attachments                   what there is
   holdfast files ls attachments letters/2026        what was in a directory
   holdfast files find attachments "*.pdf"           where a file is, in the newest backup
+  holdfast files prune attachments --dry-run        what stays, what goes, and why
   holdfast restore files attachments --to /srv/back`,
 		Args: cobra.NoArgs,
 	}
-	cmd.AddCommand(filesBackupCommand(), filesListCommand(), filesLsCommand(), filesFindCommand())
+	cmd.AddCommand(filesBackupCommand(), filesListCommand(), filesLsCommand(), filesFindCommand(), filesPruneCommand())
 	return cmd
 }
 

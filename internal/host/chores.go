@@ -23,7 +23,8 @@ import (
 
 // Retained is what one run of retention came to, for a list.
 type Retained struct {
-	Database string      `json:"database"`
+	Database string      `json:"database,omitempty"`
+	Files    string      `json:"files,omitempty"` // the file set, in place of a database
 	Kept     int         `json:"kept"`
 	Marked   int         `json:"marked"` // go when the grace is over
 	Gone     int         `json:"gone"`
@@ -47,7 +48,7 @@ func retained(p backup.Pruned) Retained {
 	return r
 }
 
-// retain lets go of what the tiers do not keep, of each database by itself, and frees what nothing uses then. When one of
+// retain lets go of what the tiers do not keep, of each database and each file set by itself, and frees what nothing uses then. When one of
 // them stands still or refuses nothing is freed, nor the trash emptied: it may be this host's clock that is wrong.
 func (h *Host) retain(ctx context.Context, v *vault.Vault, r *choreRun) (string, any, error) {
 	var all []Retained
@@ -56,9 +57,14 @@ func (h *Host) retain(ctx context.Context, v *vault.Vault, r *choreRun) (string,
 		if b.Vault != v.Name() || r.only != "" && r.only != b.Of {
 			continue
 		}
+		points, err := h.pointsOf(ctx, v, b.Of)
+		if err != nil {
+			failed = append(failed, err)
+			continue
+		}
 		done, err := backup.Prune(ctx, backup.PruneOptions{
 			Vault: v, Database: b.Of, Policy: backup.PolicyOf(b), Now: time.Now(), By: h.cfg.Self, May: r.may,
-			Behind: behindMax(b), Log: h.cfg.Log,
+			Behind: behindMax(b), Points: points, Log: h.cfg.Log,
 		})
 		if err != nil { // one that stands still does not keep the others from it
 			failed = append(failed, err)
@@ -66,10 +72,12 @@ func (h *Host) retain(ctx context.Context, v *vault.Vault, r *choreRun) (string,
 		}
 		all = append(all, retained(done))
 	}
+	kept, err := h.retainFiles(ctx, v, r)
+	all, failed = append(all, kept...), append(failed, err)
 	if err := ctx.Err(); err != nil {
 		return "", nil, err
 	}
-	if len(failed) == 0 {
+	if errors.Join(failed...) == nil {
 		failed = append(failed, h.filesCurrent(ctx, v))
 	}
 	if err := errors.Join(failed...); err != nil {
@@ -81,7 +89,7 @@ func (h *Host) retain(ctx context.Context, v *vault.Vault, r *choreRun) (string,
 	}
 	var parts []string
 	for _, d := range all {
-		parts = append(parts, fmt.Sprintf("%s: %d backups kept, %d marked, %d gone", d.Database, d.Kept, d.Marked, d.Gone))
+		parts = append(parts, fmt.Sprintf("%s%s: %d backups kept, %d marked, %d gone", d.Database, d.Files, d.Kept, d.Marked, d.Gone))
 		if d.Agreed != "" {
 			parts = append(parts, d.Agreed)
 		}
@@ -111,10 +119,10 @@ func (h *Host) filesCurrent(ctx context.Context, v *vault.Vault) error {
 
 // filesBehind is the refusal of [Host.filesCurrent], by the newest backup of any file set. Pure.
 func filesBehind(p *plan.Plan, name string, all []vault.FileBackup, now time.Time) error {
-	behind := 3 * 24 * time.Hour
+	behind := time.Duration(0)
 	for _, s := range p.Files {
 		if s.Backup.Vault == name {
-			behind = max(behind, 2*s.Backup.Every.Longest()+24*time.Hour)
+			behind = max(behind, filesBehindMax(s))
 		}
 	}
 	var newest time.Time

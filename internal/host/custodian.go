@@ -32,7 +32,7 @@ type custodian struct {
 type choreRun struct {
 	custodian *custodian
 	may       func(context.Context) error // this host has the duty still
-	only      string                      // one database; "" = all of the vault
+	only      string                      // one database or file set; "" = all of the vault
 }
 
 const (
@@ -176,13 +176,19 @@ func (c *custodian) due(ctx context.Context) (bool, time.Time, error) {
 	return due.Now, due.At, nil
 }
 
-// asked is the oldest request for a retention run of a database that goes to the vault.
+// asked is the oldest request for a retention run of a database or a file set that goes to the vault.
 func (c *custodian) asked() *agent.Asked {
 	if c.kind != agent.ChoreRetention {
 		return nil
 	}
 	for _, q := range agent.Open(c.host.agent.Last().Agreed) {
-		if b, ok := c.host.plan().BackupOf(q.Subject); ok && q.Room == "backup" && q.Kind == "prune" && b.Vault == c.vault {
+		if q.Kind != "prune" {
+			continue
+		}
+		if b, ok := c.host.plan().BackupOf(q.Subject); ok && q.Room == "backup" && b.Vault == c.vault {
+			return &q
+		}
+		if s, ok := c.host.plan().FileSetNamed(q.Subject); ok && q.Room == "files" && s.Backup.Vault == c.vault {
 			return &q
 		}
 	}

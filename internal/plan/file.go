@@ -279,7 +279,7 @@ func backup() form[backupFile] {
 		key("weekly", spanOrNone(week, 100*year), "How long one backup of each week stays (default 2y); none = not longer than pitr.", func(f *backupFile) *located[time.Duration] { return &f.weekly }),
 		key("validate", validation(), "How a base backup is looked at after it was restored on trial.", func(f *backupFile) *located[validateFile] { return &f.validate }),
 		key("every", span(minFilesEvery, 31*day), "Of a file set: time from the beginning of one backup to the next (default 6h).", func(f *backupFile) *located[time.Duration] { return &f.every }),
-		key("keep", oneOf("forever"), "Of a file set: how long its backups stay; forever (default) is what this version has.", func(f *backupFile) *located[string] { return &f.keep }),
+		key("keep", oneOf(KeepForever, KeepTiers), "Of a file set: forever (default), or tiers: as long as all, half_daily, daily and weekly say.", func(f *backupFile) *located[string] { return &f.keep }),
 		notYet[backupFile]("pins"),
 	)
 }

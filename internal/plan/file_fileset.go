@@ -178,12 +178,24 @@ func resolveFileBackup(ms *mistakes, p *Plan, b named[backupFile]) FileBackup {
 	for _, k := range []struct {
 		name string
 		at   Place
-	}{{"full", f.full.at}, {"incremental", f.incremental.at}, {"pitr", f.pitr.at}, {"weekly", f.weekly.at}, {"validate", f.validate.at},
-		{"prove", f.prove.at}, {"zone", f.zone.at}, {"jitter", f.jitter.at}, {"all", f.all.at}, {"half_daily", f.halfDaily.at}, {"daily", f.daily.at}} {
+	}{{"full", f.full.at}, {"incremental", f.incremental.at}, {"pitr", f.pitr.at}, {"validate", f.validate.at},
+		{"prove", f.prove.at}, {"zone", f.zone.at}, {"jitter", f.jitter.at}} {
 		onlyFor(ms, at.to(k.name), k.at, "databases (a file set has every and keep)")
 	}
 	every := f.every.or(filesEvery)
-	return FileBackup{Vault: backupVault(ms, p, b), Every: Schedule{Text: "every " + FormatDuration(every), Every: every}}
+	out := FileBackup{Vault: backupVault(ms, p, b), Every: Schedule{Text: "every " + FormatDuration(every), Every: every}}
+	if f.keep.value == KeepTiers {
+		out.Keep = KeepTiers
+		out.All, out.HalfDaily, out.Daily, out.Weekly = f.all.or(day), f.halfDaily.or(7*day), f.daily.or(15*day), f.weekly.or(2*year)
+		return out
+	}
+	for _, k := range []struct {
+		name string
+		at   Place
+	}{{"all", f.all.at}, {"half_daily", f.halfDaily.at}, {"daily", f.daily.at}, {"weekly", f.weekly.at}} {
+		onlyFor(ms, at.to(k.name), k.at, "databases, and for file sets with keep: tiers")
+	}
+	return out
 }
 
 // onlyFor refuses a key of one kind of backup that stands at another.
@@ -298,8 +310,45 @@ func (d *differ) files() {
 		if old.Backup.Vault != s.Backup.Vault {
 			d.add(subject, Restarts, "it goes to vault %s (was %s); the agents take it up when they start; the old backups are kept", s.Backup.Vault, old.Backup.Vault)
 		}
+		if was, is := old.Backup.keepText(), s.Backup.keepText(); was != is {
+			d.add(subject, Reloads, "its backups are kept %s (were kept %s); what the next run of retention lets go is gone 72 hours later", is, was)
+		}
 		if old.Backup.Every != s.Backup.Every {
 			d.add(subject, Reloads, "it is backed up %s (was %s)", s.Backup.Every.Text, old.Backup.Every.Text)
 		}
 	}
+}
+
+// keepText is how long backups stay, in words.
+func (b FileBackup) keepText() string {
+	if b.Keep != KeepTiers {
+		return KeepForever
+	}
+	span := func(d time.Duration) string {
+		if d == 0 {
+			return "none"
+		}
+		return FormatDuration(d)
+	}
+	return fmt.Sprintf("all for %s, one of 12 hours for %s, of a day for %s, of a week for %s", span(b.All), span(b.HalfDaily), span(b.Daily), span(b.Weekly))
+}
+
+func showFileBackup(b FileBackup) mapping {
+	m := mapping{{Key: "vault", Value: b.Vault}, {Key: "every", Value: FormatDuration(b.Every.Every)}}
+	if b.Keep != KeepTiers {
+		m.put("keep", KeepForever)
+		return m
+	}
+	m.put("keep", KeepTiers)
+	for _, t := range []struct {
+		key  string
+		span time.Duration
+	}{{"all", b.All}, {"half_daily", b.HalfDaily}, {"daily", b.Daily}, {"weekly", b.Weekly}} {
+		if t.span == 0 {
+			m.put(t.key, "none")
+		} else {
+			m.put(t.key, FormatDuration(t.span))
+		}
+	}
+	return m
 }

@@ -53,6 +53,7 @@ func TestMistakesInFileSets(t *testing.T) {
 		"a set that holds the vault":         {"files: { f: { path: /mnt, hosts: [a] } }", "a backup would hold itself"},
 		"a database's schedule":              {"files: { f: { path: /srv/x, hosts: [a] } }\nbackup: { f: { full: \"daily 01:00\" } }", "full is for databases"},
 		"too often":                          {"files: { f: { path: /srv/x, hosts: [a] } }\nbackup: { f: { every: 1m } }", "every"},
+		"tiers of what is kept forever":      {"files: { f: { path: /srv/x, hosts: [a] } }\nbackup: { f: { weekly: 5w } }", "weekly is for databases, and for file sets with keep: tiers"},
 		"a time to keep":                     {"files: { f: { path: /srv/x, hosts: [a] } }\nbackup: { f: { keep: 30d } }", "keep"},
 		"a moment of an unknown database":    {"files: { f: { path: /srv/x, hosts: [a], moment: { database: r, before: /b, after: /a } } }", `file set f: moment.database "r" is not known`},
 		"a moment that nothing ends":         {"files: { f: { path: /srv/x, hosts: [a], moment: { database: r, before: /b } } }", "after is missing"},
@@ -91,6 +92,21 @@ func TestAMomentIsReadAndShownAgain(t *testing.T) {
 	}
 	if d := cmp.Diff(want, mustParse(t, string(shown)).Files[0].Moment); d != "" {
 		t.Error(d)
+	}
+}
+
+func TestTiersOfAFileSetAreReadAndShownAgain(t *testing.T) {
+	p := mustParse(t, withVault+"files: { f: { path: /srv/x, hosts: [a] } }\nbackup: { f: { keep: tiers, all: 2d, half_daily: none } }\n")
+	want := FileBackup{Vault: "main", Every: Schedule{Text: "every 6h", Every: 6 * time.Hour}, Keep: KeepTiers, All: 48 * time.Hour, Daily: 15 * day, Weekly: 2 * year}
+	if d := cmp.Diff(want, p.Files[0].Backup); d != "" {
+		t.Error(d)
+	}
+	shown, err := p.Show()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(want, mustParse(t, string(shown)).Files[0].Backup); d != "" {
+		t.Errorf("%s\n%s", d, shown)
 	}
 }
 

@@ -311,7 +311,16 @@ type Moment struct {
 type FileBackup struct {
 	Vault string
 	Every Schedule
+	Keep  string // how long backups stay: KeepForever, or KeepTiers and what follows counts
+
+	All, HalfDaily, Daily, Weekly time.Duration // as in [Backup]; 0 = none
 }
+
+// How long the backups of a file set stay. The zero value is forever too.
+const (
+	KeepForever = "forever"
+	KeepTiers   = "tiers"
+)
 
 // Secret is a reference: env:NAME, file:/path or exec:command. The value is never kept in the plan.
 type Secret string

@@ -52,7 +52,7 @@ func (p *Plan) Show() ([]byte, error) {
 	}
 	for _, s := range p.Files {
 		if s.Backup.Vault != "" {
-			backups.put(s.Name, mapping{{Key: "vault", Value: s.Backup.Vault}, {Key: "every", Value: FormatDuration(s.Backup.Every.Every)}, {Key: "keep", Value: "forever"}})
+			backups.put(s.Name, showFileBackup(s.Backup))
 		}
 	}
 	top.putSome("services", services)

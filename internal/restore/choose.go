@@ -180,7 +180,10 @@ func try(c Catalogue, b vault.Backup, t Target) (ch Choice, why string) {
 		return ch, "its log ends before that, at " + end.String()
 	}
 	switch t.Kind { // nothing behind the target's segment is read
-	case AtLSN:
+	case AtLSN, AtName:
+		if t.Kind == AtName && !t.Exact {
+			break
+		}
 		pieces = slices.DeleteFunc(pieces, func(p wal.Held) bool { return p.Start > t.LSN })
 	case Consistent:
 		pieces = slices.DeleteFunc(pieces, func(p wal.Held) bool { return p.Start > b.Stop })

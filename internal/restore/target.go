@@ -30,6 +30,7 @@ type Target struct {
 	LSN       wal.LSN // the target, or with AtXID a position at or before its commit, which lets Choose take the nearest backup
 	XID       uint32
 	Name      string
+	Exact     bool   // with AtName: LSN is the end of the restore point's own record, so nothing behind its segment is needed
 	Exclusive bool   // stop just before instead of just after; not with Latest and AtName
 	Timeline  uint32 // 0 = the newest that leads there
 }

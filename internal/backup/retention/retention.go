@@ -17,6 +17,9 @@ type Policy struct {
 	Daily     time.Duration // one for each day; default 15 days, at least PITR and a day
 	Weekly    time.Duration // one for each week, from Monday; default 2 years
 	PITR      time.Duration // any moment this far back can be restored; default 14 days
+	// Files says that these are backups of files: one counts when nothing is missing in it, and no log leads to moments
+	// between two of them, so PITR means nothing.
+	Files bool
 }
 
 // Backup is what matters of one backup.
@@ -41,6 +44,9 @@ func (p Policy) withDefaults() Policy {
 	p.All = cmp.Or(p.All, day)
 	p.HalfDaily = cmp.Or(p.HalfDaily, 7*day)
 	p.PITR = cmp.Or(p.PITR, 14*day)
+	if p.Files {
+		p.PITR = -day // daily is what it says
+	}
 	p.Daily = max(cmp.Or(p.Daily, 15*day), p.PITR+day)
 	p.Weekly = cmp.Or(p.Weekly, 2*365*day)
 	p.All, p.HalfDaily, p.PITR, p.Weekly = max(p.All, 0), max(p.HalfDaily, 0), max(p.PITR, 0), max(p.Weekly, 0)
@@ -50,7 +56,11 @@ func (p Policy) withDefaults() Policy {
 // Tiers are how long each tier reaches back, by the plan's names; 0 = none.
 func (p Policy) Tiers() map[string]time.Duration {
 	p = p.withDefaults()
-	return map[string]time.Duration{"all": p.All, "half_daily": p.HalfDaily, "daily": p.Daily, "weekly": p.Weekly, "pitr": p.PITR}
+	out := map[string]time.Duration{"all": p.All, "half_daily": p.HalfDaily, "daily": p.Daily, "weekly": p.Weekly}
+	if !p.Files {
+		out["pitr"] = p.PITR
+	}
+	return out
 }
 
 // AtLeast keeps what p keeps, and of each tier what it must keep besides; tiers are as [Policy.Tiers] names them. It names
@@ -64,7 +74,7 @@ func (p Policy) AtLeast(tiers map[string]time.Duration) (longer Policy, shorter 
 		}
 		return cmp.Or(d, -1) // none is none there too, and not the default
 	}
-	longer = Policy{All: reach("all"), HalfDaily: reach("half_daily"), Daily: reach("daily"), Weekly: reach("weekly"), PITR: reach("pitr")}
+	longer = Policy{Files: p.Files, All: reach("all"), HalfDaily: reach("half_daily"), Daily: reach("daily"), Weekly: reach("weekly"), PITR: reach("pitr")}
 	return longer, shorter
 }
 
@@ -92,7 +102,7 @@ func Keep(p Policy, backups []Backup, now time.Time) []Verdict {
 		}
 	}
 	for _, b := range list {
-		if b.Validated && first[buckets(b.At)[1]] == b.ID && now.Sub(b.At) >= p.PITR {
+		if !p.Files && b.Validated && first[buckets(b.At)[1]] == b.ID && now.Sub(b.At) >= p.PITR {
 			pitrBase = b.ID
 			break
 		}
@@ -119,17 +129,17 @@ func judge(p Policy, b Backup, now time.Time, first map[string]string, lastValid
 	case b.Pinned:
 		return keep("pinned")
 	case b.ID == lastValidated:
-		return keep("the last one that a restore has proven")
+		return keep("%s", p.say("the last one that a restore has proven", "the last one that is complete"))
 	case age < p.All:
 		return keep("younger than %s", span(p.All))
 	case !b.Validated && lastValidated == "":
-		return keep("no backup has been proven by a restore yet")
+		return keep("%s", p.say("no backup has been proven by a restore yet", "no backup is complete yet"))
 	case b.Bad:
 		return Verdict{ID: b.ID, Because: "a restore on trial found it bad"}
 	case !b.Validated && newer:
-		return keep("not proven yet, and newer than every one that is")
+		return keep("%s", p.say("not proven yet, and newer than every one that is", "not complete, and newer than every one that is"))
 	case !b.Validated:
-		return Verdict{ID: b.ID, Because: "never proven by a restore, and older than " + span(p.All)}
+		return Verdict{ID: b.ID, Because: p.say("never proven by a restore, and older than ", "not complete, and older than ") + span(p.All)}
 	case b.ID == pitrBase:
 		return keep("the way to every moment of the last %s begins with it", span(p.PITR))
 	case age < p.HalfDaily && first[k[0]] == b.ID:
@@ -142,6 +152,14 @@ func judge(p Policy, b Backup, now time.Time, first map[string]string, lastValid
 		return Verdict{ID: b.ID, Because: "an older one stands for the same time"}
 	}
 	return Verdict{ID: b.ID, Because: "older than " + span(p.Weekly)}
+}
+
+// say picks the words for base backups or for backups of files.
+func (p Policy) say(base, files string) string {
+	if p.Files {
+		return files
+	}
+	return base
 }
 
 // span is a time span in words: whole days where it is some.

@@ -178,7 +178,7 @@ func aPoint(t *testing.T) point.Options {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if o.Choice, err = restore.Choose(c, restore.Target{Kind: restore.AtName, Name: "p1", LSN: b.Point.LSN}); err != nil {
+	if o.Choice, err = restore.Choose(c, restore.Target{Kind: restore.AtName, Name: "p1", LSN: b.Point.LSN, Exact: true}); err != nil {
 		t.Fatal(err)
 	}
 	if o.Owner, err = restore.DefaultOwner(); err != nil {

@@ -1,0 +1,133 @@
+package backup
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"holdfast/internal/backup/retention"
+	"holdfast/internal/plan"
+	"holdfast/internal/vault"
+)
+
+// FilesPolicyOf is the plan's say on how long backups of a file set stay; false = for ever.
+func FilesPolicyOf(b plan.FileBackup) (retention.Policy, bool) {
+	p := PolicyOf(plan.Backup{All: b.All, HalfDaily: b.HalfDaily, Daily: b.Daily, Weekly: b.Weekly})
+	p.Files = true
+	return p, b.Keep == plan.KeepTiers
+}
+
+// PruneFiles lets old backups of a file set go in two steps, as [Prune] does for a database: what the tiers do not keep is
+// marked, and taken off the list when it still is unwanted after the grace. Each host's directory is judged by itself, and
+// recovery points apart from other backups. One counts when nothing is missing in it, and the last such of each kind is never
+// let go. PruneOptions.Database is the set's name; Points is not used.
+func PruneFiles(ctx context.Context, o PruneOptions) (Pruned, error) {
+	o = o.withDefaults()
+	out := Pruned{Database: o.Database, At: o.Now.UTC(), DryRun: o.DryRun, Grace: o.Grace}
+	all, err := o.Vault.FileBackups(ctx, o.Database)
+	if err != nil {
+		return out, fmt.Errorf("prune backups of files %s: %w", o.Database, err)
+	}
+	notes, err := o.Vault.Notes(ctx)
+	if err != nil {
+		return out, fmt.Errorf("prune backups of files %s: %w", o.Database, err)
+	}
+	if !o.asPlanned || !o.DryRun {
+		if out.Agreed, err = o.agreed(ctx); err != nil {
+			return out, err
+		}
+	}
+	out.Fates = fileFates(o, all, notes)
+	if o.DryRun || len(all) == 0 {
+		return out, nil
+	}
+	var newest time.Time
+	for _, b := range all {
+		newest = later(newest, b.Ended)
+	}
+	if err := behindBy(o.Database, newest, o.Now, cmp.Or(o.Behind, behindMax)); err != nil {
+		return out, err
+	}
+	if err := o.Vault.MayLetGo(ctx); err != nil {
+		return out, err
+	}
+	if err := o.carryOut(ctx, out.Fates, o.completeBeside); err != nil {
+		return out, fmt.Errorf("prune backups of files %s: %w", o.Database, err)
+	}
+	return out, nil
+}
+
+// series are backups that are judged together.
+type series struct {
+	host  string
+	point bool
+}
+
+func seriesOf(b vault.FileBackup) series { return series{b.Host, b.Point != nil} }
+
+// fileFates judges each backup among those of its host and kind, newest first in the end. Pure.
+func fileFates(o PruneOptions, all []vault.FileBackup, notes []vault.Note) []Fate {
+	noted := map[[2]string]vault.Note{}
+	for _, n := range notes {
+		noted[[2]string{n.Backup, n.Kind}] = n
+	}
+	at, by := map[string]time.Time{}, map[string]vault.FileBackup{}
+	lists := map[series][]retention.Backup{}
+	for _, b := range all {
+		_, pinned := noted[[2]string{b.ID, vault.Pin}]
+		_, held := noted[[2]string{b.ID, vault.Hold}]
+		at[b.ID], by[b.ID] = b.Ended, b
+		s := seriesOf(b)
+		lists[s] = append(lists[s], retention.Backup{ID: b.ID, At: b.Ended, Validated: b.Complete(), Pinned: pinned, Held: held})
+	}
+	var out []Fate
+	for _, s := range slices.SortedFunc(maps.Keys(lists), func(a, b series) int { return cmp.Compare(a.host, b.host) }) {
+		for _, f := range o.judge(lists[s], at, noted) {
+			b := by[f.ID]
+			if f.Host = b.Host; b.Point != nil {
+				f.Point = b.Point.ID
+			}
+			out = append(out, f)
+		}
+	}
+	slices.SortStableFunc(out, func(a, b Fate) int { return cmp.Or(b.At.Compare(a.At), cmp.Compare(b.ID, a.ID)) })
+	return out
+}
+
+func (o PruneOptions) completeBeside(ctx context.Context, f Fate) (string, error) {
+	now, err := o.Vault.FileBackups(ctx, o.Database)
+	if err != nil || slices.ContainsFunc(now, func(b vault.FileBackup) bool {
+		return b.ID != f.ID && b.Complete() && seriesOf(b) == series{f.Host, f.Point != ""}
+	}) {
+		return "", err
+	}
+	return "no other one of " + f.Host + " is complete now", nil
+}
+
+// UnmarkFiles takes the marks off the backups of a file set that is kept for ever now: else they would count from the first
+// look on when it is given tiers again.
+func UnmarkFiles(ctx context.Context, v *vault.Vault, set string, may func(context.Context) error) error {
+	notes, err := v.Notes(ctx)
+	if err != nil {
+		return err
+	}
+	all, err := v.FileBackups(ctx, set)
+	if err != nil {
+		return err
+	}
+	for _, n := range notes {
+		if n.Kind != vault.Doomed || !slices.ContainsFunc(all, func(b vault.FileBackup) bool { return b.ID == n.Backup }) {
+			continue
+		}
+		if err := may(ctx); err != nil {
+			return err
+		}
+		if err := v.DropNotes(ctx, n.Backup, vault.Doomed); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,69 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"holdfast/internal/backup"
+	"holdfast/internal/plan"
+	"holdfast/internal/vault"
+)
+
+// retainFiles lets go of what the tiers do not keep of the file sets of a vault. A set that is kept for ever is left alone.
+func (h *Host) retainFiles(ctx context.Context, v *vault.Vault, r *choreRun) ([]Retained, error) {
+	var all []Retained
+	var failed []error
+	for _, s := range h.plan().Files {
+		policy, tiers := backup.FilesPolicyOf(s.Backup)
+		if s.Backup.Vault != v.Name() || r.only != "" && r.only != s.Name {
+			continue
+		}
+		if !tiers {
+			failed = append(failed, backup.UnmarkFiles(ctx, v, s.Name, r.may))
+			continue
+		}
+		done, err := backup.PruneFiles(ctx, backup.PruneOptions{
+			Vault: v, Database: s.Name, Policy: policy, Now: time.Now(), By: h.cfg.Self, May: r.may, Behind: filesBehindMax(s), Log: h.cfg.Log,
+		})
+		if err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		x := retained(done)
+		x.Database, x.Files = "", s.Name
+		all = append(all, x)
+	}
+	return all, errors.Join(failed...)
+}
+
+// filesBehindMax is how old the newest backup of a file set in a vault may be before nothing of it is let go.
+func filesBehindMax(s plan.FileSet) time.Duration {
+	return max(3*24*time.Hour, 2*s.Backup.Every.Longest()+24*time.Hour)
+}
+
+// pointsOf are the recovery points of a database, in the vault that its backups lie in and in those of the file sets that are
+// joined with it. When one cannot be asked nothing is known, and nothing may go.
+func (h *Host) pointsOf(ctx context.Context, v *vault.Vault, database string) ([]vault.Point, error) {
+	out, err := backup.PointsIn(ctx, v, database)
+	if err != nil {
+		return nil, err
+	}
+	asked := map[string]bool{v.Name(): true, "": true}
+	for _, s := range h.plan().Files {
+		if s.Moment.Database != database || asked[s.Backup.Vault] {
+			continue
+		}
+		asked[s.Backup.Vault] = true
+		other, err := h.openVault(ctx, s.Backup.Vault)
+		if err != nil {
+			return nil, err
+		}
+		more, err := backup.PointsIn(ctx, other, database)
+		if err := errors.Join(err, other.Close(context.WithoutCancel(ctx))); err != nil {
+			return nil, err
+		}
+		out = append(out, more...)
+	}
+	return out, nil
+}
