@@ -83,6 +83,8 @@ type ServerStatus struct {
 	Read     *ReadStatus    `json:"read,omitempty"`    // nil without a read-only listener
 	Version  string         `json:"version,omitempty"` // of PostgreSQL, as it runs
 	Pending  []string       `json:"pending,omitempty"` // what its next start would change
+
+	FreeBytes int64 `json:"free_bytes,omitempty"` // on the disk of its log; 0 = not known
 }
 
 // ReadStatus is one copy as the read-only listener of the host that answers sees it.
@@ -295,7 +297,7 @@ func describeServer(r database.Record, name, host string, head database.LSN, rep
 		failed, _, _ := strings.Cut(l.Failed, "\n") // a problem goes on below, among the problems
 		out.State += "; " + failed
 	}
-	out.Version = l.Version
+	out.Version, out.FreeBytes = l.Version, l.Disk.Free
 	for _, p := range l.Pending {
 		out.Pending = append(out.Pending, p.String())
 	}

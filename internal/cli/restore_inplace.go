@@ -52,6 +52,7 @@ type wentBack struct {
 	Since     int64              `json:"transactions_since"`
 	Databases []restore.Exchange `json:"databases"`
 	Alone     []string           `json:"left_alone,omitempty"`
+	Unknown   []string           `json:"room_unknown,omitempty"` // standbys whose free space nobody has told
 	Doubtful  []string           `json:"doubtful,omitempty"`
 	DryRun    bool               `json:"dry_run"`
 	Done      bool               `json:"done"`
@@ -80,7 +81,7 @@ func (w *databaseWords) goBack(ctx context.Context, cmd *cobra.Command, name str
 		return err
 	}
 	defer func() { err = errors.Join(err, p.Close(context.WithoutCancel(ctx))) }()
-	out := wentBack{Database: name, At: at.String(), Backup: p.Choice.Backup.ID, Since: p.Since, Databases: p.Databases, Alone: p.Alone, DryRun: w.dryRun}
+	out := wentBack{Database: name, At: at.String(), Backup: p.Choice.Backup.ID, Since: p.Since, Databases: p.Databases, Alone: p.Alone, Unknown: p.Unknown, DryRun: w.dryRun}
 	if err := writeBack(shownOn(cmd, w.output), out); err != nil {
 		return err
 	}
@@ -134,7 +135,10 @@ func writeBack(out io.Writer, b wentBack) error {
 	for _, x := range b.Alone {
 		fmt.Fprintf(&text, "  left as it is: %s\n", x)
 	}
-	fmt.Fprintf(&text, "Each standby takes as much as the primary: %s more on its disk, and the log of that. Only the primary's disk was looked at.\n", sizeText(b.bytes()))
+	fmt.Fprintf(&text, "Primary and standbys each take %s more, and the log of that; their disks have room for it.\n", sizeText(b.bytes()))
+	if len(b.Unknown) > 0 {
+		fmt.Fprintf(&text, "NOT KNOWN is the room on %s, which does not answer.\n", strings.Join(b.Unknown, ", "))
+	}
 	text.WriteString("Roles are left as they are. Sessions in these SQL databases are ended when the names are exchanged.\n")
 	_, err := io.WriteString(out, text.String())
 	return err
@@ -211,7 +215,7 @@ func (a application) undo(cmd *cobra.Command, name, output string, dryRun, yes b
 	if err != nil {
 		return err
 	}
-	primary, err := a.livePrimaryHost(ctx, d)
+	primary, _, err := a.livePrimaryHost(ctx, d)
 	if err != nil {
 		return err
 	}

@@ -85,11 +85,11 @@ func (a application) intoOptions(ctx context.Context, name string, at restore.Ta
 	if err != nil {
 		return o, nil, err
 	}
-	primary, err := a.livePrimaryHost(ctx, d)
+	primary, members, err := a.livePrimaryHost(ctx, d)
 	if err != nil {
 		return o, nil, err
 	}
-	o = restore.IntoOptions{Database: name, At: at, BinDir: d.BinDir}
+	o = restore.IntoOptions{Database: name, At: at, BinDir: d.BinDir, Members: members}
 	if o.Live, err = a.sockets(d, primary); err != nil {
 		return o, nil, err
 	}

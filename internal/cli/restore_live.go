@@ -6,16 +6,18 @@ import (
 	"os"
 	"path/filepath"
 
+	"holdfast/internal/api"
 	"holdfast/internal/database/postgres"
 	"holdfast/internal/local"
 	"holdfast/internal/plan"
 	"holdfast/internal/problem"
+	"holdfast/internal/restore"
 )
 
 // livePrimary is a connection string to a database inside the live cluster, through the primary's private
 // socket on this machine: there and by certificates between hosts alone may one be Holdfast's own role.
 func (a application) livePrimary(ctx context.Context, d plan.Database, database string) (string, error) {
-	primary, err := a.livePrimaryHost(ctx, d)
+	primary, _, err := a.livePrimaryHost(ctx, d)
 	if err != nil {
 		return "", err
 	}
@@ -26,29 +28,49 @@ func (a application) livePrimary(ctx context.Context, d plan.Database, database 
 	return lead(database), nil
 }
 
-// livePrimaryHost is the host on which the open primary runs.
-func (a application) livePrimaryHost(ctx context.Context, d plan.Database) (string, error) {
+// livePrimaryHost is the host on which the open primary runs, with the standbys beside it.
+func (a application) livePrimaryHost(ctx context.Context, d plan.Database) (string, []restore.Member, error) {
 	client, err := operator(a.Context)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	defer client.Close()
 	st, err := client.Status(ctx)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	for _, s := range st.Databases {
 		if s.Name != d.Name {
 			continue
 		}
 		if s.Primary == "" || !s.Open {
-			return "", &problem.Problem{Code: "restore.no-primary", Subject: d.Name, Severity: problem.Critical,
+			return "", nil, &problem.Problem{Code: "restore.no-primary", Subject: d.Name, Severity: problem.Critical,
 				Title: "no primary is open just now", Meaning: "Live rows cannot be compared, and nothing was changed.",
 				Remedy: "see why: holdfast status; the whole database can be restored meanwhile: holdfast restore database " + d.Name + " --to DIR"}
 		}
-		return s.Primary, nil
+		return s.Primary, a.members(d, s), nil
 	}
-	return "", fmt.Errorf("find the primary of %s: the agents know no such database", d.Name)
+	return "", nil, fmt.Errorf("find the primary of %s: the agents know no such database", d.Name)
+}
+
+// members are the standbys of a database, with where they lie on this machine or what is free where they do.
+func (a application) members(d plan.Database, st api.DatabaseStatus) (out []restore.Member) {
+	for _, s := range st.Servers {
+		if s.Host == st.Primary {
+			continue
+		}
+		m := restore.Member{Host: s.Host, Free: s.FreeBytes}
+		if dir := filepath.Join(local.HostDir(a.Root, s.Host), "db", d.Name); isDir(dir) {
+			m.Dir = dir
+		}
+		out = append(out, m)
+	}
+	return out
+}
+
+func isDir(path string) bool {
+	fi, err := os.Stat(path)
+	return err == nil && fi.IsDir()
 }
 
 // sockets gives connection strings to the databases inside the server of a host of this machine.

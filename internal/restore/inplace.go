@@ -23,6 +23,7 @@ type InPlace struct {
 	Choice    Choice
 	Databases []Exchange
 	Alone     []string // SQL databases that are left as they are, and why
+	Unknown   []string // hosts of standbys whose room nobody has told
 	// Since is how many transactions began after the moment, in all SQL databases.
 	Since int64
 
@@ -84,7 +85,9 @@ func OpenInPlace(ctx context.Context, o IntoOptions, only []string) (p *InPlace,
 		}
 		sum += x.Bytes
 	}
-	return p, p.into.roomFor(ctx, sum)
+	err = p.into.roomFor(ctx, sum)
+	p.Unknown = p.into.Unknown
+	return p, err
 }
 
 // lockLive opens a session on the live cluster that no other restore in place has beside it.

@@ -25,6 +25,7 @@ type IntoOptions struct {
 	BinDir   string
 	Progress func(Progress)
 	Settings map[string]string // for the scratch server
+	Members  []Member          // the standbys of the live cluster
 }
 
 // Into is a part of an earlier moment that is ready to be put beside the live one. The live server has not been
@@ -35,6 +36,7 @@ type Into struct {
 	LeftOut []string // what is not: of a table what would act on others or needs them, of a database what its content does not hold
 	Bytes   int64    // on the scratch server's disk, indexes too
 	Dir     string   // of the copy; removed by Close
+	Unknown []string // hosts of standbys whose room nobody has told
 
 	o       IntoOptions
 	trial   *Trial
@@ -194,30 +196,6 @@ func sizeOf(ctx context.Context, conn *pgx.Conn, name string) (int64, error) {
 		return 0, fmt.Errorf("look for database %s: %w", name, err)
 	}
 	return bytes, nil
-}
-
-// roomFor refuses what does not fit on the primary's disk, with a fifth to spare for the log that loading writes. The
-// primary's files lie on this machine, as its socket does.
-func (n *Into) roomFor(ctx context.Context, bytes int64) error {
-	live, err := pgx.Connect(ctx, n.o.Live("postgres"))
-	if err != nil {
-		return fmt.Errorf("reach the live database: %w", err)
-	}
-	defer func() { _ = live.Close(ctx) }() // only asked
-	var dir string
-	if err := live.QueryRow(ctx, "select current_setting('data_directory')").Scan(&dir); err != nil {
-		return fmt.Errorf("ask where the live data lie: %w", err)
-	}
-	free, _, err := roomAt(dir)
-	if err != nil {
-		return err
-	}
-	if need := bytes + bytes/5; free < need {
-		return &problem.Problem{Code: "restore.no-space", Subject: n.o.Database, Severity: problem.Critical,
-			Title: fmt.Sprintf("the primary's disk has %d MB free, %d MB are needed", free>>20, need>>20), Meaning: "Nothing was changed in the live cluster.",
-			Remedy: "make room on the primary and on its standbys, or restore beside: holdfast restore database " + n.o.Database + " --as NAME"}
-	}
-	return nil
 }
 
 // rolesExist refuses a database whose owners and grants name roles that the live cluster does not have.
