@@ -55,6 +55,7 @@ func startAs(t *testing.T, cfg Config) *running {
 }
 
 func TestAGateWhoseAgentIsSilentFollowsANewerOrderOfAnother(t *testing.T) {
+	t.Parallel()
 	quiet, other := twoGates(t)
 	former, next := startEcho(t, "b1"), startEcho(t, "b2")
 	quiet.order(t, Order{Epoch: 3, Generation: 7, State: Open, Target: former})
@@ -82,6 +83,7 @@ func TestAGateWhoseAgentIsSilentFollowsANewerOrderOfAnother(t *testing.T) {
 }
 
 func TestAGateKeepsItsOrderWhenNobodyKnowsANewerOne(t *testing.T) {
+	t.Parallel()
 	quiet, other := twoGates(t)
 	target := startEcho(t, "b1")
 	quiet.order(t, Order{Epoch: 3, Generation: 7, State: Open, Target: target})

@@ -128,6 +128,7 @@ func TestAMemberThatIsNamedNoMoreIsCutAndOneThatIsKeptIsNot(t *testing.T) {
 }
 
 func TestAMemberIsLeftWhenItsTimeIsOver(t *testing.T) {
+	t.Parallel()
 	g := startGate(t, readSpec(t))
 	long := may("b2", startEcho(t, "b2"), 0)
 	g.reads(t, ReadOrder{Epoch: 4, Members: []ReadMember{long}})
@@ -148,6 +149,7 @@ func TestAMemberIsLeftWhenItsTimeIsOver(t *testing.T) {
 }
 
 func TestReadersGoToThePrimaryOnlyIfTheOrderSaysSo(t *testing.T) {
+	t.Parallel()
 	g := startGate(t, readSpec(t))
 	g.order(t, Order{Epoch: 4, State: Open, Target: startEcho(t, "pp")})
 	g.reads(t, ReadOrder{Epoch: 4, Reason: "b2: may be 12s behind"})
@@ -171,6 +173,7 @@ func TestReadersGoToThePrimaryOnlyIfTheOrderSaysSo(t *testing.T) {
 }
 
 func TestTheReadOnlyAddressDoesNotFallBackToAPrimaryOfAnOlderEpoch(t *testing.T) {
+	t.Parallel()
 	g := startGate(t, readSpec(t))
 	g.order(t, Order{Epoch: 4, State: Open, Target: startEcho(t, "pp")})
 	g.reads(t, ReadOrder{Epoch: 5, Primary: true, Reason: "epoch 5"})

@@ -66,6 +66,7 @@ func TestAClientOfAServerThatDoesNotAnswerIsHeldAndFollowsTheNextOrder(t *testin
 }
 
 func TestAServerThatNeverAnswersHoldsItsClients(t *testing.T) {
+	t.Parallel()
 	g := startGate(t, testSpec(t))
 	g.order(t, Order{Epoch: 1, State: Open, Target: deafServer(t)})
 	c, err := net.Dial("tcp", g.spec.Listen[0])

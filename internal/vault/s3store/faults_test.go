@@ -32,6 +32,7 @@ func content(i, size int) []byte { return bytes.Repeat([]byte(fmt.Sprintf("%07d,
 
 // What is told to be stored is stored, and what is read is what was stored, however bad the store is.
 func TestAnS3StoreInTroubleNeverGivesAWrongSuccess(t *testing.T) {
+	t.Parallel()
 	server := s3test.Start(t)
 	s, p, dir := bad(t, server, "trouble", 7, 100) // every other request goes wrong: a dozen in a row is no rarity
 	p.Set(s3test.Faults{Busy: .15, Broken: .05, Reset: .08, LoseAnswer: .08, CutBody: .08, Damage: .08, Deny: .04})
@@ -72,6 +73,7 @@ func TestAnS3StoreInTroubleNeverGivesAWrongSuccess(t *testing.T) {
 }
 
 func TestAnS3StoreThatStaysDownIsAnErrorInBoundedTime(t *testing.T) {
+	t.Parallel()
 	server := s3test.Start(t)
 	s, p, dir := bad(t, server, "down", 1, 12)
 	for name, f := range map[string]s3test.Faults{"a storm of 503": {Busy: 1}, "resets": {Reset: 1}, "answers that are lost": {LoseAnswer: 1}, "damage": {Damage: 1}} {
@@ -92,6 +94,7 @@ func TestAnS3StoreThatStaysDownIsAnErrorInBoundedTime(t *testing.T) {
 }
 
 func TestAnS3StoreThatIsTooSlowIsGivenUp(t *testing.T) {
+	t.Parallel()
 	server := s3test.Start(t)
 	dir := server.Bucket(t, "slow", false)
 	p := server.Worse(t, 1)
@@ -177,6 +180,7 @@ func TestAnS3StoreWithoutConditionalWritesIsAskedBefore(t *testing.T) {
 }
 
 func TestAnS3ServerThatComesBackGetsTheRestOfTheUpload(t *testing.T) {
+	t.Parallel()
 	server := s3test.Start(t)
 	server.Bucket(t, "back", false)
 	cfg := server.Config("back", "v")
