@@ -52,6 +52,16 @@ type copyStanding struct {
 	Copy  string `json:"copy"`
 	Away  string `json:"away,omitempty"`
 	Lacks int    `json:"lacks"` // objects that others have
+	// Log is how far this copy by itself has the log; missing = the copy is away, or nothing can be restored.
+	Log *logStanding `json:"log,omitempty"`
+}
+
+// logText is what is said of the log in a copy, behind what is said of the copy.
+func (c copyStanding) logText() string {
+	if c.Log == nil {
+		return ""
+	}
+	return "; " + c.Log.String()
 }
 
 func backupStatusCommand() *cobra.Command {
@@ -152,8 +162,21 @@ func (a application) lookAtVault(ctx context.Context, s *backupStatus) error {
 		s.Last = lastOf(h.Backups[0].Backup)
 	}
 	lacks, err := v.Compare(ctx)
+	if err != nil {
+		return err
+	}
+	reach, err := logReach(ctx, v, s.Database, time.Now())
+	if lacks == nil { // the vault has one copy
+		if log, ok := reach[""]; ok {
+			s.Copies = append(s.Copies, copyStanding{Log: &log})
+		}
+	}
 	for _, l := range lacks {
-		s.Copies = append(s.Copies, copyStanding{Copy: l.Copy, Away: errorText(l.Away), Lacks: len(l.Missing)})
+		c := copyStanding{Copy: l.Copy, Away: errorText(l.Away), Lacks: len(l.Missing)}
+		if log, ok := reach[l.Copy]; ok && c.Away == "" {
+			c.Log = &log
+		}
+		s.Copies = append(s.Copies, c)
 	}
 	return err
 }
@@ -241,9 +264,11 @@ func (s backupStatus) write(out io.Writer) error {
 		case c.Away != "":
 			p("  copy       %s is away: %s\n", c.Copy, c.Away)
 		case c.Lacks > 0:
-			p("  copy       %s lacks %d objects\n", c.Copy, c.Lacks)
+			p("  copy       %s lacks %d objects%s\n", c.Copy, c.Lacks, c.logText())
+		case c.Copy == "":
+			p("  copy       the only one%s\n", c.logText())
 		default:
-			p("  copy       %s holds everything\n", c.Copy)
+			p("  copy       %s holds everything%s\n", c.Copy, c.logText())
 		}
 	}
 	for _, t := range s.Trouble {

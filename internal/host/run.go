@@ -397,6 +397,9 @@ func (h *Host) problems() []problem.Problem {
 	for _, f := range h.filers {
 		all = append(all, f.problems()...)
 	}
+	for _, a := range h.archives {
+		all = append(all, a.problems()...)
+	}
 	all = append(all, h.settings.problems()...)
 	for _, c := range h.comparers {
 		all = append(all, c.problems()...)

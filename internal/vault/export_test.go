@@ -1,6 +1,16 @@
 package vault
 
-import "time"
+import (
+	"time"
+
+	"holdfast/internal/vault/store"
+)
+
+// In makes a vault lie in a place that is made already.
+func (c Config) In(place store.Store) Config {
+	c.instead = place
+	return c
+}
 
 // WithFormatKept makes a vault look at its repository's format again after so long, where kopia takes a quarter of an hour.
 func (c Config) WithFormatKept(d time.Duration) Config {

@@ -27,11 +27,13 @@ type Place struct {
 	Trash   time.Duration  // how long a file:// place keeps what is deleted; 0 = [TrashDefault], below 0 = not at all
 	Filled  bool           // it held the vault once: an empty one is a disk that is not mounted
 	Unready error          // why it cannot be reached at all, such as a secret that is missing
+
+	instead store.Store // the place itself, whatever URL says; nil = what URL names
 }
 
 // all are the copies in their order.
 func (c Config) all() []Place {
-	return append([]Place{{Copy: c.Copy, URL: c.URL, S3: c.S3, Azure: c.Azure, Trash: c.Trash, Filled: c.Filled, Unready: c.Unready}}, c.Others...)
+	return append([]Place{{Copy: c.Copy, URL: c.URL, S3: c.S3, Azure: c.Azure, Trash: c.Trash, Filled: c.Filled, Unready: c.Unready, instead: c.instead}}, c.Others...)
 }
 
 // openStore opens the place that the URL names; create makes it where it can be made: a directory is, a bucket is not.
@@ -39,6 +41,9 @@ func (c Config) all() []Place {
 func (p Place) openStore(ctx context.Context, create, readOnly bool) (store.Store, error) {
 	if p.Unready != nil {
 		return nil, p.Unready
+	}
+	if p.instead != nil {
+		return p.instead, nil
 	}
 	if strings.HasPrefix(p.URL, "s3:") {
 		conf := p.S3

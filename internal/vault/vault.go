@@ -54,6 +54,7 @@ type Config struct {
 	Log         *slog.Logger   // nil = silent
 	Deletions   Deletions      // who must agree before something goes for good
 
+	instead    store.Store   // where it lies, whatever URL says; nil = there
 	formatKept time.Duration // how long the repository's format is trusted to be what was read; 0 = as long as kopia does
 }
 

@@ -1,0 +1,79 @@
+package host
+
+import (
+	"fmt"
+
+	"holdfast/internal/agent"
+	"holdfast/internal/database"
+	"holdfast/internal/problem"
+)
+
+const (
+	// queueWarn and queueAlarm are how much of its room, in percent, the log that waits for the vault may take before it is said.
+	queueWarn  = 70
+	queueAlarm = 85
+)
+
+// problems are those of the log that waits for the vault.
+func (a *archivist) problems() []problem.Problem {
+	if !a.named() {
+		return nil
+	}
+	a.mu.Lock()
+	archived := a.told.Archived
+	a.mu.Unlock()
+	now := a.host.agent.Last()
+	if p := queueProblem(a.db.Name, headOf(now, a.host.cfg.Self, a.db.Name), archived, a.slotMax()); p != nil {
+		return []problem.Problem{*p}
+	}
+	return nil
+}
+
+// slotMax is how much log the primary keeps for the vault, in bytes, by the plan that counts.
+func (a *archivist) slotMax() int64 {
+	for _, d := range a.host.plan().Databases {
+		if d.Name == a.db.Name && d.SlotMax > 0 {
+			return d.SlotMax
+		}
+	}
+	return database.SlotMax
+}
+
+// headOf is where a database's log ends at its primary, as that was last heard; 0 = it is not heard.
+func headOf(now agent.Snapshot, self, name string) database.LSN {
+	for _, d := range now.Facts.Databases {
+		if d.Name != name {
+			continue
+		}
+		if d.Record.Primary == self {
+			return d.Local.Flushed
+		}
+		for _, p := range now.Facts.Peers {
+			if p.Host == d.Record.Primary && p.Report != nil && p.Report.Databases[name] != nil {
+				return p.Report.Databases[name].Local.Flushed
+			}
+		}
+	}
+	return 0
+}
+
+// queueProblem judges how much log waits for the vault. Its server keeps up to limit bytes; beyond that it drops the oldest,
+// which is then told as lost. nil = there is room, or a position is not known. Pure.
+func queueProblem(name string, head, archived database.LSN, limit int64) *problem.Problem {
+	if head == 0 || archived == 0 || head <= archived || limit <= 0 {
+		return nil
+	}
+	waits := int64(head - archived)
+	percent := int64(float64(waits) / float64(limit) * 100)
+	if percent < queueWarn {
+		return nil
+	}
+	p := &problem.Problem{Code: "backup.queue-filling", Subject: name, Severity: problem.Degraded,
+		Title:   fmt.Sprintf("%d MiB of log wait for the vault, %d%% of the %d MiB that the primary keeps for it", waits>>20, percent, limit>>20),
+		Meaning: "Nothing is lost yet. Beyond that the primary drops the oldest: no moment from there to the next base backup could be restored. That is recorded then, and a whole base backup begins by itself. The database goes on in any case.",
+		Remedy:  "bring the vault back (holdfast status says what is wrong with it), or, if the primary's disk has the room, raise slots.max of the database in the plan and run holdfast apply"}
+	if percent >= queueAlarm {
+		p.Severity = problem.Critical
+	}
+	return p
+}
