@@ -85,7 +85,18 @@ const behindMax = 3 * 24 * time.Hour
 func Prune(ctx context.Context, o PruneOptions) (Pruned, error) {
 	o = o.withDefaults()
 	out := Pruned{Database: o.Database, At: o.Now.UTC(), DryRun: o.DryRun, Grace: o.Grace}
+	done := func() {}
+	if !o.DryRun {
+		done = o.Vault.Insist() // from the first look on: what only a copy that is away holds must be judged too
+	}
+	defer done()
 	c, err := restore.Load(ctx, o.Vault, o.Database)
+	if err != nil && !o.DryRun {
+		done()
+		if why := o.Vault.MayDelete(ctx); why != nil { // it says better what is in the way
+			return out, why
+		}
+	}
 	if err != nil {
 		return out, fmt.Errorf("prune backups of %s: %w", o.Database, err)
 	}

@@ -19,10 +19,11 @@ import (
 
 // held is what one vault holds of one database, for a person or a program.
 type held struct {
-	Database string         `json:"database"`
-	Vault    string         `json:"vault"`
-	Backups  []listedBackup `json:"backups"` // newest first
-	Windows  []listedWindow `json:"windows"` // newest backup first
+	Database string           `json:"database"`
+	Vault    string           `json:"vault"`
+	Backups  []listedBackup   `json:"backups"`          // newest first
+	Windows  []listedWindow   `json:"windows"`          // newest backup first
+	Unseen   *problem.Problem `json:"unseen,omitempty"` // a copy that could not be read, and what is not known for that
 }
 
 // listedBackup is a backup with what a list adds to it.
@@ -90,6 +91,9 @@ func showHeld(cmd *cobra.Command, from vaultFlags, args []string, output string,
 	all, err := readHeld(cmd, from, args)
 	if err != nil {
 		return err
+	}
+	for _, h := range all {
+		warnUnseen(cmd, h.Unseen)
 	}
 	if output == "json" {
 		return writeJSON(cmd.OutOrStdout(), all)
@@ -175,7 +179,7 @@ func holdings(ctx context.Context, v *vault.Vault, name string) (held, error) {
 	if err != nil {
 		return held{}, err
 	}
-	h := held{Database: name, Vault: v.Name(), Backups: []listedBackup{}, Windows: []listedWindow{}}
+	h := held{Database: name, Vault: v.Name(), Backups: []listedBackup{}, Windows: []listedWindow{}, Unseen: c.Unseen}
 	for _, b := range slices.Backward(c.Backups) {
 		h.Backups = append(h.Backups, listedBackup{Backup: b, Age: event.Duration(time.Since(b.Stopped)), Proven: b.Validated()})
 	}

@@ -53,7 +53,8 @@ type gathered struct {
 	from   string // a vault's name, or "files"
 	all    []receipt.Receipt
 	faults []string
-	alone  bool // single receipts of chains whose others are elsewhere
+	alone  bool     // single receipts of chains whose others are elsewhere
+	unseen []string // copies that could not be read
 }
 
 // read gives the receipts of the files or directories that are named, else of the vaults.
@@ -130,6 +131,9 @@ func fromVault(ctx context.Context, v *vault.Vault) (gathered, error) {
 		if err != nil {
 			g.faults = append(g.faults, fmt.Sprintf("%s: %v", name, err))
 		}
+	}
+	for _, away := range v.Away() { // what seems to be missing may lie there
+		g.unseen = append(g.unseen, away.Error())
 	}
 	return g, nil
 }

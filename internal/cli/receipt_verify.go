@@ -64,6 +64,11 @@ func (w *receiptWords) verify(out io.Writer, all []gathered, t receipt.Trust) er
 	for _, g := range all {
 		rep := receipt.Verify(g.all, t, g.alone)
 		rep.Faults = append(rep.Faults, g.faults...)
+		if len(rep.Faults) > 0 {
+			for _, away := range g.unseen {
+				rep.Faults = append(rep.Faults, "what seems to be missing may lie in a copy that could not be read: "+away)
+			}
+		}
 		rep.OK = rep.OK && len(g.faults) == 0
 		if len(g.all)+len(g.faults) == 0 {
 			rep.Faults = []string{"there are no receipts"}

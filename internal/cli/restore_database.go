@@ -138,6 +138,8 @@ type restoredDatabase struct {
 	Kept     int64          `json:"kept,omitempty"` // bytes that were right in the directory already
 	Took     event.Duration `json:"took,omitempty"`
 	As       *standing      `json:"as,omitempty"` // the server that runs on it
+
+	Unseen *problem.Problem `json:"unseen,omitempty"` // a copy that could not be read, and what is not known for that
 }
 
 func (w *databaseWords) run(ctx context.Context, cmd *cobra.Command, name string, at restore.Target) error {
@@ -169,9 +171,10 @@ func (w *databaseWords) run(ctx context.Context, cmd *cobra.Command, name string
 	if err != nil {
 		return err
 	}
+	warnUnseen(cmd, choice.Unseen)
 	out := restoredDatabase{
 		Database: name, Vault: v.Name(), At: at.String(), DryRun: w.dryRun, Backup: choice.Backup, Timeline: choice.Timeline, Pieces: len(choice.Pieces),
-		Log: int64(len(choice.Pieces)) * int64(choice.Backup.SegmentSize), End: choice.End.String(), Covered: choice.Covered, Because: choice.Because, BinDir: w.binDir,
+		Log: int64(len(choice.Pieces)) * int64(choice.Backup.SegmentSize), End: choice.End.String(), Covered: choice.Covered, Because: choice.Because, BinDir: w.binDir, Unseen: choice.Unseen,
 	}
 	if out.BinDir == "" { // found out before an hour of copying
 		if out.BinDir, err = restore.FindBinDir(choice.Backup.ServerVersion / 10000); err != nil {
@@ -206,6 +209,13 @@ func (w *databaseWords) run(ctx context.Context, cmd *cobra.Command, name string
 	return writeRestored(cmd.OutOrStdout(), out)
 }
 
+// warnUnseen tells a person which copy of the vault had no part in what was chosen.
+func warnUnseen(cmd *cobra.Command, p *problem.Problem) {
+	if p != nil {
+		_, _ = fmt.Fprintln(cmd.ErrOrStderr(), p.Text()) // in the JSON it stands too
+	}
+}
+
 // choose finds the way to the moment; a vault that does not know the database says which it knows.
 func (w *databaseWords) choose(ctx context.Context, v *vault.Vault, name string, at restore.Target) (restore.Choice, error) {
 	c, err := restore.Load(ctx, v, name)
@@ -217,7 +227,7 @@ func (w *databaseWords) choose(ctx context.Context, v *vault.Vault, name string,
 		if err != nil {
 			return restore.Choice{}, err
 		}
-		if len(others) > 0 {
+		if len(others) > 0 && c.Unseen == nil {
 			return restore.Choice{}, &problem.Problem{Code: "restore.unknown-database", Subject: name, Severity: problem.Note,
 				Title: "the vault holds no base backup of it", Meaning: "Nothing was written.", Remedy: fmt.Sprintf("name one that it holds: %v", others)}
 		}

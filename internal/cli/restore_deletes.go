@@ -75,6 +75,7 @@ func (w *tableWords) listDeletes(ctx context.Context, cmd *cobra.Command, name s
 	if err != nil {
 		return err
 	}
+	warnUnseen(cmd, c.Unseen)
 	for _, win := range restore.Windows(c) {
 		if win.To.After(found.LogUntil) {
 			found.LogUntil = win.To

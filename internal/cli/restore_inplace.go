@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"holdfast/internal/event"
+	"holdfast/internal/problem"
 	"holdfast/internal/restore"
 )
 
@@ -53,6 +54,7 @@ type wentBack struct {
 	Databases []restore.Exchange `json:"databases"`
 	Alone     []string           `json:"left_alone,omitempty"`
 	Unknown   []string           `json:"room_unknown,omitempty"` // standbys whose free space nobody has told
+	Unseen    *problem.Problem   `json:"unseen,omitempty"` // a copy that could not be read, and what is not known for that
 	Doubtful  []string           `json:"doubtful,omitempty"`
 	DryRun    bool               `json:"dry_run"`
 	Done      bool               `json:"done"`
@@ -81,7 +83,8 @@ func (w *databaseWords) goBack(ctx context.Context, cmd *cobra.Command, name str
 		return err
 	}
 	defer func() { err = errors.Join(err, p.Close(context.WithoutCancel(ctx))) }()
-	out := wentBack{Database: name, At: at.String(), Backup: p.Choice.Backup.ID, Since: p.Since, Databases: p.Databases, Alone: p.Alone, Unknown: p.Unknown, DryRun: w.dryRun}
+	out := wentBack{Database: name, At: at.String(), Backup: p.Choice.Backup.ID, Since: p.Since, Databases: p.Databases, Alone: p.Alone, Unknown: p.Unknown, DryRun: w.dryRun, Unseen: p.Choice.Unseen}
+	warnUnseen(cmd, p.Choice.Unseen)
 	if err := writeBack(shownOn(cmd, w.output), out); err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"holdfast/internal/event"
+	"holdfast/internal/problem"
 	"holdfast/internal/restore"
 )
 
@@ -18,7 +19,8 @@ type broughtInto struct {
 	Database string           `json:"database"`
 	At       string           `json:"at"`
 	Backup   string           `json:"backup"`
-	Inside   string           `json:"inside"` // the SQL database
+	Unseen   *problem.Problem `json:"unseen,omitempty"` // a copy that could not be read, and what is not known for that
+	Inside   string           `json:"inside"`           // the SQL database
 	Table    string           `json:"table,omitempty"`
 	Into     string           `json:"into"`
 	Bytes    int64            `json:"bytes"`
@@ -58,7 +60,8 @@ func (w *tableWords) bringInto(ctx context.Context, cmd *cobra.Command, name str
 	}
 	defer func() { err = errors.Join(err, n.Close(context.WithoutCancel(ctx))) }()
 	out := broughtInto{Database: name, At: at.String(), Backup: n.Choice.Backup.ID, Inside: inside, Table: w.table, Into: w.into,
-		Bytes: n.Bytes, Objects: n.Objects, LeftOut: n.LeftOut, DryRun: w.dryRun}
+		Bytes: n.Bytes, Objects: n.Objects, LeftOut: n.LeftOut, DryRun: w.dryRun, Unseen: n.Choice.Unseen}
+	warnUnseen(cmd, n.Choice.Unseen)
 	if w.output != "json" {
 		if err := writeInto(cmd.OutOrStdout(), out); err != nil {
 			return err

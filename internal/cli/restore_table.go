@@ -27,7 +27,8 @@ type broughtBack struct {
 	Database string                 `json:"database"`
 	At       string                 `json:"at"`
 	Backup   string                 `json:"backup"`
-	Took     event.Duration         `json:"took"` // until the difference was known
+	Unseen   *problem.Problem       `json:"unseen,omitempty"` // a copy that could not be read, and what is not known for that
+	Took     event.Duration         `json:"took"`             // until the difference was known
 	Diff     restore.DiffReport     `json:"diff"`
 	Missing  []restore.RowPair      `json:"missing_rows"`
 	Changed  []restore.RowPair      `json:"changed_rows"` // a few
@@ -83,7 +84,8 @@ func (w *tableWords) bringBack(ctx context.Context, cmd *cobra.Command, name str
 	}
 	defer func() { err = errors.Join(err, beside.Close(context.WithoutCancel(ctx), w.keep)) }()
 	line.show("comparing "+w.table, "")
-	out := broughtBack{Database: name, At: at.String(), Backup: beside.Choice.Backup.ID}
+	out := broughtBack{Database: name, At: at.String(), Backup: beside.Choice.Backup.ID, Unseen: beside.Choice.Unseen}
+	warnUnseen(cmd, beside.Choice.Unseen)
 	if w.keep {
 		out.Kept = beside.Dir
 	}

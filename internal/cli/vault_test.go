@@ -28,6 +28,16 @@ func words(t *testing.T, want int, args ...string) string {
 	return out.String() + bad.String()
 }
 
+// wordsOut runs one command line that succeeds, and gives its standard output alone.
+func wordsOut(t *testing.T, args ...string) string {
+	t.Helper()
+	var out, bad bytes.Buffer
+	if got := Main(args, strings.NewReader(""), &out, &bad); got != 0 {
+		t.Fatalf("holdfast %s: exit status %d\n%s%s", strings.Join(args, " "), got, out.String(), bad.String())
+	}
+	return out.String()
+}
+
 // twoCopies is a data root whose plan has a vault with two copies. No agent runs.
 func twoCopies(t *testing.T) (root string) {
 	t.Helper()

@@ -18,6 +18,7 @@ type Catalogue struct {
 	Database string
 	Backups  []vault.Backup
 	Logs     map[uint64]HeldLog // by system identifier
+	Unseen   *problem.Problem   // a copy of the vault that could not be read, and what is not known for that; nil = all were
 }
 
 // HeldLog is the log of one cluster.
@@ -43,6 +44,7 @@ type Choice struct {
 	End      wal.LSN    // where the pieces end
 	Covered  time.Time  // every commit up to then is among them; zero = unknown
 	Because  []string
+	Unseen   *problem.Problem // as in [Catalogue]
 }
 
 // Window is what can be restored from one backup.
@@ -56,6 +58,7 @@ type Window struct {
 // Load reads a catalogue.
 func Load(ctx context.Context, v *vault.Vault, database string) (Catalogue, error) {
 	c := Catalogue{Database: database, Logs: map[uint64]HeldLog{}}
+	away := v.Away()
 	var err error
 	if c.Backups, err = v.Backups(ctx, database); err != nil {
 		return c, err
@@ -68,7 +71,39 @@ func Load(ctx context.Context, v *vault.Vault, database string) (Catalogue, erro
 			return c, err
 		}
 	}
+	if now := v.Away(); len(now) > len(away) { // one that comes back meanwhile had no part in all of it
+		away = now
+	}
+	c.Unseen = unseen(c, away)
 	return c, nil
+}
+
+// unseen says which copies had no part in a catalogue, and what may be there. Pure.
+func unseen(c Catalogue, away []error) *problem.Problem {
+	if len(away) == 0 {
+		return nil
+	}
+	newest, known := time.Time{}, time.Time{}
+	for _, b := range c.Backups {
+		if b.Stopped.After(newest) {
+			newest = b.Stopped
+		}
+	}
+	for _, l := range c.Logs {
+		for _, m := range l.Covered {
+			if m.At.After(known) {
+				known = m.At
+			}
+		}
+	}
+	what := "The copies that answer hold no base backup of it; that one may."
+	if len(c.Backups) > 0 {
+		what = fmt.Sprintf("The copies that answer hold %d base backups, the newest of %s, and log that is known to be whole up to %s. Whether the other holds newer ones, or log that is missing here, is not known.",
+			len(c.Backups), stamp(newest), stamp(known))
+	}
+	return &problem.Problem{Code: "restore.copy-unseen", Subject: c.Database, Severity: problem.Degraded,
+		Title: "not every copy of the vault could be read: " + errors.Join(away...).Error(), Meaning: what,
+		Remedy: "bring it back and look again, if a later moment is wanted: holdfast vault status says how it stands"}
 }
 
 func loadLog(ctx context.Context, log *vault.Log) (HeldLog, error) {
@@ -113,8 +148,18 @@ func loadLog(ctx context.Context, log *vault.Log) (HeldLog, error) {
 }
 
 // Choose picks the base backup and the log for a target: the backup that leaves the least to replay. When
-// there is no way to the target it returns a problem with the window that can be reached. Pure.
+// there is no way to the target it returns a problem with the window that can be reached, and with what could not be seen. Pure.
 func Choose(c Catalogue, t Target) (Choice, error) {
+	ch, err := choose(c, t)
+	ch.Unseen = c.Unseen
+	if p, ok := errors.AsType[*problem.Problem](err); ok && c.Unseen != nil {
+		p.Meaning += "\n  " + c.Unseen.Title + ". " + c.Unseen.Meaning
+		p.Remedy = c.Unseen.Remedy + "; or " + p.Remedy
+	}
+	return ch, err
+}
+
+func choose(c Catalogue, t Target) (Choice, error) {
 	if len(c.Backups) == 0 {
 		return Choice{}, &problem.Problem{Code: "restore.no-backup", Subject: c.Database, Severity: problem.Critical,
 			Title: "the vault holds no base backup of it", Meaning: "There is nothing to restore from.", Remedy: "look into another vault, or make a backup: holdfast backup run " + c.Database}

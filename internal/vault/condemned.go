@@ -2,8 +2,11 @@ package vault
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
+
+	"holdfast/internal/vault/store"
 )
 
 // condemnedFile names what would have been let go of if the place did not keep it under lock: its lock is not renewed,
@@ -42,7 +45,8 @@ func (v *Vault) condemn(ctx context.Context, part string, names []string) error 
 // doomed are the names whose locks are not renewed.
 func (v *Vault) doomed(ctx context.Context) (map[string]bool, error) {
 	var all condemned
-	if _, err := v.getRecord(ctx, condemnedFile, &all); err != nil {
+	// A copy that is away may know more of them: then their locks are renewed, which keeps them longer.
+	if _, err := v.getRecord(ctx, condemnedFile, &all); err != nil && !errors.Is(err, store.ErrUnseen) {
 		return nil, err
 	}
 	out := map[string]bool{}

@@ -98,6 +98,7 @@ type Requested struct {
 // Requested reads every request and judges it at a moment. A copy that is away may hold a refusal, or what says that two
 // persons are needed: then it is an error.
 func (v *Vault) Requested(ctx context.Context, now time.Time) (Requested, error) {
+	defer v.Insist()()
 	out := Requested{TwoPersons: v.deletions.TwoPersons, Cases: []consent.Case{}}
 	var names []string
 	err := v.files.List(ctx, deletionDir+"/", func(i store.Info) error {

@@ -66,7 +66,10 @@ func (d *driver) DisplayName() string { return "Holdfast vault: " + d.store.Addr
 func blobName(id blob.ID) string { return repositoryDir + "/" + string(id) }
 
 func known(err error) error {
-	if errors.Is(err, store.ErrNotFound) {
+	switch {
+	case errors.Is(err, store.ErrUnseen): // kopia goes on as with what is not there, and whoever reads it hears why
+		return fmt.Errorf("%w: %w", blob.ErrBlobNotFound, err)
+	case errors.Is(err, store.ErrNotFound):
 		return blob.ErrBlobNotFound
 	}
 	return err

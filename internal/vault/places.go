@@ -305,6 +305,22 @@ func (v *Vault) Sync(ctx context.Context) ([]copies.Carried, error) {
 	return v.members.Sync(ctx)
 }
 
+// Insist makes what the vault lists, and what it says is not there, an error while a copy has no part in that, until done.
+func (v *Vault) Insist() (done func()) {
+	if v.members == nil {
+		return func() {}
+	}
+	return v.members.Insist()
+}
+
+// Away gives the copies that cannot be read now, as far as is known, and why; none for a vault with one copy.
+func (v *Vault) Away() []error {
+	if v.members == nil {
+		return nil
+	}
+	return v.members.Away()
+}
+
 // Whole is nil when every copy of the vault answers, as far as is known.
 func (v *Vault) Whole() error {
 	if v.members == nil {

@@ -56,6 +56,7 @@ func (v *Vault) Reclaim(ctx context.Context, o ReclaimOptions) (Freed, error) {
 	if err := v.MayLetGo(ctx); err != nil {
 		return Freed{}, err
 	}
+	defer v.Insist()() // what only a copy that is away knows of may be what keeps a chunk
 	if err := v.readAll(ctx); err != nil {
 		return Freed{}, err
 	}
@@ -144,6 +145,7 @@ func (v *Vault) Systems(ctx context.Context) ([]uint64, error) {
 // Drop lets go of pieces of log that were stored before a moment, by the clock of the vault's place; younger ones stay
 // whatever the caller thinks of them. may is asked before each deletion.
 func (l *Log) Drop(ctx context.Context, pieces []wal.Held, before time.Time, may func(context.Context) error) (Freed, error) {
+	defer l.vault.Insist()()
 	g, ctx, done, err := l.vault.watch(ctx, 1, may)
 	if err != nil {
 		return Freed{}, fmt.Errorf("let go of log in vault %s: %w", l.vault.name, err)
@@ -159,7 +161,7 @@ func (l *Log) Drop(ctx context.Context, pieces []wal.Held, before time.Time, may
 			return g.freed(), fmt.Errorf("let go of log %s: it is none of system %d", p.Object, l.systemID)
 		}
 		info, err := l.vault.files.Stat(ctx, p.Object)
-		if errors.Is(err, store.ErrNotFound) || err == nil && !info.ModTime.Before(before) {
+		if errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrUnseen) || err == nil && !info.ModTime.Before(before) {
 			continue
 		}
 		if err == nil {

@@ -58,7 +58,7 @@ func (v *Vault) putRecord(ctx context.Context, name string, about any) error {
 // getRecord reads what was put last; false when nothing was.
 func (v *Vault) getRecord(ctx context.Context, name string, about any) (bool, error) {
 	raw, err := store.Read(ctx, v.files, name)
-	if errors.Is(err, store.ErrNotFound) {
+	if errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrUnseen) { // else what was put last may be in a copy that is away
 		return false, nil
 	}
 	if err != nil {

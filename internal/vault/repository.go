@@ -111,7 +111,7 @@ func (v *Vault) openWith(ctx context.Context, cfg Config) ([]byte, error) {
 
 func (v *Vault) formatHere(ctx context.Context) ([][]byte, error) {
 	raw, err := store.Read(ctx, v.files, formatBlob)
-	if errors.Is(err, store.ErrNotFound) {
+	if errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrUnseen) { // else a copy that is away may open it
 		return nil, nil
 	}
 	return [][]byte{raw}, err

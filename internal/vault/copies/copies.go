@@ -66,6 +66,8 @@ type Store struct {
 	clock   clock.Clock
 	members []*member
 	first   atomic.Int32 // the member that reads ask first
+
+	insisted atomic.Int32 // how many want every copy to have a part in each answer
 }
 
 // member is one copy.
@@ -341,6 +343,19 @@ func (s *Store) Members() []Member {
 		m.mu.Lock()
 		if m.store != nil {
 			out = append(out, Member{Name: m.place.Name, Store: m.store, Away: m.err})
+		}
+		m.mu.Unlock()
+	}
+	return out
+}
+
+// Away gives the copies that cannot be read now, as far as is known, and why.
+func (s *Store) Away() []error {
+	var out []error
+	for _, m := range s.members {
+		m.mu.Lock()
+		if m.err != nil {
+			out = append(out, m.named(m.err))
 		}
 		m.mu.Unlock()
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"sync"
 
 	"holdfast/internal/vault/store"
 )
@@ -142,6 +143,7 @@ func (s *Store) Stat(ctx context.Context, name string) (info store.Info, err err
 func (s *Store) ask(ctx context.Context, name string, do func(ctx context.Context, m *member, from store.Store, last bool) error) error {
 	use, errs := s.able(false)
 	use = s.order(use, name)
+	away := len(errs)
 	var missing error
 	for i, m := range use {
 		err := do(ctx, m, m.store, i == len(use)-1)
@@ -164,16 +166,48 @@ func (s *Store) ask(ctx context.Context, name string, do func(ctx context.Contex
 		}
 		s.note(m, err, false)
 		errs = append(errs, m.named(err))
+		away++
 	}
-	if missing != nil {
+	switch {
+	case missing != nil && away > 0:
+		return s.unseen(name, missing, errs)
+	case missing != nil:
 		return errors.Join(append([]error{missing}, errs...)...)
 	}
 	return errors.Join(errs...)
 }
 
+// unseen says that the copies that answer do not have a blob, and that not all answer. Whoever insists on all of them does not
+// hear that it is not there.
+func (s *Store) unseen(name string, missing error, errs []error) error {
+	why := errors.Join(errs...)
+	if s.insisted.Load() > 0 {
+		return fmt.Errorf("read %s: %w: %w: %w", name, store.ErrUnseen, ErrCopyAway, why)
+	}
+	return fmt.Errorf("%w: %w, and not all were asked: %w", missing, store.ErrUnseen, why)
+}
+
+// Insist makes a list, or the answer that something is not there, an error from now on while any copy has no part in it. It ends
+// with done. Whoever decides what goes insists from its first look on: what only a copy that is away knows must count.
+func (s *Store) Insist() (done func()) {
+	s.insisted.Add(1)
+	return sync.OnceFunc(func() { s.insisted.Add(-1) })
+}
+
+// partial is nil unless somebody insists on every copy, and one had no part in a list.
+func (s *Store) partial(what string, errs []error) error {
+	if len(errs) == 0 || s.insisted.Load() == 0 {
+		return nil
+	}
+	return fmt.Errorf("list %s: %w: %w", what, ErrCopyAway, errors.Join(errs...))
+}
+
 // List implements [store.Store]: what any copy has, as the first that has it describes it.
 func (s *Store) List(ctx context.Context, prefix string, each func(store.Info) error) error {
 	use, errs := s.able(false)
+	if err := s.partial(prefix, errs); err != nil {
+		return err
+	}
 	if len(use) == 1 {
 		err := use[0].store.List(ctx, prefix, each)
 		return err
@@ -188,6 +222,9 @@ func (s *Store) List(ctx context.Context, prefix string, each func(store.Info) e
 		s.note(m, err, false)
 		if err != nil {
 			errs = append(errs, m.named(err))
+			if err := s.partial(prefix, errs); err != nil {
+				return err
+			}
 			continue
 		}
 		listed++
@@ -244,6 +281,9 @@ func (s *Store) Names(ctx context.Context, dir string) ([]string, error) {
 	}
 	if listed == 0 {
 		return nil, errors.Join(errs...)
+	}
+	if err := s.partial(dir, errs); err != nil {
+		return nil, err
 	}
 	return out, nil
 }

@@ -18,6 +18,10 @@ var ErrDiffers = errors.New("stored already with other bytes")
 // always this and never an empty blob.
 var ErrNotFound = fs.ErrNotExist
 
+// ErrUnseen is returned beside ErrNotFound for a blob that is in none of the places that answer, while others could not be asked:
+// it may be there. Whoever deletes, or says that something is lost, must not take it for ErrNotFound alone.
+var ErrUnseen = errors.New("it is in none of the copies that answer")
+
 // ErrNoPlace is returned when what should hold the blobs is not there itself, such as a bucket. It is never made here.
 var ErrNoPlace = errors.New("the place does not exist")
 
