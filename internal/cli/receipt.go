@@ -341,6 +341,9 @@ func signedText(c receipt.Chain) string {
 	if c.Signed.Name != "" {
 		by += fmt.Sprintf(" of %s %s, for which authority %s vouches", c.Signed.Role, c.Signed.Name, c.Signed.Authority)
 	}
+	if c.Signed.Unvouched {
+		by += ", for which NO HOST vouches: it was made where a vault alone was restored from"
+	}
 	if !c.Trusted {
 		by += " (not proven to be the application's own)"
 	}

@@ -189,10 +189,10 @@ func noSuchPoint(name, set string, all []foundPoint) error {
 	return &problem.Problem{Code: "restore.no-such-point", Subject: name, Severity: problem.Note, Title: title, Meaning: "Nothing was written.", Remedy: remedy}
 }
 
-// receipt writes the receipt of a restored point, and says where it is. Without a plan nobody here has a certificate.
+// receipt writes the receipt of a restored point, and says where it is. Without a plan no host vouches for it.
 func (s *pointSource) receipt(ctx context.Context, cmd *cobra.Command, o point.Options, r point.Record, took time.Duration) string {
 	if s.app == nil {
-		return unsigned + "; what was found stands in " + point.RecordFile
+		return restoredAlone(ctx, cmd, s.vaults[""], o.Dir, pointReceipt(o, r, took)) + "; what was found stands in " + point.RecordFile
 	}
 	set, _ := s.app.plan.FileSetNamed(r.Set)
 	if err := s.app.restoredOrSay(ctx, cmd, set.Backup.Vault, pointReceipt(o, r, took)); err != nil {

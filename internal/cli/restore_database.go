@@ -137,7 +137,8 @@ type restoredDatabase struct {
 	BinDir   string         `json:"bin_dir"`
 	Kept     int64          `json:"kept,omitempty"` // bytes that were right in the directory already
 	Took     event.Duration `json:"took,omitempty"`
-	As       *standing      `json:"as,omitempty"` // the server that runs on it
+	As       *standing      `json:"as,omitempty"`      // the server that runs on it
+	Receipt  string         `json:"receipt,omitempty"` // of a restore without a plan: where it is, or why there is none
 
 	Unseen *problem.Problem `json:"unseen,omitempty"` // a copy that could not be read, and what is not known for that
 }
@@ -200,8 +201,10 @@ func (w *databaseWords) run(ctx context.Context, cmd *cobra.Command, name string
 			return err
 		}
 	}
-	if a != nil { // without a plan nobody here has a certificate to sign with
+	if a != nil {
 		a.restored(ctx, cmd, v.Name(), restoreReceipt(out))
+	} else { // without a plan nobody here has a certificate to sign with
+		out.Receipt = restoredAlone(ctx, cmd, v, out.Place.Dir, restoreReceipt(out))
 	}
 	if w.output == "json" {
 		return writeJSON(cmd.OutOrStdout(), out)
@@ -331,6 +334,9 @@ func writeRestored(out io.Writer, o restoredDatabase) error {
     holdfast restore release %s
 `, o.Database, o.At, o.Place.Dir, tookText(time.Duration(o.Took)), o.Backup.ID, sizeText(o.Backup.Bytes), sizeText(o.Kept), sizeText(o.Log),
 		who, filepath.Join(o.BinDir, "pg_ctl"), o.Place.Dir, filepath.Join(o.Place.Dir, "server.log"), o.Place.Dir)
+	if err == nil && o.Receipt != "" {
+		_, err = fmt.Fprintf(out, "  receipt: %s\n", o.Receipt)
+	}
 	return err
 }
 

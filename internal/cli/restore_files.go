@@ -150,19 +150,16 @@ func (w *filesWords) run(ctx context.Context, cmd *cobra.Command, name string) e
 	if err != nil {
 		return err
 	}
-	if out.Receipt, err = w.receipt(ctx, cmd, out); err != nil {
+	if out.Receipt, err = w.receipt(ctx, cmd, v, dir, out); err != nil {
 		return err
 	}
 	return w.tell(cmd, out)
 }
 
-// unsigned says why there is no receipt: what is not signed does not pretend to be evidence.
-const unsigned = "none: with a vault and its key alone nobody here has a certificate to sign with"
-
 // receipt writes the receipt of restored files, and says where it is.
-func (w *filesWords) receipt(ctx context.Context, cmd *cobra.Command, out restoredFiles) (string, error) {
-	if w.which.from.url != "" {
-		return unsigned, nil
+func (w *filesWords) receipt(ctx context.Context, cmd *cobra.Command, v *vault.Vault, dir string, out restoredFiles) (string, error) {
+	if w.which.from.url != "" { // nobody here has a certificate to sign with
+		return restoredAlone(ctx, cmd, v, dir, filesReceipt(out)), nil
 	}
 	a, err := findApplication(cmd, w.which.from.root)
 	if err != nil {

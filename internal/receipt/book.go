@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -32,6 +34,8 @@ type Book struct {
 	dir string
 	id  Identity
 	as  Author
+
+	unvouched bool
 }
 
 // Author is who writes.
@@ -46,6 +50,41 @@ const KeyLife = 365 * 24 * time.Hour
 
 // NewBook opens the book in dir, which is made when it is needed.
 func NewBook(dir string, id Identity, as Author) *Book { return &Book{dir: dir, id: id, as: as} }
+
+// NewUnvouchedBook opens the book of whoever has no certificate of the application, such as a machine on which all is restored
+// from a vault alone. What it writes is signed with a key that the directory keeps, says that nobody vouches for that, and proves
+// no more than that it is of whoever has the key. Its public half lies beside it: [PublicKeyFile].
+func NewUnvouchedBook(dir string, as Author) *Book { return &Book{dir: dir, as: as, unvouched: true} }
+
+// PublicKeyFile is the public key of an unvouched book, PEM, in its directory.
+const PublicKeyFile = "key.pub"
+
+// signer is who signs now; a key is made where there is none.
+func (b *Book) signer(file string, now time.Time) (signer, error) {
+	s, err := loadSigner(b.dir, file, b.identity(), now)
+	if err != nil || !b.unvouched {
+		return s, err
+	}
+	der, err := x509.MarshalPKIXPublicKey(s.key.Public())
+	if err == nil {
+		err = durable.WriteFile(filepath.Join(b.dir, PublicKeyFile), pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o644)
+	}
+	if err != nil {
+		return s, fmt.Errorf("write the public key of receipts: %w", err)
+	}
+	return s, nil
+}
+
+// identity is who vouches for the key; nil = nobody.
+func (b *Book) identity() *Identity {
+	if b.unvouched {
+		return nil
+	}
+	return &b.id
+}
+
+// Dir is where a vault's receipts of this book lie, one directory for each chain.
+func (b *Book) Dir(vault string) string { return filepath.Join(b.dir, pageDir(vault)) }
 
 // NotCarriedError says that a receipt is written on this host and has not reached the vault. The next one carries it there.
 type NotCarriedError struct{ Err error }
@@ -65,7 +104,7 @@ func (b *Book) Append(ctx context.Context, vault string, shelf Shelf, what Event
 		return Receipt{}, err
 	}
 	defer unlock()
-	s, err := loadSigner(b.dir, keyFile, b.id, now)
+	s, err := b.signer(keyFile, now)
 	if err != nil {
 		return Receipt{}, err
 	}
@@ -97,7 +136,7 @@ func (b *Book) append(ctx context.Context, s signer, vault string, shelf Shelf, 
 	}
 	st := Statement{
 		Format: formatNow, Application: b.as.Application, Vault: vault, Chain: p.chain, Sequence: 1, At: now.UTC().Truncate(time.Millisecond),
-		Host: b.as.Host, Tool: b.as.Tool, Event: what, Seen: heads(names, p.chain),
+		Host: b.as.Host, Tool: b.as.Tool, Unvouched: b.unvouched, Event: what, Seen: heads(names, p.chain),
 	}
 	if last, ok := p.last(); ok {
 		before, err := p.read(last)
@@ -386,11 +425,11 @@ func (b *Book) Rotate(ctx context.Context, now time.Time) (old, fresh string, er
 		return "", "", err
 	}
 	defer unlock()
-	before, err := loadSigner(b.dir, keyFile, b.id, now)
+	before, err := b.signer(keyFile, now)
 	if err != nil {
 		return "", "", err
 	}
-	next, err := loadSigner(b.dir, nextKeyFile, b.id, now)
+	next, err := loadSigner(b.dir, nextKeyFile, b.identity(), now)
 	if err != nil {
 		return "", "", err
 	}

@@ -54,7 +54,8 @@ type Statement struct {
 	Previous    string          `json:"previous,omitempty"` // hash of the one before; "" = it is the first
 	At          time.Time       `json:"at"`
 	Host        string          `json:"host"`
-	Tool        string          `json:"tool"` // version of the program
+	Tool        string          `json:"tool"`                // version of the program
+	Unvouched   bool            `json:"unvouched,omitempty"` // nobody vouches for its key: it was written where no host of the application is
 	Seen        map[string]Head `json:"seen,omitempty"`
 	Event
 }

@@ -89,8 +89,8 @@ func (s signer) sign(st Statement) (Receipt, error) {
 	return Read(append(raw, '\n'))
 }
 
-// loadSigner reads the key in dir, and makes one where there is none.
-func loadSigner(dir, file string, id Identity, now time.Time) (signer, error) {
+// loadSigner reads the key in dir, and makes one where there is none; id nil = nobody vouches for it.
+func loadSigner(dir, file string, id *Identity, now time.Time) (signer, error) {
 	name := filepath.Join(dir, file)
 	raw, err := os.ReadFile(name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -105,14 +105,17 @@ func loadSigner(dir, file string, id Identity, now time.Time) (signer, error) {
 		return signer{}, fmt.Errorf("read the key that signs receipts: %s can be read by others (mode %v, %v); make a new one with holdfast receipt rotate after chmod 600", name, at.Mode().Perm(), err)
 	}
 	s, err := parseKey(raw)
+	if err == nil && (s.voucher == nil) != (id == nil) {
+		err = errors.New("nobody vouches for it, or somebody does where nobody can")
+	}
 	if err != nil {
 		return signer{}, fmt.Errorf("read the key that signs receipts in %s: %w", name, err)
 	}
 	return s, nil
 }
 
-// newKey draws a key and has it vouched for. Both are one file, so that neither can be without the other.
-func newKey(name string, id Identity, now time.Time) ([]byte, error) {
+// newKey draws a key and has it vouched for, if there is somebody. Both are one file, so that neither can be without the other.
+func newKey(name string, id *Identity, now time.Time) ([]byte, error) {
 	public, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return nil, err
@@ -122,7 +125,10 @@ func newKey(name string, id Identity, now time.Time) ([]byte, error) {
 		return nil, err
 	}
 	raw := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
-	v, err := vouch(public, id, now)
+	if id == nil {
+		return raw, durable.WriteFile(name, raw, 0o600)
+	}
+	v, err := vouch(public, *id, now)
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +154,10 @@ func parseKey(raw []byte) (signer, error) {
 		return signer{}, fmt.Errorf("it holds a %T, not an Ed25519 key", any)
 	}
 	about, _ := pem.Decode(rest)
-	if about == nil || about.Type != "HOLDFAST VOUCHER" {
+	if about == nil {
+		return signer{key: key}, nil
+	}
+	if about.Type != "HOLDFAST VOUCHER" {
 		return signer{}, errors.New("nobody vouches for it")
 	}
 	s := signer{key: key, voucher: &Voucher{}}

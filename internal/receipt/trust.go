@@ -71,6 +71,7 @@ type Signed struct {
 	Role      string `json:"role,omitempty"`      // host or admin
 	Authority string `json:"authority,omitempty"` // SHA-256 of the authority's certificate, the first 16 digits
 	Trusted   bool   `json:"trusted"`             // by what the verifier was given, not by what the receipt brought along
+	Unvouched bool   `json:"unvouched,omitempty"` // no host vouches for the key, and the receipt says so
 }
 
 // signature judges the signature of one receipt and who vouches for its key.
@@ -92,11 +93,19 @@ func (t Trust) signature(r Receipt) (Signed, error) {
 	for _, k := range t.keys {
 		s.Trusted = s.Trusted || k.Equal(key)
 	}
+	if s.Unvouched = r.Unvouched; s.Unvouched && r.Envelope.Signer != nil {
+		return s, errors.New("it says that nobody vouches for its key, and brings along who does")
+	}
 	if r.Envelope.Signer == nil {
-		if !s.Trusted {
-			return s, errors.New("nobody vouches for its key")
+		switch {
+		case s.Trusted:
+			return s, nil
+		case s.Unvouched && t.given():
+			return s, fmt.Errorf("no host vouches for key %s, as the receipt says: whoever restored from the vault alone signed it; give that key's public half to be trusted", s.Key)
+		case s.Unvouched:
+			return s, nil
 		}
-		return s, nil
+		return s, errors.New("nobody vouches for its key")
 	}
 	if err := t.voucher(*r.Envelope.Signer, key, r.Statement, &s); err != nil {
 		return s, err
