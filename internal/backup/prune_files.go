@@ -27,7 +27,18 @@ func FilesPolicyOf(b plan.FileBackup) (retention.Policy, bool) {
 func PruneFiles(ctx context.Context, o PruneOptions) (Pruned, error) {
 	o = o.withDefaults()
 	out := Pruned{Database: o.Database, At: o.Now.UTC(), DryRun: o.DryRun, Grace: o.Grace}
+	done := func() {}
+	if !o.DryRun {
+		done = o.Vault.Insist() // as in Prune
+	}
+	defer done()
 	all, err := o.Vault.FileBackups(ctx, o.Database)
+	if err != nil && !o.DryRun {
+		done()
+		if why := o.Vault.MayDelete(ctx); why != nil {
+			return out, why
+		}
+	}
 	if err != nil {
 		return out, fmt.Errorf("prune backups of files %s: %w", o.Database, err)
 	}
