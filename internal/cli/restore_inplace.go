@@ -54,7 +54,7 @@ type wentBack struct {
 	Databases []restore.Exchange `json:"databases"`
 	Alone     []string           `json:"left_alone,omitempty"`
 	Unknown   []string           `json:"room_unknown,omitempty"` // standbys whose free space nobody has told
-	Unseen    *problem.Problem   `json:"unseen,omitempty"` // a copy that could not be read, and what is not known for that
+	Unseen    *problem.Problem   `json:"unseen,omitempty"`       // a copy that could not be read, and what is not known for that
 	Doubtful  []string           `json:"doubtful,omitempty"`
 	DryRun    bool               `json:"dry_run"`
 	Done      bool               `json:"done"`
