@@ -18,6 +18,7 @@ type layout struct {
 	old       string // and of what that replaced
 	promise   string // database.Promise, JSON
 	partial   string // exists while data is being made or remade
+	followed  string // timeline that the data were last seen to follow, JSON
 	recovery  string // how fast the server replayed, JSON
 	reserve   string // a file that holds space back for a full disk
 	preserved string // WAL that a rewind would have lost, one folder for each
@@ -32,7 +33,7 @@ func layoutOf(dir string) layout {
 	return layout{
 		dir: dir, data: in("pgdata"), fresh: in("pgdata.new"), old: in("pgdata.old"),
 		promise: in("promise.json"), partial: in("partial"), preserved: in("preserved"),
-		run: in("run"), tls: in("tls"), keep: in("keep"), reserve: in("reserve"), recovery: in("recovery.json"), output: in("postgres.log"),
+		run: in("run"), tls: in("tls"), keep: in("keep"), reserve: in("reserve"), recovery: in("recovery.json"), followed: in("followed.json"), output: in("postgres.log"),
 	}
 }
 

@@ -35,6 +35,8 @@ type observer struct {
 	recovery recovery
 
 	silent time.Time // since when our keeper does not answer; zero = it does
+
+	followingAt time.Time // when a standby was last asked for its timeline
 }
 
 func (o *observer) close() error {
@@ -123,6 +125,7 @@ func (s *Server) Observe(ctx context.Context) database.Local {
 			note(s.observeTimeline(&l))
 		}
 		note(s.observePromise(&l))
+		note(s.observeFollowing(&l))
 		if err := s.observeRecovery(&l); err != nil { // a forecast is less sure then, and nothing else
 			s.log.Debug("how fast the server replayed is not known", "err", err)
 		}

@@ -92,7 +92,8 @@ type Server struct {
 	given        string   // what the plan says of it
 	watch        observer // has its own lock
 
-	slots slotKeeper // has its own lock
+	slots     slotKeeper // has its own lock
+	following following  // too
 }
 
 // memory is what the driver knows besides the files. All of it may be lost: then it is learnt or done again.

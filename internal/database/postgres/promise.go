@@ -252,5 +252,8 @@ func (s *Server) dataState() (database.DataState, string, error) {
 	if incarnation == "" {
 		return database.DataForeign, s.at.data + " was not made by Holdfast", nil
 	}
+	if why, err := s.forked(incarnation); err != nil || why != "" {
+		return database.DataForeign, why, err
+	}
 	return database.DataPresent, "", nil
 }
