@@ -27,6 +27,7 @@ type filer struct {
 	moment sync.Mutex // held while files and database stand still for a recovery point, or are let go on after one
 
 	last   *vault.FileBackup // newest of this host; nil = none
+	points points            // those that are made by themselves
 	known  bool              // last is as the vault has it
 	failed time.Time         // when the last try began that did not succeed; zero = the last one did
 
@@ -99,14 +100,22 @@ func (f *filer) run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if asked == nil && !due.Now {
+		id, err := f.pointWanted(asked, time.Now())
+		if err != nil {
+			return err
+		}
+		if asked == nil && !due.Now && id == "" {
 			continue
 		}
 		f.turn.Lock()
-		b, err := f.backUp(ctx, asked)
+		b, err := f.backUp(ctx, asked, id)
 		f.turn.Unlock()
 		if ctx.Err() != nil {
 			return nil
+		}
+		if asked == nil && id != "" {
+			f.pointTried(b, err)
+			continue
 		}
 		f.ended(ctx, asked, b, err)
 	}
@@ -166,6 +175,9 @@ func (f *filer) newest(ctx context.Context, v *vault.Vault) error {
 	for _, b := range all {
 		if b.Host == f.host.cfg.Self {
 			f.last = &b
+			if b.Point != nil {
+				f.points.last = b.Started
+			}
 		}
 	}
 	f.known = true
@@ -181,8 +193,8 @@ func summary(b *vault.FileBackup) *agent.FileBackup {
 		Unreadable: b.Unreadable.Count, Changed: b.Changed.Count}
 }
 
-// backUp makes one backup; the vault is open for as long as that takes.
-func (f *filer) backUp(ctx context.Context, asked *agent.Asked) (b vault.FileBackup, err error) {
+// backUp makes one backup, with a point a recovery point whose name ends in it; the vault is open for as long as that takes.
+func (f *filer) backUp(ctx context.Context, asked *agent.Asked, point string) (b vault.FileBackup, err error) {
 	s := f.now()
 	v, err := f.host.openVault(ctx, f.set.Backup.Vault)
 	if err != nil {
@@ -213,12 +225,12 @@ func (f *filer) backUp(ctx context.Context, asked *agent.Asked) (b vault.FileBac
 			f.host.progress(ctx, asked, fmt.Sprintf("%d names, %d MiB read, %d MiB stored", p.Files, p.Read>>20, p.Stored>>20))
 		}
 	}
-	if asked != nil && asked.Kind == "point" {
+	if point != "" {
 		// What changed until now is stored before anything stands still: only the rest is taken then.
 		if b, err = f.made(ctx, v, o); err != nil {
 			return b, err
 		}
-		o.Earlier, o.Still = f.last, f.still(s, asked)
+		o.Earlier, o.Still = f.last, f.still(s, point)
 		f.host.progress(ctx, asked, "files and database stand still")
 		f.moment.Lock()
 		defer f.moment.Unlock()
@@ -330,6 +342,9 @@ func (f *filer) problems() []problem.Problem {
 	}
 	if f.stood != nil {
 		out = append(out, f.frozen())
+	}
+	if f.points.wrong != nil {
+		out = append(out, *f.points.wrong)
 	}
 	return out
 }

@@ -27,11 +27,11 @@ func (f *filer) stillNote() string {
 }
 
 // still is how the set and its database are brought to stand still for one recovery point.
-func (f *filer) still(s plan.FileSet, asked *agent.Asked) *files.Still {
+func (f *filer) still(s plan.FileSet, id string) *files.Still {
 	return &files.Still{
 		Note: f.stillNote(), Before: s.Moment.Before, After: s.Moment.After, Freeze: s.Moment.Freeze, Snapshot: s.Moment.Snapshot,
 		Env: f.env(s), Run: f.runs,
-		Mark:  func(ctx context.Context) (vault.Point, error) { return f.mark(ctx, s, asked.ID) },
+		Mark:  func(ctx context.Context) (vault.Point, error) { return f.mark(ctx, s, id) },
 		Stuck: f.stand,
 	}
 }

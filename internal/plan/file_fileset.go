@@ -27,6 +27,9 @@ type momentFile struct {
 	check            located[[]string]
 	restoreLimit     located[time.Duration]
 	restoreUser      located[string]
+	every            located[Schedule]
+	zone             located[string]
+	jitter           located[time.Duration]
 }
 
 // minFilesEvery is the shortest repetition of a file set's backup: each looks at every file.
@@ -55,7 +58,9 @@ func moment() form[momentFile] {
 		key("check", argv(), "Command that holds the restored database against the restored files; exit status 0 = they agree. What it says is kept.", func(f *momentFile) *located[[]string] { return &f.check }),
 		key("restore_limit", span(time.Second, 24*time.Hour), "Longest time of each command of after_restore and of check (default 10m).", func(f *momentFile) *located[time.Duration] { return &f.restoreLimit }),
 		key("restore_user", nameText(osUser()), "User of the host as whom they run (default: whoever restores).", func(f *momentFile) *located[string] { return &f.restoreUser }),
-		notYet[momentFile]("every"),
+		key("every", schedule(), "When recovery points are made by themselves (default: when somebody asks).", func(f *momentFile) *located[Schedule] { return &f.every }),
+		key("zone", zone(), "Time zone of these times, such as Europe/Berlin (default UTC).", func(f *momentFile) *located[string] { return &f.zone }),
+		key("jitter", spanOrNone(time.Second, 6*time.Hour), "By how much each may be late, so that not everything begins at once (default none).", func(f *momentFile) *located[time.Duration] { return &f.jitter }),
 	)
 }
 
@@ -87,7 +92,8 @@ func resolveMoment(ms *mistakes, p *Plan, at keyPath, set FileSet, f located[mom
 	}
 	m := Moment{Database: f.value.database.value, Before: f.value.before.value, After: f.value.after.value,
 		Freeze: f.value.freeze.or(freezeMax), Snapshot: f.value.snapshot.or(snapshotMax),
-		Check: f.value.check.value, RestoreLimit: f.value.restoreLimit.value, RestoreUser: f.value.restoreUser.value}
+		Check: f.value.check.value, RestoreLimit: f.value.restoreLimit.value, RestoreUser: f.value.restoreUser.value,
+		Every: f.value.every.value, Zone: f.value.zone.value, Jitter: f.value.jitter.value}
 	if _, ok := p.DatabaseNamed(m.Database); !ok {
 		ms.add(f.value.database.at, at.to("database"), "%q is not known (%s)", m.Database, namesOr(databaseNames(p), func(n string) string { return n }, "the plan has no databases"))
 	}
@@ -275,6 +281,9 @@ func showMoment(x Moment) mapping {
 	m.putList("check", x.Check)
 	m.putSpan("restore_limit", x.RestoreLimit)
 	m.putText("restore_user", x.RestoreUser)
+	m.putText("every", x.Every.Text)
+	m.putText("zone", x.Zone)
+	m.putSpan("jitter", x.Jitter)
 	return m
 }
 

@@ -113,9 +113,10 @@ func TestTiersOfAFileSetAreReadAndShownAgain(t *testing.T) {
 func TestWhatRunsAfterARestoreIsReadAndShownAgain(t *testing.T) {
 	p := mustParse(t, withVault+"databases: { r: { postgres: 15 } }\n"+
 		"files: { f: { path: /srv/x, hosts: [a], moment: { database: r, before: /b, after: /a,\n"+
-		"  after_restore: [/opt/requeue all, [/opt/reindex, \"a b\", \"007\"]], check: /opt/check, restore_user: clinic } } }\n")
+		"  after_restore: [/opt/requeue all, [/opt/reindex, \"a b\", \"007\"]], check: /opt/check, restore_user: clinic, every: daily 03:00, zone: Europe/Berlin, jitter: 5m } } }\n")
 	want := Moment{Database: "r", Before: []string{"/b"}, After: []string{"/a"}, Freeze: time.Minute, Snapshot: 10 * time.Second,
-		AfterRestore: [][]string{{"/opt/requeue", "all"}, {"/opt/reindex", "a b", "007"}}, Check: []string{"/opt/check"}, RestoreLimit: 10 * time.Minute, RestoreUser: "clinic"}
+		AfterRestore: [][]string{{"/opt/requeue", "all"}, {"/opt/reindex", "a b", "007"}}, Check: []string{"/opt/check"}, RestoreLimit: 10 * time.Minute, RestoreUser: "clinic",
+		Every: Schedule{Text: "daily 03:00", Cron: "0 3 * * *"}, Zone: "Europe/Berlin", Jitter: 5 * time.Minute}
 	if d := cmp.Diff(want, p.Files[0].Moment); d != "" {
 		t.Error(d)
 	}

@@ -305,6 +305,10 @@ type Moment struct {
 	Check        []string      // command that holds the restored database against the restored files; none = no such
 	RestoreLimit time.Duration // of each of these commands
 	RestoreUser  string        // user of the host as whom they run; "" = whoever restores
+
+	Every  Schedule      // when points are made by themselves; zero = only when somebody asks
+	Zone   string        // time zone of Every; "" = UTC
+	Jitter time.Duration // by how much each may be late
 }
 
 // FileBackup says where a file set is backed up to and how often. No vault = it is not.

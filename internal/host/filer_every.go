@@ -1,0 +1,90 @@
+package host
+
+import (
+	"crypto/rand"
+	"errors"
+	"strings"
+	"time"
+
+	"holdfast/internal/agent"
+	"holdfast/internal/backup"
+	"holdfast/internal/plan"
+	"holdfast/internal/problem"
+	"holdfast/internal/vault"
+)
+
+// pointRetry is the pause after a recovery point that was due and not made: each try makes the application stand still.
+const pointRetry = time.Hour
+
+// points are the recovery points of a set that are made by themselves.
+type points struct {
+	last   time.Time        // when the newest of this host began; zero = there is none
+	since  time.Time        // when a schedule was first seen without any point: the first one waits for its hour
+	failed time.Time        // when the last try ended that did not succeed; zero = the last one did
+	wrong  *problem.Problem // guarded by the filer's mu
+}
+
+// pointWanted gives what the name of a recovery point ends in, when one is asked for or due; "" = none is wanted now.
+func (f *filer) pointWanted(asked *agent.Asked, now time.Time) (string, error) {
+	if asked != nil {
+		if asked.Kind == "point" {
+			return asked.ID, nil
+		}
+		return "", nil
+	}
+	m := f.now().Moment
+	p := &f.points
+	if m.Database == "" || m.Every == (plan.Schedule{}) {
+		p.since = time.Time{}
+		f.pointWrong(nil)
+		return "", nil
+	}
+	if p.since.IsZero() {
+		p.since = now
+	}
+	if !p.failed.IsZero() && now.Sub(p.failed) < pointRetry {
+		return "", nil
+	}
+	from := p.last
+	if from.IsZero() {
+		from = p.since
+	}
+	due, err := backup.Next(backup.Timing{Schedule: m.Every, Zone: m.Zone, Jitter: m.Jitter, Of: f.set.Name}, from, now)
+	if err != nil || !due.Now || f.stands() {
+		return "", err
+	}
+	return strings.ToLower(rand.Text()), nil
+}
+
+// stands reports whether files and database have not been let go on: nothing is made to stand still then.
+func (f *filer) stands() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.stood != nil
+}
+
+// pointTried tells how a point that was due went.
+func (f *filer) pointTried(b vault.FileBackup, err error) {
+	f.host.diary.Note("files", f.set.Name, sayFiles(b, err), nil, b.Ended.Sub(b.Started))
+	if err == nil {
+		f.points.last, f.points.failed = b.Started, time.Time{}
+		f.pointWrong(nil)
+		f.complain(incomplete(f.set.Name, b))
+		return
+	}
+	f.points.failed = time.Now()
+	f.host.cfg.Log.Error("recovery point was not made", "files", f.set.Name, "err", err)
+	why := firstLine(err.Error())
+	if p, ok := errors.AsType[*problem.Problem](err); ok {
+		why = p.Title
+	}
+	f.pointWrong(&problem.Problem{Code: "files.no-point", Subject: f.set.Name, Severity: problem.Critical, Title: "the recovery point that was due was not made: " + why,
+		Meaning: "The application was let go on, unless files.still-frozen says otherwise. Backups go on. It is tried again every hour.",
+		Remedy:  "correct what is said, then: holdfast recovery-point create " + f.set.Name})
+}
+
+func (f *filer) pointWrong(p *problem.Problem) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.points.wrong = p
+}
