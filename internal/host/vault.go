@@ -12,7 +12,6 @@ import (
 	"holdfast/internal/auth"
 	"holdfast/internal/cluster"
 	"holdfast/internal/plan"
-	"holdfast/internal/problem"
 	"holdfast/internal/vault"
 )
 
@@ -92,8 +91,8 @@ func (h *Host) openVault(ctx context.Context, name string) (*vault.Vault, error)
 	}
 	conf.ID = known
 	v, err := vault.Open(ctx, conf)
-	if absent := (*problem.Problem)(nil); revision == 0 && errors.As(err, &absent) && absent.Code == "vault.absent" {
-		v, err = vault.Create(ctx, conf)
+	if revision == 0 && isAbsent(err) {
+		return founder{h.store, h.cfg.Self, h.clock, h.cfg.Log, h.sleep}.found(ctx, name, conf)
 	}
 	if err != nil {
 		return nil, err
