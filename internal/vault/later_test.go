@@ -81,10 +81,7 @@ func TestWhatALaterVersionWroteIsRefused(t *testing.T) {
 func TestNothingIsFreedWhileABackupsEntryCannotBeRead(t *testing.T) {
 	v, dir := create(t)
 	goes, stays := store(t, v, sample()), store(t, v, other(3))
-	var entries []string // the packs that hold entries and directories
-	for _, f := range files(t, dir, "repository/q") {
-		entries = append(entries, f)
-	}
+	entries := files(t, dir, "repository/q") // the packs that hold entries and directories
 	if gone, err := v.Forget(t.Context(), goes.ID); err != nil || !gone {
 		t.Fatal(gone, err)
 	}
