@@ -21,10 +21,6 @@ const syncEvery = 250 * time.Millisecond
 // on an idle database can be asked for.
 const coverEvery = 10 * time.Second
 
-// flushEvery is how long the spool's next sync waits at least. Where it lies on the server's own disk each one holds the
-// commits of that moment up, and what is gained by more is nothing: the server keeps all that the vault does not hold.
-const flushEvery = 250 * time.Millisecond
-
 // flushAll syncs whatever has been spooled, many messages at once, until the stream has ended and all of it
 // is on the disk.
 func (s *stream) flushAll(received <-chan struct{}, flushed chan<- struct{}) error {
@@ -42,12 +38,6 @@ func (s *stream) flushAll(received <-chan struct{}, flushed chan<- struct{}) err
 		if last {
 			return nil
 		}
-		t := s.r.o.Clock.NewTimer(flushEvery)
-		select {
-		case <-received:
-		case <-t.C():
-		}
-		t.Stop()
 		select {
 		case <-received:
 			last = true // once more, for what came since
