@@ -309,64 +309,106 @@ const (
 	bulk      = 32 << 10         // a message this long, in bytes, says that more waits at the server: there is no rest
 )
 
-// receiveRound spools what comes until ctx ends, the server asks for an answer, or the timeline ends.
-func (s *stream) receiveRound(ctx context.Context, timeline uint32, at wal.LSN) (_ wal.LSN, err error) {
-	begin := at // of what is gathered
-	gathered := s.gathered[:0]
-	put := func() error {
-		if len(gathered) == 0 {
-			return nil
-		}
-		if err := s.spool.append(timeline, begin, gathered, s.r.o.Clock.Now()); err != nil {
-			return err
-		}
-		begin, gathered = at, gathered[:0]
-		return nil
-	}
+// receiveRound spools what comes until ctx ends, the server asks for an answer, or the timeline ends. next is the end of
+// what is spooled.
+func (s *stream) receiveRound(ctx context.Context, timeline uint32, at wal.LSN) (next wal.LSN, err error) {
+	g := gathering{s: s, timeline: timeline, begin: at, data: s.gathered[:0]}
 	defer func() {
-		err = errors.Join(put(), err)
-		s.gathered = gathered
+		if failed := g.put(); failed != nil {
+			err = failed // alone: beside the end of a round it would be taken for one
+		}
+		next, s.gathered = g.begin, g.data
 	}()
-	rested := time.Time{}
 	for {
 		if s.spool.full() { // stop reading: TCP tells the server to wait
 			s.r.update(func(st *Status) { st.SpoolFull = true })
 			<-ctx.Done()
-			return at, ctx.Err()
+			return g.begin, ctx.Err()
 		}
-		m, err := s.sess.receive(ctx)
-		if err != nil {
-			return at, err
+		size, answer, err := s.takeOne(ctx, &g)
+		if err != nil || answer {
+			return g.begin, err
 		}
-		now := s.r.o.Clock.Now()
-		if m.ended {
-			return at, errTimelineEnded
-		}
-		if m.data != nil {
-			if m.at != at {
-				return at, fmt.Errorf("receive log: the server sent %s where %s follows", m.at, at)
-			}
-			gathered = append(gathered, m.data...)
-			at += wal.LSN(len(m.data))
-		}
-		s.r.heard(timeline, at, m, now)
-		if m.wantReply {
-			return at, nil
-		}
-		if len(m.data) >= bulk || len(gathered) >= bulk {
-			if err := put(); err != nil {
-				return at, err
-			}
-		}
-		if len(m.data) >= bulk || now.Sub(rested) < takeFor {
+		if size >= bulk {
 			continue
 		}
-		if err := put(); err != nil {
-			return at, err
+		if err := g.put(); err != nil {
+			return g.begin, err
 		}
 		s.rest(ctx)
-		rested = s.r.o.Clock.Now()
+		if answer, err = s.takeWaiting(ctx, &g); err != nil || answer {
+			return g.begin, err
+		}
 	}
+}
+
+// takeWaiting takes what came during a rest: until nothing more does, or for takeFor.
+func (s *stream) takeWaiting(ctx context.Context, g *gathering) (answer bool, err error) {
+	brief, cancel := context.WithTimeout(ctx, takeFor)
+	defer cancel()
+	for {
+		_, answer, err := s.takeOne(brief, g)
+		if err != nil && brief.Err() != nil && ctx.Err() == nil {
+			return false, g.put()
+		}
+		if err != nil || answer {
+			return answer, err
+		}
+	}
+}
+
+// takeOne waits for a message and takes it; answer = the server asks where this stream is.
+func (s *stream) takeOne(ctx context.Context, g *gathering) (size int, answer bool, err error) {
+	m, err := s.sess.receive(ctx)
+	if err != nil {
+		return 0, false, err
+	}
+	if m.ended {
+		return 0, false, errTimelineEnded
+	}
+	if err := g.take(m); err != nil {
+		return 0, false, err
+	}
+	s.r.heard(g.timeline, g.end(), m, s.r.o.Clock.Now())
+	return len(m.data), m.wantReply, nil
+}
+
+// gathering is log that came and is not in the spool yet.
+type gathering struct {
+	s        *stream
+	timeline uint32
+	begin    wal.LSN // of data
+	data     []byte
+}
+
+func (g *gathering) end() wal.LSN { return g.begin + wal.LSN(len(g.data)) }
+
+// take adds a message's log, and spools what there is once it is much.
+func (g *gathering) take(m message) error {
+	if m.data == nil {
+		return nil
+	}
+	if at := g.end(); m.at != at {
+		return fmt.Errorf("receive log: the server sent %s where %s follows", m.at, at)
+	}
+	g.data = append(g.data, m.data...)
+	if len(g.data) < bulk {
+		return nil
+	}
+	return g.put()
+}
+
+// put spools what was gathered.
+func (g *gathering) put() error {
+	if len(g.data) == 0 {
+		return nil
+	}
+	if err := g.s.spool.append(g.timeline, g.begin, g.data, g.s.r.o.Clock.Now()); err != nil {
+		g.data = g.data[:0] // some of it may lie there: this stream is over, and the server sends it again
+		return err
+	}
+	g.begin, g.data = g.end(), g.data[:0]
+	return nil
 }
 
 // rest lets messages gather.
