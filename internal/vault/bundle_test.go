@@ -281,6 +281,49 @@ func TestBundlesInSeveralCopies(t *testing.T) {
 	})
 }
 
+// One copy has let go of all that is in a bundle, and another one still has some of it alone beside the bundle: what may go is
+// asked for piece by piece, and the bundle goes with the last of them.
+func TestABundleStaysWhileAnythingInItIsNeeded(t *testing.T) {
+	conf, home, away := pair(t)
+	v := createIn(t, place{home, conf})
+	l := v.Log(7, bundleSize)
+	putLog(t, l, 1, 4)
+	syncAll(t, v)
+	late := map[string][]byte{}
+	for _, h := range wantLog(t, l, 1, 4)[2:] {
+		raw, err := os.ReadFile(filepath.Join(away, h.Object))
+		if err != nil {
+			t.Fatal(err)
+		}
+		late[filepath.Join(away, h.Object)] = raw
+	}
+	bundleAtOnce(t, l)
+	for name, raw := range late { // its deletion failed there
+		if err := os.WriteFile(name, raw, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	both := openAll(t, conf).Log(7, bundleSize)
+	held := wantLog(t, both, 1, 4)
+	if n, bundles := objects(t, both); n != 2 || bundles != 1 {
+		t.Fatalf("%d segments are listed alone, %d bundles", n, bundles)
+	}
+	freed, err := both.Drop(t.Context(), held[:2], time.Now().Add(time.Hour), nil)
+	if err != nil || freed.Objects != 0 {
+		t.Errorf("let go of %+v, %v", freed, err)
+	}
+	for _, dir := range []string{home, away} {
+		wantLog(t, openAll(t, alone(dir)).Log(7, bundleSize), 1, 4)
+	}
+	freed, err = both.Drop(t.Context(), held, time.Now().Add(time.Hour), nil)
+	if err != nil || freed.Objects != 3 {
+		t.Errorf("let go of all: %+v, %v", freed, err)
+	}
+	if left, err := both.Held(t.Context()); err != nil || len(left) != 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
+}
+
 func TestWhatIsUnderLockStaysBesideItsBundle(t *testing.T) {
 	here, _ := inBucket(t, true)
 	here.conf.S3.Lock = 240 * time.Hour

@@ -111,19 +111,30 @@ func (l *Log) bundledCovers(ctx context.Context, piece wal.Held) (time.Time, err
 	return b.parts[i].covers, nil
 }
 
-// bundledThere errs when a segment is wanted still, in a bundle, and a copy does not have that whole.
+// bundledThere errs unless what a bundle took the place of may go from a copy: it was let go of by its own name and no bundle
+// that must be there has its place, or each one that has is whole in this copy, with the same content.
 func (v *Vault) bundledThere(ctx context.Context, c catalog, there store.Store, name string) error {
 	if !c.bundles.covers(name) {
+		if !c.rows[name].Gone {
+			return errNoBundle
+		}
 		return nil
 	}
-	for object := range c.rows {
+	for object, r := range c.rows {
 		b, ok := parseBundleName(object)
-		if !ok || !b.has(name) || c.gone(object) {
+		if !ok || r.Gone || !b.has(name) {
 			continue
 		}
 		raw, err := store.Read(ctx, there, object)
 		if err != nil || v.checkBundle(object, raw) != nil {
 			return errNoBundle
+		}
+		in, err := v.openBundle(object, raw)
+		if err != nil {
+			return errNoBundle
+		}
+		if hash, whole := segmentHash(name); whole && in.parts[b.index(name)].hash != hash {
+			return errOtherBundle
 		}
 	}
 	return nil

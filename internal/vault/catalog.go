@@ -173,10 +173,11 @@ type catalog struct {
 	live    map[string]bool // pages that count
 	damaged []error         // pages that cannot be read in any copy
 	covers  []string        // of all pages
-	bundles spans           // of log, also of bundles that were let go of
+	bundles spans           // of log, of bundles that must be there
 }
 
-// row is what is known of a blob. A segment that a bundle took the place of needs no row of its own to be gone.
+// row is what is known of a blob. A segment that a bundle took the place of needs no row of its own to be gone, as long as that
+// bundle is not gone itself: a segment of which nothing is known but that is log as any other.
 func (c catalog) row(name string) (row, bool) {
 	r, ok := c.rows[name]
 	if !ok && c.bundles.covers(name) {
@@ -236,7 +237,13 @@ func (v *Vault) readCatalog(ctx context.Context) (catalog, error) {
 			}
 		}
 	}
-	c.bundles = spansOf(maps.Keys(c.rows))
+	c.bundles = spansOf(func(yield func(string) bool) {
+		for n, r := range c.rows {
+			if !r.Gone && !yield(n) {
+				return
+			}
+		}
+	})
 	return c, nil
 }
 

@@ -152,11 +152,15 @@ func (l *Log) Drop(ctx context.Context, pieces []wal.Held, before time.Time, may
 	}
 	defer done()
 	asked := map[string]bool{} // a bundle is named once for each segment in it
+	free := freePlaces(pieces)
 	for _, p := range pieces {
 		if asked[p.Object] {
 			continue
 		}
 		asked[p.Object] = true
+		if !l.freeWhole(free, p) {
+			continue
+		}
 		if path.Dir(p.Object) != l.dir(p.Timeline) {
 			return g.freed(), fmt.Errorf("let go of log %s: it is none of system %d", p.Object, l.systemID)
 		}
@@ -176,4 +180,28 @@ func (l *Log) Drop(ctx context.Context, pieces []wal.Held, before time.Time, may
 	}
 	freed := g.freed()
 	return freed, l.vault.condemn(ctx, l.root(), freed.locked)
+}
+
+// logPlace is one segment's place in the log of a server.
+type logPlace struct {
+	timeline uint32
+	start    wal.LSN
+}
+
+// freePlaces are the places of which whole segments may go.
+func freePlaces(pieces []wal.Held) map[logPlace]bool {
+	free := map[logPlace]bool{}
+	for _, p := range pieces {
+		if !p.Partial {
+			free[logPlace{p.Timeline, p.Start}] = true
+		}
+	}
+	return free
+}
+
+// freeWhole reports whether everything that a piece's object holds may go. What lies in a bundle and alone is listed as it lies
+// alone, though that may be in one copy and the bundle in all: a bundle goes when each of its places may.
+func (l *Log) freeWhole(free map[logPlace]bool, p wal.Held) bool {
+	in, ok := l.heldIn(p.Timeline, p.Object)
+	return !ok || !slices.ContainsFunc(in, func(h wal.Held) bool { return !free[logPlace{h.Timeline, h.Start}] })
 }

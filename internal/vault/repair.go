@@ -52,11 +52,12 @@ func (v *Vault) Repair(ctx context.Context, findings []Finding, dry bool) ([]Men
 }
 
 var (
-	errCopyAway  = errors.New("the copy does not answer now")
-	errIsGood    = errors.New("it is whole now")
-	errNobody    = errors.New("no copy that answers has it whole")
-	errNotForget = errors.New("the catalog does not say that it was let go of")
-	errNoBundle  = errors.New("the bundle that took its place is not whole in this copy: it stays until that is mended")
+	errCopyAway    = errors.New("the copy does not answer now")
+	errIsGood      = errors.New("it is whole now")
+	errNobody      = errors.New("no copy that answers has it whole")
+	errNotForget   = errors.New("the catalog does not say that it was let go of")
+	errNoBundle    = errors.New("the bundle that took its place is not whole in this copy: it stays until that is mended")
+	errOtherBundle = errors.New("the bundle that has its place holds other content: a person must look which is right")
 )
 
 func (v *Vault) mend(ctx context.Context, m *Mending, open map[string]store.Store, dry bool) error {
