@@ -1,12 +1,14 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"holdfast/internal/api"
+	"holdfast/internal/auth"
 	"holdfast/internal/host"
 	"holdfast/internal/local"
 	"holdfast/internal/plan"
@@ -29,6 +32,7 @@ import (
 type recovering struct {
 	vaultFlags
 	host, output string
+	authority    string
 	writeOff     []string
 	yes, dryRun  bool
 }
@@ -45,7 +49,8 @@ founds a cluster of one with that; the host's data of before are put aside. No e
 Databases are not opened by it: one whose primary is left comes back by itself once standbys follow, any other waits for
 a forced failover. Hosts that come back later run nothing until they are taken in again with holdfast cluster replace.
 
-On a machine that has nothing left, --vault and --key bring back the plan and the certificates as well.`,
+On a machine that has nothing left, --vault and --key bring back the plan and the certificates as well. Where two
+persons must agree to deletions the vault does not hold the key of the authority: --authority names where that is kept.`,
 		Example: `  holdfast cluster recover --dry-run
   holdfast cluster recover --host east-1 --yes
   holdfast cluster recover --host east-1 --root /srv/clinic --vault /mnt/vault --key vault.key`,
@@ -55,6 +60,7 @@ On a machine that has nothing left, --vault and --key bring back the plan and th
 	cmd.Flags().StringVar(&f.root, "root", "", rootUsage)
 	cmd.Flags().StringVar(&f.url, "vault", "", "a vault's URL or directory, where this machine has nothing left; needs --key")
 	cmd.Flags().StringVar(&f.key, "key", "", "file with the vault's key, or a reference (env:NAME, exec:COMMAND); needs --vault")
+	cmd.Flags().StringVar(&f.authority, "authority", "", "the directory ca as it is kept elsewhere, where the vault does not hold its key; new = make another authority, which a vault with deletions: two-persons does not believe")
 	cmd.Flags().StringVar(&f.host, "host", "", "which host of the plan is left (default: the only one whose data lie here)")
 	cmd.Flags().StringSliceVar(&f.writeOff, "write-off", nil, "write a host off although its agent still answers")
 	cmd.Flags().BoolVar(&f.yes, "yes", false, "do not ask")
@@ -299,7 +305,52 @@ func (f *recovering) prepare(cmd *cobra.Command, extra []vault.Config) error {
 	if text == nil {
 		return fmt.Errorf("lay out %s: the saving holds no plan", root)
 	}
+	if s.Files, err = withAuthority(s, f.authority); err != nil {
+		return err
+	}
 	return layOut(cmd, root, s, text, extra[0])
+}
+
+// newAuthority is what an operator says in place of a directory when the authority is lost.
+const newAuthority = "new"
+
+// withAuthority is what a saving holds, with the authority from where it is kept: dir "" = the saving has its key.
+func withAuthority(s rebuild.State, dir string) (map[string][]byte, error) {
+	files := maps.Clone(s.Files)
+	saved := func(name string) string { return "ca/" + name }
+	refuse := func(title string) error {
+		return &problem.Problem{Code: "cluster.authority-elsewhere", Subject: s.Application, Severity: problem.Critical, Title: title,
+			Meaning: "Nothing was changed. Without that key no host gets a certificate. It is not saved where two persons must agree to deletions: whoever had the vault's key would be two persons.",
+			Remedy:  "name the directory ca as it was put away: --authority DIR; is it lost: --authority new, after which the vault lets nothing go"}
+	}
+	switch dir {
+	case "":
+		if files[saved(auth.CACertFile)] != nil && files[saved(auth.CAKeyFile)] == nil {
+			return nil, refuse("the vault does not hold the key of the application's authority")
+		}
+		return files, nil
+	case newAuthority:
+		for name := range s.Files {
+			if strings.HasPrefix(name, "ca/") {
+				delete(files, name)
+			}
+		}
+		return files, nil
+	}
+	if _, err := auth.LoadAuthority(dir); err != nil {
+		return nil, err
+	}
+	for _, name := range []string{auth.CACertFile, auth.CAKeyFile, auth.GossipKeyFile} {
+		raw, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			return nil, fmt.Errorf("read the authority: %w", err)
+		}
+		if old := files[saved(name)]; name == auth.CACertFile && old != nil && !bytes.Equal(old, raw) {
+			return nil, refuse("the authority in " + dir + " is not this application's")
+		}
+		files[saved(name)] = raw
+	}
+	return files, nil
 }
 
 func savedPlan(s rebuild.State) []byte {

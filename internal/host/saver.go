@@ -8,13 +8,17 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
 	"holdfast/internal/agent"
+	"holdfast/internal/auth"
 	"holdfast/internal/cluster"
+	"holdfast/internal/plan"
 	"holdfast/internal/problem"
 	"holdfast/internal/rebuild"
+	"holdfast/internal/vault"
 )
 
 // saver saves the agreed state to every vault of the plan after each change, while this host is the controller, so
@@ -120,18 +124,11 @@ func (s *saver) save(ctx context.Context, snap agent.Snapshot, name string, last
 		state.Revision = max(state.Revision, e.Revision)
 	}
 	var err error
-	if state.Files, err = ownFiles(s.host.cfg); err != nil {
-		return err
-	}
-	content, err := state.Encode()
-	if err != nil {
-		return err
-	}
 	v, err := s.host.openVault(ctx, name)
 	if err != nil {
 		return err
 	}
-	kept, err := v.PutState(ctx, at, state.Revision, content)
+	kept, err := s.put(ctx, v, state)
 	if err = errors.Join(err, v.Close(context.WithoutCancel(ctx))); err != nil {
 		return err
 	}
@@ -141,6 +138,28 @@ func (s *saver) save(ctx context.Context, snap agent.Snapshot, name string, last
 		s.host.cfg.Log.Info("agreed state saved", "vault", name, "revision", kept.Revision, "took", time.Since(at))
 	}
 	return err
+}
+
+// put stores a saving. Whoever has the vault's key can read it: where two persons must agree, in any vault of the plan or by
+// this one's own word, the key that makes persons is left out.
+func (s *saver) put(ctx context.Context, v *vault.Vault, state rebuild.State) (vault.SavedState, error) {
+	two, err := v.MayNeedTwo(ctx)
+	if err != nil {
+		return vault.SavedState{}, err
+	}
+	if state.Files, err = ownFiles(s.host.cfg, !two && !needsTwo(s.host.cfg.Plan) && !needsTwo(s.host.plan())); err != nil {
+		return vault.SavedState{}, err
+	}
+	content, err := state.Encode()
+	if err != nil {
+		return vault.SavedState{}, err
+	}
+	return v.PutState(ctx, state.At, state.Revision, content)
+}
+
+// needsTwo reports whether two persons must agree in any vault of a plan.
+func needsTwo(p *plan.Plan) bool {
+	return slices.ContainsFunc(p.Vaults, func(v plan.Vault) bool { return v.TwoPersons })
 }
 
 // promisesHeard are what every server that is heard, ours included, has sworn.
@@ -162,8 +181,9 @@ func promisesHeard(self string, snap agent.Snapshot) []rebuild.Promise {
 	return out
 }
 
-// ownFiles are what this host needs to be itself again, and the application's authority where it lies on this machine.
-func ownFiles(cfg Config) (map[string][]byte, error) {
+// ownFiles are what this host needs to be itself again, and the application's authority where it lies on this machine: its key
+// only when withKey is set.
+func ownFiles(cfg Config, withKey bool) (map[string][]byte, error) {
 	out := map[string][]byte{}
 	for name, dir := range map[string]string{"ca": cfg.Authority, filepath.Join("hosts", cfg.Self, "tls"): certDir(cfg.Dir)} {
 		if dir == "" {
@@ -177,7 +197,7 @@ func ownFiles(cfg Config) (map[string][]byte, error) {
 			return nil, fmt.Errorf("read certificates to save: %w", err)
 		}
 		for _, e := range entries {
-			if !e.Type().IsRegular() {
+			if !e.Type().IsRegular() || e.Name() == auth.CAKeyFile && !withKey {
 				continue
 			}
 			b, err := os.ReadFile(filepath.Join(dir, e.Name()))

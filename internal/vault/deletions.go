@@ -141,6 +141,24 @@ func (v *Vault) Requested(ctx context.Context, now time.Time) (Requested, error)
 	return out, nil
 }
 
+// MayNeedTwo reports whether two persons may be needed, by the copies that answer: what must never be too little is said where
+// it cannot be told.
+func (v *Vault) MayNeedTwo(ctx context.Context) (bool, error) {
+	if v.deletions.TwoPersons {
+		return true, nil
+	}
+	any := false
+	err := v.files.List(ctx, deletionDir+"/", func(store.Info) error {
+		any = true
+		return nil
+	})
+	if err != nil || !any {
+		return any, err
+	}
+	now, err := v.Requested(ctx, time.Now())
+	return err != nil || now.TwoPersons, nil
+}
+
 // leave is nil when a deed may be done now: one person is enough in this vault, or two agreed to exactly this. by names them.
 func (v *Vault) leave(ctx context.Context, d consent.Deed) (by string, err error) {
 	now, err := v.Requested(ctx, time.Now())
