@@ -195,3 +195,58 @@ func TestWhatLeadsToARecoveryPointStays(t *testing.T) {
 		t.Errorf("a point that nothing leads to kept %+v", f)
 	}
 }
+
+// A failover that lost something, or a restore, begins a timeline below a point, and its log passes the point's position
+// later: what leads to the point is the log of the timeline on which it was made.
+func TestTheLogOfAPointsOwnTimelineStays(t *testing.T) {
+	now := time.Date(2026, 6, 19, 12, 0, 0, 0, time.UTC)
+	proven := func(id string, age time.Duration, timeline uint32, seg int) vault.Backup {
+		return vault.Backup{ID: id, Database: "records", SystemID: 7, Timeline: timeline, SegmentSize: segment, Stopped: now.Add(-age),
+			Start: wal.LSN(seg*segment) + 5, Stop: wal.LSN((seg+1)*segment) - 5, Validation: &vault.Validation{Passed: true}}
+	}
+	all := []vault.Backup{proven("new", day, 2, 180), proven("base", 20*day, 2, 120), proven("of-the-point", 100*day, 1, 20)}
+	fork := wal.LSN(24*segment) + 200
+	log := restore.HeldLog{SegmentSize: segment, Covered: map[uint32]restore.Mark{2: {End: wal.LSN(190 * segment), At: now}},
+		Histories: map[uint32]wal.History{1: {{Timeline: 1}}, 2: {{Timeline: 1, End: fork}, {Timeline: 2, Begin: fork}}}}
+	piece := func(timeline uint32, seg int) {
+		log.Held = append(log.Held, wal.Held{Timeline: timeline, Start: wal.LSN(seg * segment), End: wal.LSN((seg + 1) * segment), Object: fmt.Sprint(timeline, "-", seg)})
+	}
+	for seg := 20; seg < 35; seg++ {
+		piece(1, seg)
+	}
+	for seg := 24; seg < 190; seg++ {
+		piece(2, seg)
+	}
+	c := restore.Catalogue{Database: "records", Backups: all, Logs: map[uint64]restore.HeldLog{7: log}}
+	at := wal.LSN(31*segment) + 100
+	for name, x := range map[string]struct {
+		point vault.Point
+		stay  []string
+		goes  []string
+	}{
+		"of the point's own":                    {vault.Point{ID: "p1", SystemID: 7, Timeline: 1, LSN: at}, []string{"1-24", "1-25", "1-31"}, []string{"1-32", "2-25", "2-31"}},
+		"of the new one for a point on it":      {vault.Point{ID: "p2", SystemID: 7, Timeline: 2, LSN: at}, []string{"1-23", "2-24", "2-31"}, []string{"1-25", "1-31", "2-32"}},
+		"of both when the point does not tell":  {vault.Point{ID: "p0", LSN: at}, []string{"1-24", "1-25", "1-31", "2-24", "2-31"}, []string{"1-32", "2-32"}},
+		"of none when the point is of another":  {vault.Point{ID: "px", SystemID: 8, Timeline: 1, LSN: at}, nil, []string{"1-31", "2-31"}},
+		"of the old one for a point before all": {vault.Point{ID: "p3", SystemID: 7, Timeline: 1, LSN: wal.LSN(22*segment) + 100}, []string{"1-20", "1-22"}, []string{"1-24", "2-24"}},
+	} {
+		ways := waysTo(c, []vault.Point{x.point})
+		judged := fates(PruneOptions{Now: now, Grace: vault.Grace}, all, nil)
+		keepWays(judged, ways)
+		pieces, _ := needless(all, judged, log, 17*day, now)
+		gone := map[string]bool{}
+		for _, p := range withoutWays(pieces, ways) {
+			gone[p.Object] = true
+		}
+		for _, object := range x.stay {
+			if gone[object] {
+				t.Errorf("%s: piece %s goes", name, object)
+			}
+		}
+		for _, object := range x.goes {
+			if !gone[object] {
+				t.Errorf("%s: piece %s stays", name, object)
+			}
+		}
+	}
+}

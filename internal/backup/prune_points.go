@@ -37,15 +37,13 @@ type wayTo struct {
 func waysTo(c restore.Catalogue, points []vault.Point) []wayTo {
 	var out []wayTo
 	for _, p := range points {
-		choice, err := restore.Choose(c, restore.Target{Kind: restore.AtName, Name: p.ID, LSN: p.LSN, Exact: true})
-		if err != nil {
-			continue
+		for _, choice := range restore.PointWays(c, p) {
+			w := wayTo{point: p.ID, backup: choice.Backup.ID}
+			for _, x := range choice.Pieces {
+				w.pieces = append(w.pieces, x.Object)
+			}
+			out = append(out, w)
 		}
-		w := wayTo{point: p.ID, backup: choice.Backup.ID}
-		for _, x := range choice.Pieces {
-			w.pieces = append(w.pieces, x.Object)
-		}
-		out = append(out, w)
 	}
 	return out
 }

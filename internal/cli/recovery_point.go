@@ -132,7 +132,11 @@ func restoreFilesText(b vault.FileBackup) string {
 }
 
 func restoreDatabaseText(b vault.FileBackup) string {
-	return fmt.Sprintf("holdfast restore database %s --at name:%s@%s --to DIR", b.Point.Database, b.Point.ID, b.Point.LSN)
+	timeline := ""
+	if b.Point.Timeline != 0 {
+		timeline = fmt.Sprintf(" --timeline %d", b.Point.Timeline)
+	}
+	return fmt.Sprintf("holdfast restore database %s --at name:%s@%s%s --to DIR", b.Point.Database, b.Point.ID, b.Point.LSN, timeline)
 }
 
 // listedPoint is a recovery point, for a person or a program.

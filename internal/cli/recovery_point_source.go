@@ -166,7 +166,7 @@ func (s *pointSource) wayTo(ctx context.Context, p foundPoint, known map[string]
 		}
 		known[at.Database] = c
 	}
-	choice, err := restore.Choose(c, restore.Target{Kind: restore.AtName, Name: at.ID, LSN: at.LSN, Exact: true})
+	choice, err := restore.ChoosePoint(c, *at)
 	return point.Options{Tree: p.in.OpenTree(p.backup), Vault: v, Choice: choice}, err
 }
 

@@ -59,8 +59,9 @@ func (f *filer) mark(ctx context.Context, s plan.FileSet, id string) (vault.Poin
 	if err != nil {
 		return vault.Point{}, err
 	}
-	p := vault.Point{ID: fmt.Sprintf("%s-%s-%s", s.Name, time.Now().UTC().Format("20060102T150405Z"), id[:6]), Database: d.Name, At: time.Now().UTC()}
-	p.LSN, err = backup.MarkPoint(ctx, conf, p.ID)
+	at := time.Now().UTC()
+	p, err := backup.MarkPoint(ctx, conf, fmt.Sprintf("%s-%s-%s", s.Name, at.Format("20060102T150405Z"), id[:6]))
+	p.Database, p.At = d.Name, at
 	return p, err
 }
 

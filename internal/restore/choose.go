@@ -204,6 +204,9 @@ func try(c Catalogue, b vault.Backup, t Target) (ch Choice, why string) {
 	if b.Validation != nil && !b.Validation.Passed {
 		return ch, "was restored on trial and found bad"
 	}
+	if t.SystemID != 0 && b.SystemID != t.SystemID {
+		return ch, "is of another cluster"
+	}
 	log := c.Logs[b.SystemID]
 	timeline, history, ok := way(log, b, t)
 	if !ok {

@@ -123,6 +123,43 @@ func TestAfterAFailoverTheNewTimelineIsFollowed(t *testing.T) {
 	}
 }
 
+// A timeline that began below a recovery point and has grown past its position does not lead to it.
+func TestARecoveryPointIsReachedOnItsOwnTimeline(t *testing.T) {
+	forked := func(fork wal.LSN) restore.Catalogue {
+		cat := catalogue()
+		l := cat.Logs[7]
+		l.Held = append(segments(1, 1, 12), segments(2, int(uint64(fork)/size), 14)...)
+		l.Histories[2] = wal.History{{Timeline: 1, End: fork}, {Timeline: 2, Begin: fork}}
+		cat.Logs[7] = l
+		return cat
+	}
+	cut := forked(lsn(11) + 500) // the old primary's last segment did not arrive; the new one repeats it
+	l := cut.Logs[7]
+	l.Held = append(segments(1, 1, 10), segments(2, 11, 14)...)
+	cut.Logs[7] = l
+	point := vault.Point{ID: "p", SystemID: 7, Timeline: 1, LSN: lsn(11) + 100}
+	old, later, foreign := point, point, point
+	old.SystemID, old.Timeline, later.Timeline, foreign.SystemID = 0, 0, 2, 8
+	for _, c := range []struct {
+		name string
+		c    restore.Catalogue
+		p    vault.Point
+		want uint32 // 0 = none
+	}{
+		{"a fork below it", forked(lsn(10) + 500), point, 1},
+		{"a fork below it, and the point is behind that", forked(lsn(10) + 500), later, 2},
+		{"a fork above it, to which its own timeline leads", forked(lsn(11) + 500), point, 1},
+		{"a fork above it, whose log repeats what is missing", cut, point, 2},
+		{"one that does not tell takes the newest", forked(lsn(10) + 500), old, 2},
+		{"one of another cluster", forked(lsn(10) + 500), foreign, 0},
+	} {
+		ch, err := restore.ChoosePoint(c.c, c.p)
+		if ch.Timeline != c.want || (err == nil) != (c.want != 0) {
+			t.Errorf("%s: timeline %d, %v", c.name, ch.Timeline, err)
+		}
+	}
+}
+
 // Whatever is chosen, the log it comes with begins at the backup, has no hole and reaches the target.
 func TestWhatIsChosenLeadsThere(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

@@ -33,6 +33,7 @@ type Target struct {
 	Exact     bool   // with AtName: LSN is the end of the restore point's own record, so nothing behind its segment is needed
 	Exclusive bool   // stop just before instead of just after; not with Latest and AtName
 	Timeline  uint32 // 0 = the newest that leads there
+	SystemID  uint64 // in whose log; 0 = in whichever leads there
 }
 
 // String is the target as an operator wrote it or would have.

@@ -42,6 +42,8 @@ type FileBackup struct {
 type Point struct {
 	ID       string        `json:"id"` // of the point, and of the restore point in the database's log
 	Database string        `json:"database"`
+	SystemID uint64        `json:"system_id,string,omitempty"` // whose log it is in; 0 with Timeline 0
+	Timeline uint32        `json:"timeline,omitempty"`         // on which it is; 0 = made before that was noted
 	LSN      wal.LSN       `json:"lsn"`
 	At       time.Time     `json:"at"`     // when the position was noted, by the set's host
 	Frozen   time.Duration `json:"frozen"` // how long both stood still

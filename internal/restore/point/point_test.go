@@ -160,8 +160,9 @@ func aPoint(t *testing.T) point.Options {
 		Note: filepath.Join(t.TempDir(), "note"), Before: []string{"before"}, After: []string{"after"}, Freeze: time.Minute, Snapshot: time.Minute,
 		Run: func(context.Context, files.Command) error { return nil }, Stuck: func(error) {},
 		Mark: func(ctx context.Context) (vault.Point, error) {
-			lsn, err := backup.MarkPoint(ctx, live, "p1")
-			return vault.Point{ID: "p1", Database: "records", LSN: lsn, At: time.Now().UTC()}, err
+			p, err := backup.MarkPoint(ctx, live, "p1")
+			p.Database, p.At = "records", time.Now().UTC()
+			return p, err
 		},
 	}})
 	if err != nil {
@@ -178,7 +179,10 @@ func aPoint(t *testing.T) point.Options {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if o.Choice, err = restore.Choose(c, restore.Target{Kind: restore.AtName, Name: "p1", LSN: b.Point.LSN, Exact: true}); err != nil {
+	if b.Point.Timeline != 1 || b.Point.SystemID == 0 {
+		t.Errorf("the point is on timeline %d of %d", b.Point.Timeline, b.Point.SystemID)
+	}
+	if o.Choice, err = restore.ChoosePoint(c, *b.Point); err != nil {
 		t.Fatal(err)
 	}
 	if o.Owner, err = restore.DefaultOwner(); err != nil {
