@@ -108,6 +108,8 @@ func writeRequested(out io.Writer, all []requestedIn) error {
 		switch {
 		case !r.TwoPersons:
 			fmt.Fprintf(&b, "VAULT %s: one person is enough\n", r.Vault)
+		case r.Waits != "":
+			fmt.Fprintf(&b, "VAULT %s: two persons must agree, and nobody here can tell to what they did: %s. Nothing is let go of\n", r.Vault, r.Waits)
 		case r.Terms == nil:
 			fmt.Fprintf(&b, "VAULT %s: two persons must agree, and have not agreed yet how long things stay: nothing is let go of\n", r.Vault)
 		default:

@@ -34,6 +34,9 @@ type Deletions struct {
 
 // PutPaper stores a request or an answer. That it is stored says nothing of whether it counts.
 func (v *Vault) PutPaper(ctx context.Context, content []byte) error {
+	if err := v.noteAuthority(ctx); err != nil {
+		return fmt.Errorf("store a request in vault %s: %w", v.name, err)
+	}
 	sum := sha256.Sum256(content)
 	name := deletionDir + "/" + hex.EncodeToString(sum[:16]) + deletionSuffix
 	raw, err := v.sealPaper(name, content)
@@ -93,11 +96,21 @@ type Requested struct {
 	Terms      *consent.Terms `json:"terms,omitempty"` // what two persons last agreed to; nil = nothing, and nothing goes by itself
 	Cases      []consent.Case `json:"requests"`        // the newest first
 	Bad        []string       `json:"bad,omitempty"`   // what lies there and counts for nothing
+	Waits      string         `json:"waits,omitempty"` // why nobody here can say what was agreed to: then nothing goes
 }
 
 // Requested reads every request and judges it at a moment. A copy that is away may hold a refusal, or what says that two
 // persons are needed: then it is an error.
 func (v *Vault) Requested(ctx context.Context, now time.Time) (Requested, error) {
+	return v.requested(ctx, now)
+}
+
+// Foresee is [Vault.Requested] as it would be with one paper more.
+func (v *Vault) Foresee(ctx context.Context, paper []byte, now time.Time) (Requested, error) {
+	return v.requested(ctx, now, paper)
+}
+
+func (v *Vault) requested(ctx context.Context, now time.Time, extra ...[]byte) (Requested, error) {
 	defer v.Insist()()
 	out := Requested{TwoPersons: v.deletions.TwoPersons, Cases: []consent.Case{}}
 	var names []string
@@ -115,21 +128,26 @@ func (v *Vault) Requested(ctx context.Context, now time.Time) (Requested, error)
 	}
 	slices.Sort(names)
 	var papers [][]byte
+	noted := ""
 	for _, name := range names {
-		raw, err := store.Read(ctx, v.files, name)
-		if err != nil {
+		content, err := v.paperIn(ctx, name)
+		switch {
+		case err != nil:
+			// A damaged one may be a refusal. Whoever can damage it in every copy can stop what goes, and no more.
 			return out, fmt.Errorf("read %s in vault %s: %w", name, v.name, err)
+		case name == authorityNote:
+			noted = string(content)
+		default:
+			papers = append(papers, content)
 		}
-		content, err := v.openPaper(name, raw)
-		if err != nil {
-			// A damaged one may be a refusal. Whoever can damage it can stop what goes, and no more.
-			return out, fmt.Errorf("read %s in vault %s: %w", name, v.name, err)
-		}
-		papers = append(papers, content)
 	}
-	trust := consent.Trust{Authority: v.deletions.Authority, Application: v.identity.Application, Vault: v.identity.ID}
-	if len(papers) > 0 && len(trust.Authority) == 0 {
-		out.TwoPersons = true // and nobody here can say what they agreed to
+	if len(papers) == 0 && noted == "" && len(extra) == 0 {
+		return out, nil
+	}
+	papers = append(papers, extra...)
+	trust, why := v.trust(noted, papers)
+	if why != "" { // and nobody here can say what was agreed to
+		out.TwoPersons, out.Waits = true, why
 		return out, nil
 	}
 	out.Cases, out.Bad = consent.Judge(papers, trust, now)
@@ -167,7 +185,7 @@ func (v *Vault) leave(ctx context.Context, d consent.Deed) (by string, err error
 	}
 	c, ok := consent.Leave(now.Cases, d)
 	if !ok {
-		return "", NotAgreed(v.name, d)
+		return "", now.refuse(v.name, d)
 	}
 	return fmt.Sprintf("%s, and %s agreed", c.By, c.Second), nil
 }
@@ -180,7 +198,7 @@ func (v *Vault) Terms(ctx context.Context) (*consent.Terms, error) {
 	case err != nil:
 		return nil, err
 	case now.TwoPersons && now.Terms == nil:
-		return nil, NotAgreed(v.name, consent.Deed{Kind: consent.Retention})
+		return nil, now.refuse(v.name, consent.Deed{Kind: consent.Retention})
 	case !now.TwoPersons:
 		return nil, nil
 	}
@@ -227,6 +245,16 @@ func retireDeed(old []wrap) consent.Deed {
 		items = append(items, w.name)
 	}
 	return consent.NewDeed(consent.RetireKey, "", items, nil)
+}
+
+// refuse says that a deed was not agreed to, and why nobody can tell.
+func (r Requested) refuse(name string, d consent.Deed) error {
+	p := NotAgreed(name, d)
+	if r.Waits != "" {
+		p.Title, p.Severity = "nobody here can tell what two persons agreed to: "+r.Waits, problem.Degraded
+		p.Remedy = "use a plan's data root whose certificates are of the vault's own authority; holdfast vault deletions list says more"
+	}
+	return p
 }
 
 // NotAgreed refuses what one person alone, or nobody, wants.

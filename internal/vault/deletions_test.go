@@ -220,3 +220,65 @@ func TestAnOldKeyAndTheTrashNeedTwoPersons(t *testing.T) {
 	_, err = vault.Open(ctx, conf)
 	wantProblem(t, err, "vault.wrong-key")
 }
+
+// Another authority in the root of whoever runs a command makes no persons, and does not make those of before nobody: nothing goes
+// then, also where the note of the vault's own authority is older than the papers by it, or missing.
+func TestAnotherAuthorityLetsNothingGo(t *testing.T) {
+	authority, who := persons(t, "anna", "ben")
+	others, thief := persons(t, "anna", "ben")
+	dir := filepath.Join(t.TempDir(), "vault")
+	conf := config(dir)
+	conf.Deletions = vault.Deletions{TwoPersons: true, Authority: authority}
+	v := createIn(t, place{dir, conf})
+	ctx := t.Context()
+	b := store(t, v, sample())
+	for _, kind := range []string{vault.Pin, vault.Hold} {
+		if err := v.PutNote(ctx, vault.Note{Backup: b.ID, Kind: kind, By: "anna", At: time.Unix(3e9, 0)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	terms := consent.NewDeed(consent.Retention, "", []string{"records"}, &consent.Terms{Undelete: time.Hour})
+	id := asks(t, v, who["anna"], terms, nil)
+	answers(t, v, who["ben"], id, terms, true)
+	copied := map[string]vault.Deletions{
+		"another authority":               {Authority: others},
+		"both, the other one first":       {Authority: append(append([]byte{}, others...), authority...)},
+		"both, the vault's own one first": {Authority: append(append([]byte{}, authority...), others...)},
+	}
+	refused := func(without string) {
+		t.Helper()
+		for name, d := range copied {
+			c := conf
+			c.Deletions = d
+			w := openAll(t, c)
+			wantProblem(t, w.DropNotes(ctx, b.ID, vault.Pin), "vault.needs-two-persons")
+			if now, err := w.Requested(ctx, time.Now()); err != nil || !now.TwoPersons {
+				t.Errorf("%s%s: %+v, %v", name, without, now, err)
+			}
+		}
+		c := conf
+		c.Deletions = copied["another authority"]
+		wantProblem(t, openAll(t, c).MayLetGo(ctx), "vault.needs-two-persons")
+		raw, _, err := thief["anna"].Ask(consent.Request{Application: "clinic", Vault: v.Identity().ID, At: time.Now(), Deed: terms})
+		if err == nil {
+			err = openAll(t, c).PutPaper(ctx, raw)
+		}
+		if err == nil {
+			t.Error("a request by another authority's person was stored" + without)
+		}
+	}
+	refused("")
+	// Two of the other authority's persons, stored with the vault's own in sight, count for nothing and stop nothing.
+	id = asks(t, v, thief["anna"], terms, nil)
+	answers(t, v, thief["ben"], id, terms, true)
+	if now, err := v.Requested(ctx, time.Now()); err != nil || now.Terms == nil || len(now.Cases) != 1 || len(now.Bad) != 2 {
+		t.Errorf("papers of strangers: %+v, %v", now, err)
+	}
+	if err := os.Remove(filepath.Join(dir, "deletions", "authority.aes")); err != nil {
+		t.Fatal(err)
+	}
+	refused(", without the note")
+	if now, err := v.Requested(ctx, time.Now()); err != nil || now.Terms != nil || !now.TwoPersons || now.Waits == "" {
+		t.Errorf("without the note and with strangers' papers: %+v, %v", now, err)
+	}
+}

@@ -49,6 +49,31 @@ type paper struct {
 	Sig         string `json:"sig"`         // base64, ECDSA over SHA-256
 }
 
+// AuthorityIn finds the certificate of one authority among several, by its fingerprint, or takes the first where that is "". It
+// gives nil when it is not there.
+func AuthorityIn(all []byte, want string) (certificate []byte, fingerprint string) {
+	for {
+		block, rest := pem.Decode(all)
+		if block == nil {
+			return nil, ""
+		}
+		sum := sha256.Sum256(block.Bytes)
+		if is := hex.EncodeToString(sum[:]); block.Type == "CERTIFICATE" && (want == "" || is == want) {
+			return pem.EncodeToMemory(block), is
+		}
+		all = rest
+	}
+}
+
+// Knows reports whether a paper is of somebody whom the authority knows, rightly signed or not.
+func (t Trust) Knows(raw []byte) bool {
+	_, err := t.open(raw)
+	return !errors.Is(err, errStranger)
+}
+
+// errStranger is that a certificate is another authority's, or none that can be read.
+var errStranger = errors.New("the application's authority does not know it")
+
 // Person signs with its own certificate.
 type Person struct {
 	Name        string
@@ -195,7 +220,7 @@ func (t Trust) who(certificate, sig []byte, sum [sha256.Size]byte, at time.Time)
 		return person{}, errors.New("there is no authority's certificate here by which persons are known")
 	}
 	if _, err := c.Verify(x509.VerifyOptions{Roots: pool, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
-		return person{}, fmt.Errorf("the certificate of %q is not this application's: %w", c.Subject.CommonName, err)
+		return person{}, fmt.Errorf("the certificate of %q is not this application's: %w: %w", c.Subject.CommonName, errStranger, err)
 	}
 	if len(c.Subject.Organization) != 1 || c.Subject.Organization[0] != t.Application {
 		return person{}, fmt.Errorf("the certificate of %q is of %v", c.Subject.CommonName, c.Subject.Organization)
