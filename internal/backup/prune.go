@@ -34,7 +34,10 @@ type PruneOptions struct {
 	// Points are the recovery points that some file set's backup still belongs to: the base backup and the log that lead to one
 	// stay for as long.
 	Points []vault.Point
-	Log    *slog.Logger // nil = silent
+	// Catalogue is what the vault of a database holds: of a file set's recovery points the newest to which it leads stays.
+	// nil = every point counts as one that can be restored.
+	Catalogue func(ctx context.Context, database string) (restore.Catalogue, error)
+	Log       *slog.Logger // nil = silent
 
 	asPlanned bool // judge by the policy alone, whatever two persons agreed to; with DryRun
 }

@@ -10,6 +10,7 @@ import (
 
 	"holdfast/internal/backup/retention"
 	"holdfast/internal/plan"
+	"holdfast/internal/restore"
 	"holdfast/internal/vault"
 )
 
@@ -23,7 +24,8 @@ func FilesPolicyOf(b plan.FileBackup) (retention.Policy, bool) {
 // PruneFiles lets old backups of a file set go in two steps, as [Prune] does for a database: what the tiers do not keep is
 // marked, and taken off the list when it still is unwanted after the grace. Each host's directory is judged by itself, and
 // recovery points apart from other backups. One counts when nothing is missing in it, and the last such of each kind is never
-// let go. PruneOptions.Database is the set's name; Points is not used.
+// let go, nor is the newest point to which the log of its database leads. Of a host from which nothing has come for
+// long nothing goes. PruneOptions.Database is the set's name; Points is not used.
 func PruneFiles(ctx context.Context, o PruneOptions) (Pruned, error) {
 	o = o.withDefaults()
 	out := Pruned{Database: o.Database, At: o.Now.UTC(), DryRun: o.DryRun, Grace: o.Grace}
@@ -51,7 +53,12 @@ func PruneFiles(ctx context.Context, o PruneOptions) (Pruned, error) {
 			return out, err
 		}
 	}
+	reached, err := o.reached(ctx, all)
+	if err != nil {
+		return out, fmt.Errorf("prune backups of files %s: %w", o.Database, err)
+	}
 	out.Fates = fileFates(o, all, notes)
+	keepReached(out.Fates, all, reached)
 	if o.DryRun || len(all) == 0 {
 		return out, nil
 	}
@@ -62,6 +69,7 @@ func PruneFiles(ctx context.Context, o PruneOptions) (Pruned, error) {
 	if err := behindBy(o.Database, newest, o.Now, cmp.Or(o.Behind, behindMax)); err != nil {
 		return out, err
 	}
+	keepSilent(out.Fates, all, o.Now, cmp.Or(o.Behind, behindMax))
 	if err := o.Vault.MayLetGo(ctx); err != nil {
 		return out, err
 	}
@@ -106,6 +114,60 @@ func fileFates(o PruneOptions, all []vault.FileBackup, notes []vault.Note) []Fat
 	}
 	slices.SortStableFunc(out, func(a, b Fate) int { return cmp.Or(b.At.Compare(a.At), cmp.Compare(b.ID, a.ID)) })
 	return out
+}
+
+// reached says of which backups the recovery point can be restored: the log of its database leads to it.
+func (o PruneOptions) reached(ctx context.Context, all []vault.FileBackup) (map[string]bool, error) {
+	known, out := map[string]restore.Catalogue{}, map[string]bool{}
+	for _, b := range all {
+		if b.Point == nil {
+			continue
+		}
+		if o.Catalogue == nil {
+			out[b.ID] = true
+			continue
+		}
+		c, ok := known[b.Point.Database]
+		if !ok {
+			var err error
+			if c, err = o.Catalogue(ctx, b.Point.Database); err != nil {
+				return nil, fmt.Errorf("look whether recovery points can be restored: %w", err)
+			}
+			known[b.Point.Database] = c
+		}
+		_, err := restore.ChoosePoint(c, *b.Point)
+		out[b.ID] = err == nil
+	}
+	return out, nil
+}
+
+// keepReached keeps of each host the newest complete point that can be restored: a newer one whose log has not arrived, and
+// may never arrive, does not stand for it. Pure.
+func keepReached(fates []Fate, all []vault.FileBackup, reached map[string]bool) {
+	newest := map[string]vault.FileBackup{}
+	for _, b := range all {
+		if n, ok := newest[b.Host]; b.Complete() && reached[b.ID] && (!ok || b.Ended.After(n.Ended)) {
+			newest[b.Host] = b
+		}
+	}
+	for i := range fates {
+		if f := &fates[i]; f.Point != "" && !f.Keep && newest[f.Host].ID == f.ID {
+			f.Keep, f.Because, f.Goes = true, "the last recovery point that can be restored", time.Time{}
+		}
+	}
+}
+
+// keepSilent keeps what is there of a host from which nothing has come for longer than behind. Pure.
+func keepSilent(fates []Fate, all []vault.FileBackup, now time.Time, behind time.Duration) {
+	newest := map[string]time.Time{}
+	for _, b := range all {
+		newest[b.Host] = later(newest[b.Host], b.Ended)
+	}
+	for i := range fates {
+		if f := &fates[i]; !f.Keep && now.Sub(newest[f.Host]) > behind {
+			f.Keep, f.Because, f.Goes = true, "nothing has come from "+f.Host+" since "+newest[f.Host].UTC().Format("2006-01-02 15:04 UTC"), time.Time{}
+		}
+	}
 }
 
 func (o PruneOptions) completeBeside(ctx context.Context, f Fate) (string, error) {

@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"testing"
@@ -247,6 +248,42 @@ func TestTheLogOfAPointsOwnTimelineStays(t *testing.T) {
 			if !gone[object] {
 				t.Errorf("%s: piece %s stays", name, object)
 			}
+		}
+	}
+}
+
+// A point whose log never arrived does not stand for one that can be restored, and a host that receives nothing sheds nothing.
+func TestTheLastPointThatCanBeRestoredAndASilentHostsBackupsStay(t *testing.T) {
+	now := time.Date(2026, 6, 19, 12, 0, 0, 0, time.UTC)
+	made := func(id, host, point string, age time.Duration) vault.FileBackup {
+		b := vault.FileBackup{ID: id, Set: "letters", Host: host, Ended: now.Add(-age)}
+		if point != "" {
+			b.Point = &vault.Point{ID: point, Database: "records", SystemID: 7, Timeline: 1}
+		}
+		return b
+	}
+	all := []vault.FileBackup{made("lost", "a", "p3", 40*day), made("reached", "a", "p2", 50*day), made("older", "a", "p1", 60*day), made("new", "a", "", time.Hour),
+		made("silent-new", "b", "", 90*day), made("silent-old", "b", "", 100*day), made("old", "a", "", 70*day)}
+	all[0].Point.LSN, all[1].Point.LSN, all[2].Point.LSN = wal.LSN(40*segment), wal.LSN(30*segment)+9, wal.LSN(25*segment)
+	log := restore.HeldLog{SegmentSize: segment, Histories: map[uint32]wal.History{1: {{Timeline: 1}}}}
+	for seg := 20; seg <= 30; seg++ {
+		log.Held = append(log.Held, wal.Held{Timeline: 1, Start: wal.LSN(seg * segment), End: wal.LSN((seg + 1) * segment), Object: fmt.Sprint(seg)})
+	}
+	c := restore.Catalogue{Database: "records", Logs: map[uint64]restore.HeldLog{7: log}, Backups: []vault.Backup{{ID: "base", Database: "records", SystemID: 7, Timeline: 1,
+		SegmentSize: segment, Start: wal.LSN(20*segment) + 5, Stop: wal.LSN(20*segment) + 50}}}
+	o := PruneOptions{Policy: tiered(), Now: now, Grace: vault.Grace, Catalogue: func(context.Context, string) (restore.Catalogue, error) { return c, nil }}
+	reached, err := o.reached(t.Context(), all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := fileFates(o, all, nil)
+	keepReached(got, all, reached)
+	keepSilent(got, all, now, 3*day)
+	want := map[string]string{"lost": "the last one that is complete", "reached": "the last recovery point that can be restored", "older": "", "new": "the last one that is complete",
+		"silent-new": "the last one that is complete", "silent-old": "nothing has come from b since 2026-03-21 12:00 UTC", "old": ""}
+	for _, f := range got {
+		if why := want[f.ID]; f.Keep != (why != "") || f.Keep && f.Because != why || f.Keep != f.Goes.IsZero() {
+			t.Errorf("%s: keep %v, %q, goes %s", f.ID, f.Keep, f.Because, f.Goes)
 		}
 	}
 }

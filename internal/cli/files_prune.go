@@ -9,6 +9,7 @@ import (
 	"holdfast/internal/backup"
 	"holdfast/internal/plan"
 	"holdfast/internal/problem"
+	"holdfast/internal/restore"
 	"holdfast/internal/vault"
 )
 
@@ -47,7 +48,21 @@ func (a application) judgeFiles(ctx context.Context, name string) (backup.Pruned
 		return backup.Pruned{}, err
 	}
 	defer closeVault(ctx, v)
-	return backup.PruneFiles(ctx, backup.PruneOptions{Vault: v, Database: name, Policy: policy, Now: time.Now(), DryRun: true})
+	return backup.PruneFiles(ctx, backup.PruneOptions{Vault: v, Database: name, Policy: policy, Now: time.Now(), DryRun: true, Catalogue: a.catalogue})
+}
+
+// catalogue is what the vault of a database's backups holds of it. One that the plan does not back up has none.
+func (a application) catalogue(ctx context.Context, name string) (restore.Catalogue, error) {
+	b, ok := a.plan.BackupOf(name)
+	if !ok {
+		return restore.Catalogue{}, nil
+	}
+	v, err := a.openVault(ctx, b.Vault)
+	if err != nil {
+		return restore.Catalogue{}, err
+	}
+	defer closeVault(ctx, v)
+	return restore.Load(ctx, v, name)
 }
 
 func keptForEver(s plan.FileSet) error {

@@ -90,7 +90,7 @@ type broughtPoint struct {
 	Because  []string       `json:"chosen_because"`
 	Place    point.Place    `json:"place"`
 	Commands [][]string     `json:"commands,omitempty"` // that run, in turn; check is the last
-	Asked    bool           `json:"application_asked"`  // the plan has a check, and it is to run
+	Asked    bool           `json:"application_asked"`  // the plan's check has run, or with DryRun would
 	Result   *point.Record  `json:"result,omitempty"`
 	Took     event.Duration `json:"took,omitempty"`
 	Receipt  string         `json:"receipt"` // where it is, or why there is none
@@ -118,6 +118,11 @@ func (w *pointWords) run(ctx context.Context, cmd *cobra.Command, name string) e
 	out := broughtPoint{DryRun: w.dryRun, Dir: dir, Because: because, Warnings: filesWarnings(o.Tree.Backup, nil), Asked: len(o.Commands.Check) > 0}
 	if out.Commands = o.Commands.After; out.Asked {
 		out.Commands = append(slices.Clone(out.Commands), o.Commands.Check)
+	}
+	if !w.dryRun {
+		if err := point.EndLeft(ctx, o); err != nil {
+			return err
+		}
 	}
 	if out.Place, err = point.Survey(ctx, o); err != nil {
 		return err
@@ -151,7 +156,11 @@ func (w *pointWords) run(ctx context.Context, cmd *cobra.Command, name string) e
 		return err
 	}
 	out.Result, out.Passed, out.Took = &r, r.Outcome.Outcome == point.Passed, event.Duration(time.Since(began))
-	out.Receipt = s.receipt(ctx, cmd, o, r, time.Duration(out.Took))
+	if out.Asked = r.Check != nil; r.Again {
+		out.Receipt = "none now: it had passed before, at " + momentText(r.Ended) + ", and was not looked at again"
+	} else {
+		out.Receipt = s.receipt(ctx, cmd, o, r, time.Duration(out.Took))
+	}
 	return w.tell(cmd, o, out)
 }
 
@@ -270,13 +279,20 @@ func (w *pointWords) tell(cmd *cobra.Command, o point.Options, out broughtPoint)
 func broughtText(o point.Options, out broughtPoint) string {
 	var s strings.Builder
 	r := *out.Result
-	fmt.Fprintf(&s, "restored recovery point %s of %s to %s in %s\n", r.Point.ID, momentText(r.Point.At), out.Dir, tookText(time.Duration(out.Took)))
+	if r.Again {
+		fmt.Fprintf(&s, "recovery point %s of %s was restored to %s before, and had passed. Nothing was done now.\n", r.Point.ID, momentText(r.Point.At), out.Dir)
+	} else {
+		fmt.Fprintf(&s, "restored recovery point %s of %s to %s in %s\n", r.Point.ID, momentText(r.Point.At), out.Dir, tookText(time.Duration(out.Took)))
+	}
 	writePointParts(&s, o, out.Place)
 	if v := r.Verified; v != nil {
 		fmt.Fprintf(&s, "  compared     %d names, %d files, %s with what was stored; %d are wrong\n", v.Names, v.Files, sizeText(v.Bytes), v.Wrong.Count)
 		for _, n := range v.Wrong.First[:min(len(v.Wrong.First), 10)] {
 			fmt.Fprintf(&s, "  WRONG        %s\n", printable(n))
 		}
+	}
+	for _, n := range r.Lacks.First[:min(len(r.Lacks.First), 10)] {
+		fmt.Fprintf(&s, "  NOT AS IT WAS  %s\n", printable(n))
 	}
 	for _, x := range r.After {
 		s.WriteString(ranText("after", x))

@@ -232,6 +232,10 @@ func pointReceipt(o point.Options, r point.Record, took time.Duration) receipt.E
 		e.Says += fmt.Sprintf("; %d files were compared with what was stored", v.Files)
 		about["wrong"] = v.Wrong.First[:min(len(v.Wrong.First), receiptNamesMax)]
 	}
+	if n := r.Lacks; n.Count > 0 {
+		e.Figures["lacks"] = float64(n.Count)
+		about["lacks"] = n.First[:min(len(n.First), receiptNamesMax)]
+	}
 	switch {
 	case r.Outcome.Outcome != point.Passed:
 		e.Outcome = receipt.Failed

@@ -7,6 +7,7 @@ import (
 
 	"holdfast/internal/backup"
 	"holdfast/internal/plan"
+	"holdfast/internal/restore"
 	"holdfast/internal/vault"
 )
 
@@ -25,6 +26,7 @@ func (h *Host) retainFiles(ctx context.Context, v *vault.Vault, r *choreRun) ([]
 		}
 		done, err := backup.PruneFiles(ctx, backup.PruneOptions{
 			Vault: v, Database: s.Name, Policy: policy, Now: time.Now(), By: h.cfg.Self, May: r.may, Behind: filesBehindMax(s), Log: h.cfg.Log,
+			Catalogue: h.catalogue,
 		})
 		if err != nil {
 			failed = append(failed, err)
@@ -35,6 +37,23 @@ func (h *Host) retainFiles(ctx context.Context, v *vault.Vault, r *choreRun) ([]
 		all = append(all, x)
 	}
 	return all, errors.Join(failed...)
+}
+
+// catalogue is all that the vault of a database's backups holds of it. One that the plan does not back up has none.
+func (h *Host) catalogue(ctx context.Context, name string) (c restore.Catalogue, err error) {
+	b, ok := h.plan().BackupOf(name)
+	if !ok {
+		return c, nil
+	}
+	v, err := h.openVault(ctx, b.Vault)
+	if err != nil {
+		return c, err
+	}
+	defer func() { err = errors.Join(err, v.Close(context.WithoutCancel(ctx))) }()
+	if c, err = restore.Load(ctx, v, name); err == nil && c.Unseen != nil { // what leads to a point may be where nobody looked
+		err = c.Unseen
+	}
+	return c, err
 }
 
 // filesBehindMax is how old the newest backup of a file set in a vault may be before nothing of it is let go.

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"holdfast/internal/problem"
 	"holdfast/internal/restore"
 	"holdfast/internal/vault"
@@ -143,12 +145,12 @@ func (c Commands) run(ctx context.Context, argv, env []string) (Ran, error) {
 	cmd.WaitDelay = time.Second // what it left behind may hold its output
 	said := &ending{}
 	cmd.Stdout, cmd.Stderr = said, said
-	err = cmd.Run()
+	if err = cmd.Start(); err == nil {
+		err = errors.Join(endGroup(cmd.Process.Pid), cmd.Wait())
+	}
 	r.Took, r.Output = time.Since(r.Began), said.text()
-	if errors.Is(err, exec.ErrWaitDelay) {
-		// It ended well and left something behind, which keeps its group from being another's: it must not go on working.
+	if errors.Is(err, exec.ErrWaitDelay) { // it ended well; what left its group has its output
 		err = nil
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // gone meanwhile is as good
 	}
 	if err := ctx.Err(); err != nil {
 		return r, fmt.Errorf("run %s: %w", argv[0], context.Cause(ctx))
@@ -163,6 +165,25 @@ func (c Commands) run(ctx context.Context, argv, env []string) (Ran, error) {
 		r.Error = err.Error()
 	}
 	return r, nil
+}
+
+// endGroup waits until a command has ended, and ends what it left behind: that must not go on working on what is judged.
+// The command is not reaped yet, which keeps the group's number from being another's.
+func endGroup(leader int) error {
+	for {
+		err := unix.Waitid(unix.P_PID, leader, nil, unix.WEXITED|unix.WNOWAIT, nil)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("wait for process %d: %w", leader, err)
+		}
+		break
+	}
+	if err := unix.Kill(-leader, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("end what process %d left behind: %w", leader, err)
+	}
+	return nil
 }
 
 // as is what starts a command as the user, and what it is told of that one.

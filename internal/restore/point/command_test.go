@@ -68,3 +68,52 @@ func TestCommandsThatCannotRunHereAreRefusedBeforeAnythingIsRestored(t *testing.
 		}
 	}
 }
+
+func TestWhatACommandLeavesBehindIsEndedWhateverItCameTo(t *testing.T) {
+	for name, script := range map[string]string{
+		"it ends well and its output is not held": "sleep 600 >/dev/null 2>&1 & echo $!",
+		"it fails":           "sleep 600 >/dev/null 2>&1 & echo $!; exit 3",
+		"its output is held": "sleep 600 & echo $!",
+	} {
+		r, err := Commands{Limit: time.Minute}.run(t.Context(), []string{"/bin/sh", "-c", script}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pid := strings.TrimSpace(r.Output)
+		for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+			stat, err := os.ReadFile("/proc/" + pid + "/stat")
+			if err != nil || strings.Contains(string(stat), ") Z ") { // whose it is now has not asked for it yet
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: process %s goes on", name, pid)
+			}
+		}
+	}
+}
+
+func TestAPointThatHasPassedIsLookedAtAgainForOtherCommands(t *testing.T) {
+	after, check := [][]string{{"/bin/a", "1"}}, []string{"/bin/b"}
+	with := Record{Outcome: Outcome{Outcome: Passed, After: []Ran{{Argv: after[0]}}, Check: &Ran{Argv: check}}}
+	without := Record{Outcome: Outcome{Outcome: Passed}}
+	failed := with
+	failed.Outcome.Outcome = Failed
+	for name, c := range map[string]struct {
+		r    Record
+		c    Commands
+		want bool
+	}{
+		"the same commands":               {with, Commands{After: after, Check: check}, true},
+		"none are wanted now":             {with, Commands{}, true},
+		"none then and none now":          {without, Commands{}, true},
+		"none then":                       {without, Commands{After: after, Check: check}, false},
+		"another check":                   {with, Commands{After: after, Check: []string{"/bin/c"}}, false},
+		"one more":                        {with, Commands{After: append(after, check), Check: check}, false},
+		"other words":                     {with, Commands{After: [][]string{{"/bin/a", "2"}}, Check: check}, false},
+		"the same, and it has not passed": {failed, Commands{After: after, Check: check}, false},
+	} {
+		if got := c.r.answers(c.c); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}

@@ -120,6 +120,11 @@ func Restore(ctx context.Context, o Options) (Record, error) {
 	if o.Progress == nil {
 		o.Progress = func(string, int64, int64) {}
 	}
+	if o.Tree.Backup.Point != nil { // else the survey refuses
+		if err := EndLeft(ctx, o); err != nil {
+			return Record{}, err
+		}
+	}
 	place, err := Survey(ctx, o)
 	if err != nil {
 		return Record{}, err
@@ -134,7 +139,8 @@ func Restore(ctx context.Context, o Options) (Record, error) {
 		return r, err
 	}
 	defer unlock()
-	if r.Outcome.Outcome == Passed {
+	if r.answers(o.Commands) {
+		r.Again = true
 		return r, nil
 	}
 	if err := o.bring(ctx, &r); err != nil {
@@ -172,13 +178,16 @@ func (o Options) bring(ctx context.Context, r *Record) error {
 	if !r.Database.IsZero() {
 		return nil
 	}
-	r.Base = o.Choice.Backup.ID
+	r.Base, r.Serving = o.Choice.Backup.ID, true // while it replays the log
+	if err := r.write(o.Dir); err != nil {
+		return err
+	}
 	_, err := restore.Database(ctx, restore.Options{Vault: o.Vault, Choice: o.Choice, Dir: DatabaseDir(o.Dir), Delta: true, Owner: o.Owner, Tablespaces: o.Tablespaces,
 		LogMax: math.MaxInt64, Log: o.Log, Progress: o.restored}, restore.ScratchOptions{BinDir: o.BinDir})
 	if err != nil {
 		return err
 	}
-	r.Database = time.Now().UTC()
+	r.Database, r.Serving = time.Now().UTC(), false
 	return r.write(o.Dir)
 }
 
@@ -196,6 +205,7 @@ func (o Options) restored(p restore.Progress) {
 // judge holds the files against the list, then lets the application's commands work on both. Once a command has run the
 // files are the application's: what it changed there is no damage.
 func (o Options) judge(ctx context.Context, r *Record) error {
+	r.Lacks = r.Files.Lacks
 	if !r.Touched {
 		v, err := files.Verify(ctx, files.VerifyOptions{Tree: o.Tree, Dir: FilesDir(o.Dir),
 			Progress: func(p files.Verified) { o.Progress("comparing files", p.Bytes, r.Files.Of.Bytes) }})
@@ -207,6 +217,13 @@ func (o Options) judge(ctx context.Context, r *Record) error {
 			r.Outcome.Outcome, r.Because = Failed, fmt.Sprintf("%d files are not as they were stored: %s", v.Wrong.Count, v.Wrong.First[0])
 			return nil
 		}
+	}
+	if n := r.Lacks.Count; n > 0 {
+		r.Outcome.Outcome, r.Because = Failed, fmt.Sprintf("%d files could not be restored as they were: %s", n, r.Lacks.First[0])
+		if !r.Touched {
+			r.Files = nil // as above: what was in the way may be gone then
+		}
+		return nil
 	}
 	if r.Outcome.Outcome = Passed; !o.Commands.any() {
 		return nil
@@ -231,7 +248,7 @@ func (o Options) serve(ctx context.Context, r *Record, work func(*restore.Scratc
 	}
 	r.Serving = true
 	unjudged := *r
-	unjudged.Outcome = Outcome{Verified: r.Verified} // until the commands have ended nothing is known
+	unjudged.Outcome = Outcome{Verified: r.Verified, Lacks: r.Lacks} // until the commands have ended nothing is known
 	if err := unjudged.write(o.Dir); err != nil {
 		return err
 	}
@@ -261,7 +278,7 @@ func (o Options) serve(ctx context.Context, r *Record, work func(*restore.Scratc
 
 // flush brings to disk what the commands wrote, so that the server ends in good order however much it is.
 func flush(ctx context.Context, s *restore.Scratch, dir string) error {
-	conn, err := pgx.Connect(ctx, s.ConnString("postgres"))
+	conn, err := pgx.Connect(ctx, s.ConnString("template1")) // which every cluster has
 	if err == nil {
 		_, err = conn.Exec(ctx, "checkpoint")
 		err = errors.Join(err, conn.Close(context.WithoutCancel(ctx)))

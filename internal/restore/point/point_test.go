@@ -271,8 +271,46 @@ func TestAPointComesBackAndIsHeldAgainstItself(t *testing.T) {
 	}
 	// Once it has passed nothing runs again.
 	clear(phases)
-	if r, err = point.Restore(t.Context(), o); err != nil || r.Outcome.Outcome != point.Passed || len(phases) > 0 {
+	if r, err = point.Restore(t.Context(), o); err != nil || r.Outcome.Outcome != point.Passed || !r.Again || len(phases) > 0 {
 		t.Errorf("%+v, %v, %v", r, err, phases)
+	}
+	// What could not be restored as it was is no point that passed.
+	rewrite(t, record, func(m map[string]any) {
+		delete(m, "outcome")
+		m["restored_files"].(map[string]any)["lacks"] = map[string]any{"count": 1, "first": []string{"one: give it to its owner"}}
+	})
+	if r, err = point.Restore(t.Context(), o); err != nil || r.Outcome.Outcome != point.Failed || r.Lacks.Count != 1 || !strings.Contains(r.Because, "its owner") || len(r.After) > 0 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	// A restore that was killed while the log was replayed has left its server: it is ended before anything is looked at.
+	killed, err := restore.StartScratch(t.Context(), restore.ScratchOptions{Dir: point.DatabaseDir(o.Dir), BinDir: o.BinDir, Owner: o.Owner})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := killed.Stop(context.Background()); err != nil {
+			t.Error(err)
+		}
+	}()
+	if _, err := killed.WaitReady(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	rewrite(t, record, func(m map[string]any) { m["serving"] = true; delete(m, "restored_database") })
+	if _, err := point.Survey(t.Context(), o); code(err) != "restore.running" {
+		t.Errorf("a server runs there: %v", err)
+	}
+	if err := point.EndLeft(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := point.Survey(t.Context(), o); code(err) == "restore.running" || err == nil && p.Record.Serving {
+		t.Errorf("%+v, %v", p, err)
+	}
+	rewrite(t, record, func(m map[string]any) { m["outcome"], m["restored_database"] = "passed", time.Now() })
+	if err := os.Rename(point.DatabaseDir(o.Dir), o.Dir+"-moved"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := point.Restore(t.Context(), o); code(err) != "restore.not-empty" {
+		t.Errorf("the database was taken away: %v", err)
 	}
 	rewrite(t, record, func(m map[string]any) { m["point"].(map[string]any)["id"] = "p0" })
 	if _, err := point.Restore(t.Context(), o); code(err) != "restore.not-empty" {

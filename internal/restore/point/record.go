@@ -1,12 +1,14 @@
 package point
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -14,6 +16,7 @@ import (
 	"holdfast/internal/durable"
 	"holdfast/internal/files"
 	"holdfast/internal/problem"
+	"holdfast/internal/restore"
 	"holdfast/internal/vault"
 )
 
@@ -39,6 +42,9 @@ type Record struct {
 	Serving  bool            `json:"serving,omitempty"`          // a server of ours may run on it
 	Touched  bool            `json:"touched,omitempty"`          // a command has worked on it: the files are the application\'s
 	Outcome
+
+	// Again says that the call that gave this had nothing to do: it had passed before, and was not looked at again.
+	Again bool `json:"-"`
 }
 
 // Outcome is what a restored point was found to be.
@@ -47,6 +53,7 @@ type Outcome struct {
 	Because  string          `json:"because,omitempty"` // of Failed, in a sentence
 	Ended    time.Time       `json:"ended,omitzero"`
 	Verified *files.Verified `json:"verified,omitempty"` // each file against what was stored
+	Lacks    vault.Names     `json:"lacks,omitzero"`     // of the files, what could not be restored as it was
 	After    []Ran           `json:"after_restore,omitempty"`
 	Check    *Ran            `json:"check,omitempty"` // nil = the application was not asked
 }
@@ -121,7 +128,7 @@ func look(dir string, fresh Record) (Record, bool, error) {
 	}
 	if known {
 		if r.Point.ID == fresh.Point.ID && r.Backup == fresh.Backup {
-			return r, true, nil
+			return r, true, r.whole(dir)
 		}
 		return r, false, occupied(dir, "recovery point "+r.Point.ID)
 	}
@@ -133,6 +140,59 @@ func look(dir string, fresh Record) (Record, bool, error) {
 		return r, false, occupied(dir, found[0].Name())
 	}
 	return r, false, nil
+}
+
+// whole refuses a place from which one half was taken away since: what is left may have been worked on, and does not go
+// with what would be restored now.
+func (r Record) whole(dir string) error {
+	for half, there := range map[string]bool{FilesDir(dir): r.Files != nil, DatabaseDir(dir): !r.Database.IsZero()} {
+		_, err := os.Stat(half)
+		switch {
+		case !there || err == nil:
+		case errors.Is(err, fs.ErrNotExist):
+			return occupied(dir, "recovery point "+r.Point.ID+", of which "+half+" was taken away")
+		default:
+			return fmt.Errorf("look at what was restored: %w", err)
+		}
+	}
+	return nil
+}
+
+// answers reports whether all that is asked was done and found good: by the same commands, or none are wanted.
+func (r Record) answers(c Commands) bool {
+	if r.Outcome.Outcome != Passed {
+		return false
+	}
+	if !c.any() {
+		return true
+	}
+	var check []string
+	if r.Check != nil {
+		check = r.Check.Argv
+	}
+	return slices.Equal(check, c.Check) && slices.EqualFunc(r.After, c.After, func(ran Ran, argv []string) bool { return slices.Equal(ran.Argv, argv) })
+}
+
+// EndLeft ends the server that a killed restore has left on what it restored, so that the place can be surveyed. While
+// another restore works there nothing is ended.
+func EndLeft(ctx context.Context, o Options) error {
+	r, known, err := look(o.Dir, o.fresh())
+	if err != nil || !known || !r.Serving {
+		return err
+	}
+	r, unlock, err := claim(o.Dir, o.fresh())
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if !r.Serving { // ended meanwhile
+		return nil
+	}
+	if err := restore.EndServer(ctx, DatabaseDir(o.Dir)); err != nil {
+		return err
+	}
+	r.Serving = false
+	return r.write(o.Dir)
 }
 
 func occupied(dir, found string) error {
