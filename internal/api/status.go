@@ -84,7 +84,8 @@ type ServerStatus struct {
 	Version  string         `json:"version,omitempty"` // of PostgreSQL, as it runs
 	Pending  []string       `json:"pending,omitempty"` // what its next start would change
 
-	FreeBytes int64 `json:"free_bytes,omitempty"` // on the disk of its log; 0 = not known
+	FreeBytes int64 `json:"free_bytes,omitempty"` // on the disk of its log; 0 = it is full, or with DiskBytes 0 not known
+	DiskBytes int64 `json:"disk_bytes,omitempty"` // of that disk; 0 = not known
 }
 
 // ReadStatus is one copy as the read-only listener of the host that answers sees it.
@@ -297,7 +298,7 @@ func describeServer(r database.Record, name, host string, head database.LSN, rep
 		failed, _, _ := strings.Cut(l.Failed, "\n") // a problem goes on below, among the problems
 		out.State += "; " + failed
 	}
-	out.Version, out.FreeBytes = l.Version, l.Disk.Free
+	out.Version, out.FreeBytes, out.DiskBytes = l.Version, l.Disk.Free, l.Disk.Size
 	for _, p := range l.Pending {
 		out.Pending = append(out.Pending, p.String())
 	}

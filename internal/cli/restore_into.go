@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -26,6 +27,7 @@ type broughtInto struct {
 	Bytes    int64            `json:"bytes"`
 	Objects  []restore.Object `json:"objects,omitempty"`
 	LeftOut  []string         `json:"left_out,omitempty"`
+	Unknown  []string         `json:"room_unknown,omitempty"` // standbys whose free space nobody has told
 	DryRun   bool             `json:"dry_run"`
 	Written  bool             `json:"written"`
 	Took     event.Duration   `json:"took"`
@@ -60,7 +62,7 @@ func (w *tableWords) bringInto(ctx context.Context, cmd *cobra.Command, name str
 	}
 	defer func() { err = errors.Join(err, n.Close(context.WithoutCancel(ctx))) }()
 	out := broughtInto{Database: name, At: at.String(), Backup: n.Choice.Backup.ID, Inside: inside, Table: w.table, Into: w.into,
-		Bytes: n.Bytes, Objects: n.Objects, LeftOut: n.LeftOut, DryRun: w.dryRun, Unseen: n.Choice.Unseen}
+		Bytes: n.Bytes, Objects: n.Objects, LeftOut: n.LeftOut, Unknown: n.Unknown, DryRun: w.dryRun, Unseen: n.Choice.Unseen}
 	warnUnseen(cmd, n.Choice.Unseen)
 	if w.output != "json" {
 		if err := writeInto(cmd.OutOrStdout(), out); err != nil {
@@ -144,6 +146,9 @@ func writeInto(out io.Writer, b broughtInto) error {
 		if err == nil {
 			_, err = fmt.Fprintf(out, "  LEFT OUT: %s\n", l)
 		}
+	}
+	if err == nil && len(b.Unknown) > 0 {
+		_, err = fmt.Fprintf(out, "NOT KNOWN is the room on %s, which does not answer.\n", strings.Join(b.Unknown, ", "))
 	}
 	return err
 }

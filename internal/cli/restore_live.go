@@ -59,7 +59,7 @@ func (a application) members(d plan.Database, st api.DatabaseStatus) (out []rest
 		if s.Host == st.Primary {
 			continue
 		}
-		m := restore.Member{Host: s.Host, Free: s.FreeBytes}
+		m := restore.Member{Host: s.Host, Known: s.DiskBytes > 0, Free: s.FreeBytes}
 		if dir := filepath.Join(local.HostDir(a.Root, s.Host), "db", d.Name); isDir(dir) {
 			m.Dir = dir
 		}

@@ -12,9 +12,10 @@ import (
 
 // Member is a standby of the live cluster. It takes whatever the primary takes, when it replays the log of it.
 type Member struct {
-	Host string
-	Dir  string // where its data lie on this machine; "" = it runs elsewhere
-	Free int64  // elsewhere: bytes free on the disk of its log, as its agent last told; 0 = not known
+	Host  string
+	Dir   string // where its data lie on this machine; "" = it runs elsewhere
+	Known bool   // elsewhere: its agent has told of its disk
+	Free  int64  // with Known: bytes free on the disk of its log; 0 = it is full
 }
 
 // roomFor refuses what does not fit on the disks of the primary and of each standby, with a fifth to spare for the log that
@@ -52,7 +53,7 @@ func liveNeeds(primary string, members []Member, bytes int64, at func(dir string
 			if x.free, x.disk, err = at(m.Dir); err != nil {
 				return nil, nil, err
 			}
-		} else if m.Free == 0 {
+		} else if !m.Known {
 			unknown = append(unknown, m.Host)
 			continue
 		}

@@ -23,12 +23,13 @@ func TestWhatComesIntoTheLiveClusterFitsOnEachServer(t *testing.T) {
 	}{
 		"a primary alone has room":                            {map[string]disk{"data": {12 * gb, 1}}, nil, "", nil},
 		"a primary alone has none":                            {map[string]disk{"data": {9 * gb, 1}}, nil, "the disk of the primary has 9216 MB free, 10240 MB are needed", nil},
-		"a standby elsewhere has too little":                  {map[string]disk{"data": {12 * gb, 1}}, []Member{{Host: "b2", Free: 50 * gb}, {Host: "b3", Free: gb}}, "the disk of standby b3 has 1024 MB free, 10240 MB are needed", nil},
-		"standbys elsewhere have disks of their own":          {map[string]disk{"data": {12 * gb, 1}}, []Member{{Host: "b2", Free: 11 * gb}, {Host: "b3", Free: 11 * gb}}, "", nil},
+		"a standby elsewhere has too little":                  {map[string]disk{"data": {12 * gb, 1}}, []Member{{Host: "b2", Known: true, Free: 50 * gb}, {Host: "b3", Known: true, Free: gb}}, "the disk of standby b3 has 1024 MB free, 10240 MB are needed", nil},
+		"a standby elsewhere is full":                         {map[string]disk{"data": {12 * gb, 1}}, []Member{{Host: "b3", Known: true}}, "the disk of standby b3 has 0 MB free", nil},
+		"standbys elsewhere have disks of their own":          {map[string]disk{"data": {12 * gb, 1}}, []Member{{Host: "b2", Known: true, Free: 11 * gb}, {Host: "b3", Known: true, Free: 11 * gb}}, "", nil},
 		"servers of this machine share a disk":                {map[string]disk{"data": {25 * gb, 1}, "b2": {25 * gb, 1}, "b3": {25 * gb, 1}}, []Member{{Host: "b2", Dir: "b2"}, {Host: "b3", Dir: "b3"}}, "the disk of the primary and standby b2 and standby b3 has 25600 MB free, 30720 MB are needed", nil},
 		"servers of this machine have disks of their own":     {map[string]disk{"data": {11 * gb, 1}, "b2": {11 * gb, 2}}, []Member{{Host: "b2", Dir: "b2"}}, "", nil},
-		"what was looked at here counts before what was told": {map[string]disk{"data": {12 * gb, 1}, "b2": {gb, 2}}, []Member{{Host: "b2", Dir: "b2", Free: 99 * gb}}, "the disk of standby b2 has 1024 MB free", nil},
-		"one that does not answer is named":                   {map[string]disk{"data": {12 * gb, 1}}, []Member{{Host: "b2"}, {Host: "b3", Free: 11 * gb}}, "", []string{"b2"}},
+		"what was looked at here counts before what was told": {map[string]disk{"data": {12 * gb, 1}, "b2": {gb, 2}}, []Member{{Host: "b2", Dir: "b2", Known: true, Free: 99 * gb}}, "the disk of standby b2 has 1024 MB free", nil},
+		"one that does not answer is named":                   {map[string]disk{"data": {12 * gb, 1}}, []Member{{Host: "b2"}, {Host: "b3", Known: true, Free: 11 * gb}}, "", []string{"b2"}},
 	} {
 		all, unknown, err := liveNeeds("data", c.members, 10*gb, func(dir string) (int64, uint64, error) {
 			d, ok := c.here[dir]

@@ -308,10 +308,11 @@ func (l *Log) replaceBy(ctx context.Context, object string, raw []byte) error {
 	return l.vault.guard.finish(ctx)
 }
 
-// clearBundled goes on with what an earlier run left: segments that lie alone and in a bundle. What a lock alone kept was
-// compared with its bundle then.
+// clearBundled goes on with what an earlier run left: segments that lie alone and in a bundle. What a lock keeps still, as a
+// run of this work has found, is left; once that is over the bundle is read again from each copy before it goes, for it may
+// have rotted since. What retention would have let go of was never held against a bundle, and is none of this work's.
 func (l *Log) clearBundled(ctx context.Context, all []wal.Stored) error {
-	condemned, err := l.vault.doomed(ctx)
+	condemned, err := l.vault.condemnedIn(ctx, l.bundlesPart())
 	if err != nil {
 		return err
 	}
@@ -331,8 +332,14 @@ func (l *Log) clearBundled(ctx context.Context, all []wal.Stored) error {
 		switch {
 		case !ok || s.Bundled || s.Partial:
 		case condemned[s.Object]:
-			if err := l.vault.files.Delete(ctx, s.Object); err != nil {
+			locked, err := l.vault.underLock(ctx, s.Object)
+			if err != nil {
 				return err
+			}
+			if locked {
+				l.vault.guard.guard.Load().leave(s.Object)
+			} else {
+				again[object] = true
 			}
 		default:
 			again[object] = true

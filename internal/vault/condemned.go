@@ -57,3 +57,39 @@ func (v *Vault) doomed(ctx context.Context) (map[string]bool, error) {
 	}
 	return out, nil
 }
+
+// condemnedIn are the names of one part.
+func (v *Vault) condemnedIn(ctx context.Context, part string) (map[string]bool, error) {
+	var all condemned
+	if _, err := v.getRecord(ctx, condemnedFile, &all); err != nil && !errors.Is(err, store.ErrUnseen) {
+		return nil, err
+	}
+	out := map[string]bool{}
+	for _, n := range all.Parts[part] {
+		out[n] = true
+	}
+	return out, nil
+}
+
+// lockTeller is a place that says without a deletion whether it keeps a blob under lock.
+type lockTeller interface {
+	Locked(ctx context.Context, name string) (bool, error)
+}
+
+// underLock reports whether any copy says that it keeps a blob still. A place that cannot be asked says nothing.
+func (v *Vault) underLock(ctx context.Context, name string) (bool, error) {
+	open, _ := v.copiesAlone()
+	if v.recorder != nil && v.members == nil {
+		open[""] = v.recorder.Store
+	}
+	for _, c := range sortedKeys(open) {
+		place, ok := open[c].(lockTeller)
+		if !ok {
+			continue
+		}
+		if locked, err := place.Locked(ctx, name); err != nil || locked {
+			return locked, err
+		}
+	}
+	return false, nil
+}

@@ -41,6 +41,16 @@ func (g *guard) keep(name string) {
 	g.locked = append(g.locked, name)
 }
 
+// leave notes what a lock is known to keep: in this work it is not asked for again.
+func (g *guard) leave(name string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.asked[name] {
+		g.asked[name] = true
+		g.locked = append(g.locked, name)
+	}
+}
+
 func (g *guard) freed() Freed {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -179,8 +179,12 @@ func (v *Vault) AsItWas(ctx context.Context, at time.Time, dir string, dry bool)
 	done, last := map[string]bool{}, []string{}
 	err = v.files.List(ctx, "", func(i store.Info) error {
 		switch {
-		case passing(i.Name) || !changing(i.Name) && v.storedAt(i).After(at):
+		case passing(i.Name):
 			return nil
+		case !changing(i.Name) && v.storedAt(i).After(at):
+			if before, err := v.bundledBefore(ctx, i.Name, at); err != nil || !before {
+				return err
+			}
 		case order(i.Name) == 3: // what makes it a vault comes last
 			last = append(last, i.Name)
 			return nil
@@ -198,10 +202,14 @@ func (v *Vault) AsItWas(ctx context.Context, at time.Time, dir string, dry bool)
 	places := v.rawPlaces()
 	for _, t := range trash {
 		for _, d := range t.all {
-			if done[d.Name] || d.At.Before(at) || d.ModTime.After(at) || passing(d.Name) {
+			_, isBundle := parseBundleName(d.Name)
+			if done[d.Name] || d.At.Before(at) || d.ModTime.After(at) && !isBundle || passing(d.Name) {
 				continue
 			}
 			content, err := v.getDeleted(ctx, places[t.Copy], d)
+			if err == nil && d.ModTime.After(at) && !v.bundleOf(d.Name, content, at) {
+				continue
+			}
 			if errors.Is(err, errDamaged) {
 				continue
 			}
@@ -224,6 +232,27 @@ func (v *Vault) AsItWas(ctx context.Context, at time.Time, dir string, dry bool)
 		}
 	}
 	return out, nil
+}
+
+// bundledBefore reports whether a blob that was stored after a moment is a bundle with log from before it: its segments lay alone
+// then, and their trash may be empty.
+func (v *Vault) bundledBefore(ctx context.Context, name string, at time.Time) (bool, error) {
+	b, ok := parseBundleName(name)
+	if !ok {
+		return false, nil
+	}
+	var head bytes.Buffer
+	err := v.files.Get(ctx, name, 0, headSize(b.count), &head)
+	if err != nil && !errors.Is(err, store.ErrShort) {
+		return false, err
+	}
+	return v.bundleOf(name, head.Bytes(), at), nil
+}
+
+// bundleOf reports whether any segment of a bundle was sent until a moment, or may have been: of a damaged one nobody knows.
+func (v *Vault) bundleOf(name string, raw []byte, at time.Time) bool {
+	b, err := v.openBundle(name, raw)
+	return err != nil || slices.ContainsFunc(b.parts, func(p bundled) bool { return !p.covers.After(at) })
 }
 
 // storedAt is when a blob was stored: as the catalog says, for a copy that was filled later dates it anew.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"holdfast/internal/vault"
+	"holdfast/internal/vault/wal"
 )
 
 func countTrash(t *testing.T, v *vault.Vault) (n int) {
@@ -42,6 +43,30 @@ func dateLater(t *testing.T, than time.Time) {
 			t.Fatal("the file system's clock stands still")
 		}
 	}
+}
+
+// Log that lay alone at a moment and was bundled since belongs to the vault as it was then; a bundle of later log alone does not.
+func TestLogThatWasBundledSinceIsInTheVaultAsItWas(t *testing.T) {
+	conf := config(filepath.Join(t.TempDir(), "vault"))
+	conf.Trash = -1 // nothing that was deleted is there
+	v := createIn(t, place{conf: conf})
+	l := v.Log(7, bundleSize)
+	putLog(t, l, 1, 4)
+	then := time.Now()
+	dateLater(t, then)
+	for n := 5; n <= 8; n++ {
+		if err := l.PutSegment(t.Context(), 1, wal.LSN(n*bundleSize), segmentOf(n), then.Add(time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if done := bundleAtOnce(t, l); done.Bundles != 2 {
+		t.Fatalf("bundled %+v", done)
+	}
+	dir := t.TempDir()
+	if _, err := v.AsItWas(t.Context(), then, dir, false); err != nil {
+		t.Fatal(err)
+	}
+	wantLog(t, openAll(t, config(dir)).Log(7, bundleSize), 1, 4)
 }
 
 // Whatever was deleted wrongly, whoever did it: the vault as it was before comes back in a place of its own, and log that

@@ -10,6 +10,29 @@ import (
 	"holdfast/internal/vault/attempt"
 )
 
+// Locked reports whether the bucket keeps an object still, so that it cannot be deleted. What is not there is not locked.
+func (s *Store) Locked(ctx context.Context, name string) (bool, error) {
+	if !s.locked(name) {
+		return false, nil
+	}
+	key, err := s.key(name)
+	if err != nil {
+		return false, err
+	}
+	locked := false
+	err = s.try(ctx, "ask for the lock of "+name, func(ctx context.Context) error {
+		ctx, done := context.WithTimeoutCause(ctx, s.patience.Silence, attempt.ErrSlow)
+		defer done()
+		info, err := s.head(ctx, key)
+		if says(err, minio.NoSuchKey) {
+			return nil
+		}
+		locked = err == nil && s.lockedUntil(info).After(s.clock.Now())
+		return err
+	})
+	return locked, err
+}
+
 // Renew sets the lock of an object that is locked for less than half of its time to the whole time from now on. It reports
 // whether it did; an object that is not to be locked is left alone. stored is when the object was stored, so that young ones
 // cost no request. A lock can only be made longer: nobody can use this to free anything.
