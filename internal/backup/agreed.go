@@ -25,8 +25,9 @@ func (o *PruneOptions) agreed(ctx context.Context) (string, error) {
 	var tiers map[string]time.Duration
 	if err == nil {
 		var known bool
-		if tiers, known = terms.Keeps[o.Database]; !known {
-			err = vault.NotAgreed(o.Vault.Name(), consent.Deed{Kind: consent.Retention})
+		if tiers, known = terms.Keeps[o.Database]; !known { // the plan has it since then
+			o.unagreed = true
+			return "two persons have not agreed how long backups of " + o.Database + " stay: all of them do, and all of its log", nil
 		}
 	}
 	if p, ok := errors.AsType[*problem.Problem](err); ok && o.DryRun && p.Code == "vault.needs-two-persons" {
@@ -45,6 +46,15 @@ func (o *PruneOptions) agreed(ctx context.Context) (string, error) {
 		shorter[i] = name + " " + plan.FormatDuration(own[name])
 	}
 	return "the plan is shorter than what two persons agreed to, which counts until they agree to less: " + strings.Join(shorter, ", "), nil
+}
+
+// keepAll keeps what nobody agreed may go. Pure.
+func keepAll(all []Fate) {
+	for i := range all {
+		if f := &all[i]; !f.Keep {
+			f.Keep, f.Because, f.Goes = true, "two persons have not agreed how long it stays", time.Time{}
+		}
+	}
 }
 
 // TermsOf is for how long the plan keeps what goes to one of its vaults.

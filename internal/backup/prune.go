@@ -40,6 +40,7 @@ type PruneOptions struct {
 	Log       *slog.Logger // nil = silent
 
 	asPlanned bool // judge by the policy alone, whatever two persons agreed to; with DryRun
+	unagreed  bool // two must agree, and never agreed about this one: all of it stays
 }
 
 // Fate is what becomes of one backup, and why.
@@ -115,6 +116,9 @@ func Prune(ctx context.Context, o PruneOptions) (Pruned, error) {
 	ways := waysTo(c, o.Points)
 	out.Fates = fates(o, c.Backups, notes)
 	keepWays(out.Fates, ways)
+	if o.unagreed {
+		keepAll(out.Fates)
+	}
 	if !o.DryRun {
 		if err := current(c, o.Now, cmp.Or(o.Behind, behindMax)); err != nil {
 			return out, err
@@ -130,6 +134,9 @@ func Prune(ctx context.Context, o PruneOptions) (Pruned, error) {
 		return slices.ContainsFunc(out.Fates, func(f Fate) bool { return f.ID == b.ID && f.Gone })
 	}
 	c.Backups = slices.DeleteFunc(c.Backups, gone)
+	if o.unagreed {
+		return out, nil
+	}
 	if err := o.pruneLog(ctx, c, ways, &out); err != nil {
 		return out, fmt.Errorf("prune the log of %s: %w", o.Database, err)
 	}

@@ -59,6 +59,9 @@ func PruneFiles(ctx context.Context, o PruneOptions) (Pruned, error) {
 	}
 	out.Fates = fileFates(o, all, notes)
 	keepReached(out.Fates, all, reached)
+	if o.unagreed {
+		keepAll(out.Fates)
+	}
 	if o.DryRun || len(all) == 0 {
 		return out, nil
 	}

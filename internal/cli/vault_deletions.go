@@ -5,16 +5,21 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
 	"holdfast/internal/auth"
 	"holdfast/internal/backup"
 	"holdfast/internal/local"
+	"holdfast/internal/plan"
 	"holdfast/internal/problem"
 	"holdfast/internal/vault"
 	"holdfast/internal/vault/consent"
@@ -122,7 +127,7 @@ func writeRequested(out io.Writer, all []requestedIn) error {
 			b.WriteString(caseText(c))
 		}
 		for _, bad := range r.Bad {
-			fmt.Fprintf(&b, "  counts for nothing: %s\n", bad)
+			fmt.Fprintf(&b, "  counts for nothing: %s\n", plain(bad))
 		}
 	}
 	_, err := io.WriteString(out, b.String())
@@ -134,13 +139,14 @@ const shortID = 12
 
 func caseText(c consent.Case) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "\n%s  %s %s, asked for by %s at %s\n", c.ID[:shortID], c.Deed.Kind, c.Deed.Subject, c.By, momentText(c.At))
+	fmt.Fprintf(&b, "\n%s  %s %s, asked for by %s at %s\n", c.ID[:shortID], plain(c.Deed.Kind), plain(c.Deed.Subject), c.By, momentText(c.At))
 	if c.Reason != "" {
-		fmt.Fprintf(&b, "  because   %s\n", c.Reason)
+		fmt.Fprintf(&b, "  because   %s\n", plain(c.Reason))
 	}
 	for _, i := range c.Deed.Items {
-		fmt.Fprintf(&b, "  what      %s\n", i)
+		fmt.Fprintf(&b, "  what      %s\n", plain(i))
 	}
+	b.WriteString(termsText(c.Deed.Terms))
 	switch c.State {
 	case consent.Open:
 		fmt.Fprintf(&b, "  waits     for another person, until %s\n", momentText(c.Until))
@@ -151,14 +157,64 @@ func caseText(c consent.Case) string {
 		}
 		b.WriteString("\n")
 	case consent.Refused:
-		fmt.Fprintf(&b, "  refused   by %s %s\n", c.Second, c.Why)
+		fmt.Fprintf(&b, "  refused   by %s %s\n", c.Second, plain(c.Why))
 	default:
 		fmt.Fprintf(&b, "  over      since %s\n", momentText(c.Until))
 	}
 	for _, i := range c.Ignored {
-		fmt.Fprintf(&b, "  ignored   %s\n", i)
+		fmt.Fprintf(&b, "  ignored   %s\n", plain(i))
 	}
 	return b.String()
+}
+
+// termsText says what counts from the agreement on, whatever the words of whoever asked are.
+func termsText(t *consent.Terms) string {
+	if t == nil {
+		return ""
+	}
+	span := func(d time.Duration) string {
+		if d <= 0 {
+			return "none"
+		}
+		return plan.FormatDuration(d)
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "  counts    what is deleted can be brought back: %s\n", span(t.Undelete))
+	for _, name := range slices.Sorted(maps.Keys(t.Keeps)) {
+		var tiers []string
+		for _, tier := range slices.Sorted(maps.Keys(t.Keeps[name])) {
+			tiers = append(tiers, plain(tier)+" "+span(t.Keeps[name][tier]))
+		}
+		fmt.Fprintf(&b, "  counts    backups of %s stay: %s\n", plain(name), strings.Join(tiers, ", "))
+	}
+	return b.String()
+}
+
+// plain quotes a text of somebody else that would do more to a terminal than be read.
+func plain(s string) string {
+	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return strconv.Quote(s)
+	}
+	return s
+}
+
+// sameTerms refuses to agree to terms that are not those of the plan here, or by which more goes than was asked for.
+func sameTerms(c consent.Case, now consent.Deed) error {
+	bare := func(t *consent.Terms) string { return consent.NewDeed(consent.Retention, "", nil, t).Digest() }
+	if bare(c.Deed.Terms) != bare(now.Terms) {
+		return fmt.Errorf("agree to request %s: by the plan here these terms would count, and others are asked for:\n%s", c.ID[:shortID], termsText(now.Terms))
+	}
+	named := map[string]bool{}
+	what := func(item string) string { item, _, _ = strings.Cut(item, " goes: "); return item }
+	for _, i := range c.Deed.Items {
+		named[what(i)] = true
+	}
+	for _, i := range now.Items {
+		if !named[what(i)] {
+			return fmt.Errorf("agree to request %s: it does not say what is so now: %s; ask anew: holdfast vault deletions request retention", c.ID[:shortID], plain(i))
+		}
+	}
+	return nil
 }
 
 func deletionsRequestCommand() *cobra.Command {
@@ -241,6 +297,19 @@ A plan that keeps things for longer needs nobody's agreement. Another person mus
 
 // putPaper stores a request or an answer, and makes sure that it counts as it is meant.
 func (a application) putPaper(ctx context.Context, v *vault.Vault, raw []byte, id, want string) error {
+	if want != consent.Refused { // that counts whenever it comes, and from whatever clock
+		would, err := v.Foresee(ctx, raw, time.Now())
+		if err != nil {
+			return err
+		}
+		if i := slices.IndexFunc(would.Cases, func(c consent.Case) bool { return c.ID == id }); i < 0 || would.Cases[i].State != want {
+			why := append(would.Bad, would.Waits)
+			if i >= 0 {
+				why = would.Cases[i].Ignored
+			}
+			return fmt.Errorf("nothing was stored: it would not count: %s", plain(strings.Join(why, "; ")))
+		}
+	}
 	if err := v.PutPaper(ctx, raw); err != nil {
 		return err
 	}
@@ -353,6 +422,20 @@ func (w *answering) run(cmd *cobra.Command, args []string) (failed error) {
 			return err
 		}
 	}
+	v, err := a.openToWrite(cmd.Context(), name)
+	if err != nil {
+		return err
+	}
+	defer closeWritten(cmd.Context(), v, &failed)
+	if w.agree && c.Deed.Kind == consent.Retention {
+		now, err := backup.RetentionDeed(cmd.Context(), v, a.plan, time.Now())
+		if err == nil {
+			err = sameTerms(c, now)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	if !w.yes {
 		question := "Refuse this?"
 		if w.agree {
@@ -366,11 +449,6 @@ func (w *answering) run(cmd *cobra.Command, args []string) (failed error) {
 	if err != nil {
 		return err
 	}
-	v, err := a.openToWrite(cmd.Context(), name)
-	if err != nil {
-		return err
-	}
-	defer closeWritten(cmd.Context(), v, &failed)
 	want, said := consent.Refused, "refused"
 	if w.agree {
 		want, said = consent.Agreed, "agreed"

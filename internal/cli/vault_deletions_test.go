@@ -15,6 +15,7 @@ import (
 	"holdfast/internal/local"
 	"holdfast/internal/plan"
 	"holdfast/internal/vault"
+	"holdfast/internal/vault/consent"
 )
 
 // twoPersons is [twoCopies] whose vault needs two persons, with an authority and a backup from long ago that is pinned.
@@ -170,5 +171,29 @@ func TestOnePersonAloneLetsNothingGo(t *testing.T) {
 	says(t, words(t, 0, "vault", "deletions", "approve", asked(t, at), at, ben, "--yes"), "it counts from now on")
 	if out := words(t, 0, "backup", "prune", "records", at, "--dry-run"); strings.Contains(out, "agreed") {
 		t.Errorf("two agreed, and the plan does not count:\n%s", out)
+	}
+}
+
+// Whoever agrees to terms sees those that would count, and agrees to none that are not the plan's or take more than was said.
+func TestTermsAreShownAndWorkedOutAnew(t *testing.T) {
+	terms := func(weekly time.Duration) *consent.Terms {
+		return &consent.Terms{Keeps: map[string]map[string]time.Duration{"records": {"weekly": weekly}}}
+	}
+	item := "backup a of records goes: older than 28d"
+	c := consent.Case{ID: strings.Repeat("a", 64), Request: consent.Request{Reason: "x\x1b[2J", Deed: consent.NewDeed(consent.Retention, "", []string{item}, terms(time.Hour))}}
+	says(t, caseText(c), "can be brought back: none", "backups of records stay: weekly 1h", `"x\x1b[2J"`)
+	for name, now := range map[string]struct {
+		deed consent.Deed
+		ok   bool
+	}{
+		"the same":                 {c.Deed, true},
+		"the same, said otherwise": {consent.NewDeed(consent.Retention, "", []string{"backup a of records goes: bad"}, terms(time.Hour)), true},
+		"less goes":                {consent.NewDeed(consent.Retention, "", nil, terms(time.Hour)), true},
+		"more goes":                {consent.NewDeed(consent.Retention, "", []string{item, "backup b of records goes: bad"}, terms(time.Hour)), false},
+		"other terms":              {consent.NewDeed(consent.Retention, "", []string{item}, terms(2*time.Hour)), false},
+	} {
+		if err := sameTerms(c, now.deed); (err == nil) != now.ok {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }

@@ -20,8 +20,13 @@ func (h *Host) compact(ctx context.Context, v *vault.Vault, r *choreRun) (string
 	}
 	text := fmt.Sprintf("the indexes of %d days were joined", joined.Days)
 	done, err := v.BundleLogs(ctx, vault.BundleOptions{May: r.may})
-	if p, ok := errors.AsType[*problem.Problem](err); ok && p.Code == "vault.no-right-to-delete" {
-		return text + "; log is not bundled, for there is no right to delete", nil, nil
+	if p, ok := errors.AsType[*problem.Problem](err); ok {
+		switch p.Code {
+		case "vault.no-right-to-delete":
+			return text + "; log is not bundled, for there is no right to delete", nil, nil
+		case "vault.needs-two-persons":
+			return text + "; log is not bundled: " + p.Title, nil, nil
+		}
 	}
 	if err != nil {
 		return "", nil, err

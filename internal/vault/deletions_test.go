@@ -204,6 +204,11 @@ func TestAnOldKeyAndTheTrashNeedTwoPersons(t *testing.T) {
 		t.Errorf("two agreed to an hour: %+v, %v", freed, err)
 	}
 
+	none := two
+	none.Trash = -1 // what one person can write into a plan
+	none.Deletions.TwoPersons = false
+	wantProblem(t, openAll(t, none).MayLetGo(ctx), "vault.needs-two-persons")
+
 	if err := strict.Rotate(ctx, conf.Key, redact.Secret("a fresh key")); err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"holdfast/internal/problem"
+	"holdfast/internal/vault/consent"
 	"holdfast/internal/vault/store"
 )
 
@@ -28,7 +29,11 @@ func (v *Vault) MayLetGo(ctx context.Context) error {
 	if err := v.MayDelete(ctx); err != nil {
 		return err
 	}
-	if _, err := v.Terms(ctx); err != nil {
+	terms, err := v.Terms(ctx)
+	if err == nil && terms != nil {
+		err = v.undeletes(terms.Undelete)
+	}
+	if err != nil {
 		return err
 	}
 	open, _ := v.copiesAlone() // each answers, or MayDelete had refused
@@ -36,6 +41,20 @@ func (v *Vault) MayLetGo(ctx context.Context) error {
 		if err := v.mayLetGoIn(ctx, open[c]); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// undeletes refuses where two persons agreed that what is deleted can be brought back, and a directory here would keep nothing. One
+// that keeps it for a shorter time does not end it sooner: see emptyTrash.
+func (v *Vault) undeletes(agreed time.Duration) error {
+	for c, place := range v.rawPlaces() {
+		if e, ok := place.(store.Expunger); !ok || agreed <= 0 || e.Keeps() > 0 {
+			continue
+		}
+		p := NotAgreed(v.name, consent.Deed{Kind: consent.Retention})
+		p.Title = fmt.Sprintf("undelete is none in the plan (copy %q), and two persons agreed that what is deleted can be brought back for %s", c, agreed)
+		return p
 	}
 	return nil
 }
