@@ -46,7 +46,15 @@ Ctrl-C ends everything in good order; the next start goes on with the same data.
 			if err != nil {
 				return err
 			}
-			return up(cmd.Context(), cmd.OutOrStdout(), p, file, root)
+			// From the beginning on: Ctrl-C while certificates are made ends in good order, too.
+			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT)
+			defer stop()
+			err = up(ctx, cmd.OutOrStdout(), p, file, root)
+			if errors.Is(err, context.Canceled) && ctx.Err() != nil {
+				speaker(cmd.OutOrStdout())("stopped before a host was started; the same command begins again")
+				return nil
+			}
+			return err
 		},
 	}
 	cmd.Flags().StringVar(&root, "root", "", "where the data lie (default: below /var/lib/holdfast)")
@@ -103,6 +111,9 @@ func up(ctx context.Context, out io.Writer, p *plan.Plan, file, root string) err
 	if err := everyHost(p, root, func(cfg host.Config) error { return host.CheckServers(ctx, cfg) }); err != nil {
 		return err
 	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	return watchOver(ctx, out, say, c, names)
 }
 
@@ -124,7 +135,7 @@ func everyHost(p *plan.Plan, root string, ask func(host.Config) error) error {
 	return errors.Join(bad...)
 }
 
-// watchOver runs the agents, shows what they say, and ends them at the first Ctrl-C.
+// watchOver runs the agents, shows what they say, and ends them when ctx ends: at the first Ctrl-C.
 func watchOver(ctx context.Context, out io.Writer, say func(string, ...any), c local.Context, names []string) error {
 	exe, err := executable()
 	if err != nil {
@@ -136,8 +147,6 @@ func watchOver(ctx context.Context, out io.Writer, say func(string, ...any), c l
 	}
 	defer client.Close()
 	agents := &local.Agents{Root: c.Root, Plan: c.Plan, Executable: exe, Hosts: names, Say: say}
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT)
-	defer stop()
 	say("starting %d hosts of %s; data in %s; Ctrl-C ends everything in good order", len(names), c.Application, c.Root)
 
 	var all sync.WaitGroup
