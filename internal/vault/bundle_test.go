@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -159,9 +160,9 @@ func TestBundlingThatIsBrokenOffLosesNothing(t *testing.T) {
 		system := uint64(7 + stop)
 		l := v.Log(system, bundleSize)
 		putLog(t, l, 1, 5)
-		o, asked := atOnce(), 0
+		o, asked := atOnce(), atomic.Int64{} // several deletions ask at the same time
 		o.May = func(context.Context) error {
-			if asked++; asked > stop {
+			if asked.Add(1) > int64(stop) {
 				return refused
 			}
 			return nil
