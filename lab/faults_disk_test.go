@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"holdfast/internal/api"
+	"holdfast/internal/durable"
 	"holdfast/lab"
 )
 
@@ -82,7 +83,7 @@ func diskMended(r *lab.Round) {
 	place := filepath.Dir(r.W.Plan)
 	command, told := filepath.Join(place, "on-trouble"), filepath.Join(place, "on-trouble.told")
 	script := fmt.Sprintf("#!/bin/sh\nenv | grep ^HOLDFAST_ >> '%s'\nfsfreeze --unfreeze '%s'/hosts/\"$HOLDFAST_HOST\"/db && echo \"thawed $HOLDFAST_DATABASE\"\n", told, r.W.Root)
-	if err := os.WriteFile(command, []byte(script), 0o755); err != nil {
+	if err := errors.Join(os.RemoveAll(command), durable.WriteProgram(command, strings.NewReader(script))); err != nil {
 		r.Fatal(err)
 	}
 	if err := os.RemoveAll(told); err != nil {

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"holdfast/internal/durable"
 )
 
 // Shape is what a world consists of. Zero fields mean the default in their comment.
@@ -98,11 +100,12 @@ func postgresMajor(t testing.TB) int {
 
 func copyFile(t testing.TB, from, to string) {
 	t.Helper()
-	data, err := os.ReadFile(from)
-	if err == nil {
-		err = os.WriteFile(to, data, 0o755)
-	}
+	content, err := os.Open(from)
 	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = content.Close() }() // opened for reading alone
+	if err := durable.WriteProgram(to, content); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -140,8 +140,9 @@ func (x hands) Gate(_ string, o database.GateOrder) {
 		return
 	}
 	a.gateOrder, a.gateAt = o, a.h.clock()
-	a.h.gate.heard = a.gateAt
-	a.h.gate.take(o)
+	if a.h.gate.take(o) || a.w.opt.Planted.BehindIsHeard {
+		a.h.gate.heard = a.gateAt
+	}
 }
 
 // Read implements [agent.Hands].

@@ -145,15 +145,16 @@ func (g *gate) stop() {
 // start begins anew: it holds until it is told where to lead.
 func (g *gate) start() { g.down = false }
 
-// take follows an order unless its epoch is below the highest known.
-func (g *gate) take(o database.GateOrder) {
+// take follows an order unless it is older than the last, and reports whether it did.
+func (g *gate) take(o database.GateOrder) bool {
 	if o.Epoch < g.epoch || o.Epoch == g.epoch && o.Generation < g.order.Generation {
-		return
+		return false
 	}
 	if o.Epoch > g.epoch || o.State == database.GateShut || o.State == database.GateOpen && o.Target.Host != g.order.Target.Host {
 		g.number++
 	}
 	g.epoch, g.order = o.Epoch, o
+	return true
 }
 
 const beatEvery = 250 * time.Millisecond

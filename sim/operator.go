@@ -45,14 +45,9 @@ func (f *faults) restartRoll() {
 	w := f.w
 	setting := 50 + 50*w.rng.IntN(4)
 	pending := !w.chance(4)
-	w.note("", "an operator wants setting %d", setting)
-	w.wants++
-	w.setting = wanted{number: w.wants, value: setting}
-	for _, h := range w.hosts {
-		h.want(w.setting)
-	}
+	f.want(wanted{value: setting})
 	wants := w.wants
-	w.at(5*time.Second, func() { f.askRestart(pending, wants) }) // once the hosts have shown that they know
+	w.at(5*time.Second, func() { f.askRestart(pending, wants) })
 }
 
 func (f *faults) askRestart(pending bool, wants int) {
@@ -64,9 +59,6 @@ func (f *faults) askRestart(pending bool, wants int) {
 			return
 		}
 		lives[m] = l.Life
-		if w.host(m).setting < w.wants {
-			wants = 0 // what it knows nothing of it cannot wait for
-		}
 	}
 	q := w.ask(database.Request{Kind: "restart", PendingOnly: pending, Lives: lives})
 	q.wants = wants

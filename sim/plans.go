@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"strconv"
 	"time"
 
 	"holdfast/internal/agent"
@@ -41,6 +42,7 @@ func (f *faults) changePlan() func() {
 
 func (f *faults) apply(p database.Policy) {
 	w := f.w
+	p.Settings = w.nameOf(w.setting)
 	w.policy = p
 	w.planned++
 	w.note("", "applied: %d standbys on %v, acknowledged by %d, %+v, relaxed=%t", p.Standbys, p.Hosts, p.AcknowledgedBy, p.Standings, p.Relaxed)
@@ -125,11 +127,19 @@ type wanted struct {
 	refused bool // PostgreSQL does not take it
 }
 
+// nameOf is what the policy and the drivers call it.
+func (w *World) nameOf(s wanted) string {
+	if s.number == 0 || w.opt.Planted.NoNameOfSettings {
+		return ""
+	}
+	return strconv.Itoa(s.number)
+}
+
 // want tells the driver of a host what a newer plan wants.
 func (h *host) want(s wanted) {
 	if s.number > h.setting {
 		h.setting = s.number
-		h.srv.Want(s.value, s.refused)
+		h.srv.Want(h.w.nameOf(s), s.value, s.refused)
 	}
 }
 

@@ -191,6 +191,34 @@ func TestAListenerThatAsksNobodyIsFound(t *testing.T) {
 	})
 }
 
+// An agent that stood still through an election, and comes back while it cannot read the agreed state, repeats an order
+// that its listener no longer takes. Two elections later that listener must still ask the others.
+func TestAGateThatTakesItsAgentsOldWordForNewsIsFound(t *testing.T) {
+	mustFind(t, search{
+		opt: sim.Options{Hosts: 5, Standbys: 2, W: 1, NoLive: true, Readers: true, FaultTime: 70 * time.Second, Script: []sim.Step{
+			{At: 29 * time.Second, Kind: sim.PauseAgent, Host: "h5", Lasts: 12 * time.Second},
+			{At: 30 * time.Second, Kind: sim.CrashServer, Host: "h1"},
+			{At: 38 * time.Second, Kind: sim.StoreCut, Host: "h5", Lasts: 60 * time.Second},
+			{At: 50 * time.Second, Kind: sim.CrashServer, Host: "primary"},
+		}},
+		plant: func(o *sim.Options) { o.Planted.BehindIsHeard = true }, within: 20, rules: []string{"writers are led to no standby"},
+	})
+}
+
+// An operator asks for a restart of what waits, a moment after a plan was applied that one host has not heard of yet.
+func TestALookThatDoesNotSayByWhichPlanItJudgedIsFound(t *testing.T) {
+	mustFind(t, search{
+		opt: sim.Options{Hosts: 3, Standbys: 2, W: 1, NoLive: true, FaultTime: 40 * time.Second},
+		script: func(s uint64) []sim.Step {
+			return []sim.Step{
+				{At: 29 * time.Second, Kind: sim.HoldWatch, Host: "h3", Lasts: 10 * time.Second},
+				{At: 30*time.Second + time.Duration(s)*37*time.Millisecond, Kind: sim.ApplySetting, Lasts: 8 * time.Second},
+			}
+		},
+		plant: func(o *sim.Options) { o.Planted.NoNameOfSettings = true }, within: 400, rules: []string{"a restart restarts"},
+	})
+}
+
 // A listener that starts anew knows nothing, and no change of order may come for days.
 func TestAListenerThatIsToldNothingAgainIsFound(t *testing.T) {
 	opt := sim.Options{Seed: 1, Hosts: 3, Standbys: 2, W: 1, FaultTime: 20 * time.Second, Script: []sim.Step{

@@ -46,6 +46,8 @@ type Options struct {
 // the server and its driver.
 type Planted struct {
 	AskNobody         bool // the gate of a silent agent goes on with its order for ever
+	BehindIsHeard     bool // a gate takes the word of an agent that lives by an older agreement for news
+	NoNameOfSettings  bool // a look does not say by which plan it judged what waits for a restart
 	KeepMembers       bool // a read-only listener goes on with its last order for ever
 	OrderOnce         bool // a listener is given an order once, and not again while it stands
 	NoCompare         bool // a record is written whatever there is by then: two runners both win

@@ -12,6 +12,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/spf13/cobra"
 
+	"holdfast/internal/durable"
 	"holdfast/internal/plan"
 )
 
@@ -36,7 +37,7 @@ func TestPlanScripts(t *testing.T) {
 			}
 			script := fmt.Sprintf("#!/bin/sh\n%s=1 exec '%s' -test.run='^TestPlanProcess$' -- \"$@\"\n", planProcess, binary)
 			env.Setenv("PATH", bin+string(os.PathListSeparator)+env.Getenv("PATH"))
-			return os.WriteFile(filepath.Join(bin, "holdfast"), []byte(script), 0o755)
+			return durable.WriteProgram(filepath.Join(bin, "holdfast"), strings.NewReader(script))
 		},
 	})
 }

@@ -42,6 +42,8 @@ func TestServersRestartInTurn(t *testing.T) {
 	stopped.Life = ""
 	unread := b3
 	unread.Unapplied = true
+	elsewhere := b3 // its host has not taken over the plan that the others know
+	elsewhere.Settings = "of before"
 	stands := b2
 	stands.Stands = true
 	switching := "swap epoch=3 gen=21 phase=switching primary=b1 timeline=3 opened=false"
@@ -63,6 +65,9 @@ func TestServersRestartInTurn(t *testing.T) {
 		{"that primary is prepared at once", on("b1", pending, with(b1, "1", down), with(b2, "2", down), with(b3, "3", down)), m, "checkpoint"},
 		{"and restarts in place", on("b1", pending, with(b1, "1", down), with(b2, "2", down), with(b3, "3", down)), prepared, switching},
 		{"nobody's restart is judged before its settings were read", on("b1", pending, b1, b2, unread), m, "nothing"},
+		{"nor before its host knows the same plan", on("b1", pending, b1, b2, elsewhere), m, "nothing"},
+		{"nor before our own host's look is by that plan", on("b1", pending, func() database.Local { l := b1; l.Settings = "of before"; return l }(), b2, b3), m, "nothing"},
+		{"who restarts for another reason need not know it", on("b3", all, b1, with(b2, "2b", nil), elsewhere), m, "stop"},
 		{"a standby whose replay stands still for its settings restarts unasked", on("b2", database.Request{}, b1, stands, b3), m, "stop"},
 		{"a standby whose agent stood still may not have heard of the plan", on("b1", pending, b1, b2, b3), old, "nothing"},
 		{"nor one that was never heard of before", on("b1", pending, b1, b2, b3), unknown, "nothing"},

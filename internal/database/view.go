@@ -20,6 +20,7 @@ type Policy struct {
 	CopyFrom       []CopySource // what copies are made of, best first; nil = a standby, then the primary
 	Salvage        SalvagePolicy
 	OnTrouble      time.Duration // how long the plan's command for a primary in trouble may run; 0 = there is none
+	Settings       string        // names what the plan wants of each server's settings and programs; see Local.Settings
 	Times          Times
 }
 
@@ -133,7 +134,8 @@ type Local struct {
 
 	Life      string    `json:"life,omitempty"`      // of the running server: another one after each start
 	Version   string    `json:"version,omitempty"`   // of the running server, as PostgreSQL says it
-	Unapplied bool      `json:"unapplied,omitempty"` // its file does not hold the plan's settings yet
+	Settings  string    `json:"settings,omitempty"`  // by which Policy.Settings Unapplied, Refused and Pending were judged
+	Unapplied bool      `json:"unapplied,omitempty"` // its file does not hold the plan's settings yet, or it has not read them
 	Refused   string    `json:"refused,omitempty"`   // why PostgreSQL does not take the plan's settings
 	Pending   []Pending `json:"pending,omitempty"`   // what its next start would change
 	Stands    bool      `json:"stands,omitempty"`    // standby: replay stands still, for its settings are lower than the primary's

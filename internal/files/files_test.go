@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"holdfast/internal/durable"
 	"holdfast/internal/files"
 	"holdfast/internal/problem"
 	"holdfast/internal/redact"
@@ -403,9 +404,10 @@ func asNobody(t *testing.T) {
 	must(t, err)
 	defer func() { must(t, os.RemoveAll(dir)) }()
 	must(t, os.Chmod(dir, 0o777|fs.ModeSticky))
-	self, err := os.ReadFile("/proc/self/exe")
+	self, err := os.Open("/proc/self/exe")
 	must(t, err)
-	must(t, os.WriteFile(filepath.Join(dir, "test"), self, 0o755))
+	must(t, durable.WriteProgram(filepath.Join(dir, "test"), self))
+	must(t, self.Close())
 	cmd := exec.CommandContext(t.Context(), filepath.Join(dir, "test"), "-test.run", "^"+t.Name()+"$", "-test.v")
 	cmd.Dir, cmd.Env = dir, []string{"TMPDIR=" + dir, "HOME=" + dir}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}

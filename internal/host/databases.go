@@ -18,6 +18,7 @@ func policy(p *plan.Plan, d plan.Database) database.Policy {
 	out := database.Policy{
 		Name: d.Name, Standbys: d.Standbys, AcknowledgedBy: d.AcknowledgedBy, Relaxed: d.Relaxed, Times: database.DefaultTimes(),
 		Slots: database.SlotLimits{Max: d.SlotMax, After: d.SlotAfter}, DiskFull: database.DiskPolicy(d.DiskFull),
+		Settings: settingsName(d),
 	}
 	for _, from := range d.CopyFrom {
 		out.CopyFrom = append(out.CopyFrom, database.CopySource(from))
@@ -100,7 +101,7 @@ func openWith(ctx context.Context, c postgres.Config, d plan.Database) (*postgre
 		}
 		c.Roles = append(c.Roles, postgres.Role{Name: r.Name, Password: password, Owns: r.Owns})
 	}
-	c.Parameters = parameters(d)
+	c.Parameters, c.Settings = parameters(d), settingsName(d)
 	return postgres.Open(c)
 }
 

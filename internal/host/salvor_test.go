@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"holdfast/internal/database"
+	"holdfast/internal/durable"
 	"holdfast/internal/plan"
 )
 
@@ -17,7 +18,7 @@ func aSalvor(t *testing.T, programs map[string]string) *salvor {
 	t.Helper()
 	dir := t.TempDir()
 	for name, text := range programs {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+text), 0o755); err != nil {
+		if err := durable.WriteProgram(filepath.Join(dir, name), strings.NewReader("#!/bin/sh\n"+text)); err != nil {
 			t.Fatal(err)
 		}
 	}

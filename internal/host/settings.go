@@ -2,6 +2,8 @@ package host
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -150,6 +152,7 @@ func (s *settings) find(p *plan.Plan, servers map[string]*postgres.Server) {
 			if err := server.SetBinDir(d.BinDir); err != nil {
 				bad = append(bad, notTaken(d.Name, err))
 			}
+			server.TookSettings(settingsName(d)) // as far as it can have them: what it cannot is told beside
 		}
 	}
 	s.mu.Lock()
@@ -163,6 +166,17 @@ func parameters(d plan.Database) []postgres.Parameter {
 		out = append(out, postgres.Parameter{Name: x.Name, Value: x.Value})
 	}
 	return out
+}
+
+// settingsName names what a plan wants of a database's servers that a restart may take: the same on every host, and
+// another one for each other wish.
+func settingsName(d plan.Database) string {
+	h := sha256.New()
+	for _, p := range parameters(d) {
+		fmt.Fprintf(h, "%q=%q\n", p.Name, p.Value)
+	}
+	fmt.Fprintf(h, "programs %q\n", d.BinDir)
+	return hex.EncodeToString(h.Sum(nil)[:8])
 }
 
 // notTaken is what of the plan a server cannot have; it goes on with what it had.

@@ -2,19 +2,19 @@ package host
 
 import (
 	"context"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"holdfast/internal/durable"
 	"holdfast/internal/plan"
 )
 
 func script(t *testing.T, text string) plan.Trouble {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "on-trouble")
-	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+text), 0o755); err != nil {
+	if err := durable.WriteProgram(path, strings.NewReader("#!/bin/sh\n"+text)); err != nil {
 		t.Fatal(err)
 	}
 	return plan.Trouble{Run: []string{path, "first"}}

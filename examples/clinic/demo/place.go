@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net"
 	"net/netip"
@@ -16,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 
+	"holdfast/internal/durable"
 	"holdfast/internal/plan"
 )
 
@@ -98,12 +98,7 @@ func copyProgram(from, to string) error {
 		return err
 	}
 	defer func() { _ = in.Close() }() // opened for reading alone
-	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o755)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(out, in)
-	return errors.Join(err, out.Close())
+	return durable.WriteProgram(to, in)
 }
 
 // remove takes away what the demo made, and nothing that was there before.

@@ -13,15 +13,17 @@ const SettingAtFirst = 100
 
 // settings are what the plan wants of a server's file, and what the file holds.
 type settings struct {
+	name    string // of the plan's wish; see [database.Policy]
 	wanted  int  // max_connections of the plan
 	refused bool // PostgreSQL does not take it
 	held    int  // max_connections in the file
 	applied bool // what is wanted was written, or was refused
 }
 
-// Want changes the plan's max_connections, as a new plan does on a host. PostgreSQL takes it or refuses it.
-func (s *Server) Want(n int, refused bool) {
-	s.plan.wanted, s.plan.refused, s.plan.applied = n, refused, false
+// Want changes the plan's max_connections, as a new plan does on a host, which calls that wish by a name. PostgreSQL takes
+// it or refuses it.
+func (s *Server) Want(name string, n int, refused bool) {
+	s.plan.name, s.plan.wanted, s.plan.refused, s.plan.applied = name, n, refused, false
 }
 
 // Unapplied reports whether the server's file has not been asked to hold what the plan wants.
@@ -55,6 +57,7 @@ func (s *Server) settingAtStart(hot bool) int {
 // observeSettings tells what waits for a restart.
 func (s *Server) observeSettings(l *database.Local) {
 	p := s.p
+	l.Settings = s.plan.name
 	l.Life, l.Unapplied = fmt.Sprintf("%s-%d", s.host, s.lives), !s.plan.applied
 	l.Stands = p.role == database.Standby && p.setting < s.d.control
 	if s.plan.applied && s.plan.refused {

@@ -46,7 +46,8 @@ func (g *Gate) tellOrder(w http.ResponseWriter, _ *http.Request) {
 	}
 }
 
-// heard notes that the agent spoke.
+// heard notes that the agent gave an order that is no older than the last. One that still lives by an older agreement,
+// for it cannot read the agreed state, is as good as silent: what others know goes on being asked for.
 func (g *Gate) heard() {
 	g.mu.Lock()
 	defer g.mu.Unlock()

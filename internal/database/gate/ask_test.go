@@ -82,6 +82,31 @@ func TestAGateWhoseAgentIsSilentFollowsANewerOrderOfAnother(t *testing.T) {
 	}
 }
 
+// An agent that cannot read the agreed state repeats the last order that it knows, which the gate is beyond.
+func TestAnAgentThatIsBehindItsGateCountsAsSilent(t *testing.T) {
+	t.Parallel()
+	quiet, other := twoGates(t)
+	quiet.order(t, Order{Epoch: 3, Generation: 7, State: Open, Target: startEcho(t, "b1")})
+	other.order(t, Order{Epoch: 4, Generation: 8, State: Hold})
+	waitFor(t, "it follows", func() bool { return quiet.status(t).Epoch == 4 })
+	behind, end := context.WithCancel(t.Context())
+	repeated := make(chan struct{})
+	go func() {
+		defer close(repeated)
+		for behind.Err() == nil {
+			if _, err := quiet.Order(behind, Order{Epoch: 3, Generation: 7, State: Hold}); err == nil {
+				t.Error("an order of the epoch before was taken")
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	}()
+	next := startEcho(t, "b2")
+	other.order(t, Order{Epoch: 5, Generation: 9, State: Open, Target: next})
+	waitFor(t, "it asks on", func() bool { s := quiet.status(t); return s.Epoch == 5 && s.Target == next })
+	end()
+	<-repeated
+}
+
 func TestAGateKeepsItsOrderWhenNobodyKnowsANewerOne(t *testing.T) {
 	t.Parallel()
 	quiet, other := twoGates(t)

@@ -62,8 +62,10 @@ func (g *Gate) answer(ctx context.Context, line []byte) response {
 		}
 		g.Cut(r.Epoch, reason)
 	case r.Order != nil:
-		g.heard()
 		err = g.Obey(ctx, *r.Order)
+		if _, stale := errors.AsType[*StaleError](err); !stale { // one who is behind this gate tells it nothing
+			g.heard()
+		}
 	case r.Read != nil:
 		err = g.ObeyRead(ctx, *r.Read)
 	case r.Extend != nil:

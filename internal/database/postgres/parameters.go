@@ -111,8 +111,8 @@ func (s *Server) reload(ctx context.Context) error {
 		return err
 	}
 	text := s.static(leastOf(c, !primary))
-	if text == string(before) {
-		return nil
+	if text == string(before) { // written by one who may have died before the server was told
+		return s.signal(syscall.SIGHUP)
 	}
 	if err := s.give(staticConf(s.at.data), []byte(text)); err != nil {
 		return err

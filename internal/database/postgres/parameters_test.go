@@ -2,6 +2,7 @@ package postgres_test
 
 import (
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -56,12 +57,25 @@ func TestSettingsComeInByReloadAndByRestart(t *testing.T) {
 		up := postgres.Parameter{Name: "max_connections", Value: "140"}
 		pending := []database.Pending{{Name: "max_connections", From: "100", To: "140"}}
 		for _, n := range nodes {
-			want(t, n, up)
-			l := n.Await(t, "it waits", func(l database.Local) bool { return len(l.Pending) > 0 })
+			l := want(t, n, up) // the first look that finds the file right knows what waits
 			if diff := cmp.Diff(pending, l.Pending); diff != "" || l.Refused != "" {
 				t.Errorf("%s: %s %s", n.Endpoint.Host, l.Refused, diff)
 			}
 		}
+		must(t, b.SetParameters([]postgres.Parameter{up, {Name: "max_worker_processes", Value: "20"}}))
+		b.Await(t, "the difference is seen", func(l database.Local) bool { return l.Unapplied })
+		pid := postmaster(t, b)
+		must(t, syscall.Kill(pid, syscall.SIGSTOP)) // it hears of its file later
+		must(t, b.Reload(ctx))
+		unread := b.Observe(ctx)
+		must(t, syscall.Kill(pid, syscall.SIGCONT))
+		if !unread.Unapplied {
+			t.Errorf("a server that has not read its file: %+v", unread.Pending)
+		}
+		if l := b.Await(t, "it has read it", func(l database.Local) bool { return !l.Unapplied }); len(l.Pending) != 2 {
+			t.Errorf("%+v", l.Pending)
+		}
+		want(t, b, up)
 		restart(t, b, a, 1)
 		if l := b.Answers(t); len(l.Pending) > 0 || shows(b, "max_connections") != "140" {
 			t.Errorf("%+v", l.Pending)

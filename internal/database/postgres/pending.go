@@ -22,14 +22,18 @@ const pendingEvery = 2 * time.Second
 // waiting is what was last learnt of settings and programs.
 type waiting struct {
 	at      time.Time
-	life    string
-	want    string // text of the settings
+	key     waitingKey
 	version string
 	pending []database.Pending
 	stands  bool
 
+	read     time.Time // when the server had last read its settings
+	unread   bool      // and its file is newer
 	programs release
 }
+
+// waitingKey is what pending was learnt for: whatever of it changes has it asked again.
+type waitingKey struct{ life, want, held, settings, programs string }
 
 // release is what the programs on the disk call themselves; they are asked again when their file has changed.
 type release struct {
@@ -51,19 +55,38 @@ func (s *Server) observeSettings(ctx context.Context, conn *pgx.Conn, l *databas
 	}
 	standby := l.Role == database.Standby
 	want := s.static(leastOf(c, standby))
-	l.Unapplied = want != string(file) && want != now.refusedText
+	l.Settings = now.settings
 	if want == now.refusedText {
 		l.Refused = now.refused
 	}
 	w := &s.watch.waiting
-	if w.life != l.Life || w.want != want || s.clock.Now().Sub(w.at) >= pendingEvery {
-		if err := s.askPending(ctx, conn, c, standby); err != nil {
+	key := waitingKey{l.Life, want, string(file), now.settings, s.programRelease()}
+	if key != w.key || w.unread || s.clock.Now().Sub(w.at) >= pendingEvery {
+		read, err := s.askPending(ctx, conn, c, standby, key.programs)
+		if err != nil {
 			return err
 		}
-		w.at, w.life, w.want = s.clock.Now(), l.Life, want
+		s.reread(w, key, read)
+		w.at, w.key = s.clock.Now(), key
 	}
+	l.Unapplied = want != now.refusedText && (want != key.held || w.unread)
 	l.Version, l.Pending, l.Stands = w.version, w.pending, w.stands
 	return nil
+}
+
+// reread judges by when the server last read its settings whether it has read the file as it is now. Who wrote the file may
+// have died before the server was told; after that only a change of this moment counts, whatever clocks say.
+func (s *Server) reread(w *waiting, key waitingKey, read time.Time) {
+	switch {
+	case key.life != w.key.life: // a process that we see for the first time
+		info, err := os.Stat(staticConf(s.at.data))
+		w.unread = err == nil && info.ModTime().After(read)
+	case key.held != w.key.held:
+		w.unread = read.Equal(w.read)
+	case !read.Equal(w.read):
+		w.unread = false
+	}
+	w.read = read
 }
 
 // setting is a row of pg_settings.
@@ -73,25 +96,26 @@ type setting struct {
 }
 
 // askPending asks the server which settings wait for a start, and adds what it cannot know: the release on the disk,
-// and settings that come down, which a standby gets only after its primary.
-func (s *Server) askPending(ctx context.Context, conn *pgx.Conn, c pgcontrol.Control, standby bool) error {
+// and settings that come down, which a standby gets only after its primary. It returns when the server last read its
+// settings.
+func (s *Server) askPending(ctx context.Context, conn *pgx.Conn, c pgcontrol.Control, standby bool, on string) (read time.Time, err error) {
 	w := &s.watch.waiting
 	var limits []string
 	for _, x := range c.Limits {
 		limits = append(limits, x.Name)
 	}
-	rows, err := conn.Query(ctx, `SELECT name, coalesce(current_setting(name, true), ''), pending_restart
+	rows, err := conn.Query(ctx, `SELECT name, coalesce(current_setting(name, true), ''), pending_restart, pg_conf_load_time()
  FROM pg_settings WHERE pending_restart OR name = ANY($1) OR name = 'server_version' ORDER BY name`, limits)
 	if err != nil {
-		return fmt.Errorf("ask which settings wait for a restart: %w", err)
+		return read, fmt.Errorf("ask which settings wait for a restart: %w", err)
 	}
 	all, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (setting, error) {
 		var x setting
-		err := row.Scan(&x.name, &x.value, &x.pending)
+		err := row.Scan(&x.name, &x.value, &x.pending, &read)
 		return x, err
 	})
 	if err != nil {
-		return fmt.Errorf("ask which settings wait for a restart: %w", err)
+		return read, fmt.Errorf("ask which settings wait for a restart: %w", err)
 	}
 	w.pending, w.stands = nil, false
 	for _, x := range all {
@@ -109,7 +133,7 @@ func (s *Server) askPending(ctx context.Context, conn *pgx.Conn, c pgcontrol.Con
 			w.version, _, _ = strings.Cut(x.value, " ")
 		}
 	}
-	if on := s.programRelease(); on != "" && w.version != "" {
+	if on != "" && w.version != "" {
 		from, to := s.runsFrom(), filepath.Clean(s.bin())
 		switch {
 		case on != w.version:
@@ -118,7 +142,7 @@ func (s *Server) askPending(ctx context.Context, conn *pgx.Conn, c pgcontrol.Con
 			w.pending = append(w.pending, database.Pending{Name: database.Programs, From: w.version + " of " + from, To: on + " of " + to})
 		}
 	}
-	return nil
+	return read, nil
 }
 
 // runsFrom is the folder whose programs the running server was started from; "" when that cannot be learnt.

@@ -44,6 +44,7 @@ type Config struct {
 	Roles      []Role
 	SlotMax    int64       // bytes of log that one slot may keep; 0 = 8 GiB
 	CopyLimit  int64       // bytes a second that a copy may move to this host; 0 = no limit
+	Settings   string      // see [Server.TookSettings]
 	Parameters []Parameter // applied over the defaults; what Holdfast reserves is refused
 
 	Vault Vault `json:"-"` // that copies may be made of; nil = none
@@ -119,6 +120,7 @@ type memory struct {
 
 	refused     string // why PostgreSQL does not take refusedText
 	refusedText string // of postgresql.conf
+	settings    string // see [Server.TookSettings]
 }
 
 var _ database.Server = (*Server)(nil)
@@ -153,7 +155,7 @@ func Open(cfg Config) (*Server, error) {
 	if err := s.checkPlace(); err != nil {
 		return nil, err
 	}
-	s.planSettings, s.slotMax, s.copyLimit = cfg.Parameters, cfg.SlotMax, cfg.CopyLimit
+	s.planSettings, s.slotMax, s.copyLimit, s.now.settings = cfg.Parameters, cfg.SlotMax, cfg.CopyLimit, cfg.Settings
 	s.background, s.end = context.WithCancel(context.Background())
 	return s, nil
 }
@@ -193,6 +195,14 @@ func (s *Server) SetBinDir(given string) error {
 	defer s.mu.Unlock()
 	s.programs, s.given = bin, given
 	return nil
+}
+
+// TookSettings notes that the settings and programs that the plan calls so were brought here, as far as they can be had.
+// Looks that begin from now on say so, as Local.Settings.
+func (s *Server) TookSettings(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.now.settings = name
 }
 
 // SetLimits changes how much log one slot may keep, and what a copy that begins from now on may move; zero = as in

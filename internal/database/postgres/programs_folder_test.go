@@ -3,10 +3,11 @@ package postgres
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
+	"holdfast/internal/durable"
 	"holdfast/internal/problem"
 )
 
@@ -16,7 +17,7 @@ func programsOf(t *testing.T, release string) string {
 	dir := t.TempDir()
 	for _, name := range programs {
 		script := fmt.Sprintf("#!/bin/sh\necho '%s (PostgreSQL) %s'\n", name, release)
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(script), 0o755); err != nil {
+		if err := durable.WriteProgram(filepath.Join(dir, name), strings.NewReader(script)); err != nil {
 			t.Fatal(err)
 		}
 	}

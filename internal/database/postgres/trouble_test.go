@@ -17,17 +17,23 @@ import (
 	"holdfast/internal/problem"
 )
 
+// postmaster is the process of a server that runs.
+func postmaster(t *testing.T, n *pgtest.Node) int {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(n.DataDir(), "postmaster.pid"))
+	must(t, err)
+	pid, err := strconv.Atoi(strings.SplitN(string(b), "\n", 2)[0])
+	must(t, err)
+	return pid
+}
+
 func TestAHungServerIsToldAndCanBeKilled(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
 	a := pgtest.New(t, pgtest.Options{}, "127.46.7.1")[0]
 	pgtest.Primary(t, a)
 	a.Await(t, "writable", func(l database.Local) bool { return l.Writable == "ok" })
-	b, err := os.ReadFile(filepath.Join(a.DataDir(), "postmaster.pid"))
-	must(t, err)
-	pid, err := strconv.Atoi(strings.SplitN(string(b), "\n", 2)[0])
-	must(t, err)
-	stopProcess(t, pid)
+	stopProcess(t, postmaster(t, a))
 	a.Reopen(t) // an open session would still answer
 	l := a.Observe(ctx)
 	if !l.Known || !l.Running || l.Ready || l.Role != database.Primary || l.Writable != "hung" || l.Why == "" {

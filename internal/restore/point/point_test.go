@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"holdfast/internal/backup"
+	"holdfast/internal/durable"
 	"holdfast/internal/files"
 	"holdfast/internal/problem"
 	"holdfast/internal/redact"
@@ -88,14 +88,7 @@ func program(t *testing.T) string {
 		t.Fatal(err)
 	}
 	path := filepath.Join(pgtest.Dir(t), "application")
-	to, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.Copy(to, from); err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(to.Close(), from.Close(), os.Chmod(path, 0o755)); err != nil {
+	if err := errors.Join(durable.WriteProgram(path, from), from.Close(), os.Chmod(path, 0o755)); err != nil {
 		t.Fatal(err)
 	}
 	return path
