@@ -14,10 +14,10 @@ const SettingAtFirst = 100
 // settings are what the plan wants of a server's file, and what the file holds.
 type settings struct {
 	name    string // of the plan's wish; see [database.Policy]
-	wanted  int  // max_connections of the plan
-	refused bool // PostgreSQL does not take it
-	held    int  // max_connections in the file
-	applied bool // what is wanted was written, or was refused
+	wanted  int    // max_connections of the plan
+	refused bool   // PostgreSQL does not take it
+	held    int    // max_connections in the file
+	applied bool   // what is wanted was written, or was refused
 }
 
 // Want changes the plan's max_connections, as a new plan does on a host, which calls that wish by a name. PostgreSQL takes
