@@ -110,10 +110,11 @@ func (j *judgement) forecast(first DiskSeen, d Disk) {
 	}
 	kept, for_ := int64(0), ""
 	for _, s := range j.v.Local.Slots {
-		if !s.Active && s.Kept > kept {
+		if !s.Active && s.Kept > max(kept, keptWorthTelling) {
 			kept, for_ = s.Kept, s.Incarnation
 		}
 	}
+	remedy := "free or add space"
 	meaning := fmt.Sprintf("Below %s free, new transactions may not write.", sizeText(d.floor()))
 	if for_ != "" {
 		host := for_
@@ -121,15 +122,19 @@ func (j *judgement) forecast(first DiskSeen, d Disk) {
 			host = o.host
 		}
 		meaning += fmt.Sprintf(" %s of what is used are log kept for %s, which is away.", sizeText(kept), host)
+		remedy += ", or bring back the host that log is kept for"
 	}
 	j.problem(problem.Problem{
 		Code: "database.disk-full-soon", Severity: severity,
 		Title: fmt.Sprintf("the disk of %s is full in %s at the present rate: %s free, %s a minute", j.v.Self, roughly(left), sizeText(d.Free),
 			sizeText(int64(float64(used)/over.Minutes()))),
 		Meaning: meaning,
-		Remedy:  "free or add space, or bring back the host that log is kept for",
+		Remedy:  remedy,
 	})
 }
+
+// keptWorthTelling: a slot that keeps less than one segment back is not why a disk fills.
+const keptWorthTelling = 16 << 20
 
 func roughly(d time.Duration) string {
 	if d >= 2*time.Hour {
