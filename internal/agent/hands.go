@@ -175,11 +175,13 @@ func (h hands) Lease(name string, epoch int64, d time.Duration) {
 		ctx, cancel := context.WithTimeout(h.ctx, time.Second)
 		defer cancel()
 		left := d - h.agent.cfg.Clock.Now().Sub(judged)
-		err := errors.Join(
-			h.agent.cfg.Servers[name].Extend(ctx, epoch, left.Milliseconds()),
-			h.agent.cfg.Gates[name].Extend(ctx, epoch, left),
-		)
-		if err != nil && ctx.Err() == nil {
+		// Beside each other: the listener's deadline is there for a keeper that stands still, and must not wait for it.
+		var server, gate error
+		var both sync.WaitGroup
+		both.Go(func() { server = h.agent.cfg.Servers[name].Extend(ctx, epoch, left.Milliseconds()) })
+		both.Go(func() { gate = h.agent.cfg.Gates[name].Extend(ctx, epoch, left) })
+		both.Wait()
+		if err := errors.Join(server, gate); err != nil && ctx.Err() == nil {
 			h.agent.cfg.Log.Debug("lease not extended", "database", name, "epoch", epoch, "err", err)
 		}
 		s.mu.Lock()

@@ -146,6 +146,43 @@ func TestAnAgentThatStoodStillExtendsNoDeadlineByTheTimeItLost(t *testing.T) {
 	s.done.Wait()
 }
 
+// stopped is a server whose keeper stands still.
+type stopped struct{ database.Server }
+
+func (stopped) Extend(ctx context.Context, _, _ int64) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+type toldGate struct {
+	database.Gate
+	by chan time.Duration
+}
+
+func (g toldGate) Extend(ctx context.Context, _ int64, d time.Duration) error {
+	if ctx.Err() == nil {
+		g.by <- d
+	}
+	return ctx.Err()
+}
+
+func TestAListenersDeadlineWaitsForNoKeeper(t *testing.T) {
+	w := newWorld(t)
+	a := newAgent(t, w, &air{})
+	gate := toldGate{by: make(chan time.Duration, 1)}
+	a.cfg.Servers, a.cfg.Gates = map[string]database.Server{"records": stopped{}}, map[string]database.Gate{"records": gate}
+	s := &slot{agent: a, name: "records"}
+	a.slots["records"] = s
+	a.factsAt = a.cfg.Clock.Now()
+	hands{agent: a, ctx: t.Context()}.Lease("records", 3, 3*time.Second)
+	s.done.Wait()
+	select {
+	case <-gate.by:
+	default:
+		t.Error("the listener was told no deadline, and nobody would fence in the keeper's place")
+	}
+}
+
 func TestAnAdoptedPlanNamesItsRevision(t *testing.T) {
 	w := newWorld(t)
 	a := newAgent(t, w, &air{})

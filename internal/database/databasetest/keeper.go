@@ -7,10 +7,12 @@ const gateGrace = 500 * time.Millisecond
 
 // keeper is what watches over the server's process tree.
 type keeper struct {
-	stopped bool // SIGSTOP: it hears no new deadline, and lets the one it has pass
+	stopped bool // SIGSTOP: it hears a new deadline only when it goes on, and lets the one it has pass
 	since   time.Duration
-	missed  *process // that it should have fenced meanwhile
-	cut     *process // that the listener fenced in its place: no client reaches it any more
+	late    time.Duration // virtual; the deadline that it will hear of then; 0 = none
+	lateOf  *process      // whose it is
+	missed  *process      // that it should have fenced meanwhile
+	cut     *process      // that the listener fenced in its place: no client reaches it any more
 }
 
 // StopKeeper lets the keeper stand still, and go on. It then does at once what it missed.
@@ -18,11 +20,39 @@ func (s *Server) StopKeeper(stop bool) {
 	if stop == s.keeper.stopped {
 		return
 	}
-	missed := s.keeper.missed
-	s.keeper.stopped, s.keeper.since, s.keeper.missed = stop, s.w.Now(), nil
-	if !stop && missed != nil && s.p == missed {
-		s.fence(missed)
+	was := s.keeper
+	s.keeper.stopped, s.keeper.since, s.keeper.missed, s.keeper.late, s.keeper.lateOf = stop, s.w.Now(), nil, 0, nil
+	switch {
+	case stop || s.p == nil:
+	case was.missed == s.p:
+		s.fence(s.p)
+	case was.lateOf == s.p && was.late <= s.w.Now():
+		s.fence(s.p)
+	case was.lateOf == s.p:
+		s.extend(was.late - s.w.Now())
 	}
+}
+
+// hearLater is what comes of a new deadline while the keeper stands still: it waits in its socket. The listener on this
+// host, which was told as well, fences in the keeper's place.
+func (s *Server) hearLater(at time.Duration) {
+	p := s.p
+	if p == nil || at <= s.keeper.late && s.keeper.lateOf == p {
+		return
+	}
+	s.keeper.late, s.keeper.lateOf = at, p
+	s.w.After(s.host, at-s.w.Now()+gateGrace, func() {
+		if s.p == p && s.keeper.stopped && s.keeper.lateOf == p && s.keeper.late <= at {
+			s.gateFences(p)
+		}
+	})
+}
+
+// gateFences cuts every client of a primary at its own host's listener.
+func (s *Server) gateFences(p *process) {
+	s.o.Note(s.host, "the listener fences epoch %d: its deadline has passed, and the keeper has not", s.d.promise.Epoch)
+	s.keeper.cut = p
+	p.drop()
 }
 
 // Revoke ends the deadline of a primary before its time, though its agent lives and has extended it.
@@ -49,9 +79,7 @@ func (s *Server) pass(p *process) {
 	s.keeper.missed = p
 	s.w.After(s.host, gateGrace, func() {
 		if s.p == p && s.keeper.missed == p {
-			s.o.Note(s.host, "the listener fences epoch %d: its deadline has passed, and the keeper has not", s.d.promise.Epoch)
-			s.keeper.cut = p
-			p.drop()
+			s.gateFences(p)
 		}
 	})
 }

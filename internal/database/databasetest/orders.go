@@ -394,7 +394,11 @@ func (s *Server) Extend(_ context.Context, epoch int64, remainingMillis int64) e
 // extend moves the fence deadline; the keeper holds it, and the agent's end does not stop it.
 func (s *Server) extend(d time.Duration) {
 	at := s.w.Now() + d
-	if at <= s.deadline || s.bugs.NoFence || s.keeper.stopped {
+	if at <= s.deadline || s.bugs.NoFence {
+		return
+	}
+	if s.keeper.stopped {
+		s.hearLater(at)
 		return
 	}
 	s.deadline = at
