@@ -145,9 +145,18 @@ type listedPoint struct {
 	Files    string         `json:"files"`
 	Backup   string         `json:"backup"`
 	Complete bool           `json:"complete"` // every file was read
+	Changed  int            `json:"changed"`  // files that did not stand still, and may be of two moments
 	Age      event.Duration `json:"age"`
 	Bring    string         `json:"bring"`   // what brings both back
 	Restore  []string       `json:"restore"` // what brings each back by itself
+}
+
+// restless names what did not stand still.
+func (p listedPoint) restless() string {
+	if p.Changed == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", but %d files changed meanwhile", p.Changed)
 }
 
 func pointListCommand() *cobra.Command {
@@ -171,7 +180,7 @@ func pointListCommand() *cobra.Command {
 			for _, h := range held {
 				for _, b := range h.Backups {
 					if b.Point != nil {
-						all = append(all, listedPoint{*b.Point, b.Set, b.ID, b.Complete(), event.Duration(time.Since(b.Point.At)), restorePointText(b), []string{restoreFilesText(b), restoreDatabaseText(b)}})
+						all = append(all, listedPoint{*b.Point, b.Set, b.ID, b.Complete(), b.Changed.Count, event.Duration(time.Since(b.Point.At)), restorePointText(b), []string{restoreFilesText(b), restoreDatabaseText(b)}})
 					}
 				}
 			}
@@ -194,7 +203,7 @@ func writePoints(out io.Writer, all []listedPoint) error {
 		p("there are no recovery points\n")
 	}
 	for _, x := range all {
-		p("%s\t%s\tfiles %s\tdatabase %s at %s\tstood still for %s\n", x.ID, momentText(x.At), x.Files, x.Database, x.LSN, x.Frozen.Round(time.Millisecond))
+		p("%s\t%s\tfiles %s\tdatabase %s at %s\tstood still for %s%s\n", x.ID, momentText(x.At), x.Files, x.Database, x.LSN, x.Frozen.Round(time.Millisecond), x.restless())
 	}
 	if err := w.Flush(); err != nil {
 		return err

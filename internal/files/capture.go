@@ -31,6 +31,8 @@ type Options struct {
 	Clock      clock.Clock       // nil = the real one
 	Log        *slog.Logger      // nil = silent
 	Progress   func(Progress)    // nil = nobody asks; called from one goroutine
+
+	reading func(path string, at int64) // told how far a file is read, by whoever reads it; nil = nobody asks
 }
 
 // Progress is how far a backup is.

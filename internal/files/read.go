@@ -46,7 +46,10 @@ func (c *capture) readOnce(ctx context.Context, p *pending, buf []byte) (again b
 		return false, nil
 	}
 	defer func() { _ = f.Close() }() // opened for reading alone
-	before, err := statOf(f)
+	before, settled, err := c.settled(ctx, f)
+	if ctx.Err() != nil {
+		return false, ctx.Err()
+	}
 	if err == nil && kindOf(before.Mode) != vault.KindFile {
 		p.trouble = "it became something else while it was looked at"
 		return false, nil
@@ -60,7 +63,7 @@ func (c *capture) readOnce(ctx context.Context, p *pending, buf []byte) (again b
 		return false, nil
 	}
 	// What is appended while it is read comes with the next backup: a file that grows as fast as it is read has an end too.
-	from := &source{ctx: ctx, r: io.LimitReader(f, before.Size)}
+	from := &source{ctx: ctx, r: io.LimitReader(f, before.Size), path: p.node.Path, told: c.o.reading}
 	name, n, err := c.to.Content(p.node.Path, from, buf)
 	p.read += n
 	switch {
@@ -79,7 +82,7 @@ func (c *capture) readOnce(ctx context.Context, p *pending, buf []byte) (again b
 		return false, nil
 	}
 	c.distrustFresh(&p.node)
-	return n != before.Size || after.Size != before.Size || after.Mtim != before.Mtim || after.Ctim != before.Ctim, nil
+	return !settled || n != before.Size || after.Size != before.Size || after.Mtim != before.Mtim || after.Ctim != before.Ctim, nil
 }
 
 // distrustFresh forgets the change time of what was touched just now, so that the next backup reads it.
@@ -91,9 +94,12 @@ func (c *capture) distrustFresh(n *vault.Node) {
 
 // source tells an error of what is read from one of where it is stored.
 type source struct {
-	ctx context.Context // bounds one reading
-	r   io.Reader
-	err error
+	ctx  context.Context // bounds one reading
+	r    io.Reader
+	err  error
+	path string
+	at   int64
+	told func(path string, at int64) // nil = nobody asks
 }
 
 func (s *source) Read(p []byte) (int, error) {
@@ -103,6 +109,9 @@ func (s *source) Read(p []byte) (int, error) {
 	n, err := s.r.Read(p)
 	if err != nil && !errors.Is(err, io.EOF) {
 		s.err = err
+	}
+	if s.at += int64(n); s.told != nil {
+		s.told(s.path, s.at)
 	}
 	return n, err
 }

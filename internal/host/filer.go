@@ -284,10 +284,14 @@ func sayFiles(b vault.FileBackup, err error) string {
 	case !b.Complete():
 		return fmt.Sprintf("backup %s was made, and lacks %d names that could not be read: %s", b.ID, b.Unreadable.Count, b.Unreadable.First[0])
 	}
-	if p := b.Point; p != nil {
-		return fmt.Sprintf("recovery point %s was made: database %s at %s and %d files, which stood still for %s", p.ID, p.Database, p.LSN, b.Files, p.Frozen.Round(time.Millisecond))
+	changed := ""
+	if n := b.Changed.Count; n > 0 {
+		changed = fmt.Sprintf("; %d changed whenever they were read, and may be of two moments: %s", n, b.Changed.First[0])
 	}
-	return fmt.Sprintf("backup %s of %d files was made, %d of them read", b.ID, b.Files, b.Files-b.Reused)
+	if p := b.Point; p != nil {
+		return fmt.Sprintf("recovery point %s was made: database %s at %s and %d files, which stood still for %s%s", p.ID, p.Database, p.LSN, b.Files, p.Frozen.Round(time.Millisecond), changed)
+	}
+	return fmt.Sprintf("backup %s of %d files was made, %d of them read%s", b.ID, b.Files, b.Files-b.Reused, changed)
 }
 
 // fail notes a try that did not succeed.
