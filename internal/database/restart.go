@@ -82,12 +82,12 @@ func (j *judgement) turnOf(q Request, host string) turn {
 	switch {
 	case !ok || !l.Running || l.Life == "" || j.lookedLongAgo(host):
 		return away
+	case q.PendingOnly && (l.Settings != j.p.Settings || l.Unapplied && l.Refused == ""):
+		return away // its host goes by another plan than we do, or its server by other settings: it may have begun by those
 	case q.Lives[host] != l.Life:
 		return settled
 	case !q.PendingOnly:
 		return due
-	case l.Settings != j.p.Settings, l.Unapplied && l.Refused == "":
-		return away // its host goes by another plan than we do, or its server by other settings than the plan's
 	case host == j.v.Record.Primary && len(l.Pending) > 0:
 		return due
 	case slices.ContainsFunc(l.Pending, func(p Pending) bool { return !p.Lower }):

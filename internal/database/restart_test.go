@@ -67,6 +67,7 @@ func TestServersRestartInTurn(t *testing.T) {
 		{"nobody's restart is judged before its settings were read", on("b1", pending, b1, b2, unread), m, "nothing"},
 		{"nor before its host knows the same plan", on("b1", pending, b1, b2, elsewhere), m, "nothing"},
 		{"nor before our own host's look is by that plan", on("b1", pending, func() database.Local { l := b1; l.Settings = "of before"; return l }(), b2, b3), m, "nothing"},
+		{"nor when it was restarted meanwhile, for it may have begun by the plan of before", on("b1", pending, b1, b2, with(elsewhere, "3b", nil)), m, "nothing"},
 		{"who restarts for another reason need not know it", on("b3", all, b1, with(b2, "2b", nil), elsewhere), m, "stop"},
 		{"a standby whose replay stands still for its settings restarts unasked", on("b2", database.Request{}, b1, stands, b3), m, "stop"},
 		{"a standby whose agent stood still may not have heard of the plan", on("b1", pending, b1, b2, b3), old, "nothing"},
