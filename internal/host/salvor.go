@@ -29,6 +29,7 @@ type salvor struct {
 	// run's alone
 	named  map[string]string // by database: the list whose tables have names
 	nameAt time.Time         // when that is tried again
+	tidyAt time.Time         // when what was put aside is looked through again
 
 	mu    sync.Mutex // guards what follows
 	tried map[string]attempt
@@ -44,6 +45,7 @@ type attempt struct {
 
 const (
 	salvagePace     = time.Second
+	tidyPace        = time.Minute
 	salvageRetry    = 30 * time.Second // after the first failure; then twice as long each time
 	salvageRetryMax = 30 * time.Minute
 	// salvageMax bounds the writing of one bundle, whose host copies a whole data directory for it.
@@ -69,8 +71,23 @@ func (s *salvor) run(ctx context.Context) error {
 				s.look(ctx, d)
 			}
 		}
+		s.tidy(ctx)
 		if !s.host.sleep(ctx, salvagePace) {
 			return nil
+		}
+	}
+}
+
+// tidy lets go of what was put aside and is not needed any more: by the driver's rule, and with nobody waiting for it.
+func (s *salvor) tidy(ctx context.Context) {
+	now := s.host.clock.Now()
+	if now.Before(s.tidyAt) {
+		return
+	}
+	s.tidyAt = now.Add(tidyPace)
+	for name, server := range s.host.servers {
+		if err := server.TidyPreserved(ctx); err != nil {
+			s.host.cfg.Log.WarnContext(ctx, "kept logs not looked through", "database", name, "err", err)
 		}
 	}
 }
@@ -186,7 +203,7 @@ func (s *salvor) salvage(ctx context.Context, d plan.Database, k database.Kept) 
 	if err != nil {
 		return "", told, err
 	}
-	// What it took stays in the log that was put aside.
+	// What it took stays in the list that was put aside.
 	how = "taken by " + d.Salvage.Run[0] + " on " + s.host.cfg.Self
 	if err := removeWhole(dir); err != nil { // it was taken all the same, and must not be given a second time for that
 		told = append(told, fmt.Sprintf("its rows still lie in %s: %v", dir, err))

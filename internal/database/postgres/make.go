@@ -2,20 +2,15 @@ package postgres
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"holdfast/internal/database"
-	"holdfast/internal/database/postgres/walscan"
-	"holdfast/internal/durable"
 	"holdfast/internal/pgcontrol"
-	"holdfast/internal/problem"
 )
 
 // Init makes an empty, closed data directory with a new incarnation and the promise of epoch. It refuses a
@@ -108,10 +103,17 @@ func (s *Server) begin(job database.Kind, epoch int64, incarnation string) error
 	if err := s.copyCertificates(); err != nil {
 		return err
 	}
-	if err := s.markPartial(job, incarnation); err != nil {
+	replaces, err := s.replaces()
+	if err != nil {
+		return err
+	}
+	if err := s.markPartial(job, incarnation, replaces); err != nil {
 		return err
 	}
 	if err := s.writePromise(database.Promise{Epoch: epoch, Incarnation: incarnation}); err != nil {
+		return err
+	}
+	if err := s.noteReplaced(replaces, job, epoch); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -177,7 +179,7 @@ func (s *Server) rewind(ctx context.Context, from database.Endpoint, epoch int64
 	if err := s.stop(ctx); err != nil {
 		return err
 	}
-	if err := s.preserve(epoch); err != nil {
+	if err := s.keepWhole(epoch); err != nil {
 		return fmt.Errorf("keep the diverged WAL: %w", err)
 	}
 	if there, err := exists(filepath.Join(s.bin(), rewindProgram)); err != nil {
@@ -242,106 +244,6 @@ func (s *Server) sameSystem(ctx context.Context, from database.Endpoint) error {
 		return fmt.Errorf("write a checkpoint on %s: %w", from.Host, err)
 	}
 	return nil
-}
-
-// preserve copies the log up to its end, its histories and pg_control beside the data, for salvage: what was
-// committed here and nowhere else is in them. Links would not do, for PostgreSQL writes recycled files in place.
-func (s *Server) preserve(epoch int64) error {
-	incarnation, err := readIncarnation(s.at.data)
-	if err != nil {
-		return err
-	}
-	if done, err := s.preservedOf(incarnation); err != nil || done != "" {
-		return err // a rewind that is repeated finds data that may be changed already
-	}
-	name := fmt.Sprintf("epoch-%d-%s", epoch, incarnation)
-	to := filepath.Join(s.at.preserved, name)
-	end, err := s.scan(0)
-	if err != nil {
-		return err
-	}
-	c, err := pgcontrol.Read(s.at.data)
-	if err != nil {
-		return err
-	}
-	making := filepath.Join(s.at.preserved, "."+name)
-	if err := os.RemoveAll(making); err != nil {
-		return err
-	}
-	files, need, err := s.ownLog(c.SegSize, uint64(end.LSN))
-	if err != nil {
-		return err
-	}
-	if err := s.roomToPreserve(need); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(making, 0o700); err != nil {
-		return err
-	}
-	for _, name := range files {
-		if err := copyFile(filepath.Join(s.at.wal(), name), filepath.Join(making, name)); err != nil {
-			return err
-		}
-	}
-	if err := copyFile(filepath.Join(s.at.data, "global", "pg_control"), filepath.Join(making, "pg_control")); err != nil {
-		return err
-	}
-	about, err := json.MarshalIndent(map[string]any{
-		"incarnation": incarnation, "before_epoch": epoch, "system_id": c.SystemID, "timeline": end.Timeline,
-		"end": end.LSN.String(), "redo": c.Redo.String(),
-	}, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := durable.WriteFile(filepath.Join(making, "about.json"), append(about, '\n'), 0o600); err != nil {
-		return err
-	}
-	if err := os.Rename(making, to); err != nil {
-		return err
-	}
-	return durable.SyncDir(s.at.preserved)
-}
-
-// ownLog lists the files of the log up to end, and how many bytes they are.
-func (s *Server) ownLog(segSize, end uint64) (files []string, bytes int64, err error) {
-	entries, err := os.ReadDir(s.at.wal())
-	if err != nil {
-		return nil, 0, err
-	}
-	for _, e := range entries {
-		seg, isSegment := walscan.ParseName(e.Name(), segSize)
-		if (!isSegment || seg.Number > end/segSize) && !strings.HasSuffix(e.Name(), ".history") {
-			continue
-		}
-		info, err := e.Info()
-		if err != nil {
-			return nil, 0, err
-		}
-		files, bytes = append(files, e.Name()), bytes+info.Size()
-	}
-	return files, bytes, nil
-}
-
-// preserveMargin stays free beside a log that is put aside: for the list of its commits, and because a disk that is as
-// good as full stops every other server on it.
-const preserveMargin = 64 << 20
-
-// roomToPreserve refuses to put a log aside where the disk cannot hold it a second time. It is a copy and no link: the
-// server goes on to overwrite its own files.
-func (s *Server) roomToPreserve(need int64) error {
-	free, err := s.cfg.Free(s.at.dir)
-	if err != nil {
-		return err
-	}
-	if need += preserveMargin; free >= need {
-		return nil
-	}
-	return &problem.Problem{
-		Code: "database.no-space-to-preserve", Subject: s.cfg.Database, Severity: problem.Degraded,
-		Title:   fmt.Sprintf("to put its own log aside %s needs %s, and %s are free", s.cfg.Host, bytesText(need), bytesText(free)),
-		Meaning: "What only this server holds is put aside before it is made a copy of the primary again. Nothing was touched, and the server waits.",
-		Remedy:  "free or add space where " + s.at.dir + " lies; Holdfast looks again by itself",
-	}
 }
 
 // copyFile makes a file that is on the disk when it returns.

@@ -80,6 +80,8 @@ type Server struct {
 
 	op sync.Mutex // one method at a time, except Observe and Kill; taken before mu
 
+	tidying sync.Mutex // one TidyPreserved at a time; nothing is taken within it
+
 	background context.Context // ended by Close
 	end        context.CancelFunc
 	tasks      sync.WaitGroup

@@ -206,6 +206,9 @@ func TestFailoverKeepsEveryAcknowledgedCommitAndTheFormerPrimaryRewinds(t *testi
 	if kept, err := filepath.Glob(filepath.Join(a.Config.Dir, "preserved", "*", "0*")); err != nil || len(kept) == 0 {
 		t.Fatalf("nothing was preserved (%v)", err)
 	}
+	if noted, err := filepath.Glob(filepath.Join(a.Config.Dir, "preserved", "*", "replaced.json")); err != nil || len(noted) != 1 {
+		t.Fatalf("that its data were made a copy again is noted in %v (%v)", noted, err)
+	}
 	if _, err := a.Recruit(ctx, 2, 0); err != nil {
 		t.Fatal(err)
 	}

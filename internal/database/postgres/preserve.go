@@ -8,14 +8,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 
 	"holdfast/internal/database"
 	"holdfast/internal/database/postgres/walscan"
 	"holdfast/internal/durable"
-	"holdfast/internal/pgcontrol"
 )
 
 // ReportFile is the whole list (database.Salvage) in a folder below [Server.PreservedDir].
@@ -55,10 +53,6 @@ func (s *Server) keep(ctx context.Context, parted database.Parting) error {
 	if err != nil {
 		return err
 	}
-	s.setProgress("keeping the diverged log")
-	if err := s.preserve(p.Epoch); err != nil {
-		return err
-	}
 	incarnation, err := readIncarnation(s.at.data)
 	if err != nil {
 		return err
@@ -67,15 +61,22 @@ func (s *Server) keep(ctx context.Context, parted database.Parting) error {
 	if err != nil {
 		return err
 	}
-	dir := filepath.Join(s.at.preserved, id)
-	if k, err := readKept(dir); err != nil || k != nil && k.Covers(parted) {
-		return err
+	if id != "" {
+		if k, err := readKept(filepath.Join(s.at.preserved, id)); err != nil || k != nil && k.Covers(parted) {
+			return err
+		}
 	}
 	s.setProgress("listing the commits of the diverged log")
-	report, kept, err := s.report(dir, id, incarnation, parted)
+	l, err := s.list(id, parted)
 	if err != nil {
 		return err
 	}
+	s.setProgress("keeping the diverged log")
+	if id, err = s.putAside(id, p.Epoch, incarnation, l); err != nil {
+		return err
+	}
+	dir := filepath.Join(s.at.preserved, id)
+	report, kept := s.report(id, incarnation, parted, l)
 	for _, f := range []struct {
 		name string
 		what any
@@ -109,60 +110,23 @@ func (s *Server) preservedOf(incarnation string) (string, error) {
 	return "", nil
 }
 
-// report lists the commits of a kept log.
-func (s *Server) report(dir, id, incarnation string, parted database.Parting) (database.Salvage, database.Kept, error) {
-	c, err := pgcontrol.Read(s.at.data)
-	if err != nil {
-		return database.Salvage{}, database.Kept{}, err
-	}
-	tli, err := walscan.Newest(dir, c.Timeline, c.SegSize)
-	if err != nil {
-		return database.Salvage{}, database.Kept{}, err
-	}
-	in := walscan.Input{Dir: dir, Timeline: tli, SegSize: c.SegSize, SystemID: c.SystemID}
-	if in.Start, err = readFrom(in, c.Redo, parted.LSN); err != nil {
-		return database.Salvage{}, database.Kept{}, err
-	}
-	found, err := walscan.Commits(in, walscan.LSN(parted.LSN))
-	if err != nil {
-		return database.Salvage{}, database.Kept{}, err
-	}
-	end := database.LSN(found.End.LSN)
+// report is the list of a kept log, and its short form.
+func (s *Server) report(id, incarnation string, parted database.Parting, l diverged) (database.Salvage, database.Kept) {
+	end := database.LSN(l.end.LSN)
 	r := database.Salvage{
-		ID: id, Database: s.cfg.Database, Host: s.cfg.Host, Incarnation: incarnation, SystemID: c.SystemID, Made: s.clock.Now().UTC(),
-		Given: parted.Given, Timeline: parted.Timeline, From: parted.LSN.String(), To: end.String(), NextXID: found.NextXID, Unread: found.Unknown,
+		ID: id, Database: s.cfg.Database, Host: s.cfg.Host, Incarnation: incarnation, SystemID: l.control.SystemID, Made: s.clock.Now().UTC(),
+		Given: parted.Given, Timeline: parted.Timeline, From: parted.LSN.String(), To: end.String(), NextXID: l.nextXID, Unread: l.unread,
 		Commits: []database.LostCommit{},
 	}
 	if end > parted.LSN {
 		r.Bytes = uint64(end - parted.LSN)
 	}
-	for _, t := range found.Transactions {
+	for _, t := range l.commits {
 		r.Commits = append(r.Commits, lostCommit(t, parted))
 	}
 	return r, database.Kept{
 		ID: id, Incarnation: incarnation, Parted: parted, End: end, Commits: len(r.Commits), Acknowledged: r.Acknowledged(),
-	}, nil
-}
-
-// readFrom is where to begin to read: at the redo position if that is early enough, so that transactions that were
-// under way are counted whole; else as far back as the log files go, or at the parting itself.
-func readFrom(in walscan.Input, redo, parted database.LSN) (walscan.LSN, error) {
-	if redo <= parted {
-		return walscan.LSN(redo), nil
 	}
-	segments, err := walscan.Segments(in.Dir, in.SegSize)
-	if err != nil {
-		return 0, err
-	}
-	first := uint64(parted) / in.SegSize
-	for first > 0 && slices.ContainsFunc(segments, func(x walscan.Segment) bool { return x.Number == first-1 }) {
-		first--
-	}
-	start, err := walscan.FirstRecord(in, first)
-	if err != nil || start > walscan.LSN(parted) {
-		return walscan.LSN(parted), nil // what cannot be counted is marked so
-	}
-	return start, nil
 }
 
 func lostCommit(t walscan.Transaction, parted database.Parting) database.LostCommit {
@@ -233,9 +197,9 @@ func (s *Server) NoteSalvaged(k database.Kept, how string) error {
 	return durable.WriteFile(filepath.Join(dir, salvagedFile), append(text, '\n'), 0o600)
 }
 
-// readSalvaged tells what was done with the commits of k, "" = nothing.
-func readSalvaged(dir string, k database.Kept) (string, error) {
-	text, err := os.ReadFile(filepath.Join(dir, salvagedFile))
+// readDeed tells what a note in the folder of k says was done with it, "" = nothing.
+func readDeed(dir, file string, k database.Kept) (string, error) {
+	text, err := os.ReadFile(filepath.Join(dir, file))
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
@@ -265,7 +229,7 @@ func readKept(dir string) (*database.Kept, error) {
 	if err := json.Unmarshal(text, &k); err != nil {
 		return nil, fmt.Errorf("read what was kept: %w", err)
 	}
-	k.Salvaged, err = readSalvaged(dir, k)
+	k.Salvaged, err = readDeed(dir, salvagedFile, k)
 	return &k, err
 }
 

@@ -184,10 +184,23 @@ func (s *Server) Remember(_ context.Context, epoch, generation int64) error {
 type partial struct {
 	Job         database.Kind `json:"job"`
 	Incarnation string        `json:"incarnation"`
+	Replaces    string        `json:"replaces,omitempty"` // the incarnation that was whole before, however many tries ago
 }
 
-func (s *Server) markPartial(job database.Kind, incarnation string) error {
-	b, err := json.Marshal(partial{job, incarnation})
+// replaces is the incarnation that a job takes the place of: the last that was whole.
+func (s *Server) replaces() (string, error) {
+	m, err := s.readPartial()
+	switch {
+	case err != nil:
+		return "", err
+	case m != nil && m.Replaces != "":
+		return m.Replaces, nil
+	}
+	return readIncarnation(s.at.data)
+}
+
+func (s *Server) markPartial(job database.Kind, incarnation, replaces string) error {
+	b, err := json.Marshal(partial{job, incarnation, replaces})
 	if err != nil {
 		return fmt.Errorf("mark the data as partial: %w", err)
 	}

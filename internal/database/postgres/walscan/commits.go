@@ -49,6 +49,7 @@ type Listing struct {
 	End          End
 	NextXID      uint32 // the first that was not in use at the position asked for; 0 = not known
 	Unknown      int    // records behind that position that could not be taken apart
+	Redo         LSN    // where the last checkpoint before that position begins; 0 = none was read
 }
 
 // Commits walks the log from in.Start and lists what was committed or prepared at and behind a position, which must
@@ -144,6 +145,9 @@ func (l *lister) record(r record, magic uint16) {
 	case rmgrLog:
 		if op := d.info & 0xf0; (op == opCheckpointShutdown || op == opCheckpointOnline) && len(d.data) >= 28 {
 			l.next(binary.LittleEndian.Uint32(d.data[24:]))
+			if !behind {
+				l.out.Redo = LSN(binary.LittleEndian.Uint64(d.data))
+			}
 		}
 	case rmgrStandby:
 		if d.info&0xf0 == opRunning && len(d.data) >= 16 {
