@@ -33,8 +33,9 @@ type ReceiverOptions struct {
 // Receiver copies a server's write-ahead log into a vault as it is written. It is never a synchronous
 // standby, and its slot lets the server forget only what the vault holds: losing this host loses nothing.
 type Receiver struct {
-	o   ReceiverOptions
-	log *slog.Logger
+	o      ReceiverOptions
+	log    *slog.Logger
+	visits visits
 
 	mu     sync.Mutex // guards the rest
 	status Status
@@ -101,7 +102,7 @@ func NewReceiver(o ReceiverOptions) (*Receiver, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Receiver{o: o, system: o.SystemID, log: o.Log.With("database", o.Database)}, nil
+	return &Receiver{o: o, system: o.SystemID, log: o.Log.With("database", o.Database), visits: visits{busyAt: busyAt, away: awayFor}}, nil
 }
 
 // Status is safe at any time.
@@ -133,7 +134,8 @@ func (r *Receiver) Run(ctx context.Context, cfg *pgconn.Config) (err error) {
 	if err != nil {
 		return err
 	}
-	defer sess.close()
+	s := &stream{r: r, sess: sess, cfg: cfg}
+	defer func() { s.sess.close() }() // whichever it is by then
 	srv, err := sess.identify(ctx)
 	if err != nil {
 		return err
@@ -147,7 +149,7 @@ func (r *Receiver) Run(ctx context.Context, cfg *pgconn.Config) (err error) {
 	if known != srv.systemID {
 		return fmt.Errorf("the server is of cluster %d, not %d: its log does not belong here", srv.systemID, known)
 	}
-	s := &stream{r: r, sess: sess, srv: srv, log: r.o.Vault.Log(srv.systemID, srv.segmentSize)}
+	s.srv, s.log = srv, r.o.Vault.Log(srv.systemID, srv.segmentSize)
 	if s.spool, err = openSpool(r.o.Spool, srv.segmentSize, r.o.SpoolMax); err != nil {
 		return err
 	}
@@ -157,11 +159,13 @@ func (r *Receiver) Run(ctx context.Context, cfg *pgconn.Config) (err error) {
 // stream is one Run.
 type stream struct {
 	r     *Receiver
-	sess  *session
+	cfg   *pgconn.Config // of the server
+	sess  *session       // after a visit another one
 	srv   server
 	log   *vault.Log
 	spool *spool
 
+	tally    tally
 	gathered []byte // of receiveRound: its memory, used again
 }
 
@@ -283,11 +287,12 @@ const replyEvery = time.Second
 // receive spools one timeline until it ends. It alone uses the connection.
 func (s *stream) receive(ctx context.Context, timeline uint32, from wal.LSN) error {
 	at := from
+	s.tally = tally{since: s.r.o.Clock.Now(), look: replyEvery}
 	for {
 		if err := s.sess.reply(at, s.archived(from), s.r.o.Clock.Now()); err != nil {
 			return err
 		}
-		round, cancel := context.WithTimeout(ctx, replyEvery)
+		round, cancel := context.WithTimeout(ctx, s.tally.look)
 		next, err := s.receiveRound(round, timeline, at)
 		cancel()
 		at = next
@@ -296,6 +301,11 @@ func (s *stream) receive(ctx context.Context, timeline uint32, from wal.LSN) err
 		}
 		if err != nil && !pgconn.Timeout(err) && !errors.Is(err, context.DeadlineExceeded) {
 			return err
+		}
+		if s.tally.busy(s.r.visits.busyAt, s.r.o.Clock.Now()) && !s.spool.full() {
+			if at, err = s.visit(ctx, timeline, at); err != nil {
+				return err
+			}
 		}
 	}
 }
@@ -369,7 +379,9 @@ func (s *stream) takeOne(ctx context.Context, g *gathering) (size int, answer bo
 	if err := g.take(m); err != nil {
 		return 0, false, err
 	}
-	s.r.heard(g.timeline, g.end(), m, s.r.o.Clock.Now())
+	now := s.r.o.Clock.Now()
+	s.r.heard(g.timeline, g.end(), m, now)
+	s.tally.add(len(m.data), g.end() >= m.serverEnd, now)
 	return len(m.data), m.wantReply, nil
 }
 

@@ -1,0 +1,134 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"holdfast/internal/vault/wal"
+)
+
+// A walsender is woken by every flush of the log, reads that little piece and sends it: under many small commits that takes
+// more of the primary's processors than all that happens to the log afterwards. No setting makes it wait, and one that
+// is connected and idle is woken as well (PostgreSQL before 16). So the archive leaves a server that commits so often,
+// and comes by to take in one go what has gathered; its slot keeps the log meanwhile. One that commits seldom is followed
+// without a break.
+const (
+	busyAt  = 500                   // small messages a second from which on leaving is worth the way back
+	awayFor = time.Second           // how long it stays away; part of a commit's way into the vault
+	glance  = 40 * time.Millisecond // how long it looks, with all of the log taken, whether the server is still busy
+	leaveIn = 10 * time.Second      // how long the server may take to let it go
+)
+
+// visits are busyAt and awayFor, but in tests.
+type visits struct {
+	busyAt float64
+	away   time.Duration
+}
+
+// tally counts small messages, to judge whether each costs the server a wake-up.
+type tally struct {
+	since time.Time     // from when on they count; zero = not before all that waited is taken
+	small int           // of them
+	look  time.Duration // how long they are counted before they are judged
+}
+
+// add counts a message of so many bytes of log. caught = with it nothing waits at the server.
+func (t *tally) add(bytes int, caught bool, now time.Time) {
+	switch {
+	case t.since.IsZero() && caught:
+		t.since = now
+	case !t.since.IsZero() && bytes > 0 && bytes < bulk: // a larger one is of many commits, or of one that shares its wake-up with nobody
+		t.small++
+	}
+}
+
+// busy judges what was counted, once that was long enough, against messages a second, and begins anew.
+func (t *tally) busy(at float64, now time.Time) bool {
+	took := now.Sub(t.since)
+	if t.since.IsZero() || took < t.look {
+		return false
+	}
+	busy := float64(t.small) >= at*took.Seconds()
+	*t = tally{since: now, look: replyEvery}
+	return busy
+}
+
+// visit leaves the server for a while, and comes back to where the log goes on. at is the end of what is spooled, then and
+// after it.
+func (s *stream) visit(ctx context.Context, timeline uint32, at wal.LSN) (wal.LSN, error) {
+	g := gathering{s: s, timeline: timeline, begin: at, data: s.gathered[:0]}
+	leaving, cancel := context.WithTimeout(ctx, leaveIn)
+	err := s.sess.leave(leaving, g.take)
+	cancel()
+	err = errors.Join(err, g.put())
+	at, s.gathered = g.begin, g.data
+	s.sess.close()
+	if err != nil {
+		return at, fmt.Errorf("leave the server for a while: %w", err)
+	}
+	signal(s.spool.ripe) // nothing more comes for now: what came can be synced
+	if err := s.pause(ctx, s.r.visits.away); err != nil {
+		return at, err
+	}
+	sess, err := dial(ctx, s.cfg)
+	if err != nil {
+		return at, err
+	}
+	s.sess = sess
+	srv, err := sess.identify(ctx)
+	switch {
+	case err != nil:
+		return at, err
+	case srv.systemID != s.srv.systemID || srv.timeline != s.srv.timeline || srv.segmentSize != s.srv.segmentSize:
+		return at, fmt.Errorf("the server of cluster %d on timeline %d is now of cluster %d on timeline %d", s.srv.systemID, s.srv.timeline, srv.systemID, srv.timeline)
+	}
+	s.tally = tally{look: glance}
+	return at, sess.start(ctx, s.r.o.Slot, timeline, at)
+}
+
+// pause waits, unless ctx ends before.
+func (s *stream) pause(ctx context.Context, d time.Duration) error {
+	t := s.r.o.Clock.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C():
+		return nil
+	}
+}
+
+// leave ends streaming, so that the server lets go of the slot and notes nothing unusual. What it had sent before it
+// heard of that is taken.
+func (s *session) leave(ctx context.Context, take func(message) error) error {
+	s.conn.Frontend().Send(&pgproto3.CopyDone{})
+	if err := s.conn.Frontend().Flush(); err != nil {
+		return err
+	}
+	var failed error
+	for {
+		msg, err := s.conn.ReceiveMessage(ctx)
+		if err != nil {
+			return err
+		}
+		switch m := msg.(type) {
+		case *pgproto3.CopyData:
+			got, err := parseCopy(m.Data)
+			if err == nil {
+				err = take(got)
+			}
+			if err != nil {
+				return err
+			}
+		case *pgproto3.ErrorResponse:
+			failed = pgconn.ErrorResponseToPgError(m)
+		case *pgproto3.ReadyForQuery:
+			return failed
+		}
+	}
+}
