@@ -9,8 +9,9 @@ const gateGrace = 500 * time.Millisecond
 type keeper struct {
 	stopped bool // SIGSTOP: it hears a new deadline only when it goes on, and lets the one it has pass
 	since   time.Duration
-	late    time.Duration // virtual; the deadline that it will hear of then; 0 = none
-	lateOf  *process      // whose it is
+	heardOf *process      // whose deadlines wait for it; nil = none do
+	first   time.Duration // virtual; the first of them: once that has passed it takes no later one
+	last    time.Duration // virtual; the last, which the listener goes by
 	missed  *process      // that it should have fenced meanwhile
 	cut     *process      // that the listener fenced in its place: no client reaches it any more
 }
@@ -21,28 +22,31 @@ func (s *Server) StopKeeper(stop bool) {
 		return
 	}
 	was := s.keeper
-	s.keeper.stopped, s.keeper.since, s.keeper.missed, s.keeper.late, s.keeper.lateOf = stop, s.w.Now(), nil, 0, nil
+	s.keeper = keeper{stopped: stop, since: s.w.Now(), cut: was.cut}
 	switch {
 	case stop || s.p == nil:
-	case was.missed == s.p:
+	case was.missed == s.p, was.heardOf == s.p && was.first <= s.w.Now():
 		s.fence(s.p)
-	case was.lateOf == s.p && was.late <= s.w.Now():
-		s.fence(s.p)
-	case was.lateOf == s.p:
-		s.extend(was.late - s.w.Now())
+	case was.heardOf == s.p:
+		s.extend(was.last - s.w.Now())
 	}
 }
 
 // hearLater is what comes of a new deadline while the keeper stands still: it waits in its socket. The listener on this
 // host, which was told as well, fences in the keeper's place.
 func (s *Server) hearLater(at time.Duration) {
-	p := s.p
-	if p == nil || at <= s.keeper.late && s.keeper.lateOf == p {
+	k, p := &s.keeper, s.p
+	switch {
+	case p == nil:
+		return
+	case k.heardOf != p:
+		k.heardOf, k.first = p, at
+	case at <= k.last:
 		return
 	}
-	s.keeper.late, s.keeper.lateOf = at, p
+	k.last = at
 	s.w.After(s.host, at-s.w.Now()+gateGrace, func() {
-		if s.p == p && s.keeper.stopped && s.keeper.lateOf == p && s.keeper.late <= at {
+		if s.p == p && k.stopped && k.heardOf == p && k.last <= at {
 			s.gateFences(p)
 		}
 	})

@@ -48,11 +48,9 @@ func (s *Server) observeFollowing(l *database.Local) error {
 	if err != nil || c.State != pgcontrol.ArchiveRecovery {
 		return err
 	}
-	tli, err := walscan.Newest(s.at.wal(), c.Timeline, c.SegSize)
-	if err != nil {
-		return err
-	}
-	now := followed{Incarnation: l.Incarnation, Timeline: tli}
+	// Not by the files: a promotion makes those of its timeline, and names it in pg_control's recovery point, while the server
+	// still calls itself a standby. What it received, and the checkpoint that it replayed, are of the timeline before.
+	now := followed{Incarnation: l.Incarnation, Timeline: max(c.Timeline, s.watch.receives)}
 	if was, err := s.readFollowed(); err != nil || was == now {
 		return err
 	}

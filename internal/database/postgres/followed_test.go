@@ -2,15 +2,18 @@ package postgres_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
-	program "os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
+	program "os/exec"
 
 	"holdfast/internal/database"
 	"holdfast/internal/database/postgres/pgtest"
+	"holdfast/internal/database/postgres/walscan"
 )
 
 // A standby's data that somebody runs as a primary, without a promotion, have another log under the same timeline: they are
@@ -46,6 +49,40 @@ func TestAStandbyThatWasRunAsAPrimaryByHandIsNoCopy(t *testing.T) {
 	}
 	if err := a.Follow(ctx, a.Endpoint, 1); err == nil {
 		t.Error("it followed")
+	}
+}
+
+// In the middle of a promotion the files of the next timeline are there, and the server is still a standby. Whoever takes that
+// timeline for the followed one calls the new primary forged.
+func TestATimelineThatIsBeingPromotedToIsNotFollowed(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	nodes := pgtest.New(t, pgtest.Options{}, "127.46.8.2", "127.46.8.3")
+	a, b := nodes[0], nodes[1]
+	pgtest.Primary(t, a)
+	pgtest.Join(t, b, a, 1)
+	b.Await(t, "it streams", func(l database.Local) bool { return l.Receiving })
+	mark := filepath.Join(filepath.Dir(b.DataDir()), "followed.json")
+	kept := func() string {
+		text, err := os.ReadFile(mark)
+		if err != nil {
+			return ""
+		}
+		return string(text)
+	}
+	streamed := fmt.Sprintf(`"timeline":%d`, a.Answers(t).Timeline)
+	b.Await(t, "the timeline that it streams is kept", func(database.Local) bool { return strings.Contains(kept(), streamed) })
+	next := a.Answers(t).Timeline + 1
+	wal := filepath.Join(b.DataDir(), "pg_wal")
+	must(t, os.WriteFile(filepath.Join(wal, walscan.HistoryName(next)), fmt.Appendf(nil, "%d\t0/3000000\tthe moment in a promotion\n", next-1), 0o600))
+	must(t, os.WriteFile(filepath.Join(wal, fmt.Sprintf("%08X0000000000000003", next)), make([]byte, 16<<20), 0o600))
+	looked := time.Now()
+	b.Await(t, "it was looked at", func(l database.Local) bool { return l.Timeline == next && time.Since(looked) > 3*time.Second })
+	if !strings.Contains(kept(), streamed) {
+		t.Errorf("it streams timeline %d, and this is kept: %s", next-1, kept())
+	}
+	if l := b.Observe(ctx); l.Data != database.DataPresent {
+		t.Errorf("%s: %s", l.Data, l.Why)
 	}
 }
 

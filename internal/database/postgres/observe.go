@@ -37,6 +37,7 @@ type observer struct {
 	silent time.Time // since when our keeper does not answer; zero = it does
 
 	followingAt time.Time // when a standby was last asked for its timeline
+	receives    uint32    // the timeline that its receiver was given in the last look; 0 = none
 }
 
 func (o *observer) close() error {
@@ -224,6 +225,7 @@ type answer struct {
 	replayed   *string
 	lagMillis  *float64
 	receiver   *string
+	from       *int32 // timeline that the receiver was given
 	giving     int // copies on their way from here
 	waiting    int // commits that have waited for a standby for a second or more
 }
@@ -234,7 +236,7 @@ const question = `SELECT pg_is_in_recovery(), current_setting('synchronous_stand
  pg_last_wal_receive_lsn()::text, pg_last_wal_replay_lsn()::text,
  CASE WHEN pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn()
   THEN 1000 * extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()) END::float8,
- (SELECT status FROM pg_stat_wal_receiver),
+ (SELECT status FROM pg_stat_wal_receiver), (SELECT received_tli FROM pg_stat_wal_receiver),
  (SELECT count(*) FROM pg_stat_activity WHERE application_name = '` + copyName + `'),
  (SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND state_change < now() - interval '1 second')`
 
@@ -287,8 +289,9 @@ func (s *Server) ask(ctx context.Context, l *database.Local, now memory) error {
 	}
 	conn := s.watch.conn
 	var a answer
+	s.watch.receives = 0
 	if err := conn.QueryRow(ctx, question).Scan(&a.recovering, &a.names, &a.timeline, &a.flushed, &a.received, &a.replayed,
-		&a.lagMillis, &a.receiver, &a.giving, &a.waiting); err != nil {
+		&a.lagMillis, &a.receiver, &a.from, &a.giving, &a.waiting); err != nil {
 		return fmt.Errorf("ask the server: %w", err)
 	}
 	l.Ready, l.Giving = true, a.giving
@@ -306,6 +309,9 @@ func (s *Server) ask(ctx context.Context, l *database.Local, now memory) error {
 	}
 	if a.recovering {
 		l.Role = database.Standby
+		if a.from != nil && *a.from > 0 {
+			s.watch.receives = uint32(*a.from)
+		}
 		received, errR := parseLSN(a.received)
 		replayed, errP := parseLSN(a.replayed)
 		l.Flushed, l.Replayed = max(received, replayed), replayed
