@@ -226,8 +226,8 @@ type answer struct {
 	lagMillis  *float64
 	receiver   *string
 	from       *int32 // timeline that the receiver was given
-	giving     int // copies on their way from here
-	waiting    int // commits that have waited for a standby for a second or more
+	giving     int    // copies on their way from here
+	waiting    int    // commits that have waited for a standby for a second or more
 }
 
 const question = `SELECT pg_is_in_recovery(), current_setting('synchronous_standby_names'),
