@@ -4,12 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	program "os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
-	program "os/exec"
 
 	"holdfast/internal/database"
 	"holdfast/internal/database/postgres/pgtest"
