@@ -30,6 +30,9 @@ func (o *PruneOptions) agreed(ctx context.Context) (string, error) {
 			return "two persons have not agreed how long backups of " + o.Database + " stay: all of them do, and all of its log", nil
 		}
 	}
+	if p, ok := errors.AsType[*problem.Problem](err); ok && o.DryRun && p.Code == "vault.paper-lost" {
+		return p.Title + ": nothing goes until two persons set them aside", nil
+	}
 	if p, ok := errors.AsType[*problem.Problem](err); ok && o.DryRun && p.Code == "vault.needs-two-persons" {
 		return "two persons have not agreed how long backups of " + o.Database + " stay: none goes until they do", nil
 	}

@@ -113,6 +113,12 @@ func writeRequested(out io.Writer, all []requestedIn) error {
 		switch {
 		case !r.TwoPersons:
 			fmt.Fprintf(&b, "VAULT %s: one person is enough\n", r.Vault)
+		case len(r.Lost) > 0:
+			fmt.Fprintf(&b, "VAULT %s: two persons must agree, and no copy has these requests or answers whole; each may be a refusal, and nothing is let go of\n", r.Vault)
+			for _, name := range r.Lost {
+				fmt.Fprintf(&b, "  lost      %s\n", plain(name))
+			}
+			fmt.Fprintf(&b, "  holdfast vault repair %s brings them back where it can; else two persons set them aside: holdfast vault deletions request set-aside %s\n", r.Vault, r.Vault)
 		case r.Waits != "":
 			fmt.Fprintf(&b, "VAULT %s: two persons must agree, and nobody here can tell to what they did: %s. Nothing is let go of\n", r.Vault, r.Waits)
 		case r.Terms == nil:
@@ -158,6 +164,8 @@ func caseText(c consent.Case) string {
 		b.WriteString("\n")
 	case consent.Refused:
 		fmt.Fprintf(&b, "  refused   by %s %s\n", c.Second, plain(c.Why))
+	case consent.Void:
+		b.WriteString("  void      ask anew\n")
 	default:
 		fmt.Fprintf(&b, "  over      since %s\n", momentText(c.Until))
 	}
@@ -221,7 +229,7 @@ func deletionsRequestCommand() *cobra.Command {
 	var root, as, reason, output string
 	var dryRun, yes bool
 	cmd := &cobra.Command{
-		Use:   "request unpin|release|retire-key|retention|one-person [BACKUP|VAULT]",
+		Use:   "request unpin|release|retire-key|retention|one-person|set-aside [BACKUP|VAULT]",
 		Short: "Ask another person to agree that something goes for good",
 		Long: `  unpin BACKUP        take a backup's pin off; then holdfast backup unpin BACKUP does it
   release BACKUP      lift a legal hold; then holdfast backup release BACKUP does it
@@ -229,6 +237,8 @@ func deletionsRequestCommand() *cobra.Command {
   retention VAULT     keep things for as long as the plan says now, and not longer: counts as soon as it is agreed to. It names each
                       backup that the plan does not keep
   one-person VAULT    need no second person any more: counts as soon as it is agreed to, and the plan says so too
+  set-aside VAULT     wait no more for requests and answers that no copy has whole: counts as soon as it is agreed to, and whatever
+                      was asked for until then is void, for one of them may have been its refusal
 
 A plan that keeps things for longer needs nobody's agreement. Another person must agree within 24 hours.`,
 		Example: `  holdfast vault deletions request retention main --as /media/anna --dry-run
@@ -337,10 +347,10 @@ func (a application) deed(cmd *cobra.Command, root string, args []string) (v *va
 			return nil, d, fmt.Errorf("request %s names a backup: %w", kind, errUsage)
 		}
 		name, err = a.vaultWith(ctx, args[1])
-	case consent.RetireKey, consent.Retention, consent.OnePerson:
+	case consent.RetireKey, consent.Retention, consent.OnePerson, consent.SetAside:
 		_, name, err = oneVault(cmd, root, args[1:])
 	default:
-		err = fmt.Errorf("%q is none of unpin, release, retire-key, retention and one-person: %w", kind, errUsage)
+		err = fmt.Errorf("%q is none of unpin, release, retire-key, retention, one-person and set-aside: %w", kind, errUsage)
 	}
 	if err != nil {
 		return nil, d, err
@@ -355,6 +365,8 @@ func (a application) deed(cmd *cobra.Command, root string, args []string) (v *va
 		d, err = v.ReleaseDeed(ctx, args[1])
 	case consent.RetireKey:
 		d, err = v.RetireDeed(ctx)
+	case consent.SetAside:
+		d, err = v.SetAsideDeed(ctx)
 	case consent.Retention:
 		d, err = backup.RetentionDeed(ctx, v, a.plan, time.Now())
 	default:
@@ -474,6 +486,8 @@ func nextStep(c consent.Case, agree bool) string {
 		return "within a day: holdfast backup release " + c.Deed.Subject + " --reason TEXT"
 	case c.Deed.Kind == consent.RetireKey:
 		return "within a day: holdfast vault key retire"
+	case c.Deed.Kind == consent.SetAside:
+		return "it counts from now on, and what was asked for before is void; holdfast vault repair --give-up-lost settles what the last scrub says of it"
 	}
 	return "it counts from now on"
 }

@@ -197,3 +197,48 @@ func TestTermsAreShownAndWorkedOutAnew(t *testing.T) {
 		}
 	}
 }
+
+// What was asked for and lies damaged in every copy is named, stops what goes, and is set aside by two.
+func TestALostRequestIsNamedAndSetAside(t *testing.T) {
+	root, backup := twoPersons(t)
+	at := "--root=" + root
+	var as []string
+	for _, name := range []string{"anna", "ben"} {
+		dir := filepath.Join(t.TempDir(), name)
+		words(t, 0, "operator", "issue", name, "--to", dir, at)
+		as = append(as, "--as="+dir)
+	}
+	request := []string{"vault", "deletions", "request", "set-aside", "main", at, as[0], "--yes"}
+	words(t, 2, request...) // nothing is lost
+	dir := filepath.Join(root, "home", "deletions")
+	before := map[string]bool{}
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		before[e.Name()] = true
+	}
+	words(t, 0, "vault", "deletions", "request", "unpin", backup, at, as[0], "--yes")
+	if entries, err = os.ReadDir(dir); err != nil {
+		t.Fatal(err)
+	}
+	lost := ""
+	for _, e := range entries {
+		if !before[e.Name()] && e.Name() != "authority.aes" {
+			lost = e.Name()
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, lost), []byte("HFDELET\x01 and nothing that was sealed"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	says(t, words(t, 1, "backup", "unpin", backup, at, "--yes"), "vault.paper-lost", lost, "request set-aside main")
+	says(t, words(t, 0, "vault", "deletions", "list", at), "deletions/"+lost, "nothing is let go of", "request set-aside main")
+	says(t, words(t, 0, "backup", "prune", "records", at, "--dry-run"), "until two persons set them aside")
+	says(t, words(t, 0, request...), "set-aside", "deletions/"+lost)
+	id := asked(t, at)
+	says(t, words(t, 1, "vault", "deletions", "approve", id[:12], at, as[0], "--yes"), "vault.same-person")
+	says(t, words(t, 0, "vault", "deletions", "approve", id[:12], at, as[1], "--yes"), "it counts from now on", "void")
+	says(t, words(t, 1, "backup", "unpin", backup, at, "--yes"), "vault.needs-two-persons")
+	says(t, words(t, 1, "vault", "deletions", "request", "unpin", backup, at, as[0], "--yes"), "may have been a refusal of it") // for five minutes
+}

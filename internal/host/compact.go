@@ -24,7 +24,7 @@ func (h *Host) compact(ctx context.Context, v *vault.Vault, r *choreRun) (string
 		switch p.Code {
 		case "vault.no-right-to-delete":
 			return text + "; log is not bundled, for there is no right to delete", nil, nil
-		case "vault.needs-two-persons":
+		case "vault.needs-two-persons", "vault.paper-lost":
 			return text + "; log is not bundled: " + p.Title, nil, nil
 		}
 	}

@@ -97,6 +97,7 @@ type Requested struct {
 	Cases      []consent.Case `json:"requests"`        // the newest first
 	Bad        []string       `json:"bad,omitempty"`   // what lies there and counts for nothing
 	Waits      string         `json:"waits,omitempty"` // why nobody here can say what was agreed to: then nothing goes
+	Lost       []string       `json:"lost,omitempty"`  // papers that no copy has whole and two persons have not set aside: then nothing goes
 }
 
 // Requested reads every request and judges it at a moment. A copy that is away may hold a refusal, or what says that two
@@ -128,12 +129,14 @@ func (v *Vault) requested(ctx context.Context, now time.Time, extra ...[]byte) (
 	}
 	slices.Sort(names)
 	var papers [][]byte
-	noted := ""
+	noted, lost := "", []string(nil)
 	for _, name := range names {
 		content, err := v.paperIn(ctx, name)
 		switch {
+		case errors.Is(err, errPaperLost) && name != authorityNote:
+			// It may be a refusal. Whoever can damage it in every copy can stop what goes until two persons set it aside.
+			lost = append(lost, name)
 		case err != nil:
-			// A damaged one may be a refusal. Whoever can damage it in every copy can stop what goes, and no more.
 			return out, fmt.Errorf("read %s in vault %s: %w", name, v.name, err)
 		case name == authorityNote:
 			noted = string(content)
@@ -141,11 +144,11 @@ func (v *Vault) requested(ctx context.Context, now time.Time, extra ...[]byte) (
 			papers = append(papers, content)
 		}
 	}
-	if len(papers) == 0 && noted == "" && len(extra) == 0 {
+	if len(papers) == 0 && noted == "" && len(extra) == 0 && len(lost) == 0 {
 		return out, nil
 	}
 	papers = append(papers, extra...)
-	trust, why := v.trust(noted, papers)
+	trust, why := v.trust(noted, papers, len(lost))
 	if why != "" { // and nobody here can say what was agreed to
 		out.TwoPersons, out.Waits = true, why
 		return out, nil
@@ -153,6 +156,10 @@ func (v *Vault) requested(ctx context.Context, now time.Time, extra ...[]byte) (
 	out.Cases, out.Bad = consent.Judge(papers, trust, now)
 	if out.Cases == nil {
 		out.Cases = []consent.Case{}
+	}
+	if out.Lost = consent.Without(out.Cases, lost); len(out.Lost) > 0 { // one of them may say that two are needed
+		out.TwoPersons = true
+		return out, nil
 	}
 	terms, on := consent.Standing(out.Cases)
 	out.Terms, out.TwoPersons = terms, out.TwoPersons || on
@@ -184,7 +191,7 @@ func (v *Vault) leave(ctx context.Context, d consent.Deed) (by string, err error
 		return "", err
 	}
 	c, ok := consent.Leave(now.Cases, d)
-	if !ok {
+	if !ok || len(now.Lost) > 0 {
 		return "", now.refuse(v.name, d)
 	}
 	return fmt.Sprintf("%s, and %s agreed", c.By, c.Second), nil
@@ -230,6 +237,15 @@ func (v *Vault) noteDeed(ctx context.Context, kind, backup, note string) (consen
 	return consent.NewDeed(kind, backup, items, nil), nil
 }
 
+// SetAsideDeed names the papers that no copy has whole and that stop whatever goes for good.
+func (v *Vault) SetAsideDeed(ctx context.Context) (consent.Deed, error) {
+	now, err := v.Requested(ctx, time.Now())
+	if err != nil {
+		return consent.Deed{}, err
+	}
+	return consent.NewDeed(consent.SetAside, "", now.Lost, nil), nil
+}
+
 // RetireDeed names the wraps of the keys that would open the vault no more.
 func (v *Vault) RetireDeed(ctx context.Context) (consent.Deed, error) {
 	_, old, err := v.wrapsToRetire(ctx)
@@ -250,6 +266,12 @@ func retireDeed(old []wrap) consent.Deed {
 // refuse says that a deed was not agreed to, and why nobody can tell.
 func (r Requested) refuse(name string, d consent.Deed) error {
 	p := NotAgreed(name, d)
+	if len(r.Lost) > 0 {
+		return &problem.Problem{Code: "vault.paper-lost", Subject: name, Severity: problem.Degraded,
+			Title:   fmt.Sprintf("%d requests or answers are damaged in every copy, and each may be a refusal: %s", len(r.Lost), strings.Join(r.Lost, ", ")),
+			Meaning: "Nothing is let go of for good, whatever was agreed to, and the vault grows. Backups, restores and the log go on.",
+			Remedy:  "holdfast vault repair " + name + " brings back what a copy or its trash still has; else one person asks: holdfast vault deletions request set-aside " + name + "; another one agrees"}
+	}
 	if r.Waits != "" {
 		p.Title, p.Severity = "nobody here can tell what two persons agreed to: "+r.Waits, problem.Degraded
 		p.Remedy = "use a plan's data root whose certificates are of the vault's own authority; holdfast vault deletions list says more"

@@ -3,6 +3,7 @@ package vault_test
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -168,6 +169,93 @@ func TestARefusalInACopyThatIsAwayCounts(t *testing.T) {
 	if err := openAll(t, half).DropNotes(ctx, b.ID, vault.Pin); err != nil {
 		t.Errorf("with every copy: %v", err)
 	}
+}
+
+// A paper that no copy has whole stops what goes for good, and says so by its name. Two persons may set it aside; then what they
+// had agreed to until then is void, for it may have been a refusal of that.
+func TestALostPaperIsSetAsideByTwoAndRevivesNothing(t *testing.T) {
+	for _, how := range []string{"a flipped bit", "emptied"} {
+		t.Run(how, func(t *testing.T) { lostPaper(t, how) })
+	}
+}
+
+func lostPaper(t *testing.T, how string) {
+	authority, who := persons(t, "anna", "ben")
+	conf, home, away := pair(t)
+	conf.Deletions = vault.Deletions{TwoPersons: true, Authority: authority}
+	v := createIn(t, place{conf: conf})
+	ctx := t.Context()
+	b := store(t, v, sample())
+	if err := v.PutNote(ctx, vault.Note{Backup: b.ID, Kind: vault.Pin, By: "anna", At: time.Unix(3e9, 0)}); err != nil {
+		t.Fatal(err)
+	}
+	unpin := func() error { return v.DropNotes(ctx, b.ID, vault.Pin) }
+	terms := consent.NewDeed(consent.Retention, "", []string{"records"}, &consent.Terms{Undelete: time.Hour})
+	answers(t, v, who["ben"], asks(t, v, who["anna"], terms, nil), terms, true)
+	d, err := v.UnpinDeed(ctx, b.ID)
+	id := asks(t, v, who["anna"], d, err)
+	answers(t, v, who["ben"], id, d, true)
+	syncAll(t, v)
+	before := files(t, away, "deletions")
+	answers(t, v, who["ben"], id, d, false) // he thinks better of it
+	wantProblem(t, unpin(), "vault.needs-two-persons")
+	syncAll(t, v)
+	name := ""
+	for _, f := range files(t, away, "deletions") {
+		if !slices.Contains(before, f) {
+			name = filepath.Join("deletions", filepath.Base(f))
+		}
+	}
+
+	whole := spoil(t, filepath.Join(home, name), how)
+	wantProblem(t, unpin(), "vault.needs-two-persons") // the other copy has it
+	spoil(t, filepath.Join(away, name), how)
+	wantProblem(t, unpin(), "vault.paper-lost")
+	wantProblem(t, v.MayLetGo(ctx), "vault.paper-lost")
+	now, err := v.Requested(ctx, time.Now())
+	if err != nil || !now.TwoPersons || now.Terms != nil || len(now.Lost) != 1 || now.Lost[0] != name {
+		t.Fatalf("requested: %+v, %v", now, err)
+	}
+	if _, err := v.GiveUp(ctx, []string{name}); err == nil {
+		t.Error("one person gave it up")
+	}
+
+	d, err = v.SetAsideDeed(ctx)
+	id = asks(t, v, who["anna"], d, err)
+	wantProblem(t, unpin(), "vault.paper-lost")
+	answers(t, v, who["anna"], id, d, true)
+	wantProblem(t, unpin(), "vault.paper-lost")
+	answers(t, v, who["ben"], id, d, true)
+	wantProblem(t, unpin(), "vault.needs-two-persons") // what was refused is not agreed to by that
+	wantProblem(t, v.MayLetGo(ctx), "vault.needs-two-persons")
+	if _, err := v.GiveUp(ctx, []string{name}); err != nil {
+		t.Errorf("two persons set it aside: %v", err)
+	}
+	wantProblem(t, unpin(), "vault.needs-two-persons")
+	// From now on what they agree to counts again; what is asked for at once may have been asked for before, by another clock.
+	later := time.Now().Add(10 * time.Minute)
+	raw, id, err := who["anna"].Ask(consent.Request{Application: "clinic", Vault: v.Identity().ID, At: later, Deed: terms})
+	if err == nil {
+		err = v.PutPaper(ctx, raw)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err = who["ben"].Answer(consent.Vote{Vault: v.Identity().ID, Request: id, Digest: terms.Digest(), Agree: true, At: later})
+	if err == nil {
+		err = v.PutPaper(ctx, raw)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if now, err = v.Requested(ctx, later); err != nil || now.Terms == nil || len(now.Lost) > 0 {
+		t.Errorf("agreed anew: %+v, %v", now, err)
+	}
+	// Whole again it says what it said.
+	if err := os.WriteFile(filepath.Join(home, name), whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	wantProblem(t, unpin(), "vault.needs-two-persons")
 }
 
 // An old key is retired by two, and the trash is not ended sooner than two agreed, whatever the plan says now.

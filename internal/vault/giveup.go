@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/kopia/kopia/repo/content"
 
+	"holdfast/internal/vault/consent"
 	"holdfast/internal/vault/store"
 	"holdfast/internal/vault/wal"
 )
@@ -26,12 +29,31 @@ func (v *Vault) needless(ctx context.Context, name string) error {
 	switch {
 	case dir == receiptDir:
 		return nil
+	case dir == deletionDir:
+		return v.setAside(ctx, name)
 	case dir == "wal":
 		return v.logNeedless(ctx, rest)
 	case dir == repositoryDir && !changing(name):
 		return v.allReadable(ctx)
 	}
 	return errors.New("the vault cannot do without it")
+}
+
+// setAside errs unless two persons agreed that a paper is not waited for.
+func (v *Vault) setAside(ctx context.Context, name string) error {
+	now, err := v.Requested(ctx, time.Now())
+	switch {
+	case err != nil:
+		return err
+	case now.Waits != "":
+		return errors.New(now.Waits)
+	}
+	for _, c := range now.Cases {
+		if c.Deed.Kind == consent.SetAside && c.State == consent.Agreed && slices.Contains(c.Deed.Items, name) {
+			return nil
+		}
+	}
+	return fmt.Errorf("it may be a refusal: two persons set it aside: holdfast vault deletions request set-aside %s", v.name)
 }
 
 // logNeedless errs when a listed backup, or a moment after one, is restored with a piece of log.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"holdfast/internal/vault/consent"
@@ -19,7 +20,7 @@ const authorityNote = deletionDir + "/authority" + deletionSuffix
 func (v *Vault) noteAuthority(ctx context.Context) error {
 	noted, err := v.paperIn(ctx, authorityNote)
 	if err == nil {
-		_, why := v.trust(string(noted), nil)
+		_, why := v.trust(string(noted), nil, 0)
 		return sayWhy(why)
 	}
 	if !errors.Is(err, store.ErrNotFound) {
@@ -60,7 +61,7 @@ func sayWhy(why string) error {
 
 // trust is whose certificates are persons' in this vault: of the one authority that is noted there. Where none is, it is the one
 // known here, if every paper is by its persons. why says that nobody can be trusted, and so nothing goes.
-func (v *Vault) trust(noted string, papers [][]byte) (t consent.Trust, why string) {
+func (v *Vault) trust(noted string, papers [][]byte, lost int) (t consent.Trust, why string) {
 	certificate, is := consent.AuthorityIn(v.deletions.Authority, noted)
 	t = consent.Trust{Authority: certificate, Application: v.identity.Application, Vault: v.identity.ID}
 	if is == "" {
@@ -68,6 +69,9 @@ func (v *Vault) trust(noted string, papers [][]byte) (t consent.Trust, why strin
 			return t, fmt.Sprintf("the authority whose certificates are known here (%.12s) is not this vault's (%.12s)", other, noted)
 		}
 		return t, noAuthority
+	}
+	if noted == "" && lost > 0 {
+		return t, "which authority's persons count here is not noted in the vault, and not every request and answer can be read"
 	}
 	for _, p := range papers {
 		if noted == "" && !t.Knows(p) {
@@ -77,7 +81,11 @@ func (v *Vault) trust(noted string, papers [][]byte) (t consent.Trust, why strin
 	return t, ""
 }
 
-// paperIn reads what is sealed as a paper is, from the first copy that has it whole.
+// errPaperLost is that every copy of the vault has something under a paper's name, and none has it whole.
+var errPaperLost = errors.New("no copy has it whole")
+
+// paperIn reads what is sealed as a paper is, from the first copy that has it whole. It is lost, errPaperLost, when each copy
+// was asked and none has.
 func (v *Vault) paperIn(ctx context.Context, name string) ([]byte, error) {
 	raw, err := store.Read(ctx, v.files, name)
 	if err != nil {
@@ -87,14 +95,22 @@ func (v *Vault) paperIn(ctx context.Context, name string) ([]byte, error) {
 	if damaged == nil {
 		return content, nil
 	}
-	open, _ := v.copiesAlone()
+	open, away := v.copiesAlone()
+	silent := away
 	for _, c := range sortedKeys(open) {
-		if raw, err = store.Read(ctx, open[c], name); err != nil {
-			continue // that copy has it not, or does not say: another one may
+		raw, err := store.Read(ctx, open[c], name)
+		if err != nil {
+			if !errors.Is(err, store.ErrNotFound) { // it does not say: another one may
+				silent = append(silent, fmt.Sprintf("%s: %v", c, err))
+			}
+			continue
 		}
 		if content, err = v.openPaper(name, raw); err == nil {
 			return content, nil
 		}
 	}
-	return nil, damaged
+	if len(silent) > 0 {
+		return nil, fmt.Errorf("%w; a copy that does not answer may have it whole: %s", damaged, strings.Join(silent, "; "))
+	}
+	return nil, fmt.Errorf("%w: %w", errPaperLost, damaged)
 }

@@ -30,6 +30,7 @@ const (
 	RetireKey = "retire-key" // earlier keys open the vault no more
 	Retention = "retention"  // from now on the vault keeps things for as long as [Terms] say, and not longer
 	OnePerson = "one-person" // from now on nobody is asked any more
+	SetAside  = "set-aside"  // papers that no copy has whole are not waited for any more
 )
 
 // Deed is what goes, to the last name.
@@ -91,6 +92,7 @@ const (
 	Agreed  = "agreed"
 	Refused = "refused"
 	Over    = "over" // nobody agreed in time, or nobody carried it out in time
+	Void    = "void" // asked for before papers were set aside: one of those may have been its refusal
 )
 
 // Case is a request and what became of it.
@@ -209,7 +211,7 @@ func (c *Case) settle(now time.Time) {
 	case "":
 		c.State, c.Until = Open, c.At.Add(AskFor)
 	case Agreed:
-		if stands(c.Deed.Kind) {
+		if stands(c.Deed.Kind) || c.Deed.Kind == SetAside {
 			return
 		}
 		c.Until = c.Agreed.Add(ActFor)
@@ -219,6 +221,42 @@ func (c *Case) settle(now time.Time) {
 	if !now.Before(c.Until) {
 		c.State = Over
 	}
+}
+
+// Without judges what papers that nobody can read leave of the cases. Each may have been a refusal, or what two persons last
+// agreed to. left are those that stop everything: of the others two persons agreed, by name, that they are not waited for. And
+// as such a one may have refused whatever was asked for until then, all of that is void, for good, also when somebody takes
+// the setting aside back: nothing that may have been refused counts again, and two persons agree anew. Pure.
+func Without(cases []Case, unreadable []string) (left []string) {
+	var until time.Time
+	aside := map[string]bool{}
+	for _, c := range cases {
+		if c.Deed.Kind != SetAside || c.Agreed.IsZero() {
+			continue
+		}
+		for _, at := range []time.Time{c.At, c.Agreed} { // by two persons' clocks
+			if at = at.Add(skewMax); at.After(until) {
+				until = at
+			}
+		}
+		for _, name := range c.Deed.Items {
+			aside[name] = aside[name] || c.State == Agreed
+		}
+	}
+	for i := range cases {
+		c := &cases[i]
+		if c.Deed.Kind == SetAside || c.At.After(until) || c.State != Open && c.State != Agreed {
+			continue
+		}
+		c.State, c.Until = Void, time.Time{}
+		c.Ignored = append(c.Ignored, fmt.Sprintf("what two persons set aside may have been a refusal of it: what is asked for after %s counts", until.UTC().Format(time.RFC3339)))
+	}
+	for _, name := range unreadable {
+		if !aside[name] {
+			left = append(left, name)
+		}
+	}
+	return left
 }
 
 // Leave finds the request by which two persons agreed to exactly this deed, and which may be carried out now.
@@ -232,17 +270,23 @@ func Leave(cases []Case, d Deed) (Case, bool) {
 
 // Standing is what two persons last agreed to of what stands: terms of retention, or that one person is enough. on is false
 // when they never agreed to either, or to the latter last. One that somebody takes back after it was agreed to leaves nothing
-// in its place: then terms are nil, and nothing may go until two agree anew. So nobody brings back earlier terms alone.
+// in its place: then terms are nil, and nothing may go until two agree anew. So nobody brings back earlier terms alone. The same
+// is so of what is void, and where papers were set aside: one of them may have been the agreement.
 func Standing(cases []Case) (terms *Terms, on bool) {
 	var last *Case
+	anew := false
 	for i, c := range cases {
+		if c.State == Void && stands(c.Deed.Kind) || c.Deed.Kind == SetAside && !c.Agreed.IsZero() {
+			anew = true
+			continue
+		}
 		if stands(c.Deed.Kind) && !c.Agreed.IsZero() && (last == nil || c.Agreed.After(last.Agreed)) {
 			last = &cases[i]
 		}
 	}
 	switch {
 	case last == nil:
-		return nil, false
+		return nil, anew
 	case last.State == Refused:
 		return nil, true
 	}

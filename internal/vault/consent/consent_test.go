@@ -254,6 +254,98 @@ func TestWhatStandsIsWhatTwoPersonsAgreedToLast(t *testing.T) {
 	standing("one takes back what two agreed to: nothing goes, and four weeks do not come back", true, 0)
 }
 
+// Whatever a lost paper was, setting it aside brings nothing back that it may have refused or ended.
+func TestWhatALostPaperMayHaveRefusedNeverCountsAgain(t *testing.T) {
+	w := newTown(t, "clinic")
+	anna, ben, carol := w.person("anna"), w.person("ben"), w.person("carol")
+	begin := time.Now().Add(time.Hour)
+	at := func(minutes int) time.Time { return begin.Add(time.Duration(minutes) * time.Minute) }
+	aside := func(names ...string) consent.Deed { return consent.NewDeed(consent.SetAside, "", names, nil) }
+	one := consent.NewDeed(consent.OnePerson, "", []string{"one is enough"}, nil)
+	for name, c := range map[string]struct {
+		papers func(p *papers)
+		lost   []string
+		left   int
+		leave  bool // the pin may be taken off
+		on     bool // two persons are needed
+		terms  bool // and agreed how long things stay
+	}{
+		"nothing is lost": {func(p *papers) {
+			p.answer(ben, at(3), p.ask(anna, at(1), retention(4)), true)
+			p.answer(ben, at(3), p.ask(anna, at(2), unpin), true)
+		}, nil, 0, true, true, true},
+		"one is lost": {func(p *papers) {
+			p.answer(ben, at(3), p.ask(anna, at(2), unpin), true)
+		}, []string{"x"}, 1, true, false, false}, // the vault stops all as long as one is left
+		"one person wants to set it aside": {func(p *papers) {
+			p.answer(ben, at(3), p.ask(anna, at(2), unpin), true)
+			p.ask(anna, at(10), aside("x"))
+		}, []string{"x"}, 1, true, false, false},
+		"two set it aside: what was agreed to before is void, terms too": {func(p *papers) {
+			p.answer(ben, at(3), p.ask(anna, at(1), retention(4)), true)
+			p.answer(ben, at(3), p.ask(anna, at(2), unpin), true)
+			p.answer(ben, at(11), p.ask(anna, at(10), aside("x")), true)
+		}, []string{"x"}, 0, false, true, false},
+		"another one is lost besides": {func(p *papers) {
+			p.answer(ben, at(11), p.ask(anna, at(10), aside("x")), true)
+		}, []string{"x", "y"}, 1, false, true, false},
+		"what is agreed to before, and what within five minutes after it, is void by anybody's clock": {func(p *papers) {
+			p.answer(ben, at(11), p.ask(anna, at(10), aside("x")), true)
+			p.answer(ben, at(13), p.ask(anna, at(12), unpin), true)
+		}, []string{"x"}, 0, false, true, false},
+		"what is asked for later counts": {func(p *papers) {
+			p.answer(ben, at(11), p.ask(anna, at(10), aside("x")), true)
+			p.answer(ben, at(21), p.ask(anna, at(20), unpin), true)
+			p.answer(ben, at(21), p.ask(carol, at(20), retention(2)), true)
+		}, []string{"x"}, 0, true, true, true},
+		"an answer from later to a request from before does not end what was agreed to anew": {func(p *papers) {
+			old := p.ask(carol, at(1), one)
+			p.answer(ben, at(11), p.ask(anna, at(10), aside("x")), true)
+			p.answer(ben, at(21), p.ask(anna, at(20), retention(2)), true)
+			p.answer(anna, at(30), old, true)
+		}, []string{"x"}, 0, false, true, true},
+		"the lost one may have said that two are needed; that one is enough is agreed to anew": {func(p *papers) {
+			p.answer(ben, at(2), p.ask(anna, at(1), one), true)
+			p.answer(ben, at(11), p.ask(anna, at(10), aside("x")), true)
+		}, []string{"x"}, 0, false, true, false},
+		"and then it is": {func(p *papers) {
+			p.answer(ben, at(11), p.ask(anna, at(10), aside("x")), true)
+			p.answer(ben, at(21), p.ask(anna, at(20), one), true)
+		}, []string{"x"}, 0, false, false, false},
+		"who takes the setting aside back brings nothing back, also when the lost one's remains were deleted": {func(p *papers) {
+			p.answer(ben, at(3), p.ask(anna, at(2), unpin), true)
+			c := p.ask(anna, at(10), aside("x"))
+			p.answer(ben, at(11), c, true)
+			p.answer(ben, at(12), c, false)
+		}, nil, 0, false, true, false},
+		"and where they lie there it is waited for again": {func(p *papers) {
+			c := p.ask(anna, at(10), aside("x"))
+			p.answer(ben, at(11), c, true)
+			p.answer(ben, at(12), c, false)
+		}, []string{"x"}, 1, false, true, false},
+		"it stands, however long ago it was agreed to": {func(p *papers) {
+			p.answer(ben, at(-20), p.ask(anna, at(-30), aside("x")), true)
+			p.answer(ben, at(3000), p.ask(anna, at(2990), unpin), true)
+		}, []string{"x"}, 0, true, true, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := &papers{t: t}
+			c.papers(p)
+			now := at(60)
+			if strings.HasPrefix(name, "it stands") {
+				now = at(3010) // more than two days later
+			}
+			cases, bad := consent.Judge(p.all, w.trust, now)
+			left := consent.Without(cases, c.lost)
+			_, leave := consent.Leave(cases, unpin)
+			terms, on := consent.Standing(cases)
+			if len(bad) > 0 || len(left) != c.left || leave != c.leave || on != c.on || (terms != nil) != c.terms {
+				t.Errorf("left %q, leave %v, on %v, terms %v, bad %q; cases %+v", left, leave, on, terms, bad, cases)
+			}
+		})
+	}
+}
+
 func TestADigestIsOfWhatGoes(t *testing.T) {
 	seen := map[string]string{}
 	for name, d := range map[string]consent.Deed{
