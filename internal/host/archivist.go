@@ -86,6 +86,7 @@ func (a *archivist) work(ctx context.Context) error {
 	r, err := backup.NewReceiver(backup.ReceiverOptions{
 		Vault: v, Database: a.db.Name, SystemID: a.record().SystemID,
 		Spool: filepath.Join(a.host.cfg.Dir, "spool", a.db.Name), Log: a.host.cfg.Log, SkipGap: true,
+		Slot: postgres.ArchiveSlot,
 	})
 	if err != nil {
 		return err

@@ -19,14 +19,18 @@ func (a *archivist) problems() []problem.Problem {
 	if !a.named() {
 		return nil
 	}
-	a.mu.Lock()
-	archived := a.told.Archived
-	a.mu.Unlock()
 	now := a.host.agent.Last()
-	if p := queueProblem(a.db.Name, headOf(now, a.host.cfg.Self, a.db.Name), archived, a.slotMax()); p != nil {
+	if p := queueProblem(a.db.Name, headOf(now, a.host.cfg.Self, a.db.Name), a.archived(), a.slotMax()); p != nil {
 		return []problem.Problem{*p}
 	}
 	return nil
+}
+
+// archived is how far the vault holds the log, as far as this archivist knows; 0 = not known.
+func (a *archivist) archived() database.LSN {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.told.Archived
 }
 
 // slotMax is how much log the primary keeps for the vault, in bytes, by the plan that counts.

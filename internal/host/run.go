@@ -70,6 +70,7 @@ type Host struct {
 	govern   *agent.Govern
 	applied  *applied
 	archives []*archivist
+	keepers  []*logKeeper
 	filers   []*filer
 	salvages salvages
 	salvor   *salvor
@@ -228,6 +229,7 @@ func (h *Host) open(ctx context.Context) error {
 			h.archives = append(h.archives, &archivist{host: h, db: d, plan: b})
 		}
 	}
+	h.keepers = newLogKeepers(h)
 	h.filers, err = h.newFilers()
 	return err
 }
@@ -350,6 +352,9 @@ func (h *Host) run(ctx context.Context, down <-chan struct{}) error {
 	for _, a := range h.archives {
 		g.Go(func() error { return a.run(ctx) })
 	}
+	for _, k := range h.keepers {
+		g.Go(func() error { return k.run(ctx) })
+	}
 	for _, f := range h.filers {
 		g.Go(func() error { return f.run(ctx) })
 	}
@@ -399,6 +404,9 @@ func (h *Host) problems() []problem.Problem {
 	}
 	for _, a := range h.archives {
 		all = append(all, a.problems()...)
+	}
+	for _, k := range h.keepers {
+		all = append(all, k.problems()...)
 	}
 	all = append(all, h.settings.problems()...)
 	for _, c := range h.comparers {

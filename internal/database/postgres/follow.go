@@ -102,7 +102,8 @@ func (s *Server) follow(ctx context.Context, from database.Endpoint, epoch int64
 }
 
 // dropSlots removes the replication slots that a stopped server still has from its time as a primary. Nobody
-// reads from them any more, and each would keep log until the disk is full; the new primary has its own.
+// reads from them any more, and each would keep log until the disk is full; the new primary has its own. The archive's
+// stays: what the vault lacks must not go with a restart, and it is moved or dropped as soon as the standby runs.
 func (s *Server) dropSlots() error {
 	dir := filepath.Join(s.at.data, "pg_replslot")
 	entries, err := os.ReadDir(dir)
@@ -110,6 +111,9 @@ func (s *Server) dropSlots() error {
 		return fmt.Errorf("drop the slots of a former primary: %w", err)
 	}
 	for _, e := range entries {
+		if e.Name() == ArchiveSlot {
+			continue
+		}
 		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
 			return fmt.Errorf("drop the slots of a former primary: %w", err)
 		}
