@@ -26,7 +26,7 @@ import (
 const (
 	logWriters = 4                      // sessions that commit one row after the other
 	markEvery  = 50 * time.Millisecond  // how often a commit's way into the archive is timed
-	lookEvery  = 5 * time.Millisecond   // how often the archive's end is looked at
+	lookEvery  = 20 * time.Millisecond  // how often the archive's end is looked at, on processors that the server shares
 	logSettle  = 2 * time.Minute        // how long the last commit may take into the archive
 	pushAfter  = "5s"                   // archive_timeout of pgBackRest's rounds: it takes whole segments alone
 	nobody     = "no archive"           // the system of rounds in which nothing takes the log

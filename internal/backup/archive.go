@@ -60,13 +60,14 @@ func (s *stream) untilRipe(received <-chan struct{}) bool {
 	return false
 }
 
-// archiveAll stores whole segments as they come, unfinished ones every PartialEvery, and at the end all that
-// is left. A vault that does not answer is tried again for as long as the stream runs; meanwhile the spool
+// archiveAll stores whole segments as they come, unfinished ones every PartialEvery unless they are nearly full, and at
+// the end all that is left. A vault that does not answer is tried again for as long as the stream runs; meanwhile the spool
 // fills, and then the server keeps its log.
 func (s *stream) archiveAll(received, flushed <-chan struct{}) error {
 	ctx, cancel := context.WithCancel(context.Background()) // outlives the stream's, for the drain
 	defer cancel()
-	tick := s.r.o.Clock.NewTimer(s.r.o.PartialEvery)
+	look := s.r.o.PartialEvery / 4
+	tick := s.r.o.Clock.NewTimer(look)
 	defer tick.Stop()
 	partial, covered := false, s.r.o.Clock.Now()
 	var deadline <-chan time.Time
@@ -95,8 +96,8 @@ func (s *stream) archiveAll(received, flushed <-chan struct{}) error {
 		case <-flushed:
 			partial = deadline != nil
 		case <-tick.C():
-			tick.Reset(s.r.o.PartialEvery)
-			partial = true
+			tick.Reset(look)
+			partial = deadline != nil || s.spool.partDue(s.stored, s.r.o.PartialEvery, s.r.o.Clock.Now())
 		}
 	}
 }
@@ -123,6 +124,7 @@ func (s *stream) archive(ctx context.Context, partial bool) error {
 			if err != nil {
 				return err
 			}
+			s.stored = s.r.o.Clock.Now()
 			s.r.update(func(st *Status) {
 				st.Archived = end
 				if at.After(st.CoveredUntil) {

@@ -24,7 +24,7 @@ type ReceiverOptions struct {
 	Spool        string        // directory of this receiver alone, on a local disk
 	SpoolMax     int64         // bytes that may wait for the vault before reading stops; 0 = 1 GiB, at least two segments
 	Slot         string        // "" = holdfast_archive
-	PartialEvery time.Duration // how often an unfinished segment is stored when it grew; 0 = 2 s
+	PartialEvery time.Duration // how often an unfinished segment is stored when it grew; one that is soon full waits half as long again at most; 0 = 2 s
 	SkipGap      bool          // the Run after one that returned *GapError goes on behind the gap; a new base backup must follow
 	Clock        clock.Clock   // nil = the machine's
 	Log          *slog.Logger  // nil = silent
@@ -167,6 +167,8 @@ type stream struct {
 
 	tally    tally
 	gathered []byte // of receiveRound: its memory, used again
+
+	stored time.Time // when the vault last took a piece; archiveAll's alone
 }
 
 func (s *stream) run(ctx context.Context) error {

@@ -37,6 +37,7 @@ type spooled struct {
 	flushed  uint64    // 0 <= flushed <= written
 	archived uint64    // 0 <= archived <= flushed: bytes that the vault holds
 	since    time.Time // when the oldest byte beyond archived came; zero when there is none
+	came     time.Time // when the newest byte did
 	ended    bool      // no more will come: the timeline ends here
 }
 
@@ -75,6 +76,7 @@ func (s *spool) append(timeline uint32, lsn wal.LSN, data []byte, now time.Time)
 			seg.since = now
 		}
 		seg.written += n
+		seg.came = now
 		full := seg.written == s.size
 		s.mu.Unlock()
 		if full {
@@ -172,6 +174,26 @@ func (s *spool) next(partial bool) (part, bool) {
 		return part{seg: seg, length: seg.flushed}, true
 	}
 	return part{}, false
+}
+
+// partDue reports whether the beginning of the segment that is being filled should be stored now: it grew, the last piece was
+// stored so long ago, and at the rate at which log came since the segment will not be full within half of that again. A
+// beginning is hashed, compressed and stored from the segment's first byte on, and all of it once more with the whole
+// segment.
+func (s *spool) partDue(last time.Time, every time.Duration, now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	waited, most := now.Sub(last), every+every/2
+	if len(s.segs) == 0 || waited < every {
+		return false
+	}
+	seg := s.segs[0]
+	if seg.flushed <= seg.archived {
+		return false
+	}
+	came := seg.came.Sub(last)
+	full := time.Duration(float64(came) * float64(s.size-seg.archived) / float64(seg.written-seg.archived)) // after last
+	return waited >= most || came <= 0 || full > most
 }
 
 // read gives a piece's bytes.
