@@ -48,6 +48,7 @@ type ReclaimOptions struct {
 // read, for what that uses would go too, and when the clocks do not agree. One host at a time may do it; the vault
 // should be opened for it alone.
 func (v *Vault) Reclaim(ctx context.Context, o ReclaimOptions) (Freed, error) {
+	ctx = store.UseReserve(ctx)
 	g, ctx, done, err := v.watch(ctx, reclaimLanes, o.May)
 	if err != nil {
 		return Freed{}, fmt.Errorf("free space in vault %s: %w", v.name, err)

@@ -105,6 +105,9 @@ func (s *Store) put(ctx context.Context, name string, data store.Data, replace b
 	if err := s.mounted(); err != nil {
 		return fmt.Errorf("store %s: %w", name, err)
 	}
+	if err := s.spare(ctx, name, int64(data.Length())); err != nil {
+		return fmt.Errorf("store %s: %w", name, err)
+	}
 	if strings.HasPrefix(name, repositoryPrefix) {
 		if err := s.layRepository(); err != nil {
 			return fmt.Errorf("store %s: %w", name, err)

@@ -35,6 +35,19 @@ var ErrShort = errors.New("it ends before")
 // ErrLocked is returned by Delete for a blob that the place keeps until a date that has not come.
 var ErrLocked = errors.New("locked by the place")
 
+// ErrReserve is returned for bulk that is not taken although there is room: it is kept for the log, and for what frees space.
+var ErrReserve = errors.New("the rest of the disk is kept for the log and for what frees space")
+
+type reserveKey struct{}
+
+// UseReserve lets what is stored under a context use the room that is kept: whoever frees space needs some first.
+func UseReserve(ctx context.Context) context.Context {
+	return context.WithValue(ctx, reserveKey{}, true)
+}
+
+// MayUseReserve reports whether what is stored under a context may use the room that is kept.
+func MayUseReserve(ctx context.Context) bool { return ctx.Value(reserveKey{}) != nil }
+
 // Info is what is known of a blob without reading it.
 type Info struct {
 	Name    string // slash-separated, relative to the store's root
