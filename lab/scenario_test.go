@@ -38,13 +38,31 @@ func TestScenarios(t *testing.T) {
 		t.Fatalf("no scenario is called %q", *chosen)
 	}
 	for _, kind := range sortedKeys(kinds) {
-		t.Run(cmp.Or(kind, "three-hosts"), func(t *testing.T) {
-			w := lab.NewApartAs(t, kinds[kind][0].Shape)
-			w.Start()
-			for _, s := range kinds[kind] {
-				t.Run(s.Name, func(t *testing.T) { play(t, w, kinds[kind][0].Shape, s) })
+		shape := kinds[kind][0].Shape
+		var short, long []lab.Scenario
+		for _, s := range kinds[kind] {
+			if len(roundsOf(s)) > movesInAWorld {
+				long = append(long, s)
+			} else {
+				short = append(short, s)
 			}
-		})
+		}
+		if len(short) > 0 {
+			t.Run(cmp.Or(kind, "three-hosts"), func(t *testing.T) {
+				w := lab.NewApartAs(t, shape)
+				w.Start()
+				for _, s := range short {
+					t.Run(s.Name, func(t *testing.T) {
+						var sum tally
+						playIn(t, w, s, roundsOf(s), &sum)
+						sum.tell(t, s)
+					})
+				}
+			})
+		}
+		for _, s := range long {
+			t.Run(s.Name, func(t *testing.T) { playLong(t, shape, s) })
+		}
 	}
 }
 
@@ -65,31 +83,39 @@ type tally struct {
 	lost         int
 }
 
-// play runs one scenario as often as asked for, and prints what clients saw.
-func play(t *testing.T, w *lab.World, shape lab.Shape, s lab.Scenario) {
+// roundsOf are the rounds of a scenario, as often as asked for.
+func roundsOf(s lab.Scenario) (all []round) {
 	points := []time.Duration{0}
 	if s.Points != nil {
 		points = thinned(s.Points(lab.All()), *few)
 	}
-	var left []round
 	for n := range *repeat * len(points) {
-		left = append(left, round{n + 1, points[n%len(points)]})
+		all = append(all, round{n + 1, points[n%len(points)]})
 	}
-	rounds := len(left)
+	return all
+}
+
+// playLong runs a scenario of many rounds, in one world after the other.
+func playLong(t *testing.T, shape lab.Shape, s lab.Scenario) {
 	var sum tally
-	left = playIn(t, w, s, left, &sum)
-	for n := 2; len(left) > 0; n++ {
+	left := roundsOf(s)
+	for n := 1; len(left) > 0; n++ {
 		t.Run(fmt.Sprintf("world-%d", n), func(t *testing.T) {
-			fresh := lab.NewApartAs(t, shape)
-			fresh.Start()
-			left = playIn(t, fresh, s, left, &sum)
+			w := lab.NewApartAs(t, shape)
+			w.Start()
+			left = playIn(t, w, s, left, &sum)
 		})
 		if t.Failed() {
-			t.Fatalf("the rest of %d rounds, from number %d on, is not run", rounds, left[0].number)
+			t.Fatalf("the rounds from number %d on are not run", left[0].number)
 		}
 	}
-	if rounds > 1 {
-		t.Logf("%s: %d rounds, lost %d rows; min, p50, p99, max of the gap %s s, until whole again %s s", s.Name, rounds, sum.lost, quantiles(sum.gaps), quantiles(sum.wholes))
+	sum.tell(t, s)
+}
+
+// tell prints what clients saw in all rounds.
+func (sum *tally) tell(t *testing.T, s lab.Scenario) {
+	if n := len(sum.gaps); n > 1 {
+		t.Logf("%s: %d rounds, lost %d rows; min, p50, p99, max of the gap %s s, until whole again %s s", s.Name, n, sum.lost, quantiles(sum.gaps), quantiles(sum.wholes))
 	}
 }
 

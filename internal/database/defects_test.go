@@ -158,6 +158,35 @@ func TestAPrimaryMayReturnAloneAgainWhenNobodyElseCanTakeOver(t *testing.T) {
 	}
 }
 
+func TestAPrimaryThatCameBackAloneTakesWhoIsThere(t *testing.T) {
+	r := steady()
+	l := primary(r, "b1")
+	r.Alone, r.Opened, r.Voters, r.E = true, false, nil, 1
+	l.Names = database.Closed()
+	l.Force = database.Force{Names: l.Names, Epoch: r.Epoch, Mark: lsn} // begun, and nobody is there to pass it
+	m := since(r, time.Minute)
+	m.Names, m.NamesAt = l.Names, 1
+	p := policy()
+	p.Hosts, p.Standbys = []string{"b1", "b4"}, 1 // b2 and b3 are members still, and the plan counts them no more
+	v := view("b1", r, l, hears("b2", r, standby(r, "b2")), silent("b3", time.Minute))
+	d, _ := database.Decide(p, v, m)
+	joined := false
+	for _, a := range d.Actions {
+		joined = joined || a.Kind == database.KindSwap && len(a.Record.Voters) == 1 && a.Record.Voters[0].Host == "b2"
+	}
+	if !joined {
+		t.Fatalf("nobody holds what it holds, and it asked for %s", asked(d))
+	}
+	r.Opened = true
+	v = view("b1", r, l, hears("b2", r, standby(r, "b2")), silent("b3", time.Minute))
+	d, _ = database.Decide(p, v, m)
+	for _, a := range d.Actions {
+		if a.Kind == database.KindSwap && len(a.Record.Voters) > 0 {
+			t.Fatalf("open, it asked for %s", asked(d))
+		}
+	}
+}
+
 func TestAHostThatHasJustStartedSuspectsNobodyAtOnce(t *testing.T) {
 	r := steady()
 	r.W, r.E = 2, 1 // one voter's word is enough

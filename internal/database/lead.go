@@ -513,20 +513,21 @@ func (j *judgement) joinable() (Voter, bool) {
 			continue
 		}
 		v := Voter{Host: host, Incarnation: rep.Local.Incarnation}
-		if v.Incarnation != "" && !r.Has(v) && (j.mayVote(v) || j.succeeds(v)) && !j.otherName(v) && j.streams(v) && j.follows(v) {
+		if v.Incarnation != "" && !r.Has(v) && (j.mayVote(v) || j.standsIn(v)) && !j.otherName(v) && j.streams(v) && j.follows(v) {
 			return v, true
 		}
 	}
 	return Voter{}, false
 }
 
-// succeeds reports whether a copy takes the place of the one that its host counted with before, although the plan counts
-// that host no more: while too few voters are left for a single write, who is there already comes before who still has to
-// copy everything, and a primary that came back alone takes no other member in before it is open. It leaves in good order.
-func (j *judgement) succeeds(x Voter) bool {
+// standsIn reports whether a member becomes a voter although the plan counts it no more. While too few voters are left for a
+// single write, who is there already comes before who still has to copy everything; and a primary that came back alone takes
+// no other member in before it is open, which it cannot be before somebody holds what it holds. Besides, a copy takes the
+// place of the one that its host counted with before. Each leaves in good order once the plan's own are there.
+func (j *judgement) standsIn(x Voter) bool {
 	r := &j.v.Record
 	before := slices.ContainsFunc(r.Voters, func(v Voter) bool { return v.Host == x.Host && j.replaced(v) })
-	return before && r.Standing(x.Host).Votes() && len(j.usable(Voter{})) < r.W
+	return (before || !r.Opened) && r.Standing(x.Host).Votes() && len(j.usable(Voter{})) < r.W
 }
 
 // removable is a voter that has not streamed for long enough, as long as enough others stay.
