@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"time"
 
 	"holdfast/internal/backup"
@@ -25,8 +27,13 @@ func runStep(ctx context.Context, o options, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if o.held {
+		if err := waitForWord(os.Stdin, out); err != nil {
+			return errors.Join(err, v.Close(context.WithoutCancel(ctx)))
+		}
+	}
 	switch o.step {
-	case "create":
+	case "create", "open":
 	case "full":
 		err = makeBase(ctx, o, v, "", out)
 	case string(backup.Proven), string(backup.Fast):
@@ -39,6 +46,17 @@ func runStep(ctx context.Context, o options, out io.Writer) error {
 		err = fmt.Errorf("-step %s: not known", o.step)
 	}
 	return errors.Join(err, v.Close(context.WithoutCancel(ctx)))
+}
+
+// ready is said by a process that holds its vault open and waits for the word to go on, which is any line.
+const ready = "the vault is open"
+
+func waitForWord(in io.Reader, out io.Writer) error {
+	if _, err := fmt.Fprintln(out, ready); err != nil {
+		return err
+	}
+	_, err := bufio.NewReader(in).ReadString('\n')
+	return err
 }
 
 // makeBase makes one base backup. The log is the source's archive's matter here, as with every other system of the run.

@@ -43,6 +43,7 @@ type options struct {
 	vault string
 	to    string
 	fetch string
+	held  bool
 }
 
 func main() {
@@ -61,6 +62,7 @@ func main() {
 	flag.StringVar(&o.vault, "vault", "", "with -step: the vault's directory")
 	flag.StringVar(&o.to, "to", "", "with -step restore: where to; with -step log: where log waits")
 	flag.StringVar(&o.fetch, "fetch", "", "with -step restore: the restore_command")
+	flag.BoolVar(&o.held, "held", false, "with -step: open the vault, say so, and wait for the word to go on")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -142,6 +144,9 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 	return b.verdict()
 }
 
+// opening is what it is called to open a vault and close it again.
+const opening = "open"
+
 // play measures every system in each round: a full backup of the same data by all, in an order of chance; then one percent
 // of the rows changes, and all make an incremental and restore it.
 func (b *bench) play(ctx context.Context) error {
@@ -178,6 +183,17 @@ func (b *bench) play(ctx context.Context) error {
 				return err
 			}
 		}
+		for _, s := range b.systems {
+			if s.open == nil {
+				continue
+			}
+			r, err := b.measure(ctx, s, s.open(), false, false)
+			if err != nil {
+				return fmt.Errorf("round %d: open the vault of %s: %w", round+1, s.name, err)
+			}
+			r.system, r.what = s.name, opening
+			b.add(round, r)
+		}
 		for _, i := range dice.Perm(len(b.systems)) {
 			if err := b.bringBack(ctx, round, b.systems[i], want); err != nil {
 				return err
@@ -197,7 +213,7 @@ func (b *bench) take(ctx context.Context, round int, what string, s system, how 
 	if err != nil {
 		return err
 	}
-	r, err := b.measure(ctx, s, how(), s.between)
+	r, err := b.measure(ctx, s, how(), s.between, s.open != nil)
 	if err != nil {
 		return fmt.Errorf("round %d: %s of %s: %w", round+1, what, s.name, err)
 	}
@@ -216,7 +232,7 @@ func (b *bench) bringBack(ctx context.Context, round int, s system, want map[str
 	if err := b.server.freshDir(to); err != nil {
 		return err
 	}
-	r, err := b.measure(ctx, s, s.restore(to), false)
+	r, err := b.measure(ctx, s, s.restore(to), false, false)
 	if err != nil {
 		return fmt.Errorf("round %d: restore of %s: %w", round+1, s.name, err)
 	}

@@ -30,8 +30,25 @@ type result struct {
 func (r result) rate() float64 { return float64(r.bytes) / 1e6 / r.wall.Seconds() }
 
 // measure runs one command as the server's user, to its end and until the disk has what it wrote. between says that the
-// server must know of the backup (a program that copies files alone): asking it is part of the time.
-func (b *bench) measure(ctx context.Context, s system, argv []string, between bool) (result, error) {
+// server must know of the backup (a program that copies files alone): asking it is part of the time. held says that the
+// command opens its repository and waits for a word: what it took until then is not counted.
+func (b *bench) measure(ctx context.Context, s system, argv []string, between, held bool) (result, error) {
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C", "KOPIA_PASSWORD=bench", "RESTIC_PASSWORD=bench", "KOPIA_CHECK_FOR_UPDATES=false", "HOME="+b.server.home)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: b.server.cred, Setpgid: true}
+	cmd.Dir = b.server.home
+	run := program{Cmd: cmd}
+	var opened time.Duration // of the processor, for opening
+	if held {
+		if err := run.open(); err != nil {
+			return result{}, fmt.Errorf("run %s: %w", strings.Join(argv, " "), err)
+		}
+		defer run.abandon()
+		var err error
+		if opened, err = usedBy(cmd.Process.Pid); err != nil {
+			return result{}, err
+		}
+	}
 	syscall.Sync() // what is written back is this measurement's own
 	serverBefore, err := b.server.cpu()
 	if err != nil {
@@ -45,11 +62,7 @@ func (b *bench) measure(ctx context.Context, s system, argv []string, between bo
 		}
 		defer func() { _ = conn.Close(ctx) }() // backupStop has read what it had to say
 	}
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Env = append(os.Environ(), "LC_ALL=C", "KOPIA_PASSWORD=bench", "RESTIC_PASSWORD=bench", "KOPIA_CHECK_FOR_UPDATES=false", "HOME="+b.server.home)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: b.server.cred, Setpgid: true}
-	cmd.Dir = b.server.home
-	if out, err := cmd.CombinedOutput(); err != nil && (s.accepts == nil || !s.accepts(err)) {
+	if out, err := run.finish(); err != nil && (s.accepts == nil || !s.accepts(err)) {
 		return result{}, fmt.Errorf("run %s: %w: %s", strings.Join(argv, " "), err, tail(out))
 	}
 	if between {
@@ -67,7 +80,8 @@ func (b *bench) measure(ctx context.Context, s system, argv []string, between bo
 	if !ok {
 		return result{}, errors.New("the system does not tell what a process used")
 	}
-	return result{wall: wall, cpu: cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime() + serverAfter - serverBefore, rss: use.Maxrss << 10}, nil
+	used := cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime() - opened
+	return result{wall: wall, cpu: used + serverAfter - serverBefore, rss: use.Maxrss << 10}, nil
 }
 
 func tail(out []byte) string {
@@ -110,17 +124,23 @@ func sizeOf(dir string) (int64, error) {
 const ticks = 100
 
 // endedChildren is the processor time of a process's children that have ended.
-func endedChildren(pid int) (time.Duration, error) {
+func endedChildren(pid int) (time.Duration, error) { return ticksOf(pid, 13) } // cutime and cstime
+
+// usedBy is the processor time of a process so far.
+func usedBy(pid int) (time.Duration, error) { return ticksOf(pid, 11) } // utime and stime
+
+// ticksOf adds up two fields of /proc/PID/stat, counted from the first one behind the name.
+func ticksOf(pid, field int) (time.Duration, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return 0, fmt.Errorf("read what the server used: %w", err)
+		return 0, fmt.Errorf("read what a process used: %w", err)
 	}
 	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
 	var sum int64
-	for _, f := range fields[13:15] { // cutime and cstime
+	for _, f := range fields[field : field+2] {
 		n, err := strconv.ParseInt(f, 10, 64)
 		if err != nil {
-			return 0, fmt.Errorf("read what the server used: %w", err)
+			return 0, fmt.Errorf("read what a process used: %w", err)
 		}
 		sum += n
 	}

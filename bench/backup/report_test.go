@@ -48,3 +48,14 @@ func TestMedianOfNothingMissesNoTarget(t *testing.T) {
 		t.Errorf("median of four is %v", m)
 	}
 }
+
+// An opening of the vault counts beside the backup, on both sides.
+func TestWhatAnIncrementalWouldBeWithAVaultThatIsOpenedForIt(t *testing.T) {
+	r := func(system, what string, seconds float64) result {
+		return result{system: system, what: what, wall: time.Duration(seconds * float64(time.Second))}
+	}
+	b := &bench{results: []result{r(ours, opening, 1), r(oursProven, opening, 2), r(ours, "incremental", 1), r(oursProven, "incremental", 4)}}
+	if held, opened := b.faster(ours, oursProven, "incremental"), b.againOpened(); held != 4 || opened != 3 {
+		t.Errorf("held open %v times as fast, opened %v times", held, opened)
+	}
+}

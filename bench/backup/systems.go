@@ -26,6 +26,7 @@ type system struct {
 	label   string                 // with between: the file that keeps the backup's label
 	led     bool                   // what it restores knows where its log is
 	accepts func(error) bool       // exits that are no failure; nil = 0 alone
+	open    func() []string        // opens the repository and nothing else; nil = that is not measured by itself
 }
 
 // Names that targets are stated about.
@@ -57,12 +58,14 @@ func (b *bench) holdfast(name, again string) system {
 	step := func(step string, more ...string) []string {
 		return append([]string{b.program, "-step", step, "-vault", repo}, more...)
 	}
-	from := []string{"-conn", b.server.dsn(), "-data", b.server.data}
+	// A backup is made by an agent that holds its vault open while it archives the log; a restore opens it.
+	from := []string{"-conn", b.server.dsn(), "-data", b.server.data, "-held"}
 	return system{
 		name: name, repo: repo, led: true,
 		prepare: func(ctx context.Context) error { return b.server.do(ctx, step("create")...) },
 		full:    func() []string { return step("full", from...) },
 		again:   func() []string { return step(again, from...) },
+		open:    func() []string { return step("open") },
 		restore: func(to string) []string { return step("restore", "-to", to, "-fetch", b.server.fetch()) },
 	}
 }
