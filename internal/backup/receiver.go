@@ -88,7 +88,7 @@ func NewReceiver(o ReceiverOptions) (*Receiver, error) {
 		return nil, fmt.Errorf("set up the log receiver of %s: %w", o.Database, err)
 	}
 	if o.Slot == "" {
-		o.Slot = "holdfast_archive"
+		o.Slot = archiveSlot
 	}
 	if o.SpoolMax == 0 {
 		o.SpoolMax = 1 << 30

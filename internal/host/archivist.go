@@ -31,6 +31,8 @@ type archivist struct {
 	mu   sync.Mutex // guards what follows
 	told agent.Archive
 	gaps gaps
+
+	queue seen
 }
 
 const (
@@ -194,6 +196,7 @@ func (a *archivist) note(err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.told.Vault, a.told.Trouble = a.plan.Vault, firstLine(err.Error())
+	a.gaps.streaming = false
 	a.host.agent.Archive(a.db.Name, a.told, true)
 }
 

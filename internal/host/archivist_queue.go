@@ -19,8 +19,15 @@ func (a *archivist) problems() []problem.Problem {
 	if !a.named() {
 		return nil
 	}
+	rec := a.record()
+	a.mu.Lock()
+	at, lost := stored(a.told.Archived, a.gaps.streaming, a.queue, rec)
+	a.mu.Unlock()
 	now := a.host.agent.Last()
-	if p := queueProblem(a.db.Name, headOf(now, a.host.cfg.Self, a.db.Name), a.archived(), a.slotMax()); p != nil {
+	if lost {
+		return []problem.Problem{queueLost(a.db.Name, rec.Primary)}
+	}
+	if p := queueProblem(a.db.Name, headOf(now, a.host.cfg.Self, a.db.Name), at, a.slotMax()); p != nil {
 		return []problem.Problem{*p}
 	}
 	return nil
@@ -59,6 +66,14 @@ func headOf(now agent.Snapshot, self, name string) database.LSN {
 		}
 	}
 	return 0
+}
+
+// queueLost is said where the primary could not keep all that waited for the vault, before anybody can look what that holds.
+func queueLost(name, primary string) problem.Problem {
+	return problem.Problem{Code: "backup.queue-filling", Subject: name, Severity: problem.Critical,
+		Title:   fmt.Sprintf("%s no longer keeps all the log that the vault lacks", primary),
+		Meaning: "More waited than the primary keeps, and it has dropped the oldest: no moment from there to the next base backup can be restored. Which those are is told once the vault answers, and a whole base backup begins by itself. The database goes on.",
+		Remedy:  "bring the vault back (holdfast status says what is wrong with it)"}
 }
 
 // queueProblem judges how much log waits for the vault. Its server keeps up to limit bytes; beyond that it drops the oldest,

@@ -351,6 +351,7 @@ func (h *Host) run(ctx context.Context, down <-chan struct{}) error {
 	g.Go(func() error { return h.govern.Run(ctx) })
 	for _, a := range h.archives {
 		g.Go(func() error { return a.run(ctx) })
+		g.Go(func() error { return a.watchQueue(ctx) })
 	}
 	for _, k := range h.keepers {
 		g.Go(func() error { return k.run(ctx) })
