@@ -123,11 +123,7 @@ func TestAReceiverThatDiesBetweenItsDiskAndTheSlotLeavesNoHole(t *testing.T) {
 		{"in the vault, not confirmed yet", func(flushed, archived wal.LSN) bool { return archived > before && flushed == archived }},
 		{"anywhere", func(_, archived wal.LSN) bool { return archived > before && rand.IntN(20) == 0 }},
 	}
-	kills := len(moments)
-	if os.Getenv("HOLDFAST_LAB") == "all" {
-		kills = 20
-	}
-	for i := range kills {
+	for i := range times(len(moments), 20) {
 		at := moments[i%len(moments)]
 		killReceiver(t, env, func(flushed, archived wal.LSN) bool {
 			if first == 0 && archived > 0 {
