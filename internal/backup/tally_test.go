@@ -1,8 +1,14 @@
 package backup
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // A server is left for the small messages that it sends when nothing waits any more, never for what it has to catch up.
@@ -41,6 +47,20 @@ func TestWhichServerIsLeft(t *testing.T) {
 		c.say(&y)
 		if got := y.busy(busyAt, began.Add(c.took)); got != c.want {
 			t.Errorf("%s: left %t, want %t", c.what, got, c.want)
+		}
+	}
+}
+
+// Whoever comes back and finds log removed does not call all that this stream has taken a gap; the end of a timeline and of
+// the context stay what they are.
+func TestARefusalToGoOnIsNoGap(t *testing.T) {
+	refused := sayOnly(fmt.Errorf("start streaming: %w", &pgconn.PgError{Code: "58P01", Message: "requested WAL segment has already been removed"}))
+	if _, ok := errors.AsType[*pgconn.PgError](refused); ok || !strings.Contains(refused.Error(), "already been removed") {
+		t.Errorf("the server's refusal came back as %v", refused)
+	}
+	for _, err := range []error{nil, errTimelineEnded, context.Canceled} {
+		if got := sayOnly(err); !errors.Is(got, err) {
+			t.Errorf("%v came back as %v", err, got)
 		}
 	}
 }

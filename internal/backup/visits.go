@@ -88,7 +88,16 @@ func (s *stream) visit(ctx context.Context, timeline uint32, at wal.LSN) (wal.LS
 		return at, fmt.Errorf("the server of cluster %d on timeline %d is now of cluster %d on timeline %d", s.srv.systemID, s.srv.timeline, srv.systemID, srv.timeline)
 	}
 	s.tally = tally{look: glance}
-	return at, sess.start(ctx, s.r.o.Slot, timeline, at)
+	return at, sayOnly(sess.start(ctx, s.r.o.Slot, timeline, at))
+}
+
+// sayOnly makes a server's refusal to go on end the stream and nothing more: log that it removed meanwhile is a gap from
+// where the vault's log ends, which is for the next Run to find, not from where this one began.
+func sayOnly(err error) error {
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return fmt.Errorf("come back to the server: %s (SQLSTATE %s)", e.Message, e.Code)
+	}
+	return err
 }
 
 // pause waits, unless ctx ends before.
