@@ -97,7 +97,7 @@ func RetentionDeed(ctx context.Context, v *vault.Vault, p *plan.Plan, now time.T
 		if b.Vault != v.Name() {
 			continue
 		}
-		points, err := PointsIn(ctx, v, b.Of)
+		points, _, err := PointsOf(ctx, v, b.Of, Elsewhere{}) // in other vaults as they were last asked
 		if err != nil {
 			return consent.Deed{}, err
 		}

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -70,28 +71,16 @@ func keptForEver(s plan.FileSet) error {
 		Meaning: "Every one stays, and nothing was changed.", Remedy: "give it keep: tiers below backup." + s.Name + " in the plan, with all, half_daily, daily and weekly where the defaults do not fit"}
 }
 
-// pointsOf are the recovery points of a database, in the vault of its backups and in those of the file sets joined with it.
+// pointsOf are the recovery points of a database: those of the file sets that are joined with it as their vaults say now, others
+// as the host that looks after the vault last heard of them. It notes nothing.
 func (a application) pointsOf(ctx context.Context, v *vault.Vault, database string) ([]vault.Point, error) {
-	out, err := backup.PointsIn(ctx, v, database)
-	if err != nil {
-		return nil, err
-	}
-	asked := map[string]bool{v.Name(): true, "": true}
+	o := backup.Elsewhere{Open: a.openVault}
 	for _, s := range a.plan.Files {
-		if s.Moment.Database != database || asked[s.Backup.Vault] {
-			continue
+		if s.Moment.Database == database && s.Backup.Vault != "" && !slices.Contains(o.Joined, s.Backup.Vault) {
+			o.Joined = append(o.Joined, s.Backup.Vault)
 		}
-		asked[s.Backup.Vault] = true
-		other, err := a.openVault(ctx, s.Backup.Vault)
-		if err != nil {
-			return nil, err
-		}
-		more, err := backup.PointsIn(ctx, other, database)
-		closeVault(ctx, other)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, more...)
 	}
-	return out, nil
+	o.Vaults = o.Joined
+	points, _, err := backup.PointsOf(ctx, v, database, o)
+	return points, err
 }

@@ -57,7 +57,7 @@ func (h *Host) retain(ctx context.Context, v *vault.Vault, r *choreRun) (string,
 		if b.Vault != v.Name() || r.only != "" && r.only != b.Of {
 			continue
 		}
-		points, err := h.pointsOf(ctx, v, b.Of)
+		points, err := h.pointsOf(ctx, v, b.Of, r.may)
 		if err != nil {
 			failed = append(failed, err)
 			continue

@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"holdfast/internal/backup"
@@ -61,28 +62,39 @@ func filesBehindMax(s plan.FileSet) time.Duration {
 	return max(3*24*time.Hour, 2*s.Backup.Every.Longest()+24*time.Hour)
 }
 
-// pointsOf are the recovery points of a database, in the vault that its backups lie in and in those of the file sets that are
-// joined with it. When one cannot be asked nothing is known, and nothing may go.
-func (h *Host) pointsOf(ctx context.Context, v *vault.Vault, database string) ([]vault.Point, error) {
-	out, err := backup.PointsIn(ctx, v, database)
-	if err != nil {
-		return nil, err
-	}
-	asked := map[string]bool{v.Name(): true, "": true}
+// pointsOf are the recovery points of a database, in whatever vault they lie, and notes in the vault of its backups what the
+// others said: who looks when one of them is in the plan no more knows it from there. When one that may have some cannot be
+// asked nothing is known, and nothing may go.
+func (h *Host) pointsOf(ctx context.Context, v *vault.Vault, database string, may func(context.Context) error) ([]vault.Point, error) {
+	o := backup.Elsewhere{Open: h.openVault}
 	for _, s := range h.plan().Files {
-		if s.Moment.Database != database || asked[s.Backup.Vault] {
-			continue
+		if s.Moment.Database == database && s.Backup.Vault != "" {
+			o.Joined = append(o.Joined, s.Backup.Vault)
 		}
-		asked[s.Backup.Vault] = true
-		other, err := h.openVault(ctx, s.Backup.Vault)
+	}
+	for _, x := range h.cfg.Plan.Vaults {
+		_, revision, err := vaultKey(x.Name).Load(ctx, h.store)
 		if err != nil {
 			return nil, err
 		}
-		more, err := backup.PointsIn(ctx, other, database)
-		if err := errors.Join(err, other.Close(context.WithoutCancel(ctx))); err != nil {
-			return nil, err
+		if revision > 0 { // else nobody has made it yet, and it is not made for that
+			o.Vaults = append(o.Vaults, x.Name)
 		}
-		out = append(out, more...)
 	}
-	return out, nil
+	for _, name := range o.Joined {
+		if !slices.Contains(o.Vaults, name) {
+			o.Vaults = append(o.Vaults, name)
+		}
+	}
+	points, note, err := backup.PointsOf(ctx, v, database, o)
+	if err == nil {
+		err = may(ctx)
+	}
+	if err == nil {
+		err = v.NotePoints(ctx, note)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return points, nil
 }

@@ -23,7 +23,7 @@ type record struct {
 
 // records names what changes by putRecord.
 func isRecord(name string) bool {
-	return name == recordFile || name == provenFile || name == condemnedFile
+	return name == recordFile || name == provenFile || name == condemnedFile || name == pointsFile
 }
 
 func (v *Vault) recordProof(name string, r record) (string, error) {

@@ -1,0 +1,62 @@
+package cli
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"holdfast/internal/local"
+	"holdfast/internal/plan"
+	"holdfast/internal/vault"
+)
+
+// What is kept for points in a vault that is gone for good is let go of by its name, and by nothing else.
+func TestPointsInAVaultThatIsGoneAreForgottenByName(t *testing.T) {
+	root := twoCopies(t)
+	at := "--root=" + root
+	words(t, 0, "vault", "init", "main", at)
+	raw, err := os.ReadFile(filepath.Join(root, "holdfast.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, mistakes := plan.Parse("holdfast.yaml", raw)
+	if len(mistakes) > 0 {
+		t.Fatal(mistakes)
+	}
+	a := application{Context: local.Context{Root: root}, plan: p.WithRoot(root)}
+	noted := func(put ...vault.NotedPoints) int {
+		t.Helper()
+		v, err := a.openToWrite(t.Context(), "main")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(put) > 0 {
+			if err := v.NotePoints(t.Context(), put); err != nil {
+				t.Fatal(err)
+			}
+		}
+		all, err := v.NotedPoints(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := v.Close(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		return len(all)
+	}
+	noted(vault.NotedPoints{ID: "v1", Name: "old", Points: []vault.Point{{ID: "letters-1", Database: "records", LSN: 7}}},
+		vault.NotedPoints{ID: "v2", Name: "older"})
+	words(t, 2, "recovery-point", "forget", "main", at, "--yes")    // in the plan
+	words(t, 2, "recovery-point", "forget", "unknown", at, "--yes") // nothing is noted of it
+	says(t, words(t, 0, "recovery-point", "forget", "old", at, "--dry-run"), "letters-1 of records at 0/7", "nothing was changed")
+	words(t, 2, "recovery-point", "forget", "old", at) // not confirmed
+	if n := noted(); n != 2 {
+		t.Fatalf("%d vaults are noted", n)
+	}
+	says(t, words(t, 0, "recovery-point", "forget", "old", at, "--yes"), "forgotten")
+	words(t, 2, "recovery-point", "forget", "old", at, "--yes")
+	if n := noted(); n != 1 {
+		t.Errorf("%d vaults are noted", n)
+	}
+}
