@@ -112,3 +112,50 @@ func TestNothingIsFreedWhileABackupsEntryCannotBeRead(t *testing.T) {
 		t.Errorf("mended, nothing can be freed: %v", err)
 	}
 }
+
+// Indexes are lost in the only copy. The backups that they know of are not listed then, and everything looks unused: nothing is
+// let go, and when the indexes are brought back all of it is there.
+func TestNothingIsFreedWhileAnIndexIsLost(t *testing.T) {
+	v, dir := create(t)
+	one, two := store(t, v, sample()), store(t, v, other(3))
+	kept := map[string][]byte{}
+	for _, f := range files(t, dir, "repository/x") {
+		raw, err := os.ReadFile(f)
+		if err == nil {
+			err = os.Remove(f)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		kept[f] = raw
+	}
+	if len(kept) == 0 {
+		t.Fatal("there is no index")
+	}
+	before := fingerprint(t, filepath.Join(dir, "repository"))
+	_, err := reopened(t, dir).Reclaim(t.Context(), vault.ReclaimOptions{Alone: true})
+	wantProblem(t, err, "vault.damaged")
+	after := fingerprint(t, filepath.Join(dir, "repository"))
+	for name, sum := range before {
+		if after[name] != sum {
+			t.Errorf("%s went, or was changed", name)
+		}
+	}
+	for f, raw := range kept {
+		if err := os.WriteFile(f, raw, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fresh := reopened(t, dir)
+	for _, b := range []struct {
+		id    string
+		files map[string][]byte
+	}{{one.ID, sample()}, {two.ID, other(3)}} {
+		if got, err := fetch(t.Context(), fresh, b.id); err != nil || differ(b.files, got) != "" {
+			t.Errorf("with the indexes brought back, %s: %v", b.id, err)
+		}
+	}
+	if _, err := fresh.Reclaim(t.Context(), vault.ReclaimOptions{Alone: true}); err != nil {
+		t.Errorf("with the indexes brought back nothing can be freed: %v", err)
+	}
+}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"holdfast/internal/problem"
@@ -13,8 +15,8 @@ import (
 // deleteLackMax is how long a copy may lack something before nothing is deleted: what is on its way is younger.
 const deleteLackMax = time.Hour
 
-// MayDelete is nil when things may be let go of: every copy answers and has what the others have, and the last scrub read
-// every copy and left no damage. Who cleans up asks it first: a copy that is away or behind would bring back what was
+// MayDelete is nil when things may be let go of: every copy answers and has what the others have, no index is lost, and the
+// last scrub read every copy and left no damage. Who cleans up asks it first: a copy that is away or behind would bring back what was
 // deleted, and what looks superfluous beside a damaged index may be all that is left.
 func (v *Vault) MayDelete(ctx context.Context) error {
 	lacks, err := v.Compare(ctx)
@@ -34,6 +36,9 @@ func (v *Vault) MayDelete(ctx context.Context) error {
 				Remedy:  "bring it back, or take it out of the plan; holdfast vault sync " + v.name + " fills it"}
 		}
 	}
+	if err := v.indexesThere(ctx); err != nil {
+		return err
+	}
 	last, err := v.LastScrub(ctx)
 	if err != nil {
 		return err
@@ -52,6 +57,37 @@ func (v *Vault) MayDelete(ctx context.Context) error {
 	}
 	return nil
 }
+
+// indexesThere errs when no copy has an index that the catalog names. Backups that it alone knows of are not listed any more,
+// and what they use looks as if nobody wanted it: none of that may wait for the next scrub.
+func (v *Vault) indexesThere(ctx context.Context) error {
+	c, err := v.readCatalog(ctx)
+	if err != nil {
+		return err
+	}
+	there := map[string]bool{}
+	err = v.files.List(ctx, indexPrefix, func(i store.Info) error { there[i.Name] = true; return nil })
+	if err != nil {
+		return fmt.Errorf("look for the indexes of vault %s: %w", v.name, err)
+	}
+	var lost []string
+	for name, r := range c.rows {
+		if strings.HasPrefix(name, indexPrefix) && !r.Gone && !there[name] && !c.mayBeGone(name) {
+			lost = append(lost, name)
+		}
+	}
+	if len(lost) == 0 {
+		return nil
+	}
+	slices.Sort(lost)
+	return &problem.Problem{Code: "vault.damaged", Subject: v.name, Severity: problem.Critical,
+		Title:   fmt.Sprintf("%d indexes are lost in every copy: %s", len(lost), lost[0]),
+		Meaning: "Nothing is let go, for backups that only they know of are not listed, and what those use is still there. Backups and the log go on.",
+		Remedy:  "bring the files back if you can; else holdfast vault scrub " + v.name + " and holdfast vault repair " + v.name}
+}
+
+// indexPrefix begins the names of kopia's indexes.
+const indexPrefix = repositoryDir + "/x"
 
 // renewer is a place that can make locks longer.
 type renewer interface {
