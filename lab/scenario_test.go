@@ -98,16 +98,20 @@ func roundsOf(s lab.Scenario) (all []round) {
 // playLong runs a scenario of many rounds, in one world after the other.
 func playLong(t *testing.T, shape lab.Shape, s lab.Scenario) {
 	var sum tally
-	left := roundsOf(s)
-	for n := 1; len(left) > 0; n++ {
+	left, before := roundsOf(s), 0
+	for n := 1; len(left) > 0 && len(left) != before; n++ {
+		before = len(left)
 		t.Run(fmt.Sprintf("world-%d", n), func(t *testing.T) {
 			w := lab.NewApartAs(t, shape)
 			w.Start()
 			left = playIn(t, w, s, left, &sum)
 		})
-		if t.Failed() {
+		if t.Failed() && len(left) > 0 {
 			t.Fatalf("the rounds from number %d on are not run", left[0].number)
 		}
+	}
+	if len(left) > 0 { // a world that was skipped plays none
+		t.Skipf("%d rounds were not run", len(left))
 	}
 	sum.tell(t, s)
 }

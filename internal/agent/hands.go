@@ -175,6 +175,12 @@ func (h hands) Lease(name string, epoch int64, d time.Duration) {
 		ctx, cancel := context.WithTimeout(h.ctx, time.Second)
 		defer cancel()
 		left := d - h.agent.cfg.Clock.Now().Sub(judged)
+		if left <= 0 { // it would take the listener's deadline away
+			s.mu.Lock()
+			s.leasing = false
+			s.mu.Unlock()
+			return
+		}
 		// Beside each other: the listener's deadline is there for a keeper that stands still, and must not wait for it.
 		var server, gate error
 		var both sync.WaitGroup

@@ -1,6 +1,7 @@
 package database_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -184,6 +185,31 @@ func TestAPrimaryThatCameBackAloneTakesWhoIsThere(t *testing.T) {
 		if a.Kind == database.KindSwap && len(a.Record.Voters) > 0 {
 			t.Fatalf("open, it asked for %s", asked(d))
 		}
+	}
+}
+
+func TestNobodyStandsInWhereAnotherWayOutWouldWaitForIt(t *testing.T) {
+	r := steady()
+	l := primary(r, "b1")
+	b3 := r.Voters[1]
+	r.Alone, r.Opened, r.Voters, r.E = true, false, []database.Voter{b3}, 1 // b3 is gone for good
+	l.Names = database.Names{W: 1, List: []string{database.StandbyName(b3.Incarnation, r.Epoch)}}
+	l.Force = database.Force{Names: l.Names, Epoch: r.Epoch, Mark: lsn}
+	m := since(r, time.Minute)
+	m.Names, m.NamesAt = l.Names, 1
+	p := policy()
+	p.Hosts, p.Standbys, p.Relaxed = []string{"b1", "b4"}, 1, true
+	m.Unfit = []database.Unfit{{Voter: b3, Since: 0}}
+	l.Senders = slices.DeleteFunc(l.Senders, func(s database.Sender) bool { return s.Name == l.Names.List[0] })
+	d, _ := database.Decide(p, view("b1", r, l, hears("b2", r, standby(r, "b2")), silent("b3", time.Minute)), m)
+	for _, a := range d.Actions {
+		if a.Kind == database.KindSwap && len(a.Record.Voters) > 1 {
+			t.Fatalf("b2 joins, which ends only when b3 is back: %s", asked(d))
+		}
+	}
+	lowered := slices.ContainsFunc(d.Actions, func(a database.Action) bool { return a.Kind == database.KindSwap && a.Record.W == 0 })
+	if !lowered {
+		t.Fatalf("relaxed, it asked for %s", asked(d))
 	}
 }
 

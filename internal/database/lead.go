@@ -522,12 +522,14 @@ func (j *judgement) joinable() (Voter, bool) {
 
 // standsIn reports whether a member becomes a voter although the plan counts it no more. While too few voters are left for a
 // single write, who is there already comes before who still has to copy everything; and a primary that came back alone takes
-// no other member in before it is open, which it cannot be before somebody holds what it holds. Besides, a copy takes the
-// place of the one that its host counted with before. Each leaves in good order once the plan's own are there.
+// no other member in before it is open, which it cannot be before somebody holds what it holds. It begins only where it can
+// end at once, for other ways out (fewer that must hold a commit) wait for it. Besides, a copy takes the place of the one that
+// its host counted with before. Each leaves in good order once the plan's own are there.
 func (j *judgement) standsIn(x Voter) bool {
 	r := &j.v.Record
 	before := slices.ContainsFunc(r.Voters, func(v Voter) bool { return v.Host == x.Host && j.replaced(v) })
-	return (before || !r.Opened) && r.Standing(x.Host).Votes() && len(j.usable(Voter{})) < r.W
+	ends := j.remembered(r.Voters) >= min(r.W, len(r.Voters))
+	return (before || !r.Opened && ends) && r.Standing(x.Host).Votes() && len(j.usable(Voter{})) < r.W
 }
 
 // removable is a voter that has not streamed for long enough, as long as enough others stay.

@@ -82,7 +82,8 @@ func (s *Server) pass(p *process) {
 	}
 	s.keeper.missed = p
 	s.w.After(s.host, gateGrace, func() {
-		if s.p == p && s.keeper.missed == p {
+		told := s.keeper.heardOf == p && s.keeper.last > s.w.Now() // of a later one, unlike the keeper
+		if s.p == p && s.keeper.missed == p && !told {
 			s.gateFences(p)
 		}
 	})

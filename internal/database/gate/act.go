@@ -134,10 +134,12 @@ func (g *Gate) cutNow(reason string) {
 
 // Extend sets the deadline of the primary on this host: the gate fences by itself when remaining and a
 // grace of 0.5 s have passed without another call. Zero or less takes the deadline away (a planned stop of
-// the one who extends). Only the present epoch can be extended, and not one that was cut.
+// the one who extends). Only the present epoch can be extended, and not one that was cut: nor one whose deadline has passed
+// while this process stood still.
 func (g *Gate) Extend(epoch uint64, remaining time.Duration) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.fenceIfDue(g.cfg.Clock.Now())
 	if epoch != g.led.Last.Epoch || g.led.Cut {
 		return fmt.Errorf("extend the deadline: %w", g.led.stale(epoch, g.led.Last.Generation))
 	}

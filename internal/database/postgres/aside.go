@@ -131,8 +131,14 @@ func (s *Server) putAside(id string, epoch int64, incarnation string, l diverged
 	}
 	id = fmt.Sprintf("epoch-%d-%s", epoch, incarnation)
 	making := filepath.Join(s.at.preserved, "."+id)
-	if err := os.RemoveAll(making); err != nil {
+	halves, err := filepath.Glob(filepath.Join(s.at.preserved, ".epoch-*-"+incarnation)) // also of an epoch in which it was cut short
+	if err != nil {
 		return "", err
+	}
+	for _, half := range halves {
+		if err := os.RemoveAll(half); err != nil {
+			return "", err
+		}
 	}
 	files, need, err := s.ownLog(l)
 	if err != nil {

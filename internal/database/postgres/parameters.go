@@ -111,8 +111,16 @@ func (s *Server) reload(ctx context.Context) error {
 		return err
 	}
 	text := s.static(leastOf(c, !primary))
-	if text == string(before) { // written by one who may have died before the server was told
-		return s.signal(syscall.SIGHUP)
+	if text == string(before) { // written by one who may have died before the server, or we, were told what it is
+		why := s.run(ctx, nil, "postgres", "-C", "data_directory", "-D", s.at.data)
+		switch {
+		case why == nil:
+			return s.signal(syscall.SIGHUP)
+		case ctx.Err() != nil:
+			return ctx.Err()
+		}
+		s.refused(text, why.Error())
+		return nil
 	}
 	if err := s.give(staticConf(s.at.data), []byte(text)); err != nil {
 		return err

@@ -55,7 +55,6 @@ func (s *Server) observeSettings(ctx context.Context, conn *pgx.Conn, l *databas
 	}
 	standby := l.Role == database.Standby
 	want := s.static(leastOf(c, standby))
-	l.Settings = now.settings
 	if want == now.refusedText {
 		l.Refused = now.refused
 	}
@@ -69,6 +68,7 @@ func (s *Server) observeSettings(ctx context.Context, conn *pgx.Conn, l *databas
 		s.reread(w, key, read)
 		w.at, w.key = s.clock.Now(), key
 	}
+	l.Settings = now.settings // only here: a look that did not come so far says nothing of what waits
 	l.Unapplied = want != now.refusedText && (want != key.held || w.unread)
 	l.Version, l.Pending, l.Stands = w.version, w.pending, w.stands
 	return nil
