@@ -42,6 +42,7 @@ func TestTheReceiverThatIsKilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	r.NeverLeave() // the test asks the server what it has heard of this connection
 	go func() {
 		for last := (backup.Status{}); ; time.Sleep(time.Millisecond) {
 			now := r.Status()
