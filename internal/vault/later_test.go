@@ -87,7 +87,7 @@ func TestNothingIsFreedWhileABackupsEntryCannotBeRead(t *testing.T) {
 	}
 	kept := map[string][]byte{}
 	for _, f := range entries {
-		kept[f] = spoil(t, f, "a flipped bit")
+		kept[f] = spoil(t, f, "emptied")
 	}
 	before := fingerprint(t, filepath.Join(dir, "repository"))
 	if _, err := reopened(t, dir).Reclaim(t.Context(), vault.ReclaimOptions{Alone: true}); err == nil {
