@@ -20,12 +20,13 @@ import (
 type logKeeper struct {
 	host   *Host
 	db     plan.Database
-	server *postgres.Server
+	server logServer
 
 	kept   database.LSN // where the slot stood after the last look; 0 = there is none
+	apart  int64        // bytes of log between two restart points of the server at most; 0 = not known yet
 	life   string       // of the server, at the last look
 	looked time.Time
-	let    string    // life of the server whose log was let go
+	let    string    // life of the server whose log was let go, at the last look
 	low    bool      // the disk is nearly full
 	failed string    // why the last look did not succeed; "" = it did
 	since  time.Time // when the log was first seen not to be kept; zero = it is
@@ -34,11 +35,23 @@ type logKeeper struct {
 	now []problem.Problem
 }
 
+// logServer is what is asked of our server.
+type logServer interface {
+	ArchiveConfirmed(context.Context, database.Endpoint) (database.LSN, error)
+	KeepForArchive(context.Context, database.LSN) (postgres.KeptForArchive, error)
+	ForgetArchive(ctx context.Context, standbyOnly bool) error
+	RestartPoint(context.Context) error
+}
+
 const (
 	// keepPace is how often it is judged whether a slot must be moved; what is kept needlessly is what is written in that time.
 	keepPace = 5 * time.Second
 	// keepEvery is how old the last look at the slot may be.
 	keepEvery = time.Minute
+	// lowEvery is how often a server whose disk is nearly full is asked to remove what it need not keep any more.
+	lowEvery = 20 * time.Second
+	// keptAnyway is wal_keep_size, in bytes: so much of the log a server has without a slot.
+	keptAnyway = 256 << 20
 	// keepSegment is the piece of log that a slot keeps at least, in bytes: below it a move changes nothing.
 	keepSegment = 16 << 20
 	// notKeptAfter is how long log must be missing before it is said: a new standby's begins where it was copied, and the
@@ -80,7 +93,7 @@ func (k *logKeeper) look(ctx context.Context) error {
 	}
 	d, at := now.Facts.Databases[i], k.host.clock.Now()
 	_, backed := k.host.plan().BackupOf(k.db.Name)
-	k.low = lowOn(d.Local.Disk, k.low)
+	k.low = lowOn(d.Local.Disk, k.apart, k.low)
 	archived := k.archived(now)
 	switch keepLog(d, k.host.cfg.Self, backed, k.low) {
 	case logStays:
@@ -88,7 +101,7 @@ func (k *logKeeper) look(ctx context.Context) error {
 		return nil
 	case logGoes:
 		k.tell(notKept(k.db.Name, k.host.cfg.Self, d.Local, archived, k.low && backed), at)
-		return k.letGo(ctx, d.Local.Life)
+		return k.letGo(ctx, d.Local.Life, backed)
 	}
 	k.tell(notKept(k.db.Name, k.host.cfg.Self, d.Local, archived, false), at)
 	fresh := k.life == d.Local.Life && at.Sub(k.looked) < keepEvery
@@ -116,20 +129,28 @@ func (k *logKeeper) keep(ctx context.Context, d agent.DatabaseFacts) error {
 	if kept.Anew {
 		k.host.cfg.Log.Warn("the slot that keeps log for the archive was made anew", "database", k.db.Name, "lsn", kept.From.String(), "archived", at.String())
 	}
-	k.kept, k.life, k.looked, k.let = kept.From, d.Local.Life, k.host.clock.Now(), ""
+	k.kept, k.apart, k.life, k.looked, k.let = kept.From, kept.Apart, d.Local.Life, k.host.clock.Now(), ""
 	return nil
 }
 
-// letGo drops the slot, once for each life of the server.
-func (k *logKeeper) letGo(ctx context.Context, life string) error {
-	if k.let == life {
+// letGo drops the slot, now and then again: a host whose plan is older may make it anew. A server removes log only at the
+// end of a restart point, and needs a new checkpoint of the primary for one: while the disk is low it is asked for them.
+func (k *logKeeper) letGo(ctx context.Context, life string, backed bool) error {
+	now, every := k.host.clock.Now(), keepEvery
+	if k.low {
+		every = lowEvery
+	}
+	if k.let == life && now.Sub(k.looked) < every {
 		return nil
 	}
-	if err := k.server.ForgetArchive(ctx); err != nil {
+	if err := k.server.ForgetArchive(ctx, backed); err != nil {
 		return err
 	}
-	k.let, k.kept = life, 0
-	return nil
+	k.let, k.kept, k.looked = life, 0, now
+	if !k.low {
+		return nil
+	}
+	return k.server.RestartPoint(ctx)
 }
 
 // tell says what has been so for a while.
@@ -176,10 +197,12 @@ func keepLog(d agent.DatabaseFacts, self string, backed, low bool) int {
 	return logKept
 }
 
-// lowOn reports whether a disk is so full that a standby keeps no log for the archive: three segments at least, and at most
-// half a GiB. It has twice that free again before it does. Pure.
-func lowOn(d database.Disk, was bool) bool {
-	floor := max(3*keepSegment, min(512<<20, d.Size/20))
+// lowOn reports whether a disk is so full that a standby keeps no log for the archive. What is let go is there until the
+// primary's next checkpoint is replayed, so it begins well above where a server ends: at twice three segments, or a
+// twentieth up to half a GiB, and with room for the log that may come until then, a tenth of the disk at most. It has twice
+// that free again before it does. Pure.
+func lowOn(d database.Disk, apart int64, was bool) bool {
+	floor := 2*max(3*keepSegment, min(512<<20, d.Size/20)) + min(apart, d.Size/10)
 	if was {
 		floor *= 2
 	}
@@ -212,7 +235,7 @@ func notKept(name, self string, l database.Local, archived database.LSN, low boo
 		Meaning: "Nothing is lost yet: the primary keeps that log for the vault. If this host took over before the vault has it, no moment from there to the next base backup, which is then made at once, could be restored. The database itself loses nothing.",
 		Remedy:  "bring the vault back (holdfast status says what is wrong with it), and make no switchover to " + self + " before the problem is gone"}
 	switch {
-	case low && archived != 0 && archived/keepSegment < l.Flushed/keepSegment:
+	case low && archived != 0 && (l.Oldest > archived || l.Flushed > archived+keptAnyway):
 		p.Title = fmt.Sprintf("%s keeps no log for the vault any more: its disk is nearly full", self)
 		p.Remedy = "free or add space on " + self + "; or bring the vault back, so that nothing needs to be kept"
 	case l.Role == database.Standby && archived != 0 && l.Oldest > archived:

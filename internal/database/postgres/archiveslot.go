@@ -3,9 +3,11 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"holdfast/internal/clock"
 	"holdfast/internal/database"
 )
 
@@ -17,11 +19,21 @@ const ArchiveSlot = "holdfast_archive"
 type KeptForArchive struct {
 	From database.LSN // the slot keeps the log from here on
 	Anew bool         // the server had let go of what the slot was to keep, or it stood too far ahead: it was made anew
+
+	Apart int64 // bytes of log that the server's settings let come between two restart points
 }
+
+const (
+	// archiveBack is how long an archive that has left a busy server for a while is waited for: about two of its rounds.
+	archiveBack = 2 * time.Second
+	// archiveLook is how often it is looked for meanwhile: several times within one of its visits.
+	archiveLook = 15 * time.Millisecond
+)
 
 // ArchiveConfirmed is how far the vault holds the log, as the archive has told the primary; 0 = no archive streams from
 // there at the moment. A position of another timeline's end cannot come out: the archive says where it stands on this
-// server's own history before anything else, and a slot of which it has said nothing yet does not count.
+// server's own history before anything else, and a slot of which it has said nothing yet does not count. An archive only visits
+// a server that commits often, so it is waited for a little where it has a slot.
 func (s *Server) ArchiveConfirmed(ctx context.Context, primary database.Endpoint) (database.LSN, error) {
 	ctx, cancel := context.WithTimeout(ctx, settle)
 	defer cancel()
@@ -30,13 +42,35 @@ func (s *Server) ArchiveConfirmed(ctx context.Context, primary database.Endpoint
 		return 0, err
 	}
 	defer closeSession(conn)
-	var at *string
-	err = conn.QueryRow(ctx, `SELECT (SELECT least(s.restart_lsn, r.flush_lsn)::text FROM pg_replication_slots s JOIN pg_stat_replication r ON r.pid = s.active_pid
- WHERE s.slot_name = $1 AND r.flush_lsn IS NOT NULL AND s.restart_lsn IS NOT NULL AND NOT pg_is_in_recovery())`, ArchiveSlot).Scan(&at)
+	at, err := confirmed(ctx, s.clock, func() (database.LSN, bool, error) {
+		var at *string
+		var there bool
+		err := conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1 AND restart_lsn IS NOT NULL AND NOT pg_is_in_recovery()),
+ (SELECT least(s.restart_lsn, r.flush_lsn)::text FROM pg_replication_slots s JOIN pg_stat_replication r ON r.pid = s.active_pid
+ WHERE s.slot_name = $1 AND r.flush_lsn IS NOT NULL AND s.restart_lsn IS NOT NULL AND NOT pg_is_in_recovery())`, ArchiveSlot).Scan(&there, &at)
+		if err != nil {
+			return 0, false, err
+		}
+		lsn, err := parseLSN(at)
+		return lsn, there, err
+	})
 	if err != nil {
 		return 0, fmt.Errorf("ask %s how far the archive is: %w", primary.Host, err)
 	}
-	return parseLSN(at)
+	return at, nil
+}
+
+// confirmed asks until the archive has said where it is: for archiveBack at most, and while it has a slot there.
+func confirmed(ctx context.Context, c clock.Clock, ask func() (at database.LSN, there bool, err error)) (database.LSN, error) {
+	for begun := c.Now(); ; {
+		at, there, err := ask()
+		if err != nil || at != 0 || !there || c.Now().Sub(begun) >= archiveBack {
+			return at, err
+		}
+		if err := pause(ctx, archiveLook); err != nil {
+			return 0, err
+		}
+	}
 }
 
 // KeepForArchive has our standby keep the log from at on; 0 = from where it keeps it now. It makes the slot where there is
@@ -76,23 +110,50 @@ func keepForArchive(ctx context.Context, conn *pgx.Conn, at database.LSN) (kept 
 		return kept, fmt.Errorf("move the slot: %w", err)
 	}
 	var from *string
-	if err := conn.QueryRow(ctx, "SELECT (SELECT restart_lsn::text FROM pg_replication_slots WHERE slot_name = $1)", ArchiveSlot).Scan(&from); err != nil {
+	err = conn.QueryRow(ctx, `SELECT (SELECT restart_lsn::text FROM pg_replication_slots WHERE slot_name = $1),
+ pg_size_bytes(current_setting('max_wal_size'))`, ArchiveSlot).Scan(&from, &kept.Apart)
+	if err != nil {
 		return kept, fmt.Errorf("see where the slot stands: %w", err)
 	}
 	kept.From, err = parseLSN(from)
 	return kept, err
 }
 
-// ForgetArchive lets go of the log that our server keeps for the archive. It is refused while an archive streams it.
-func (s *Server) ForgetArchive(ctx context.Context) error {
+// ForgetArchive lets go of the log that our server keeps for the archive. It is refused while an archive streams it. Where
+// it is only the standby that need not keep it, the slot of a server that was promoted since stays: it is the archive's.
+func (s *Server) ForgetArchive(ctx context.Context, standbyOnly bool) error {
 	ctx, cancel := context.WithTimeout(ctx, settle)
 	defer cancel()
 	err := s.within(ctx, func(conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1", ArchiveSlot)
+		_, err := conn.Exec(ctx, `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
+ WHERE slot_name = $1 AND (NOT $2 OR pg_is_in_recovery())`, ArchiveSlot, standbyOnly)
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("let go of the log that is kept for the archive: %w", err)
+	}
+	return nil
+}
+
+// restartPointWithin bounds how long a restart point is waited for; the server goes on with it after that.
+const restartPointWithin = time.Minute
+
+// RestartPoint has our standby remove now what nobody needs of its log, as far as the primary's checkpoints that it has
+// replayed allow; without a new one there is nothing to do. A primary is left alone. It takes no turn among our
+// operations: a takeover must not wait for it.
+func (s *Server) RestartPoint(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, restartPointWithin)
+	defer cancel()
+	err := s.within(ctx, func(conn *pgx.Conn) error {
+		var standby bool
+		if err := conn.QueryRow(ctx, "SELECT pg_is_in_recovery()").Scan(&standby); err != nil || !standby {
+			return err
+		}
+		_, err := conn.Exec(ctx, "CHECKPOINT")
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("make a restart point: %w", err)
 	}
 	return nil
 }
