@@ -90,6 +90,13 @@ func copyProblems(v *vault.Vault, now time.Time) []problem.Problem {
 				Meaning: "The other copies take and give everything. What is lost with them meanwhile is not in this one.",
 				Remedy:  "bring it back; it is filled by itself. holdfast vault status " + v.Name() + " says what it lacks",
 			})
+		case behind > copyBehindMax && c.Reserve != nil:
+			out = append(out, problem.Problem{
+				Code: "vault.copy-behind", Subject: v.Name(), Severity: problem.Degraded,
+				Title:   fmt.Sprintf("copy %s lacks %d objects, the oldest for %s: %s", c.Name, c.Waiting, behind.Round(time.Second), firstLine(c.Reserve.Error())),
+				Meaning: "It takes the log, and base backups no more. Should the other copy be lost now, the newest ones would be lost.",
+				Remedy:  "make room on its disk or make that larger; it is filled by itself",
+			})
 		case behind > copyBehindMax:
 			out = append(out, problem.Problem{
 				Code: "vault.copy-behind", Subject: v.Name(), Severity: problem.Degraded,

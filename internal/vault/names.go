@@ -37,6 +37,9 @@ func changing(name string) bool {
 	return inRepository && strings.HasPrefix(id, "kopia.") || name == formatBlobCopy || isRecord(name) || path.Base(name) == coveredFile
 }
 
+// bulk names the packs of files' content, which a directory refuses before its disk is full.
+func bulk(name string) bool { return strings.HasPrefix(name, repositoryDir+"/p") }
+
 // light names what is let go of when something newer has taken its place, and what may come back without harm.
 func light(name string) bool {
 	dir, _, _ := strings.Cut(name, "/")
@@ -123,7 +126,7 @@ func pieceLength(base string) string {
 // policy is what copies need to know of our names, and of what lies under them.
 func (v *Vault) policy() copies.Policy {
 	return copies.Policy{
-		Passing: passing, Changing: changing, Light: light, Order: order, Needed: v.needed,
+		Passing: passing, Changing: changing, Bulk: bulk, Light: light, Order: order, Needed: v.needed,
 		Refresh: v.refresh, Check: v.check, Newer: v.newer, Rotten: v.rotten,
 	}
 }

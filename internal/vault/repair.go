@@ -27,8 +27,9 @@ type Mending struct {
 
 // Repair mends findings of a scrub from copies that have the blob whole; what was let go of and came back is removed
 // again. Right before, both sides are read once more: a whole blob is never replaced, and only a whole one replaces. dry =
-// nothing is changed.
+// nothing is changed. What is mended may use the room that is kept for the log.
 func (v *Vault) Repair(ctx context.Context, findings []Finding, dry bool) ([]Mending, error) {
+	ctx = store.UseReserve(ctx)
 	if err := v.refresh(ctx); err != nil {
 		return nil, fmt.Errorf("repair vault %s: %w", v.name, err)
 	}

@@ -100,6 +100,7 @@ type Undeleted struct {
 // Undelete brings back what was deleted and its places still have, each under its name, and writes that down as stored. What
 // is there under such a name stays. A backup that was taken off the list is not listed again by that: see [Vault.AsItWas].
 func (v *Vault) Undelete(ctx context.Context, o UndeleteOptions) (Undeleted, error) {
+	ctx = store.UseReserve(ctx)
 	var out Undeleted
 	trash, err := v.Trash(ctx)
 	if err != nil {
@@ -154,6 +155,7 @@ func (v *Vault) getDeleted(ctx context.Context, from store.Store, d store.Delete
 // AsItWas makes a vault of its own in an empty directory that holds what this one held at a moment: what was stored until
 // then and is there still, and what was deleted later and can be brought back. It has the same key. Nothing is changed here.
 func (v *Vault) AsItWas(ctx context.Context, at time.Time, dir string, dry bool) (Undeleted, error) {
+	ctx = store.UseReserve(ctx)
 	var out Undeleted
 	if err := v.refresh(ctx); err != nil {
 		return out, fmt.Errorf("read vault %s as it was: %w", v.name, err)

@@ -26,6 +26,8 @@ type Policy struct {
 	Changing func(name string) bool
 	// Needed leaves out what something newer has taken the place of. names are those of all copies together.
 	Needed func(names []string) []string
+	// Bulk names what a copy may refuse with [store.ErrReserve] while it takes everything else.
+	Bulk func(name string) bool
 	// Light names what does no harm when it comes back after it was deleted: it may be deleted while a copy is away.
 	Light func(name string) bool
 	// Order is the round in which a blob is carried: what names others comes after them. The last round is only
@@ -80,6 +82,8 @@ type member struct {
 	err      error     // why it is passed over; nil = it is used
 	full     error     // why it is passed over for writing alone
 	rest     time.Time // until when it is passed over
+	reserve  error     // why it took no bulk when that was last offered; nil = it did
+	spares   time.Time // until when no bulk is carried to it
 	waiting  map[string]bool
 	since    time.Time           // when the oldest of those was stored elsewhere; zero = none
 	rotten   map[string]error    // blobs that are not what they should be, by name, and why
@@ -208,6 +212,26 @@ func (s *Store) note(m *member, err error, writing bool) {
 	}
 }
 
+// reserves keeps that a copy took bulk, err nil, or answered [store.ErrReserve]. That is no trouble: it takes all else.
+func (s *Store) reserves(m *member, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.reserve, m.spares = err, s.clock.Now().Add(restFor)
+}
+
+// mayCarry errs while a copy is not to be offered a blob that it would refuse: each offer reads it from another copy.
+func (s *Store) mayCarry(ctx context.Context, m *member, name string) error {
+	if !s.policy.Bulk(name) || store.MayUseReserve(ctx) {
+		return nil
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s.clock.Now().Before(m.spares) {
+		return m.reserve
+	}
+	return nil
+}
+
 // answers reports whether an error is a copy's answer, and not a copy in trouble.
 func answers(err error) bool {
 	return err == nil || errors.Is(err, store.ErrShort) || errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrDiffers) || errors.Is(err, store.ErrLocked)
@@ -239,7 +263,8 @@ func (s *Store) able(writing bool) (use []*member, away []error) {
 
 func (m *member) named(err error) error { return fmt.Errorf("copy %s: %w", m.place.Name, err) }
 
-// Put implements [store.Store]: the first copy that takes it has it durably.
+// Put implements [store.Store]: the first copy that takes it has it durably. One that keeps the rest of its room for the log
+// is owed it.
 func (s *Store) Put(ctx context.Context, name string, data store.Data) error {
 	return s.write(ctx, name, func(to store.Store) error { return to.Put(ctx, name, data) })
 }
@@ -251,20 +276,46 @@ func (s *Store) Replace(ctx context.Context, name string, data store.Data) error
 
 func (s *Store) write(ctx context.Context, name string, do func(store.Store) error) error {
 	use, errs := s.able(true)
-	for _, m := range use {
+	for _, m := range s.complete(name, use) {
 		err := do(m.store)
 		switch {
 		case err == nil:
 			s.note(m, nil, true)
+			if s.policy.Bulk(name) {
+				s.reserves(m, nil)
+			}
 			s.owe(name, m)
 			return nil
 		case answers(err), ctx.Err() != nil:
 			return err
+		case errors.Is(err, store.ErrReserve):
+			s.reserves(m, err)
+			errs = append(errs, m.named(err))
+			continue
 		}
 		s.note(m, err, true)
 		errs = append(errs, m.named(err))
 	}
 	return errors.Join(errs...)
+}
+
+// complete puts copies that took no bulk last for what names bulk: there it comes after that, as when it is carried.
+func (s *Store) complete(name string, use []*member) []*member {
+	if s.policy.Changing(name) || s.policy.Order(name) == 0 {
+		return use
+	}
+	var first, last []*member
+	for _, m := range use {
+		m.mu.Lock()
+		lacks := m.reserve != nil
+		m.mu.Unlock()
+		if lacks {
+			last = append(last, m)
+		} else {
+			first = append(first, m)
+		}
+	}
+	return append(first, last...)
 }
 
 // owe remembers that every copy but from lacks a blob.

@@ -26,8 +26,10 @@ import (
 type faulty struct {
 	store.Store
 	away, full *atomic.Bool
-	broken     *error // of the next Put, once it has stored
-	refuses    error  // to delete; nil = it deletes
+	reserve    atomic.Bool  // takes no bulk
+	offered    atomic.Int32 // bulk that it refused
+	broken     *error       // of the next Put, once it has stored
+	refuses    error        // to delete; nil = it deletes
 	mu         sync.Mutex
 }
 
@@ -46,6 +48,10 @@ func (f *faulty) is(writing bool) error {
 func (f *faulty) Put(ctx context.Context, name string, data store.Data) error {
 	if err := f.is(true); err != nil {
 		return err
+	}
+	if f.reserve.Load() && isBulk(name) && !store.MayUseReserve(ctx) {
+		f.offered.Add(1)
+		return store.ErrReserve
 	}
 	err := f.Store.Put(ctx, name, data)
 	f.mu.Lock()
@@ -101,12 +107,15 @@ func (f *faulty) Delete(ctx context.Context, name string) error {
 	return f.Store.Delete(ctx, name)
 }
 
+func isBulk(n string) bool { return strings.HasPrefix(n, "bulk/") }
+
 // policy of the tests: own/ stays where it is, mark changes and the greater one counts, light/ may come back, content
 // that says it is bad is bad.
 func policy() copies.Policy {
 	return copies.Policy{
 		Passing:  func(n string) bool { return strings.HasPrefix(n, "own/") },
 		Changing: func(n string) bool { return n == "mark" },
+		Bulk:     isBulk,
 		Light:    func(n string) bool { return strings.HasPrefix(n, "light/") },
 		Needed:   func(names []string) []string { return names },
 		Order: func(n string) int {
@@ -141,6 +150,11 @@ type world struct {
 
 func makeWorld(t *testing.T, n int) *world {
 	t.Helper()
+	return makeWorldAt(t, n, fast{time.Now()})
+}
+
+func makeWorldAt(t *testing.T, n int, c clock.Clock) *world {
+	t.Helper()
 	w := &world{}
 	var places []copies.Place
 	for i := range n {
@@ -158,7 +172,7 @@ func makeWorld(t *testing.T, n int) *world {
 		}})
 	}
 	var err error
-	if w.all, err = copies.Open(t.Context(), policy(), fast{time.Now()}, places); err != nil {
+	if w.all, err = copies.Open(t.Context(), policy(), c, places); err != nil {
 		t.Fatal(err)
 	}
 	return w
@@ -233,6 +247,78 @@ func TestAFullCopyIsPassedOverForWritingAlone(t *testing.T) {
 	}
 	if st := w.all.Status(); !errors.Is(st[0].Away, errFull) {
 		t.Errorf("status %+v", st[0])
+	}
+}
+
+// A copy that keeps the rest of its room for the log gets the log, at once and by carrying, whatever bulk waits for it; that comes
+// when there is room again.
+func TestACopyAtItsReserveGetsTheLog(t *testing.T) {
+	for _, at := range []int{0, 1} { // the one that is asked first, and the one to which is carried
+		w := makeWorld(t, 2)
+		w.places[at].reserve.Store(true)
+		want := map[string]string{}
+		put := func(name string) {
+			w.put(t, name, name)
+			want[name] = name
+		}
+		for i := range 20 {
+			put(fmt.Sprintf("bulk/%d", i))
+			put(fmt.Sprintf("wal/%d", i))
+		}
+		put("index/1")
+		if err := w.all.Whole(); err != nil {
+			t.Errorf("copy %d at its reserve is passed over: %v", at, err)
+		}
+		if done := w.sync(t)[at]; done.Left != 21 || // the index waits for what it names
+			done.Away != nil {
+			t.Errorf("copy %d: %+v", at, done)
+		}
+		there := w.holds(t, at)
+		for i := range 20 {
+			if n := fmt.Sprintf("wal/%d", i); there[n] != n {
+				t.Errorf("copy %d lacks %s", at, n)
+			}
+		}
+		if st := w.all.Status()[at]; st.Away != nil || !errors.Is(st.Reserve, store.ErrReserve) {
+			t.Errorf("copy %d: status %+v", at, st)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var following sync.WaitGroup
+		following.Go(func() { w.all.Follow(ctx) })
+		put("wal/later")
+		for end := time.Now().Add(time.Minute); w.holds(t, at)["wal/later"] == ""; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("copy %d never gets the log", at)
+			}
+		}
+		w.places[at].reserve.Store(false)
+		for end := time.Now().Add(time.Minute); !cmp.Equal(want, w.holds(t, at)) || w.all.Status()[at].Reserve != nil; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%+v\n%s", w.all.Status()[at], cmp.Diff(want, w.holds(t, at)))
+			}
+		}
+		cancel()
+		following.Wait()
+	}
+}
+
+// still is a clock on which no copy's rest ends.
+type still struct{ fast }
+
+func (s still) Now() time.Time { return s.began }
+
+// Bulk that a copy would refuse is not read from another one again and again to be offered to it.
+func TestACopyAtItsReserveIsOfferedLittle(t *testing.T) {
+	w := makeWorldAt(t, 2, still{fast{time.Now()}})
+	w.places[1].reserve.Store(true)
+	for i := range 20 {
+		w.put(t, fmt.Sprintf("bulk/%d", i), "x")
+	}
+	for range 3 {
+		w.sync(t)
+	}
+	if n := w.places[1].offered.Load(); n < 1 || n > 4 {
+		t.Errorf("offered %d times", n)
 	}
 }
 

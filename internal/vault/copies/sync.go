@@ -33,6 +33,7 @@ type Status struct {
 	Waiting  int       // blobs known to be lacking there
 	Since    time.Time // when the oldest of them was stored elsewhere; zero = none
 	Compared time.Time // when everything was last compared; zero = not yet by this process
+	Reserve  error     // why it takes no bulk now, only the log and what is small; nil = it took the last
 	Rotten   []string  // blobs that were read and are not what they should be; the other copies were read instead
 }
 
@@ -42,7 +43,7 @@ func (s *Store) Status() []Status {
 	for _, m := range s.members {
 		address := m.address()
 		m.mu.Lock()
-		x := Status{Name: m.place.Name, Address: address, Away: m.err, Waiting: len(m.waiting), Since: m.since, Compared: m.compared, Rotten: slices.Sorted(maps.Keys(m.rotten))}
+		x := Status{Name: m.place.Name, Address: address, Away: m.err, Waiting: len(m.waiting), Since: m.since, Compared: m.compared, Reserve: m.reserve, Rotten: slices.Sorted(maps.Keys(m.rotten))}
 		if x.Away == nil {
 			x.Away = m.full
 		}
@@ -182,14 +183,20 @@ func (s *Store) reach(ctx context.Context, m *member) bool {
 	return m.store != nil && m.err == nil
 }
 
-// take empties the list of what waits. A comparison of everything is due at first, and from time to time.
+// take empties the list of what waits. A comparison of everything is due at first, and from time to time; it would find the
+// same again while the copy takes no bulk.
 func (m *member) take(now time.Time) (names []string, whole bool, since time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	late := wholeEvery + rand.N(wholeEvery/4)
 	whole = m.whole || m.compared.IsZero() || now.Sub(m.compared) > late
+	if whole && m.reserve != nil && now.Before(m.spares) {
+		whole, m.whole = false, true
+	} else {
+		m.whole = false
+	}
 	names, since = slices.Sorted(maps.Keys(m.waiting)), m.since
-	m.waiting, m.whole, m.since = map[string]bool{}, false, time.Time{}
+	m.waiting, m.since = map[string]bool{}, time.Time{}
 	return names, whole, since
 }
 
@@ -266,7 +273,8 @@ type sum struct {
 	bytes int64
 }
 
-// carryAll brings blobs to one copy, round by round. left are those that did not arrive, and all of later rounds.
+// carryAll brings blobs to one copy, round by round, in each bulk last: the log does not wait for it. left are those that did
+// not arrive, and all of later rounds.
 func (s *Store) carryAll(ctx context.Context, m *member, names []string) (left []string, done sum, errs []error) {
 	rounds := map[int][]string{}
 	for _, n := range names {
@@ -281,6 +289,15 @@ func (s *Store) carryAll(ctx context.Context, m *member, names []string) (left [
 		}
 		var g errgroup.Group
 		g.SetLimit(lanes)
+		slices.SortStableFunc(rounds[o], func(a, b string) int {
+			switch x, y := s.policy.Bulk(a), s.policy.Bulk(b); {
+			case x == y:
+				return 0
+			case x:
+				return 1
+			}
+			return -1
+		})
 		for _, n := range rounds[o] {
 			g.Go(func() error {
 				size, moved, err := s.carry(ctx, m, n)
@@ -308,6 +325,9 @@ func (s *Store) carryAll(ctx context.Context, m *member, names []string) (left [
 // the first. What exists nowhere any more needs not be brought; what may exist in a copy that is away waits for it.
 func (s *Store) carry(ctx context.Context, m *member, name string) (size int64, moved bool, err error) {
 	if up, err := m.up(s.clock.Now(), true); up == nil || err != nil {
+		return 0, false, m.named(err)
+	}
+	if err := s.mayCarry(ctx, m, name); err != nil {
 		return 0, false, m.named(err)
 	}
 	var best []byte
@@ -356,9 +376,7 @@ func (s *Store) give(ctx context.Context, m *member, name string, content []byte
 			}
 			return false, fmt.Errorf("%w; holdfast vault repair compares them: %w", err, readErr)
 		}
-		if err != nil && ctx.Err() == nil {
-			s.note(m, err, true)
-		}
+		s.given(ctx, m, name, err)
 		return err == nil, err
 	}
 	own, err := store.Read(ctx, m.store, name)
@@ -369,10 +387,18 @@ func (s *Store) give(ctx context.Context, m *member, name string, content []byte
 		return false, nil
 	}
 	if err := m.store.Replace(ctx, name, store.Bytes(content)); err != nil {
-		if ctx.Err() == nil {
-			s.note(m, err, true)
-		}
+		s.given(ctx, m, name, err)
 		return false, err
 	}
 	return true, nil
+}
+
+// given keeps what the carrying of a blob came to.
+func (s *Store) given(ctx context.Context, m *member, name string, err error) {
+	switch {
+	case err == nil && s.policy.Bulk(name), errors.Is(err, store.ErrReserve):
+		s.reserves(m, err)
+	case err != nil && ctx.Err() == nil:
+		s.note(m, err, true)
+	}
 }
