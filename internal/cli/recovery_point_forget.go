@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"slices"
@@ -19,7 +20,8 @@ func pointForgetCommand() *cobra.Command {
 		Short: "Keep nothing any more for recovery points in a vault that is gone for good",
 		Long: `What leads to a recovery point (a base backup, and log) stays in the vault of the database for as long as the vault of the files has the
 point. When that vault is in the plan no more nobody can ask it, and everything stays as it was heard last. This forgets what was
-heard of it: then tiers and the window of the database alone say what stays. The vault itself is not touched.`,
+heard of it: then tiers and the window of the database alone say what stays. The vault itself is not touched. Of a vault that the plan
+names nothing is forgotten but what was heard of another one, which was gone when this was made under its name.`,
 		Example: `  holdfast recovery-point forget old --dry-run
   holdfast recovery-point forget old`,
 		Args: usageArgs(cobra.ExactArgs(1)),
@@ -28,8 +30,9 @@ heard of it: then tiers and the window of the database alone say what stays. The
 			if err != nil {
 				return err
 			}
-			if _, there := a.plan.VaultNamed(args[0]); there {
-				return fmt.Errorf("forget the points in vault %s: the plan names it, and it is asked itself: %w", args[0], errUsage)
+			present, err := a.presentVault(cmd.Context(), args[0])
+			if err != nil {
+				return fmt.Errorf("forget the points in vault %s: the plan names it, and it must say which vault it is now: %w", args[0], err)
 			}
 			var done []string
 			found := false
@@ -38,11 +41,14 @@ heard of it: then tiers and the window of the database alone say what stays. The
 					continue
 				}
 				done = append(done, b.Vault)
-				had, err := a.forgetPoints(cmd, b.Vault, args[0], dryRun, yes)
+				had, err := a.forgetPoints(cmd, b.Vault, args[0], present, dryRun, yes)
 				if err != nil {
 					return err
 				}
 				found = found || had
+			}
+			if !found && present != "" {
+				return fmt.Errorf("forget the points in vault %s: the plan names it, and it is asked itself; nothing is kept for another one of that name: %w", args[0], errUsage)
 			}
 			if !found {
 				return fmt.Errorf("forget the points in vault %s: nothing is kept for any: %w", args[0], errUsage)
@@ -56,8 +62,21 @@ heard of it: then tiers and the window of the database alone say what stays. The
 	return cmd
 }
 
-// forgetPoints takes out of one vault of databases what was noted of another vault, and reports whether there was anything.
-func (a application) forgetPoints(cmd *cobra.Command, in, of string, dryRun, yes bool) (had bool, failed error) {
+// presentVault is the identifier of the vault that lies now where the plan's of that name does; "" = the plan has none.
+func (a application) presentVault(ctx context.Context, name string) (string, error) {
+	if _, there := a.plan.VaultNamed(name); !there {
+		return "", nil
+	}
+	v, err := a.openVault(ctx, name)
+	if err != nil {
+		return "", err
+	}
+	return v.Identity().ID, v.Close(context.WithoutCancel(ctx))
+}
+
+// forgetPoints takes out of one vault of databases what was noted of others by a name, but for the one that has it now, and
+// reports whether there was anything.
+func (a application) forgetPoints(cmd *cobra.Command, in, of, present string, dryRun, yes bool) (had bool, failed error) {
 	ctx := cmd.Context()
 	v, err := a.openToWrite(ctx, in)
 	if err != nil {
@@ -70,7 +89,7 @@ func (a application) forgetPoints(cmd *cobra.Command, in, of string, dryRun, yes
 	}
 	var b strings.Builder
 	left := slices.DeleteFunc(slices.Clone(noted), func(x vault.NotedPoints) bool {
-		if x.Name != of {
+		if x.Name != of || x.ID == present {
 			return false
 		}
 		for _, p := range x.Points {

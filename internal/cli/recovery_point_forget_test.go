@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"holdfast/internal/local"
@@ -25,6 +26,7 @@ func TestPointsInAVaultThatIsGoneAreForgottenByName(t *testing.T) {
 		t.Fatal(mistakes)
 	}
 	a := application{Context: local.Context{Root: root}, plan: p.WithRoot(root)}
+	present := ""
 	noted := func(put ...vault.NotedPoints) int {
 		t.Helper()
 		v, err := a.openToWrite(t.Context(), "main")
@@ -36,6 +38,7 @@ func TestPointsInAVaultThatIsGoneAreForgottenByName(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		present = v.Identity().ID
 		all, err := v.NotedPoints(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -59,4 +62,23 @@ func TestPointsInAVaultThatIsGoneAreForgottenByName(t *testing.T) {
 	if n := noted(); n != 1 {
 		t.Errorf("%d vaults are noted", n)
 	}
+
+	// A vault that was made anew under its name: what was heard of the one before is forgotten, and nothing of this one.
+	noted(vault.NotedPoints{ID: present, Name: "main", Points: []vault.Point{{ID: "letters-2", Database: "records", LSN: 8}}},
+		vault.NotedPoints{ID: "v1", Name: "main", Points: []vault.Point{{ID: "letters-1", Database: "records", LSN: 7}}})
+	if said := words(t, 0, "recovery-point", "forget", "main", at, "--dry-run"); strings.Contains(said, "letters-2") || !strings.Contains(said, "letters-1 of records") {
+		t.Errorf("said %s", said)
+	}
+	words(t, 0, "recovery-point", "forget", "main", at, "--yes")
+	words(t, 2, "recovery-point", "forget", "main", at, "--yes")
+	if n := noted(); n != 1 {
+		t.Errorf("%d vaults are noted", n)
+	}
+	if err := os.Rename(filepath.Join(root, "home"), filepath.Join(root, "gone")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(filepath.Join(root, "away"), filepath.Join(root, "gone-too")); err != nil {
+		t.Fatal(err)
+	}
+	words(t, 1, "recovery-point", "forget", "main", at, "--yes") // nobody knows which one it is
 }
