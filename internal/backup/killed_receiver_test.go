@@ -58,6 +58,10 @@ func TestTheReceiverThatIsKilled(t *testing.T) {
 	}
 }
 
+// momentMax is how long is waited for a receiver to stand as wanted. On a busy machine it may never, and is killed where it
+// is then: what is asked afterwards holds wherever it dies.
+const momentMax = 20 * time.Second
+
 // killReceiver runs a receiver in a process of its own until it stands as wanted, and kills it there.
 func killReceiver(t *testing.T, env string, there func(flushed, archived wal.LSN) bool) {
 	t.Helper()
@@ -73,11 +77,18 @@ func killReceiver(t *testing.T, env string, there func(flushed, archived wal.LSN
 		t.Fatal(err)
 	}
 	var said []string
-	killed := false
+	killed, begun := false, time.Now()
 	for lines := bufio.NewScanner(out); lines.Scan(); {
 		said = append(said, lines.Text())
 		var flushed, archived wal.LSN
-		if _, err := fmt.Sscanf(lines.Text(), "at %d %d", &flushed, &archived); err == nil && !killed && there(flushed, archived) {
+		if _, err := fmt.Sscanf(lines.Text(), "at %d %d", &flushed, &archived); err == nil && !killed {
+			late := time.Since(begun) > momentMax
+			if !there(flushed, archived) && !late {
+				continue
+			}
+			if late {
+				t.Logf("killed where it was after %s: on its disk %s, in the vault %s", momentMax, flushed, archived)
+			}
 			killed = true
 			if err := child.Process.Kill(); err != nil {
 				t.Fatal(err)
@@ -121,7 +132,7 @@ func TestAReceiverThatDiesBetweenItsDiskAndTheSlotLeavesNoHole(t *testing.T) {
 			}
 			return away && flushed > archived && written(t, s) > archived
 		}},
-		{"in the vault, not confirmed yet", func(flushed, archived wal.LSN) bool { return archived > before && flushed == archived }},
+		{"in the vault, not confirmed yet", func(_, archived wal.LSN) bool { return archived > before && kept(t, s) < archived }},
 		{"anywhere", func(_, archived wal.LSN) bool { return archived > before && rand.IntN(20) == 0 }},
 	}
 	for i := range times(len(moments), 20) {
@@ -168,6 +179,22 @@ func written(t *testing.T, s *pgtest.Server) wal.LSN {
 	defer func() { _ = conn.Close(context.Background()) }() // every answer came
 	var text string
 	if err := conn.QueryRow(t.Context(), "select coalesce((select max(write_lsn) from pg_stat_replication), '0/0')::text").Scan(&text); err != nil {
+		t.Fatal(err)
+	}
+	at, err := wal.ParseLSN(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return at
+}
+
+// kept is what the server keeps the log from for the archive now.
+func kept(t *testing.T, s *pgtest.Server) wal.LSN {
+	t.Helper()
+	conn := s.Conn("postgres")
+	defer func() { _ = conn.Close(context.Background()) }() // every answer came
+	var text string
+	if err := conn.QueryRow(t.Context(), "select coalesce(restart_lsn, '0/0')::text from pg_replication_slots where slot_name = 'holdfast_archive'").Scan(&text); err != nil {
 		t.Fatal(err)
 	}
 	at, err := wal.ParseLSN(text)
