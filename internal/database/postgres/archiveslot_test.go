@@ -164,8 +164,9 @@ func TestAStandbyKeepsTheLogThatTheVaultLacks(t *testing.T) {
 	must(t, b.StopFast(ctx)) // a restart of the standby lets go of nothing
 	must(t, b.Follow(ctx, a.Endpoint, 1))
 	churn(t, a, b)
-	if l := b.Answers(t); l.Oldest > lacks || slotAt(t, b) != lacks || len(l.Slots) != 0 {
-		t.Fatalf("the log begins at %s, the slot stands at %s, not at %s; others: %+v", l.Oldest, slotAt(t, b), lacks, l.Slots)
+	// PostgreSQL writes where a slot stands with a checkpoint: a restart may set it back, and more is kept.
+	if l, at := b.Answers(t), slotAt(t, b); l.Oldest > lacks || at == 0 || at > lacks || len(l.Slots) != 0 {
+		t.Fatalf("the log begins at %s, the slot stands at %s, behind %s; others: %+v", l.Oldest, at, lacks, l.Slots)
 	}
 	// It goes with the archive, and no further than what the standby itself has replayed.
 	at := a.Answers(t).Flushed
