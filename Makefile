@@ -69,7 +69,7 @@ sim: ## Runs the simulator on thousands of seeds (SEEDS=5000, FROM=1), or for HO
 
 .PHONY: lab
 lab: setup ## Breaks whole plans of real processes and counts what was lost; SCENARIO=power-off N=50 repeats one. Root.
-	@CI=true HOLDFAST_LAB=all go test ./lab $(if $(SCENARIO),,./internal/files ./internal/backup ./internal/vault) -count=1 -v -timeout 12h $(if $(SCENARIO),-run TestScenarios -args -lab.scenario=$(SCENARIO) -lab.n=$(N) -lab.points=$(POINTS))
+	@CI=true HOLDFAST_LAB=all go test ./lab $(if $(SCENARIO),,./internal/files ./internal/backup ./internal/restore ./internal/vault) -count=1 -v -timeout 12h $(if $(SCENARIO),-run TestScenarios -args -lab.scenario=$(SCENARIO) -lab.n=$(N) -lab.points=$(POINTS))
 
 .PHONY: fuzz
 fuzz: ## Fuzzes every target there is, FUZZTIME=30s each.

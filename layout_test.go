@@ -15,7 +15,7 @@ type room struct {
 const leaves = " internal/problem internal/event internal/redact internal/clock internal/durable internal/pgdata "
 
 // roomsOwn are the rooms without their drivers: types and judgement.
-const roomsOwn = " internal/receipt internal/plan internal/service internal/edge internal/database internal/files internal/vault/... internal/backup/... internal/restore "
+const roomsOwn = " internal/receipt internal/plan internal/service internal/edge internal/database internal/database/stored internal/files internal/vault/... internal/backup/... internal/restore "
 
 // drivers touch real servers and sockets. Only who puts a host together knows them.
 const drivers = " internal/service/... internal/edge/... internal/database/... internal/cluster/... "
@@ -27,6 +27,7 @@ var rooms = []room{
 	{folder: "internal/redact", std: true, why: "a leaf stands on the standard library alone"},
 	{folder: "internal/clock", std: true, why: "a leaf stands on the standard library alone"},
 	{folder: "internal/durable", std: true, why: "a leaf stands on the standard library alone"},
+	{folder: "internal/disktest", std: true, why: "a fixture of tests that need a disk of their own"},
 	{folder: "internal/pgcontrol", std: true, ours: "internal/database", why: "one file of PostgreSQL's, read by whoever makes or restores a data directory; of ours it knows the LSN alone"},
 	{folder: "internal/pgdata", pure: true, std: true, why: "what a data directory's files mean is the same for whoever copies them"},
 	{folder: "internal/orders", std: true, ours: "internal/clock", why: "a leaf: lines of orders over a private socket, whatever is ordered"},
@@ -46,8 +47,9 @@ var rooms = []room{
 	{folder: "internal/database/kernelpath", ours: leaves, why: "rules and sockets of the kernel know no database"},
 	{folder: "internal/database/kernelpath/spacetest", ours: "", why: "a fixture of tests that change rules of a host"},
 	{folder: "internal/database/gate", ours: leaves + "internal/database internal/orders internal/database/kernelpath", why: "a driver knows its own room, the leaves and its engine"},
-	{folder: "internal/database/postgres", ours: leaves + "internal/database internal/keeper internal/pgcontrol", why: "a driver knows its own room, the leaves and its engine"},
+	{folder: "internal/database/postgres", ours: leaves + "internal/database internal/database/stored internal/keeper internal/pgcontrol", why: "a driver knows its own room, the leaves and its engine"},
 	{folder: "internal/database/postgres/pgtest", ours: leaves + "internal/database/postgres internal/database internal/auth internal/keeper", why: "a fixture of the driver's tests"},
+	{folder: "internal/database/stored", pure: true, ours: "internal/problem internal/event internal/plan internal/database", why: "a judging room knows the plan and the vocabulary, never the world"},
 	{folder: "internal/database/databasetest", ours: leaves + "internal/database", why: "a conformance suite knows the interface, not who implements it"},
 
 	{folder: "internal/cluster", ours: leaves + "internal/plan", why: "hosts agree on typed keys and bytes: the store knows no room"},
@@ -58,9 +60,10 @@ var rooms = []room{
 	{folder: "internal/cluster/clustertest", ours: leaves + "internal/cluster", why: "a conformance suite knows the interface, not who implements it"},
 
 	{folder: "internal/vault", ours: leaves + "internal/plan", why: "the vault must open with nothing but itself and its key"},
-	{folder: "internal/backup", ours: leaves + "internal/plan internal/database internal/vault/... internal/restore internal/backup/retention", why: "backup streams into the vault, and proves a backup by restoring it; the cluster's say (a lease before a delete) comes in as an interface"},
+	{folder: "internal/backup", ours: leaves + "internal/plan internal/database internal/database/stored internal/vault/... internal/restore internal/backup/retention internal/pgcontrol", why: "backup streams into the vault, and proves a backup by restoring it; the cluster's say (a lease before a delete) comes in as an interface"},
 	{folder: "internal/backup/retention", pure: true, ours: "internal/problem internal/event internal/plan", why: "what may be deleted is judged, not looked up"},
 	{folder: "internal/files", ours: leaves + "internal/plan internal/vault", why: "a file set is backed up and restored with the vault alone"},
+	{folder: "internal/files/mount", ours: leaves + "internal/files internal/vault", why: "a backup is looked into with the vault alone"},
 	{folder: "internal/restore", ours: leaves + "internal/plan internal/database internal/vault/... internal/pgcontrol internal/database/postgres/walscan", why: "a restore works with vault and key alone, when cluster and agent are gone"},
 
 	{folder: "internal/restore/point", ours: leaves + "internal/files internal/restore internal/vault", why: "a recovery point is files and a database: who restores both knows both, and works with vault and key alone"},
@@ -95,6 +98,7 @@ var fences = []fence{
 	{module: "go.etcd.io/etcd", folders: "internal/cluster/etcd"},
 	{module: "go.uber.org/zap", folders: "internal/cluster/etcd"},        // etcd's logger
 	{module: "google.golang.org/grpc", folders: "internal/cluster/etcd"}, // etcd's transport
+	{module: "github.com/hanwen/go-fuse/v2", folders: "internal/files/mount"},
 	{module: "github.com/hashicorp/memberlist", folders: "internal/cluster/members"},
 	{module: "github.com/jackc", folders: "internal/database/postgres internal/backup internal/restore/... examples/... lab/... bench/..."},
 	{module: "golang.org/x/text", folders: "internal/database/postgres"}, // SASLprep of passwords

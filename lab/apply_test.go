@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"holdfast/examples/clinic/client"
 	"holdfast/internal/api"
@@ -93,8 +96,55 @@ func TestStandbysChangeWhileTheDatabaseRuns(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a role that owns another database, and is let go of", func(t *testing.T) {
+		now, err := os.ReadFile(w.Plan)
+		if err != nil {
+			t.Fatal(err)
+		}
+		const mine = "owns: [clinic] }\n"
+		more := mine + "      shop: { password: \"file:${root}/secrets/shop.password\", owns: [shop] }\n"
+		with := strings.Replace(string(now), mine, more, 1)
+		write := func(path, text string) {
+			t.Helper()
+			if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write(w.Plan, with)
+		if out, err := w.Run("apply", w.Plan, "--yes"); err == nil || !strings.Contains(out, "database.password-unread") {
+			t.Fatalf("without its password it is not refused: %v\n%s", err, out)
+		}
+		write(filepath.Join(w.Root, "secrets", "shop.password"), "of the shop")
+		if out, err := w.Run("apply", w.Plan, "--yes"); err != nil || !strings.Contains(out, "role shop is made, and owns shop") {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		u, err := url.Parse(w.DSN("h1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		u.User, u.Path = url.UserPassword("shop", "of the shop"), "/shop"
+		logsIn := func() error {
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			conn, err := pgx.Connect(ctx, u.String())
+			if err == nil {
+				_, err = conn.Exec(ctx, "CREATE TABLE IF NOT EXISTS basket (n int)")
+				err = errors.Join(err, conn.Close(ctx))
+			}
+			return err
+		}
+		w.Await("it logs in through a listener", recoverMax, func(api.Status) bool { return logsIn() == nil })
+		write(w.Plan, string(now))
+		if out, err := w.Run("apply", w.Plan, "--yes"); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		w.Await("it does so no more", recoverMax, func(api.Status) bool {
+			err := logsIn()
+			return err != nil && strings.Contains(err.Error(), "not permitted to log in")
+		})
+	})
 	t.Run("what cannot be applied is refused by name, and changes nothing", func(t *testing.T) {
-		bad := strings.Replace(string(written), "owns: [clinic]", "owns: [clinic, other]", 1)
+		bad := strings.Replace(string(written), w.Address["h4"], "127.60.21.99", 1)
 		if err := os.WriteFile(w.Plan, []byte(bad), 0o644); err != nil {
 			t.Fatal(err)
 		}

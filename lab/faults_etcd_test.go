@@ -64,6 +64,8 @@ func noMajority(long time.Duration) func(*lab.Round) {
 		r.Served()
 		r.W.ThawMembers(r.W.Others(r.Was.Primary)...)
 		r.Unmoved()
+		time.Sleep(5 * time.Second) // what was refused and kept somewhere all the same is carried out now
+		r.Unmoved()
 	}
 }
 

@@ -61,6 +61,7 @@ type agentLife struct {
 	scratch   agent.Facts   // of the round before: its slices serve again
 	because   string
 	closed    time.Duration // as the last round said
+	judged    time.Duration // on the host's clock: when it was
 }
 
 // peer is what is known of another host.
@@ -288,6 +289,10 @@ func (a *agentLife) round() {
 // facts are what a round judges by. They are good until the next call.
 func (a *agentLife) facts() agent.Facts {
 	now := a.h.clock()
+	if now < a.judged {
+		a.w.fail("the model's own check", "the clock of %s went back by %s", a.h.name, a.judged-now)
+	}
+	a.judged = now
 	f := &a.scratch
 	f.Now, f.Late, f.Known, f.ContactAge = now-a.began, now < a.lateUntil, a.known, database.Never
 	if a.contact > 0 {

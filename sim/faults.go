@@ -225,8 +225,8 @@ func (f *faults) do(kind FaultKind, h, to *host, lasts time.Duration) func() {
 		if h.frozen || !h.up {
 			return nil
 		}
-		h.frozen = true
-		return h.thaw
+		freeze := h.freeze()
+		return func() { h.thaw(freeze) }
 	case PauseAgent:
 		if h.agent == nil || h.agent.paused {
 			return nil

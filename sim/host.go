@@ -22,6 +22,7 @@ type host struct {
 	up      bool
 	boot    int
 	frozen  bool
+	freezes int           // so far: what undoes one of them leaves another alone
 	held    []event       // what waits for the thaw
 	thawed  time.Duration // virtual; when it was last let go, for checks that a freeze excuses
 	resumed time.Duration // virtual; when it was last let go after its clock had stood
@@ -85,9 +86,16 @@ func (h *host) powerCut() {
 	h.srv.PowerCut()
 }
 
-// thaw lets what waited happen now, in its order.
-func (h *host) thaw() {
-	if !h.frozen {
+// freeze stops the host, and returns which time that is.
+func (h *host) freeze() int {
+	h.frozen = true
+	h.freezes++
+	return h.freezes
+}
+
+// thaw undoes that freeze: what waited happens now, in its order.
+func (h *host) thaw(freeze int) {
+	if !h.frozen || h.freezes != freeze {
 		return
 	}
 	h.frozen, h.thawed = false, h.w.now

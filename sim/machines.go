@@ -47,25 +47,24 @@ func (f *faults) machine(kind FaultKind, h *host) func() {
 		if h.frozen || !h.up {
 			return nil
 		}
-		h.frozen = true
-		boot, since, last := h.boot, w.now, w.serial
-		return func() { h.resume(boot, w.now-since, last) }
+		freeze, since, last := h.freeze(), w.now, w.serial
+		return func() { h.resume(freeze, w.now-since, last) }
 	default:
 		h.wall = w.between(-time.Hour, time.Hour)
 		return func() { h.wall = 0 }
 	}
 }
 
-// resume thaws a host for which no time has passed: its clock is behind by that much from now on, and whatever was to
-// happen there, up to the last event of before, happens so much later.
-func (h *host) resume(boot int, lost time.Duration, last uint64) {
-	if !h.frozen || h.boot != boot {
+// resume undoes a freeze for whose host no time has passed: its clock is behind by that much from now on, and whatever
+// was to happen there, up to the last event of before, happens so much later.
+func (h *host) resume(freeze int, lost time.Duration, last uint64) {
+	if !h.frozen || h.freezes != freeze {
 		return
 	}
 	w := h.w
 	h.origin -= time.Duration(float64(lost) / h.stretch)
 	h.frozen, h.thawed, h.resumed = false, w.now, w.now
-	w.queue.delay(h, boot, lost, last)
+	w.queue.delay(h, h.boot, lost, last)
 	held := h.held
 	h.held = nil
 	for _, e := range held {

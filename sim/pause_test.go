@@ -37,3 +37,19 @@ func TestAPausedDatabaseMovesOnlyOnRequest(t *testing.T) {
 		})
 	}
 }
+
+// A host that comes back from a power cut and stands still once more is not let go by what ends its former standstill,
+// and no clock goes back.
+func TestEachStandstillEndsByItself(t *testing.T) {
+	script := []sim.Step{
+		{At: 30 * time.Second, Kind: sim.FreezeHost, Host: "h3", Lasts: 10 * time.Second},
+		{At: 31 * time.Second, Kind: sim.CrashHost, Host: "h3", Lasts: 2 * time.Second},
+		{At: 34 * time.Second, Kind: sim.SuspendHost, Host: "h3", Lasts: 12 * time.Second},
+		{At: 44 * time.Second, Kind: sim.SuspendHost, Host: "h3", Lasts: 4 * time.Second},
+	}
+	for seed := range uint64(4) {
+		if r := sim.Run(sim.Options{Seed: seed + 1, Hosts: 3, Standbys: 2, W: 1, FaultTime: 30 * time.Second, Script: script}); r.Failure != nil {
+			report(t, r)
+		}
+	}
+}

@@ -2,8 +2,8 @@
 // where they are installed, on the same data, in one run on one machine. Every copy that is restored is started and
 // compared with its source.
 //
-// Start at [bench.play]: rounds of a full backup, a change of one percent, an incremental and a restore by each system, in
-// random order; then [bench.playLog]. source.go has the data, systems.go and holdfast.go what is run, measure.go how it is timed, report.go
+// Start at [bench.play]: rounds of a full backup, two changes of one percent with an incremental behind each, and a restore by each
+// system, in random order; then [bench.playLog]. source.go has the data, systems.go and holdfast.go what is run, measure.go how it is timed, report.go
 // the judgement.
 package main
 
@@ -85,6 +85,7 @@ type bench struct {
 	server  *server
 	systems []system
 	results []result
+	changed map[string][]float64 // for each change: the shares of all pages that it wrote to
 	logs    []logged
 	limits  []limit
 }
@@ -98,7 +99,7 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 	if err != nil {
 		return fmt.Errorf("-only: %w", err)
 	}
-	b := &bench{options: o, out: out}
+	b := &bench{options: o, out: out, changed: map[string][]float64{}}
 	if b.dir, err = os.MkdirTemp("/var/tmp", "holdfast-backup-"); err != nil {
 		return fmt.Errorf("make a directory for the run: %w", err)
 	}
@@ -148,7 +149,7 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 const opening = "open"
 
 // play measures every system in each round: a full backup of the same data by all, in an order of chance; then one percent
-// of the rows changes, and all make an incremental and restore it.
+// of the rows changes, and all make an incremental; then others do, and all make another one and restore it.
 func (b *bench) play(ctx context.Context) error {
 	dice := rand.New(rand.NewPCG(b.seed, 0))
 	for round := range b.rounds {
@@ -162,26 +163,14 @@ func (b *bench) play(ctx context.Context) error {
 				return err
 			}
 		}
-		if err := b.server.change(ctx, round); err != nil {
-			return err
+		for _, c := range []change{clustered, scattered} {
+			if err := b.again(ctx, dice, round, c); err != nil {
+				return err
+			}
 		}
 		want, err := b.server.sums(ctx)
 		if err != nil {
 			return err
-		}
-		for _, i := range dice.Perm(len(b.systems)) {
-			s := b.systems[i]
-			again := s.again
-			what := "incremental"
-			if again == nil { // it makes only full ones: the restore needs one of the same moment
-				again, what = s.full, "full again"
-				if err := b.fresh(ctx, s); err != nil {
-					return fmt.Errorf("prepare %s: %w", s.name, err)
-				}
-			}
-			if err := b.take(ctx, round, what, s, again); err != nil {
-				return err
-			}
 		}
 		for _, s := range b.systems {
 			if s.open == nil {
@@ -198,6 +187,34 @@ func (b *bench) play(ctx context.Context) error {
 			if err := b.bringBack(ctx, round, b.systems[i], want); err != nil {
 				return err
 			}
+		}
+	}
+	return nil
+}
+
+// again changes the data and measures an incremental of them by every system, in an order of chance. Systems that make
+// only full backups make one behind the last change, because its moment is what is restored.
+func (b *bench) again(ctx context.Context, dice *rand.Rand, round int, c change) error {
+	share, err := b.server.change(ctx, round, c)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(b.out, "round %d: %s: %.1f %% of all pages changed\n", round+1, c.what, 100*share)
+	b.changed[c.what] = append(b.changed[c.what], share)
+	for _, i := range dice.Perm(len(b.systems)) {
+		s := b.systems[i]
+		what, how := c.what, s.again
+		if how == nil {
+			if c.what != scattered.what {
+				continue
+			}
+			what, how = "full again", s.full
+			if err := b.fresh(ctx, s); err != nil {
+				return fmt.Errorf("prepare %s: %w", s.name, err)
+			}
+		}
+		if err := b.take(ctx, round, what, s, how); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -37,7 +37,7 @@ func (b *bench) prices(p func(format string, args ...any)) {
 	p("\n")
 	share := func(r result) float64 { return float64(r.stored) / float64(r.bytes) }
 	for _, s := range b.systems {
-		full, again := median(each(b.of(s.name, "full"), share)), median(each(b.of(s.name, "incremental"), share))
+		full, again := median(each(b.of(s.name, "full"), share)), median(each(b.of(s.name, clustered.what), share))
 		if s.again == nil {
 			again = full
 		}

@@ -44,7 +44,11 @@ func copyRows(ctx context.Context, conn *pgx.Conn, mb int) error {
 		row     func(i int) []any
 	}{
 		{"words", []string{"id", "word"}, len(words), func(i int) []any { return []any{int64(i), words[i]} }},
-		{"documents", []string{"id", "customer", "kind", "created", "about", "body"}, 650 * mb, func(i int) []any {
+		{"accounts", []string{"id", "branch", "balance", "filler"}, 1500 * mb, func(i int) []any {
+			filler := fmt.Sprintf("%016x%s %s %s", dice.Uint64(), words[dice.IntN(vocabulary)], words[dice.IntN(vocabulary)], words[dice.IntN(vocabulary)])
+			return []any{int64(i + 1), int32(i % 100), dice.Int64N(1_000_000), filler}
+		}},
+		{"documents", []string{"id", "customer", "kind", "created", "about", "body"}, 500 * mb, func(i int) []any {
 			var body strings.Builder
 			for n := range 60 + i%80 {
 				if n > 0 {
@@ -55,7 +59,7 @@ func copyRows(ctx context.Context, conn *pgx.Conn, mb int) error {
 			about := fmt.Sprintf(`{"author": "user%d", "pages": %d, "mark": "%016x"}`, i%97, 1+i%30, dice.Uint64())
 			return []any{int64(i + 1), customer(), kinds[i%4], begin.Add(time.Duration(i) * 37 * time.Second), about, body.String()}
 		}},
-		{"orders", []string{"id", "customer", "state", "placed", "total", "remark"}, 2000 * mb, func(i int) []any {
+		{"orders", []string{"id", "customer", "state", "placed", "total", "remark"}, 1600 * mb, func(i int) []any {
 			var remark *string
 			if i%5 == 0 {
 				text := words[dice.IntN(vocabulary)] + " " + words[dice.IntN(vocabulary)]
@@ -64,7 +68,7 @@ func copyRows(ctx context.Context, conn *pgx.Conn, mb int) error {
 			total := pgtype.Numeric{Int: big.NewInt(dice.Int64N(100000)), Exp: -2, Valid: true}
 			return []any{int64(i + 1), customer(), states[dice.IntN(4)], begin.Add(time.Duration(i) * 11 * time.Second), total, remark}
 		}},
-		{"events", []string{"id", "at", "host", "value"}, 1500 * mb, func(i int) []any {
+		{"events", []string{"id", "at", "host", "value"}, 1200 * mb, func(i int) []any {
 			var id [16]byte
 			binary.BigEndian.PutUint64(id[:], dice.Uint64())
 			binary.BigEndian.PutUint64(id[8:], dice.Uint64())

@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -81,7 +84,7 @@ archive_command = 'cp %%p %s/%%f'
 	if err != nil {
 		return nil, errors.Join(err, s.stop())
 	}
-	_, _ = fmt.Fprintf(b.out, "%d MB in 4 tables with text, JSON and indexes, made in %s\n", size/1_000_000, time.Since(began).Round(time.Second)) // standard output
+	_, _ = fmt.Fprintf(b.out, "%d MB in 5 tables with text, JSON and indexes, made in %s\n", size/1_000_000, time.Since(began).Round(time.Second)) // standard output
 	return s, nil
 }
 
@@ -134,6 +137,7 @@ func (s *server) fill(ctx context.Context, mb int) error {
 		`create table words (id bigint, word text not null)`,
 		`create table documents (id bigint, customer int not null, kind text not null, created timestamptz not null, about jsonb not null, body text not null)`,
 		`create table orders (id bigint, customer int not null, state text not null, placed timestamptz not null, total numeric(10, 2) not null, remark text)`,
+		`create table accounts (id bigint, branch int not null, balance bigint not null, filler text not null)`,
 		`create table events (id uuid not null, at timestamptz not null, host int not null, value double precision not null)`,
 	} {
 		if _, err := conn.Exec(ctx, q); err != nil {
@@ -146,6 +150,7 @@ func (s *server) fill(ctx context.Context, mb int) error {
 	for _, q := range []string{
 		"alter table documents add primary key (id)", "create index on documents (customer, created)",
 		"alter table orders add primary key (id)", "create index on orders (customer)", "create index on orders (placed)",
+		"alter table accounts add primary key (id)",
 		"create index on events (id)", "create index on events (at)",
 		"vacuum (analyze, freeze)", "checkpoint",
 	} {
@@ -156,27 +161,81 @@ func (s *server) fill(ctx context.Context, mb int) error {
 	return nil
 }
 
-// change updates one percent of the rows of each large table, another stretch in each round, as an application does that
-// works on what is recent.
-func (s *server) change(ctx context.Context, round int) error {
+// change is what happens to the data between two backups: statements that are given how far through each table, in
+// percent, their stretch of it begins.
+type change struct {
+	what       string // what the backup behind it is called
+	statements []string
+}
+
+// clustered updates as many rows of one table as hold one percent of the data, neighbours in the table and in its index: what
+// the peers' scripts call clustered (../shared/peers/backup), where a changed row takes few others with it.
+var clustered = change{"clustered", []string{
+	`update accounts set balance = balance + 1 where id > (select max(id) from accounts) * $1 / 100
+	  and id <= (select max(id) from accounts) * $1 / 100 + (select max(id) / 100.0 * pg_database_size(current_database()) / pg_table_size('accounts') from accounts)`,
+}}
+
+// scattered updates one percent of the rows of the two largest tables, each a stretch, as an application does that works on
+// what is recent; their indexes by customer are touched everywhere.
+var scattered = change{"scattered", []string{
+	`update documents set about = about || '{"seen": true}' where id between (select max(id) from documents) * $1 / 100 and (select max(id) from documents) * ($1 + 1) / 100`,
+	`update orders set state = 'changed', total = total + 1 where id between (select max(id) from orders) * $1 / 100 and (select max(id) from orders) * ($1 + 1) / 100`,
+}}
+
+// change makes the change, another stretch in each round, and returns which share of all pages of tables and indexes it
+// wrote to.
+func (s *server) change(ctx context.Context, round int, c change) (share float64, err error) {
 	conn, err := pgx.Connect(ctx, s.dsn())
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer func() { _ = conn.Close(ctx) }() // each statement has told its own error
-	part := round%90 + 5                   // percent of the way through
-	for _, q := range []string{
-		`update documents set about = about || '{"seen": true}' where id between (select max(id) from documents) * $1 / 100 and (select max(id) from documents) * ($1 + 1) / 100`,
-		`update orders set state = 'changed', total = total + 1 where id between (select max(id) from orders) * $1 / 100 and (select max(id) from orders) * ($1 + 1) / 100`,
-	} {
+	var before uint64
+	if err := conn.QueryRow(ctx, "select (pg_current_wal_insert_lsn() - '0/0')::bigint").Scan(&before); err != nil {
+		return 0, fmt.Errorf("change one percent: %w", err)
+	}
+	part := round*7%85 + 5 // percent of the way through
+	for _, q := range c.statements {
 		if _, err := conn.Exec(ctx, q, part); err != nil {
-			return fmt.Errorf("change one percent: %w", err)
+			return 0, fmt.Errorf("change one percent: %w", err)
 		}
 	}
 	if _, err := conn.Exec(ctx, "checkpoint"); err != nil {
-		return fmt.Errorf("change one percent: %w", err)
+		return 0, fmt.Errorf("change one percent: %w", err)
 	}
-	return nil
+	return writtenSince(filepath.Join(s.data, "base"), before)
+}
+
+// writtenSince is the share of the pages of relations below dir whose own position in the log is behind the given one.
+func writtenSince(dir string, lsn uint64) (float64, error) {
+	const page = 8192
+	var pages, written float64
+	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || strings.ContainsAny(d.Name(), "_P") { // other forks, PG_VERSION
+			return err
+		}
+		f, err := os.Open(p)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = f.Close() }() // only read
+		head := make([]byte, 8)
+		for at := int64(0); ; at += page {
+			if _, err := f.ReadAt(head, at); errors.Is(err, io.EOF) {
+				return nil
+			} else if err != nil {
+				return err
+			}
+			pages++
+			if uint64(binary.NativeEndian.Uint32(head))<<32|uint64(binary.NativeEndian.Uint32(head[4:])) > lsn {
+				written++
+			}
+		}
+	})
+	if err != nil {
+		return 0, fmt.Errorf("count the pages that changed: %w", err)
+	}
+	return written / pages, nil
 }
 
 // sums tells of every table how many rows it has and what they are.
@@ -189,7 +248,7 @@ func sums(ctx context.Context, dsn string) (map[string]string, error) {
 	}
 	defer func() { _ = conn.Close(ctx) }() // only asked
 	out := map[string]string{}
-	for _, table := range []string{"words", "documents", "orders", "events"} {
+	for _, table := range []string{"words", "documents", "orders", "accounts", "events"} {
 		var rows int64
 		var sum string
 		if err := conn.QueryRow(ctx, "select count(*), coalesce(sum(hashtextextended(t::text, 0)::numeric), 0)::text from "+table+" t").Scan(&rows, &sum); err != nil {

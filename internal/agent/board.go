@@ -46,24 +46,30 @@ func newBoard(c clock.Clock, wake func()) *board {
 	}
 }
 
-// agreed takes a whole linearizable reading, unless a watch has already brought something newer. A reading that was
-// sent after a revision was known and shows a lower one comes from a store that was put back to an older state: it
-// is taken as it is, so that whoever promised more can say so.
+// agreed takes a whole linearizable reading, unless a watch has already brought something newer. One of the revision that
+// is known counts, too: a watch may have begun before the first reading and told then what nobody took, and each later change
+// brings the revision up to date without it. A reading that was sent after a revision was known and shows a lower one
+// comes from a store that was put back to an older state: it is taken as it is, so that whoever promised more can say so.
 func (b *board) agreed(entries []cluster.Entry, revision int64, sent time.Time) {
 	b.mu.Lock()
 	b.contact = sent
-	fresh := b.state == nil || revision > b.at || revision < b.at && sent.After(b.atSince)
+	state := make(map[string]cluster.Entry, len(entries))
+	for _, e := range entries {
+		state[e.Key] = e
+	}
+	fresh := b.state == nil || revision > b.at || revision == b.at && !sameEntries(state, b.state) || revision < b.at && sent.After(b.atSince)
 	if fresh {
-		b.state = make(map[string]cluster.Entry, len(entries))
-		for _, e := range entries {
-			b.state[e.Key] = e
-		}
-		b.at, b.atSince = revision, b.clock.Now()
+		b.state, b.at, b.atSince = state, revision, b.clock.Now()
 	}
 	b.mu.Unlock()
 	if fresh {
 		b.wake()
 	}
+}
+
+// sameEntries reports whether two readings of one store hold the same: a key's revision names its content.
+func sameEntries(a, b map[string]cluster.Entry) bool {
+	return maps.EqualFunc(a, b, func(x, y cluster.Entry) bool { return x.Revision == y.Revision })
 }
 
 // change takes one watched change. Before the first whole reading there is nothing to change.

@@ -229,3 +229,30 @@ func TestBoardOfInstances(t *testing.T) {
 		}
 	}
 }
+
+// A watch that begins before the first reading tells changes that nobody takes, and every later one brings the revision up to
+// date. The readings that follow, of that very revision, make up for it.
+func TestBoardMakesUpForChangesBeforeItsFirstReading(t *testing.T) {
+	c, wakes := newStill(), 0
+	b := newBoard(c, func() { wakes++ })
+	stopping := func() bool {
+		var f Facts
+		b.fill(&f, nil, c.Now())
+		return f.Stopping
+	}
+	b.change(cluster.Change{Entry: cluster.Entry{Key: KeyStopping, Revision: 17}, Deleted: true})
+	b.agreed([]cluster.Entry{entry(KeyStopping, "true", 16)}, 16, c.Now()) // sent before that
+	b.change(cluster.Change{Entry: entry(KeyPlan, "a", 18)})
+	if !stopping() || b.revision() != 18 {
+		t.Fatalf("the change was not missed: stopping %t at %d", stopping(), b.revision())
+	}
+	before := wakes
+	b.agreed([]cluster.Entry{entry(KeyPlan, "a", 18)}, 18, c.Now())
+	if stopping() || wakes != before+1 {
+		t.Errorf("stopping %t, %d wakes", stopping(), wakes-before)
+	}
+	b.agreed([]cluster.Entry{entry(KeyPlan, "a", 18)}, 18, c.Now())
+	if wakes != before+1 {
+		t.Error("a reading that says nothing new wakes the round")
+	}
+}

@@ -129,7 +129,13 @@ func (s Source) ask(w http.ResponseWriter, r *http.Request) {
 	q.By, _, _ = auth.PeerName(r.TLS) // checked by operator
 	q.Progress, q.Host = "", ""
 	value, err := json.Marshal(q)
-	if err == nil {
+	if err != nil {
+		s.unavailable(w, err)
+		return
+	}
+	// Is there anything that can agree now? A leader of etcd that has just lost the others takes a write and keeps it: whoever
+	// asked is told that it failed, and it is agreed on, and carried out, when they are back.
+	if _, err = s.Store.Get(r.Context(), agent.KeyRequests+q.ID); err == nil {
 		_, err = s.Store.Put(r.Context(), agent.KeyRequests+q.ID, value, 0)
 	}
 	if err != nil {
@@ -187,7 +193,7 @@ func (s Source) unavailable(w http.ResponseWriter, err error) {
 	s.refuse(w, http.StatusServiceUnavailable, problem.Problem{
 		Code: "cluster.unreachable", Severity: problem.Degraded, Title: "the agreed state (etcd) does not answer: " + err.Error(),
 		Meaning: "The request may or may not have been taken; what runs goes on with its last orders.",
-		Remedy:  "see that a majority of the hosts is up (holdfast status), then ask again",
+		Remedy:  "see that a majority of the hosts is up (holdfast status) and that it was not taken (holdfast database requests), then ask again",
 	})
 }
 

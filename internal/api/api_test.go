@@ -17,6 +17,7 @@ import (
 
 	"holdfast/internal/agent"
 	"holdfast/internal/auth"
+	"holdfast/internal/cluster"
 	"holdfast/internal/cluster/memory"
 	"holdfast/internal/database"
 	"holdfast/internal/event"
@@ -278,6 +279,29 @@ func TestAnAgreedStateOutOfReachIsSaid(t *testing.T) {
 	}
 	if status, _ := s.do(t, s.operator, "GET", "/v1/status", ""); status != 200 {
 		t.Errorf("nobody may look meanwhile: status %d", status)
+	}
+}
+
+// cutOffLeader is a store whose server leads etcd and has just lost the others: it answers no read, and keeps a write that it
+// cannot agree on until they are back.
+type cutOffLeader struct{ cluster.Store }
+
+func (cutOffLeader) Get(context.Context, string) (cluster.Entry, error) {
+	return cluster.Entry{}, cluster.ErrUnavailable
+}
+
+func (c cutOffLeader) Put(ctx context.Context, key string, value []byte, rev int64) (int64, error) {
+	_, err := c.Store.Put(ctx, key, value, rev)
+	return 0, errors.Join(cluster.ErrUnavailable, err)
+}
+
+func TestARequestThatCannotBeAgreedOnIsNotCarriedOutLater(t *testing.T) {
+	s := serveWith(t, "b1", func(src *Source) { src.Store = cutOffLeader{src.Store} })
+	if status, body := s.do(t, s.operator, "POST", "/v1/requests", switchover); status != 503 {
+		t.Errorf("status %d, %s", status, body)
+	}
+	if kept, _, err := s.store.List(t.Context(), agent.KeyRequests); err != nil || len(kept) > 0 {
+		t.Errorf("it was refused, and waits to be carried out all the same: %v, %v", kept, err)
 	}
 }
 

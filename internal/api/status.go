@@ -7,7 +7,9 @@ import (
 	"time"
 
 	"holdfast/internal/agent"
+	"holdfast/internal/cluster"
 	"holdfast/internal/database"
+	"holdfast/internal/database/stored"
 	"holdfast/internal/event"
 	"holdfast/internal/plan"
 	"holdfast/internal/problem"
@@ -69,6 +71,7 @@ type DatabaseStatus struct {
 	Servers        []ServerStatus `json:"servers"`
 	Archive        *ArchiveStatus `json:"archive,omitempty"`
 	Paused         *PauseStatus   `json:"paused,omitempty"`
+	ByVault        *ByVaultStatus `json:"acknowledged_by_vault,omitempty"` // none where the plan does not ask for it and nothing of it stands
 }
 
 // ServerStatus is one copy of a database.
@@ -104,6 +107,13 @@ type ArchiveStatus struct {
 	Trouble  string            `json:"trouble,omitempty"`
 	Gap      string            `json:"gap,omitempty"`  // log that is lost, while no base backup stands behind it
 	Last     *agent.BaseBackup `json:"last,omitempty"` // newest base backup; nil = none
+}
+
+// ByVaultStatus is whether commits wait for the vault.
+type ByVaultStatus struct {
+	Wanted string `json:"wanted"`        // by the plan: strict, relaxed, "" = not any more
+	Holds  bool   `json:"holds"`         // every acknowledged commit is in the vault: the loss of all servers loses none
+	Why    string `json:"why,omitempty"` // why it holds, or not
 }
 
 // FilesStatus is a host's directory of one file set.
@@ -233,6 +243,32 @@ func describeDatabase(p *plan.Plan, d plan.Database, self string, s agent.Snapsh
 		if a, ok := rep.Archive[d.Name]; ok {
 			out.Archive = &ArchiveStatus{Host: h.Name, Vault: a.Vault, Archived: a.Archived.String(), Lag: event.Duration(a.Lag), Trouble: a.Trouble, Gap: a.Gap, Last: a.Last}
 		}
+	}
+	b, _ := p.BackupOf(d.Name)
+	out.ByVault = describeByVault(d, b.Vault, r, s, out.Archive)
+	return out
+}
+
+// describeByVault says what is agreed, not what the primary does at this moment: whoever is told that nothing can be lost must
+// not learn it from a host that only hopes so. Log that is lost without a base backup behind it breaks what was agreed.
+func describeByVault(d plan.Database, vault string, r database.Record, s agent.Snapshot, archive *ArchiveStatus) *ByVaultStatus {
+	out := &ByVaultStatus{Wanted: d.ByVault, Why: "the vault does not have everything yet"}
+	e, agreed := s.Agreed[agent.KeyRoot+stored.KeyPrefix+d.Name]
+	c, err := cluster.Decode[stored.Claim](e)
+	switch {
+	case agreed && err != nil:
+		out.Why = "what is agreed cannot be read: " + err.Error()
+	case agreed && c.Epoch == r.Epoch:
+		out.Holds, out.Why = c.Holds(r, vault), c.Why
+		if c.On && (c.Vault != vault || archive != nil && archive.Vault != vault) {
+			out.Holds, out.Why = false, "the vault is another one now, and does not have everything yet"
+		}
+	}
+	if out.Holds && archive != nil && archive.Gap != "" {
+		out.Holds, out.Why = false, archive.Gap
+	}
+	if out.Wanted == "" && (!agreed || c.Epoch != r.Epoch || !c.On) {
+		return nil
 	}
 	return out
 }

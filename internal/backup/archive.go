@@ -3,6 +3,7 @@ package backup
 import (
 	"context"
 	"errors"
+	"os"
 	"time"
 
 	"holdfast/internal/vault"
@@ -49,11 +50,20 @@ func (s *stream) flushAll(received <-chan struct{}, flushed chan<- struct{}) err
 
 // untilRipe waits until what has come should be synced; it reports whether the stream has ended.
 func (s *stream) untilRipe(received <-chan struct{}) bool {
+	if s.votes.standing() {
+		select {
+		case <-received:
+			return true
+		default:
+			return false
+		}
+	}
 	t := s.r.o.Clock.NewTimer(syncEvery)
 	defer t.Stop()
 	select {
 	case <-received:
 		return true
+	case <-s.votes.begun: // from now on somebody waits for what has come
 	case <-s.spool.ripe:
 	case <-t.C():
 	}
@@ -71,8 +81,9 @@ func (s *stream) archiveAll(received, flushed <-chan struct{}) error {
 	defer tick.Stop()
 	partial, covered := false, s.r.o.Clock.Now()
 	var deadline <-chan time.Time
+	more := s.untilOver(received)
 	for {
-		err := s.archive(ctx, partial)
+		err := s.archive(ctx, partial, more)
 		if _, ok := errors.AsType[*vault.DuplicateError](err); ok {
 			return err
 		}
@@ -81,7 +92,7 @@ func (s *stream) archiveAll(received, flushed <-chan struct{}) error {
 			err = s.recordCovered(ctx)
 		}
 		s.noteVault(ctx, err)
-		if n, _ := s.spool.waiting(); deadline != nil && (n == 0 || err != nil && ctx.Err() != nil) {
+		if n, _ := s.spool.waiting(); deadline != nil && (n == 0 && s.spill.empty() || err != nil && ctx.Err() != nil) {
 			return s.recordCovered(ctx)
 		}
 		select {
@@ -94,7 +105,7 @@ func (s *stream) archiveAll(received, flushed <-chan struct{}) error {
 		case <-deadline:
 			return nil // the slot keeps it; the next Run begins there
 		case <-flushed:
-			partial = deadline != nil
+			partial = deadline != nil || s.votes.standing()
 		case <-tick.C():
 			tick.Reset(look)
 			partial = deadline != nil || s.spool.partDue(s.stored, s.r.o.PartialEvery, s.r.o.Clock.Now())
@@ -102,41 +113,79 @@ func (s *stream) archiveAll(received, flushed <-chan struct{}) error {
 	}
 }
 
-// archive stores everything that is ready.
-func (s *stream) archive(ctx context.Context, partial bool) error {
+// untilOver says whether there is time for another piece of the second place: that may be much, and lies safe where it is
+// when the stream has ended.
+func (s *stream) untilOver(received <-chan struct{}) func() bool {
+	var over time.Time
+	return func() bool {
+		select {
+		case <-received:
+		default:
+			return true
+		}
+		now := s.r.o.Clock.Now()
+		if over.IsZero() {
+			over = now.Add(drainFor)
+		}
+		return now.Before(over)
+	}
+}
+
+// archive stores everything that is ready. more ends it before another piece of the second place.
+func (s *stream) archive(ctx context.Context, partial bool, more func() bool) error {
 	for {
-		p, ok := s.spool.next(partial)
+		if empty, err := s.drainSpill(ctx, more); err != nil || !empty { // it is older than what is in the spool
+			return err
+		}
+		p, ok, again := s.choose(partial)
+		if again {
+			continue
+		}
 		if !ok {
 			return nil
 		}
-		if p.length > p.seg.archived {
+		if p.length > p.had {
 			content, err := p.read()
+			if errors.Is(err, os.ErrClosed) { // it went to the second place meanwhile
+				continue
+			}
 			if err != nil {
 				return err
 			}
 			end := p.seg.start + wal.LSN(p.length)
 			at := s.r.coveredAt(p.seg.timeline, end)
+			store := s.log.StorePartial
 			if p.whole {
-				err = s.log.PutSegment(ctx, p.seg.timeline, p.seg.start, content, at)
-			} else {
-				err = s.log.PutPartial(ctx, p.seg.timeline, p.seg.start, content, at)
+				store = s.log.StoreSegment
 			}
+			drop, err := store(ctx, p.seg.timeline, p.seg.start, content, at)
 			if err != nil {
 				return err
 			}
 			s.stored = s.r.o.Clock.Now()
 			s.r.update(func(st *Status) {
-				st.Archived = end
+				st.Archived = max(st.Archived, end)
 				if at.After(st.CoveredUntil) {
 					st.CoveredUntil = at
 				}
 			})
+			s.votes.wakeAll() // before what may take a while
+			if err := drop(ctx); err != nil {
+				return err
+			}
 		}
 		if err := s.spool.stored(p, s.r.o.Clock.Now()); err != nil {
 			return err
 		}
 		partial = partial && p.retired
 	}
+}
+
+// choose is what of the spool is stored next. again = what is older went to the second place meanwhile, and the vault never
+// has what follows without it.
+func (s *stream) choose(partial bool) (p part, ok, again bool) {
+	p, ok = s.spool.next(partial)
+	return p, ok, ok && !s.spill.empty()
 }
 
 // coveredAt is the server's clock when it had written no further than end; zero when it had.
@@ -174,6 +223,9 @@ func (s *stream) recordCovered(ctx context.Context) error {
 // noteVault keeps the status and logs when the vault's state changes, not each time.
 func (s *stream) noteVault(ctx context.Context, err error) {
 	bytes, since := s.spool.waiting()
+	if n, oldest := s.spill.waiting(); n > 0 {
+		bytes, since = bytes+int64(n)*int64(s.segmentSize), oldest
+	}
 	text := ""
 	if err != nil {
 		text = err.Error()

@@ -18,6 +18,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
+	"holdfast/internal/pgcontrol"
 	"holdfast/internal/pgdata"
 	"holdfast/internal/problem"
 	"holdfast/internal/vault"
@@ -63,9 +64,10 @@ type BaseOptions struct {
 	WaitLog func(ctx context.Context, systemID uint64, segmentSize uint64, timeline uint32, to wal.LSN) error
 }
 
-// Result is a finished backup.
+// Result is a finished backup, or what is known of one that came to nothing.
 type Result struct {
 	Backup vault.Backup
+	Begun  bool // the server had begun it
 	Took   time.Duration
 	Wall   map[string]time.Duration // how long each phase took
 }
@@ -87,21 +89,25 @@ func Base(ctx context.Context, o BaseOptions) (Result, error) {
 	r.report("checkpoint")
 	backup, err := r.run(ctx)
 	if err != nil {
-		return Result{}, fmt.Errorf("back up %s: %w", o.Database, err)
+		if why := context.Cause(ctx); why != nil { // whatever it met after that says nothing of the server
+			err = fmt.Errorf("%w: %s", why, err.Error())
+		}
+		return Result{Begun: !r.started.IsZero()}, fmt.Errorf("back up %s: %w", o.Database, err)
 	}
-	res := Result{Backup: backup, Took: time.Since(r.began), Wall: r.wall}
+	res := Result{Backup: backup, Begun: true, Took: time.Since(r.began), Wall: r.wall}
 	o.Log.InfoContext(ctx, "base backup finished", "database", o.Database, "backup", backup.ID, "bytes", backup.Bytes, "stored", backup.Stored, "took", res.Took)
 	return res, nil
 }
 
 type baseRun struct {
-	o     BaseOptions
-	began time.Time
-	done  atomic.Int64
-	total int64
-	pace  *pacer
-	files facts    // what was found in the directory
-	from  *earlier // as the vault has it; nil = none
+	o       BaseOptions
+	began   time.Time
+	done    atomic.Int64
+	total   int64
+	pace    *pacer
+	started time.Time // by our own clock, for what passed since the server said Started
+	files   facts     // what was found in the directory
+	from    *earlier  // as the vault has it; nil = none
 
 	keeping sync.Mutex // held while the vault is made to keep what it has
 	kept    int64      // bytes that it had then
@@ -114,6 +120,9 @@ type baseRun struct {
 }
 
 func (r *baseRun) run(ctx context.Context) (vault.Backup, error) {
+	if err := r.pageSize(); err != nil {
+		return vault.Backup{}, err
+	}
 	conn, err := pgx.ConnectConfig(ctx, r.o.Conn)
 	if err != nil {
 		return vault.Backup{}, err
@@ -144,6 +153,17 @@ func (r *baseRun) run(ctx context.Context) (vault.Backup, error) {
 	return b, err
 }
 
+// pageSize refuses a data directory whose pages have another size than those that are read here.
+func (r *baseRun) pageSize() error {
+	control, err := pgcontrol.Read(r.o.DataDir)
+	if err != nil || control.BlockSize == pgdata.PageSize {
+		return err
+	}
+	return &problem.Problem{Code: "backup.block-size", Subject: r.o.Database, Severity: problem.Critical,
+		Title: fmt.Sprintf("the server uses blocks of %d bytes", control.BlockSize), Meaning: fmt.Sprintf("Holdfast reads pages of %d bytes. No backup was made.", pgdata.PageSize),
+		Remedy: "use a server built with the usual block size"}
+}
+
 // begin asks the server what it is, and starts the backup.
 func (r *baseRun) begin(ctx context.Context, conn *pgx.Conn) (vault.Backup, error) {
 	b := vault.Backup{Database: r.o.Database, Kind: "full", Host: r.o.Vault.Host()}
@@ -151,14 +171,13 @@ func (r *baseRun) begin(ctx context.Context, conn *pgx.Conn) (vault.Backup, erro
 		b.Kind = "incremental"
 	}
 	var sysid, dataDir, checksums string
-	var blockSize int
 	err := conn.QueryRow(ctx, `
 		select (select system_identifier::text from pg_control_system()),
-			current_setting('server_version_num')::int, current_setting('block_size')::int,
+			current_setting('server_version_num')::int,
 			(select setting::bigint from pg_settings where name = 'wal_segment_size'),
 			(select rolname from pg_roles where oid = 10),
 			pg_is_in_recovery(), current_setting('data_checksums'), current_setting('data_directory')`).
-		Scan(&sysid, &b.ServerVersion, &blockSize, &b.SegmentSize, &b.Superuser, &b.FromStandby, &checksums, &dataDir)
+		Scan(&sysid, &b.ServerVersion, &b.SegmentSize, &b.Superuser, &b.FromStandby, &checksums, &dataDir)
 	if err != nil {
 		return b, fmt.Errorf("ask the server about itself: %w", err)
 	}
@@ -166,11 +185,6 @@ func (r *baseRun) begin(ctx context.Context, conn *pgx.Conn) (vault.Backup, erro
 		return b, fmt.Errorf("read system identifier %q: %w", sysid, err)
 	}
 	b.Checksums = checksums == "on"
-	if blockSize != pgdata.PageSize {
-		return b, &problem.Problem{Code: "backup.block-size", Subject: r.o.Database, Severity: problem.Critical,
-			Title: fmt.Sprintf("the server uses blocks of %d bytes", blockSize), Meaning: "Holdfast reads pages of 8192 bytes. No backup was made.",
-			Remedy: "use a server built with the usual block size"}
-	}
 	if err := sameDir(dataDir, r.o.DataDir); err != nil {
 		return b, &problem.Problem{Code: "backup.other-directory", Subject: r.o.Database, Severity: problem.Critical,
 			Title: "the server that answers does not run on " + r.o.DataDir, Meaning: "Reading another server's files would make a backup of nothing. " + err.Error() + ".",
@@ -188,7 +202,7 @@ func (r *baseRun) begin(ctx context.Context, conn *pgx.Conn) (vault.Backup, erro
 	if err := conn.QueryRow(ctx, "select "+call+"::text, clock_timestamp()", "holdfast "+r.o.Database).Scan(&start, &b.Started); err != nil {
 		return b, fmt.Errorf("start the backup: %w", err)
 	}
-	b.Started = b.Started.UTC()
+	b.Started, r.started = b.Started.UTC(), time.Now()
 	b.Reread = b.Started
 	if err := conn.QueryRow(ctx, "select timeline_id from pg_control_checkpoint()").Scan(&b.Timeline); err != nil {
 		return b, fmt.Errorf("ask the server for its timeline: %w", err)
@@ -363,7 +377,7 @@ func (r *baseRun) finish(ctx context.Context, conn *pgx.Conn, w *vault.Writer, b
 	}
 	var stop, label string
 	if err := conn.QueryRow(ctx, "select lsn::text, labelfile from "+call).Scan(&stop, &label); err != nil {
-		return fmt.Errorf("stop the backup: %w", err)
+		return fmt.Errorf("stop the backup: %w", stopped(err, *b))
 	}
 	var err error
 	if b.Stop, err = wal.ParseLSN(stop); err != nil {
@@ -373,6 +387,9 @@ func (r *baseRun) finish(ctx context.Context, conn *pgx.Conn, w *vault.Writer, b
 		return fmt.Errorf("ask the server for its time: %w", err)
 	}
 	b.Stopped = b.Stopped.UTC()
+	if err := clockJumped(*b, time.Since(r.started)); err != nil {
+		return err
+	}
 	if b.Timeline, err = labelTimeline(label); err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ type findings struct {
 	bad     []string // exactly what is damaged, without the database's name
 	looked  int      // objects that were looked at
 	missed  []string // what could not be looked at, and why
+	warned  []string // what is no damage, and a person should know
 	missing string   // the extension that this host's PostgreSQL lacks; "" = none
 }
 
@@ -134,10 +135,15 @@ func checkIndexes(ctx context.Context, conn *pgx.Conn) (f findings, err error) {
 	if err != nil {
 		return f, err
 	}
+	sorts, err := otherCollations(ctx, conn)
+	if err != nil {
+		return f, err
+	}
+	f.warned = sorts.words()
 	for _, x := range list {
 		f.looked++
 		if _, err := conn.Exec(ctx, "select "+schema+".bt_index_check($1::oid::regclass, true)", x.oid); err != nil {
-			if err := f.note("index "+x.name, err); err != nil {
+			if err := f.note("index "+x.name+sorts.of(x.oid), err); err != nil {
 				return f, err
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"time"
 
@@ -50,20 +51,27 @@ const logStill = 10 * time.Minute
 
 // WaitLog returns once the vault holds the log from one position to another without a hole. It looks four
 // times a second until ctx ends, or until nothing has come nearer for ten minutes: the archive stands, or what is
-// missing is lost.
+// missing is lost. It ends at once when a promotion meanwhile led away from before the end: then no log makes that backup
+// one that leads on.
 func WaitLog(ctx context.Context, log *vault.Log, timeline uint32, from, to wal.LSN) error {
+	before, err := log.Timelines(ctx)
+	if err != nil {
+		return err
+	}
+	return waitLog(ctx, log, before, timeline, from, to)
+}
+
+// waitLog is [WaitLog] with the timelines that were there when the wait began.
+func waitLog(ctx context.Context, log *vault.Log, before []uint32, timeline uint32, from, to wal.LSN) error {
 	var w logWait
 	for {
 		held, err := log.Held(ctx)
 		if err != nil {
 			return err
 		}
-		h := wal.History{{Timeline: timeline}}
-		if timeline > 1 {
-			h, err = log.History(ctx, timeline)
-			if err != nil && !errors.Is(err, vault.ErrNotHeld) {
-				return err
-			}
+		h, err := leadsTo(ctx, log, before, timeline, to)
+		if err != nil {
+			return err
 		}
 		_, end := wal.Reach(h, held, from, log.SegmentSize())
 		if end >= to {
@@ -78,6 +86,38 @@ func WaitLog(ctx context.Context, log *vault.Log, timeline uint32, from, to wal.
 		case <-time.After(250 * time.Millisecond):
 		}
 	}
+}
+
+// leadsTo is the way to the end of a base backup: the server's own timeline, or one to which it was promoted behind that
+// end, with those that were there before left out. One that parted before the end is a server that changed.
+func leadsTo(ctx context.Context, log *vault.Log, before []uint32, timeline uint32, to wal.LSN) (wal.History, error) {
+	now, err := log.Timelines(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range slices.Backward(now) {
+		if t <= timeline || slices.Contains(before, t) {
+			continue
+		}
+		h, err := log.History(ctx, t)
+		switch {
+		case errors.Is(err, vault.ErrNotHeld): // it comes before the first log of it is of use
+			continue
+		case err != nil:
+			return nil, err
+		case !h.Holds(timeline, to):
+			return nil, fmt.Errorf("%w: timeline %d has begun, and does not hold what was written up to %s on timeline %d", errServerChanged, t, to, timeline)
+		}
+		return h, nil
+	}
+	if timeline == 1 {
+		return wal.History{{Timeline: 1}}, nil
+	}
+	h, err := log.History(ctx, timeline)
+	if errors.Is(err, vault.ErrNotHeld) {
+		err = nil
+	}
+	return h, err
 }
 
 // logWait tells how long log that is waited for has not come nearer.

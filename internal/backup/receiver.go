@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,15 +24,23 @@ type ReceiverOptions struct {
 	SystemID     uint64        // the cluster that is expected; 0 = whichever answers first
 	Spool        string        // directory of this receiver alone, on a local disk
 	SpoolMax     int64         // bytes that may wait for the vault before reading stops; 0 = 1 GiB, at least two segments
+	Spill        string        // directory on another disk that takes what has no room in Spool; the one around it must be there; "" = none
+	Keep         int64         // bytes of log that the server keeps beside what Spill holds, at least
 	Slot         string        // "" = holdfast_archive
 	PartialEvery time.Duration // how often an unfinished segment is stored when it grew; one that is soon full waits half as long again at most; 0 = 2 s
-	SkipGap      bool          // the Run after one that returned *GapError goes on behind the gap; a new base backup must follow
-	Clock        clock.Clock   // nil = the machine's
-	Log          *slog.Logger  // nil = silent
+	// Lost hears of log that was in Spill alone and can not be brought to the vault, and why. It is called within Run.
+	Lost func(g *GapError, why error)
+	// Votes tells how this receiver is to vote for the vault in the server's quorum. nil = never. It is asked often.
+	Votes   func() Vote
+	SkipGap bool         // the Run after one that returned *GapError goes on behind the gap; a new base backup must follow
+	Clock   clock.Clock  // nil = the machine's
+	Log     *slog.Logger // nil = silent
 }
 
-// Receiver copies a server's write-ahead log into a vault as it is written. It is never a synchronous
-// standby, and its slot lets the server forget only what the vault holds: losing this host loses nothing.
+// Receiver copies a server's write-ahead log into a vault as it is written. Its stream is never a synchronous
+// standby, and its slot lets the server forget only what the vault holds: losing this host loses nothing. With a second place,
+// and only while that is in use, it lets it forget what lies there too. Where it is asked to it votes for the vault beside that
+// stream, see votes.go.
 type Receiver struct {
 	o      ReceiverOptions
 	log    *slog.Logger
@@ -42,6 +51,9 @@ type Receiver struct {
 	system uint64
 	caught caught
 	lost   *GapError // log that the server does not have any more; nil = none since the receiver was made
+
+	spill     *spill   // nil = there is no second place
+	lostThere GapError // in the second place, as it was told last
 }
 
 // Status is where a receiver stands. Ages are by the local monotonic clock.
@@ -59,6 +71,14 @@ type Status struct {
 	ArchiveAge   time.Duration `json:"archive_age"`   // how long the oldest received byte has waited for the vault
 	Waiting      int64         `json:"waiting_bytes"` // received, not in the vault
 	SpoolFull    bool          `json:"spool_full"`    // reading has stopped until the vault takes more
+	Spilled      int64         `json:"spilled_bytes"` // of these, in the second place
+	SpillHolds   int64         `json:"spill_holds"`   // bytes on the second place's disk, for they are compressed there
+	SpillRoom    int64         `json:"spill_room"`    // bytes that it could hold altogether
+	Released     wal.LSN       `json:"released"`      // what is before this is in the vault or in the second place
+	Told         wal.LSN       `json:"told"`          // the server was told that it may forget what is before this
+	SpillError   string        `json:"spill_error,omitempty"`
+	Votes        int           `json:"votes,omitempty"`  // connections that vote for the vault
+	Doubts       int           `json:"doubts,omitempty"` // how often since the receiver was made something befell the log after which it may have a hole
 	VaultError   string        `json:"vault_error,omitempty"`
 
 	heard, waitingSince time.Time
@@ -102,7 +122,11 @@ func NewReceiver(o ReceiverOptions) (*Receiver, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Receiver{o: o, system: o.SystemID, log: o.Log.With("database", o.Database), visits: visits{busyAt: busyAt, away: awayFor}}, nil
+	r := &Receiver{o: o, system: o.SystemID, log: o.Log.With("database", o.Database), visits: visits{busyAt: busyAt, away: awayFor}}
+	if o.Spill != "" {
+		r.spill = newSpill(o.Spill, o.Spool, o.Vault)
+	}
+	return r, nil
 }
 
 // Status is safe at any time.
@@ -125,7 +149,7 @@ func (r *Receiver) Status() Status {
 // Run goes on behind the gap; *vault.DuplicateError needs a person; every other error is for trying again.
 func (r *Receiver) Run(ctx context.Context, cfg *pgconn.Config) (err error) {
 	defer func() {
-		r.update(func(s *Status) { s.Connected, s.Streaming = false, false })
+		r.update(func(s *Status) { s.Connected, s.Streaming, s.Votes = false, false, 0 })
 		if err != nil {
 			err = fmt.Errorf("archive the log of %s: %w", r.o.Database, err)
 		}
@@ -134,7 +158,7 @@ func (r *Receiver) Run(ctx context.Context, cfg *pgconn.Config) (err error) {
 	if err != nil {
 		return err
 	}
-	s := &stream{r: r, sess: sess, cfg: cfg}
+	s := &stream{r: r, sess: sess, cfg: cfg, votes: votes{begun: make(chan struct{}, 1)}}
 	defer func() { s.sess.close() }() // whichever it is by then
 	srv, err := sess.identify(ctx)
 	if err != nil {
@@ -149,10 +173,12 @@ func (r *Receiver) Run(ctx context.Context, cfg *pgconn.Config) (err error) {
 	if known != srv.systemID {
 		return fmt.Errorf("the server is of cluster %d, not %d: its log does not belong here", srv.systemID, known)
 	}
-	s.srv, s.log = srv, r.o.Vault.Log(srv.systemID, srv.segmentSize)
+	s.votes.system = srv.systemID
+	s.srv, s.log, s.spill, s.segmentSize = srv, r.o.Vault.Log(srv.systemID, srv.segmentSize), r.spill, srv.segmentSize
 	if s.spool, err = openSpool(r.o.Spool, srv.segmentSize, r.o.SpoolMax); err != nil {
 		return err
 	}
+	s.openSpill(ctx)
 	return errors.Join(s.run(ctx), s.spool.close())
 }
 
@@ -164,7 +190,11 @@ type stream struct {
 	srv   server
 	log   *vault.Log
 	spool *spool
+	spill *spill // nil = there is no second place
 
+	segmentSize uint64 // of the server, in bytes; srv is receiveAll's alone
+
+	votes    votes
 	tally    tally
 	gathered []byte // of receiveRound: its memory, used again
 
@@ -187,6 +217,10 @@ func (s *stream) run(ctx context.Context) error {
 	})
 	g.Go(func() error { return s.flushAll(received, flushed) })
 	g.Go(func() error { return s.archiveAll(received, flushed) })
+	if s.spill != nil {
+		g.Go(func() error { return s.spillAll(gctx, received) })
+	}
+	g.Go(func() error { s.voteAll(gctx); return nil })
 	return g.Wait()
 }
 
@@ -202,26 +236,38 @@ func (s *stream) receiveAll(ctx context.Context) error {
 				return err
 			}
 		}
+		there := s.spill.holds(s.srv.systemID) // before the vault is asked: what is brought meanwhile is in one of both
 		held, err := s.log.Held(ctx)
 		if err != nil {
 			return err
 		}
+		stored := storedUpTo(history, held, there, s.srv.flushed, s.srv.segmentSize)
+		held = slices.Concat(held, there) // what follows the second place is asked of the server while that is brought
 		timeline, from, fresh := resume(history, held, s.srv.flushed, s.srv.segmentSize)
 		asked := place{timeline, from}
 		timeline, from = s.behindGap(ctx, asked, history, held)
+		if len(there) == 0 {
+			stored = from
+		}
 		s.r.log.InfoContext(ctx, "archiving the log", "timeline", timeline, "lsn", from.String(), "fresh", fresh)
 		s.r.update(func(st *Status) {
-			st.Timeline, st.Received, st.Flushed, st.Archived = timeline, from, from, from
+			st.Timeline, st.Received, st.Flushed, st.Archived, st.Released = timeline, from, from, min(stored, from), from
 		})
+		if err := s.toldBefore(ctx, min(stored, from), from); err != nil {
+			return err
+		}
 		err = s.sess.start(ctx, s.r.o.Slot, timeline, from)
 		if slotLost(err) { // the log itself may still be there
 			s.r.log.WarnContext(ctx, "the server has given up the archive's slot, making it anew", "err", err)
 			if err = s.sess.renewSlot(ctx, s.r.o.Slot); err == nil {
+				s.r.update(func(st *Status) { st.Told = from })
 				err = s.sess.start(ctx, s.r.o.Slot, timeline, from)
 			}
 		}
 		if err == nil {
+			s.votes.begins(history, place{timeline, from}, fresh || asked != place{timeline, from})
 			err = s.receive(ctx, timeline, from)
+			s.votes.ends()
 		}
 		if err != nil && !errors.Is(err, errTimelineEnded) {
 			return s.gap(err, asked, place{timeline, from}, history, held)
@@ -283,7 +329,7 @@ func (s *stream) behindGap(ctx context.Context, asked place, history wal.History
 	return at.timeline, at.lsn
 }
 
-// replyEvery is how often the server hears how far we are; its own limit is wal_sender_timeout, 60 s.
+// replyEvery is how often the server hears how far we are; its own limit is wal_sender_timeout, which Holdfast sets to 5 s.
 const replyEvery = time.Second
 
 // receive spools one timeline until it ends. It alone uses the connection.
@@ -291,7 +337,7 @@ func (s *stream) receive(ctx context.Context, timeline uint32, from wal.LSN) err
 	at := from
 	s.tally = tally{since: s.r.o.Clock.Now(), look: replyEvery}
 	for {
-		if err := s.sess.reply(at, s.archived(from), s.r.o.Clock.Now()); err != nil {
+		if err := s.sess.reply(at, s.released(at), s.r.o.Clock.Now()); err != nil {
 			return err
 		}
 		round, cancel := context.WithTimeout(ctx, s.tally.look)
@@ -304,7 +350,7 @@ func (s *stream) receive(ctx context.Context, timeline uint32, from wal.LSN) err
 		if err != nil && !pgconn.Timeout(err) && !errors.Is(err, context.DeadlineExceeded) {
 			return err
 		}
-		if s.tally.busy(s.r.visits.busyAt, s.r.o.Clock.Now()) && !s.spool.full() {
+		if s.tally.busy(s.r.visits.busyAt, s.r.o.Clock.Now()) && !s.spool.full() && !s.votes.standing() {
 			if at, err = s.visit(ctx, timeline, at); err != nil {
 				return err
 			}
@@ -334,8 +380,12 @@ func (s *stream) receiveRound(ctx context.Context, timeline uint32, at wal.LSN) 
 	for {
 		if s.spool.full() { // stop reading: TCP tells the server to wait
 			s.r.update(func(st *Status) { st.SpoolFull = true })
-			<-ctx.Done()
-			return g.begin, ctx.Err()
+			select {
+			case <-ctx.Done():
+				return g.begin, ctx.Err()
+			case <-s.spool.room:
+				continue
+			}
 		}
 		size, answer, err := s.takeOne(ctx, &g)
 		if err != nil || answer {
@@ -346,6 +396,9 @@ func (s *stream) receiveRound(ctx context.Context, timeline uint32, at wal.LSN) 
 		}
 		if err := g.put(); err != nil {
 			return g.begin, err
+		}
+		if s.votes.standing() { // somebody waits for what has come
+			continue
 		}
 		s.rest(ctx)
 		if answer, err = s.takeWaiting(ctx, &g); err != nil || answer {
@@ -446,30 +499,8 @@ func (r *Receiver) heard(timeline uint32, at wal.LSN, m message, now time.Time) 
 	}
 }
 
-func (s *stream) archived(from wal.LSN) wal.LSN {
-	s.r.mu.Lock()
-	defer s.r.mu.Unlock()
-	return max(from, s.r.status.Archived)
-}
-
 func (r *Receiver) update(f func(*Status)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	f(&r.status)
-}
-
-// drained returns when the vault holds all that was spooled.
-func (s *stream) drained(ctx context.Context) error {
-	for {
-		if n, _ := s.spool.waiting(); n == 0 {
-			return nil
-		}
-		t := s.r.o.Clock.NewTimer(20 * time.Millisecond)
-		select {
-		case <-ctx.Done():
-			t.Stop()
-			return ctx.Err()
-		case <-t.C():
-		}
-	}
 }

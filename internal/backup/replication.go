@@ -24,12 +24,16 @@ type session struct{ conn *pgconn.PgConn }
 const archiveName = "holdfast-archive"
 
 func dial(ctx context.Context, cfg *pgconn.Config) (*session, error) {
+	return dialAs(ctx, cfg, archiveName)
+}
+
+func dialAs(ctx context.Context, cfg *pgconn.Config, name string) (*session, error) {
 	cfg = cfg.Copy()
 	if cfg.RuntimeParams == nil {
 		cfg.RuntimeParams = map[string]string{}
 	}
 	cfg.RuntimeParams["replication"] = "true"
-	cfg.RuntimeParams["application_name"] = archiveName
+	cfg.RuntimeParams["application_name"] = name
 	conn, err := pgconn.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("open replication connection: %w", err)
@@ -107,6 +111,22 @@ func (s *session) renewSlot(ctx context.Context, slot string) error {
 		return fmt.Errorf("drop the lost replication slot %s: %w", slot, err)
 	}
 	return s.ensureSlot(ctx, slot)
+}
+
+// slotAt is where a slot keeps the log from; known = the server can say so (PostgreSQL 15 and later), and there is a slot.
+func (s *session) slotAt(ctx context.Context, slot string) (at wal.LSN, known bool, err error) {
+	results, err := s.conn.Exec(ctx, fmt.Sprintf("READ_REPLICATION_SLOT %q", slot)).ReadAll()
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok && e.Code == "42601" { // syntax_error
+		return 0, false, nil
+	}
+	if err != nil {
+		return 0, false, fmt.Errorf("read replication slot %s: %w", slot, err)
+	}
+	if len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) < 2 || results[0].Rows[0][1] == nil {
+		return 0, false, nil
+	}
+	at, err = wal.ParseLSN(string(results[0].Rows[0][1]))
+	return at, err == nil, err
 }
 
 // slotLost reports whether the server refuses because the slot no longer keeps its log.

@@ -116,3 +116,17 @@ func wholeUpTo(s wal.Stretch, held []wal.Held) (end wal.LSN, ok bool) {
 	}
 	return end, true
 }
+
+// storedUpTo is how far the vault itself holds a history of which more lies in the second place.
+func storedUpTo(history wal.History, held, there []wal.Held, current wal.LSN, size uint64) wal.LSN {
+	_, at, fresh := resume(history, held, current, size)
+	if !fresh {
+		return at
+	}
+	for _, h := range there {
+		if reaches(history, place{h.Timeline, h.Start}) {
+			at = min(at, h.Start)
+		}
+	}
+	return at
+}

@@ -39,6 +39,10 @@ type listing struct {
 // scan lists what a backup of dataDir holds, and of its tablespaces what a server of its major version has there.
 func scan(dataDir string) (listing, error) {
 	var l listing
+	dataDir, err := filepath.EvalSymlinks(dataDir) // a walk does not go through a link, and tablespaces are found by their true places
+	if err != nil {
+		return l, fmt.Errorf("list data directory: %w", err)
+	}
 	version, err := os.ReadFile(filepath.Join(dataDir, "PG_VERSION"))
 	if err != nil {
 		return l, fmt.Errorf("list data directory %s: %w", dataDir, err)

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"holdfast/internal/vault"
 )
@@ -20,7 +22,29 @@ const (
 )
 
 // errServerChanged ends a base backup whose server is not any more what it was when the backup began.
-var errServerChanged = errors.New("the server changed while its files were read")
+var errServerChanged = errors.New("the server changed while it was backed up")
+
+// Interrupted reports whether an attempt at a base backup came to nothing because of its server: that crashed, was restarted,
+// was promoted, follows another primary, or does not answer. Nothing is wrong with what it would have read: it is for beginning again.
+func Interrupted(err error) bool {
+	if errors.Is(err, errServerChanged) {
+		return true
+	}
+	if says, answered := errors.AsType[*pgconn.PgError](err); answered {
+		return strings.HasPrefix(says.Code, "57P") // shut down, crashed, or starting; anything else is a refusal that stays
+	}
+	_, unreached := errors.AsType[*pgconn.ConnectError](err)
+	return unreached
+}
+
+// stopped says of a backup that could not be ended whether the server has changed since it was last asked.
+func stopped(err error, b vault.Backup) error {
+	says, answered := errors.AsType[*pgconn.PgError](err)
+	if !answered || b.FromStandby && says.Code == "55000" { // promoted meanwhile
+		return fmt.Errorf("%w: %w", errServerChanged, err)
+	}
+	return err
+}
 
 // whileItHolds runs do, and ends it as soon as the session that is the backup has ended, or the server has become another
 // one. Nothing else may use conn meanwhile.

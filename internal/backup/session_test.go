@@ -2,13 +2,17 @@ package backup_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"holdfast/internal/backup"
+	"holdfast/internal/pgdata"
 	"holdfast/internal/restore/pgtest"
 	"holdfast/internal/vault"
 	"holdfast/internal/vault/wal"
@@ -61,7 +65,7 @@ func wantVoid(t *testing.T, v *vault.Vault, ended <-chan error, why string) {
 	t.Helper()
 	select {
 	case err := <-ended:
-		if err == nil || !strings.Contains(err.Error(), why) {
+		if err == nil || !strings.Contains(err.Error(), why) || !backup.Interrupted(err) {
 			t.Errorf("ended with %v, want %q", err, why)
 		}
 	case <-time.After(time.Minute):
@@ -116,4 +120,41 @@ func TestABackupEndsWhenItsServerIsNotTheSameAnyMore(t *testing.T) {
 	next.Kill()
 	goOn()
 	wantVoid(t, v, ended, "session has ended")
+}
+
+// What begins a base backup again is what its server has done, and nothing else.
+func TestWhatBeginsABaseBackupAgain(t *testing.T) {
+	cfg, err := pgx.ParseConfig("host=" + t.TempDir() + " port=5432 user=nobody dbname=none connect_timeout=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := backup.BaseOptions{Conn: cfg, DataDir: directoryOf(t, pgdata.PageSize), Database: "orders"}
+	result, gone := backup.Base(t.Context(), o)
+	if result.Begun {
+		t.Error("a server that does not answer is said to have begun a backup")
+	}
+	takenBack := errors.New("taken back")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(takenBack)
+	_, cancelled := backup.Base(ctx, o)
+	if !errors.Is(cancelled, takenBack) {
+		t.Errorf("what was taken back ended with %v", cancelled)
+	}
+	for name, c := range map[string]struct {
+		err  error
+		want bool
+	}{
+		"a server that does not answer": {gone, true},
+		"one that is shut down":         {fmt.Errorf("start the backup: %w", &pgconn.PgError{Code: "57P01"}), true},
+		"one that is starting":          {fmt.Errorf("ask: %w", &pgconn.PgError{Code: "57P03"}), true},
+		"one that refuses whoever asks": {refused(t), false},
+		"a request that is taken back":  {cancelled, false},
+		"a right that is missing":       {fmt.Errorf("start the backup: %w", &pgconn.PgError{Code: "42501"}), false},
+		"a vault that is away":          {errors.New("store a pack: no route to host"), false},
+		"nothing":                       {nil, false},
+	} {
+		if got := backup.Interrupted(c.err); got != c.want {
+			t.Errorf("%s (%v): %v", name, c.err, got)
+		}
+	}
 }

@@ -15,12 +15,12 @@ const archiveSlot = "holdfast_archive"
 
 // Queue is what a primary says of the log that it keeps for the vault, whether anybody streams it now or not.
 type Queue struct {
-	At   wal.LSN // the vault holds all before this; 0 = nothing is kept for it
+	At   wal.LSN // the vault holds all before this, or a second place does; 0 = nothing is kept for it
 	Lost bool    // the server has let go of log that the vault did not hold
 }
 
-// QueueAt asks a primary where the archive's slot stands. The slot follows what the vault has confirmed and nothing else, and
-// outlives whoever archives, so it is known while the vault is away and nobody has seen yet what it holds.
+// QueueAt asks a primary where the archive's slot stands. The slot follows what the vault has confirmed, or a second place
+// holds, and outlives whoever archives, so it is known while the vault is away and nobody has seen yet what it holds.
 func QueueAt(ctx context.Context, cfg *pgx.ConnConfig) (q Queue, err error) {
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {

@@ -26,6 +26,7 @@ type spool struct {
 	segs []*spooled    // oldest first; the stream appends to the last
 	wake chan struct{} // something came
 	ripe chan struct{} // a segment is full, or its timeline has ended
+	room chan struct{} // a segment is gone
 }
 
 // spooled is one segment on its way.
@@ -57,7 +58,7 @@ func openSpool(dir string, size uint64, limit int64) (*spool, error) {
 			return nil, fmt.Errorf("open spool: %w", err)
 		}
 	}
-	return &spool{dir: dir, size: size, max: max(limit, int64(2*size)), wake: make(chan struct{}, 1), ripe: make(chan struct{}, 1)}, nil
+	return &spool{dir: dir, size: size, max: max(limit, int64(2*size)), wake: make(chan struct{}, 1), ripe: make(chan struct{}, 1), room: make(chan struct{}, 1)}, nil
 }
 
 // append adds log that begins at lsn and must follow what came before. now is when it came.
@@ -152,6 +153,8 @@ func (s *spool) flush() error {
 type part struct {
 	seg     *spooled
 	length  uint64
+	had     uint64    // of these, the vault has so many
+	since   time.Time // since when its oldest byte waits
 	whole   bool
 	retired bool // nothing more follows in this segment
 }
@@ -165,13 +168,16 @@ func (s *spool) next(partial bool) (part, bool) {
 		return part{}, false
 	}
 	seg := s.segs[0]
+	p := part{seg: seg, length: seg.flushed, had: seg.archived, since: seg.since}
 	switch {
 	case seg.flushed == s.size:
-		return part{seg: seg, length: s.size, whole: true, retired: true}, true
+		p.whole, p.retired = true, true
+		return p, true
 	case seg.ended && seg.flushed == seg.written:
-		return part{seg: seg, length: seg.flushed, retired: true}, true
+		p.retired = true
+		return p, true
 	case partial && seg.flushed > seg.archived:
-		return part{seg: seg, length: seg.flushed}, true
+		return p, true
 	}
 	return part{}, false
 }
@@ -213,13 +219,15 @@ func (s *spool) stored(p part, now time.Time) error {
 	if p.seg.written > p.length {
 		p.seg.since = now // what came since is younger than this; saying it is no older than now errs by one upload
 	}
-	if p.retired {
+	gone := p.retired && len(s.segs) > 0 && s.segs[0] == p.seg // else the other of vault and second place has it too, and was quicker
+	if gone {
 		s.segs = s.segs[1:]
 	}
 	s.mu.Unlock()
-	if !p.retired {
+	if !gone {
 		return nil
 	}
+	signal(s.room)
 	if err := errors.Join(p.seg.file.Close(), os.Remove(p.seg.file.Name())); err != nil {
 		return fmt.Errorf("drop spooled log: %w", err)
 	}
@@ -240,10 +248,13 @@ func (s *spool) waiting() (bytes int64, since time.Time) {
 }
 
 // full reports whether the stream must wait.
-func (s *spool) full() bool {
+func (s *spool) full() bool { return s.over(s.max) }
+
+// over reports whether more than so many bytes of segments are here.
+func (s *spool) over(bytes int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return int64(len(s.segs))*int64(s.size) > s.max
+	return int64(len(s.segs))*int64(s.size) > bytes
 }
 
 // flushedTo is the position up to which everything is on this disk or in the vault; 0 before anything came.

@@ -3,6 +3,7 @@ package backup_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"holdfast/internal/problem"
 	"holdfast/internal/restore"
 	"holdfast/internal/restore/pgtest"
 	"holdfast/internal/vault"
@@ -107,16 +109,26 @@ func TestATransactionANameAndRightBeforeADropAreMetExactly(t *testing.T) {
 		"right before a DROP TABLE": {restore.Target{Kind: restore.AtXID, XID: dropped, Exclusive: true}, rows, "1 2 3"},
 		"with the DROP TABLE":       {restore.Target{Kind: restore.AtXID, XID: dropped}, tables, ""},
 		"the latest":                {restore.Target{Kind: restore.Latest}, tables, "other"},
+		"the end of the log":        {restore.Target{Kind: restore.AtLSN, LSN: last}, tables, "other"},
+		"the end of the backup":     {restore.Target{Kind: restore.Consistent}, rows, ""},
 	} {
 		if got, err := restoredTo(t, v, c.target, c.query); err != nil || got != c.want {
 			t.Errorf("%s: %q, want %q: %v", name, got, c.want, err)
 		}
 	}
-	for _, target := range []restore.Target{{Kind: restore.AtXID, XID: dropped + 1000}, {Kind: restore.AtName, Name: "after upgrade"}} {
-		got, err := restoredTo(t, v, target, tables)
-		if err == nil || !strings.Contains(err.Error(), "before") {
-			t.Errorf("%s, which the log does not hold: %q, %v", target, got, err)
+	commits := fmt.Sprintf("5 transactions were committed in it: the first is %d, the last %d ", two-1, dropped+1)
+	for _, c := range []struct {
+		target restore.Target
+		says   string
+	}{
+		{restore.Target{Kind: restore.AtXID, XID: dropped + 1000}, commits},
+		{restore.Target{Kind: restore.AtXID, XID: dropped + 1000, Exclusive: true}, commits},
+		{restore.Target{Kind: restore.AtName, Name: "after upgrade"}, `The restore points in it are ["before upgrade"].`},
+	} {
+		got, err := restoredTo(t, v, c.target, tables)
+		p, refused := errors.AsType[*problem.Problem](err)
+		if !refused || p.Code != "restore.not-in-log" || !strings.Contains(p.Meaning, c.says) || !strings.Contains(p.Meaning, "to "+last.String()) {
+			t.Errorf("%s, which the log does not hold: %q, %v, want %q", c.target, got, err, c.says)
 		}
-		t.Logf("%s: %v", target, err)
 	}
 }

@@ -363,7 +363,7 @@ func (v *validation) learn(ctx context.Context, name, conn string) error {
 
 // inEach looks into each database. A database that ends the look does not keep the others from being looked at.
 func (v *validation) inEach(ctx context.Context, rec *restore.Recovered, names []string, look look) (bad []string, detail string, err error) {
-	total, missed := 0, []string(nil)
+	total, missed, warned := 0, []string(nil), []string(nil)
 	for _, name := range names {
 		f, err := inDatabase(ctx, rec.ConnString(name), look)
 		if f.missing != "" {
@@ -374,6 +374,9 @@ func (v *validation) inEach(ctx context.Context, rec *restore.Recovered, names [
 		}
 		for _, x := range f.missed {
 			missed = append(missed, name+": "+x)
+		}
+		for _, x := range f.warned {
+			warned = append(warned, name+": "+x)
 		}
 		total += f.looked
 		if err == nil {
@@ -390,6 +393,9 @@ func (v *validation) inEach(ctx context.Context, rec *restore.Recovered, names [
 	detail = fmt.Sprintf("%d objects in %d databases", total, len(names))
 	if len(missed) > 0 {
 		detail += "; not looked at: " + strings.Join(missed[:min(len(missed), listed)], "; ")
+	}
+	if len(warned) > 0 {
+		detail += "; " + strings.Join(warned[:min(len(warned), listed)], "; ")
 	}
 	return bad, detail, nil
 }

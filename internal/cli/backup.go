@@ -41,10 +41,15 @@ lead to any moment between. Each base backup is restored on trial and looked at 
 // usageArgs makes a wrong number of arguments a mistake in the words, not in the work.
 func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
-		if err := check(cmd, args); err != nil {
-			return fmt.Errorf("%w: %w", err, errUsage)
+		if check(cmd, args) == nil {
+			return nil
 		}
-		return nil
+		_, takes, _ := strings.Cut(cmd.Use, " ")
+		got := "no word"
+		if len(args) > 0 {
+			got = planCount(len(args), "word")
+		}
+		return fmt.Errorf("%s takes %s, and got %s: %w", strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name()+" "), takes, got, errUsage)
 	}
 }
 

@@ -146,7 +146,11 @@ func readHeldAlone(ctx context.Context, from vaultFlags, names []string) ([]held
 	}
 	defer closeVault(ctx, v)
 	if len(names) == 0 {
-		if names, err = databasesIn(ctx, v); err != nil {
+		names, err = databasesIn(ctx, v)
+		if err == nil && len(names) == 0 {
+			err = hides(ctx, v)
+		}
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -159,6 +163,25 @@ func readHeldAlone(ctx context.Context, from vaultFlags, names []string) ([]held
 		all = append(all, h)
 	}
 	return all, nil
+}
+
+// hides is the problem that keeps a vault from listing what it holds; nil = none.
+func hides(ctx context.Context, v *vault.Vault) error {
+	p, err := v.Hides(ctx)
+	if err != nil || p == nil {
+		return err
+	}
+	return p
+}
+
+// mayBeHidden refuses to choose from a list that may lack what is wanted. why says what the list has, take names it by itself.
+func mayBeHidden(hides *problem.Problem, why, take string) error {
+	p := *hides
+	p.Meaning = why + "; what is wanted may be among those that are not listed. Nothing was read or written. " + p.Meaning
+	if take != "" {
+		p.Remedy += "; or take what is listed: " + take
+	}
+	return &p
 }
 
 func databasesIn(ctx context.Context, v *vault.Vault) ([]string, error) {
@@ -200,6 +223,10 @@ func writeBackups(out io.Writer, all []held) error {
 			p("\n")
 		}
 		p("DATABASE %s in vault %s\n", h.Database, h.Vault)
+		if len(h.Backups) == 0 && h.Unseen != nil {
+			p("  none can be listed: what could not be read may hold some\n")
+			continue
+		}
 		if len(h.Backups) == 0 {
 			p("  no base backup yet; make one: holdfast backup run %s\n", h.Database)
 			continue

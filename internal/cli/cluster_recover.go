@@ -143,7 +143,8 @@ func (f *recovering) survivor(cmd *cobra.Command) (host.Config, local.Context, e
 	}
 	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: max(logLevel(), slog.LevelWarn)}))
 	return host.Config{
-		Plan: a.plan, Self: name, Dir: local.HostDir(a.Root, name), Executable: exe, Version: Version(), Log: log, Authority: local.AuthorityDir(a.Root),
+		Plan: a.plan, Prepare: func(p *plan.Plan) *plan.Plan { return local.AsRun(a.Context, p).WithRoot(a.Root) },
+		Self: name, Dir: local.HostDir(a.Root, name), Executable: exe, Version: Version(), Log: log, Authority: local.AuthorityDir(a.Root),
 	}, a.Context, nil
 }
 

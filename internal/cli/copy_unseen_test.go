@@ -32,3 +32,19 @@ func TestAListSaysWhichCopyHadNoPartInIt(t *testing.T) {
 		t.Errorf("with every copy: %v: %s", err, out)
 	}
 }
+
+// Indexes are lost in every copy: lists say that backups may be missing from them, before anybody has scrubbed.
+func TestAListSaysThatIndexesAreLost(t *testing.T) {
+	root := twoCopies(t)
+	at := "--root=" + root
+	words(t, 0, "vault", "init", "main", at)
+	oldBackup(t, root)
+	for _, copied := range []string{"home", "away"} {
+		if err := os.RemoveAll(filepath.Join(root, copied, "repository", "x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	says(t, words(t, 0, "backup", "list", at), "vault.damaged", "indexes are lost in every copy", "holdfast vault repair main --scrub", "none can be listed")
+	says(t, words(t, 1, "backup", "list", "--vault", filepath.Join(root, "home"), "--key", filepath.Join(root, "vault.key")), "vault.damaged", "not listed")
+	says(t, words(t, 1, "restore", "database", "records", at, "--to", filepath.Join(root, "x"), "--dry-run"), "indexes are lost")
+}

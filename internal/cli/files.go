@@ -35,11 +35,12 @@ holdfast restore files.`,
   holdfast files list attachments                   what there is
   holdfast files ls attachments letters/2026        what was in a directory
   holdfast files find attachments "*.pdf"           where a file is, in the newest backup
+  holdfast files mount attachments /mnt/look        a backup as a directory
   holdfast files prune attachments --dry-run        what stays, what goes, and why
   holdfast restore files attachments --to /srv/back`,
 		Args: cobra.NoArgs,
 	}
-	cmd.AddCommand(filesBackupCommand(), filesListCommand(), filesLsCommand(), filesFindCommand(), filesPruneCommand())
+	cmd.AddCommand(filesBackupCommand(), filesListCommand(), filesLsCommand(), filesFindCommand(), filesMountCommand(), filesPruneCommand())
 	return cmd
 }
 
@@ -296,9 +297,11 @@ without a plan.`,
 type fileSetHeld struct {
 	Set     string             `json:"files"`
 	Vault   string             `json:"vault"`
-	Backups []vault.FileBackup `json:"backups"` // newest first
+	Backups []vault.FileBackup `json:"backups"`          // newest first
+	Unseen  *problem.Problem   `json:"unseen,omitempty"` // why backups may be missing here
 }
 
+// heldFiles lists what is held of the named file set, or of all. Where a list may lack backups, it warns.
 func heldFiles(cmd *cobra.Command, from vaultFlags, names []string) ([]fileSetHeld, error) {
 	all := []fileSetHeld{}
 	if from.url != "" {
@@ -311,12 +314,20 @@ func heldFiles(cmd *cobra.Command, from vaultFlags, names []string) ([]fileSetHe
 		if err != nil {
 			return nil, err
 		}
+		hidden, err := v.Hides(cmd.Context())
+		if err != nil {
+			return nil, err
+		}
+		if hidden != nil && len(found) == 0 {
+			return nil, hidden
+		}
+		warnUnseen(cmd, hidden)
 		bySet := map[string][]vault.FileBackup{}
 		for _, b := range slices.Backward(found) {
 			bySet[b.Set] = append(bySet[b.Set], b)
 		}
 		for _, set := range slices.Sorted(maps.Keys(bySet)) {
-			all = append(all, fileSetHeld{set, v.Name(), bySet[set]})
+			all = append(all, fileSetHeld{set, v.Name(), bySet[set], hidden})
 		}
 		return all, nil
 	}
@@ -332,18 +343,27 @@ func heldFiles(cmd *cobra.Command, from vaultFlags, names []string) ([]fileSetHe
 		}
 		sets = []plan.FileSet{s}
 	}
+	told := map[string]bool{}
 	for _, s := range sets {
 		v, err := a.openVault(cmd.Context(), s.Backup.Vault)
 		if err != nil {
 			return nil, err
 		}
 		found, err := v.FileBackups(cmd.Context(), s.Name)
+		var hidden *problem.Problem
+		if err == nil {
+			hidden, err = v.Hides(cmd.Context())
+		}
 		closeVault(cmd.Context(), v)
 		if err != nil {
 			return nil, err
 		}
+		if !told[s.Backup.Vault] {
+			warnUnseen(cmd, hidden)
+			told[s.Backup.Vault] = true
+		}
 		slices.Reverse(found)
-		all = append(all, fileSetHeld{s.Name, s.Backup.Vault, append([]vault.FileBackup{}, found...)})
+		all = append(all, fileSetHeld{s.Name, s.Backup.Vault, append([]vault.FileBackup{}, found...), hidden})
 	}
 	return all, nil
 }

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -57,7 +56,7 @@ func (w *whichFiles) open(cmd *cobra.Command, set string) (*vault.Vault, *vault.
 	if err != nil {
 		return nil, nil, err
 	}
-	b, err := w.pick(cmd.Context(), v, set, by)
+	b, err := w.pick(cmd, v, set, by)
 	if err != nil {
 		closeVault(cmd.Context(), v)
 		return nil, nil, err
@@ -80,16 +79,29 @@ func (w *whichFiles) openVault(cmd *cobra.Command, set string) (*vault.Vault, er
 	return a.openVault(cmd.Context(), s.Backup.Vault)
 }
 
-func (w *whichFiles) pick(ctx context.Context, v *vault.Vault, set string, by time.Time) (vault.FileBackup, error) {
-	all, err := v.FileBackups(ctx, set)
+// pick finds the backup that is meant. While some may be hidden, only one that is named by itself is taken: a better one may be
+// among them.
+func (w *whichFiles) pick(cmd *cobra.Command, v *vault.Vault, set string, by time.Time) (vault.FileBackup, error) {
+	all, err := v.FileBackups(cmd.Context(), set)
+	if err != nil {
+		return vault.FileBackup{}, err
+	}
+	hidden, err := v.Hides(cmd.Context())
 	if err != nil {
 		return vault.FileBackup{}, err
 	}
 	fits := slices.DeleteFunc(slices.Clone(all), func(b vault.FileBackup) bool {
 		return w.backup != "" && b.ID != w.backup || w.on != "" && b.Host != w.on || !by.IsZero() && b.Started.After(by)
 	})
-	if len(fits) > 0 {
+	switch {
+	case len(fits) > 0 && (hidden == nil || w.backup != ""):
+		warnUnseen(cmd, hidden)
 		return fits[len(fits)-1], nil
+	case len(fits) > 0:
+		b := fits[len(fits)-1]
+		return b, mayBeHidden(hidden, fmt.Sprintf("The newest that is listed and fits is %s of %s", b.ID, momentText(b.Started)), "--backup "+b.ID)
+	case hidden != nil:
+		return vault.FileBackup{}, mayBeHidden(hidden, "None that is listed fits", "")
 	}
 	remedy := "see what there is: holdfast files list"
 	if len(all) > 0 {

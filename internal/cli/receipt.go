@@ -130,6 +130,10 @@ func fromVault(ctx context.Context, v *vault.Vault) (gathered, error) {
 		}
 		if err != nil {
 			g.faults = append(g.faults, fmt.Sprintf("%s: %v", name, err))
+			continue
+		}
+		if r := g.all[len(g.all)-1]; r.Vault != "" && r.Vault != v.Identity().ID {
+			g.faults = append(g.faults, fmt.Sprintf("%s: it was written for vault %s, and lies in %s (field vault)", name, r.Vault, v.Identity().ID))
 		}
 	}
 	for _, away := range v.Away() { // what seems to be missing may lie there

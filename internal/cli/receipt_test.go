@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -111,6 +112,19 @@ func TestReceiptsByTheCommandLine(t *testing.T) {
 	// The data root's own authority judges files too. Another's does not stand behind them.
 	says(t, words(t, 0, "receipt", "verify", out, at), "files: proven.")
 	if _, err := auth.CreateAuthority(filepath.Join(root, "other"), "clinic"); err != nil {
+		t.Fatal(err)
+	}
+	again := strings.TrimSuffix(files[1], filepath.Base(files[1])) + "00000009-" + strings.SplitN(filepath.Base(files[1]), "-", 2)[1] // replayed as a later one
+	repeated, err := os.ReadFile(files[1])
+	if err == nil {
+		err = os.WriteFile(again, repeated, 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	says(t, words(t, 1, "receipt", "verify", out, "--public", ours), "receipt.not-proven", "is kept under its name")
+	says(t, words(t, 1, "receipt", "verify", files[1], again, "--public", ours), "it is repeated", "field sequence")
+	if err := os.Remove(again); err != nil {
 		t.Fatal(err)
 	}
 	says(t, words(t, 1, "receipt", "verify", out, "--public", filepath.Join(root, "other", "ca.crt")), "receipt.not-proven", "another authority vouches for it")

@@ -111,6 +111,7 @@ func (w *pointWords) run(ctx context.Context, cmd *cobra.Command, name string) e
 	if err != nil {
 		return err
 	}
+	warnUnseen(cmd, s.hidden)
 	o.Dir = dir
 	if err := w.complete(&o, s.app); err != nil {
 		return err

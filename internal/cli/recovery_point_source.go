@@ -23,6 +23,7 @@ type pointSource struct {
 	app    *application // nil = a vault and its key alone
 	vaults map[string]*vault.Vault
 	open   func(name string) (*vault.Vault, error)
+	hidden *problem.Problem // why the points that were listed may not be all
 }
 
 func (w *pointWords) openSource(ctx context.Context, cmd *cobra.Command) (*pointSource, error) {
@@ -71,8 +72,8 @@ type foundPoint struct {
 	in     *vault.Vault
 }
 
-// points lists all recovery points, newest first.
-func (s *pointSource) points(ctx context.Context) ([]foundPoint, error) {
+// points lists all recovery points, newest first. s.hidden then says why some of a file set (empty = of any) may be missing.
+func (s *pointSource) points(ctx context.Context, wanted string) ([]foundPoint, error) {
 	sets := map[string]string{"": ""} // file set -> vault
 	if s.app != nil {
 		sets = map[string]string{}
@@ -92,6 +93,13 @@ func (s *pointSource) points(ctx context.Context) ([]foundPoint, error) {
 		if err != nil {
 			return nil, err
 		}
+		hidden, err := v.Hides(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if hidden != nil && (wanted == "" || set == "" || set == wanted) {
+			s.hidden = hidden
+		}
 		for _, b := range found {
 			if b.Point != nil {
 				all = append(all, foundPoint{b, v})
@@ -102,9 +110,10 @@ func (s *pointSource) points(ctx context.Context) ([]foundPoint, error) {
 	return all, nil
 }
 
-// find picks a point by its name, or the newest that can be restored, and the way to its database.
+// find picks a point by its name, or the newest that can be restored, and the way to its database. While points may be hidden,
+// which is the newest is not known.
 func (s *pointSource) find(ctx context.Context, name, set string) (point.Options, []string, error) {
-	all, err := s.points(ctx)
+	all, err := s.points(ctx, set)
 	if err != nil {
 		return point.Options{}, nil, err
 	}
@@ -115,7 +124,13 @@ func (s *pointSource) find(ctx context.Context, name, set string) (point.Options
 			fit, sets[p.backup.Set] = append(fit, p), true
 		}
 	}
-	if len(fit) == 0 {
+	switch {
+	case s.hidden != nil && len(fit) == 0:
+		return point.Options{}, nil, mayBeHidden(s.hidden, "None that is listed fits", "")
+	case s.hidden != nil && name == "latest":
+		at := fit[0].backup.Point
+		return point.Options{}, nil, mayBeHidden(s.hidden, fmt.Sprintf("The newest that is listed is %s of %s", at.ID, momentText(at.At)), "holdfast recovery-point restore "+at.ID)
+	case len(fit) == 0:
 		return point.Options{}, nil, noSuchPoint(name, set, all)
 	}
 	if len(sets) > 1 {

@@ -128,6 +128,16 @@ func printStatus(out io.Writer, st api.Status, output string, watch bool, cause 
 	return writeStatus(out, st)
 }
 
+func andVault(v *api.ByVaultStatus) string {
+	switch {
+	case v == nil:
+		return ""
+	case v.Holds:
+		return " and the vault"
+	}
+	return ", the vault to come"
+}
+
 // writeStatus is the status for a tired person: the verdict first, the tables, what is wrong with its remedy,
 // and what would happen.
 func writeStatus(out io.Writer, st api.Status) error {
@@ -139,7 +149,7 @@ func writeStatus(out io.Writer, st api.Status) error {
 		p("%s\t%s\t%s\t%s\n", h.Name, h.Address, h.FaultDomain, answers(h))
 	}
 	for _, d := range st.Databases {
-		p("\nDATABASE %s\t%s\tepoch %d\ttimeline %d\tacknowledged by %d\n", d.Name, d.Phase, d.Epoch, d.Timeline, d.AcknowledgedBy)
+		p("\nDATABASE %s\t%s\tepoch %d\ttimeline %d\tacknowledged by %d%s\n", d.Name, d.Phase, d.Epoch, d.Timeline, d.AcknowledgedBy, andVault(d.ByVault))
 		p("  HOST\tROLE\tSTATE\tLOG\tBEHIND\tCOUNTS%s\n", readHead(d))
 		for _, s := range d.Servers {
 			p("  %s\t%s\t%s\t%s\t%s\t%s%s\n", s.Host, s.Role, s.State, s.LSN, behind(s), yes(s.Counts), read(s))
@@ -149,6 +159,11 @@ func writeStatus(out io.Writer, st api.Status) error {
 		}
 		if a := d.Archive; a != nil {
 			p("  log in vault %s up to %s, %s behind (from %s) %s\n", a.Vault, a.Archived, round(a.Lag), a.Host, a.Trouble)
+			if v := d.ByVault; v != nil && v.Holds {
+				p("  every acknowledged commit is in the vault: the loss of all servers loses none\n")
+			} else if v != nil {
+				p("  commits are not known to be in the vault when they are acknowledged: %s\n", v.Why)
+			}
 			if b := a.Last; b != nil {
 				p("  last base backup %s, %s, %s\n", b.At.Local().Format("2006-01-02 15:04:05"), size(b.Bytes), proven(b.Proven))
 			}

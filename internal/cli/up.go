@@ -117,6 +117,14 @@ func up(ctx context.Context, out io.Writer, p *plan.Plan, file, root string) err
 	return watchOver(ctx, out, say, c, names)
 }
 
+// asUp is a plan as `up` runs it on a data root.
+func asUp(root string) func(*plan.Plan) *plan.Plan {
+	return func(p *plan.Plan) *plan.Plan {
+		p, _ = local.OnLoopback(p)
+		return p.WithRoot(root)
+	}
+}
+
 // everyHost asks something of each host of a plan, and joins the refusals, each kind of them once.
 func everyHost(p *plan.Plan, root string, ask func(host.Config) error) error {
 	exe, err := executable()
@@ -126,7 +134,7 @@ func everyHost(p *plan.Plan, root string, ask func(host.Config) error) error {
 	var bad []error
 	said := map[string]bool{}
 	for _, name := range hostNames(p) {
-		err := ask(host.Config{Plan: p, Self: name, Dir: local.HostDir(root, name), Executable: exe, Version: Version(), Log: slog.New(slog.DiscardHandler)})
+		err := ask(host.Config{Plan: p, Prepare: asUp(root), Self: name, Dir: local.HostDir(root, name), Executable: exe, Version: Version(), Log: slog.New(slog.DiscardHandler)})
 		if err != nil && !said[err.Error()] {
 			said[err.Error()] = true
 			bad = append(bad, err)

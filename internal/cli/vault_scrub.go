@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,6 +35,7 @@ type scrubResult struct {
 	vault.Scrubbed
 	Lost     []string         `json:"lost,omitempty"`     // of which no copy that was read has a whole one
 	Affected []vault.Affected `json:"affected,omitempty"` // files of backups that need them
+	Gaps     []vault.Gap      `json:"gaps,omitempty"`     // moments that cannot be restored without them
 }
 
 func vaultScrubCommand() *cobra.Command {
@@ -44,7 +46,8 @@ func vaultScrubCommand() *cobra.Command {
 		Long: `Reads each object of each copy from its place, past all caches, and holds it against its seal and against the catalog of
 what was stored. Nothing in the vault is changed while it reads, so it can run elsewhere with rights to read alone: give
 --vault and --key, or the plan's read: credentials. An interrupted scrub goes on where it was (--fresh begins anew). With a
-plan, the outcome is noted in the vault at the end, unless --read-only. Status 1 when something is damaged, lost or unread.`,
+plan, the outcome is noted in the vault at the end, unless --read-only. When log is lost in all copies, it says which moments
+of which database cannot be restored any more. Status 1 when something is damaged, lost or unread.`,
 		Example: `  holdfast vault scrub main --rate 50MB/s
   holdfast vault scrub --vault s3://clinic-backup/records --key vault.key --output json`,
 		Args: usageArgs(cobra.MaximumNArgs(1)),
@@ -102,6 +105,9 @@ func (s *scrubbing) run(cmd *cobra.Command, args []string) error {
 	r := scrubResult{Scrubbed: done, Lost: done.Lost()}
 	if r.Affected, err = v.Affected(ctx, r.Lost); err != nil {
 		r.Trouble = append(r.Trouble, "which backups need what is lost: "+err.Error())
+	}
+	if r.Gaps, err = v.Gaps(ctx, r.Lost); err != nil {
+		r.Trouble = append(r.Trouble, "which moments need what is lost: "+err.Error())
 	}
 	if s.output == "json" {
 		err = writeJSON(cmd.OutOrStdout(), r)
@@ -231,6 +237,9 @@ func (r scrubResult) write(out io.Writer, name string) error {
 	for _, a := range r.Affected {
 		p("needs what is lost: backup %s, %s\n", a.Backup, a.Path)
 	}
+	for _, g := range r.Gaps {
+		p("%s\n", g)
+	}
 	switch n := len(r.Damage()); {
 	case n == 0 && len(r.Away)+len(r.Trouble) == 0:
 		p("everything is what was stored\n")
@@ -265,7 +274,8 @@ func vaultRepairCommand() *cobra.Command {
 		Use:   "repair [NAME]",
 		Short: "Mend what a scrub found, from copies that have it whole, in all directions",
 		Long: `Takes the findings of the last whole scrub (or scrubs first), shows what would be mended from where, and asks. Right
-before each change both sides are read once more: a whole object is never replaced, and only a whole one replaces. With
+before each change both sides are read once more: a whole object is never replaced, and only a whole one replaces. Indexes
+that no copy has whole are made anew from the packs, which say at their ends what they hold. With
 --give-up-lost, chunks that no copy has are forgotten, so that the next full backup stores them again from the live data;
 backups that share them are whole again then. Lost log, receipts and indexes are settled where nothing that is listed needs
 them, and named where something does.`,
@@ -356,7 +366,12 @@ func (a application) repair(cmd *cobra.Command, v *vault.Vault, name string, don
 func (a application) carryOut(ctx context.Context, out io.Writer, v *vault.Vault, name string, done vault.Scrubbed, giveUp bool) error {
 	mended, err := v.Repair(ctx, done.Findings, false)
 	var left []vault.Finding
+	var listed []string
+	settled := map[string]bool{}
 	for i, m := range mended {
+		if settled[m.Name] = settled[m.Name] || m.Done; len(m.Listed) > 0 {
+			listed = m.Listed
+		}
 		if !m.Done && m.Kind != vault.ShouldBeGo {
 			left = append(left, matching(done.Findings, m))
 		}
@@ -366,7 +381,13 @@ func (a application) carryOut(ctx context.Context, out io.Writer, v *vault.Vault
 	if err != nil {
 		return err
 	}
-	if lost := done.Lost(); giveUp && len(lost) > 0 {
+	if len(listed) > 0 {
+		if _, err := fmt.Fprintf(out, "listed again: %s; one that had been let go of may be among them, and goes again by the rules of the plan\n", strings.Join(listed, ", ")); err != nil {
+			return err
+		}
+	}
+	lost := slices.DeleteFunc(done.Lost(), func(name string) bool { return settled[name] })
+	if giveUp && len(lost) > 0 {
 		n, err := v.GiveUp(ctx, lost)
 		if err != nil {
 			return err
@@ -401,6 +422,10 @@ func mendingText(m vault.Mending, word string) string {
 		return text + " stays as it is: " + m.Why
 	case m.Kind == vault.ShouldBeGo:
 		return text + " " + word + " removed: it had been let go of"
+	case m.From == vault.NoEntries:
+		return text + " " + word + " settled: it held no entries"
+	case m.From == vault.ThePacks:
+		return fmt.Sprintf("%s %s made anew from what the packs say they hold: %d entries were missing", text, word, m.Entries)
 	}
 	return text + " " + word + " mended from copy " + m.From
 }

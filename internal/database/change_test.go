@@ -69,3 +69,33 @@ func TestAChangeOfPrimaryIsTimedAndTold(t *testing.T) {
 		})
 	}
 }
+
+func TestATargetThatFallsSilentIsNotWaitedFor(t *testing.T) {
+	r := steady()
+	s := r
+	s.Phase, s.Opened, s.SwitchTo, s.Switch = database.Switching, false, "b2", "s1"
+	stopped := gone(recruit(s, "b1", 3, lsn), "stopped")
+	stopped.ShutDown, stopped.Promise.Epoch, stopped.Position.Epoch = true, 4, 4
+	behind := standby(s, "b2")
+	behind.Flushed = lsn - 1
+	for _, tt := range []struct {
+		name    string
+		after   time.Duration
+		b2      database.Peer
+		resumes bool
+	}{
+		{"it is heard and comes nearer", 3 * time.Second, hears("b2", s, behind), false},
+		{"it has been silent for a moment", 3 * time.Second, silent("b2", 2400*time.Millisecond), false},
+		{"its listener still beats", 3 * time.Second, database.Peer{Host: "b2", AgentAge: 3 * time.Second, GateAge: 100 * time.Millisecond}, false},
+		{"it is dead or cut off", 3 * time.Second, silent("b2", 2500*time.Millisecond), true},
+		{"our agent has just started and has heard nobody", 200 * time.Millisecond, silent("b2", database.Never), false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			d, _ := database.Decide(policy(), view("b1", s, stopped, tt.b2, hears("b3", s, standby(s, "b3"))), since(s, tt.after))
+			got := len(d.Actions) == 1 && d.Actions[0].Kind == database.KindSwap && d.Actions[0].Record.Primary == "b1" && d.Actions[0].Record.Epoch == 4
+			if got != tt.resumes {
+				t.Errorf("asked for %s, because %s", asked(d), strings.Join(d.Because, "; "))
+			}
+		})
+	}
+}

@@ -84,6 +84,11 @@ func (j *judgement) unableToWrite() bool {
 	if j.waitsForHook() || j.climb(kind, fmt.Sprintf("%s for %s", what, since.Round(time.Second))) {
 		return true
 	}
+	if left := j.settles(); left > 0 {
+		j.because("on_trouble has ended; whether it helped is seen in %s", left.Round(100*time.Millisecond))
+		j.d.Wake = min(j.d.Wake, left)
+		return true
+	}
 	if j.paused() {
 		j.hold("it is not ended for its disk", what+" for "+since.Round(time.Second).String())
 		return false

@@ -34,8 +34,10 @@ type HookMemory struct {
 
 // HookSeen is when this host first saw one in the record.
 type HookSeen struct {
-	ID string
-	At time.Duration
+	ID      string
+	At      time.Duration
+	Ended   bool
+	EndedAt time.Duration // when this host learnt of its end; when it learnt of the run, if that was over by then
 }
 
 const (
@@ -48,11 +50,14 @@ func (j *judgement) rememberHooks() {
 	var seen []HookSeen
 	for _, h := range j.v.Record.Hooks {
 		i := slices.IndexFunc(j.m.HooksSeen, func(s HookSeen) bool { return s.ID == h.ID })
+		s := HookSeen{ID: h.ID, At: j.v.Now}
 		if i >= 0 {
-			seen = append(seen, j.m.HooksSeen[i])
-		} else {
-			seen = append(seen, HookSeen{h.ID, j.v.Now})
+			s = j.m.HooksSeen[i]
 		}
+		if h.Ended && !s.Ended {
+			s.Ended, s.EndedAt = true, j.v.Now
+		}
+		seen = append(seen, s)
 	}
 	j.m.HooksSeen = seen
 }
@@ -89,6 +94,18 @@ func (j *judgement) waitsForHook() bool {
 		j.d.Wake = min(j.d.Wake, j.p.OnTrouble+j.p.Times.Stuck-j.hookAge(h))
 	}
 	return runs
+}
+
+// settles is how much longer a run that has ended on our own host is given to show what it did: what is known of the disk may
+// be from before its end. 0 = that time is over, or there was none.
+func (j *judgement) settles() time.Duration {
+	for _, s := range j.m.HooksSeen {
+		ours := slices.ContainsFunc(j.v.Record.Hooks, func(h HookRun) bool { return h.ID == s.ID && h.Host == j.v.Self })
+		if left := j.p.Times.Stuck - (j.v.Now - s.EndedAt); ours && s.Ended && left > 0 {
+			return left
+		}
+	}
+	return 0
 }
 
 // rungs say the ladder as it stands now, first rung first.

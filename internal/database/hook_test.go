@@ -40,6 +40,11 @@ func TestTheLadderForAPrimaryInTrouble(t *testing.T) {
 		m.HooksSeen = []database.HookSeen{{ID: "b1-3-20", At: time.Hour - ago}}
 		return m
 	}
+	ended := func(m database.Memory, ago time.Duration) database.Memory {
+		m = known(m, 20*time.Second)
+		m.HooksSeen[0].Ended, m.HooksSeen[0].EndedAt = true, time.Hour-ago
+		return m
+	}
 	mine := known(for3, 0)
 	mine.HookAsked = "b1-3-20"
 	begun := mine
@@ -61,7 +66,9 @@ func TestTheLadderForAPrimaryInTrouble(t *testing.T) {
 		{"and only by the life of the agent that asked for it", view("b1", on, broken, b2, b3), known(for3, 0), next + "; " + told},
 		{"nothing else happens while it runs", busy, begun, told},
 		{"its end is agreed", view("b1", on, broken, b2, b3), begun, next + "; " + told},
-		{"then the primary is ended", view("b1", over, broken, b2, b3), known(for3, 20*time.Second), "kill; " + told},
+		{"what it did may not be known yet", view("b1", over, broken, b2, b3), known(for3, 20*time.Second), told},
+		{"so it is waited for", view("b1", over, broken, b2, b3), ended(for3, 2900*time.Millisecond), told},
+		{"then the primary is ended", view("b1", over, broken, b2, b3), ended(for3, 3*time.Second), "kill; " + told},
 		{"or replaced, where it had ended already", view("b1", over, dead, b2, b3), known(lately, 20*time.Second), election},
 		{"the others wait while it runs", view("b2", on, standby(r, "b2"), hears("b1", on, refuses(dead, database.FaultIO)), b3), known(lost, 15*time.Second), "nothing"},
 		{"for its limit and a little", view("b2", on, standby(r, "b2"), hears("b1", on, refuses(dead, database.FaultIO)), b3), known(lost, 24*time.Second), election},

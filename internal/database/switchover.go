@@ -212,6 +212,13 @@ func (j *judgement) switchOver() {
 	}
 }
 
+// fellSilent reports whether a host that is to take over has died or been cut off since: waiting for it would only make
+// clients wait. An agent that has just started has heard nobody yet.
+func (j *judgement) fellSilent(host string) bool {
+	p, _ := j.peer(host)
+	return j.phaseAge() >= j.p.Times.Suspect && j.silent(p.AgentAge, p.GateAge, j.p.Times.Suspect)
+}
+
 func (j *judgement) handOver(late bool) {
 	r, l := &j.v.Record, &j.v.Local
 	if r.SwitchTo == j.v.Self {
@@ -224,7 +231,7 @@ func (j *judgement) handOver(late bool) {
 	level := ok && i >= 0 && l.ShutDown && rep.Local.Incarnation == targets[i].Incarnation && rep.Local.Following == r.Epoch &&
 		rep.Local.Timeline == l.Position.Timeline && rep.Local.Flushed >= l.Position.LSN
 	if !level {
-		if late || !l.ShutDown || i < 0 && r.W > 0 {
+		if late || !l.ShutDown || i < 0 && r.W > 0 || j.fellSilent(r.SwitchTo) {
 			j.resume(fmt.Sprintf("%s does not hold the last record %s of the stopped primary", r.SwitchTo, l.Position.LSN))
 			return
 		}

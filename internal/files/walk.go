@@ -37,7 +37,7 @@ func listed(names []string) []named {
 		}
 		slices.SortFunc(odd, func(a, b int) int { return cmp.Compare(names[a], names[b]) })
 		for _, i := range odd {
-			name := spelled(names[i])
+			name := Spelled(names[i])
 			for taken[name] {
 				name += "%"
 			}
@@ -48,7 +48,9 @@ func listed(names []string) []named {
 	return out
 }
 
-func spelled(name string) string {
+// Spelled is a name with the bytes that are no UTF-8 written as %XX. Where that is another name of its directory, a list
+// has it with one % or more behind it.
+func Spelled(name string) string {
 	var b strings.Builder
 	for len(name) > 0 {
 		r, n := utf8.DecodeRuneInString(name)

@@ -131,7 +131,7 @@ func (a *applied) problems() []problem.Problem {
 	return []problem.Problem{{
 		Code: "plan.not-applied", Subject: a.start.Application, Severity: problem.Degraded,
 		Title:   "the plan file says otherwise about what can be applied than the plan that was applied last",
-		Meaning: "The applied plan counts for services, databases and backups. Hosts, Holdfast's own ports, vaults and roles are as the file says.",
+		Meaning: "The applied plan counts for services, databases and backups. Hosts, Holdfast's own ports and vaults are as the file says.",
 		Remedy:  "see the difference and apply the file: holdfast apply PLAN --dry-run",
 	}}
 }

@@ -100,10 +100,10 @@ func (k *logKeeper) look(ctx context.Context) error {
 		k.tell(nil, at)
 		return nil
 	case logGoes:
-		k.tell(notKept(k.db.Name, k.host.cfg.Self, d.Local, archived, k.low && backed), at)
+		k.tell(k.elsewhere(notKept(k.db.Name, k.host.cfg.Self, d.Local, archived, k.low && backed)), at)
 		return k.letGo(ctx, d.Local.Life, backed)
 	}
-	k.tell(notKept(k.db.Name, k.host.cfg.Self, d.Local, archived, false), at)
+	k.tell(k.elsewhere(notKept(k.db.Name, k.host.cfg.Self, d.Local, archived, false)), at)
 	fresh := k.life == d.Local.Life && at.Sub(k.looked) < keepEvery
 	if fresh && k.kept != 0 && archived/keepSegment <= k.kept/keepSegment {
 		return nil

@@ -32,7 +32,16 @@ type archivist struct {
 	told agent.Archive
 	gaps gaps
 
+	looking sync.Mutex   // one look through the whole vault at a time, so that an older one never counts behind a newer one
+	from    vault.Backup // newest base backup that the log leads on from; its ID is "" while there is none
+	listed  string       // newest base backup that it may lead on from by what the vault lists of it; "" = there is none
+
 	queue seen
+
+	second      backup.Status // of the receiver, as it stands with the second place
+	secondIn    string        // that place; "" = there is none, or no receiver
+	left        left          // what lies there while no receiver says so
+	secondAsked time.Time     // when one that does not archive last looked into it; run's alone
 }
 
 const (
@@ -42,6 +51,8 @@ const (
 	basePace = time.Second
 	// duePace is how often the vault is asked what it holds: that reads its index, which is not for nothing.
 	duePace = 30 * time.Second
+	// dueSoon is that pace while commits may wait for what it finds.
+	dueSoon = 3 * time.Second
 	// baseRetry is the pause after a base backup that did not succeed, and badRetry after one that was made and found bad.
 	baseRetry = time.Minute
 	badRetry  = 30 * time.Minute
@@ -52,11 +63,13 @@ func (a *archivist) run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		if !a.named() {
 			a.host.agent.Archive(a.db.Name, agent.Archive{}, false)
+			a.bringSecond(ctx)
 			a.host.sleep(ctx, archivePace)
 			continue
 		}
 		if err := a.work(ctx); err != nil && ctx.Err() == nil {
 			a.note(err)
+			a.lookAtSecond(ctx)
 			a.host.cfg.Log.Warn("archive interrupted", "database", a.db.Name, "err", err)
 			a.host.sleep(ctx, 10*archivePace)
 		}
@@ -85,16 +98,23 @@ func (a *archivist) work(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	g, ctx := errgroup.WithContext(ctx)
+	second, err := a.secondPlace()
+	if err != nil {
+		return err
+	}
 	r, err := backup.NewReceiver(backup.ReceiverOptions{
 		Vault: v, Database: a.db.Name, SystemID: a.record().SystemID,
 		Spool: filepath.Join(a.host.cfg.Dir, "spool", a.db.Name), Log: a.host.cfg.Log, SkipGap: true,
-		Slot: postgres.ArchiveSlot,
+		Slot: postgres.ArchiveSlot, Spill: second, Keep: a.slotMax() / keptBeside, Lost: a.lostThere, Votes: a.votes,
 	})
 	if err != nil {
 		return err
 	}
+	a.recallTwice(ctx, v.Backups)
+	a.useSecond(second)
+	defer a.useSecond("")
 	g.Go(func() error {
-		for a.named() {
+		for a.named() && !a.secondMoved(second) {
 			a.tell(r.Status())
 			if !a.host.sleep(ctx, archivePace) {
 				return nil
@@ -130,7 +150,7 @@ func (a *archivist) stream(ctx context.Context, r *backup.Receiver) error {
 	for ctx.Err() == nil {
 		rec := a.record()
 		if rec.Phase != database.Steady || !rec.Opened {
-			a.host.sleep(ctx, archivePace)
+			a.host.sleep(ctx, a.pace())
 			continue
 		}
 		dsn, err := a.host.primaryDSN(a.db, rec.Primary)
@@ -154,13 +174,26 @@ func (a *archivist) stream(ctx context.Context, r *backup.Receiver) error {
 				a.host.diary.Note("backup", a.db.Name, gap.Error()+"; no moment from there to the next base backup can be restored", nil, 0)
 			}
 		case errors.As(err, &twice):
+			if a.isTwice(twice) {
+				a.keepTwice()
+				a.host.diary.Note("backup", a.db.Name, twice.Error()+"; no moment from there to the next base backup can be restored", nil, 0)
+			}
 			return err
 		case err != nil && ctx.Err() == nil:
 			a.host.cfg.Log.Info("log stream ended", "database", a.db.Name, "err", err)
 		}
-		a.host.sleep(ctx, archivePace)
+		a.host.sleep(ctx, a.pace())
 	}
 	return nil
+}
+
+// pace is how long the archivist rests between two streams, and between two looks whether its primary is still the one. Where
+// commits wait for the vault, they wait for that too.
+func (a *archivist) pace() time.Duration {
+	if a.waitedFor() {
+		return archivePace / 10
+	}
+	return archivePace
 }
 
 // watchEpoch ends a stream whose primary is no longer the one.
@@ -168,7 +201,7 @@ func (a *archivist) watchEpoch(ctx context.Context, epoch int64, end func()) <-c
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for a.host.sleep(ctx, archivePace) {
+		for a.host.sleep(ctx, a.pace()) {
 			if a.record().Epoch != epoch {
 				end()
 				return
@@ -183,7 +216,10 @@ func (a *archivist) tell(s backup.Status) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.told.Vault, a.told.Received, a.told.Archived = a.plan.Vault, database.LSN(s.Flushed), database.LSN(s.Archived)
-	a.gaps.streaming = s.Streaming
+	if s.Spilled == 0 && (a.second.Spilled > 0 || s.Doubts != a.gaps.doubts) { // the vault has all of it now, and shows what is missing
+		a.gaps.judged = false
+	}
+	a.gaps.streaming, a.second = s.Streaming, s
 	a.told.Lag, a.told.Trouble = s.ArchiveAge.Truncate(time.Second), s.VaultError
 	if !s.Connected && a.told.Trouble == "" {
 		a.told.Trouble = "no stream from the primary"
@@ -207,27 +243,39 @@ func (a *archivist) bases(ctx context.Context, v *vault.Vault) error {
 	var rest time.Time // until when no base backup is begun that nobody asks for
 	var looked time.Time
 	var due backup.Wanted
+	var void voids
 	for a.host.sleep(ctx, basePace) {
 		asked := a.asked()
 		lost, streaming := a.gapNow()
-		if now := a.host.clock.Now(); looked.IsZero() || now.Sub(looked) >= duePace {
+		pace := duePace
+		if a.waitedFor() && (!a.judged() || a.leadless()) { // commits may be waiting for that
+			pace = dueSoon
+		}
+		if now := a.host.clock.Now(); looked.IsZero() || now.Sub(looked) >= pace {
 			var err error
 			if due, err = a.due(ctx, v); err != nil {
 				return err
 			}
 			looked = now
-			if !a.judged() {
+			if !a.judged() || a.newLead() {
 				a.lookForGap(ctx, v)
 			}
 		}
 		if lost != "" && asked == nil { // behind lost log only a new base backup leads to anything, and it must be whole
 			due = backup.Wanted{Now: streaming} // one that begins before the log goes on would begin in the hole
 		}
-		if asked == nil && (!due.Now || a.host.clock.Now().Before(rest)) || !a.canRead() {
+		if lost == "" && asked == nil && !due.Now && a.baseless() {
+			due = backup.Wanted{Now: streaming}
+		}
+		now := a.host.clock.Now()
+		if asked == nil && (!due.Now || now.Before(rest)) || now.Before(void.until) || !a.canRead() {
 			continue
 		}
 		began := time.Now()
-		result, err := a.base(ctx, v, asked, due.Mode)
+		look := func(ctx context.Context) { a.lookForGap(ctx, v) }
+		stop := a.lookWhile(ctx, look)
+		result, err := a.base(ctx, v, asked, due.Mode, func(b vault.Backup) { a.stored(ctx, lost, b, look) })
+		stop()
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -237,13 +285,16 @@ func (a *archivist) bases(ctx context.Context, v *vault.Vault) error {
 		if err != nil {
 			a.host.cfg.Log.Error("base backup did not succeed", "database", a.db.Name, "err", err)
 		}
-		rest = a.host.clock.Now().Add(restAfter(result.Backup, err, lost != ""))
+		rest = a.host.clock.Now().Add(restAfter(result.Backup, err, lost != "" || a.leadless()))
 		if leadsOn(result.Backup) {
 			a.bridged(lost)
+			a.dropTwice()
 		}
 		looked = time.Time{}
 		a.host.diary.Note("backup", a.db.Name, sayBase(result, err), nil, result.Took)
-		if asked != nil {
+		if a.voided(ctx, v, &void, asked, began, result, err) {
+			rest = void.until
+		} else if asked != nil {
 			a.settle(ctx, *asked, result, err)
 		}
 	}
@@ -307,14 +358,19 @@ func (a *archivist) due(ctx context.Context, v *vault.Vault) (backup.Wanted, err
 		a.told.Last = &agent.BaseBackup{ID: newest.ID, At: newest.Stopped, Bytes: newest.Bytes, Stored: newest.Stored, Proven: newest.Validated(), Bad: backup.FirstBad(newest)}
 		a.mu.Unlock()
 	}
+	rec := a.record()
+	a.mu.Lock()
+	a.listed = leadsFrom(all, rec).ID
+	a.mu.Unlock()
 	if err := a.provenSince(ctx, all); err != nil {
 		return backup.Wanted{}, err
 	}
 	return a.want(all, time.Now())
 }
 
-// base makes one base backup from the server here, and proves it. Whoever asked for it can take that back meanwhile.
-func (a *archivist) base(ctx context.Context, v *vault.Vault, asked *agent.Asked, mode backup.Mode) (backup.Result, error) {
+// base makes one base backup from the server here, tells when it is stored, and proves it. Whoever asked for it can take that back
+// meanwhile.
+func (a *archivist) base(ctx context.Context, v *vault.Vault, asked *agent.Asked, mode backup.Mode, stored func(vault.Backup)) (backup.Result, error) {
 	limit := int64(0)
 	if asked != nil {
 		var done func()
@@ -353,6 +409,7 @@ func (a *archivist) base(ctx context.Context, v *vault.Vault, asked *agent.Asked
 		return result, err
 	}
 	id := result.Backup.ID
+	stored(result.Backup)
 	a.host.receipt(ctx, v, backupReceipt(result.Backup, result.Took))
 	proven, err := a.prove(ctx, v, id, asked, false)
 	if err != nil {

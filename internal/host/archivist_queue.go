@@ -14,23 +14,33 @@ const (
 	queueAlarm = 85
 )
 
-// problems are those of the log that waits for the vault.
+// problems are those of the log that waits for the vault, or that it cannot take.
 func (a *archivist) problems() []problem.Problem {
 	if !a.named() {
-		return nil
+		return a.leftProblems()
 	}
 	rec := a.record()
 	a.mu.Lock()
-	at, lost := stored(a.told.Archived, a.gaps.streaming, a.queue, rec)
+	at, lost := storedUpTo(a.told.Archived, a.gaps.streaming, a.queue, rec)
+	out := twiceProblem(a.db.Name, a.gaps.twice)
+	second, dir := a.second, a.secondIn
 	a.mu.Unlock()
+	if dir == "" {
+		out = append(out, a.leftProblems()...)
+	} else {
+		out = append(out, secondProblems(a.db.Name, dir, second)...)
+		if second.Streaming {
+			at = max(at, database.LSN(second.Told)) // the primary keeps what follows
+		}
+	}
 	now := a.host.agent.Last()
 	if lost {
-		return []problem.Problem{queueLost(a.db.Name, rec.Primary)}
+		return append(out, queueLost(a.db.Name, rec.Primary))
 	}
 	if p := queueProblem(a.db.Name, headOf(now, a.host.cfg.Self, a.db.Name), at, a.slotMax()); p != nil {
-		return []problem.Problem{*p}
+		return append(out, *p)
 	}
-	return nil
+	return out
 }
 
 // archived is how far the vault holds the log, as far as this archivist knows; 0 = not known.

@@ -60,7 +60,7 @@ func TestHowFarTheVaultIsIsKnownWhileItIsAway(t *testing.T) {
 		"a primary that has dropped what the vault lacks":               {told: 1, said: seen{"h2", 7, backup.Queue{Lost: true}}, at: 1, lost: true, want: problem.Critical},
 		"which is over once log comes in":                               {told: 1 + 800<<20, streaming: true, said: seen{"h2", 7, backup.Queue{Lost: true}}, at: 1 + 800<<20, none: true},
 	} {
-		at, lost := stored(c.told, c.streaming, c.said, now)
+		at, lost := storedUpTo(c.told, c.streaming, c.said, now)
 		if at != c.at || lost != c.lost {
 			t.Errorf("%s: stored up to %s, lost %v", name, at, lost)
 		}

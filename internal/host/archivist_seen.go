@@ -63,9 +63,9 @@ func (a *archivist) askQueue(ctx context.Context, primary string) (backup.Queue,
 	return backup.QueueAt(ctx, conf)
 }
 
-// stored is how far the vault holds the log: as this host saw it stored, or as the primary that is one now said, whichever is
+// storedUpTo is how far the vault holds the log: as this host saw it stored, or as the primary that is one now said, whichever is
 // further. 0 = neither is known. lost: the primary has let go of log that the vault did not hold, and nothing came in since. Pure.
-func stored(told database.LSN, streaming bool, said seen, now database.Record) (at database.LSN, lost bool) {
+func storedUpTo(told database.LSN, streaming bool, said seen, now database.Record) (at database.LSN, lost bool) {
 	if said.primary == "" || said.primary != now.Primary || said.epoch != now.Epoch {
 		return told, false
 	}

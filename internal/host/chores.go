@@ -185,16 +185,31 @@ func (h *Host) scrub(ctx context.Context, v *vault.Vault, r *choreRun) (string, 
 		return "", nil, err
 	}
 	took := s.Ended.Sub(s.Began).Round(time.Second)
-	if n := len(s.Damage()); n > 0 {
-		return "", nil, &problem.Problem{Code: "vault.damaged", Subject: v.Name(), Severity: problem.Critical,
-			Title:   fmt.Sprintf("the scrub found %d objects damaged or lost, the first: %s", n, s.Damage()[0].Name),
-			Meaning: "Backups or moments that need them cannot be restored, unless another copy of the vault has them whole. Nothing is let go while that is so.",
-			Remedy:  "holdfast vault repair " + v.Name() + " --scrub"}
+	if len(s.Damage()) > 0 {
+		return "", nil, scrubFound(ctx, v, s)
 	}
 	if len(s.Away)+len(s.Trouble) > 0 {
 		return "", nil, fmt.Errorf("not everything could be read: %s", strings.Join(append(s.Away, s.Trouble...), "; "))
 	}
 	return fmt.Sprintf("%d objects, %d bytes, are what was stored; read in %s", s.Blobs, s.Bytes, took), nil, nil
+}
+
+// scrubFound says what a scrub found damaged, and which moments cannot be restored for that any more.
+func scrubFound(ctx context.Context, v *vault.Vault, s vault.Scrubbed) *problem.Problem {
+	damage := s.Damage()
+	p := &problem.Problem{Code: "vault.damaged", Subject: v.Name(), Severity: problem.Critical,
+		Title:   fmt.Sprintf("the scrub found %d objects damaged or lost, the first: %s", len(damage), damage[0].Name),
+		Meaning: "Backups or moments that need them cannot be restored, unless another copy of the vault has them whole. Nothing is let go while that is so.",
+		Remedy:  "holdfast vault repair " + v.Name() + " --scrub"}
+	gaps, err := v.Gaps(ctx, s.Lost())
+	if err != nil {
+		p.Meaning += " Which moments that are is not known: " + err.Error() + "."
+	}
+	for _, g := range gaps {
+		text := g.String()
+		p.Meaning += "\n  " + strings.ToUpper(text[:1]) + text[1:] + "."
+	}
+	return p
 }
 
 // renew makes locks longer.

@@ -63,13 +63,14 @@ func endpoint(h plan.Host, p *plan.Plan, d plan.Database) database.Endpoint {
 // openServer opens the driver of this host's own server. Every host of the home site has one, for a plan that is
 // applied later may place a copy on it; where the plan does not want one yet, it may be that PostgreSQL is missing,
 // and then there is none.
-func openServer(ctx context.Context, cfg Config, self plan.Host, d plan.Database, copies postgres.Vault) (*postgres.Server, error) {
+// With later, a password that cannot be read refuses nothing: the server goes on with the roles that it has until it can.
+func openServer(ctx context.Context, cfg Config, self plan.Host, d plan.Database, copies postgres.Vault, later bool) (*postgres.Server, error) {
 	wanted, home := false, false
 	c := postgres.Config{
 		Database: d.Name, Host: self.Name, Address: self.Address, Port: cfg.Plan.Ports.Server + d.Index,
 		Dir: databaseDir(cfg.Dir, d.Name), Major: d.Postgres, BinDir: d.BinDir,
 		CertDir: certDir(cfg.Dir), ServerName: ListenerName(cfg.Plan, d),
-		SlotMax: d.SlotMax, CopyLimit: d.CopyLimit, Vault: copies,
+		SlotMax: d.SlotMax, CopyLimit: d.CopyLimit, Vault: copies, Stored: storedWish(d),
 		Executable: cfg.Executable, GateControl: gateSocket(cfg.Dir, d.Name), Log: cfg.Log.With("database", d.Name),
 	}
 	for _, h := range cfg.Plan.HomeSite().Hosts {
@@ -85,7 +86,7 @@ func openServer(ctx context.Context, cfg Config, self plan.Host, d plan.Database
 	if !home {
 		return nil, nil
 	}
-	s, err := openWith(ctx, c, d)
+	s, err := openWith(ctx, c, d, later)
 	if err != nil && !wanted {
 		c.Log.Info("this host can hold no copy of the database, and the plan wants none on it", "err", err)
 		return nil, nil
@@ -93,16 +94,27 @@ func openServer(ctx context.Context, cfg Config, self plan.Host, d plan.Database
 	return s, err
 }
 
-func openWith(ctx context.Context, c postgres.Config, d plan.Database) (*postgres.Server, error) {
+func openWith(ctx context.Context, c postgres.Config, d plan.Database, later bool) (*postgres.Server, error) {
+	var err error
+	if c.Roles, err = roles(ctx, d); err != nil && !later {
+		return nil, err
+	}
+	c.RolesLater = err != nil
+	c.Parameters, c.Settings = parameters(d), settingsName(d)
+	return postgres.Open(c)
+}
+
+// roles are those of the plan, with their passwords.
+func roles(ctx context.Context, d plan.Database) ([]postgres.Role, error) {
+	var out []postgres.Role
 	for _, r := range d.Roles {
 		password, err := Secret(ctx, r.Password)
 		if err != nil {
 			return nil, fmt.Errorf("role %s of database %s: %w", r.Name, d.Name, err)
 		}
-		c.Roles = append(c.Roles, postgres.Role{Name: r.Name, Password: password, Owns: r.Owns})
+		out = append(out, postgres.Role{Name: r.Name, Password: password, Owns: r.Owns})
 	}
-	c.Parameters, c.Settings = parameters(d), settingsName(d)
-	return postgres.Open(c)
+	return out, nil
 }
 
 func gateSocket(dir, name string) string { return filepath.Join(runDir(dir), "gate-"+name+".sock") }

@@ -71,6 +71,7 @@ type Host struct {
 	applied  *applied
 	archives []*archivist
 	keepers  []*logKeeper
+	storers  []*storer
 	filers   []*filer
 	salvages salvages
 	salvor   *salvor
@@ -157,7 +158,7 @@ func CheckServers(ctx context.Context, cfg Config) error {
 	}
 	var bad []error
 	for _, d := range cfg.Plan.Databases {
-		s, err := openServer(ctx, cfg, self, d, nil)
+		s, err := openServer(ctx, cfg, self, d, nil, false)
 		if s != nil {
 			err = errors.Join(err, s.Close())
 		}
@@ -182,12 +183,15 @@ func (h *Host) open(ctx context.Context) error {
 	}
 	h.diary = diary
 	for _, d := range cfg.Plan.Databases {
-		s, err := openServer(ctx, cfg, h.self, d, copyVault{h, d.Name})
+		s, err := openServer(ctx, cfg, h.self, d, copyVault{h, d.Name}, true)
 		if err != nil {
 			return err
 		}
 		if s != nil {
 			h.servers[d.Name] = s
+			if s.KnowsRoles() {
+				h.settings.tookRoles(d)
+			}
 			h.comparers = append(h.comparers, newComparer(h, d.Name, s))
 		}
 	}
@@ -230,6 +234,7 @@ func (h *Host) open(ctx context.Context) error {
 		}
 	}
 	h.keepers = newLogKeepers(h)
+	h.storers = newStorers(h)
 	h.filers, err = h.newFilers()
 	return err
 }
@@ -356,6 +361,9 @@ func (h *Host) run(ctx context.Context, down <-chan struct{}) error {
 	for _, k := range h.keepers {
 		g.Go(func() error { return k.run(ctx) })
 	}
+	for _, s := range h.storers {
+		g.Go(func() error { return s.run(ctx) })
+	}
 	for _, f := range h.filers {
 		g.Go(func() error { return f.run(ctx) })
 	}
@@ -408,6 +416,9 @@ func (h *Host) problems() []problem.Problem {
 	}
 	for _, k := range h.keepers {
 		all = append(all, k.problems()...)
+	}
+	for _, s := range h.storers {
+		all = append(all, s.problems()...)
 	}
 	all = append(all, h.settings.problems()...)
 	for _, c := range h.comparers {

@@ -97,7 +97,7 @@ func withAddresses(p *plan.Plan, value string) string {
 			port = d.ReadPort
 		}
 		role, database, _ := d.Login()
-		return fmt.Sprintf("%s@%s:%d/%s", role.Name, key, port, database), true
+		return fmt.Sprintf("%s:%q@%s:%d/%s", role.Name, string(role.Password), key, port, database), true
 	})
 	if err != nil {
 		return value // refused when the plan was read

@@ -23,12 +23,16 @@ import (
 type settings struct {
 	adopted chan struct{} // fires when a plan was taken over; holds one
 
-	mu       sync.Mutex // guards what follows
-	bad      []problem.Problem
-	programs []problem.Problem // where they cannot be taken from
+	mu    sync.Mutex // guards what follows
+	bad   []problem.Problem
+	found []problem.Problem // what cannot be had of programs and passwords
+
+	roles map[string][]plan.Role // as each database's server has them
 }
 
-func newSettings() *settings { return &settings{adopted: make(chan struct{}, 1)} }
+func newSettings() *settings {
+	return &settings{adopted: make(chan struct{}, 1), roles: map[string][]plan.Role{}}
+}
 
 // settleAgain is how often is tried again what a disk or a folder refused.
 const settleAgain = 30 * time.Second
@@ -50,7 +54,7 @@ func (h *Host) adopt(text []byte) agent.Adopted {
 }
 
 // settle does, until ctx ends, what an adopted plan asks for and what may take long: its text is kept for a start without
-// the others, and programs are looked for where it says.
+// the others, programs are looked for where it says, and the passwords of its roles are read.
 func (h *Host) settle(ctx context.Context) error {
 	store := func() {
 		if err := h.applied.store(); err != nil {
@@ -68,7 +72,7 @@ func (h *Host) settle(ctx context.Context) error {
 		case <-again.C():
 		}
 		store()
-		h.settings.find(h.plan(), h.servers)
+		h.settings.find(ctx, h.plan(), h.servers)
 		again.Stop()
 		again.Reset(settleAgain)
 	}
@@ -85,6 +89,13 @@ func (h *Host) checkApply(ctx context.Context, now, next *plan.Plan) *problem.Pr
 		if h.servers[d.Name] != nil && d.BinDir != old.BinDir {
 			if p, ok := errors.AsType[*problem.Problem](postgres.CheckPrograms(d.Name, d.Postgres, d.BinDir)); ok {
 				return p
+			}
+		}
+		if h.servers[d.Name] != nil && !slices.EqualFunc(old.Roles, d.Roles, sameRole) {
+			if _, err := roles(ctx, d); err != nil {
+				p := passwordUnread(d.Name, h.self.Name, err)
+				p.Severity, p.Meaning = problem.Note, "Nothing was changed."
+				return &p
 			}
 		}
 	}
@@ -135,6 +146,10 @@ func (s *settings) bring(p *plan.Plan, servers map[string]*postgres.Server) {
 			continue
 		}
 		server.SetLimits(d.SlotMax, d.CopyLimit)
+		if !s.hasRoles(d) {
+			server.RolesLater() // until their passwords are read
+		}
+		server.SetStoredWish(storedWish(d))
 		if err := server.SetParameters(parameters(d)); err != nil {
 			bad = append(bad, notTaken(d.Name, err))
 		}
@@ -144,20 +159,69 @@ func (s *settings) bring(p *plan.Plan, servers map[string]*postgres.Server) {
 	s.bad = bad
 }
 
-// find has each server use the programs that the plan names. Those are run, to be asked which release they are.
-func (s *settings) find(p *plan.Plan, servers map[string]*postgres.Server) {
+// find has each server use the programs that the plan names, and the roles. Programs are run, to be asked which release
+// they are, and so are those that give passwords.
+func (s *settings) find(ctx context.Context, p *plan.Plan, servers map[string]*postgres.Server) {
 	var bad []problem.Problem
 	for _, d := range p.Databases {
-		if server := servers[d.Name]; server != nil {
-			if err := server.SetBinDir(d.BinDir); err != nil {
-				bad = append(bad, notTaken(d.Name, err))
-			}
-			server.TookSettings(settingsName(d)) // as far as it can have them: what it cannot is told beside
+		server := servers[d.Name]
+		if server == nil {
+			continue
+		}
+		if err := server.SetBinDir(d.BinDir); err != nil {
+			bad = append(bad, notTaken(d.Name, err))
+		}
+		server.TookSettings(settingsName(d)) // as far as it can have them: what it cannot is told beside
+		if err := s.findRoles(ctx, d, server); err != nil {
+			bad = append(bad, passwordUnread(d.Name, "this host", err))
 		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.programs = bad
+	s.found = bad
+}
+
+// findRoles reads the passwords of a plan's roles once, and again until all could be read.
+func (s *settings) findRoles(ctx context.Context, d plan.Database, server *postgres.Server) error {
+	if s.hasRoles(d) {
+		return nil
+	}
+	wanted, err := roles(ctx, d)
+	if err == nil {
+		err = server.SetRoles(wanted)
+	}
+	if err == nil {
+		s.tookRoles(d)
+	}
+	return err
+}
+
+// tookRoles notes that a database's server has the plan's roles.
+func (s *settings) tookRoles(d plan.Database) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.roles[d.Name] = slices.Clone(d.Roles)
+}
+
+func (s *settings) hasRoles(d plan.Database) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	had, ok := s.roles[d.Name]
+	return ok && slices.EqualFunc(had, d.Roles, sameRole)
+}
+
+func sameRole(a, b plan.Role) bool {
+	return a.Name == b.Name && a.Password == b.Password && slices.Equal(a.Owns, b.Owns)
+}
+
+// passwordUnread is a password that a host cannot read.
+func passwordUnread(name, host string, err error) problem.Problem {
+	return problem.Problem{
+		Code: "database.password-unread", Subject: name, Severity: problem.Degraded,
+		Title:   fmt.Sprintf("on %s the passwords of the plan's roles cannot all be read: %v", host, err),
+		Meaning: "The server's roles stay as they are while this host holds the primary. What runs goes on.",
+		Remedy:  "put the secret where the plan's reference leads, on each host of the database; it is looked for every " + settleAgain.String(),
+	}
 }
 
 func parameters(d plan.Database) []postgres.Parameter {
@@ -194,5 +258,5 @@ func notTaken(name string, err error) problem.Problem {
 func (s *settings) problems() []problem.Problem {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Concat(s.bad, s.programs)
+	return slices.Concat(s.bad, s.found)
 }

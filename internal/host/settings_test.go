@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -60,5 +61,33 @@ databases: { records: { postgres: 15, standbys: 2, acknowledged_by: 1 } }
 	settled(true)
 	if again := newApplied(cfg); again.text != h.applied.text || again.kept != again.text {
 		t.Errorf("the next life begins with %q", again.text)
+	}
+}
+
+// An instance is another version when the role or the password of an address that it uses is, and not by another role.
+func TestAnInstanceIsAnotherVersionWithAnotherLogin(t *testing.T) {
+	t.Parallel()
+	const text = `application: clinic
+sites: { b: { hosts: { b1: { address: 127.61.1.1 }, b2: { address: 127.61.1.2 } } } }
+services: { web: { run: /bin/web, instances: 2, env: { URL: "${databases.records.write_url}" } } }
+databases: { records: { postgres: 15, standbys: 1, acknowledged_by: 1, roles: { app: { password: "file:/p", owns: [one] } } } }
+`
+	version := func(change ...string) string {
+		t.Helper()
+		p, mistakes := plan.Parse("/plan/holdfast.yaml", []byte(strings.NewReplacer(change...).Replace(text)))
+		if p == nil {
+			t.Fatal(mistakes)
+		}
+		svc, _ := p.ServiceNamed("web")
+		return (&services{plan: func() *plan.Plan { return p }}).version(svc)
+	}
+	first := version()
+	for _, change := range [][]string{{"file:/p", "file:/q"}, {"app:", "web:"}, {"[one]", "[two]"}, {"standbys: 1,", "standbys: 1, listen: { write: 6000 },"}} {
+		if version(change...) == first {
+			t.Errorf("with %q instead of %q it goes on as it is", change[1], change[0])
+		}
+	}
+	if version("owns: [one] }", "owns: [one] }, other: { password: \"file:/r\" }") != first {
+		t.Error("a role that it does not use restarts it")
 	}
 }

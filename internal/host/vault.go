@@ -59,11 +59,11 @@ func Authority(certificates string) []byte {
 
 // first makes a place the one that is asked first.
 func first(conf *vault.Config, p vault.Place) {
-	conf.Copy, conf.URL, conf.S3, conf.Azure, conf.Trash, conf.Unready = p.Copy, p.URL, p.S3, p.Azure, p.Trash, p.Unready
+	conf.Copy, conf.URL, conf.S3, conf.Azure, conf.Trash, conf.Reserve, conf.Unready = p.Copy, p.URL, p.S3, p.Azure, p.Trash, p.Reserve, p.Unready
 }
 
 func copyPlace(ctx context.Context, v plan.Vault, c plan.Copy) vault.Place {
-	place := vault.Place{Copy: c.Name, URL: c.URL, Trash: v.Undelete}
+	place := vault.Place{Copy: c.Name, URL: c.URL, Trash: v.Undelete, Reserve: v.Reserve}
 	if v.Undelete == 0 {
 		place.Trash = -1 // the plan's none is none there too, and not the default
 	}

@@ -24,6 +24,7 @@ type Control struct {
 	Timeline   uint32       // of the last checkpoint
 	MinLSN     database.LSN // recovery must reach this before the data are consistent; 0 outside archive recovery
 	MinTLI     uint32
+	BlockSize  uint32 // of a data page, in bytes
 	SegSize    uint64
 	Limits     []Setting // below which recovery refuses to serve queries
 }
@@ -98,6 +99,7 @@ func Parse(b []byte) (Control, error) {
 		Timeline:   le.Uint32(b[48:]),
 		MinLSN:     database.LSN(le.Uint64(b[136:])),
 		MinTLI:     le.Uint32(b[144:]),
+		BlockSize:  le.Uint32(b[216:]),
 		SegSize:    uint64(le.Uint32(b[228:])),
 		Limits: []Setting{
 			{"max_connections", le.Uint32(b[180:])}, {"max_worker_processes", le.Uint32(b[184:])}, {"max_wal_senders", le.Uint32(b[188:])},

@@ -72,7 +72,7 @@ func (p *Plan) overlayDatabase(d, from Database) Database {
 		d.Standbys, d.AcknowledgedBy, d.Hosts, d.Members, d.Relaxed = from.Standbys, from.AcknowledgedBy, from.Hosts, from.Members, from.Relaxed
 	}
 	// Everything else but what a server is made with.
-	from.Name, from.Index, from.Postgres, from.Roles = d.Name, d.Index, d.Postgres, d.Roles
+	from.Name, from.Index, from.Postgres = d.Name, d.Index, d.Postgres
 	from.Standbys, from.AcknowledgedBy, from.Hosts, from.Members, from.Relaxed = d.Standbys, d.AcknowledgedBy, d.Hosts, d.Members, d.Relaxed
 	return from
 }

@@ -40,7 +40,7 @@ backup: { records: { vault: main, full: "daily 01:00" } }
 		{"a fault domain, an objective", "a: { address: 10.0.0.1 }", "a: { address: 10.0.0.1, fault_domain: x }", ""},
 		{"a backup's schedule", "full: \"daily 01:00\"", "full: \"daily 02:00\", pitr: 3d", ""},
 		{"another major version", "postgres: 15", "postgres: 16", "database records"},
-		{"a role", "standbys: 1,", "standbys: 1, roles: { app: { password: \"file:/etc/pw\" } },", "database records"},
+		{"a role", "standbys: 1,", "standbys: 1, roles: { app: { password: \"file:/etc/pw\" } },", ""},
 		{"a vault more", "vaults: {", "vaults: { second: { key: \"file:/etc/key2\", copies: { x: \"file:///srv/w\" } },", "vault second"},
 		{"the release", "application: clinic", "application: clinic\nrelease: /srv/release", "service web"},
 		{"an address", "a: { address: 10.0.0.1 }", "a: { address: 10.0.0.9 }", "host a"},

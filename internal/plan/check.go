@@ -193,6 +193,7 @@ func (c *checker) databases() {
 				Meaning: "Writes wait that much longer. A crash that is the first, and a host that is silent, are answered without it. At most one run in ten minutes on a host.",
 				Remedy:  "leave on_trouble out if a standby shall take over at once"}, path+".on_trouble", path)
 		}
+		c.byVault(d, path)
 		switch {
 		case d.Standbys == 0:
 			c.warn(problem.Problem{Code: "plan.no-standby", Subject: d.Name, Severity: problem.Degraded,
@@ -226,6 +227,27 @@ func (c *checker) databases() {
 				Title: "it is not backed up", Meaning: "Standbys copy a mistake within milliseconds: what somebody deletes is gone.",
 				Remedy: "add it to backup, with a vault"}, path)
 		}
+	}
+}
+
+// byVault notes what commits that wait for a vault may meet.
+func (c *checker) byVault(d Database, path string) {
+	b, ok := c.plan.BackupOf(d.Name)
+	if d.ByVault == "" || !ok {
+		return
+	}
+	if d.ByVault == VaultStrict {
+		c.warn(problem.Problem{Code: "plan.writes-wait-for-vault", Subject: d.Name, Severity: problem.Note,
+			Title:   "while vault " + b.Vault + " takes nothing, writes wait",
+			Meaning: "That is what acknowledged_by_vault: strict is for: no commit is acknowledged that the loss of the site could take. Nor does a new database take a client's commit before its first base backup is in the vault. Reads go on.",
+			Remedy:  "set it to relaxed if writes shall go on after 10 s without the vault"}, path+".acknowledged_by_vault", path)
+	}
+	v, _ := c.plan.VaultNamed(b.Vault)
+	if slices.ContainsFunc(v.Copies, c.plan.inHomeSite) {
+		c.warn(problem.Problem{Code: "plan.acknowledged-by-copy-in-home-site", Subject: d.Name, Severity: problem.Degraded,
+			Title:   "a commit counts as held by vault " + v.Name + " once one of its copies has it, and one lies in the home site",
+			Meaning: "The copies elsewhere get it moments later. When the site dies within them, an acknowledged commit may be lost.",
+			Remedy:  "back it up to a vault whose copies all lie elsewhere"}, path+".acknowledged_by_vault", path)
 	}
 }
 
@@ -337,9 +359,11 @@ func (c *checker) objectives() {
 // copyElsewhere reports whether a vault has a copy outside the home site. What lies below ${root} is on
 // the hosts themselves, whatever it is called.
 func (p *Plan) copyElsewhere(v Vault) bool {
-	return slices.ContainsFunc(v.Copies, func(c Copy) bool {
-		return c.Name != p.HomeSite().Name && !within(strings.TrimPrefix(c.URL, "file://"), rootTemplate)
-	})
+	return slices.ContainsFunc(v.Copies, func(c Copy) bool { return !p.inHomeSite(c) })
+}
+
+func (p *Plan) inHomeSite(c Copy) bool {
+	return c.Name == p.HomeSite().Name || within(strings.TrimPrefix(c.URL, "file://"), rootTemplate)
 }
 
 func onOneMachine(hosts []Host) bool {

@@ -185,12 +185,19 @@ func (d *differ) service(old, s Service) {
 	}
 }
 
-// changedAddresses names the databases that a service uses and that answer at another port from now on.
+// changedAddresses names the databases that a service uses and that it reaches otherwise from now on.
 func (d *differ) changedAddresses(s Service) (why []string) {
 	for _, v := range s.Env {
 		for _, a := range addressesIn(v.Value) {
-			_, knewIt := d.old.DatabaseNamed(a.database)
-			if text := "the port of database " + a.database; knewIt && a.port(d.old) != a.port(d.new) && !slices.Contains(why, text) {
+			old, known := d.old.DatabaseNamed(a.database)
+			if !known {
+				continue
+			}
+			if text := "the port of database " + a.database; a.port(d.old) != a.port(d.new) && !slices.Contains(why, text) {
+				why = append(why, text)
+			}
+			next, _ := d.new.DatabaseNamed(a.database)
+			if text := "the role for database " + a.database; !old.logsInAs(next) && !slices.Contains(why, text) {
 				why = append(why, text)
 			}
 		}
@@ -229,6 +236,13 @@ func hostList(names []string) string {
 	return strings.Join(names, ", ")
 }
 
+func reserveWords(n int64) string {
+	if n == 0 {
+		return "a tenth, 4GB at most"
+	}
+	return formatSize(n)
+}
+
 func (d *differ) vaults() {
 	for _, v := range d.old.Vaults {
 		if _, kept := d.new.VaultNamed(v.Name); !kept {
@@ -247,6 +261,9 @@ func (d *differ) vaults() {
 		}
 		if old.Undelete != v.Undelete {
 			d.add(subject, Reloads, "what is deleted from its directories can be brought back for %s (was %s)", spanOrWord(v.Undelete), spanOrWord(old.Undelete))
+		}
+		if old.Reserve != v.Reserve {
+			d.add(subject, Reloads, "base backups and files leave %s of the disk to the log in its directories (was %s)", reserveWords(v.Reserve), reserveWords(old.Reserve))
 		}
 		if old.TwoPersons != v.TwoPersons {
 			d.add(subject, Reloads, "deletions: %s (was %s); once two persons have agreed on how long things stay, only two persons end that", deletionsWord(v.TwoPersons), deletionsWord(old.TwoPersons))
@@ -271,6 +288,17 @@ func (d *differ) vaults() {
 	}
 }
 
+// untilBackup says what commits of a database wait for when its vault is another one.
+func (d *differ) untilBackup(name string) string {
+	switch now, _ := d.new.DatabaseNamed(name); now.ByVault {
+	case "strict":
+		return "; commits wait until that backup is stored there"
+	case "relaxed":
+		return "; until that backup is stored there commits are acknowledged without the vault"
+	}
+	return ""
+}
+
 func (d *differ) backups() {
 	for _, b := range d.old.Backups {
 		if _, kept := d.new.BackupOf(b.Of); !kept {
@@ -285,7 +313,7 @@ func (d *differ) backups() {
 			continue
 		}
 		if old.Vault != b.Vault {
-			d.add(subject, Starts, "it goes to vault %s (was %s), beginning with a full backup; the old ones are kept", b.Vault, old.Vault)
+			d.add(subject, Starts, "it goes to vault %s (was %s), beginning with a full backup; the old ones are kept%s", b.Vault, old.Vault, d.untilBackup(b.Of))
 		}
 		if old.Full != b.Full {
 			d.add(subject, Reloads, "its full backups are made %s (was %s)", b.Full.Text, old.Full.Text)
@@ -311,8 +339,18 @@ func (d *differ) backups() {
 			d.add(subject, Reloads, "it keeps any moment of %s and weekly backups of %s (was %s, %s)%s",
 				spanOrWord(b.PITR), spanOrWord(b.Weekly), spanOrWord(old.PITR), spanOrWord(old.Weekly), shorter)
 		}
+		if old.Spill != b.Spill {
+			d.add(subject, Reloads, "log that waits for the vault and has no room elsewhere goes to %s (was %s); what lies there goes into the vault first", placeOrNone(b.Spill), placeOrNone(old.Spill))
+		}
 		if !b.Validate.same(old.Validate) {
 			d.add(subject, Reloads, "backups that are restored on trial from now on are looked at by %s (was %s)", b.Validate.words(), old.Validate.words())
 		}
 	}
+}
+
+func placeOrNone(dir string) string {
+	if dir == "" {
+		return "no second place"
+	}
+	return dir
 }

@@ -39,6 +39,7 @@ func (d *differ) database(old, db Database) {
 	if old.AcknowledgedBy != db.AcknowledgedBy {
 		d.add(subject, Reloads, "a commit is acknowledged by %d (was %d)", db.AcknowledgedBy, old.AcknowledgedBy)
 	}
+	d.byVault(subject, old, db)
 	d.members(subject, old, db)
 	if old.Relaxed != db.Relaxed {
 		policy := map[bool]string{true: "relaxed: with too few standbys commits are acknowledged by fewer", false: "strict: with too few standbys writes wait"}
@@ -73,6 +74,19 @@ func (d *differ) database(old, db Database) {
 	}
 	d.roles(subject, old.Roles, db.Roles)
 	d.parameters(db.Name, old.Parameters, db.Parameters)
+}
+
+// byVault is what commits wait for besides standbys.
+func (d *differ) byVault(subject string, old, db Database) {
+	switch {
+	case old.ByVault == db.ByVault:
+	case db.ByVault == "":
+		d.add(subject, Reloads, "commits do not wait for the vault any more")
+	case old.ByVault == "":
+		d.add(subject, Reloads, "commits wait for the vault too (%s), once it has everything", db.ByVault)
+	default:
+		d.add(subject, Reloads, "without the vault commits are held by %s (was %s)", db.ByVault, old.ByVault)
+	}
 }
 
 // path is what changes for clients of the write listener.
@@ -158,7 +172,7 @@ func (d *differ) roles(subject string, old, new []Role) {
 	}
 	for _, r := range old {
 		if _, kept := named(new, r.Name); !kept {
-			d.add(subject, Stops, "role %s may not log in any more; it and what it owns are kept", r.Name)
+			d.add(subject, Stops, "role %s may not log in any more; its sessions go on, and it and what it owns are kept", r.Name)
 		}
 	}
 	for _, r := range new {
@@ -168,7 +182,7 @@ func (d *differ) roles(subject string, old, new []Role) {
 			continue
 		}
 		if was.Password != r.Password {
-			d.add(subject, Reloads, "the password of role %s is read from another place", r.Name)
+			d.add(subject, Reloads, "the password of role %s is read from another place; where it is another one, new sessions with the former are refused", r.Name)
 		}
 		for _, o := range r.Owns {
 			if !slices.Contains(was.Owns, o) {

@@ -113,6 +113,8 @@ func TestDiffSaysWhatWouldHappen(t *testing.T) {
 			"stop vault main: nothing is written to it or expires in it; its copies are kept until holdfast purge main",
 			"start vault other: it is made in 1 place",
 			"start backup of records: it goes to vault other (was main), beginning with a full backup; the old ones are kept"}},
+		{"commits that wait for the vault", "standbys: 1,", "standbys: 1, acknowledged_by_vault: strict,", []string{
+			"reload database records: commits wait for the vault too (strict), once it has everything"}},
 		{"programs of PostgreSQL, hosts and acknowledgement", "standbys: 1,", "standbys: 1, acknowledged_by: 0, bin_dir: /opt/pg, hosts: [a, b],", []string{
 			"pending database records: its programs lie in /opt/pg (was the usual place); what runs goes on until: holdfast database restart records --pending",
 			"reload database records: a commit is acknowledged by 0 (was 1)",
@@ -124,11 +126,11 @@ func TestDiffSaysWhatWouldHappen(t *testing.T) {
 			"stop database records: its copy on b is stopped, data kept; if it is the primary it stays until a switchover",
 			"reload database records: a commit is acknowledged by 0 (was 1)"}},
 		{"roles", "roles: { app: { password: \"env:P\", owns: [one] } }", "roles: { app: { password: \"env:Q\", owns: [one] }, more: { password: \"env:R\", owns: [two] }, some: { password: \"env:S\" } }", []string{
-			"reload database records: the password of role app is read from another place",
+			"reload database records: the password of role app is read from another place; where it is another one, new sessions with the former are refused",
 			"start database records: role more is made, and owns two",
 			"start database records: role some is made"}},
 		{"a role less", "roles: { app: { password: \"env:P\", owns: [one] } }", "", []string{
-			"stop database records: role app may not log in any more; it and what it owns are kept"}},
+			"stop database records: role app may not log in any more; its sessions go on, and it and what it owns are kept"}},
 		{"a parameter less", "work_mem: 4MB, ", "", []string{"reload database records: work_mem: taken over while it runs"}},
 		{"a database less", diffBase[strings.Index(diffBase, "databases:"):], "", []string{
 			"stop database records: its primary and 1 standby are stopped; their data are kept until holdfast purge records",
@@ -149,6 +151,23 @@ func TestDiffSaysWhatWouldHappen(t *testing.T) {
 				t.Errorf("changes (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// A vault that holds no base backup yet cannot be waited for.
+func TestDiffSaysWhatCommitsDoWhileTheyHaveAnotherVault(t *testing.T) {
+	for mode, want := range map[string]string{
+		"strict":  "; commits wait until that backup is stored there",
+		"relaxed": "; until that backup is stored there commits are acknowledged without the vault",
+	} {
+		old := strings.Replace(diffBase, "standbys: 1,", "standbys: 1, acknowledged_by_vault: "+mode+",", 1)
+		found := false
+		for _, c := range Diff(mustParse(t, old), mustParse(t, strings.Replace(old, "vaults:\n  main:", "vaults:\n  other:", 1))) {
+			found = found || c.Subject == "backup of records" && strings.HasSuffix(c.What, "the old ones are kept"+want)
+		}
+		if !found {
+			t.Errorf("%s: it is not said", mode)
+		}
 	}
 }
 

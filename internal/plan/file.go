@@ -55,6 +55,7 @@ type (
 		binDir         located[string]
 		standbys       located[int]
 		acknowledgedBy located[int]
+		byVault        located[string]
 		hosts          located[[]located[string]]
 		members        located[[]named[memberFile]]
 		policy         located[string]
@@ -91,6 +92,7 @@ type (
 		key      located[Secret]
 		copies   located[[]named[copyFile]]
 		undelete located[time.Duration]
+		reserve  located[int64]
 		upkeep   located[upkeepFile]
 
 		deletions located[string]
@@ -110,6 +112,7 @@ type (
 		validate    located[validateFile]
 		every       located[time.Duration]
 		keep        located[string]
+		spill       located[string]
 	}
 )
 
@@ -199,6 +202,7 @@ func database(dir string) form[databaseFile] {
 		key("bin_dir", path(dir), "Where its programs lie (default: found on each host).", func(f *databaseFile) *located[string] { return &f.binDir }),
 		key("standbys", whole("a number of standbys", 0, 8), "Servers besides the primary (default 2, or as many as there are other hosts).", func(f *databaseFile) *located[int] { return &f.standbys }),
 		key("acknowledged_by", whole("a number of standbys", 0, 8), "Standbys that hold a commit before the client hears of it (default: half of them, rounded up).", func(f *databaseFile) *located[int] { return &f.acknowledgedBy }),
+		key("acknowledged_by_vault", oneOf(VaultStrict, VaultRelaxed), "The vault must hold a commit too before the client hears of it; without the vault, strict lets writes wait, relaxed goes on after 10 s, and says so (default: commits do not wait for it).", func(f *databaseFile) *located[string] { return &f.byVault }),
 		key("hosts", listOf(nameText(label())), "Hosts that may hold it, best first (default: all of the home site).", func(f *databaseFile) *located[[]located[string]] { return &f.hosts }),
 		key("members", byName(label(), member()), "How hosts take part when they are not the primary; each host named here holds a copy.", func(f *databaseFile) *located[[]named[memberFile]] { return &f.members }),
 		key("policy", oneOf("strict", "relaxed"), "With too few standbys, strict lets writes wait (default); relaxed lets fewer acknowledge, and says so.", func(f *databaseFile) *located[string] { return &f.policy }),
@@ -259,6 +263,7 @@ func vault(dir string) form[vaultFile] {
 		must(key("key", secret(dir), "Reference to the key that encrypts everything: env:NAME, file:/path or exec:command.", func(f *vaultFile) *located[Secret] { return &f.key })),
 		must(key("copies", byName(label(), vaultCopy(dir)), "Places that each hold all of it, usually named after a site: file:///path, s3://bucket/prefix, azblob://account/container/prefix, or a mapping with url.", func(f *vaultFile) *located[[]named[copyFile]] { return &f.copies })),
 		key("undelete", spanOrNone(day, 5*year), "How long what is deleted from a directory can be brought back (default 7d); none = not at all.", func(f *vaultFile) *located[time.Duration] { return &f.undelete }),
+		key("reserve", size(), "Room on the disk of a copy in a directory that base backups and files leave to the log (default a tenth of the disk, 4GB at most).", func(f *vaultFile) *located[int64] { return &f.reserve }),
 		key("upkeep", upkeep(), "When it is looked after: retention, scrub, locks, copies.", func(f *vaultFile) *located[upkeepFile] { return &f.upkeep }),
 		key("deletions", oneOf("one-person", "two-persons"), "Who must agree before a pin or a legal hold is lifted, an old key retired, or retention made shorter: one-person (default) or two-persons, with certificates of their own.", func(f *vaultFile) *located[string] { return &f.deletions }),
 	)
@@ -280,6 +285,7 @@ func backup() form[backupFile] {
 		key("validate", validation(), "How a base backup is looked at after it was restored on trial.", func(f *backupFile) *located[validateFile] { return &f.validate }),
 		key("every", span(minFilesEvery, 31*day), "Of a file set: time from the beginning of one backup to the next (default 6h).", func(f *backupFile) *located[time.Duration] { return &f.every }),
 		key("keep", oneOf(KeepForever, KeepTiers), "Of a file set: forever (default), or tiers: as long as all, half_daily, daily and weekly say.", func(f *backupFile) *located[string] { return &f.keep }),
+		key("spill", fileSetPath(), "Of a database: a directory on another disk, the same on each host, that takes the log when it waits for the vault and has no room elsewhere (default: none).", func(f *backupFile) *located[string] { return &f.spill }),
 		notYet[backupFile]("pins"),
 	)
 }

@@ -129,3 +129,29 @@ func TestThePlanSaysHowManyMustAgreeToADeletion(t *testing.T) {
 		t.Errorf("got %v", mistakes)
 	}
 }
+
+// What a vault's directories leave to the log is a size; it is shown again, and a change of it is told.
+func TestThePlanSaysHowMuchIsLeftToTheLog(t *testing.T) {
+	with := func(word string) *Plan {
+		return mustParse(t, strings.Replace(string(withCopy(`"file:///mnt/x"`)), `key: "env:K",`, `key: "env:K", `+word, 1))
+	}
+	standard, more := with(""), with("reserve: 20GB,")
+	if standard.Vaults[0].Reserve != 0 || more.Vaults[0].Reserve != 20<<30 {
+		t.Errorf("got %d and %d", standard.Vaults[0].Reserve, more.Vaults[0].Reserve)
+	}
+	shown, err := more.Show()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again := mustParse(t, string(shown)); again.Vaults[0].Reserve != 20<<30 {
+		t.Errorf("it is shown as %d", again.Vaults[0].Reserve)
+	}
+	changes := Diff(standard, more)
+	if len(changes) != 1 || !strings.Contains(changes[0].What, "base backups and files leave 20GB of the disk to the log in its directories (was a tenth, 4GB at most)") {
+		t.Errorf("got %v", changes)
+	}
+	text := strings.Replace(string(withCopy(`"file:///mnt/x"`)), `key: "env:K",`, `key: "env:K", reserve: 10%,`, 1)
+	if _, mistakes := Parse("holdfast.yaml", []byte(text)); len(mistakes) != 1 || !strings.Contains(mistakes[0].String(), "reserve") {
+		t.Errorf("got %v", mistakes)
+	}
+}

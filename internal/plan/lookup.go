@@ -141,6 +141,10 @@ func (p *Plan) WithRoot(root string) *Plan {
 			q.Databases[i].Roles[j].Password = Secret(put(string(r.Password)))
 		}
 	}
+	q.Backups = slices.Clone(p.Backups)
+	for i, b := range p.Backups {
+		q.Backups[i].Spill = put(b.Spill)
+	}
 	q.Files = slices.Clone(p.Files)
 	for i, s := range p.Files {
 		q.Files[i].Path = put(s.Path)

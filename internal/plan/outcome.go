@@ -157,6 +157,9 @@ func siteOutcome(p *Plan, d Database) (Verdict, string) {
 	case b.PITR == 0:
 		return Loses, fmt.Sprintf("up to %s: restored by hand on other hosts from the last backup", FormatDuration(b.Gap()))
 	}
+	if d.ByVault == VaultStrict && !slices.ContainsFunc(v.Copies, p.inHomeSite) {
+		return Waits, "no acknowledged commit is lost: restored by hand on other hosts from vault " + v.Name
+	}
 	return Loses, "the last seconds: restored by hand on other hosts from vault " + v.Name
 }
 

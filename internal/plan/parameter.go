@@ -8,6 +8,9 @@ import (
 	"strings"
 )
 
+// fewestWalsenders is how many connections for replication a server must take: standbys, the archive, and copies on their way.
+const fewestWalsenders = 10
+
 const parameterPattern = `^[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)?$`
 
 var parameterShape = regexp.MustCompile(parameterPattern)
@@ -72,8 +75,8 @@ func judgeParameter(name, value string) error {
 			return fmt.Errorf("%q lets the client hear of a commit before a standby holds it (on, remote_apply)", value)
 		}
 	case "max_wal_senders", "max_replication_slots":
-		if n, err := strconv.Atoi(value); err != nil || n < 10 {
-			return fmt.Errorf("%q is too few for standbys, backup and rebuilding (10 or more)", value)
+		if n, err := strconv.Atoi(value); err != nil || n < fewestWalsenders {
+			return fmt.Errorf("%q is too few for standbys, backup and rebuilding (%d or more)", value, fewestWalsenders)
 		}
 	}
 	return nil

@@ -121,6 +121,7 @@ type Database struct {
 	BinDir         string
 	Standbys       int      // besides the primary
 	AcknowledgedBy int      // standbys that hold a commit before the client hears of it (W)
+	ByVault        string   // whether the vault must hold it too: VaultStrict, VaultRelaxed; "" = no
 	Hosts          []string // candidates in order of preference; empty = all hosts of the home site
 	Members        []Member // hosts that the file names, in its order: each holds a copy
 	Relaxed        bool     // policy: with too few standbys commits are acknowledged by fewer, instead of waiting
@@ -153,6 +154,12 @@ func (t Trouble) String() string {
 	}
 	return fmt.Sprintf("%s runs, for at most %s", strings.Join(t.Run, " "), FormatDuration(t.Limit))
 }
+
+// How commits wait for the vault.
+const (
+	VaultStrict  = "strict"  // for as long as it takes
+	VaultRelaxed = "relaxed" // until it has been away for a while, and that is agreed
+)
 
 // What a standby is made of.
 const (
@@ -214,6 +221,8 @@ type Vault struct {
 	Upkeep   Upkeep
 
 	TwoPersons bool // must agree before something goes for good that the plan's tiers do not let go of
+
+	Reserve int64 // bytes of a directory's disk that base backups and files leave to the log; 0 = a tenth, 4 GiB at most
 }
 
 // Copy is one place where a vault is stored. All copies are equal.
@@ -265,6 +274,7 @@ type Backup struct {
 	PITR        time.Duration // how far back any moment can be restored (default 14 d); 0 = whole backups alone, by the word none
 	Weekly      time.Duration // how long weekly backups stay (default 2 y); 0 = none stays for being weekly
 	Validate    Validate      // how each is looked at after it was restored on trial
+	Spill       string        // directory on another disk that takes log which waits for the vault; "" = none
 }
 
 // Gap is the longest time from one base backup to the next.

@@ -85,7 +85,7 @@ func TestParseResolvesTheExample(t *testing.T) {
 		Vaults: []Vault{{"main", "file:${root}/secrets/vault.key", []Copy{{Name: "east", URL: "file://${root}/vault"}}, 7 * 24 * time.Hour, Upkeep{
 			Retention: Schedule{Text: "daily 04:30", Cron: "30 4 * * *"}, Scrub: Schedule{Text: "Sunday 03:00", Cron: "0 3 * * 0"},
 			Renew: Schedule{Text: "daily 05:30", Cron: "30 5 * * *"}, Sync: Schedule{Text: "daily 02:30", Cron: "30 2 * * *"},
-			Compact: Schedule{Text: "every 6h", Every: 6 * time.Hour}, ScrubLimit: 50 << 20}, false}},
+			Compact: Schedule{Text: "every 6h", Every: 6 * time.Hour}, ScrubLimit: 50 << 20}, false, 0}},
 		Backups: []Backup{{Of: "records", Vault: "main", Full: Schedule{Text: "daily 01:00", Cron: "0 1 * * *"},
 			Prove: Schedule{Text: "Sunday 05:00", Cron: "0 5 * * 0"}, PITR: 14 * 24 * time.Hour,
 			All: 24 * time.Hour, HalfDaily: 7 * 24 * time.Hour, Daily: 15 * 24 * time.Hour, Weekly: 2 * 365 * 24 * time.Hour}},

@@ -26,7 +26,7 @@ func resolve(ms *mistakes, f planFile) *Plan {
 		p.Services = append(p.Services, resolveService(ms, p, f, s))
 	}
 	for _, v := range f.vaults.value {
-		vault := Vault{Name: v.name, Key: v.value.key.value, Undelete: v.value.undelete.or(7 * day), Upkeep: v.value.upkeep.value.resolved(), TwoPersons: v.value.deletions.value == "two-persons"}
+		vault := Vault{Name: v.name, Key: v.value.key.value, Undelete: v.value.undelete.or(7 * day), Reserve: v.value.reserve.value, Upkeep: v.value.upkeep.value.resolved(), TwoPersons: v.value.deletions.value == "two-persons"}
 		for _, c := range v.value.copies.value {
 			vault.Copies = append(vault.Copies, c.value.resolved(c.name))
 		}
@@ -48,6 +48,7 @@ func resolve(ms *mistakes, f planFile) *Plan {
 	}
 	filesApart(ms, p, f)
 	copiesFromVaults(ms, p, f)
+	commitsToVaults(ms, p, f)
 	portClashes(ms, p, f)
 	return p
 }
@@ -261,7 +262,7 @@ func resolveBackup(ms *mistakes, p *Plan, b named[backupFile]) Backup {
 		Prove:       f.prove.or(Schedule{Text: "Sunday 05:00", Cron: "0 5 * * 0"}),
 		Zone:        f.zone.value, Jitter: f.jitter.value,
 		PITR: f.pitr.or(14 * day), All: f.all.or(day), HalfDaily: f.halfDaily.or(7 * day), Daily: f.daily.or(15 * day), Weekly: f.weekly.or(2 * year),
-		Validate: f.validate.value.resolved(),
+		Validate: f.validate.value.resolved(), Spill: f.spill.value,
 	}
 }
 

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -38,6 +39,7 @@ func resolveDatabase(ms *mistakes, p *Plan, index int, d named[databaseFile]) Da
 		ms.add(f.hosts.at, path.to("hosts"), "lie all in fault domain %s, though the site has %s: one failure takes every copy (allowed: hosts in more than one)",
 			candidates[0].FaultDomain, strings.Join(domainsOf(home), ", "))
 	}
+	db.ByVault = f.byVault.value
 	db.WritePort = f.listen.value.write.or(min(5432+index, 65535))
 	resolveReads(ms, path.to("listen"), &db, f.listen.value)
 	db.Path = f.listen.value.path.or(PathProxy)
@@ -58,6 +60,37 @@ func resolveDatabase(ms *mistakes, p *Plan, index int, d named[databaseFile]) Da
 		db.Parameters = append(db.Parameters, Parameter{Name: param.name, Value: param.value})
 	}
 	return db
+}
+
+// commitsToVaults refuses databases whose commits are to wait for a vault that does not take their log.
+func commitsToVaults(ms *mistakes, p *Plan, f planFile) {
+	for _, d := range f.databases.value {
+		path := keyPath{"databases", d.name, "acknowledged_by_vault"}
+		switch b, ok := p.BackupOf(d.name); {
+		case !d.value.byVault.written():
+		case !ok:
+			ms.add(d.value.byVault.at, path, "needs a vault that takes its log, and it is not backed up (add %s to backup)", d.name)
+		case b.PITR == 0:
+			ms.add(d.value.byVault.at, path, "needs a vault that takes its log, and backup.%s has pitr: none (allowed with a pitr of 1h or more)", d.name)
+		default:
+			db, _ := p.DatabaseNamed(d.name)
+			votesFit(ms, db, d.value.parameters.value)
+		}
+	}
+}
+
+// votesFit refuses settings that leave no room for the connections with which the vault votes: as many as there are standbys,
+// when one of them may hold a commit.
+func votesFit(ms *mistakes, db Database, parameters []named[string]) {
+	need := fewestWalsenders + max(1, db.Standbys)
+	for _, param := range parameters {
+		if param.name != "max_wal_senders" && param.name != "max_replication_slots" {
+			continue
+		}
+		if n, err := strconv.Atoi(param.value); err == nil && n >= fewestWalsenders && n < need {
+			ms.add(param.at, keyPath{"databases", db.Name, "parameters", param.name}, "%q is too few while commits wait for the vault (%d or more)", param.value, need)
+		}
+	}
 }
 
 // resolveCopyFrom are the sources of copies, each once.

@@ -150,6 +150,13 @@ func (d Database) Login() (role Role, database string, ok bool) {
 	return Role{}, "", false
 }
 
+// logsInAs reports whether d's address holds the same role, password and database as that of other.
+func (d Database) logsInAs(other Database) bool {
+	was, in, _ := d.Login()
+	is, into, _ := other.Login()
+	return was.Name == is.Name && was.Password == is.Password && in == into
+}
+
 // secretName reports whether a variable's name says that its value is a secret. Names of what merely
 // belongs to one (its file, its age) do not.
 func secretName(name string) bool {

@@ -43,6 +43,9 @@ func (p *Plan) Show() ([]byte, error) {
 		}
 		shown := mapping{{Key: "key", Value: string(v.Key)}, {Key: "copies", Value: copies}}
 		shown.put("undelete", spanOrWord(v.Undelete))
+		if v.Reserve > 0 {
+			shown.put("reserve", formatSize(v.Reserve))
+		}
 		shown.put("deletions", deletionsWord(v.TwoPersons))
 		shown.put("upkeep", showUpkeep(v.Upkeep))
 		vaults.put(v.Name, shown)
@@ -191,6 +194,7 @@ func showDatabase(d Database) mapping {
 	m.putText("bin_dir", d.BinDir)
 	m.put("standbys", d.Standbys)
 	m.put("acknowledged_by", d.AcknowledgedBy)
+	m.putText("acknowledged_by_vault", d.ByVault)
 	m.putList("hosts", d.Hosts)
 	for _, x := range d.Members {
 		var member mapping
@@ -256,6 +260,9 @@ func showBackup(b Backup) mapping {
 	m.put("daily", spanOrWord(b.Daily))
 	m.put("weekly", spanOrWord(b.Weekly))
 	m.putSome("validate", b.Validate.shown())
+	if b.Spill != "" {
+		m.put("spill", b.Spill)
+	}
 	return m
 }
 

@@ -428,6 +428,32 @@ func TestANewKeyIsAnnouncedByTheOldOne(t *testing.T) {
 	}
 }
 
+// What is repeated, and what a key signs that counts no more, is named with the field that tells.
+func TestWhatIsRepeatedOrSignedByAFormerKeyIsNamed(t *testing.T) {
+	w := newWorld(t)
+	b := w.book("b1")
+	first := w.add(b, receipt.Backup)
+	key := filepath.Join(w.dir, "b1", "receipts", "key.pem")
+	former, err := os.ReadFile(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := b.Rotate(t.Context(), w.now); err != nil {
+		t.Fatal(err)
+	}
+	w.add(b, receipt.Backup)
+	w.want()
+	all := w.shelf.all(t)
+	if rep := receipt.Verify(append(all, first), w.trust, false); rep.OK || len(rep.Faults) != 1 || !strings.Contains(rep.Faults[0], ": 1: it is repeated") || !strings.Contains(rep.Faults[0], "field sequence") {
+		t.Errorf("with one that is repeated: %q", rep.Faults)
+	}
+	if err := os.WriteFile(key, former, 0o600); err != nil { // who has the former key writes on
+		t.Fatal(err)
+	}
+	late := w.add(b, receipt.Validation)
+	w.want(late.Chain + ": 4: signed with key " + late.Envelope.Signatures[0].KeyID + ", which counts no more since 3 (field key)")
+}
+
 func FuzzReadNeverPanics(f *testing.F) {
 	f.Add([]byte(`{"payloadType":"application/vnd.holdfast.receipt.v1+json","payload":"e30=","signatures":[{}]}`))
 	f.Fuzz(func(_ *testing.T, raw []byte) {

@@ -84,17 +84,17 @@ func (t Trust) signature(r Receipt) (Signed, error) {
 	key := ed25519.PublicKey(raw)
 	got, err := base64.StdEncoding.DecodeString(sig.Sig)
 	if err != nil || !ed25519.Verify(key, pae(payloadType, r.payload), got) {
-		return Signed{}, errors.New("it was changed, or its signature was: the signature does not fit")
+		return Signed{}, errors.New("it was changed, or its signature was: the signature does not fit (fields payload, sig)")
 	}
 	s := Signed{Key: keyID(key)}
 	if sig.KeyID != s.Key {
-		return s, errors.New("it names another key than the one that it brings along")
+		return s, errors.New("it names another key than the one that it brings along (field keyid)")
 	}
 	for _, k := range t.keys {
 		s.Trusted = s.Trusted || k.Equal(key)
 	}
 	if s.Unvouched = r.Unvouched; s.Unvouched && r.Envelope.Signer != nil {
-		return s, errors.New("it says that nobody vouches for its key, and brings along who does")
+		return s, errors.New("it says that nobody vouches for its key, and brings along who does (fields unvouched, signer)")
 	}
 	if r.Envelope.Signer == nil {
 		switch {
@@ -105,7 +105,7 @@ func (t Trust) signature(r Receipt) (Signed, error) {
 		case s.Unvouched:
 			return s, nil
 		}
-		return s, errors.New("nobody vouches for its key")
+		return s, errors.New("nobody vouches for its key (field signer)")
 	}
 	if err := t.voucher(*r.Envelope.Signer, key, r.Statement, &s); err != nil {
 		return s, err
@@ -145,7 +145,7 @@ func (t Trust) voucher(v Voucher, key ed25519.PublicKey, st Statement, s *Signed
 	case says.Key != base64.StdEncoding.EncodeToString(key):
 		return errors.New("what vouches for a key is about another one")
 	case st.At.Before(says.Made.Add(-time.Minute)):
-		return fmt.Errorf("it is of %s, before its key was made", st.At.UTC().Format(time.RFC3339))
+		return fmt.Errorf("it is of %s, before its key was made (field at)", st.At.UTC().Format(time.RFC3339))
 	}
 	trusted, roots := false, []*x509.Certificate{authority}
 	for _, a := range t.authorities {
@@ -163,10 +163,10 @@ func (t Trust) voucher(v Voucher, key ed25519.PublicKey, st Statement, s *Signed
 		return fmt.Errorf("the certificate that vouches for its key is not the authority's: %w", err)
 	}
 	if len(certificate.Subject.Organization) != 1 || certificate.Subject.Organization[0] != st.Application || len(certificate.Subject.OrganizationalUnit) != 1 {
-		return fmt.Errorf("a certificate of %v vouches for a receipt of %s", certificate.Subject.Organization, st.Application)
+		return fmt.Errorf("a certificate of %v vouches for a receipt of %s (field application)", certificate.Subject.Organization, st.Application)
 	}
 	if certificate.Subject.CommonName != st.Host {
-		return fmt.Errorf("the certificate of %s vouches for a receipt of %s", certificate.Subject.CommonName, st.Host)
+		return fmt.Errorf("the certificate of %s vouches for a receipt of %s (field host)", certificate.Subject.CommonName, st.Host)
 	}
 	s.Name, s.Role, s.Authority, s.Trusted = st.Host, certificate.Subject.OrganizationalUnit[0], fingerprint(authority), s.Trusted || trusted
 	return nil

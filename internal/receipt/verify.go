@@ -66,10 +66,20 @@ func (t Trust) chain(name string, all []Receipt, alone bool) Chain {
 	slices.SortFunc(all, func(a, b Receipt) int {
 		return cmp.Or(cmp.Compare(a.Sequence, b.Sequence), cmp.Compare(a.Hash, b.Hash))
 	})
-	all = slices.CompactFunc(all, func(a, b Receipt) bool { return a.Hash == b.Hash })
+	var again []int64
+	all = slices.CompactFunc(all, func(a, b Receipt) bool {
+		if a.Hash == b.Hash {
+			again = append(again, a.Sequence)
+		}
+		return a.Hash == b.Hash
+	})
 	c := Chain{Chain: name, First: all[0].Sequence, Last: all[len(all)-1].Sequence, Count: len(all), Trusted: true, Oldest: all[0].At, Newest: all[len(all)-1].At}
 	fault := func(format string, args ...any) { c.Faults = append(c.Faults, fmt.Sprintf(format, args...)) }
+	for _, n := range again {
+		fault("%d: it is repeated: it was given more than once, and each sequence is there once (field sequence)", n)
+	}
 	kinds, announced := map[string]int{}, ""
+	retired := map[string]int64{} // former keys, by the first receipt that another one signed
 	for i, x := range all {
 		signed, err := t.signature(x)
 		if err != nil {
@@ -78,8 +88,15 @@ func (t Trust) chain(name string, all []Receipt, alone bool) Chain {
 		}
 		c.Trusted = c.Trusted && signed.Trusted
 		if key := signed.Key; key != "" && (len(c.Keys) == 0 || c.Keys[len(c.Keys)-1] != key) {
-			if len(c.Keys) > 0 && key != announced && !alone {
-				fault("%d: signed with key %s, which the one before never named", x.Sequence, key)
+			at, former := retired[key]
+			switch {
+			case former && key != announced:
+				fault("%d: signed with key %s, which counts no more since %d (field key)", x.Sequence, key, at)
+			case len(c.Keys) > 0 && key != announced && !alone:
+				fault("%d: signed with key %s, which the one before never named (field key)", x.Sequence, key)
+			}
+			if n := len(c.Keys); n > 0 {
+				retired[c.Keys[n-1]] = x.Sequence
 			}
 			c.Keys = append(c.Keys, key)
 		}
@@ -104,20 +121,20 @@ func (t Trust) chain(name string, all []Receipt, alone bool) Chain {
 func order(x, before Receipt, first, alone bool, fault func(string, ...any)) {
 	switch {
 	case first && x.Sequence == 1 && x.Previous != "":
-		fault("1: it is the first, and names one before it")
+		fault("1: it is the first, and names one before it (field previous)")
 	case first && x.Sequence > 1 && !alone:
 		fault("missing are 1 to %d", x.Sequence-1)
 	case first:
 	case x.Sequence == before.Sequence:
-		fault("%d: forked, there are two of it (%s and %s)", x.Sequence, before.Hash[:hashShort], x.Hash[:hashShort])
+		fault("%d: forked, there are two of it (%s and %s; field sequence)", x.Sequence, before.Hash[:hashShort], x.Hash[:hashShort])
 	case x.Sequence > before.Sequence+1:
 		if !alone {
 			fault("missing are %d to %d", before.Sequence+1, x.Sequence-1)
 		}
 	case x.Previous != before.Hash:
-		fault("%d: it follows %s, and %s is there: one was exchanged, or they are out of order", x.Sequence, short(x.Previous), before.Hash[:hashShort])
+		fault("%d: it follows %s, and %s is there: one was exchanged, or they are out of order (field previous)", x.Sequence, short(x.Previous), before.Hash[:hashShort])
 	case x.Application != before.Application || x.Vault != before.Vault:
-		fault("%d: it is of another application or vault than the one before", x.Sequence)
+		fault("%d: it is of another application or vault than the one before (fields application, vault)", x.Sequence)
 	}
 }
 

@@ -18,7 +18,7 @@ type Catalogue struct {
 	Database string
 	Backups  []vault.Backup
 	Logs     map[uint64]HeldLog // by system identifier
-	Unseen   *problem.Problem   // a copy of the vault that could not be read, and what is not known for that; nil = all were
+	Unseen   *problem.Problem   // a copy or an index of the vault that could not be read, and what is not known for that; nil = all were
 }
 
 // HeldLog is the log of one cluster.
@@ -51,9 +51,14 @@ type Choice struct {
 type Window struct {
 	Backup string
 	From   time.Time // the backup's end
+	Start  wal.LSN   // the same as a position
 	To     time.Time // zero = unknown, at least From
 	End    wal.LSN
 }
+
+// recordSpan is how far behind a position its record may end, in bytes, and at least a segment. A longer one, which only a
+// message of an extension or a commit of millions of things is, is not among the log: a restore to it is refused.
+const recordSpan = 64 << 20
 
 // Load reads a catalogue.
 func Load(ctx context.Context, v *vault.Vault, database string) (Catalogue, error) {
@@ -74,8 +79,10 @@ func Load(ctx context.Context, v *vault.Vault, database string) (Catalogue, erro
 	if now := v.Away(); len(now) > len(away) { // one that comes back meanwhile had no part in all of it
 		away = now
 	}
-	c.Unseen = unseen(c, away)
-	return c, nil
+	if c.Unseen = unseen(c, away); c.Unseen == nil {
+		c.Unseen, err = v.Hides(ctx)
+	}
+	return c, err
 }
 
 // unseen says which copies had no part in a catalogue, and what may be there. Pure.
@@ -228,8 +235,11 @@ func try(c Catalogue, b vault.Backup, t Target) (ch Choice, why string) {
 		return ch, "its log ends before that, at " + end.String()
 	}
 	switch t.Kind { // nothing behind the target's segment is read
-	case AtLSN, AtName:
-		if t.Kind == AtName && !t.Exact {
+	case AtLSN: // but what holds the first record at or behind the position: that ends the replay
+		behind := wal.LSN(max(log.SegmentSize, recordSpan))
+		pieces = slices.DeleteFunc(pieces, func(p wal.Held) bool { return p.Start > t.LSN+behind })
+	case AtName:
+		if !t.Exact {
 			break
 		}
 		pieces = slices.DeleteFunc(pieces, func(p wal.Held) bool { return p.Start > t.LSN })
@@ -275,7 +285,7 @@ func Windows(c Catalogue) []Window {
 	var out []Window
 	for _, b := range slices.Backward(c.Backups) {
 		if ch, why := try(c, b, Target{Kind: Latest}); why == "" {
-			w := Window{Backup: b.ID, From: b.Stopped, To: ch.Covered, End: ch.End}
+			w := Window{Backup: b.ID, From: b.Stopped, Start: b.Stop, To: ch.Covered, End: ch.End}
 			if w.To.Before(w.From) {
 				w.To = w.From
 			}
@@ -293,16 +303,16 @@ func outside(c Catalogue, t Target, because []string) error {
 		p.Meaning = "No backup in the vault can be restored at all."
 		p.Remedy = "make a new base backup at once: holdfast backup run " + c.Database
 	} else {
-		from, to := windows[0].From, windows[0].To
+		from, to := windows[0], windows[0]
 		for _, w := range windows {
-			if w.From.Before(from) {
-				from = w.From
+			if w.From.Before(from.From) {
+				from = w
 			}
-			if w.To.After(to) {
-				to = w.To
+			if w.To.After(to.To) {
+				to = w
 			}
 		}
-		p.Meaning = fmt.Sprintf("Possible is %s to %s.", stamp(from), stamp(to))
+		p.Meaning = fmt.Sprintf("Possible is %s to %s (%s to %s).", stamp(from.From), stamp(to.To), from.Start, to.End)
 	}
 	for _, why := range because {
 		p.Meaning += "\n  " + why

@@ -59,7 +59,10 @@ func TestChoose(t *testing.T) {
 		{"a position takes the nearest backup before it", nil, restore.Target{Kind: restore.AtLSN, LSN: lsn(8)}, "five", ""},
 		{"a transaction at a known position takes the nearest too", nil, restore.Target{Kind: restore.AtXID, XID: 99, LSN: lsn(8)}, "five", ""},
 		{"a transaction at an unknown position takes the oldest", nil, restore.Target{Kind: restore.AtXID, XID: 99}, "one", ""},
-		{"a time before the first backup is refused with the window", nil, restore.Target{Kind: restore.AtTime, Time: hour(0)}, "", "Possible is 2026-11-20 01:00:00Z to 2026-11-20 12:00:00Z"},
+		{"a time before the first backup is refused with the window", nil, restore.Target{Kind: restore.AtTime, Time: hour(0)}, "", "Possible is 2026-11-20 01:00:00Z to 2026-11-20 12:00:00Z (0/1000FA0 to 0/D000000)."},
+		{"a position before the first backup is refused with the window", nil, restore.Target{Kind: restore.AtLSN, LSN: lsn(1)}, "", "(0/1000FA0 to 0/D000000)."},
+		{"a position after the log is refused with the window", nil, restore.Target{Kind: restore.AtLSN, LSN: lsn(13) + 1}, "", "(0/1000FA0 to 0/D000000)."},
+		{"the end of a base backup takes the newest", nil, restore.Target{Kind: restore.Consistent}, "nine", ""},
 		{"a time after the log is refused with the window", nil, restore.Target{Kind: restore.AtTime, Time: hour(13)}, "", "Possible is 2026-11-20 01:00:00Z to 2026-11-20 12:00:00Z"},
 		{"a backup that failed its trial is passed over", func(c *restore.Catalogue) { c.Backups[2].Validation = &bad }, restore.Target{}, "five", ""},
 		{"a backup whose own log is missing is passed over", func(c *restore.Catalogue) {
@@ -96,6 +99,27 @@ func TestChoose(t *testing.T) {
 				t.Errorf("chose %s because %q, want %s", ch.Backup.ID, ch.Because, c.backup)
 			}
 		})
+	}
+}
+
+// The first record at or behind a position is the last that is replayed, and it may go on for several segments.
+func TestTheSegmentBehindAPositionIsAmongTheLog(t *testing.T) {
+	for name, c := range map[string]struct {
+		at   wal.LSN
+		last wal.LSN // where the last piece ends
+	}{
+		"in the middle of a segment":          {lsn(6) + 100, lsn(11)},
+		"where a segment begins":              {lsn(7), lsn(12)},
+		"in the last one":                     {lsn(12) + 5, lsn(13)},
+		"where the log ends, nothing is next": {lsn(13), lsn(13)},
+	} {
+		ch, err := restore.Choose(catalogue(), restore.Target{Kind: restore.AtLSN, LSN: c.at})
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if end := ch.Pieces[len(ch.Pieces)-1].End; end != c.last {
+			t.Errorf("%s: the log ends at %s, want %s", name, end, c.last)
+		}
 	}
 }
 
@@ -200,6 +224,7 @@ func TestTargetsAreReadAsTheyAreWritten(t *testing.T) {
 		"before:0/3000060":             {Kind: restore.AtLSN, LSN: 0x3000060, Exclusive: true},
 		"before:xid:731":               {Kind: restore.AtXID, XID: 731, Exclusive: true},
 		"name:before upgrade":          {Kind: restore.AtName, Name: "before upgrade"},
+		"immediate":                    {Kind: restore.Consistent},
 	}
 	for in, want := range cases {
 		got, err := restore.ParseTarget(in, zone)
@@ -211,7 +236,7 @@ func TestTargetsAreReadAsTheyAreWritten(t *testing.T) {
 			t.Errorf("%q: %s", in, d)
 		}
 	}
-	for _, bad := range []string{"yesterday", "before:latest", "xid:", "xid:2", "name:", "0/", "2026-13-01 00:00"} {
+	for _, bad := range []string{"yesterday", "before:latest", "xid:", "xid:2", "name:", "before:immediate", "0/", "2026-13-01 00:00"} {
 		if got, err := restore.ParseTarget(bad, zone); err == nil {
 			t.Errorf("%q was read as %+v", bad, got)
 		}

@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,6 +17,7 @@ import (
 
 	"holdfast/internal/durable"
 	"holdfast/internal/pgcontrol"
+	"holdfast/internal/pgdata"
 	"holdfast/internal/problem"
 	"holdfast/internal/vault"
 )
@@ -215,7 +217,7 @@ func (r *run) mendChunks(ctx context.Context, reader *vault.Reader, f *os.File, 
 			if err != nil {
 				return err
 			}
-			if _, err := f.WriteAt(content, at); err != nil {
+			if err := writeDiffering(f, content, buf[:n], at); err != nil {
 				return err
 			}
 		}
@@ -223,4 +225,27 @@ func (r *run) mendChunks(ctx context.Context, reader *vault.Reader, f *os.File, 
 		at += k.Length
 	}
 	return nil
+}
+
+// writeDiffering makes what lies at a place of a file the content, and writes only the pages that are not what is there.
+func writeDiffering(f io.WriterAt, content, there []byte, at int64) error {
+	for from := 0; from < len(content); {
+		to := from
+		for to < len(content) && !samePage(content, there, to) {
+			to = min(to+pgdata.PageSize, len(content))
+		}
+		if to > from {
+			if _, err := f.WriteAt(content[from:to], at+int64(from)); err != nil {
+				return err
+			}
+		}
+		from = to + pgdata.PageSize // which is the same, or behind the end
+	}
+	return nil
+}
+
+// samePage reports whether the page at a position of the content, or what is left of one, is there already.
+func samePage(content, there []byte, at int) bool {
+	to := min(at+pgdata.PageSize, len(content))
+	return to <= len(there) && bytes.Equal(content[at:to], there[at:to])
 }

@@ -15,8 +15,8 @@ type Recovered struct {
 	*Scratch
 	Choice Choice
 	Paused bool
-	// Reached is false when a target time lies behind the last commit: all log was replayed, and the vault
-	// knows that nothing was committed between.
+	// Reached is false when a target time lies behind the last commit, or a position behind the beginning of the last
+	// record: all log was replayed, and the vault knows that nothing was committed between.
 	Reached bool
 }
 
@@ -33,13 +33,17 @@ func Recover(ctx context.Context, choice Choice, action Action, o ScratchOptions
 		}
 	}
 	rec, err := recoverOnce(ctx, choice, o)
-	if _, early := errors.AsType[*EndedEarlyError](err); !early {
+	early, ok := errors.AsType[*EndedEarlyError](err)
+	switch {
+	case !ok:
 		return rec, err
+	case early.Inconsistent || !atEnd(choice):
+		if choice.Target.Kind == Latest || choice.Target.Kind == Consistent {
+			return nil, err // no target that somebody could have named otherwise: the backup or its log is bad
+		}
+		return nil, unmet(ctx, choice, early, o)
 	}
-	if choice.Target.Kind != AtTime || choice.Target.Time.After(choice.Covered) {
-		return nil, err
-	}
-	// Nothing was committed between the end of the log and the target: the end of the log is the target.
+	// Nothing was committed, or written, between the end of the log and the target: the end of the log is the target.
 	end := choice
 	end.Target = Target{Kind: Latest}
 	if err := writeBlock(o.Dir, append(isolation(), recovery(end, action, "")...)); err != nil {
@@ -50,6 +54,19 @@ func Recover(ctx context.Context, choice Choice, action Action, o ScratchOptions
 	}
 	rec.Reached = false
 	return rec, nil
+}
+
+// atEnd reports whether a target that all replayed log did not hold is its end: no record begins at or behind the position,
+// or no commit at or behind the time, and the vault knows of none. Pure.
+func atEnd(c Choice) bool {
+	switch c.Target.Kind {
+	case AtTime:
+		return !c.Target.Time.After(c.Covered)
+	case AtLSN:
+		n := len(c.Pieces)
+		return n > 0 && c.Pieces[n-1].End == c.End && c.Target.LSN <= c.End
+	}
+	return false
 }
 
 func recoverOnce(ctx context.Context, choice Choice, o ScratchOptions) (*Recovered, error) {

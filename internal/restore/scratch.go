@@ -75,9 +75,15 @@ func FindBinDir(major int) (string, error) {
 }
 
 // EndedEarlyError says that the log ended before the target: PostgreSQL replayed all there is.
-type EndedEarlyError struct{ Dir string }
+type EndedEarlyError struct {
+	Dir          string
+	Inconsistent bool // instead the target came before the data were consistent
+}
 
 func (e *EndedEarlyError) Error() string {
+	if e.Inconsistent {
+		return "recover " + e.Dir + ": the target lies before the end of the base backup"
+	}
 	return "recover " + e.Dir + ": the log ends before the target"
 }
 
@@ -196,13 +202,12 @@ func (s *Scratch) start(ctx context.Context) error {
 	s.cmd.Dir, s.cmd.Stdout, s.cmd.Stderr = s.o.Dir, logFile, logFile
 	s.cmd.Env = append(os.Environ(), "LC_ALL=C", "TZ=UTC")
 	s.cmd.SysProcAttr = s.o.Owner.attr()
-	if err := s.cmd.Start(); err != nil {
-		return err
-	}
+	begin := s.cmd.Start
 	if s.o.Polite {
-		if err := giveWay(s.cmd.Process.Pid); err != nil {
-			s.log.DebugContext(ctx, "scratch server runs with usual priority", "err", err)
-		}
+		begin = func() error { return startPolite(ctx, s.cmd, s.log) }
+	}
+	if err := begin(); err != nil {
+		return err
 	}
 	go func() { // ends with the child, whose end Stop waits for
 		err := s.cmd.Wait()
@@ -224,7 +229,7 @@ func (s *Scratch) ConnString(database string) string {
 }
 
 // WaitReady returns when the target is reached: the server has been promoted, or stands paused at it.
-// *EndedEarlyError says that the log ended before the target; any other end of the server is an error with
+// *EndedEarlyError says that the log does not lead to the target; any other end of the server is an error with
 // the server's last words.
 func (s *Scratch) WaitReady(ctx context.Context) (paused bool, err error) {
 	for {
@@ -301,6 +306,9 @@ func (s *Scratch) lastWords() error {
 	for line := range strings.Lines(string(raw)) {
 		if strings.Contains(line, "recovery ended before configured recovery target was reached") {
 			return &EndedEarlyError{Dir: s.o.Dir}
+		}
+		if strings.Contains(line, "requested recovery stop point is before consistent recovery point") {
+			return &EndedEarlyError{Dir: s.o.Dir, Inconsistent: true}
 		}
 		if strings.Contains(line, "FATAL:") || strings.Contains(line, "PANIC:") || strings.Contains(line, "HINT:") {
 			said = append(said, strings.TrimSpace(line))

@@ -5,8 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -29,10 +32,30 @@ const (
 	niceLowest       = 15
 )
 
-// giveWay lets a process run behind others; what it starts from then on inherits that.
-func giveWay(pid int) error {
-	err := unix.Setpriority(unix.PRIO_PROCESS, pid, niceLowest)
-	if _, _, no := unix.Syscall(unix.SYS_IOPRIO_SET, ioprioWhoProcess, uintptr(pid), ioprioLowest); no != 0 {
+// startPolite starts a command that runs behind others from its first moment on, and with it all that it starts: a process
+// has its priority from the thread that starts it. That thread ends afterwards, for without rights none gets its own back.
+func startPolite(ctx context.Context, cmd *exec.Cmd, log *slog.Logger) error {
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread()              // for good: the thread ends with this goroutine
+		if unix.Gettid() == unix.Getpid() { // but the main thread, which never ends: it is held while another one does it
+			err := startPolite(ctx, cmd, log)
+			runtime.UnlockOSThread()
+			started <- err
+			return
+		}
+		if err := giveWay(); err != nil {
+			log.DebugContext(ctx, "scratch server runs with usual priority", "err", err)
+		}
+		started <- cmd.Start()
+	}()
+	return <-started
+}
+
+// giveWay lets the calling thread run behind others; what it starts from then on inherits that.
+func giveWay() error {
+	err := unix.Setpriority(unix.PRIO_PROCESS, 0, niceLowest)
+	if _, _, no := unix.Syscall(unix.SYS_IOPRIO_SET, ioprioWhoProcess, 0, ioprioLowest); no != 0 {
 		err = errors.Join(err, fmt.Errorf("set the priority of its disk accesses: %w", no))
 	}
 	return err

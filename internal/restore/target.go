@@ -64,7 +64,7 @@ func timeLayouts() []string {
 }
 
 // ParseTarget reads what stands behind --at: latest, a time, a log position (0/3000060), xid:1234 or
-// name:before-upgrade. "before:" in front stops just before it.
+// name:before-upgrade, or immediate: the end of the newest base backup. "before:" in front stops just before it.
 func ParseTarget(s string, zone *time.Location) (Target, error) {
 	rest, exclusive := strings.CutPrefix(strings.TrimSpace(s), "before:")
 	t := Target{Kind: Latest, Exclusive: exclusive}
@@ -73,6 +73,9 @@ func ParseTarget(s string, zone *time.Location) (Target, error) {
 		if exclusive {
 			return Target{}, fmt.Errorf("read target %q: there is nothing before the latest", s)
 		}
+		return t, nil
+	case rest == "immediate" && !exclusive:
+		t.Kind = Consistent
 		return t, nil
 	case strings.HasPrefix(rest, "xid:"):
 		x, err := strconv.ParseUint(rest[4:], 10, 32)
@@ -95,5 +98,5 @@ func ParseTarget(s string, zone *time.Location) (Target, error) {
 			return t, nil
 		}
 	}
-	return Target{}, fmt.Errorf("read target %q: not latest, a time (2026-11-20 14:30:00), a log position (0/3000060), xid:NUMBER or name:NAME", s)
+	return Target{}, fmt.Errorf("read target %q: not latest, a time (2026-11-20 14:30:00), a log position (0/3000060), xid:NUMBER, name:NAME or immediate", s)
 }

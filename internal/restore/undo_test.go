@@ -195,7 +195,10 @@ func TestADeletedPracticeIsFoundComparedAndPutBack(t *testing.T) {
 }
 
 func TestAValidationTellsGoodFromBad(t *testing.T) {
-	w := newWorld(t, "create table rows (id int primary key, body text)", "insert into rows select g, md5(g::text) from generate_series(1, 20000) g", "vacuum rows", "checkpoint")
+	w := newWorld(t, "create table rows (id int primary key, body text)", "insert into rows select g, md5(g::text) from generate_series(1, 20000) g", "vacuum rows", "checkpoint",
+		// An index whose collation was made with another version of its library, and which is in order all the same.
+		"create table named (name text collate \"en-x-icu\" primary key)", "insert into named select md5(g::text) from generate_series(1, 100) g",
+		"update pg_collation set collversion = '1.0' where collname = 'en-x-icu'")
 	good := w.base()
 	dir := pgtest.Dir(t)
 	o := backup.ValidateOptions{Vault: w.vault, Database: "orders", Dir: dir, Owner: w.owner}
@@ -209,6 +212,9 @@ func TestAValidationTellsGoodFromBad(t *testing.T) {
 	var names []string
 	for _, c := range mark.Checks {
 		names = append(names, c.Name+" "+c.Outcome)
+		if told := `postgres: collation pg_catalog."en-x-icu", made with version 1.0, is sorted by version `; strings.Contains(c.Detail, told) != (c.Name == "indexes") {
+			t.Errorf("the look at %s says %q of a collation of another version", c.Name, c.Detail)
+		}
 	}
 	want := []string{"pages passed", "restore passed", "recovery passed", "databases passed", "indexes passed", "heap passed", "visibility passed", "counts passed", "files passed", "checksums passed"}
 	if d := cmp.Diff(want, names); d != "" {

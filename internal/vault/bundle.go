@@ -244,7 +244,7 @@ func (v *Vault) putEverywhere(ctx context.Context, name string, raw []byte) erro
 	return nil
 }
 
-// readBack errs unless every copy gives a bundle, and it is whole: it is what was just stored (raw; nil = not known), or
+// readBack errs unless every copy lists a bundle and gives it, and it is whole: it is what was just stored (raw; nil = not known), or
 // proves itself.
 func (v *Vault) readBack(ctx context.Context, object string, raw []byte) (bundle, error) {
 	open, away := v.copiesAlone()
@@ -266,6 +266,9 @@ func (v *Vault) readBack(ctx context.Context, object string, raw []byte) (bundle
 		}
 		if err == nil {
 			b, err = v.openBundle(object, now)
+		}
+		if err == nil {
+			err = v.isListed(ctx, open[c], object)
 		}
 		if err != nil {
 			return bundle{}, fmt.Errorf("read back %s from copy %q: %w", object, c, err)

@@ -313,12 +313,18 @@ func (v *Vault) mergeCatalog(ctx context.Context) error {
 	if err != nil { // what cannot be read back stands for nothing
 		return err
 	}
+	if err := v.isListed(ctx, v.files, name); err != nil {
+		return err
+	}
 	if v.members != nil { // each copy that answers has it before it loses what it stands for
 		for _, m := range v.members.Members() {
 			if m.Away != nil {
 				continue
 			}
 			if err := m.Store.Put(ctx, name, store.Bytes(raw)); err != nil {
+				return fmt.Errorf("copy %s: %w", m.Name, err)
+			}
+			if err := v.isListed(ctx, m.Store, name); err != nil {
 				return fmt.Errorf("copy %s: %w", m.Name, err)
 			}
 		}

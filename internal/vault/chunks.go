@@ -92,7 +92,7 @@ func (w *Writer) Chunked(e Entry) *ChunkWriter {
 
 // Append adds the next ChunkSize bytes of the file, or its last ones. One goroutine writes one file.
 func (c *ChunkWriter) Append(p []byte) (Chunk, error) {
-	if err := c.w.vault.broken(); err != nil {
+	if err := errors.Join(c.w.vault.broken(), c.w.work.alive(c.w.ctx)); err != nil {
 		return Chunk{}, err
 	}
 	if len(p) > ChunkSize || c.at%ChunkSize != 0 {
@@ -117,6 +117,9 @@ func (c *ChunkWriter) Append(p []byte) (Chunk, error) {
 func (c *ChunkWriter) Reuse(k Chunk) (bool, error) {
 	if k.Length > ChunkSize || c.at%ChunkSize != 0 {
 		return false, fmt.Errorf("store %s: %d bytes at %d are no chunk", c.entry.Path, k.Length, c.at)
+	}
+	if err := c.w.work.alive(c.w.ctx); err != nil {
+		return false, err
 	}
 	id, _, direct := k.object.ContentID()
 	if !direct {

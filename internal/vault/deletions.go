@@ -34,6 +34,7 @@ type Deletions struct {
 
 // PutPaper stores a request or an answer. That it is stored says nothing of whether it counts.
 func (v *Vault) PutPaper(ctx context.Context, content []byte) error {
+	ctx = store.LettingGo(ctx) // two persons may have to agree before anything goes
 	if err := v.noteAuthority(ctx); err != nil {
 		return fmt.Errorf("store a request in vault %s: %w", v.name, err)
 	}
@@ -54,6 +55,9 @@ func (v *Vault) PutPaper(ctx context.Context, content []byte) error {
 		if there, err = v.openPaper(name, raw); err == nil && !bytes.Equal(there, content) {
 			err = errors.New("another one is kept under its name")
 		}
+	}
+	if err == nil {
+		err = v.isListed(ctx, v.files, name) // a refusal counts for whoever finds it by a list
 	}
 	if err != nil {
 		return fmt.Errorf("store a request in vault %s: %w", v.name, err)

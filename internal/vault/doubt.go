@@ -44,23 +44,40 @@ func (v *Vault) doubt(ctx context.Context, id object.ID) bool {
 	return found
 }
 
-// connect opens the repository, and when that fails for another reason than the key tries again with each other copy asked
-// first: what is read on the way to an open repository proves itself only there. When it fails, the files are let go too.
+// opener opens the repository in a place.
+type opener func(ctx context.Context, place *pinned, cfg Config) error
+
+// connect opens the repository. When indexes are damaged in every copy, it is opened past them. When it fails, the files are let
+// go too.
 func (v *Vault) connect(ctx context.Context, cfg Config) error {
-	err := v.connectOnce(ctx, cfg)
+	err := v.connectAny(ctx, cfg, func(ctx context.Context, place *pinned, cfg Config) error { return v.openOver(ctx, place, cfg) })
+	if err == nil {
+		return nil
+	}
+	if _, ok := unreadIn(err); ok && v.connectAny(ctx, cfg, v.openPast) == nil {
+		return nil
+	}
+	closeStore(v.files)
+	return err
+}
+
+// connectAny opens the repository, and when that fails for another reason than the key tries again with each other copy asked
+// first: what is read on the way to an open repository proves itself only there.
+func (v *Vault) connectAny(ctx context.Context, cfg Config, open opener) error {
+	if v.members != nil {
+		v.members.Prefer(0)
+	}
+	err := v.connectOnce(ctx, cfg, open)
 	for i := 1; err != nil && v.members != nil && i <= len(cfg.Others) && ctx.Err() == nil; i++ {
 		if p, ok := errors.AsType[*problem.Problem](err); ok && p.Code == "vault.wrong-key" {
 			break
 		}
 		v.members.Prefer(i)
-		if v.connectOnce(ctx, cfg) != nil {
+		if v.connectOnce(ctx, cfg, open) != nil {
 			continue // the first trouble is the one that is told
 		}
 		v.log.ErrorContext(ctx, "what opens the vault is damaged in one copy, another is read first", "err", err)
 		return nil
-	}
-	if err != nil {
-		closeStore(v.files)
 	}
 	return err
 }

@@ -4,36 +4,16 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"holdfast/internal/disktest"
 	"holdfast/internal/vault"
 	stores "holdfast/internal/vault/store"
 	"holdfast/internal/vault/wal"
 )
-
-// smallDisk is a file system of so many bytes, for which the test is root.
-func smallDisk(t *testing.T, size string) string {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("only root can make a small file system")
-	}
-	dir := t.TempDir()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=0700,size="+size); err != nil {
-		t.Skipf("no file system can be mounted here: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Errorf("unmount: %v", err)
-		}
-	})
-	return dir
-}
 
 // pack is the content of a backup that takes a pack of its own, and can be made again from its number.
 func pack(n int) map[string][]byte {
@@ -65,7 +45,9 @@ func tryStore(t *testing.T, v *vault.Vault, files map[string][]byte) (vault.Back
 // The disk of the only vault is full: a backup ends with its reason and leaves no trace in the list, nothing that is stored
 // is harmed, log and notes go on being taken, and what is let go of makes room for the next backup.
 func TestAVaultWhoseDiskIsFullTakesLogAndCanBeEmptied(t *testing.T) {
-	dir := filepath.Join(smallDisk(t, "60m"), "vault")
+	disk := t.TempDir()
+	disktest.Small(t, disk, "60m", 0o700)
+	dir := filepath.Join(disk, "vault")
 	conf := config(dir)
 	conf.Trash = -1 // what is deleted is gone at once
 	v, err := vault.Create(t.Context(), conf)

@@ -34,7 +34,14 @@ func (v *Vault) needless(ctx context.Context, name string) error {
 	case dir == "wal":
 		return v.logNeedless(ctx, rest)
 	case dir == repositoryDir && !changing(name):
-		return v.allReadable(ctx)
+		if _, ok := v.relearnt.Load(name); ok {
+			return nil
+		}
+		dead, err := v.deadPacks(ctx, false)
+		if err != nil {
+			return err
+		}
+		return v.allReadable(ctx, dead)
 	}
 	return errors.New("the vault cannot do without it")
 }
@@ -107,8 +114,9 @@ func (v *Vault) listWhole(ctx context.Context) error {
 	})
 }
 
-// allReadable errs when the index lacks anything that a listed backup needs, or backups themselves.
-func (v *Vault) allReadable(ctx context.Context) error {
+// allReadable errs when the index lacks anything that a listed backup needs, or backups themselves, or when a listed backup needs
+// one of the packs that are dead.
+func (v *Vault) allReadable(ctx context.Context, dead map[string]bool) error {
 	if err := v.listWhole(ctx); err != nil {
 		return err
 	}
@@ -125,7 +133,7 @@ func (v *Vault) allReadable(ctx context.Context) error {
 			if e.object == "" {
 				continue
 			}
-			if _, err := v.needs(ctx, e.object, nil); err != nil {
+			if err := v.lacks(ctx, e.object, dead); err != nil {
 				return fmt.Errorf("%s in backup %s cannot be read: %w", e.Path, b.ID, err)
 			}
 		}
@@ -139,14 +147,22 @@ func (v *Vault) allReadable(ctx context.Context) error {
 			if n.Object == "" {
 				return nil
 			}
-			_, err := v.needs(ctx, n.Object, nil)
-			return err
+			return v.lacks(ctx, n.Object, dead)
 		})
 		if err != nil {
 			return fmt.Errorf("backup %s cannot be read: %w", b.ID, err)
 		}
 	}
 	return nil
+}
+
+// lacks errs when the index lacks anything of an object, or leads into a pack that is dead.
+func (v *Vault) lacks(ctx context.Context, object string, dead map[string]bool) error {
+	pack, err := v.needs(ctx, object, dead)
+	if err == nil && pack != "" {
+		err = fmt.Errorf("it lies in %s, which no copy has", pack)
+	}
+	return err
 }
 
 // nowhere errs when a copy has a blob whole, or does not say.

@@ -23,6 +23,7 @@ const rightFile = "check.delete"
 // against it, two persons agreed for how long things stay where two must, and the credentials have the right to delete. Without
 // that right everything stays, listed as it is.
 func (v *Vault) MayLetGo(ctx context.Context) error {
+	ctx = store.LettingGo(ctx)
 	if v.guard == nil {
 		return fmt.Errorf("let go of what is old in vault %s: %w", v.name, ErrReadOnly)
 	}

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 	"time"
 
 	"holdfast/internal/problem"
@@ -36,8 +34,14 @@ func (v *Vault) MayDelete(ctx context.Context) error {
 				Remedy:  "bring it back, or take it out of the plan; holdfast vault sync " + v.name + " fills it"}
 		}
 	}
-	if err := v.indexesThere(ctx); err != nil {
+	lost, err := v.lostIndexes(ctx)
+	if err != nil {
 		return err
+	}
+	if len(lost) > 0 { // what they know of looks as if nobody wanted it: that may not wait for the next scrub
+		p := indexesLost(v.name, lost)
+		p.Meaning = "Nothing is let go, for backups that only they know of are not listed, and what those use is still there. Backups and the log go on."
+		return p
 	}
 	last, err := v.LastScrub(ctx)
 	if err != nil {
@@ -56,34 +60,6 @@ func (v *Vault) MayDelete(ctx context.Context) error {
 			Remedy:  "holdfast vault scrub " + v.name + ", once every copy answers"}
 	}
 	return nil
-}
-
-// indexesThere errs when no copy has an index that the catalog names. Backups that it alone knows of are not listed any more,
-// and what they use looks as if nobody wanted it: none of that may wait for the next scrub.
-func (v *Vault) indexesThere(ctx context.Context) error {
-	c, err := v.readCatalog(ctx)
-	if err != nil {
-		return err
-	}
-	there := map[string]bool{}
-	err = v.files.List(ctx, indexPrefix, func(i store.Info) error { there[i.Name] = true; return nil })
-	if err != nil {
-		return fmt.Errorf("look for the indexes of vault %s: %w", v.name, err)
-	}
-	var lost []string
-	for name, r := range c.rows {
-		if strings.HasPrefix(name, indexPrefix) && !r.Gone && !there[name] && !c.mayBeGone(name) {
-			lost = append(lost, name)
-		}
-	}
-	if len(lost) == 0 {
-		return nil
-	}
-	slices.Sort(lost)
-	return &problem.Problem{Code: "vault.damaged", Subject: v.name, Severity: problem.Critical,
-		Title:   fmt.Sprintf("%d indexes are lost in every copy: %s", len(lost), lost[0]),
-		Meaning: "Nothing is let go, for backups that only they know of are not listed, and what those use is still there. Backups and the log go on.",
-		Remedy:  "bring the files back if you can; else holdfast vault scrub " + v.name + " and holdfast vault repair " + v.name}
 }
 
 // indexPrefix begins the names of kopia's indexes.

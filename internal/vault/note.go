@@ -13,6 +13,7 @@ import (
 	"github.com/kopia/kopia/snapshot"
 
 	"holdfast/internal/vault/consent"
+	"holdfast/internal/vault/store"
 )
 
 // typeNote labels the manifests that hold a [Note].
@@ -192,7 +193,8 @@ func (v *Vault) write(ctx context.Context, purpose string, f func(context.Contex
 	if err := v.repo.Refresh(ctx); err != nil {
 		return err
 	}
-	return repo.WriteSession(ctx, v.repo, repo.WriteSessionOptions{Purpose: purpose}, f)
+	// Marks are small, and what retention says before it lets something go.
+	return repo.WriteSession(store.LettingGo(ctx), v.repo, repo.WriteSessionOptions{Purpose: purpose}, f)
 }
 
 // listed finds a backup's manifest as others have written it meanwhile.

@@ -25,6 +25,7 @@ type Place struct {
 	S3      s3store.Config // how an s3:// place is reached; its URL, Locks and Clock are set here
 	Azure   azstore.Config // how an azblob:// place is reached; its URL is set here
 	Trash   time.Duration  // how long a file:// place keeps what is deleted; 0 = [TrashDefault], below 0 = not at all
+	Reserve int64          // bytes of a file:// place's disk that base backups leave to the log; 0 = a tenth, 4 GiB at most
 	Filled  bool           // it held the vault once: an empty one is a disk that is not mounted
 	Unready error          // why it cannot be reached at all, such as a secret that is missing
 
@@ -33,7 +34,7 @@ type Place struct {
 
 // all are the copies in their order.
 func (c Config) all() []Place {
-	return append([]Place{{Copy: c.Copy, URL: c.URL, S3: c.S3, Azure: c.Azure, Trash: c.Trash, Filled: c.Filled, Unready: c.Unready, instead: c.instead}}, c.Others...)
+	return append([]Place{{Copy: c.Copy, URL: c.URL, S3: c.S3, Azure: c.Azure, Trash: c.Trash, Reserve: c.Reserve, Filled: c.Filled, Unready: c.Unready, instead: c.instead}}, c.Others...)
 }
 
 // openStore opens the place that the URL names; create makes it where it can be made: a directory is, a bucket is not.
@@ -83,7 +84,7 @@ func (p Place) openStore(ctx context.Context, create, readOnly bool) (store.Stor
 	if readOnly {
 		return filestore.Open(dir)
 	}
-	return filestore.OpenKeeping(dir, p.trash())
+	return filestore.OpenKeeping(dir, p.trash(), p.Reserve)
 }
 
 // places opens every place of a vault that is to be made; one that does not open is an error.

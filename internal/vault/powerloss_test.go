@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"holdfast/internal/disktest"
 	"holdfast/internal/vault"
 	"holdfast/internal/vault/wal"
 )
@@ -87,18 +88,16 @@ type powerDisk struct{ image, at string }
 func newPowerDisk(t *testing.T) powerDisk {
 	t.Helper()
 	d := powerDisk{filepath.Join(t.TempDir(), "disk"), filepath.Join(t.TempDir(), "mount")}
-	if os.Geteuid() != 0 {
-		t.Skip("only root can make a file system")
-	}
+	disktest.NeedRoot(t)
 	err := errors.Join(os.WriteFile(d.image, nil, 0o600), os.Truncate(d.image, 1<<30), os.Mkdir(d.at, 0o700))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if out, err := exec.Command("mkfs.ext4", "-q", "-m", "0", d.image).CombinedOutput(); err != nil {
-		t.Skipf("no file system can be made here: %v %s", err, out)
+		disktest.Cannot(t, "no file system can be made here: %v %s", err, out)
 	}
 	if out, err := exec.Command("mount", "-o", "loop", d.image, d.at).CombinedOutput(); err != nil {
-		t.Skipf("no file system can be mounted here: %v %s", err, out)
+		disktest.Cannot(t, "no file system can be mounted here: %v %s", err, out)
 	}
 	t.Cleanup(func() {
 		if err := unix.Unmount(d.at, unix.MNT_DETACH); err != nil {

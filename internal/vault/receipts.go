@@ -84,6 +84,9 @@ func (v *Vault) putReceipt(ctx context.Context, name string, content []byte) err
 	if err == nil && !bytes.Equal(there, content) {
 		err = errors.New("another one is kept under its name")
 	}
+	if err == nil {
+		err = v.isListed(ctx, v.files, object) // who builds upon the newest one finds it by a list
+	}
 	if err != nil {
 		return err
 	}

@@ -45,10 +45,10 @@ type ReclaimOptions struct {
 
 // Reclaim frees what no listed backup uses any more: chunks, indexes that newer ones stand for. What is younger than
 // [Grace] is left alone, and what goes needs two runs hours apart. It refuses when one backup of the list cannot be
-// read, for what that uses would go too, and when the clocks do not agree. One host at a time may do it; the vault
+// read, for what that uses would go too, while a backup is being written that began long ago, and when the clocks do not agree. One host at a time may do it; the vault
 // should be opened for it alone.
 func (v *Vault) Reclaim(ctx context.Context, o ReclaimOptions) (Freed, error) {
-	ctx = store.UseReserve(ctx)
+	ctx = store.LettingGo(ctx)
 	g, ctx, done, err := v.watch(ctx, reclaimLanes, o.May)
 	if err != nil {
 		return Freed{}, fmt.Errorf("free space in vault %s: %w", v.name, err)
@@ -58,6 +58,9 @@ func (v *Vault) Reclaim(ctx context.Context, o ReclaimOptions) (Freed, error) {
 		return Freed{}, err
 	}
 	defer v.Insist()() // what only a copy that is away knows of may be what keeps a chunk
+	if err := v.nobodyWritesLong(ctx); err != nil {
+		return Freed{}, err
+	}
 	if err := v.readAll(ctx); err != nil {
 		return Freed{}, err
 	}
@@ -66,10 +69,14 @@ func (v *Vault) Reclaim(ctx context.Context, o ReclaimOptions) (Freed, error) {
 	safety.MarginBetweenSnapshotGC = Grace // a base backup may run for so long before what it found in the vault is listed
 	if o.Alone {
 		safety = maintenance.SafetyNone
+		safety.MinRewriteToOrphanDeletionDelay = 1 // more than none: joining may be left out then too
 	}
 	err = repo.DirectWriteSession(ctx, v.repo, repo.WriteSessionOptions{Purpose: "holdfast-reclaim"}, func(ctx context.Context, w repo.DirectRepositoryWriter) error {
 		return maintenance.RunExclusive(ctx, w, maintenance.ModeFull, true, func(ctx context.Context, p maintenance.RunParameters) error {
 			if err := snapshotgc.Run(ctx, w, true, safety, p.MaintenanceStartTime); err != nil {
+				return err
+			}
+			if err := v.leaveJoinsOut(ctx, w); err != nil {
 				return err
 			}
 			if err := maintenance.Run(ctx, p, safety); err != nil {
@@ -147,7 +154,7 @@ func (v *Vault) Systems(ctx context.Context) ([]uint64, error) {
 // whatever the caller thinks of them. may is asked before each deletion.
 func (l *Log) Drop(ctx context.Context, pieces []wal.Held, before time.Time, may func(context.Context) error) (Freed, error) {
 	defer l.vault.Insist()()
-	g, ctx, done, err := l.vault.watch(ctx, 1, may)
+	g, ctx, done, err := l.vault.watch(store.LettingGo(ctx), 1, may)
 	if err != nil {
 		return Freed{}, fmt.Errorf("let go of log in vault %s: %w", l.vault.name, err)
 	}

@@ -49,7 +49,7 @@ func (v *Vault) putRecord(ctx context.Context, name string, about any) error {
 	if err != nil {
 		return err
 	}
-	if err := v.files.Replace(ctx, name, store.Bytes(content)); err != nil {
+	if err := v.files.Replace(store.LettingGo(ctx), name, store.Bytes(content)); err != nil {
 		return fmt.Errorf("write %s in vault %s: %w", name, v.name, err)
 	}
 	return nil

@@ -21,13 +21,18 @@ type Mending struct {
 	Name string `json:"name"`
 	Kind string `json:"kind"` // of the finding
 	From string `json:"from,omitempty"`
-	Done bool   `json:"done"`
-	Why  string `json:"why,omitempty"` // why it was not done
+	// Entries is how many entries were missing, of an index that is made anew from the packs themselves.
+	Entries int `json:"entries,omitempty"`
+	// Listed are the backups that are listed again with an index that was made anew. One that had been let go of may be among them.
+	Listed []string `json:"listed,omitempty"`
+	Done   bool     `json:"done"`
+	Why    string   `json:"why,omitempty"` // why it was not done
 }
 
 // Repair mends findings of a scrub from copies that have the blob whole; what was let go of and came back is removed
-// again. Right before, both sides are read once more: a whole blob is never replaced, and only a whole one replaces. dry =
-// nothing is changed. What is mended may use the room that is kept for the log.
+// again. Right before, both sides are read once more: a whole blob is never replaced, and only a whole one replaces. Indexes that
+// no copy has whole are made anew from the packs, last, when those are mended. dry = nothing is changed. What is mended may use
+// the room that is kept for the log.
 func (v *Vault) Repair(ctx context.Context, findings []Finding, dry bool) ([]Mending, error) {
 	ctx = store.UseReserve(ctx)
 	if err := v.refresh(ctx); err != nil {
@@ -35,6 +40,7 @@ func (v *Vault) Repair(ctx context.Context, findings []Finding, dry bool) ([]Men
 	}
 	open, _ := v.copiesAlone()
 	var out []Mending
+	var lost []string
 	for _, f := range findings {
 		if f.Kind == Unlisted {
 			continue
@@ -47,7 +53,34 @@ func (v *Vault) Repair(ctx context.Context, findings []Finding, dry bool) ([]Men
 		if err != nil {
 			m.Why = err.Error()
 		}
+		if errors.Is(err, errNobody) && strings.HasPrefix(f.Name, indexPrefix) {
+			lost = append(lost, f.Name)
+		}
 		out = append(out, m)
+	}
+	if len(lost) == 0 {
+		return out, nil
+	}
+	before := v.listedNow(ctx, dry)
+	n, err := v.remake(ctx, lost, dry)
+	var listed []string
+	if err == nil {
+		listed = slices.DeleteFunc(v.listedNow(ctx, dry), func(id string) bool { return slices.Contains(before, id) })
+	}
+	if ctx.Err() != nil {
+		return out, fmt.Errorf("repair vault %s: %w", v.name, context.Cause(ctx))
+	}
+	for i := range out {
+		m := &out[i]
+		switch {
+		case !slices.Contains(lost, m.Name):
+		case err != nil:
+			m.Why += "; made anew it cannot be: " + err.Error()
+		case isMarker(m.Name):
+			m.Why, m.From, m.Done = "", NoEntries, !dry
+		default:
+			m.Why, m.From, m.Entries, m.Listed, m.Done = "", ThePacks, n, listed, !dry
+		}
 	}
 	return out, nil
 }

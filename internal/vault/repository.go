@@ -33,6 +33,7 @@ const (
 )
 
 func initRepository(ctx context.Context, files store.Store, key redact.String) error {
+	compressOnOneCore()
 	st, forget := newDriver(files)
 	defer forget()
 	opt := &repo.NewRepositoryOptions{
@@ -50,7 +51,7 @@ func initRepository(ctx context.Context, files store.Store, key redact.String) e
 
 // vault is one that is not open yet.
 func (c Config) vault(name string) *Vault {
-	v := &Vault{name: name, host: c.Host, log: c.Log, deletions: c.Deletions}
+	v := &Vault{name: name, host: c.Host, log: c.Log, deletions: c.Deletions, patience: c.S3.Patience.OrDefaults()}
 	if v.host == "" {
 		v.host = "holdfast"
 	}
@@ -63,8 +64,8 @@ func (c Config) vault(name string) *Vault {
 
 // connectOnce opens the repository with the format that lies there, or else, where that is lost, damaged or does not open
 // with this key, with its copies and with the wraps that a rotation of the key keeps.
-func (v *Vault) connectOnce(ctx context.Context, cfg Config) error {
-	format, err := v.openWith(ctx, cfg)
+func (v *Vault) connectOnce(ctx context.Context, cfg Config, open opener) error {
+	format, err := v.openWith(ctx, cfg, open)
 	if err == nil {
 		if err = v.learnFormats(ctx, format); err != nil {
 			err = errors.Join(err, v.letRepositoryGo(ctx))
@@ -77,7 +78,7 @@ func (v *Vault) connectOnce(ctx context.Context, cfg Config) error {
 const formatsTried = 6
 
 // openWith opens the repository and gives the format with which it did. The first trouble is the one that is told.
-func (v *Vault) openWith(ctx context.Context, cfg Config) ([]byte, error) {
+func (v *Vault) openWith(ctx context.Context, cfg Config, open opener) ([]byte, error) {
 	var trouble error
 	tried := map[string]bool{}
 	for i, find := range []func(context.Context) ([][]byte, error){v.formatHere, v.formatCopies, v.formatWraps} {
@@ -94,7 +95,7 @@ func (v *Vault) openWith(ctx context.Context, cfg Config) ([]byte, error) {
 			if i > 0 {
 				place.format = raw
 			}
-			if err = v.openOver(ctx, place, cfg); err == nil {
+			if err = open(ctx, place, cfg); err == nil {
 				return raw, nil
 			}
 			trouble = cmp.Or(trouble, err)
@@ -179,6 +180,7 @@ func (v *Vault) letRepositoryGo(ctx context.Context) error {
 }
 
 func (v *Vault) openRepository(ctx context.Context, key redact.String) error {
+	compressOnOneCore()
 	r, err := repo.Open(ctx, filepath.Join(v.state, "connection.json"), key.Reveal(), &repo.Options{
 		DisableRepositoryLog: true,
 		DoNotWaitForUpgrade:  true,

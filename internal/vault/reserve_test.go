@@ -48,7 +48,7 @@ func nearlyFullAt(t *testing.T, dir string) *nearlyFull {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	s, err := filestore.OpenKeeping(dir, filestore.Trash{For: time.Hour})
+	s, err := filestore.OpenKeeping(dir, filestore.Trash{For: time.Hour}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

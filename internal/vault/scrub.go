@@ -354,6 +354,9 @@ func (s *scrubbing) read(ctx context.Context, c, name string, info store.Info, r
 	case listed && r.Sum != own.Sum:
 		f.Detail = "its bytes are not those that were stored"
 		return f, own, nil
+	case !listed && s.vault.isUnread(name):
+		f.Detail = errUnread.Error()
+		return f, own, nil
 	}
 	return nil, own, nil
 }

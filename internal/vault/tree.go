@@ -43,6 +43,7 @@ type TreeWriter struct {
 	ctx    context.Context // kopia hands out a context with each session and wants it back
 	repo   repo.RepositoryWriter
 	stored atomic.Int64
+	work   *atWork
 	list   object.Writer
 	open   []*openDir
 	last   string // path that was added last
@@ -61,14 +62,11 @@ type openDir struct {
 
 // BeginTree opens a write session. It must end with Commit or Abort. ctx bounds the whole session.
 func (v *Vault) BeginTree(ctx context.Context, purpose string) (*TreeWriter, error) {
-	if err := v.broken(); err != nil {
-		return nil, err
-	}
 	w := &TreeWriter{vault: v}
 	var err error
-	w.ctx, w.repo, err = v.repo.NewWriter(ctx, repo.WriteSessionOptions{Purpose: purpose, OnUpload: func(n int64) { w.stored.Add(n) }})
+	w.ctx, w.repo, w.work, err = v.newWriter(ctx, purpose, func(n int64) { w.stored.Add(n) })
 	if err != nil {
-		return nil, fmt.Errorf("begin writing to vault %s: %w", v.name, err)
+		return nil, err
 	}
 	w.list = w.object(listFile, "", listSplitter)
 	return w, nil
@@ -82,7 +80,7 @@ func (w *TreeWriter) object(what, prefix, split string) object.Writer {
 
 // Content stores what r gives, by pieces of buf, and says under which name and how much it was.
 func (w *TreeWriter) Content(what string, r io.Reader, buf []byte) (string, int64, error) {
-	if err := w.vault.broken(); err != nil {
+	if err := errors.Join(w.vault.broken(), w.work.alive(w.ctx)); err != nil {
 		return "", 0, err
 	}
 	out := w.object(what, "", fileSplitter)
@@ -127,7 +125,7 @@ func (w *TreeWriter) Stored() int64 { return w.stored.Load() }
 
 // Add makes a name part of the backup. Names come in the order of [ComparePaths], a directory before what is in it.
 func (w *TreeWriter) Add(n Node) error {
-	if err := n.valid(); err != nil {
+	if err := errors.Join(n.valid(), w.work.alive(w.ctx)); err != nil {
 		return fmt.Errorf("list %q: %w", n.Path, err)
 	}
 	if w.count > 0 && ComparePaths(w.last, n.Path) >= 0 {
@@ -265,6 +263,7 @@ func (w *TreeWriter) closeDir() error {
 
 // Abort ends the session without a backup.
 func (w *TreeWriter) Abort() error {
+	defer w.work.end(w.ctx)
 	var errs []error
 	if w.list != nil {
 		errs = append(errs, w.list.Close())
@@ -281,6 +280,7 @@ func (w *TreeWriter) Abort() error {
 // Commit lists the backup. It fills in ID (unless given), Application, Stored, Entries, List and Written, and returns when
 // everything is on the vault's disk. The session is over, whatever it returns.
 func (w *TreeWriter) Commit(b FileBackup) (FileBackup, error) {
+	defer w.work.end(w.ctx)
 	b, err := w.commit(b)
 	if err != nil {
 		return FileBackup{}, errors.Join(fmt.Errorf("commit backup of %s: %w", b.Set, err), w.Abort())

@@ -90,6 +90,7 @@ type Cursor struct {
 	tree *Tree
 	from object.Reader
 	in   *bufio.Reader
+	line []byte
 	seen int
 }
 
@@ -113,16 +114,25 @@ func (c *Cursor) Next() (Node, error) {
 	}
 	var n Node
 	if err == nil {
-		err = json.Unmarshal(line, &n)
-	}
-	if err == nil {
-		err = n.valid()
+		n, err = ParseNode(line)
 	}
 	if err != nil {
 		return Node{}, fmt.Errorf("read the list of backup %s, line %d: %w", c.tree.Backup.ID, c.seen+1, err)
 	}
-	c.seen++
+	c.seen, c.line = c.seen+1, line
 	return n, nil
+}
+
+// Line is what the list holds of the name that Next gave last, for who keeps it to parse it again.
+func (c *Cursor) Line() []byte { return c.line }
+
+// ParseNode reads a line of a list.
+func ParseNode(line []byte) (Node, error) {
+	var n Node
+	if err := json.Unmarshal(line, &n); err != nil {
+		return Node{}, err
+	}
+	return n, n.valid()
 }
 
 // Close lets go of the list.

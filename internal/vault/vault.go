@@ -29,6 +29,7 @@ import (
 
 	"holdfast/internal/problem"
 	"holdfast/internal/redact"
+	"holdfast/internal/vault/attempt"
 	"holdfast/internal/vault/azstore"
 	"holdfast/internal/vault/copies"
 	"holdfast/internal/vault/s3store"
@@ -43,6 +44,7 @@ type Config struct {
 	Azure       azstore.Config // how an azblob:// place is reached; its URL is set here
 	Copy        string         // name of this place among the vault's copies; "" = it is the only one
 	Trash       time.Duration  // as in [Place]
+	Reserve     int64          // as in [Place]
 	Filled      bool           // as in [Place]
 	Unready     error          // as in [Place]
 	Others      []Place        // the vault's other copies, in the order in which they are asked
@@ -75,6 +77,9 @@ type Vault struct {
 
 	repoMu sync.Mutex // one refresh or short write session at a time; long writers have sessions of their own
 	repo   repo.DirectRepository
+	unread []string // indexes that are damaged wherever they lie, passed over when the vault was opened; in their order
+	// relearnt are lost indexes of which all is known again that any pack says, and a listed backup is not whole for all that.
+	relearnt sync.Map
 
 	formats     formats                 // set when the vault is opened, and by a rotation
 	opened      [sha256.Size]byte       // hash of the wrap with which it was
@@ -83,6 +88,8 @@ type Vault struct {
 	bundles     indexes                 // of bundled log, as they were read
 
 	deletions Deletions
+
+	patience attempt.Patience // with lists that lag behind what is stored
 
 	left sync.Once // what could not be let go was told
 

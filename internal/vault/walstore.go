@@ -56,30 +56,53 @@ func (l *Log) dir(timeline uint32) string { return fmt.Sprintf("%s/%08X", l.root
 // PutSegment stores a whole segment. covers is the sender's clock when it sent the segment's end (zero =
 // unknown). Storing the same content again is no error, other content is a *DuplicateError.
 func (l *Log) PutSegment(ctx context.Context, timeline uint32, start wal.LSN, content []byte, covers time.Time) error {
-	if uint64(len(content)) != l.segmentSize || start.SegmentStart(l.segmentSize) != start {
-		return fmt.Errorf("store log segment at %s: %d bytes are not a whole segment of %d", start, len(content), l.segmentSize)
-	}
-	name := wal.SegmentName(timeline, start, l.segmentSize)
-	h := walHeader{kind: walSegment, timeline: timeline, systemID: l.systemID, start: start, segmentSize: l.segmentSize, covers: covers}
-	object, err := l.put(ctx, name, name+"-", h, content)
+	drop, err := l.StoreSegment(ctx, timeline, start, content, covers)
 	if err != nil {
 		return err
 	}
-	return l.dropPartials(ctx, timeline, name, l.segmentSize, object)
+	return drop(ctx)
+}
+
+// StoreSegment is PutSegment for who must not wait longer than until the segment is stored: drop then removes the beginnings of
+// it. Where drop is never called they stay until the next one that is.
+func (l *Log) StoreSegment(ctx context.Context, timeline uint32, start wal.LSN, content []byte, covers time.Time) (drop func(context.Context) error, err error) {
+	if uint64(len(content)) != l.segmentSize || start.SegmentStart(l.segmentSize) != start {
+		return nil, fmt.Errorf("store log segment at %s: %d bytes are not a whole segment of %d", start, len(content), l.segmentSize)
+	}
+	name := wal.SegmentName(timeline, start, l.segmentSize)
+	h := walHeader{kind: walSegment, timeline: timeline, systemID: l.systemID, start: start, segmentSize: l.segmentSize, covers: covers}
+	object, names, err := l.put(ctx, name, name+"-", h, content)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) error {
+		return l.dropPartials(ctx, timeline, names, name, l.segmentSize, object)
+	}, nil
 }
 
 // PutPartial stores the beginning of a segment, and removes shorter beginnings of it.
 func (l *Log) PutPartial(ctx context.Context, timeline uint32, start wal.LSN, content []byte, covers time.Time) error {
-	if len(content) == 0 || uint64(len(content)) >= l.segmentSize || start.SegmentStart(l.segmentSize) != start {
-		return fmt.Errorf("store partial log segment at %s: %d bytes are no beginning of a segment of %d", start, len(content), l.segmentSize)
-	}
-	name := wal.SegmentName(timeline, start, l.segmentSize)
-	h := walHeader{kind: walPartial, timeline: timeline, systemID: l.systemID, start: start, segmentSize: l.segmentSize, covers: covers}
-	object, err := l.put(ctx, name, fmt.Sprintf("%s.partial-%08x-", name, len(content)), h, content)
+	drop, err := l.StorePartial(ctx, timeline, start, content, covers)
 	if err != nil {
 		return err
 	}
-	return l.dropPartials(ctx, timeline, name, uint64(len(content)), object)
+	return drop(ctx)
+}
+
+// StorePartial is PutPartial as StoreSegment is PutSegment.
+func (l *Log) StorePartial(ctx context.Context, timeline uint32, start wal.LSN, content []byte, covers time.Time) (drop func(context.Context) error, err error) {
+	if len(content) == 0 || uint64(len(content)) >= l.segmentSize || start.SegmentStart(l.segmentSize) != start {
+		return nil, fmt.Errorf("store partial log segment at %s: %d bytes are no beginning of a segment of %d", start, len(content), l.segmentSize)
+	}
+	name := wal.SegmentName(timeline, start, l.segmentSize)
+	h := walHeader{kind: walPartial, timeline: timeline, systemID: l.systemID, start: start, segmentSize: l.segmentSize, covers: covers}
+	object, names, err := l.put(ctx, name, fmt.Sprintf("%s.partial-%08x-", name, len(content)), h, content)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) error {
+		return l.dropPartials(ctx, timeline, names, name, uint64(len(content)), object)
+	}, nil
 }
 
 // PutHistory stores a timeline's history file.
@@ -88,48 +111,62 @@ func (l *Log) PutHistory(ctx context.Context, timeline uint32, content []byte) e
 		return err
 	}
 	name := wal.HistoryName(timeline)
-	_, err := l.put(ctx, name, name+"-", walHeader{kind: walHistory, timeline: timeline, systemID: l.systemID}, content)
+	_, _, err := l.put(ctx, name, name+"-", walHeader{kind: walHistory, timeline: timeline, systemID: l.systemID}, content)
 	return err
 }
 
-// put stores content under prefix plus its hash, unless that is there, and gives the name of the object that holds it. The
-// check for other content runs before, so that what is stored stays alone, and after, for two writers may come at the same
-// moment.
-func (l *Log) put(ctx context.Context, name, prefix string, h walHeader, content []byte) (string, error) {
+// put stores content under prefix plus its hash, unless that is there, and gives the name of the object that holds it, with the
+// list of its neighbours that shows it. The check for other content runs before, so that what is stored stays alone, and after, for
+// two writers may come at the same moment: where lists lag, once a list shows what was stored, so that one of the two sees the other.
+func (l *Log) put(ctx context.Context, name, prefix string, h walHeader, content []byte) (full string, names []string, err error) {
 	hash, err := l.vault.walHash(content)
 	if err != nil {
-		return "", fmt.Errorf("store log %s: %w", name, err)
+		return "", nil, fmt.Errorf("store log %s: %w", name, err)
 	}
 	object := prefix + hash + walSuffix
-	full := path.Join(l.dir(h.timeline), object)
-	held, err := l.others(ctx, h, name, prefix, object)
+	full = path.Join(l.dir(h.timeline), object)
+	held, names, err := l.others(ctx, h, name, prefix, object)
 	if err != nil || held != "" {
-		return held, err
+		return held, names, err
 	}
 	raw, err := l.vault.sealWAL(h, content)
 	if err != nil {
-		return "", fmt.Errorf("store log %s: %w", name, err)
+		return "", nil, fmt.Errorf("store log %s: %w", name, err)
 	}
 	err = l.vault.files.Put(ctx, full, store.Bytes(raw))
 	// Another writer of the same content was quicker: equal content under a fresh nonce is never equal bytes.
 	if err != nil && !errors.Is(err, store.ErrDiffers) {
-		return "", fmt.Errorf("store log %s: %w", name, err)
+		return "", nil, fmt.Errorf("store log %s: %w", name, err)
 	}
-	if _, err = l.others(ctx, h, name, prefix, object); err != nil {
-		return "", err
+	err = l.vault.untilListed(ctx, func(ctx context.Context) (bool, error) {
+		held, names, err = l.others(ctx, h, name, prefix, object)
+		return held != "" || l.outgrown(h, len(content), names), err
+	})
+	if twice, ok := errors.AsType[*DuplicateError](err); ok {
+		return "", nil, twice
+	}
+	if err != nil {
+		return "", nil, fmt.Errorf("store log %s: %w", name, err)
 	}
 	if err := l.vault.writeDown(ctx, true); err != nil { // the segment is stored; its row waits
 		l.vault.log.WarnContext(ctx, "catalog not written", "err", err)
 	}
-	return full, nil
+	return full, names, nil
+}
+
+// outgrown reports whether a list shows more of a segment than the beginning that was stored: another writer has let go of that.
+func (l *Log) outgrown(h walHeader, size int, names []string) bool {
+	return h.kind == walPartial && slices.ContainsFunc(l.pieces(h.timeline, names), func(p wal.Held) bool {
+		return p.Start == h.start && p.End > h.start+wal.LSN(size)
+	})
 }
 
 // others gives what holds object already, alone or in a bundle ("" = nothing does), and errs when another one claims to be
-// the same piece of log.
-func (l *Log) others(ctx context.Context, h walHeader, name, prefix, object string) (held string, err error) {
-	names, err := l.begin(ctx, h.timeline, name[:16])
+// the same piece of log. names are the list that it has looked at.
+func (l *Log) others(ctx context.Context, h walHeader, name, prefix, object string) (held string, names []string, err error) {
+	names, err = l.begin(ctx, h.timeline, name[:16])
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	var others []string
 	for _, n := range names {
@@ -154,21 +191,17 @@ func (l *Log) others(ctx context.Context, h walHeader, name, prefix, object stri
 		}
 	}
 	if len(others) > 0 {
-		return held, &DuplicateError{Vault: l.vault.name, Name: name, Stored: others}
+		return held, names, &DuplicateError{Vault: l.vault.name, Name: name, Stored: others}
 	}
-	return held, nil
+	return held, names, nil
 }
 
-// dropPartials removes beginnings of a segment that are shorter than below, in each copy that has the object by, which
-// holds more of it.
-func (l *Log) dropPartials(ctx context.Context, timeline uint32, segment string, below uint64, by string) error {
-	names, err := l.begin(ctx, timeline, segment)
-	if err != nil {
-		return err
-	}
+// dropPartials removes the beginnings of a segment among names that are shorter than below, in each copy that has the object by,
+// which holds more of it.
+func (l *Log) dropPartials(ctx context.Context, timeline uint32, names []string, segment string, below uint64, by string) error {
 	for _, n := range names {
 		p, ok := l.parse(timeline, n)
-		if ok && p.Partial && uint64(p.End-p.Start) < below {
+		if ok && p.Partial && strings.HasPrefix(n, segment) && uint64(p.End-p.Start) < below {
 			if err := l.vault.supersede(ctx, p.Object, by); err != nil {
 				return err
 			}

@@ -31,12 +31,13 @@ const tagBackup = "tag:holdfast"
 const pin = "holdfast"
 
 // Writer stores one backup. Nothing of it is listed until Commit; a writer that is never committed leaves
-// only unreferenced chunks, which the next backup of the same data finds and uses again.
+// only unreferenced chunks, which the next backup of the same data within a day finds and uses again; later they are freed.
 type Writer struct {
 	vault  *Vault
 	ctx    context.Context // kopia hands out a context with each session and wants it back
 	repo   repo.RepositoryWriter
 	stored atomic.Int64
+	work   *atWork
 
 	mu      sync.Mutex
 	entries map[string]Entry
@@ -44,14 +45,11 @@ type Writer struct {
 
 // Begin opens a write session. It must end with Commit or Abort. ctx bounds the whole session.
 func (v *Vault) Begin(ctx context.Context, purpose string) (*Writer, error) {
-	if err := v.broken(); err != nil {
-		return nil, err
-	}
 	w := &Writer{vault: v, entries: map[string]Entry{}}
 	var err error
-	w.ctx, w.repo, err = v.repo.NewWriter(ctx, repo.WriteSessionOptions{Purpose: purpose, OnUpload: func(n int64) { w.stored.Add(n) }})
+	w.ctx, w.repo, w.work, err = v.newWriter(ctx, purpose, func(n int64) { w.stored.Add(n) })
 	if err != nil {
-		return nil, fmt.Errorf("begin writing to vault %s: %w", v.name, err)
+		return nil, err
 	}
 	return w, nil
 }
@@ -72,7 +70,7 @@ func (w *Writer) File(e Entry) *FileWriter {
 
 // Write adds to the file.
 func (f *FileWriter) Write(p []byte) (int, error) {
-	if err := f.w.vault.broken(); err != nil {
+	if err := errors.Join(f.w.vault.broken(), f.w.work.alive(f.w.ctx)); err != nil {
 		return 0, err
 	}
 	n, err := f.obj.Write(p)
@@ -112,6 +110,7 @@ func (w *Writer) Stored() int64 { return w.stored.Load() }
 
 // Abort ends the session without a backup.
 func (w *Writer) Abort() error {
+	defer w.work.end(w.ctx)
 	if err := w.repo.Close(w.ctx); err != nil {
 		return fmt.Errorf("abort backup: %w", err)
 	}
@@ -121,6 +120,7 @@ func (w *Writer) Abort() error {
 // Commit lists the backup. It fills in ID (unless given), Application, Files, Bytes, Stored and Written, and
 // returns when everything is on the vault's disk. The session is over, whatever it returns.
 func (w *Writer) Commit(b Backup) (Backup, error) {
+	defer w.work.end(w.ctx)
 	b, err := w.commit(b)
 	if err = errors.Join(err, w.repo.Close(w.ctx)); err != nil {
 		return Backup{}, fmt.Errorf("commit backup of %s: %w", b.Database, err)

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -29,6 +30,9 @@ import (
 
 // memory is a place that dates what is stored by the clock of a synctest bubble.
 type memory struct {
+	calls atomic.Int64 // requests of any kind
+	bytes atomic.Int64 // stored and read
+
 	mu    sync.Mutex // guards what follows
 	blobs map[string]kept
 }
@@ -40,6 +44,7 @@ type kept struct {
 
 func (m *memory) Put(_ context.Context, name string, data stores.Data) error {
 	raw, err := io.ReadAll(data.Reader())
+	m.asked(len(raw))
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if old, ok := m.blobs[name]; ok && err == nil && !bytes.Equal(old.data, raw) {
@@ -52,6 +57,7 @@ func (m *memory) Put(_ context.Context, name string, data stores.Data) error {
 
 func (m *memory) Replace(_ context.Context, name string, data stores.Data) error {
 	raw, err := io.ReadAll(data.Reader())
+	m.asked(len(raw))
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.blobs[name] = kept{raw, time.Now()}
@@ -71,11 +77,13 @@ func (m *memory) Get(_ context.Context, name string, offset, length int64, to io
 	if offset+length > int64(len(b.data)) {
 		return stores.ErrShort
 	}
+	m.asked(int(length))
 	_, err := to.Write(b.data[offset : offset+length])
 	return err
 }
 
 func (m *memory) Stat(_ context.Context, name string) (stores.Info, error) {
+	m.asked(0)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	b, ok := m.blobs[name]
@@ -86,6 +94,7 @@ func (m *memory) Stat(_ context.Context, name string) (stores.Info, error) {
 }
 
 func (m *memory) List(_ context.Context, prefix string, each func(stores.Info) error) error {
+	m.asked(0)
 	m.mu.Lock()
 	var all []stores.Info
 	for n, b := range m.blobs {
@@ -123,10 +132,17 @@ func (m *memory) Names(_ context.Context, dir string) ([]string, error) {
 }
 
 func (m *memory) Delete(_ context.Context, name string) error {
+	m.asked(0)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.blobs, name)
 	return nil
+}
+
+// asked notes one request that moved so many bytes.
+func (m *memory) asked(bytes int) {
+	m.calls.Add(1)
+	m.bytes.Add(int64(bytes))
 }
 
 func (*memory) Address() string { return "memory" }
@@ -147,7 +163,10 @@ func (m *memory) count(prefix string) (n int) {
 type hourly struct {
 	*testing.T
 	v     *vault.Vault
+	place *memory
 	hours int
+
+	calls, moved int64 // requests and bytes of the backups of this month
 }
 
 func (y *hourly) must(err error) {
@@ -166,6 +185,7 @@ func (y *hourly) live() {
 		binary.BigEndian.PutUint64(content, uint64(at+n))
 		y.must(l.PutSegment(y.Context(), 1, at+n*bundleSize, content, time.Now()))
 	}
+	calls, moved := y.place.calls.Load(), y.place.bytes.Load()
 	w, err := y.v.Begin(y.Context(), "year")
 	y.must(err)
 	for n := range 40 {
@@ -180,6 +200,7 @@ func (y *hourly) live() {
 		Started: time.Now().Add(-time.Minute), Stopped: time.Now(), ServerVersion: 150018, SegmentSize: bundleSize,
 	})
 	y.must(err)
+	y.calls, y.moved = y.calls+y.place.calls.Load()-calls, y.moved+y.place.bytes.Load()-moved
 	y.must(y.v.Mark(y.Context(), b.ID, vault.Validation{At: time.Now(), Passed: true}))
 	y.must(l.PutCovered(y.Context(), 1, at+3*bundleSize, time.Now()))
 	if y.hours%6 == 0 {
@@ -204,6 +225,7 @@ type opened struct {
 	Backups, Pieces           int
 	Indexes, Log              int   // objects of either kind
 	Peak                      int64 // bytes resident at most
+	Calls, Moved              int64 // requests and bytes of one backup, on average in the month before
 }
 
 const openedEnv = "HOLDFAST_TEST_OPENS"
@@ -226,11 +248,14 @@ func TestAVaultOpensQuicklyAfterAYear(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		y := &hourly{T: t, v: v}
+		y := &hourly{T: t, v: v, place: place}
 		for y.hours < hours {
 			y.live()
 			if y.hours%(hours/12) == 0 {
-				saw = append(saw, measureOpen(t, place))
+				o := measureOpen(t, place)
+				o.Calls, o.Moved = y.calls/(hours/12), y.moved/(hours/12)
+				y.calls, y.moved = 0, 0
+				saw = append(saw, o)
 				t.Logf("after %d hours: %+v", y.hours, saw[len(saw)-1])
 			}
 		}
@@ -247,6 +272,9 @@ func TestAVaultOpensQuicklyAfterAYear(t *testing.T) {
 	}
 	if last.Peak > 512<<20 || last.Peak > first.Peak*3/2 {
 		t.Errorf("opening takes %d MiB, and %d after a month", last.Peak>>20, first.Peak>>20)
+	}
+	if last.Calls > first.Calls*6/5 || last.Moved > first.Moved*6/5 {
+		t.Errorf("a backup takes %d requests and %d bytes, and in the first month %d and %d", last.Calls, last.Moved, first.Calls, first.Moved)
 	}
 	if last.CPU > 5*time.Second { // on a machine with nothing else to do it takes no longer than that
 		t.Errorf("opening and listing takes %s", last.CPU)

@@ -257,7 +257,7 @@ func (s *Server) copyData(ctx context.Context, main *source, from, primary datab
 	if err := c.Remove(pgdata.ControlFile); err != nil {
 		return err
 	}
-	if err := s.furnish(s.at.data, nil); err != nil { // closed from the first moment on
+	if err := s.furnish(s.at.data, s.static(nil)); err != nil { // closed from the first moment on
 		return err
 	}
 	if err := s.makeOwned(s.at.wal()); err != nil {

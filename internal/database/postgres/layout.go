@@ -19,6 +19,7 @@ type layout struct {
 	promise   string // database.Promise, JSON
 	partial   string // exists while data is being made or remade
 	followed  string // timeline that the data were last seen to follow, JSON
+	votes     string // exists once names of this life of the server held votes of the vault
 	recovery  string // how fast the server replayed, JSON
 	reserve   string // a file that holds space back for a full disk
 	preserved string // WAL that a rewind would have lost, one folder for each
@@ -33,7 +34,7 @@ func layoutOf(dir string) layout {
 	return layout{
 		dir: dir, data: in("pgdata"), fresh: in("pgdata.new"), old: in("pgdata.old"),
 		promise: in("promise.json"), partial: in("partial"), preserved: in("preserved"),
-		run: in("run"), tls: in("tls"), keep: in("keep"), reserve: in("reserve"), recovery: in("recovery.json"), followed: in("followed.json"), output: in("postgres.log"),
+		run: in("run"), tls: in("tls"), keep: in("keep"), reserve: in("reserve"), recovery: in("recovery.json"), followed: in("followed.json"), votes: in("votes"), output: in("postgres.log"),
 	}
 }
 

@@ -127,7 +127,7 @@ func (s *Server) finish(data, incarnation string) error {
 	if err := s.writeIncarnation(data, incarnation); err != nil {
 		return err
 	}
-	if err := s.furnish(data, nil); err != nil {
+	if err := s.furnish(data, s.static(nil)); err != nil {
 		return err
 	}
 	return s.clearPartial()
@@ -210,6 +210,12 @@ func (s *Server) rewind(ctx context.Context, from database.Endpoint, epoch int64
 	c, err := pgcontrol.Read(s.at.data)
 	if err != nil {
 		return fmt.Errorf("%w: %w", database.ErrNeedsClone, err)
+	}
+	// It goes by pg_control, which a promotion that ended before its first checkpoint has not brought up to date.
+	if rewound, err := exists(filepath.Join(s.at.data, labelFile)); err != nil {
+		return err
+	} else if !rewound {
+		return fmt.Errorf("%w: %s found nothing to do, and the history went another way all the same", database.ErrNeedsClone, rewindProgram)
 	}
 	if err := logWhole(s.at.data, c.SegSize); err != nil {
 		return fmt.Errorf("%w: %w", database.ErrNeedsClone, err)

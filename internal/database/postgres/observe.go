@@ -167,7 +167,7 @@ func (s *Server) observeFiles(l *database.Local) error {
 	l.Following, l.Source = epochOf(d.conninfo), s.sourceOf(d.conninfo)
 	l.ReadOnly = d.readOnly
 	if !l.Running {
-		l.Names, l.NamesOK = database.ParseNames(d.names)
+		l.Names, l.NamesOK = roomNames(d.names)
 	}
 	hba, err := os.ReadFile(filepath.Join(s.at.data, "pg_hba.conf"))
 	if err != nil {
@@ -274,7 +274,7 @@ func (s *Server) observeServer(ctx context.Context, l *database.Local, now memor
 		l.Writable = hungBy(l.Disk.Fault)
 	}
 	if d, derr := readDynamic(s.at.data); derr == nil {
-		l.Names, l.NamesOK = database.ParseNames(d.names)
+		l.Names, l.NamesOK = roomNames(d.names)
 	}
 	return errors.Join(err, s.observeTimeline(l))
 }
@@ -299,8 +299,8 @@ func (s *Server) ask(ctx context.Context, l *database.Local, now memory) error {
 		_, started := lineage(pm.pid)
 		l.Life = strconv.Itoa(pm.pid) + "-" + started
 	}
-	l.Names, l.NamesOK = database.ParseNames(a.names)
-	if now.wrote && a.names != now.names {
+	l.Names, l.NamesOK = roomNames(a.names)
+	if !s.wroteSince(now.written.stands, a.names) {
 		l.NamesOK = false
 	}
 	var err error

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"holdfast/internal/database"
+	"holdfast/internal/database/stored"
 )
 
 // SetNames replaces synchronous_standby_names and returns when a session opened after the reload shows them:
@@ -54,7 +55,7 @@ func (s *Server) setNames(ctx context.Context, n database.Names) error {
 		}
 		unproven = admitsClients(hba)
 	}
-	if unproven && n.W > 0 && primary {
+	if unproven && primary && (n.W > 0 || live != "" && s.asksAtOpening()) {
 		// Sessions test a shared flag that only the checkpointer sets (DATABASE.md, A1). One commit that is
 		// seen waiting for the name that nobody has proves that the flag is there.
 		if err := s.putNames(ctx, database.Closed()); err != nil {
@@ -67,24 +68,35 @@ func (s *Server) setNames(ctx context.Context, n database.Names) error {
 	return s.putNames(ctx, n)
 }
 
+// putNames writes names, with the vault beside them where it is asked.
 func (s *Server) putNames(ctx context.Context, n database.Names) error {
 	d, err := readDynamic(s.at.data)
 	if err != nil {
 		d = dynamic{} // a hand wrote what cannot be read; a primary has no stream to keep
 	}
-	d.names = n.String()
+	from, known := stored.Parse(d.names)
+	known = known && err == nil
+	return s.putSetting(ctx, d, from, known, s.withVault(from, known, n))
+}
+
+// putNamesText writes one value, and returns when a session opened after the reload shows it.
+func (s *Server) putNamesText(ctx context.Context, d dynamic) error {
+	settled := s.writing(d.names)
 	if err := s.writeDynamic(s.at.data, d); err != nil {
 		return err
 	}
-	s.wrote(d)
 	if err := s.signal(syscall.SIGHUP); err != nil {
 		return err
 	}
-	return s.until(ctx, "see the new names in a new session", func(conn *pgx.Conn) (bool, error) {
+	err := s.until(ctx, "see the new names in a new session", func(conn *pgx.Conn) (bool, error) {
 		var live string
 		err := conn.QueryRow(ctx, "SELECT current_setting('synchronous_standby_names')").Scan(&live)
 		return live == d.names, err
 	})
+	if err == nil {
+		settled()
+	}
+	return err
 }
 
 // seeCommitWait commits until one commit is seen waiting for a standby.
@@ -164,7 +176,7 @@ func (s *Server) barrier(ctx context.Context, epoch int64) error {
 	if err != nil {
 		return err
 	}
-	names, ok := database.ParseNames(d.names)
+	set, ok := stored.Parse(d.names)
 	if !ok {
 		return fmt.Errorf("the names %q are not Holdfast's", d.names)
 	}
@@ -188,6 +200,7 @@ func (s *Server) barrier(ctx context.Context, epoch int64) error {
 	if err := s.endWalsenders(ctx, conn, since); err != nil {
 		return err
 	}
+	s.nobodyActs(set)
 	// An idle cluster needs a record past the mark's predecessors, and only a transactional one is flushed.
 	if _, err := conn.Exec(ctx, "SELECT pg_logical_emit_message(true, 'holdfast', 'barrier')"); err != nil {
 		return fmt.Errorf("write the barrier's record: %w", err)
@@ -202,7 +215,7 @@ func (s *Server) barrier(ctx context.Context, epoch int64) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.now.force, s.now.forceAt = database.Force{Names: names, Epoch: epoch, Mark: mark}, since
+	s.now.force, s.now.forceAt = database.Force{Names: set.Names, Epoch: epoch, Mark: mark}, since
 	return nil
 }
 

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -122,17 +123,11 @@ func (s *Server) reload(ctx context.Context) error {
 		s.refused(text, why.Error())
 		return nil
 	}
+	if taken, err := s.takes(ctx, text); err != nil || !taken {
+		return err // what is refused is told as Local.Refused; asking again would change nothing
+	}
 	if err := s.give(staticConf(s.at.data), []byte(text)); err != nil {
 		return err
-	}
-	if err := s.checkStatic(ctx, before); err != nil {
-		return err
-	}
-	s.mu.Lock()
-	refused := s.now.refusedText == text
-	s.mu.Unlock()
-	if refused {
-		return nil // told as Local.Refused; asking again would change nothing
 	}
 	return s.signal(syscall.SIGHUP)
 }
@@ -147,10 +142,17 @@ func (s *Server) furnishStart(ctx context.Context, hot bool) error {
 	if err != nil && !os.IsNotExist(err) {
 		return fmt.Errorf("read the settings of before: %w", err)
 	}
-	if err := s.furnish(s.at.data, leastOf(c, hot)); err != nil {
-		return err
+	text := s.static(leastOf(c, hot))
+	if len(before) > 0 && text != string(before) {
+		taken, err := s.takes(ctx, text)
+		if err != nil {
+			return err
+		}
+		if !taken {
+			text = string(before)
+		}
 	}
-	return s.checkStatic(ctx, before)
+	return s.furnish(s.at.data, text)
 }
 
 // refused remembers which text of the settings the server does not take, and why; empty = it takes them.
@@ -160,25 +162,23 @@ func (s *Server) refused(text, why string) {
 	s.now.refusedText, s.now.refused = text, why
 }
 
-// checkStatic has PostgreSQL's own program read settings that changed, before anything hangs on them. What it does not
-// take is replaced by what was there before.
-func (s *Server) checkStatic(ctx context.Context, before []byte) error {
-	now, err := os.ReadFile(staticConf(s.at.data))
-	if err != nil {
-		return err
+// takes has PostgreSQL's own program read settings before anything hangs on them, and before they are where a start would
+// find them: an agent that dies here leaves those that the server has. What the program does not take is told as
+// Local.Refused.
+func (s *Server) takes(ctx context.Context, text string) (bool, error) {
+	next := staticConf(s.at.data) + ".next"
+	if err := s.give(next, []byte(text)); err != nil {
+		return false, err
 	}
-	if len(before) == 0 || string(before) == string(now) {
-		return nil
+	why := s.run(ctx, nil, "postgres", "-C", "data_directory", "-D", s.at.data, "-c", "config_file="+next)
+	if err := errors.Join(ctx.Err(), os.Remove(next)); err != nil {
+		return false, fmt.Errorf("try the settings: %w", err)
 	}
-	why := s.run(ctx, nil, "postgres", "-C", "data_directory", "-D", s.at.data)
-	if why == nil {
-		s.refused("", "")
-		return nil
+	if why != nil {
+		s.log.Warn("settings refused by PostgreSQL, those of before are kept", "err", why)
+		s.refused(text, why.Error())
+		return false, nil
 	}
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	s.log.Warn("settings refused by PostgreSQL, those of before are kept", "err", why)
-	s.refused(string(now), why.Error())
-	return s.give(staticConf(s.at.data), before)
+	s.refused("", "")
+	return true, nil
 }

@@ -2,6 +2,8 @@ package postgres_test
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,6 +15,7 @@ import (
 	"holdfast/internal/database"
 	"holdfast/internal/database/postgres"
 	"holdfast/internal/database/postgres/pgtest"
+	"holdfast/internal/durable"
 )
 
 // want changes the plan's settings on a node, and has the server read them.
@@ -87,6 +90,31 @@ func TestSettingsComeInByReloadAndByRestart(t *testing.T) {
 			}
 		}
 	})
+	t.Run("what is being tried stands nowhere yet where a start would find it", func(t *testing.T) {
+		real, watched, seen := a.BinDir(), t.TempDir(), filepath.Join(t.TempDir(), "seen")
+		openToAll(t, watched, filepath.Dir(seen))
+		programs, err := os.ReadDir(real)
+		must(t, err)
+		for _, p := range programs {
+			if p.Name() != "postgres" {
+				must(t, os.Symlink(filepath.Join(real, p.Name()), filepath.Join(watched, p.Name())))
+			}
+		}
+		must(t, durable.WriteProgram(filepath.Join(watched, "postgres"), strings.NewReader(fmt.Sprintf(
+			"#!/bin/sh\nif [ \"$1\" = -C ]; then cp %q %q; fi\nexec %q \"$@\"\n", filepath.Join(a.DataDir(), "postgresql.conf"), seen, filepath.Join(real, "postgres")))))
+		must(t, a.SetBinDir(watched))
+		bad := postgres.Parameter{Name: "neither_this", Value: "1"}
+		if l := want(t, a, postgres.Parameter{Name: "work_mem", Value: "7MB"}, bad); !strings.Contains(l.Refused, bad.Name) {
+			t.Errorf("refused %q", l.Refused)
+		}
+		must(t, a.SetBinDir(""))
+		stood, err := os.ReadFile(seen)
+		must(t, err)
+		if len(stood) == 0 || strings.Contains(string(stood), bad.Name) {
+			t.Errorf("while they were tried, a start would have found\n%s", stood)
+		}
+		want(t, a, postgres.Parameter{Name: "work_mem", Value: "6MB"})
+	})
 	t.Run("a setting that comes up waits for a restart, on the standby first", func(t *testing.T) {
 		up := postgres.Parameter{Name: "max_connections", Value: "140"}
 		pending := []database.Pending{{Name: "max_connections", From: "100", To: "140"}}
@@ -144,6 +172,15 @@ func TestSettingsComeInByReloadAndByRestart(t *testing.T) {
 			t.Errorf("standby after its restart: %+v", l.Pending)
 		}
 	})
+}
+
+// openToAll lets the server's own user into temporary directories.
+func openToAll(t *testing.T, dirs ...string) {
+	t.Helper()
+	for _, dir := range dirs {
+		must(t, os.Chmod(dir, 0o777))
+		must(t, os.Chmod(filepath.Dir(dir), 0o755))
+	}
 }
 
 // restart stops a standby and lets it follow again.

@@ -42,12 +42,15 @@ type Config struct {
 
 	Peers      []database.Endpoint // every other host that may hold this database
 	Roles      []Role
+	RolesLater bool        // they are not known yet: [Server.SetRoles] brings them, and none is touched before
 	SlotMax    int64       // bytes of log that one slot may keep; 0 = 8 GiB
 	CopyLimit  int64       // bytes a second that a copy may move to this host; 0 = no limit
 	Settings   string      // see [Server.TookSettings]
 	Parameters []Parameter // applied over the defaults; what Holdfast reserves is refused
 
 	Vault Vault `json:"-"` // that copies may be made of; nil = none
+
+	Stored StoredWish // whether the vault must hold a commit too
 
 	Executable  string // the holdfast program, for `holdfast keeper`
 	GateControl string // Unix socket that the keeper asks to cut clients before it fences; "" = none
@@ -89,8 +92,10 @@ type Server struct {
 	mu           sync.Mutex // guards what follows; held for moments only
 	now          memory
 	planSettings []Parameter
+	planRoles    wishes
 	slotMax      int64
 	copyLimit    int64
+	stored       StoredWish
 	programs     string   // folder with them
 	given        string   // what the plan says of it
 	watch        observer // has its own lock
@@ -109,9 +114,9 @@ type memory struct {
 	ended     *database.LastWords // of endedLife; nil = none
 	endedLife string              // the keeper's life whose last words were looked for
 	killing   int                 // Kill calls under way
-	wrote     bool                // names were written by this process
-	names     string              // synchronous_standby_names as written last
-	roles     bool                // EnsureRoles succeeded in this life
+	written   written             // values of synchronous_standby_names that this process wrote
+	asked     askedVault          // since when the vault is asked
+	roles     bool                // they are as wished, in this life
 	progress  string
 	failed    string
 	kind      database.Kind
@@ -157,7 +162,9 @@ func Open(cfg Config) (*Server, error) {
 	if err := s.checkPlace(); err != nil {
 		return nil, err
 	}
+	s.planRoles = wishes{known: !cfg.RolesLater, roles: cfg.Roles}
 	s.planSettings, s.slotMax, s.copyLimit, s.now.settings = cfg.Parameters, cfg.SlotMax, cfg.CopyLimit, cfg.Settings
+	s.stored = cfg.Stored
 	s.background, s.end = context.WithCancel(context.Background())
 	return s, nil
 }
@@ -260,8 +267,8 @@ func (c Config) check() error {
 		}
 	}
 	for _, r := range c.Roles {
-		if r.Name == "" || r.Name == Superuser || len(r.Name) > 63 {
-			say("role name %q cannot be used", r.Name)
+		if err := r.check(); err != nil {
+			bad = append(bad, err)
 		}
 	}
 	for _, p := range c.Parameters {
@@ -270,6 +277,13 @@ func (c Config) check() error {
 		}
 	}
 	return errors.Join(bad...)
+}
+
+func (r Role) check() error {
+	if r.Name == "" || r.Name == Superuser || len(r.Name) > 63 {
+		return fmt.Errorf("role name %q cannot be used", r.Name)
+	}
+	return nil
 }
 
 func (p Parameter) check() error {

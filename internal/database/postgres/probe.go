@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"holdfast/internal/database"
+	"holdfast/internal/database/stored"
 )
 
 const (
@@ -48,7 +49,7 @@ func (s *Server) writable(a answer, l *database.Local) string {
 	}
 	quorum := 0
 	for _, x := range l.Senders {
-		if x.State == "streaming" && x.Sync == "quorum" {
+		if x.State == "streaming" && x.Sync == "quorum" && !stored.IsVote(x.Name) {
 			quorum++
 		}
 	}

@@ -118,6 +118,17 @@ func (s *Server) swear(epoch, generation int64) (database.Promise, error) {
 	return next, s.writePromise(next)
 }
 
+// forswear ends a promise whose data have less log than was told of them: they become a new incarnation when they are asked
+// next, which counts for nothing that the former could acknowledge. A log that has grown longer again, on another
+// timeline, must not make up for it.
+func (s *Server) forswear(p database.Promise) error {
+	s.mu.Lock()
+	s.now.held, s.now.heldFor = 0, ""
+	s.mu.Unlock()
+	p.Incarnation, p.Told = newIncarnation(), 0 // which no data have
+	return s.writePromise(p)
+}
+
 // raise persists a higher epoch in a promise that is sound.
 func (s *Server) raise(p database.Promise, epoch int64) error {
 	if p.Epoch >= epoch {

@@ -65,6 +65,7 @@ func (s *Server) promote(ctx context.Context, epoch int64, timeline uint32, chai
 	if err := s.raise(p, epoch); err != nil {
 		return err
 	}
+	p.Epoch = max(p.Epoch, epoch)
 	if err := s.cut(ctx); err != nil {
 		return err
 	}
@@ -119,7 +120,11 @@ func (s *Server) promote(ctx context.Context, epoch int64, timeline uint32, chai
 		return err
 	}
 	s.forgetPosition()
+	s.promotedClosed()
 	if err := s.checkPromoted(ctx, timeline, from, p.Told); err != nil {
+		if errors.Is(err, errForgot) {
+			err = errors.Join(err, s.forswear(p))
+		}
 		kill, cancel := context.WithTimeout(context.WithoutCancel(ctx), settle)
 		defer cancel()
 		return errors.Join(err, s.Kill(kill, "the promotion came out wrong: "+err.Error()))
@@ -197,6 +202,9 @@ func (s *Server) awaitPrimary(ctx context.Context) error {
 	}
 }
 
+// errForgot: what the data hold is less than they were chosen for.
+var errForgot = errors.New("the log that was told in the election is not all there")
+
 // checkPromoted verifies which timeline came out, and where it forked.
 func (s *Server) checkPromoted(ctx context.Context, timeline, parent uint32, least database.LSN) error {
 	got := ""
@@ -228,7 +236,7 @@ func (s *Server) checkPromoted(ctx context.Context, timeline, parent uint32, lea
 		return fmt.Errorf("it forked from timeline %d, not %d", last.Parent, parent)
 	}
 	if database.LSN(last.LSN) < least {
-		return fmt.Errorf("it forked at %s, behind %s that was told in the election", last.LSN, least)
+		return fmt.Errorf("%w: it forked at %s, behind %s", errForgot, last.LSN, least)
 	}
 	return nil
 }

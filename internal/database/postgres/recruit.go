@@ -82,7 +82,9 @@ func (s *Server) recruit(ctx context.Context, epoch, generation int64) (database
 	return pos, nil
 }
 
-// scan finds the end of our log, from a known position or (0) from where a recovery would begin.
+// scan finds the end of our log, from a position to which a record was replayed or (0) from where a recovery would begin.
+// From a position it begins a little before: a standby's file holds what it had before behind the log's end, and a record
+// there is as sound as any, but for the one that it names as the one before.
 func (s *Server) scan(from database.LSN) (walscan.End, error) {
 	c, err := pgcontrol.Read(s.at.data)
 	if err != nil {
@@ -92,21 +94,31 @@ func (s *Server) scan(from database.LSN) (walscan.End, error) {
 	if err != nil {
 		return walscan.End{}, err
 	}
-	end, err := walscan.Scan(walscan.Input{
-		Dir: s.at.wal(), Start: walscan.LSN(max(from, c.Redo)), Timeline: tli, SegSize: c.SegSize, SystemID: c.SystemID,
-	})
-	if err == nil && end.Records == 0 && from > c.Redo {
-		// Nothing follows what was replayed. Reading the part before proves that the files are what they seem.
-		again, err := s.scan(0)
-		if err == nil && database.LSN(again.LSN) < from {
-			err = fmt.Errorf("read the position: the files end at %s, but %s was replayed: %s", again.LSN, from, again.Why)
+	in := walscan.Input{Dir: s.at.wal(), Start: walscan.LSN(c.Redo), Timeline: tli, SegSize: c.SegSize, SystemID: c.SystemID}
+	if from > c.Redo {
+		if end, ok, err := scanFrom(in, walscan.LSN(from)); err != nil || ok {
+			return end, err
 		}
-		return again, err
 	}
-	if err == nil && end.Records == 0 {
+	end, err := walscan.Scan(in)
+	switch {
+	case err == nil && end.Records == 0:
 		err = fmt.Errorf("read the position: the log does not begin at %s: %s", walscan.LSN(c.Redo), end.Why)
+	case err == nil && database.LSN(end.LSN) < from:
+		err = fmt.Errorf("read the position: the files end at %s, but %s was replayed: %s", end.LSN, from, end.Why)
 	}
 	return end, err
+}
+
+// scanFrom reads from just before a position; false = what lies there does not lead to it.
+func scanFrom(in walscan.Input, at walscan.LSN) (end walscan.End, ok bool, err error) {
+	start, err := walscan.Before(in, at)
+	if err != nil || start < in.Start {
+		return end, false, err
+	}
+	in.Start, in.Through = start, at
+	end, err = walscan.Scan(in)
+	return end, end.Through, err
 }
 
 // replayed is how far a running standby has replayed, and 0 when it cannot say.
@@ -214,5 +226,5 @@ func (s *Server) receivers(ctx context.Context, pm int) ([]child, error) {
 func (s *Server) wrote(d dynamic) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.now.wrote, s.now.names = true, d.names
+	s.now.written.only(d.names)
 }

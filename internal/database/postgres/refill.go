@@ -152,7 +152,7 @@ func (s *Server) fill(ctx context.Context, from Replica, primary database.Endpoi
 			if err := s.writeIncarnation(s.at.data, incarnation); err != nil {
 				return err
 			}
-			return s.furnish(s.at.data, nil) // closed, and following nobody, before it can start
+			return s.furnish(s.at.data, s.static(nil)) // closed, and following nobody, before it can start
 		},
 	}
 	if s.owner.change {

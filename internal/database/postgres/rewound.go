@@ -1,9 +1,7 @@
 package postgres
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,9 +16,6 @@ import (
 // its own newest checkpoint but for chance: then the server would ask for it for ever without ever answering.
 func logWhole(data string, size uint64) error {
 	text, err := os.ReadFile(filepath.Join(data, labelFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // pg_rewind found nothing to do: the server begins at its own checkpoint
-	}
 	if err != nil {
 		return fmt.Errorf("read where recovery begins: %w", err)
 	}

@@ -17,7 +17,7 @@ func TestARewoundServerNeedsTheLogFromWhereItsRecoveryBegins(t *testing.T) {
 	}{
 		"all of it is there, on two timelines": {label, []string{"000000020000000000000006", "000000020000000000000007", "000000030000000000000007", "000000030000000000000008"}, ""},
 		"more than that is there":              {label, []string{"000000020000000000000004", "000000020000000000000006", "000000030000000000000007"}, ""},
-		"nothing was rewound":                  {"", nil, ""},
+		"nothing was rewound":                  {"", nil, "no such file"},
 		"its beginning is gone":                {label, []string{"000000020000000000000007", "000000030000000000000008"}, "segment 6"},
 		"its beginning alone is gone":          {label, []string{"000000020000000000000005", "000000020000000000000007"}, "segment 6"},
 		"a part in the middle is gone":         {label, []string{"000000020000000000000006", "000000030000000000000008"}, "segment 7"},

@@ -134,7 +134,7 @@ func (s *Server) databaseState(ctx context.Context, conn *pgx.Conn, out *databas
 	if err != nil {
 		return nil, fmt.Errorf("read the databases: %w", err)
 	}
-	for _, r := range s.cfg.Roles {
+	for _, r := range s.wishedRoles().roles {
 		i := slices.IndexFunc(out.Roles, func(line string) bool { return strings.HasPrefix(line, r.Name+" ") })
 		switch {
 		case i < 0:

@@ -287,7 +287,7 @@ func (s *Server) identities() (string, error) {
 
 // furnish writes every file of ours into a data directory so that whatever starts on it is a standby, closed,
 // cut, with clients shut out; and reads back what that rests on.
-func (s *Server) furnish(data string, least floor) error {
+func (s *Server) furnish(data, static string) error {
 	ident, err := s.identities()
 	if err != nil {
 		return err
@@ -297,7 +297,7 @@ func (s *Server) furnish(data string, least floor) error {
 		return err
 	}
 	for name, text := range map[string]string{
-		"postgresql.conf": s.static(least), "pg_hba.conf": s.access(false), "pg_ident.conf": ident, "standby.signal": "",
+		"postgresql.conf": static, "pg_hba.conf": s.access(false), "pg_ident.conf": ident, "standby.signal": "",
 	} {
 		if err := s.give(in(name), []byte(text)); err != nil {
 			return err

@@ -80,10 +80,14 @@ func (s *Server) start(ctx context.Context, hot bool, d dynamic) error {
 	if err := s.portFree(); err != nil {
 		return err
 	}
+	if err := s.forgetVotes(); err != nil {
+		return fmt.Errorf("start the server: %w", err)
+	}
 	s.mu.Lock()
-	s.now.wrote, s.now.names = true, d.names
+	s.now.written.only(d.names)
 	s.now.keeper, s.now.stopping = nil, false
 	s.now.force, s.now.forceAt = database.Force{}, time.Time{}
+	s.now.asked = askedVault{}
 	s.mu.Unlock()
 	spec := keeper.Spec{
 		Name: "postgres-" + s.cfg.Database, Dir: s.at.keep, Argv: s.commandLine(hot), Env: s.environment(), WorkDir: "/",

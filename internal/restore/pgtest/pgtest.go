@@ -77,10 +77,10 @@ func Bin(t testing.TB) string {
 }
 
 // New makes and starts a primary with checksums.
-func New(t testing.TB) *Server {
+func New(t testing.TB, initdb ...string) *Server {
 	t.Helper()
 	s := prepare(t)
-	s.run("initdb", "-D", s.Dir, "-U", "postgres", "-A", "trust", "--data-checksums", "--no-sync", "-E", "UTF8", "--locale=C")
+	s.run("initdb", append([]string{"-D", s.Dir, "-U", "postgres", "-A", "trust", "--data-checksums", "--no-sync", "-E", "UTF8", "--locale=C"}, initdb...)...)
 	s.Start()
 	return s
 }

@@ -103,6 +103,27 @@ func (s *Store) Examine(ctx context.Context, name string) (bool, error) {
 	return good > 0 && bad > 0, nil
 }
 
+// Mistrust tells that what was read of a blob is bad, by whoever can tell: the copy that was asked for it first is asked last from
+// now on. It reports whether another copy, of which nobody has said that, has the blob.
+func (s *Store) Mistrust(ctx context.Context, name string, why error) bool {
+	use, _ := s.able(false)
+	told := false
+	for _, m := range s.order(use, name) {
+		if m.isRotten(name) {
+			continue
+		}
+		if _, err := m.store.Stat(ctx, name); err != nil {
+			continue // it did not give it, and cannot
+		}
+		if told {
+			return true
+		}
+		s.judge(m, name, why)
+		told = true
+	}
+	return false
+}
+
 // Prefer makes reads ask the copies from the i-th on first, and those before it after them.
 func (s *Store) Prefer(i int) { s.first.Store(int32(i)) }
 

@@ -31,6 +31,7 @@ type Store struct {
 	root  string
 	is    fs.FileInfo // which directory it was when it was opened
 	trash Trash
+	log   int64 // bytes that bulk leaves to the log; 0 = [reservePart] of the disk
 }
 
 // Trash says what is kept of what is deleted. The zero value keeps nothing.
@@ -40,8 +41,9 @@ type Trash struct {
 	Clock clock.Clock            // nil = the real one
 }
 
-// OpenKeeping is Open for a directory that keeps for a while what is deleted in it.
-func OpenKeeping(root string, trash Trash) (*Store, error) {
+// OpenKeeping is Open for a directory that keeps for a while what is deleted in it, and room for what matters most: bulk leaves so
+// many bytes of its disk to the log; 0 = a tenth of it, 4 GiB at most.
+func OpenKeeping(root string, trash Trash, log int64) (*Store, error) {
 	s, err := Open(root)
 	if err != nil {
 		return nil, err
@@ -49,7 +51,7 @@ func OpenKeeping(root string, trash Trash) (*Store, error) {
 	if trash.Clock == nil {
 		trash.Clock = clock.Real()
 	}
-	s.trash = trash
+	s.trash, s.log = trash, log
 	return s, nil
 }
 
@@ -95,6 +97,14 @@ func (s *Store) Replace(ctx context.Context, name string, data store.Data) error
 }
 
 func (s *Store) put(ctx context.Context, name string, data store.Data, replace bool) error {
+	err := s.putOnce(ctx, name, data, replace)
+	if s.gaveUpRoom(ctx, err) {
+		err = s.putOnce(ctx, name, data, replace)
+	}
+	return err
+}
+
+func (s *Store) putOnce(ctx context.Context, name string, data store.Data, replace bool) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("store %s: %w", name, err)
 	}
@@ -247,9 +257,13 @@ func (s *Store) Stat(_ context.Context, name string) (store.Info, error) {
 
 // List implements [store.Store].
 func (s *Store) List(ctx context.Context, prefix string, each func(store.Info) error) error {
+	root, err := filepath.EvalSymlinks(s.root) // a walk that begins at a link ends there
+	if err != nil {
+		return fmt.Errorf("list store under %q: %w", prefix, err)
+	}
 	var stopped error // by each, whose own error is given back as it is
-	err := filepath.WalkDir(s.root, func(p string, d fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) && p != s.root {
+	err = filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) && p != root {
 			return nil // removed between listing and looking
 		}
 		if err != nil {
@@ -258,7 +272,7 @@ func (s *Store) List(ctx context.Context, prefix string, each func(store.Info) e
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		rel, err := filepath.Rel(s.root, p)
+		rel, err := filepath.Rel(root, p)
 		if err != nil {
 			return err
 		}
@@ -289,7 +303,15 @@ func (s *Store) List(ctx context.Context, prefix string, each func(store.Info) e
 }
 
 // Delete removes a blob, or puts it into the trash; one that is not there is no error.
-func (s *Store) Delete(_ context.Context, name string) error {
+func (s *Store) Delete(ctx context.Context, name string) error {
+	err := s.deleteOnce(name)
+	if s.gaveUpRoom(store.LettingGo(ctx), err) { // a folder may have to grow for a name
+		err = s.deleteOnce(name)
+	}
+	return err
+}
+
+func (s *Store) deleteOnce(name string) error {
 	full, err := s.path(name)
 	if err != nil {
 		return err

@@ -28,6 +28,20 @@ func TestFilesAreAStore(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) store.Store { return open(t) })
 }
 
+func TestADirectoryMayBeALink(t *testing.T) {
+	storetest.Run(t, func(t *testing.T) store.Store {
+		link := filepath.Join(t.TempDir(), "backups")
+		if err := os.Symlink(t.TempDir(), link); err != nil {
+			t.Fatal(err)
+		}
+		s, err := filestore.Open(link)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	})
+}
+
 func TestAnUnfinishedFileIsNoBlob(t *testing.T) {
 	s := open(t)
 	if err := os.WriteFile(filepath.Join(s.Root(), "x.holdfast-tmp-00"), []byte("half"), 0o600); err != nil {
@@ -98,13 +112,13 @@ func TestWhatIsDeletedIsKeptForAWhile(t *testing.T) {
 	var by time.Duration
 	trash := filestore.Trash{For: 24 * time.Hour, Of: func(name string) bool { return name != "light" }, Clock: later{&by}}
 	storetest.Run(t, func(t *testing.T) store.Store {
-		s, err := filestore.OpenKeeping(t.TempDir(), trash)
+		s, err := filestore.OpenKeeping(t.TempDir(), trash, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return s
 	})
-	s, err := filestore.OpenKeeping(t.TempDir(), trash)
+	s, err := filestore.OpenKeeping(t.TempDir(), trash, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

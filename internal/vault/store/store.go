@@ -48,6 +48,17 @@ func UseReserve(ctx context.Context) context.Context {
 // MayUseReserve reports whether what is stored under a context may use the room that is kept.
 func MayUseReserve(ctx context.Context) bool { return ctx.Value(reserveKey{}) != nil }
 
+type lettingGoKey struct{}
+
+// LettingGo is [UseReserve] for what has to be written so that something can go: where a place has no byte left, it gives up
+// what it holds back for that moment.
+func LettingGo(ctx context.Context) context.Context {
+	return context.WithValue(UseReserve(ctx), lettingGoKey{}, true)
+}
+
+// IsLettingGo reports whether a context is one of [LettingGo].
+func IsLettingGo(ctx context.Context) bool { return ctx.Value(lettingGoKey{}) != nil }
+
 // Info is what is known of a blob without reading it.
 type Info struct {
 	Name    string // slash-separated, relative to the store's root

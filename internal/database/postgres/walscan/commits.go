@@ -89,10 +89,46 @@ func FirstRecord(in Input, number uint64) (LSN, error) {
 	}
 	s := &scanner{in: in, steps: steps}
 	defer s.closeFile()
-	rest := -1
-	for at := LSN(number * in.SegSize); ; at += pageSize {
+	first, err := s.first(LSN(number * in.SegSize))
+	if err != nil {
+		return 0, fmt.Errorf("find the first record: %w", err)
+	}
+	return first, nil
+}
+
+// beforeMax is how far back [Before] looks: longer records are read from further back.
+const beforeMax = 1 << 20
+
+// Before finds where a record begins that ends at or before a position, in the last pages before it; 0 = it is not found
+// there. A scan that begins there and comes to the position believes nothing behind it but what goes on from it.
+func Before(in Input, at LSN) (LSN, error) {
+	steps, err := History(in.Dir, in.Timeline)
+	if err != nil {
+		return 0, fmt.Errorf("find a record before %s: %w", at, err)
+	}
+	s := &scanner{in: in, steps: steps}
+	defer s.closeFile()
+	page := (at - 1) / pageSize * pageSize
+	for back := LSN(0); back <= min(beforeMax, page); back = max(pageSize, 4*back) {
+		s.lastAt, s.lastTLI = 0, 0 // pages are looked at backwards
+		first, err := s.first(page - back)
+		switch {
+		case errors.Is(err, errEnd):
+			return 0, nil
+		case err != nil:
+			return 0, fmt.Errorf("find a record before %s: %w", at, err)
+		case first < at:
+			return first, nil
+		}
+	}
+	return 0, nil
+}
+
+// first finds where the first record begins in a page or behind it: the one before may go on for many pages.
+func (s *scanner) first(at LSN) (LSN, error) {
+	for rest := -1; ; at += pageSize {
 		if err := s.load(at); err != nil {
-			return 0, fmt.Errorf("find the first record: %w", err)
+			return 0, err
 		}
 		if rest < 0 {
 			if s.flags()&firstIsContinued == 0 {

@@ -48,6 +48,7 @@ type End struct {
 	Records  int       // complete records from the start on
 	Why      string    // what ended the scan
 	Read     []Segment // files that were read, in order
+	Through  bool      // a record ended at in.Through
 }
 
 // Input says what to scan.
@@ -57,6 +58,7 @@ type Input struct {
 	Timeline uint32 // whose history to follow
 	SegSize  uint64 // bytes of a log file
 	SystemID uint64 // of the cluster; 0 = not compared
+	Through  LSN    // a position that is known to be the end of a record; 0 = none
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -69,7 +71,9 @@ func ended(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", errEnd, fmt.Sprintf(format, args...))
 }
 
-// Scan walks the log from in.Start and tells where it ends.
+// Scan walks the log from in.Start and tells where it ends. The first record is believed for its checksum alone, each other
+// one only if it names the one before. So a scan does not begin where the log may end already: what lies there may be a
+// sound record of an earlier use of the file ([Before]).
 func Scan(in Input) (End, error) {
 	if in.SegSize < 1<<20 || in.SegSize > 1<<30 || in.SegSize&(in.SegSize-1) != 0 {
 		return End{}, fmt.Errorf("scan the log: %d is no segment size", in.SegSize)
@@ -80,7 +84,7 @@ func Scan(in Input) (End, error) {
 	}
 	s := &scanner{in: in, steps: steps}
 	defer s.closeFile()
-	end := End{LSN: in.Start, Timeline: s.owner(in.Start)}
+	end := End{LSN: in.Start, Timeline: s.owner(in.Start), Through: align(in.Start) == align(in.Through)}
 	at := in.Start
 	for {
 		r, err := s.record(at, end.Last)
@@ -93,6 +97,7 @@ func Scan(in Input) (End, error) {
 			return End{}, fmt.Errorf("scan the log at %s: %w", at, err)
 		}
 		end.Last, end.LSN, end.Timeline = r.start, r.end, r.timeline
+		end.Through = end.Through || r.end == align(in.Through)
 		end.Records++
 		at = r.end
 	}

@@ -242,6 +242,59 @@ func TestScanAgreesWithPgWaldump(t *testing.T) {
 			t.Fatalf("ends at %s, before at %s", got.LSN, end.LSN)
 		}
 	})
+	t.Run("the remains of an earlier use of the file add nothing behind the end", func(t *testing.T) {
+		old := copyLog(t, dir)
+		end := scan(t, old, records[0])
+		i := slices.IndexFunc(records[:len(records)-1], func(l walscan.LSN) bool { return l%8192 > 40 && l/8192 == (l+400)/8192 })
+		for ; records[i+1]-records[i] > 300; i++ {
+		}
+		if end.LSN/8192 != (end.LSN+400)/8192 || records[i]/8192 != records[i+1]/8192 {
+			t.Fatalf("the test log is of no use: it ends at %s, and %s follows %s", end.LSN, records[i+1], records[i])
+		}
+		b, err := os.ReadFile(filepath.Join(old, walscan.Segment{Timeline: 1, Number: uint64(records[i]) / segSize}.Name(segSize)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		remains := b[uint64(records[i])%segSize : uint64(records[i])%segSize+uint64(records[i+1]-records[i])]
+		change(t, old, end.LSN, func(b []byte) { copy(b, remains) })
+		if got := scan(t, old, end.LSN); got.Records != 1 {
+			t.Fatalf("from the end alone they are no record: %s", got.Why)
+		}
+		in := walscan.Input{Dir: old, Timeline: 1, SegSize: segSize, Through: end.LSN}
+		if in.Start, err = walscan.Before(in, end.LSN); err != nil || in.Start == 0 || in.Start >= end.LSN {
+			t.Fatalf("before %s: %s (%v)", end.LSN, in.Start, err)
+		}
+		if got, err := walscan.Scan(in); err != nil || got.LSN != end.LSN || !got.Through {
+			t.Fatalf("from %s it ends at %s, not %s (%v): %s", in.Start, got.LSN, end.LSN, err, got.Why)
+		}
+	})
+	t.Run("a record before any position is found, unless that is very long", func(t *testing.T) {
+		found := 0
+		for i := 1; i < len(records); i += 1 + len(records)/50 {
+			at := records[i]
+			if at%8192 == 24 || at%8192 == 40 {
+				continue // the one before may end with its page
+			}
+			in := walscan.Input{Dir: dir, Timeline: 1, SegSize: segSize, Through: at}
+			var err error
+			if in.Start, err = walscan.Before(in, at); err != nil {
+				t.Fatal(err)
+			}
+			if in.Start == 0 {
+				if records[i]-records[i-1] < 256<<10 && at-records[0] > 64<<10 {
+					t.Errorf("none before %s", at)
+				}
+				continue
+			}
+			found++
+			if end, err := walscan.Scan(in); err != nil || in.Start >= at || !end.Through || end.Last != last {
+				t.Errorf("from %s, before %s: through %t, ends with %s (%v)", in.Start, at, end.Through, end.Last, err)
+			}
+		}
+		if found < 20 {
+			t.Errorf("only %d were found", found)
+		}
+	})
 	t.Run("a file of another system adds nothing", func(t *testing.T) {
 		end, err := walscan.Scan(walscan.Input{Dir: dir, Start: records[0], Timeline: 1, SegSize: segSize, SystemID: 42})
 		if err != nil || end.LSN >= walscan.LSN(segSize)*walscan.LSN(segments[0].Number+1) && end.Records == len(records) {

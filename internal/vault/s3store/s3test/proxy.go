@@ -32,6 +32,9 @@ type Faults struct {
 	Trickle    int  // bytes a second of an answer's body; 0 = as fast as it comes
 	Unasked    bool // a store that takes conditions and does not heed them
 	NoRange    bool // a store that gives the whole object whatever part is asked for
+	Lookups    int  // so many requests for an object right behind its first upload are answered with 404
+	Unlisted   int  // so many lists do not show an object that was just stored
+	Listed     int  // so many lists still show an object that was just deleted
 }
 
 // Proxy stands between a client and a [Server], and makes it worse.
@@ -43,6 +46,9 @@ type Proxy struct {
 	faults Faults
 	dice   *rand.Rand
 	count  map[string]int
+	asked  int // requests
+	there  map[string]known
+	lags   map[string]*lag
 }
 
 // Worse starts a proxy before the server that ends with the test.
@@ -55,7 +61,7 @@ func (s *Server) Worse(t *testing.T, seed uint64) *Proxy {
 	return between(t, s.Address, seed, own)
 }
 
-// Between starts a proxy before any server that speaks HTTP. Deny, Unasked and NoRange are not for it: they know S3.
+// Between starts a proxy before any server that speaks HTTP. Deny, Unasked, NoRange, Lookups, Unlisted and Listed are not for it: they know S3.
 func Between(t *testing.T, server string, seed uint64) *Proxy { return between(t, server, seed, nil) }
 
 func between(t *testing.T, server string, seed uint64, own *minio.Client) *Proxy {
@@ -64,7 +70,7 @@ func between(t *testing.T, server string, seed uint64, own *minio.Client) *Proxy
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &Proxy{Address: l.Addr().String(), own: own, dice: rand.New(rand.NewPCG(seed, 1)), count: map[string]int{}}
+	p := &Proxy{Address: l.Addr().String(), own: own, dice: rand.New(rand.NewPCG(seed, 1)), count: map[string]int{}, there: map[string]known{}, lags: map[string]*lag{}}
 	to := &url.URL{Scheme: "http", Host: server}
 	pass := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
 		r.SetURL(to)
@@ -98,9 +104,18 @@ func (p *Proxy) Count() string {
 	return fmt.Sprint(p.count)
 }
 
-func (p *Proxy) now() Faults {
+// Asked is how many requests have come.
+func (p *Proxy) Asked() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	return p.asked
+}
+
+// next counts a request, and gives what is done to it.
+func (p *Proxy) next() Faults {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.asked++
 	return p.faults
 }
 
@@ -117,7 +132,7 @@ func (p *Proxy) strikes(what string, chance float64) bool {
 
 func (p *Proxy) handler(pass http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		f := p.now()
+		f := p.next()
 		switch {
 		case p.strikes("busy", f.Busy):
 			answer(w, http.StatusServiceUnavailable, "SlowDown")
@@ -151,7 +166,9 @@ func (p *Proxy) handler(pass http.Handler) http.Handler {
 		case f.Trickle > 0:
 			w = &trickling{ResponseWriter: w, rate: f.Trickle, gone: r}
 		}
-		pass.ServeHTTP(w, r)
+		if !p.late(f, w, r, pass) {
+			pass.ServeHTTP(w, r)
+		}
 	})
 }
 
