@@ -9,11 +9,17 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"holdfast/internal/vault/wal"
+)
+
+// The first byte of what goes over a streaming connection (PostgreSQL manual, "Streaming Replication Protocol").
+const (
+	logData       = 'w' // from the server: a piece of the log
+	keepalive     = 'k' // from the server: it is there, and may want an answer
+	standbyStatus = 'r' // to the server: how far we are
 )
 
 // session is one replication connection (PostgreSQL manual, "Streaming Replication Protocol").
@@ -51,15 +57,15 @@ type server struct {
 }
 
 func (s *session) identify(ctx context.Context) (server, error) {
-	id, err := pglogrepl.IdentifySystem(ctx, s.conn)
+	res, err := s.conn.Exec(ctx, "IDENTIFY_SYSTEM").ReadAll()
 	if err != nil {
 		return server{}, fmt.Errorf("identify the server: %w", err)
 	}
-	out := server{timeline: uint32(id.Timeline), flushed: wal.LSN(id.XLogPos)}
-	if out.systemID, err = strconv.ParseUint(id.SystemID, 10, 64); err != nil {
-		return out, fmt.Errorf("identify the server: %w", err)
+	out, err := parseIdentity(res)
+	if err != nil {
+		return server{}, fmt.Errorf("identify the server: %w", err)
 	}
-	res, err := s.conn.Exec(ctx, "SHOW wal_segment_size").ReadAll()
+	res, err = s.conn.Exec(ctx, "SHOW wal_segment_size").ReadAll()
 	if err != nil || len(res) != 1 || len(res[0].Rows) != 1 {
 		return out, fmt.Errorf("ask for the segment size: %w", errors.Join(err, errors.New("no single answer")))
 	}
@@ -67,13 +73,60 @@ func (s *session) identify(ctx context.Context) (server, error) {
 		return out, err
 	}
 	if out.timeline > 1 {
-		h, err := pglogrepl.TimelineHistory(ctx, s.conn, int32(out.timeline))
+		res, err := s.conn.Exec(ctx, fmt.Sprintf("TIMELINE_HISTORY %d", out.timeline)).ReadAll()
+		if err == nil {
+			out.history, err = parseHistory(res)
+		}
 		if err != nil {
 			return out, fmt.Errorf("ask for the history of timeline %d: %w", out.timeline, err)
 		}
-		out.history = h.Content
 	}
 	return out, nil
+}
+
+// parseIdentity reads the answer to IDENTIFY_SYSTEM: system, timeline, how far the log is flushed, and what is of no use here.
+func parseIdentity(answer []*pgconn.Result) (server, error) {
+	row, err := onlyRow(answer, 3)
+	if err != nil {
+		return server{}, err
+	}
+	system, err := strconv.ParseUint(string(row[0]), 10, 64)
+	if err != nil {
+		return server{}, fmt.Errorf("read the system's number: %w", err)
+	}
+	timeline, err := strconv.ParseUint(string(row[1]), 10, 32)
+	if err != nil {
+		return server{}, fmt.Errorf("read the timeline: %w", err)
+	}
+	flushed, err := wal.ParseLSN(string(row[2]))
+	if err != nil {
+		return server{}, err
+	}
+	return server{systemID: system, timeline: uint32(timeline), flushed: flushed}, nil
+}
+
+// parseHistory reads the answer to TIMELINE_HISTORY: the file's name, and what is in it, byte for byte.
+func parseHistory(answer []*pgconn.Result) ([]byte, error) {
+	row, err := onlyRow(answer, 2)
+	if err != nil {
+		return nil, err
+	}
+	if len(row[1]) == 0 {
+		return nil, errors.New("the history is empty")
+	}
+	return row[1], nil
+}
+
+// onlyRow is the answer of a command that gives one row; columns is how many it must have at least.
+func onlyRow(answer []*pgconn.Result, columns int) ([][]byte, error) {
+	if len(answer) != 1 || len(answer[0].Rows) != 1 {
+		return nil, errors.New("no single answer")
+	}
+	row := answer[0].Rows[0]
+	if len(row) < columns {
+		return nil, fmt.Errorf("an answer of %d columns, not of %d", len(row), columns)
+	}
+	return row, nil
 }
 
 // parseSize reads a size as SHOW prints it: 16MB, 1GB.
@@ -198,9 +251,9 @@ func (s *session) receive(ctx context.Context) (message, error) {
 func parseCopy(b []byte) (message, error) {
 	be := binary.BigEndian
 	switch {
-	case len(b) >= 25 && b[0] == pglogrepl.XLogDataByteID:
+	case len(b) >= 25 && b[0] == logData:
 		return message{at: wal.LSN(be.Uint64(b[1:])), serverEnd: wal.LSN(be.Uint64(b[9:])), sent: pgTime(be.Uint64(b[17:])), data: b[25:]}, nil
-	case len(b) >= 18 && b[0] == pglogrepl.PrimaryKeepaliveMessageByteID:
+	case len(b) >= 18 && b[0] == keepalive:
 		return message{serverEnd: wal.LSN(be.Uint64(b[1:])), sent: pgTime(be.Uint64(b[9:])), wantReply: b[17] != 0}, nil
 	}
 	return message{}, fmt.Errorf("receive log: %d bytes that are neither log nor keepalive", len(b))
@@ -230,7 +283,7 @@ func (s *session) finish(ctx context.Context) error {
 // reply tells the server how far we are. flushed decides what its slot lets go of.
 func (s *session) reply(written, flushed wal.LSN, now time.Time) error {
 	b := make([]byte, 34)
-	b[0] = pglogrepl.StandbyStatusUpdateByteID
+	b[0] = standbyStatus
 	be := binary.BigEndian
 	be.PutUint64(b[1:], uint64(written))
 	be.PutUint64(b[9:], uint64(flushed))

@@ -8,7 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 
@@ -309,7 +308,7 @@ func dropAll(f *pgproto3.Frontend, wake chan<- struct{}) error {
 		}
 		switch m := msg.(type) {
 		case *pgproto3.CopyData:
-			if len(m.Data) >= 18 && m.Data[0] == pglogrepl.PrimaryKeepaliveMessageByteID && m.Data[17] != 0 {
+			if len(m.Data) >= 18 && m.Data[0] == keepalive && m.Data[17] != 0 {
 				signal(wake)
 			}
 		case *pgproto3.ErrorResponse:
@@ -324,7 +323,7 @@ func dropAll(f *pgproto3.Frontend, wake chan<- struct{}) error {
 // statusUpdate is a standby's word on where it is, as it goes over the wire.
 func statusUpdate(written, flushed wal.LSN, now time.Time) []byte {
 	be := binary.BigEndian
-	b := []byte{'d', 0, 0, 0, 38, pglogrepl.StandbyStatusUpdateByteID}
+	b := []byte{'d', 0, 0, 0, 38, standbyStatus}
 	b = be.AppendUint64(b, uint64(written))
 	b = be.AppendUint64(b, uint64(flushed))
 	b = be.AppendUint64(b, uint64(flushed))
