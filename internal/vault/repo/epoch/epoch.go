@@ -75,9 +75,11 @@ func (m *Manager) WriteIndexes(ctx context.Context, shards map[string][]byte) ([
 	return nil, errors.New("not yet")
 }
 
-func (m *Manager) CompactOne(ctx context.Context) (bool, error)      { return false, errors.New("not yet") }
-func (m *Manager) MaybeAdvance(ctx context.Context) error            { return errors.New("not yet") }
-func (m *Manager) MaybeCheckpoint(ctx context.Context) (bool, error) { return false, errors.New("not yet") }
+func (m *Manager) CompactOne(ctx context.Context) (bool, error) { return false, errors.New("not yet") }
+func (m *Manager) MaybeAdvance(ctx context.Context) error       { return errors.New("not yet") }
+func (m *Manager) MaybeCheckpoint(ctx context.Context) (bool, error) {
+	return false, errors.New("not yet")
+}
 func (m *Manager) AdvanceWatermark(ctx context.Context, t time.Time) error {
 	return errors.New("not yet")
 }
