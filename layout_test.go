@@ -95,6 +95,7 @@ var fences = []fence{
 	{module: "github.com/Azure/azure-sdk-for-go", folders: "internal/vault/azstore/..."},
 	{module: "github.com/klauspost/compress", folders: "internal/vault/... bench/backup"},
 	{module: "github.com/zeebo/blake3", folders: "internal/vault/... bench/backup"},
+	{module: "golang.org/x/crypto", folders: "internal/vault/repo/format"}, // scrypt
 	{module: "go.etcd.io/etcd", folders: "internal/cluster/etcd"},
 	{module: "go.uber.org/zap", folders: "internal/cluster/etcd"},        // etcd's logger
 	{module: "google.golang.org/grpc", folders: "internal/cluster/etcd"}, // etcd's transport
