@@ -379,7 +379,7 @@ func (w *Writer) PutManifest(_ context.Context, labels map[string]string, payloa
 	}
 	var name [16]byte
 	_, _ = rand.Read(name[:]) // never fails (crypto/rand)
-	m := &manifestRecord{ID: ManifestID(hex.EncodeToString(name[:])), Labels: maps.Clone(labels), ModTime: w.repo.now().UTC(), Payload: raw}
+	m := &manifestRecord{ID: ManifestID(hex.EncodeToString(name[:])), Labels: maps.Clone(labels), ModTime: w.repo.Now().UTC(), Payload: raw}
 	w.manifests.put(m)
 	return m.ID, nil
 }
@@ -425,7 +425,7 @@ func (w *Writer) DeleteManifest(ctx context.Context, id ManifestID) error {
 
 // tombstone is what deletes a manifest. It is later than that, whatever the clocks of the two writers say.
 func (w *Writer) tombstone(m *ManifestEntry) *manifestRecord {
-	at := w.repo.now().UTC()
+	at := w.repo.Now().UTC()
 	if !at.After(m.ModTime) {
 		at = m.ModTime.UTC().Add(1)
 	}
@@ -485,7 +485,7 @@ func (w *Writer) flushManifests(ctx context.Context) error {
 func (w *Writer) joinable(ctx context.Context, put records, join bool) (instead []ContentID, all records) {
 	v, err := w.stored(ctx)
 	if err != nil {
-		w.repo.log.WarnContext(ctx, "manifests not joined", "err", err)
+		w.repo.Log().WarnContext(ctx, "manifests not joined", "err", err)
 		return nil, put
 	}
 	n := len(v.contents)
@@ -497,5 +497,5 @@ func (w *Writer) joinable(ctx context.Context, put records, join bool) (instead 
 	}
 	all = maps.Clone(v.records)
 	all.add(slices.Collect(maps.Values(put))...)
-	return v.contents, all.without(w.repo.now().Add(-tombstoneKept))
+	return v.contents, all.without(w.repo.Now().Add(-tombstoneKept))
 }

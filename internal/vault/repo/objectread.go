@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-
-	"holdfast/internal/vault/repo/compression"
 )
 
 // contents is what objects are read from: a repository, or a writer, which sees also what it has not flushed.
@@ -97,10 +95,10 @@ func readDirect(ctx context.Context, from contents, id ObjectID) ([]byte, error)
 	if !ok {
 		return nil, fmt.Errorf("object %q is no content", id)
 	}
-	raw, err := from.Content(ctx, content)
-	if err == nil && compressed {
-		raw, err = inflate(raw)
+	if compressed {
+		return nil, fmt.Errorf("object %s is compressed by itself, which no repository of this format needs", id)
 	}
+	raw, err := from.Content(ctx, content)
 	if err != nil {
 		return nil, fmt.Errorf("object %s: %w", id, err)
 	}
@@ -256,16 +254,4 @@ func (r *ObjectReader) part(p Part) (data []byte, err error) {
 		return nil, fmt.Errorf("part %s has %d bytes, %d were stored", p.Object, len(data), p.Length)
 	}
 	return data, nil
-}
-
-// inflateMax bounds what a compressed content of an old object may become: no splitter makes pieces of more than 16 MiB.
-const inflateMax = 16 << 20
-
-// inflate undoes the compression of an object whose name says that it has one.
-func inflate(packed []byte) ([]byte, error) {
-	raw, err := compression.DecompressAny(nil, packed, inflateMax)
-	if err != nil {
-		return nil, fmt.Errorf("decompress: %w", err)
-	}
-	return raw, nil
 }
