@@ -18,8 +18,9 @@ import (
 
 const (
 	hashBytes = 32
-	// blobIDBytes is how much of a blob's hash its seal is bound to: as much as stands in 32 characters of its name.
-	blobIDBytes = 16
+	// boundBytes is how much of a content's or a blob's hash its seal is bound to, from its end (kopia's getPackedContentIV and
+	// blobcrypto).
+	boundBytes = 16
 )
 
 // Sealer names contents by their hash and seals them under it. Each has a key of its own, derived from its name, and is bound to the
@@ -59,8 +60,30 @@ func (s *Sealer) Hash(p []byte) []byte {
 // Overhead is how many bytes longer a content becomes by being sealed.
 func (s *Sealer) Overhead() int { return nonceBytes + tagBytes }
 
-// Seal appends plain to dst, sealed under id: a nonce, the ciphertext, a tag. plain must not overlap the room of dst.
-func (s *Sealer) Seal(dst, plain, id []byte) ([]byte, error) {
+// Seal appends a content to dst, sealed under its hash: a nonce, the ciphertext, a tag. plain must not overlap the room of dst.
+func (s *Sealer) Seal(dst, plain, hash []byte) ([]byte, error) {
+	return s.sealUnder(dst, plain, bound(hash))
+}
+
+// Open appends to dst the content that was sealed under a hash; ErrDamaged when it was not, or is not what it was.
+func (s *Sealer) Open(dst, sealed, hash []byte) ([]byte, error) {
+	return s.openUnder(dst, sealed, bound(hash))
+}
+
+// SealIndex appends to dst the index that lies at the end of a pack, sealed under its hash. Alone of all it is bound to the whole
+// of it: the hash stands behind it, and not in a name.
+func (s *Sealer) SealIndex(dst, plain, hash []byte) ([]byte, error) {
+	return s.sealUnder(dst, plain, hash)
+}
+
+// OpenIndex appends to dst what [Sealer.SealIndex] sealed.
+func (s *Sealer) OpenIndex(dst, sealed, hash []byte) ([]byte, error) {
+	return s.openUnder(dst, sealed, hash)
+}
+
+func bound(hash []byte) []byte { return hash[max(0, len(hash)-boundBytes):] }
+
+func (s *Sealer) sealUnder(dst, plain, id []byte) ([]byte, error) {
 	aead, err := s.aead(id)
 	if err != nil {
 		return nil, err
@@ -68,8 +91,7 @@ func (s *Sealer) Seal(dst, plain, id []byte) ([]byte, error) {
 	return aead.Seal(slices.Grow(dst, len(plain)+s.Overhead()), nil, plain, id), nil
 }
 
-// Open appends to dst what was sealed under id; ErrDamaged when it was not, or is not what it was.
-func (s *Sealer) Open(dst, sealed, id []byte) ([]byte, error) {
+func (s *Sealer) openUnder(dst, sealed, id []byte) ([]byte, error) {
 	if len(sealed) < s.Overhead() {
 		return nil, fmt.Errorf("open %d bytes: %w: too short", len(sealed), ErrDamaged)
 	}
@@ -110,7 +132,7 @@ func (s *Sealer) SealBlob(plain []byte, prefix, suffix string) (name string, sea
 	if suffix != "" {
 		name += "-" + suffix
 	}
-	sealed, err = s.Seal(nil, plain, h[len(h)-blobIDBytes:])
+	sealed, err = s.Seal(nil, plain, h)
 	return name, sealed, err
 }
 
@@ -130,10 +152,10 @@ func (s *Sealer) OpenBlob(name string, sealed []byte) ([]byte, error) {
 // blobID is what a blob is bound to: the last 32 hexadecimal digits before the first dash.
 func blobID(name string) ([]byte, error) {
 	digits, _, _ := strings.Cut(name, "-")
-	if len(digits) < 2*blobIDBytes {
+	if len(digits) < 2*boundBytes {
 		return nil, fmt.Errorf("open blob %s: %w: its name is too short", name, ErrDamaged)
 	}
-	id, err := hex.DecodeString(digits[len(digits)-2*blobIDBytes:])
+	id, err := hex.DecodeString(digits[len(digits)-2*boundBytes:])
 	if err != nil {
 		return nil, fmt.Errorf("open blob %s: %w: its name holds no hash", name, ErrDamaged)
 	}
