@@ -1,4 +1,13 @@
-// Package epoch says which of a repository's index blobs count, and keeps them few.
+// Package epoch says which of a repository's index blobs count, and keeps them few. It speaks the protocol of kopia's epoch
+// manager (kopia issue #1090), which needs of the place neither locks nor an order of what it lists.
+//
+// A mark xe<n> opens epoch n, and writers store their index blobs xn<n>_… under the epoch that is open. One ends after a day at the
+// earliest. An epoch is settled when two more were opened: no writer stores in it any more, for one that took so long is told that it
+// failed. A settled epoch is compacted into one set xs<n>_…, and many of them into a range checkpoint xr<a>_<b>_…; who reads, reads
+// the longest chain of checkpoints, then of each epoch its set, or else its index blobs. A mark xw<unix seconds> is the watermark:
+// contents deleted before it count as never stored.
+//
+// What is superseded is deleted when its replacement is older than any list may lag behind. state.go judges, manager.go acts.
 package epoch
 
 import (
@@ -16,72 +25,71 @@ type Blob struct {
 	Time time.Time // when it was stored, by the place's clock
 }
 
-// Place is where the index blobs lie. Many processes use it at once.
+// Place is where the index blobs lie. Many processes use it at once, and what they store or delete may be missing or left in a
+// list for a while: much less than CleanupSafetyMargin and MinEpochDuration.
 type Place interface {
+	// List gives the blobs whose names begin with prefix, in any order. It may be called by several goroutines at once.
 	List(ctx context.Context, prefix string, each func(Blob) error) error
+	// Put stores a blob; the same one again is no error.
 	Put(ctx context.Context, name string, content []byte) error
+	// Delete removes a blob; one that is not there is no error.
 	Delete(ctx context.Context, name string) error
 }
 
-// Parameters are those of the repository's format; the names in JSON are kopia's.
+// Parameters are those of the repository's format; the names of the fields are those that kopia's JSON has.
 type Parameters struct {
 	Enabled                               bool
 	EpochRefreshFrequency                 time.Duration // for how long a state that was read is believed
-	FullCheckpointFrequency               int           // epochs that one range checkpoint joins at least
+	FullCheckpointFrequency               int           // a range checkpoint joins more epochs than that
 	CleanupSafetyMargin                   time.Duration // how old a replacement is before what it stands for is deleted
-	MinEpochDuration                      time.Duration
-	EpochAdvanceOnCountThreshold          int   // index blobs in an epoch
-	EpochAdvanceOnTotalSizeBytesThreshold int64 // bytes of index blobs in an epoch
-	DeleteParallelism                     int
+	MinEpochDuration                      time.Duration // between the first and the last index blob of an epoch that ends
+	EpochAdvanceOnCountThreshold          int           // index blobs that end an epoch
+	EpochAdvanceOnTotalSizeBytesThreshold int64         // bytes of index blobs that end an epoch
+	DeleteParallelism                     int           // deletes at a time
 }
 
-// ErrTooSlow is returned by WriteIndexes when the epoch was closed before the index blobs were stored: nobody would read them.
+// ErrDisabled is returned for a repository without epochs: a format of kopia's that is older than its version 0.9.
+var ErrDisabled = errors.New("the repository keeps no epochs")
+
+// ErrTooSlow is returned by WriteIndexes when two epochs were opened before the index blobs were stored: who reads may pass them over,
+// and the packs that they tell of may have been deleted as nobody's.
 var ErrTooSlow = errors.New("storing the index took more than two epochs")
 
-// Compact merges index blobs into one set under outputPrefix: every blob is named <prefix><hash>-s<set>-c<count>. It must err when a
-// blob is not there.
+// Compact merges index blobs into one set under outputPrefix: each of its blobs is named <outputPrefix><hash>-s<set>-c<count>, where
+// count is how many blobs the set has, and set is random. It must err when one of the blobs is not there.
 type Compact func(ctx context.Context, blobs []string, outputPrefix string) error
 
 // Indexes is what counts at one moment.
 type Indexes struct {
-	Blobs      []Blob    // the complete set
+	Blobs      []Blob    // the complete set. One that is not there when it is read was superseded: Invalidate, and ask again
 	Watermark  time.Time // contents that were deleted before count as never stored; zero = none
-	WriteEpoch int
+	WriteEpoch int       // the epoch that is open
 }
 
-// Manager keeps the epochs of one repository. It starts no work of its own.
+// Manager keeps the epochs of one repository, for many goroutines. It starts no work of its own: whoever calls decides when
+// epochs end, are compacted and are cleaned up.
 type Manager struct {
-	mu sync.Mutex
+	place   Place
+	params  Parameters
+	compact Compact
+	clock   func() time.Time
+	log     *slog.Logger
+	lanes   int // lists at a time
+
+	mu    sync.Mutex // guards state, and is held while it is read anew
+	state *state     // nil = not known
 }
 
+// listLanes is how many lists are asked for at a time.
+const listLanes = 8
+
+// New needs nothing of the place yet. log may be nil.
 func New(p Place, params Parameters, compact Compact, now func() time.Time, log *slog.Logger) *Manager {
-	return &Manager{}
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &Manager{place: p, params: params, compact: compact, clock: now, log: log, lanes: listLanes}
 }
 
-// Refresh reads the state anew.
-func (m *Manager) Refresh(ctx context.Context) error { return errors.New("not yet") }
-
-// Invalidate forgets the state: the next question reads it anew.
-func (m *Manager) Invalidate() {}
-
-// Current is what counts, as it was read at most EpochRefreshFrequency ago.
-func (m *Manager) Current(ctx context.Context) (Indexes, error) {
-	return Indexes{}, errors.New("not yet")
-}
-
-// WriteIndexes stores sealed index blobs in the epoch that is open. shards gives their content by the name that follows the
-// prefix (<hash>-<session>). It gives the blobs' names. ErrTooSlow: nothing of it counts.
-func (m *Manager) WriteIndexes(ctx context.Context, shards map[string][]byte) ([]string, error) {
-	return nil, errors.New("not yet")
-}
-
-func (m *Manager) CompactOne(ctx context.Context) (bool, error) { return false, errors.New("not yet") }
-func (m *Manager) MaybeAdvance(ctx context.Context) error       { return errors.New("not yet") }
-func (m *Manager) MaybeCheckpoint(ctx context.Context) (bool, error) {
-	return false, errors.New("not yet")
-}
-func (m *Manager) AdvanceWatermark(ctx context.Context, t time.Time) error {
-	return errors.New("not yet")
-}
-func (m *Manager) CleanupMarkers(ctx context.Context) error    { return errors.New("not yet") }
-func (m *Manager) CleanupSuperseded(ctx context.Context) error { return errors.New("not yet") }
+// now is the wall clock: the monotonic one stands still while a machine sleeps, and it is such sleep that makes what is known stale.
+func (m *Manager) now() time.Time { return m.clock().Round(0) }

@@ -1,0 +1,157 @@
+package index
+
+import (
+	"bytes"
+	"container/heap"
+	"errors"
+	"fmt"
+	"iter"
+)
+
+// Merged is many indexes as one: of each content the entry that counts, see [Info.Beats].
+type Merged []*Index
+
+// Len is the number of entries, each content counted as often as there are indexes that have it.
+func (m Merged) Len() (n int) {
+	for _, x := range m {
+		n += x.Len()
+	}
+	return n
+}
+
+// Find gives the entry of one content that counts.
+func (m Merged) Find(id ID) (best Info, found bool) {
+	for _, x := range m {
+		if i, ok := x.Find(id); ok && (!found || i.Beats(best)) {
+			best, found = i, true
+		}
+	}
+	return best, found
+}
+
+// Each is [Index.Each]; a content that is in several indexes is given once.
+func (m Merged) Each(from, to string, each func(Info) error) error {
+	for i := range m.all(from, to) {
+		if err := each(i); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m Merged) all(from, to string) iter.Seq[Info] {
+	return func(yield func(Info) bool) {
+		var c cursors
+		for _, x := range m {
+			if at, end := x.span(from, to); at < end {
+				c = append(c, cursor{x, at, end})
+			}
+		}
+		heap.Init(&c)
+		for len(c) > 0 {
+			best := c.next()
+			for len(c) > 0 && c[0].id(c[0].at) == best.ID {
+				if i := c.next(); i.Beats(best) {
+					best = i
+				}
+			}
+			if !yield(best) {
+				return
+			}
+		}
+	}
+}
+
+// Compact writes indexes that say the same as m, with about max entries each, divided as by [Builder.Shards] and without random
+// bytes: whoever compacts the same comes to the same. No entries give no indexes. It needs little more memory than the result.
+func (m Merged) Compact(max int) ([][]byte, error) {
+	entries := 0
+	for range m.all("", "") {
+		entries++
+	}
+	n := shardCount(entries, max)
+	var out [][]byte
+	for shard := range n {
+		data, err := encode(m.shard(shard, n))
+		switch {
+		case errors.Is(err, errEmpty): // the hash gave it nothing
+		case err != nil:
+			return nil, fmt.Errorf("join %d indexes: %w", len(m), err)
+		default:
+			out = append(out, data)
+		}
+	}
+	return out, nil
+}
+
+func (m Merged) shard(shard, of int) iter.Seq[Info] {
+	if of == 1 {
+		return m.all("", "")
+	}
+	return func(yield func(Info) bool) {
+		for i := range m.all("", "") {
+			if shardOf(i.ID, of) == shard && !yield(i) {
+				return
+			}
+		}
+	}
+}
+
+// Joined makes one index of those that have at most small entries, so that a search among very many is quick. The others stay,
+// and so do all when those could not be written as one.
+func (m Merged) Joined(small int) Merged {
+	var out, join Merged
+	for _, x := range m {
+		switch {
+		case x.Len() == 0:
+		case x.Len() <= small && (len(join) == 0 || x.keySize == join[0].keySize):
+			join = append(join, x)
+		default:
+			out = append(out, x)
+		}
+	}
+	if len(join) < 2 {
+		return m
+	}
+	data, err := encode(join.all("", ""))
+	if err != nil {
+		return m
+	}
+	x, err := Open(data)
+	if err != nil {
+		return m
+	}
+	return append(out, x)
+}
+
+// cursor is how far one index was read; at < end.
+type cursor struct {
+	*Index
+	at, end int
+}
+
+// cursors are a heap: the one with the least id is first.
+type cursors []cursor
+
+// next takes the entry of the first cursor.
+func (c *cursors) next() Info {
+	first := &(*c)[0]
+	i := first.info(first.at)
+	if first.at++; first.at < first.end {
+		heap.Fix(c, 0)
+	} else {
+		heap.Pop(c)
+	}
+	return i
+}
+
+func (c cursors) Len() int           { return len(c) }
+func (c cursors) Less(i, j int) bool { return bytes.Compare(c[i].key(c[i].at), c[j].key(c[j].at)) < 0 }
+func (c cursors) Swap(i, j int)      { c[i], c[j] = c[j], c[i] }
+func (c *cursors) Push(x any)        { *c = append(*c, x.(cursor)) }
+func (c *cursors) Pop() any {
+	last := len(*c) - 1
+	x := (*c)[last]
+	*c = (*c)[:last]
+	return x
+}
