@@ -8,8 +8,6 @@ import (
 	"math"
 	"slices"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 )
 
 // Refresh reads the state anew.
@@ -53,7 +51,6 @@ func (m *Manager) WriteIndexes(ctx context.Context, shards map[string][]byte) ([
 		if err != nil {
 			return nil, err
 		}
-		began := m.now()
 		if s.writeEpoch != epoch {
 			m.withdraw(ctx, written)
 			clear(written)
@@ -66,7 +63,7 @@ func (m *Manager) WriteIndexes(ctx context.Context, shards map[string][]byte) ([
 		if !whole {
 			continue
 		}
-		counts, err := m.stillOpen(ctx, epoch, began)
+		counts, err := m.stillOpen(ctx, epoch, s.until.Add(-m.params.EpochRefreshFrequency))
 		switch {
 		case errors.Is(err, ErrTooSlow):
 			m.withdraw(ctx, written)
@@ -98,10 +95,10 @@ func (m *Manager) store(ctx context.Context, s *state, shards map[string][]byte,
 	return true, nil
 }
 
-// stillOpen asks the place whether all that was stored since began in an epoch is in time to be found. false = that cannot be told,
-// and it has to be stored again: so much time went by that two more epochs may have been opened, and the last mark may not be
-// listed yet. Less than half the time that one epoch lasts is no such case, nor is one in which not even the first mark is there.
-func (m *Manager) stillOpen(ctx context.Context, epoch int, began time.Time) (bool, error) {
+// stillOpen asks the place whether what was stored in an epoch that was open at a moment is in time to be found. false = that cannot
+// be told, and it has to be stored again: so much time went by that two more epochs may have been opened, and the second mark may
+// not be listed yet. Less than half the time that one epoch lasts is no such case, nor is one in which not even the first mark is there.
+func (m *Manager) stillOpen(ctx context.Context, epoch int, seen time.Time) (bool, error) {
 	m.Invalidate()
 	s, err := m.known(ctx, 0)
 	if err != nil {
@@ -110,7 +107,7 @@ func (m *Manager) stillOpen(ctx context.Context, epoch int, began time.Time) (bo
 	if s.writeEpoch >= epoch+unsettled {
 		return false, ErrTooSlow
 	}
-	return s.writeEpoch == epoch || m.now().Sub(began) < m.params.MinEpochDuration/2, nil
+	return s.writeEpoch == epoch || m.now().Sub(seen) < m.params.MinEpochDuration/2, nil
 }
 
 // withdraw deletes index blobs that are stored anew under another epoch. Those that may not be deleted say what others say too.
@@ -232,17 +229,10 @@ func (m *Manager) replacedBefore(s *state) (time.Time, bool) {
 // delete deletes what it can, and tells of all that it cannot.
 func (m *Manager) delete(ctx context.Context, blobs []Blob) error {
 	sortByName(blobs)
-	errs := make([]error, len(blobs))
-	var g errgroup.Group
-	g.SetLimit(max(1, min(m.params.DeleteParallelism, m.lanes)))
-	for n, b := range blobs {
-		g.Go(func() error {
-			if err := m.place.Delete(ctx, b.Name); err != nil {
-				errs[n] = fmt.Errorf("delete the index %s: %w", b.Name, err)
-			}
-			return nil
-		})
-	}
-	_ = g.Wait() // the errors are in errs
-	return errors.Join(errs...)
+	return inLanes(min(m.params.DeleteParallelism, m.lanes), len(blobs), func(n int) error {
+		if err := m.place.Delete(ctx, blobs[n].Name); err != nil {
+			return fmt.Errorf("delete the index %s: %w", blobs[n].Name, err)
+		}
+		return nil
+	})
 }

@@ -2,6 +2,7 @@ package epoch
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -87,25 +88,10 @@ func (s *state) prefixes() (out []string) {
 // lists gives, for each prefix, what is listed, sorted by name.
 func (m *Manager) lists(ctx context.Context, prefixes ...string) ([][]Blob, error) {
 	out := make([][]Blob, len(prefixes))
-	if m.lanes == 1 {
-		for n, prefix := range prefixes {
-			blobs, err := m.list(ctx, prefix)
-			if err != nil {
-				return nil, err
-			}
-			out[n] = blobs
-		}
-		return out, nil
-	}
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(m.lanes)
-	for n, prefix := range prefixes {
-		g.Go(func() (err error) {
-			out[n], err = m.list(ctx, prefix)
-			return err
-		})
-	}
-	return out, g.Wait()
+	return out, inLanes(m.lanes, len(prefixes), func(n int) (err error) {
+		out[n], err = m.list(ctx, prefixes[n])
+		return err
+	})
 }
 
 func (m *Manager) list(ctx context.Context, prefix string) (out []Blob, err error) {
@@ -115,4 +101,22 @@ func (m *Manager) list(ctx context.Context, prefix string) (out []Blob, err erro
 	}
 	sortByName(out)
 	return out, nil
+}
+
+// inLanes does n things, that many at a time, and gives the errors of all. One lane is the caller's own goroutine.
+func inLanes(lanes, n int, do func(n int) error) error {
+	errs := make([]error, n)
+	if lanes <= 1 {
+		for i := range n {
+			errs[i] = do(i)
+		}
+		return errors.Join(errs...)
+	}
+	var g errgroup.Group
+	g.SetLimit(lanes)
+	for i := range n {
+		g.Go(func() error { errs[i] = do(i); return nil })
+	}
+	_ = g.Wait() // the errors are in errs
+	return errors.Join(errs...)
 }
