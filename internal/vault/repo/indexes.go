@@ -1,0 +1,327 @@
+package repo
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"holdfast/internal/vault/repo/epoch"
+	"holdfast/internal/vault/repo/index"
+	"holdfast/internal/vault/store"
+)
+
+const (
+	loadLanes   = 5          // indexes that are read at a time
+	loadTries   = 6          // when an index goes while it is read, as after a compaction
+	shardMax    = 16_000_000 // entries in one index blob: kopia's number
+	smallIndex  = 100        // entries; smaller indexes are joined in memory, so that a search need not ask each
+	firstPause  = 50 * time.Millisecond
+	packKinds   = "pq" // packs of contents without and with a prefix
+	packData    = "p"
+	packSpecial = "q"
+)
+
+// IndexError says which index blob could not be read.
+type IndexError struct {
+	Blob string // without the folder
+	Err  error
+}
+
+func (e *IndexError) Error() string { return fmt.Sprintf("load index %s: %v", e.Blob, e.Err) }
+
+// Unwrap gives the cause.
+func (e *IndexError) Unwrap() error { return e.Err }
+
+// place is a store as package epoch sees it.
+type place struct{ store store.Store }
+
+func (p place) List(ctx context.Context, prefix string, each func(epoch.Blob) error) error {
+	return p.store.List(ctx, blobDir+prefix, func(i store.Info) error {
+		return each(epoch.Blob{Name: strings.TrimPrefix(i.Name, blobDir), Size: i.Size, Time: i.ModTime})
+	})
+}
+
+func (p place) Put(ctx context.Context, name string, content []byte) error {
+	return p.store.Put(ctx, blobDir+name, store.Bytes(content))
+}
+
+func (p place) Delete(ctx context.Context, name string) error {
+	return p.store.Delete(ctx, blobDir+name)
+}
+
+// knownIndexes are the indexes that count, in memory.
+type knownIndexes struct {
+	mu        sync.RWMutex // guards what follows
+	open      map[string]*index.Index
+	merged    index.Merged // what open holds
+	watermark time.Time    // entries that were deleted up to then count as not there
+	readAt    time.Time
+	own       map[string]int64 // those that writers of this process added, with the revision of that moment
+	revision  int64            // changes with everything above but readAt
+}
+
+func (k *knownIndexes) forget() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.open, k.merged, k.own = nil, nil, nil
+	k.revision++
+}
+
+// mark is a moment; what is added after it is not forgotten by a use of what was listed after it.
+func (k *knownIndexes) mark() (int64, map[string]*index.Index) {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	return k.revision, k.open
+}
+
+// add makes an index count that a writer of this process has just stored.
+func (k *knownIndexes) add(name string, x *index.Index) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.revision++
+	if k.own == nil {
+		k.own = map[string]int64{}
+	}
+	k.own[name] = k.revision
+	if _, ok := k.open[name]; ok {
+		return
+	}
+	k.open = maps.Clone(k.open)
+	if k.open == nil {
+		k.open = map[string]*index.Index{}
+	}
+	k.open[name] = x
+	k.merged = append(k.merged[:len(k.merged):len(k.merged)], x)
+}
+
+// use makes a set count that was listed after the moment since, and what was added after it.
+func (k *knownIndexes) use(set map[string]*index.Index, watermark time.Time, since int64, now time.Time) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for name, at := range k.own {
+		switch x, ok := k.open[name]; {
+		case at > since && ok:
+			set[name] = x
+		case at <= since:
+			delete(k.own, name)
+		}
+	}
+	k.readAt = now
+	if watermark.Equal(k.watermark) && sameKeys(set, k.open) && k.merged != nil {
+		return nil
+	}
+	merged, err := joinSmall(set)
+	if err != nil {
+		return err
+	}
+	k.open, k.merged, k.watermark = set, merged, watermark
+	k.revision++
+	return nil
+}
+
+func sameKeys(a, b map[string]*index.Index) bool {
+	return maps.EqualFunc(a, b, func(*index.Index, *index.Index) bool { return true })
+}
+
+// joinSmall gives the indexes, the small ones as one: a vault has many of a few entries, and each would be asked for each content.
+func joinSmall(set map[string]*index.Index) (index.Merged, error) {
+	out := make(index.Merged, 0, len(set))
+	var small index.Merged
+	for _, x := range set {
+		if x.Len() < smallIndex {
+			small = append(small, x)
+		} else {
+			out = append(out, x)
+		}
+	}
+	if len(small) < 2 {
+		return append(out, small...), nil
+	}
+	all := index.Builder{}
+	for _, x := range small {
+		if err := x.Each("", "", func(i Info) error { all.Add(i); return nil }); err != nil {
+			return nil, err
+		}
+	}
+	raw, err := all.Encode(nil)
+	if err != nil {
+		return nil, fmt.Errorf("join small indexes: %w", err)
+	}
+	x, err := index.Open(raw)
+	if err != nil {
+		return nil, fmt.Errorf("join small indexes: %w", err)
+	}
+	return append(out, x), nil
+}
+
+// find gives the entry of a content that counts. counts=false: it was deleted so long ago that it counts as not there.
+func (k *knownIndexes) find(id ContentID) (i Info, counts, ok bool) {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	i, ok = k.merged.Find(id)
+	return i, ok && !expired(i, k.watermark), ok
+}
+
+func expired(i Info, watermark time.Time) bool {
+	return i.Deleted && !time.Unix(i.Time, 0).After(watermark)
+}
+
+// Refresh learns what others have written.
+func (r *Repository) Refresh(ctx context.Context) error {
+	r.refreshing.Lock()
+	defer r.refreshing.Unlock()
+	return r.refresh(ctx)
+}
+
+func (r *Repository) refresh(ctx context.Context) error {
+	pause := firstPause
+	for try := 1; ; try++ {
+		err := r.refreshOnce(ctx)
+		if err == nil || !errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrUnseen) || try == loadTries {
+			return err
+		}
+		// An index that was listed went before it was read: what stands for it is in the next list.
+		select {
+		case <-ctx.Done():
+			return errors.Join(context.Cause(ctx), err)
+		case <-time.After(pause):
+			pause *= 2
+		}
+	}
+}
+
+func (r *Repository) refreshOnce(ctx context.Context) error {
+	since, open := r.known.mark()
+	now := r.options.Now()
+	if err := r.epochs.Refresh(ctx); err != nil {
+		return fmt.Errorf("look which indexes count: %w", err)
+	}
+	what, err := r.epochs.Current(ctx)
+	if err != nil {
+		return fmt.Errorf("look which indexes count: %w", err)
+	}
+	set, err := r.load(ctx, what.Blobs, open)
+	if err != nil {
+		return err
+	}
+	return r.known.use(set, what.Watermark, since, now)
+}
+
+// load reads the indexes that are not open yet.
+func (r *Repository) load(ctx context.Context, blobs []epoch.Blob, open map[string]*index.Index) (map[string]*index.Index, error) {
+	set := make(map[string]*index.Index, len(blobs))
+	var mu sync.Mutex // guards set
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(loadLanes)
+	for _, b := range blobs {
+		if x, ok := open[b.Name]; ok {
+			mu.Lock()
+			set[b.Name] = x
+			mu.Unlock()
+			continue
+		}
+		g.Go(func() error {
+			x, err := r.loadIndex(ctx, b.Name)
+			if err != nil {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			set[b.Name] = x
+			return nil
+		})
+	}
+	return set, g.Wait()
+}
+
+func (r *Repository) loadIndex(ctx context.Context, name string) (*index.Index, error) {
+	raw, err := store.Read(ctx, r.blobs, blobDir+name)
+	if err == nil {
+		raw, err = r.seal.OpenBlob(name, raw)
+	}
+	var x *index.Index
+	if err == nil {
+		x, err = index.Open(raw)
+	}
+	if err != nil {
+		return nil, &IndexError{Blob: name, Err: err}
+	}
+	return x, nil
+}
+
+// keepFresh is [Repository.Refresh] when the last one was long ago: whoever relies on a content must not rely on one that was
+// deleted meanwhile.
+func (r *Repository) keepFresh(ctx context.Context) error {
+	if !r.stale() {
+		return nil
+	}
+	r.refreshing.Lock()
+	defer r.refreshing.Unlock()
+	if !r.stale() { // somebody else was quicker
+		return nil
+	}
+	return r.refresh(ctx)
+}
+
+func (r *Repository) stale() bool {
+	r.known.mu.RLock()
+	defer r.known.mu.RUnlock()
+	return r.options.Now().Sub(r.known.readAt) > indexesKept
+}
+
+// joinIndexes writes one set of index blobs that says what blobs say; package epoch decides which.
+func (r *Repository) joinIndexes(ctx context.Context, blobs []string, prefix string) error {
+	all := index.Builder{}
+	for _, name := range blobs {
+		x, err := r.loadIndex(ctx, name)
+		if err == nil {
+			err = x.Each("", "", func(i Info) error { all.Add(i); return nil })
+		}
+		if err != nil {
+			return err
+		}
+	}
+	shards, _, err := r.sealIndex(all, prefix, "s"+randomHex(8))
+	if err != nil {
+		return err
+	}
+	for name, sealed := range shards {
+		if err := r.blobs.Put(ctx, blobDir+name, store.Bytes(sealed)); err != nil {
+			return fmt.Errorf("store index %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// sealIndex gives index blobs of one set by their names, sealed and plain. Each name ends with the set and how many it has: a
+// reader passes over a set that is not complete.
+func (r *Repository) sealIndex(b index.Builder, prefix, set string) (sealed, plain map[string][]byte, err error) {
+	shards := b.Shards(shardMax)
+	sealed, plain = map[string][]byte{}, map[string][]byte{}
+	for _, s := range shards {
+		raw, err := s.Encode(nil)
+		if err != nil {
+			return nil, nil, fmt.Errorf("make an index: %w", err)
+		}
+		name, blob, err := r.seal.SealBlob(raw, prefix, fmt.Sprintf("%s-c%d", set, len(shards)))
+		if err != nil {
+			return nil, nil, fmt.Errorf("make an index: %w", err)
+		}
+		sealed[name], plain[name] = blob, raw
+	}
+	return sealed, plain, nil
+}
+
+func randomHex(n int) string {
+	b := make([]byte, n)
+	_, _ = rand.Read(b) // never fails (crypto/rand)
+	return hex.EncodeToString(b)
+}
