@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"time"
 
 	"holdfast/internal/vault/repo/epoch"
+	"holdfast/internal/vault/store"
 )
 
 // Blob is a stored blob of the repository; its time is by the place's clock.
@@ -16,34 +18,48 @@ type Blob = epoch.Blob
 
 // EachBlob gives the blobs whose names begin with prefix, in no order.
 func (r *Repository) EachBlob(ctx context.Context, prefix string, each func(Blob) error) error {
-	return errors.New("not yet")
+	return place{r.blobs}.List(ctx, prefix, each)
 }
 
 // StatBlob describes one blob.
 func (r *Repository) StatBlob(ctx context.Context, name string) (Blob, error) {
-	return Blob{}, errors.New("not yet")
+	i, err := r.blobs.Stat(ctx, blobDir+name)
+	return Blob{Name: name, Size: i.Size, Time: i.ModTime}, err
 }
 
 // ReadBlob gives all of a blob. store.ErrNotFound: it is not there.
 func (r *Repository) ReadBlob(ctx context.Context, name string) ([]byte, error) {
-	return nil, errors.New("not yet")
+	return store.Read(ctx, r.blobs, blobDir+name)
 }
 
 // ReplaceBlob stores a blob whatever was there: one of those that are meant to change.
 func (r *Repository) ReplaceBlob(ctx context.Context, name string, content []byte) error {
-	return errors.New("not yet")
+	if err := r.mayWrite(ctx); err != nil {
+		return err
+	}
+	return r.blobs.Replace(ctx, blobDir+name, store.Bytes(content))
 }
 
-// DeleteBlob deletes a blob; one that is not there is no error.
+// DeleteBlob deletes a blob; one that is not there is no error. Where deleting is denied, the markers of sessions stay, and that is
+// no error: they only keep a clean-up from what is being written.
 func (r *Repository) DeleteBlob(ctx context.Context, name string) error {
-	return errors.New("not yet")
+	err := r.blobs.Delete(ctx, blobDir+name)
+	if errors.Is(err, store.ErrDenied) && strings.HasPrefix(name, markerPrefix) {
+		return nil
+	}
+	return err
+}
+
+// isGone reports whether a blob is not there for certain.
+func isGone(err error) bool {
+	return errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrUnseen)
 }
 
 // Now is the time by the clock that the repository was opened with.
-func (r *Repository) Now() time.Time { return time.Time{} }
+func (r *Repository) Now() time.Time { return r.options.Now() }
 
 // Log is where the repository tells of itself. Never nil.
-func (r *Repository) Log() *slog.Logger { return nil }
+func (r *Repository) Log() *slog.Logger { return r.options.Log }
 
 // MaxPackSize is from how many bytes on a pack is full.
-func (r *Repository) MaxPackSize() int { return 0 }
+func (r *Repository) MaxPackSize() int { return r.format.now().MaxPackSize() }

@@ -19,14 +19,11 @@ import (
 )
 
 const (
-	loadLanes   = 5          // indexes that are read at a time
-	loadTries   = 6          // when an index goes while it is read, as after a compaction
-	shardMax    = 16_000_000 // entries in one index blob: kopia's number
-	smallIndex  = 100        // entries; smaller indexes are joined in memory, so that a search need not ask each
-	firstPause  = 50 * time.Millisecond
-	packKinds   = "pq" // packs of contents without and with a prefix
-	packData    = "p"
-	packSpecial = "q"
+	loadLanes  = 5          // indexes that are read at a time
+	loadTries  = 6          // when an index goes while it is read, as after a compaction
+	shardMax   = 16_000_000 // entries in one index blob: kopia's number
+	smallIndex = 100        // entries; smaller indexes are joined in memory, so that a search need not ask each
+	firstPause = 50 * time.Millisecond
 )
 
 // IndexError says which index blob could not be read.

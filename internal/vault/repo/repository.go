@@ -127,9 +127,12 @@ func Open(ctx context.Context, s store.Store, password string, o Options) (*Repo
 	if err != nil {
 		return nil, fmt.Errorf("open the repository: %w", err)
 	}
-	r := &Repository{blobs: s, options: o.filled(), zip: compression.New()}
+	r := &Repository{blobs: s, options: o.filled()}
 	r.format = &knownFormat{password: password, raw: raw, current: f, readAt: r.options.Now()}
-	if r.seal, err = f.Sealer(); err != nil {
+	if r.seal, err = f.Sealer(); err == nil {
+		r.zip, err = compression.New()
+	}
+	if err != nil {
 		return nil, fmt.Errorf("open the repository: %w", err)
 	}
 	r.epochs = epoch.New(place{s}, epoch.Parameters(f.Epochs()), r.joinIndexes, r.options.Now, r.options.Log)
