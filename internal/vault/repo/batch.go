@@ -6,15 +6,13 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"holdfast/internal/vault/repo/epoch"
 	"holdfast/internal/vault/repo/index"
 	"holdfast/internal/vault/store"
 )
-
-// slowTries is how often an index is written whose epoch was closed meanwhile.
-const slowTries = 3
 
 // closeAfter bounds how long closing a session may take.
 const closeAfter = time.Minute
@@ -28,7 +26,7 @@ type batch struct {
 	packs   []*pack          // full or to be stored, and not known to be stored
 	begun   bool             // storing a pack was tried
 
-	sealed, plain map[string][]byte // the index: made once, when all packs are stored, so that it can be stored again
+	index []sealedIndex // made once, when all packs are stored, so that it can be stored again; names without an epoch
 }
 
 func newBatch(session string) *batch {
@@ -130,9 +128,9 @@ func (w *Writer) flushContents(ctx context.Context, wanted func() bool) error {
 	defer w.flushing.Unlock()
 	w.mu.Lock()
 	switch {
-	case w.closed:
-		w.mu.Unlock()
-		return fmt.Errorf("flush: %w", errClosed)
+	case w.ended() != nil:
+		defer w.mu.Unlock()
+		return fmt.Errorf("flush: %w", w.ended())
 	case !wanted():
 		w.mu.Unlock()
 		return nil
@@ -207,16 +205,20 @@ func (w *Writer) storeIndex(ctx context.Context, b *batch) (err error) {
 	if err := r.mayWrite(ctx); err != nil {
 		return err
 	}
-	if b.sealed == nil {
-		if b.sealed, b.plain, err = r.sealIndex(b.entries, "", b.session); err != nil {
+	if b.index == nil {
+		if b.index, err = r.indexOf(b.entries, b.session); err != nil {
 			return err
 		}
 	}
-	var names []string
-	for range slowTries {
-		if names, err = r.epochs.WriteIndexes(ctx, b.sealed); !errors.Is(err, epoch.ErrTooSlow) {
-			break
-		}
+	shards := map[string][]byte{}
+	for _, s := range b.index {
+		shards[s.name] = s.bytes
+	}
+	names, err := r.epochs.WriteIndexes(ctx, shards)
+	if errors.Is(err, epoch.ErrTooSlow) { // for days: the packs may have been freed meanwhile
+		w.mu.Lock()
+		w.broken = err
+		w.mu.Unlock()
 	}
 	if err != nil {
 		return fmt.Errorf("store the index: %w", err)
@@ -231,19 +233,30 @@ func (w *Writer) storeIndex(ctx context.Context, b *batch) (err error) {
 
 // addIndex lets this process see an index that was stored.
 func (w *Writer) addIndex(b *batch, name string) error {
-	for short, raw := range b.plain {
-		if len(name) < len(short) || name[len(name)-len(short):] != short {
-			continue
-		}
-		x, err := index.Open(raw)
-		if err != nil {
-			return &IndexError{Blob: name, Err: err}
-		}
-		w.options.OnUpload(int64(len(b.sealed[short])))
-		w.repo.known.add(name, x)
-		return nil
+	n := slices.IndexFunc(b.index, func(s sealedIndex) bool { return strings.HasSuffix(name, s.name) })
+	if n < 0 {
+		return fmt.Errorf("store the index: no part of it is named %s", name)
 	}
-	return fmt.Errorf("store the index: no part of it is named %s", name)
+	x, err := index.Open(b.index[n].plain)
+	if err != nil {
+		return &IndexError{Blob: name, Err: err}
+	}
+	w.options.OnUpload(int64(len(b.index[n].bytes)))
+	w.repo.known.add(name, x)
+	return nil
+}
+
+// indexOf makes the index blobs of entries.
+func (r *Repository) indexOf(entries index.Builder, session string) ([]sealedIndex, error) {
+	var shards [][]byte
+	for _, s := range entries.Shards(shardMax) {
+		raw, err := s.Encode(nil)
+		if err != nil {
+			return nil, fmt.Errorf("make the index: %w", err)
+		}
+		shards = append(shards, raw)
+	}
+	return r.sealIndexes(shards, "", session)
 }
 
 // Close ends the session without a flush. What was stored since the last one counts not; where packs were stored, the marker stays,

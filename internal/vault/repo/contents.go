@@ -12,9 +12,6 @@ import (
 	"holdfast/internal/vault/store"
 )
 
-// sealedUnder is how much of a content's hash it is sealed under: the last bytes.
-const sealedUnder = 16
-
 // writtenVersion is the format version that entries of new contents bear.
 const writtenVersion = 3
 
@@ -141,7 +138,7 @@ func (r *Repository) unseal(i Info, sealed []byte) ([]byte, error) {
 	if i.KeyID != 0 {
 		return nil, fmt.Errorf("%w: it is sealed with key %d", format.ErrTooNew, i.KeyID)
 	}
-	under := sealingID(i.ID)
+	under := i.ID.Hash()
 	if i.Compression == 0 {
 		return r.seal.Open(make([]byte, 0, max(0, len(sealed)-r.seal.Overhead())), sealed, under)
 	}
@@ -153,11 +150,6 @@ func (r *Repository) unseal(i Info, sealed []byte) ([]byte, error) {
 	}
 	*room = packed
 	return r.zip.Decompress(nil, packed, compression.ID(i.Compression), int(i.Original))
-}
-
-func sealingID(id ContentID) []byte {
-	h := id.Hash()
-	return h[max(0, len(h)-sealedUnder):]
 }
 
 // sealContent gives a content as it lies in a pack, in room, and how it is compressed: what does not become shorter is not.
@@ -172,6 +164,6 @@ func (r *Repository) sealContent(p []byte, id ContentID, compress bool, room []b
 			p, header = *packed, compression.Fastest
 		}
 	}
-	sealed, err = r.seal.Seal(room[:0], p, sealingID(id))
+	sealed, err = r.seal.Seal(room[:0], p, id.Hash())
 	return sealed, header, err
 }

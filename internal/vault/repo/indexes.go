@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -100,7 +101,7 @@ func (k *knownIndexes) add(name string, x *index.Index) {
 }
 
 // use makes a set count that was listed after the moment since, and what was added after it.
-func (k *knownIndexes) use(set map[string]*index.Index, watermark time.Time, since int64, now time.Time) error {
+func (k *knownIndexes) use(set map[string]*index.Index, watermark time.Time, since int64, now time.Time) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for name, at := range k.own {
@@ -113,50 +114,14 @@ func (k *knownIndexes) use(set map[string]*index.Index, watermark time.Time, sin
 	}
 	k.readAt = now
 	if watermark.Equal(k.watermark) && sameKeys(set, k.open) && k.merged != nil {
-		return nil
+		return
 	}
-	merged, err := joinSmall(set)
-	if err != nil {
-		return err
-	}
-	k.open, k.merged, k.watermark = set, merged, watermark
+	k.open, k.merged, k.watermark = set, slices.AppendSeq(index.Merged{}, maps.Values(set)).Joined(smallIndex), watermark
 	k.revision++
-	return nil
 }
 
 func sameKeys(a, b map[string]*index.Index) bool {
 	return maps.EqualFunc(a, b, func(*index.Index, *index.Index) bool { return true })
-}
-
-// joinSmall gives the indexes, the small ones as one: a vault has many of a few entries, and each would be asked for each content.
-func joinSmall(set map[string]*index.Index) (index.Merged, error) {
-	out := make(index.Merged, 0, len(set))
-	var small index.Merged
-	for _, x := range set {
-		if x.Len() < smallIndex {
-			small = append(small, x)
-		} else {
-			out = append(out, x)
-		}
-	}
-	if len(small) < 2 {
-		return append(out, small...), nil
-	}
-	all := index.Builder{}
-	for _, x := range small {
-		if err := x.Each("", "", func(i Info) error { all.Add(i); return nil }); err != nil {
-			return nil, err
-		}
-	}
-	raw, err := all.Encode(nil)
-	if err != nil {
-		return nil, fmt.Errorf("join small indexes: %w", err)
-	}
-	x, err := index.Open(raw)
-	if err != nil {
-		return nil, fmt.Errorf("join small indexes: %w", err)
-	}
-	return append(out, x), nil
 }
 
 // find gives the entry of a content that counts. counts=false: it was deleted so long ago that it counts as not there.
@@ -209,7 +174,8 @@ func (r *Repository) refreshOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return r.known.use(set, what.Watermark, since, now)
+	r.known.use(set, what.Watermark, since, now)
+	return nil
 }
 
 // load reads the indexes that are not open yet.
@@ -276,45 +242,47 @@ func (r *Repository) stale() bool {
 
 // joinIndexes writes one set of index blobs that says what blobs say; package epoch decides which.
 func (r *Repository) joinIndexes(ctx context.Context, blobs []string, prefix string) error {
-	all := index.Builder{}
+	var all index.Merged
 	for _, name := range blobs {
 		x, err := r.loadIndex(ctx, name)
-		if err == nil {
-			err = x.Each("", "", func(i Info) error { all.Add(i); return nil })
-		}
 		if err != nil {
 			return err
 		}
+		all = append(all, x)
 	}
-	shards, _, err := r.sealIndex(all, prefix, "s"+randomHex(8))
+	shards, err := all.Compact(shardMax)
 	if err != nil {
 		return err
 	}
-	for name, sealed := range shards {
-		if err := r.blobs.Put(ctx, blobDir+name, store.Bytes(sealed)); err != nil {
-			return fmt.Errorf("store index %s: %w", name, err)
+	sealed, err := r.sealIndexes(shards, prefix, "s"+randomHex(8))
+	if err != nil {
+		return err
+	}
+	for _, s := range sealed {
+		if err := r.blobs.Put(ctx, blobDir+s.name, store.Bytes(s.bytes)); err != nil {
+			return fmt.Errorf("store index %s: %w", s.name, err)
 		}
 	}
 	return nil
 }
 
-// sealIndex gives index blobs of one set by their names, sealed and plain. Each name ends with the set and how many it has: a
-// reader passes over a set that is not complete.
-func (r *Repository) sealIndex(b index.Builder, prefix, set string) (sealed, plain map[string][]byte, err error) {
-	shards := b.Shards(shardMax)
-	sealed, plain = map[string][]byte{}, map[string][]byte{}
-	for _, s := range shards {
-		raw, err := s.Encode(nil)
+// sealedIndex is an index blob.
+type sealedIndex struct {
+	name         string
+	bytes, plain []byte
+}
+
+// sealIndexes gives the blobs of one set. Each name ends with the set and how many it has: a reader passes over a set that is not
+// complete.
+func (r *Repository) sealIndexes(shards [][]byte, prefix, set string) (out []sealedIndex, err error) {
+	for _, raw := range shards {
+		name, sealed, err := r.seal.SealBlob(raw, prefix, fmt.Sprintf("%s-c%d", set, len(shards)))
 		if err != nil {
-			return nil, nil, fmt.Errorf("make an index: %w", err)
+			return nil, fmt.Errorf("seal an index: %w", err)
 		}
-		name, blob, err := r.seal.SealBlob(raw, prefix, fmt.Sprintf("%s-c%d", set, len(shards)))
-		if err != nil {
-			return nil, nil, fmt.Errorf("make an index: %w", err)
-		}
-		sealed[name], plain[name] = blob, raw
+		out = append(out, sealedIndex{name, sealed, raw})
 	}
-	return sealed, plain, nil
+	return out, nil
 }
 
 func randomHex(n int) string {

@@ -86,7 +86,7 @@ func finished(s *format.Sealer, data []byte, entries index.Builder) ([]byte, err
 	}
 	under := s.Hash(raw)
 	at := len(data)
-	if data, err = s.Seal(data, raw, under); err != nil {
+	if data, err = s.SealIndex(data, raw, under); err != nil {
 		return nil, fmt.Errorf("make the index of a pack: %w", err)
 	}
 	t := trailer{under: under, offset: uint32(at), length: uint32(len(data) - at)}

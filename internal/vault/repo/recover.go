@@ -29,8 +29,8 @@ func (w *Writer) Recover(ctx context.Context, pack string, size int64, commit bo
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.closed {
-		return nil, errClosed
+	if err := w.ended(); err != nil {
+		return nil, err
 	}
 	b := w.batch()
 	for _, i := range out {
@@ -66,7 +66,7 @@ func (r *Repository) packIndex(ctx context.Context, pack string, size int64) (*i
 	} else if sealed, err = r.part(ctx, pack, int64(t.offset), int64(t.length)); err != nil {
 		return nil, err
 	}
-	raw, err := r.seal.Open(nil, sealed, t.under)
+	raw, err := r.seal.OpenIndex(nil, sealed, t.under)
 	if err != nil {
 		return nil, err
 	}

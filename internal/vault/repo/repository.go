@@ -127,7 +127,12 @@ func Open(ctx context.Context, s store.Store, password string, o Options) (*Repo
 	if err != nil {
 		return nil, fmt.Errorf("open the repository: %w", err)
 	}
-	r := &Repository{blobs: s, options: o.filled()}
+	return openWith(ctx, s, f, raw, password, o)
+}
+
+// openWith is [Open] with a format blob that was opened.
+func openWith(ctx context.Context, s store.Store, f *format.Format, raw []byte, password string, o Options) (r *Repository, err error) {
+	r = &Repository{blobs: s, options: o.filled()}
 	r.format = &knownFormat{password: password, raw: raw, current: f, readAt: r.options.Now()}
 	if r.seal, err = f.Sealer(); err == nil {
 		r.zip, err = compression.New()

@@ -17,6 +17,9 @@ const flushAfter = 10 * time.Minute
 // sparePacks bounds how many buffers of stored packs wait to be filled again.
 const sparePacks = 2
 
+// contentMax bounds one content, in bytes: an index cannot say more than twice as much.
+const contentMax = 128 << 20
+
 var errClosed = errors.New("the writing session is closed")
 
 // WriteOptions is how a writer works.
@@ -42,6 +45,7 @@ type Writer struct {
 	spare   [][]byte
 	changes int64
 	closed  bool
+	broken  error // why nothing of this session can be made known any more
 }
 
 // NewWriter begins a session. It must be closed.
@@ -79,6 +83,9 @@ func (w *Writer) Indexes() *epoch.Manager { return w.repo.epochs }
 // Store stores one content, unless it is there. prefix is "" or a letter from g to z; contents that have one are compressed whatever
 // compress says, as kopia has it. An error does not mean that the content is not part of what is flushed later.
 func (w *Writer) Store(ctx context.Context, p []byte, prefix string, compress bool) (ContentID, error) {
+	if len(p) > contentMax {
+		return ContentID{}, fmt.Errorf("store a content: %d bytes: one has at most %d", len(p), contentMax)
+	}
 	id, err := index.MakeID(prefix, w.repo.seal.Hash(p))
 	if err != nil {
 		return id, fmt.Errorf("store a content: %w", err)
@@ -110,9 +117,9 @@ func (w *Writer) ready(ctx context.Context) error {
 		return err
 	}
 	w.mu.Lock()
-	if w.closed {
+	if err := w.ended(); err != nil {
 		w.mu.Unlock()
-		return errClosed
+		return err
 	}
 	late := w.late()
 	b, again := w.failedPack()
@@ -131,14 +138,22 @@ func (w *Writer) ready(ctx context.Context) error {
 	return nil
 }
 
+// ended is why nothing can be stored any more, or nil. The caller holds mu.
+func (w *Writer) ended() error {
+	if w.closed {
+		return errClosed
+	}
+	return w.broken
+}
+
 // add puts a sealed content into a pack, and stores the pack when it is full. rewrite = even if it is there.
 func (w *Writer) add(ctx context.Context, i Info, sealed []byte, rewrite bool) error {
 	w.mu.Lock()
-	if w.closed {
+	if err := w.ended(); err != nil {
 		w.mu.Unlock()
-		return errClosed
+		return err
 	}
-	if before, known := w.seen(i.ID); known && !before.Deleted && !rewrite { // somebody was quicker
+	if before, known := w.latest(i.ID); known && !before.Deleted && !rewrite { // somebody was quicker
 		w.mu.Unlock()
 		return nil
 	}
@@ -198,11 +213,11 @@ func (w *Writer) overlay(id ContentID) (Info, bool) {
 func (w *Writer) find(id ContentID) (Info, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.seen(id)
+	return w.latest(id)
 }
 
-// seen is find for a caller who holds mu.
-func (w *Writer) seen(id ContentID) (Info, bool) {
+// latest is find for a caller who holds mu.
+func (w *Writer) latest(id ContentID) (Info, bool) {
 	if i, ok := w.overlay(id); ok {
 		return i, true
 	}
@@ -350,8 +365,8 @@ func (w *Writer) Delete(ctx context.Context, id ContentID) error {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.closed {
-		return errClosed
+	if err := w.ended(); err != nil {
+		return err
 	}
 	if now, ok := w.overlay(id); ok {
 		i = now
