@@ -68,6 +68,9 @@ func (c *Compressor) Decompress(dst, packed []byte, id ID, max int) ([]byte, err
 	if len(packed) < HeaderBytes || ID(binary.BigEndian.Uint32(packed)) != id {
 		return nil, fmt.Errorf("decompress: %w: it does not begin as %#x does", ErrDamaged, uint32(id))
 	}
+	if max < 0 {
+		return nil, fmt.Errorf("decompress: %w: to %d bytes", ErrDamaged, max)
+	}
 	// The decoder takes the room that there is as the limit, so there must be no more than is allowed.
 	dst = slices.Grow(dst, max)
 	out, err := c.decoder.DecodeAll(packed[HeaderBytes:], dst[:len(dst):len(dst)+max])
