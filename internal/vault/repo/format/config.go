@@ -113,6 +113,14 @@ func newConfig(n New, hashSecret, masterKey []byte) config {
 	}
 }
 
+func parseConfig(plain []byte) (config, error) {
+	var s sealed
+	if err := json.Unmarshal(plain, &s); err != nil {
+		return config{}, fmt.Errorf("decode the format inside its seal: %w: %w", ErrDamaged, err)
+	}
+	return s.Format, s.Format.check()
+}
+
 // check says why a repository cannot be used.
 func (c *config) check() error {
 	for _, one := range []struct {

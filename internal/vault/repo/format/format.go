@@ -86,14 +86,11 @@ func Read(blob []byte, password string) (*Format, error) {
 	if err != nil {
 		return nil, err
 	}
-	var s sealed
-	if err := json.Unmarshal(plain, &s); err != nil {
-		return nil, fmt.Errorf("decode the format inside its seal: %w: %w", ErrDamaged, err)
-	}
-	if err := s.Format.check(); err != nil {
+	c, err := parseConfig(plain)
+	if err != nil {
 		return nil, err
 	}
-	return &Format{outer: o, plain: plain, config: s.Format}, nil
+	return &Format{outer: o, plain: plain, config: c}, nil
 }
 
 // Rewrap gives the same format as a blob that another password opens. It takes as long as [Read].

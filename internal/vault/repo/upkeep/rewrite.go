@@ -1,0 +1,131 @@
+package upkeep
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"holdfast/internal/vault/repo"
+)
+
+const (
+	shortPercent = 60 // of a full pack: below it a pack is short
+	rewriteLanes = 4  // contents that are moved at a time
+)
+
+// pack is what the index says of one pack.
+type pack struct {
+	name    string
+	total   int64 // bytes of all its contents, the deleted ones too
+	live    int   // contents that are not deleted
+	oldest  int64 // of those, in seconds
+	newest  int64
+	members []repo.Info // those that are not deleted; only of packs that are joined
+}
+
+// rewrite moves what is left in short packs to new ones. Deleted contents stay where they are: their packs stay as long as they do.
+func (u *upkeep) rewrite(ctx context.Context) error {
+	if err := u.r.Refresh(ctx); err != nil {
+		return err
+	}
+	packs := map[string]*pack{}
+	err := u.r.EachContent(ctx, true, func(i repo.Info) error {
+		p := packs[i.Pack]
+		if p == nil {
+			p = &pack{name: i.Pack}
+			packs[i.Pack] = p
+		}
+		p.add(i)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("look for short packs: %w", err)
+	}
+	chosen := short(packs, int64(u.r.MaxPackSize())*shortPercent/100, u.r.Now().Add(-u.safety.RewriteMinAge).Unix())
+	wanted := map[string]*pack{}
+	for _, p := range chosen {
+		wanted[p.name] = p
+	}
+	err = u.r.EachContent(ctx, false, func(i repo.Info) error {
+		if p := wanted[i.Pack]; p != nil {
+			p.members = append(p.members, i)
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("look for short packs: %w", err)
+	}
+	for _, p := range chosen {
+		if err := u.move(ctx, p); err != nil {
+			return err
+		}
+	}
+	u.log.InfoContext(ctx, "short packs joined", "packs", len(chosen))
+	return u.w.Flush(ctx)
+}
+
+func (p *pack) add(i repo.Info) {
+	p.total += int64(i.Packed)
+	if i.Deleted {
+		return
+	}
+	if p.live++; p.live == 1 || i.Time < p.oldest {
+		p.oldest = i.Time
+	}
+	p.newest = max(p.newest, i.Time)
+}
+
+// short are the packs that are worth joining, the oldest first, so that what was stored together stays together. One alone of its
+// kind has nothing to be joined with; one that got something after a moment (in seconds) is left alone.
+func short(packs map[string]*pack, below, before int64) []*pack {
+	kinds := map[byte][]*pack{}
+	for _, p := range packs {
+		if p.name != "" && p.live > 0 && p.total < below && p.newest <= before {
+			kinds[p.name[0]] = append(kinds[p.name[0]], p)
+		}
+	}
+	var out []*pack
+	for _, all := range kinds {
+		if len(all) > 1 {
+			out = append(out, all...)
+		}
+	}
+	slices.SortFunc(out, func(a, b *pack) int {
+		return cmp.Or(cmp.Compare(a.name[0], b.name[0]), cmp.Compare(a.oldest, b.oldest), cmp.Compare(a.name, b.name))
+	})
+	return out
+}
+
+// move stores the contents of a pack again, in the order in which they lie there.
+func (u *upkeep) move(ctx context.Context, p *pack) error {
+	slices.SortFunc(p.members, func(a, b repo.Info) int { return cmp.Compare(a.Offset, b.Offset) })
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(rewriteLanes)
+	for _, i := range p.members {
+		if ctx.Err() != nil {
+			break
+		}
+		g.Go(func() error {
+			if err := u.w.Rewrite(ctx, i.ID); err != nil {
+				return fmt.Errorf("move content %s out of pack %s: %w", i.ID, p.name, err)
+			}
+			return nil
+		})
+	}
+	p.members = nil
+	return g.Wait()
+}
+
+// attempt writes down that packs are about to be joined: when that is broken off, some of it may have taken effect.
+func (u *upkeep) attempt(ctx context.Context) error {
+	now := u.r.Now()
+	u.schedule.Report(TaskRewrite, RunInfo{Start: now, End: now, Error: "broken off"})
+	return SetSchedule(ctx, u.r, u.schedule)
+}
+
+// since is the time between a blob's and the begin of this run, both by the place's clock.
+func (u *upkeep) since(t time.Time) time.Duration { return u.start.Add(clockSlack).Sub(t) }
