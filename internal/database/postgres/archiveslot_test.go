@@ -164,7 +164,7 @@ func slotAt(t *testing.T, n *pgtest.Node) database.LSN {
 
 func TestAStandbyKeepsTheLogThatTheVaultLacks(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
+	ctx := pgtest.Context(t)
 	nodes := pgtest.New(t, keepsLittle(), "127.46.44.1", "127.46.44.2")
 	a, b := nodes[0], nodes[1]
 	pgtest.Primary(t, a)
@@ -237,7 +237,7 @@ func TestAStandbyKeepsTheLogThatTheVaultLacks(t *testing.T) {
 
 func TestWhatAStandbyKeepsForTheVaultIsBounded(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
+	ctx := pgtest.Context(t)
 	nodes := pgtest.New(t, keepsLittle(postgres.Parameter{Name: "max_slot_wal_keep_size", Value: "48MB"}), "127.46.45.1", "127.46.45.2")
 	a, b := nodes[0], nodes[1]
 	pgtest.Primary(t, a)

@@ -50,7 +50,7 @@ func sound(t *testing.T, n, primary *pgtest.Node) {
 
 func TestAStandbyIsCopiedFromAStandbyAndOnlyChangesTravel(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
+	ctx := pgtest.Context(t)
 	nodes := pgtest.New(t, pgtest.Options{}, "127.46.31.1", "127.46.31.2", "127.46.31.3")
 	a, b, c := nodes[0], nodes[1], nodes[2]
 	pgtest.Primary(t, a)
@@ -124,7 +124,7 @@ func TestCopierChild(t *testing.T) {
 
 func TestACopierThatIsKilledGoesOn(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
+	ctx := pgtest.Context(t)
 	nodes := pgtest.New(t, pgtest.Options{}, "127.46.32.1", "127.46.32.2", "127.46.32.3")
 	a, b, c := nodes[0], nodes[1], nodes[2]
 	pgtest.Primary(t, a)
@@ -192,7 +192,7 @@ func TestACopierThatIsKilledGoesOn(t *testing.T) {
 
 func TestWhatMayNotBeCopiedIsRefusedBeforeAnythingIsTouched(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
+	ctx := pgtest.Context(t)
 	nodes := pgtest.New(t, pgtest.Options{}, "127.46.33.1", "127.46.33.2", "127.46.33.3")
 	a, b, c := nodes[0], nodes[1], nodes[2]
 	pgtest.Primary(t, a)

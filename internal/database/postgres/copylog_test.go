@@ -10,7 +10,7 @@ import (
 // The log that is written while a copy is made is more than any slot may keep: the copy ends well all the same.
 func TestACopyLastsLongerThanTheLogIsKept(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
+	ctx := pgtest.Context(t)
 	nodes := pgtest.New(t, pgtest.Options{Parameters: []postgres.Parameter{
 		{Name: "max_slot_wal_keep_size", Value: "64MB"}, {Name: "wal_keep_size", Value: "0"}, {Name: "max_wal_size", Value: "32MB"}, {Name: "min_wal_size", Value: "32MB"},
 	}}, "127.46.33.1", "127.46.33.2", "127.46.33.3")

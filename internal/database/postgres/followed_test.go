@@ -20,7 +20,7 @@ import (
 // taken for nobody's copy any more. Those that were promoted are told apart by their timeline, as ever.
 func TestAStandbyThatWasRunAsAPrimaryByHandIsNoCopy(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
+	ctx := pgtest.Context(t)
 	a := pgtest.New(t, pgtest.Options{}, "127.46.8.1")[0]
 	must(t, a.Init(ctx, 1))
 	must(t, a.Start(ctx, true))
@@ -56,7 +56,7 @@ func TestAStandbyThatWasRunAsAPrimaryByHandIsNoCopy(t *testing.T) {
 // timeline for the followed one calls the new primary forged.
 func TestATimelineThatIsBeingPromotedToIsNotFollowed(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
+	ctx := pgtest.Context(t)
 	nodes := pgtest.New(t, pgtest.Options{}, "127.46.8.2", "127.46.8.3")
 	a, b := nodes[0], nodes[1]
 	pgtest.Primary(t, a)

@@ -60,7 +60,7 @@ func whileUnread(t *testing.T, n *pgtest.Node, others ...postgres.Parameter) {
 
 func TestSettingsComeInByReloadAndByRestart(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
+	ctx := pgtest.Context(t)
 	nodes := pgtest.New(t, pgtest.Options{}, "127.46.9.1", "127.46.9.2")
 	a, b := nodes[0], nodes[1]
 	pgtest.Primary(t, a)

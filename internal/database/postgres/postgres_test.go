@@ -40,16 +40,36 @@ func local(t *testing.T, n *pgtest.Node) *pgx.Conn {
 func exec(t *testing.T, n *pgtest.Node, sql string) {
 	t.Helper()
 	conn := local(t, n)
-	_, err := conn.Exec(t.Context(), sql)
-	must(t, err)
+	if _, err := conn.Exec(pgtest.Context(t), sql); err != nil {
+		t.Fatalf("%s: %v\n%s", sql, err, whoWaits(n))
+	}
 	must(t, conn.Close(t.Context()))
+}
+
+// whoWaits says what a server's sessions do, for a test in which something never returned.
+func whoWaits(n *pgtest.Node) string {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, "sslmode=disable user="+postgres.Superuser+" dbname=postgres host="+n.SocketDir()+" port="+strconv.Itoa(n.Endpoint.Port))
+	if err != nil {
+		return "its sessions cannot be looked at: " + err.Error()
+	}
+	defer func() { _ = conn.Close(ctx) }() // the test has failed already
+	var s string
+	err = conn.QueryRow(ctx, `SELECT 'names: ' || current_setting('synchronous_standby_names') || E'\n' ||
+		(SELECT string_agg(concat_ws(' ', pid, application_name, backend_type, state, wait_event_type, wait_event, left(query, 80)), E'\n') FROM pg_stat_activity) || E'\n' ||
+		coalesce((SELECT string_agg(concat_ws(' ', pid, application_name, state, flush_lsn, sync_state), E'\n') FROM pg_stat_replication), 'nobody streams')`).Scan(&s)
+	if err != nil {
+		return "its sessions cannot be looked at: " + err.Error()
+	}
+	return s
 }
 
 func count(t *testing.T, n *pgtest.Node, sql string) int {
 	t.Helper()
 	conn := local(t, n)
 	var x int
-	must(t, conn.QueryRow(t.Context(), sql).Scan(&x))
+	must(t, conn.QueryRow(pgtest.Context(t), sql).Scan(&x))
 	must(t, conn.Close(t.Context()))
 	return x
 }
@@ -77,7 +97,7 @@ func quorum(t *testing.T, primary *pgtest.Node, epoch int64, w int, voters ...*p
 
 func TestFailoverKeepsEveryAcknowledgedCommitAndTheFormerPrimaryRewinds(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
+	ctx := pgtest.Context(t)
 	nodes := pgtest.New(t, pgtest.Options{Roles: []postgres.Role{{Name: "app", Password: redact.Secret("pa'ss"), Owns: []string{"shop"}}}},
 		"127.46.0.1", "127.46.0.2", "127.46.0.3")
 	a, b, c := nodes[0], nodes[1], nodes[2]
@@ -225,7 +245,7 @@ func TestFailoverKeepsEveryAcknowledgedCommitAndTheFormerPrimaryRewinds(t *testi
 
 func TestSwitchoverNeedsNoRewind(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
+	ctx := pgtest.Context(t)
 	nodes := pgtest.New(t, pgtest.Options{}, "127.46.1.1", "127.46.1.2")
 	a, b := nodes[0], nodes[1]
 	pgtest.Primary(t, a)
@@ -267,7 +287,7 @@ func TestSwitchoverNeedsNoRewind(t *testing.T) {
 
 func TestClosedServerPromotedByHandAcknowledgesNothing(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
+	ctx := pgtest.Context(t)
 	a := pgtest.New(t, pgtest.Options{}, "127.46.2.1")[0]
 	must(t, a.Init(ctx, 1))
 	must(t, a.Start(ctx, true))
@@ -298,7 +318,7 @@ func TestClosedServerPromotedByHandAcknowledgesNothing(t *testing.T) {
 
 func TestClientsComeInOnlyWhenAdmittedAndPeersOnlyByCertificate(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
+	ctx := pgtest.Context(t)
 	nodes := pgtest.New(t, pgtest.Options{Roles: []postgres.Role{{Name: "app", Password: redact.Secret("pa'ss"), Owns: []string{"shop"}}}},
 		"127.46.3.1", "127.46.3.2")
 	a := nodes[0]
@@ -356,7 +376,7 @@ func TestClientsComeInOnlyWhenAdmittedAndPeersOnlyByCertificate(t *testing.T) {
 
 func TestPositionIsReadFromTheLogWhateverTheServerIsDoing(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
+	ctx := pgtest.Context(t)
 	nodes := pgtest.New(t, pgtest.Options{}, "127.46.4.1", "127.46.4.2")
 	a, b := nodes[0], nodes[1]
 	pgtest.Primary(t, a)
@@ -409,7 +429,7 @@ func TestPositionIsReadFromTheLogWhateverTheServerIsDoing(t *testing.T) {
 
 func TestKillEndsABackendThatOutlivedItsPostmaster(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
+	ctx := pgtest.Context(t)
 	a := pgtest.New(t, pgtest.Options{}, "127.46.5.1")[0]
 	pgtest.Primary(t, a)
 	conn := local(t, a)
@@ -443,7 +463,7 @@ func TestKillEndsABackendThatOutlivedItsPostmaster(t *testing.T) {
 
 func TestForeignDataAreNeverTouched(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
+	ctx := pgtest.Context(t)
 	nodes := pgtest.New(t, pgtest.Options{}, "127.46.6.1", "127.46.6.2")
 	a := nodes[0]
 	must(t, os.MkdirAll(a.DataDir(), 0o755))

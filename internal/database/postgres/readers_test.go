@@ -18,7 +18,7 @@ import (
 // promotion, and could write before the listener leads there.
 func TestReadersAreGoneBeforeAStandbyIsPromoted(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
+	ctx := pgtest.Context(t)
 	nodes := pgtest.New(t, pgtest.Options{Roles: []postgres.Role{{Name: "app", Password: redact.Secret("pass"), Owns: []string{"shop"}}}},
 		"127.46.9.1", "127.46.9.2")
 	a, b := nodes[0], nodes[1]

@@ -85,7 +85,7 @@ func (a *archive) keep(t *testing.T, n *pgtest.Node) {
 // cannot serve.
 func TestAStandbyIsMadeOfWhatTheVaultHolds(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
+	ctx := pgtest.Context(t)
 	v, err := vault.Create(ctx, vault.Config{URL: "file://" + filepath.Join(t.TempDir(), "vault"), Key: redact.Secret("k"), Application: "clinic", Host: "h1"})
 	must(t, err)
 	t.Cleanup(func() { must(t, v.Close(context.Background())) })

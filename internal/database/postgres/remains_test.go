@@ -18,7 +18,7 @@ import (
 // PostgreSQL believes none of it, so an election must not either: the promotion would come out behind what was told.
 func TestRemainsBehindTheLogAreNotTold(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
+	ctx := pgtest.Context(t)
 	nodes := pgtest.New(t, pgtest.Options{}, "127.46.43.1", "127.46.43.2")
 	a, b := nodes[0], nodes[1]
 	pgtest.Primary(t, a)
@@ -71,7 +71,7 @@ func lastRecord(t *testing.T, n *pgtest.Node, dir string) walscan.LSN {
 // counts for that no more, however much it writes afterwards.
 func TestAPromotionThatForgotIsForsworn(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
+	ctx := pgtest.Context(t)
 	nodes := pgtest.New(t, pgtest.Options{}, "127.46.44.1", "127.46.44.2")
 	a, b := nodes[0], nodes[1]
 	pgtest.Primary(t, a)

@@ -16,7 +16,7 @@ import (
 // That server would be judged as before, and be rewound for ever.
 func TestARewindThatFindsNothingToDoIsNoRewind(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
+	ctx := pgtest.Context(t)
 	nodes := pgtest.New(t, pgtest.Options{}, "127.46.45.1", "127.46.45.2")
 	a, b := nodes[0], nodes[1]
 	pgtest.Primary(t, a)

@@ -22,7 +22,7 @@ func logins(t *testing.T, n *pgtest.Node) string {
 
 func TestRolesFollowThePlanWhileTheServerRuns(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
+	ctx := pgtest.Context(t)
 	app := postgres.Role{Name: "app", Password: redact.Secret("one"), Owns: []string{"shop"}}
 	web := postgres.Role{Name: "web", Password: redact.Secret("two"), Owns: []string{"site"}}
 	job := postgres.Role{Name: "job", Password: redact.Secret("three"), Owns: []string{"site"}}
@@ -83,7 +83,7 @@ func TestRolesFollowThePlanWhileTheServerRuns(t *testing.T) {
 // A role that somebody's transaction holds is waited for briefly: other orders must get through.
 func TestARoleThatIsHeldHoldsNothingUp(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
+	ctx := pgtest.Context(t)
 	app, job := postgres.Role{Name: "app", Password: redact.Secret("one")}, postgres.Role{Name: "job", Password: redact.Secret("three")}
 	a := pgtest.New(t, pgtest.Options{Roles: []postgres.Role{app}}, "127.46.41.1")[0]
 	pgtest.Primary(t, a)
@@ -111,7 +111,7 @@ func TestARoleThatIsHeldHoldsNothingUp(t *testing.T) {
 
 func TestRolesThatAreNotKnownYetAreNotTouched(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
+	ctx := pgtest.Context(t)
 	app := postgres.Role{Name: "app", Password: redact.Secret("one")}
 	a := pgtest.New(t, pgtest.Options{Roles: []postgres.Role{app}}, "127.46.39.1")[0]
 	pgtest.Primary(t, a)

@@ -15,7 +15,7 @@ import (
 
 func TestTheStateOfServersIsComparedOnRealServers(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
+	ctx := pgtest.Context(t)
 	nodes := pgtest.New(t, pgtest.Options{Roles: []postgres.Role{{Name: "app", Password: redact.Secret("pass"), Owns: []string{"shop"}}}},
 		"127.46.31.1", "127.46.31.2")
 	a, b := nodes[0], nodes[1]

@@ -34,7 +34,7 @@ func churn(t *testing.T, primary *pgtest.Node, others ...*pgtest.Node) {
 
 func TestANewPrimaryHasTheLogThatAnAbsentStandbyLacks(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
+	ctx := pgtest.Context(t)
 	small := pgtest.Options{Parameters: []postgres.Parameter{{Name: "wal_keep_size", Value: "0"}, {Name: "max_wal_size", Value: "32MB"}, {Name: "min_wal_size", Value: "32MB"}}}
 	nodes := pgtest.New(t, small, "127.46.34.1", "127.46.34.2", "127.46.34.3")
 	a, b, c := nodes[0], nodes[1], nodes[2]
@@ -81,7 +81,7 @@ func TestANewPrimaryHasTheLogThatAnAbsentStandbyLacks(t *testing.T) {
 
 func TestASlotThatWasGivenUpIsMadeAnew(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
+	ctx := pgtest.Context(t)
 	small := pgtest.Options{Parameters: []postgres.Parameter{
 		{Name: "wal_keep_size", Value: "0"}, {Name: "max_wal_size", Value: "32MB"}, {Name: "min_wal_size", Value: "32MB"}, {Name: "max_slot_wal_keep_size", Value: "48MB"},
 	}}
@@ -115,7 +115,7 @@ func TestASlotThatWasGivenUpIsMadeAnew(t *testing.T) {
 
 func TestAReadOnlyPrimaryRefusesClientsWritesAndTakesThemAgain(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
+	ctx := pgtest.Context(t)
 	role := postgres.Role{Name: "app", Password: redact.Secret("secret"), Owns: []string{"app"}}
 	a := pgtest.New(t, pgtest.Options{Roles: []postgres.Role{role}}, "127.46.36.1")[0]
 	pgtest.Primary(t, a)
@@ -159,7 +159,7 @@ func smallDisk(t *testing.T, n *pgtest.Node, size string) {
 
 func TestAFullDiskEndsInOneStartFromTheReserve(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
+	ctx := pgtest.Context(t)
 	a := pgtest.New(t, pgtest.Options{}, "127.46.37.1")[0]
 	smallDisk(t, a, "420m")
 	pgtest.Primary(t, a)

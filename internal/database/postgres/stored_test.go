@@ -66,7 +66,7 @@ func voteOnce(ctx context.Context, n *pgtest.Node, i int, has *atomic.Bool) erro
 		return err
 	}
 	came, told := uint64(begin), uint64(0)
-	for {
+	for ctx.Err() == nil { // asked under a context that has ended, the connection says that nothing came in time, for ever
 		if has.Load() {
 			told = came
 		}
@@ -94,6 +94,7 @@ func voteOnce(ctx context.Context, n *pgtest.Node, i int, has *atomic.Bool) erro
 			return err
 		}
 	}
+	return ctx.Err()
 }
 
 // commits reports how a commit of a client ended, or that it waits for somebody.
@@ -106,7 +107,14 @@ func commits(t *testing.T, n *pgtest.Node, sql string) (waits bool, end func() e
 		_, err := conn.Exec(context.WithoutCancel(t.Context()), sql)
 		done <- err
 	}()
-	end = func() error { return <-done }
+	end = func() error {
+		select {
+		case err := <-done:
+			return err
+		case <-pgtest.Context(t).Done():
+			return fmt.Errorf("%s waits for ever:\n%s", sql, whoWaits(n))
+		}
+	}
 	for until := time.Now().Add(time.Minute); time.Now().Before(until); {
 		select {
 		case err := <-done:
@@ -167,7 +175,7 @@ func whileObserved(t *testing.T, n *pgtest.Node, names database.Names, do func()
 // of the agent; and what the room sees of the names is as if there were no vault.
 func TestACommitNeedsTheVaultAndStandbys(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
+	ctx := pgtest.Context(t)
 	nodes := pgtest.New(t, pgtest.Options{}, "127.46.61.1", "127.46.61.2", "127.46.61.3")
 	a, b, c := nodes[0], nodes[1], nodes[2]
 	pgtest.Primary(t, a)
@@ -260,7 +268,7 @@ func TestACommitNeedsTheVaultAndStandbys(t *testing.T) {
 // names down to nothing leaves the vault.
 func TestAServerOpensToTheVaultWhenThePlanWantsIt(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
+	ctx := pgtest.Context(t)
 	a := pgtest.New(t, pgtest.Options{}, "127.46.62.1")[0]
 	a.SetStoredWish(postgres.StoredWish{Vault: true})
 	must(t, a.Init(ctx, 1))
@@ -311,7 +319,7 @@ func sender(t *testing.T, n *pgtest.Node, name string) int {
 // agreed for another epoch. Once names held votes, an agent that did not see it ends whoever may count them.
 func TestWhatAHandWroteIsToldUntilTheVaultIsAskedAnew(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
+	ctx := pgtest.Context(t)
 	nodes := pgtest.New(t, pgtest.Options{}, "127.46.63.1", "127.46.63.2")
 	a, b := nodes[0], nodes[1]
 	pgtest.Primary(t, a)

@@ -29,7 +29,7 @@ func postmaster(t *testing.T, n *pgtest.Node) int {
 
 func TestAHungServerIsToldAndCanBeKilled(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
+	ctx := pgtest.Context(t)
 	a := pgtest.New(t, pgtest.Options{}, "127.46.7.1")[0]
 	pgtest.Primary(t, a)
 	a.Await(t, "writable", func(l database.Local) bool { return l.Writable == "ok" })
@@ -47,7 +47,7 @@ func TestAHungServerIsToldAndCanBeKilled(t *testing.T) {
 
 func TestAServerWhoseKeeperIsSilentIsToldAndCanBeKilled(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
+	ctx := pgtest.Context(t)
 	a := pgtest.New(t, pgtest.Options{}, "127.46.20.1")[0]
 	pgtest.Primary(t, a)
 	if l := a.Observe(ctx); l.KeeperSilent != 0 {
@@ -69,7 +69,7 @@ func TestAServerWhoseKeeperIsSilentIsToldAndCanBeKilled(t *testing.T) {
 
 func TestAPrimaryWithoutExtensionIsFencedAndAStandbyIsNot(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
+	ctx := pgtest.Context(t)
 	a := pgtest.New(t, pgtest.Options{}, "127.46.8.1")[0]
 	must(t, a.Init(ctx, 1))
 	must(t, a.Start(ctx, true))
@@ -93,7 +93,7 @@ func TestAPrimaryWithoutExtensionIsFencedAndAStandbyIsNot(t *testing.T) {
 
 func TestAnInterruptedCloneIsPartialAndCanBeMadeAnew(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
+	ctx := pgtest.Context(t)
 	nodes := pgtest.New(t, pgtest.Options{}, "127.46.9.1", "127.46.9.2")
 	a, b := nodes[0], nodes[1]
 	if err := b.Clone(ctx, a.Endpoint, a.Endpoint, 1); err == nil {
@@ -140,7 +140,7 @@ func TestAnInterruptedCloneIsPartialAndCanBeMadeAnew(t *testing.T) {
 
 func TestASilentClientDoesNotHoldUpARecruit(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
+	ctx := pgtest.Context(t)
 	nodes := pgtest.New(t, pgtest.Options{}, "127.46.10.1", "127.46.10.2")
 	a, b := nodes[0], nodes[1]
 	pgtest.Primary(t, a)

@@ -222,6 +222,17 @@ func Join(t testing.TB, n, primary *Node, epoch int64) {
 	n.Await(t, "streaming", func(l database.Local) bool { return l.Receiving })
 }
 
+// patience is more than anything takes here, on a busy machine too.
+const patience = 3 * time.Minute
+
+// Context ends with the test, and before that when something does not return: then that is an error with the test's name,
+// and not the end of the whole run a quarter of an hour later.
+func Context(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeoutCause(t.Context(), patience, fmt.Errorf("it did not return within %s", patience))
+	t.Cleanup(cancel)
+	return ctx
+}
+
 // Must ends the test on an error.
 func Must(t testing.TB, err error) {
 	t.Helper()
