@@ -2,14 +2,10 @@ package vault
 
 import (
 	"context"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 
-	"github.com/kopia/kopia/repo/content"
-	"github.com/kopia/kopia/repo/object"
-	"github.com/zeebo/blake3"
+	"holdfast/internal/vault/repo"
 )
 
 // ChunkSize is how many bytes of a file one chunk holds, but for a file's last. It divides a relation's 1 GiB
@@ -19,7 +15,7 @@ const ChunkSize = 1 << 20
 // Chunk is a stretch of a stored file. Two chunks of one vault with equal content are Equal.
 type Chunk struct {
 	Length int64
-	object object.ID
+	object repo.ObjectID
 }
 
 // Equal reports whether both hold the same bytes.
@@ -44,15 +40,15 @@ func (r *Reader) Chunks(ctx context.Context, e Entry) (list []Chunk, ok bool, er
 
 // parts lists what a file is made of, whatever the sizes are.
 func (r *Reader) parts(ctx context.Context, e Entry) ([]Chunk, error) {
-	id, err := object.ParseID(e.object)
+	id, err := repo.ParseObjectID(e.object)
 	if err != nil {
 		return nil, err
 	}
-	index, indirect := id.IndexObjectID()
+	index, indirect := id.List()
 	if !indirect {
 		return []Chunk{{Length: e.Size, object: id}}, nil
 	}
-	entries, err := object.LoadIndexObject(ctx, withoutPrefetch{r.vault.repo.ContentReader()}, index)
+	entries, err := r.vault.repo.Parts(ctx, index)
 	if err != nil {
 		return nil, err
 	}
@@ -68,20 +64,13 @@ func (r *Reader) parts(ctx context.Context, e Entry) ([]Chunk, error) {
 	return list, nil
 }
 
-// withoutPrefetch lends kopia's reader of contents the method that its reader of chunk lists asks for.
-type withoutPrefetch struct{ content.Reader }
-
-func (withoutPrefetch) PrefetchContents(context.Context, []content.ID, string) []content.ID {
-	return nil
-}
-
 // ChunkWriter stores one file by chunks: new ones by their bytes, and ones of an earlier backup by name, which
 // costs nothing. What comes out is a file like any other: nothing depends on the earlier backup.
 type ChunkWriter struct {
 	w       *Writer
 	entry   Entry
 	at      int64
-	entries []object.IndirectObjectEntry
+	entries []repo.Part
 }
 
 // Chunked begins a file. e.Size is ignored: what is added counts.
@@ -98,9 +87,9 @@ func (c *ChunkWriter) Append(p []byte) (Chunk, error) {
 	if len(p) > ChunkSize || c.at%ChunkSize != 0 {
 		return Chunk{}, fmt.Errorf("store %s: %d bytes at %d are no chunk", c.entry.Path, len(p), c.at)
 	}
-	obj := c.w.repo.NewObjectWriter(c.w.ctx, object.WriterOptions{Description: c.entry.Path, Compressor: compressor, MetadataCompressor: compressor, Splitter: splitter})
+	obj := c.w.repo.NewObject(c.w.ctx, repo.ObjectOptions{Splitter: splitter, Compress: true})
 	_, err := obj.Write(p)
-	var id object.ID
+	var id repo.ObjectID
 	if err == nil {
 		id, err = obj.Result()
 	}
@@ -121,12 +110,12 @@ func (c *ChunkWriter) Reuse(k Chunk) (bool, error) {
 	if err := c.w.work.alive(c.w.ctx); err != nil {
 		return false, err
 	}
-	id, _, direct := k.object.ContentID()
+	id, _, direct := k.object.Content()
 	if !direct {
 		return false, nil
 	}
 	about, err := c.w.vault.repo.ContentInfo(c.w.ctx, id)
-	if errors.Is(err, content.ErrContentNotFound) || err == nil && about.Deleted {
+	if errors.Is(err, repo.ErrContentNotFound) || err == nil && about.Deleted {
 		return false, nil
 	}
 	if err != nil {
@@ -149,7 +138,7 @@ func (c *ChunkWriter) Join(d *ChunkWriter) error {
 }
 
 func (c *ChunkWriter) add(k Chunk) {
-	c.entries = append(c.entries, object.IndirectObjectEntry{Start: c.at, Length: k.Length, Object: k.object})
+	c.entries = append(c.entries, repo.Part{Start: c.at, Length: k.Length, Object: k.object})
 	c.at += k.Length
 }
 
@@ -171,24 +160,25 @@ func (c *ChunkWriter) Keep() error {
 	return nil
 }
 
-// list writes the chunk list as kopia does, without reading the chunks back as its ConcatenateObjects would.
-func (c *ChunkWriter) list() (object.ID, error) {
+// list writes the list of the chunks, without reading them back.
+func (c *ChunkWriter) list() (repo.ObjectID, error) {
 	if len(c.entries) == 1 {
 		return c.entries[0].Object, nil
 	}
-	obj := c.w.repo.NewObjectWriter(c.w.ctx, object.WriterOptions{Description: "LIST(" + c.entry.Path + ")", Prefix: "x", Compressor: compressor, MetadataCompressor: compressor})
-	err := json.NewEncoder(obj).Encode(struct {
-		Stream  string                       `json:"stream"`
-		Entries []object.IndirectObjectEntry `json:"entries"`
-	}{"kopia:indirect", c.entries})
-	var id object.ID
+	raw, err := repo.EncodeParts(c.entries)
+	if err != nil {
+		return repo.ObjectID{}, err
+	}
+	obj := c.w.repo.NewObject(c.w.ctx, repo.ObjectOptions{Prefix: "x", Compress: true})
+	_, err = obj.Write(raw)
+	var id repo.ObjectID
 	if err == nil {
 		id, err = obj.Result()
 	}
 	if err = errors.Join(err, obj.Close()); err != nil {
-		return object.EmptyID, err
+		return repo.ObjectID{}, err
 	}
-	return object.ParseID("I" + id.String())
+	return repo.ParseObjectID("I" + id.String())
 }
 
 // Checkpoint makes durable what has been written so far, so that a writer that is cut off leaves it for the next
@@ -200,22 +190,8 @@ func (w *Writer) Checkpoint() error {
 	return nil
 }
 
-// Same reports whether p is exactly what the chunk holds, without reading the chunk: by the keyed hash that is
-// its name. Without agreement on how names are made (kopia's BLAKE3-256) nothing is the same.
+// Same reports whether p is exactly what the chunk holds, without reading the chunk: by the keyed hash that is its name.
 func (r *Reader) Same(k Chunk, p []byte) bool {
-	id, compressed, direct := k.object.ContentID()
-	if !direct || compressed || int64(len(p)) != k.Length {
-		return false
-	}
-	f := r.vault.repo.ContentReader().ContentFormat()
-	key := f.GetHmacSecret()
-	if f.GetHashFunction() != hashing || len(key) < 32 || id.Prefix() != "" {
-		return false
-	}
-	h, err := blake3.NewKeyed(key[:32])
-	if err != nil {
-		return false
-	}
-	_, _ = h.Write(p) // a hash takes all
-	return hex.EncodeToString(h.Sum(nil)[:32]) == id.String()
+	id, compressed, direct := k.object.Content()
+	return direct && !compressed && int64(len(p)) == k.Length && r.vault.repo.Name(p) == id
 }

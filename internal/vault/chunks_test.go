@@ -8,9 +8,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/kopia/kopia/repo/object"
-
 	"holdfast/internal/redact"
+	"holdfast/internal/vault/repo"
 )
 
 func TestABackupIsMadeOfChunksOfAnotherOne(t *testing.T) {
@@ -118,7 +117,7 @@ func TestABackupIsMadeOfChunksOfAnotherOne(t *testing.T) {
 		t.Fatal(err)
 	}
 	lost := chunks[0]
-	if lost.object, err = object.ParseID(strings.Repeat("0f", 32)); err != nil {
+	if lost.object, err = repo.ParseObjectID(strings.Repeat("0f", 32)); err != nil {
 		t.Fatal(err)
 	}
 	if ok, err := w.Chunked(Entry{Path: "x"}).Reuse(lost); ok || err != nil {

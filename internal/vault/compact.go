@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/kopia/kopia/repo"
+	"holdfast/internal/vault/repo"
 )
 
 // Compacted is what one run of compaction came to.
@@ -34,11 +34,8 @@ func (v *Vault) Compact(ctx context.Context, may func(context.Context) error) (C
 	if err := v.broken(); err != nil {
 		return out, err
 	}
-	err := repo.DirectWriteSession(ctx, v.repo, repo.WriteSessionOptions{Purpose: "holdfast-compact"}, func(ctx context.Context, w repo.DirectRepositoryWriter) error {
-		indexes, ok, err := w.ContentManager().EpochManager(ctx)
-		if err != nil || !ok {
-			return err
-		}
+	err := v.repo.Write(ctx, repo.WriteOptions{Purpose: "holdfast-compact"}, func(ctx context.Context, w *repo.Writer) error {
+		indexes := w.Indexes()
 		if err := indexes.Refresh(ctx); err != nil {
 			return err
 		}
@@ -46,11 +43,11 @@ func (v *Vault) Compact(ctx context.Context, may func(context.Context) error) (C
 			if err := may(ctx); err != nil {
 				return err
 			}
-			one, err := indexes.MaybeCompactSingleEpoch(ctx)
+			one, err := indexes.CompactOne(ctx)
 			if err != nil {
 				return err
 			}
-			if one == nil {
+			if !one {
 				break
 			}
 			out.Days++
@@ -58,11 +55,11 @@ func (v *Vault) Compact(ctx context.Context, may func(context.Context) error) (C
 				return err
 			}
 		}
-		if _, err := indexes.MaybeAdvanceWriteEpoch(ctx); err != nil {
+		if err := indexes.MaybeAdvance(ctx); err != nil {
 			return err
 		}
-		joined, err := indexes.MaybeGenerateRangeCheckpoint(ctx)
-		out.Joined = joined != nil
+		var err error
+		out.Joined, err = indexes.MaybeCheckpoint(ctx)
 		return err
 	})
 	if err = errors.Join(err, v.broken()); err != nil {

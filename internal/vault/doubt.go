@@ -4,15 +4,14 @@ import (
 	"context"
 	"errors"
 
-	"github.com/kopia/kopia/repo/object"
-
 	"holdfast/internal/problem"
+	"holdfast/internal/vault/repo"
 )
 
 // doubt looks why an object of the repository could not be read: it reads the packs that hold it from every copy, whole,
 // and holds them against the catalog. It reports whether one copy has any of them bad and another good; that copy is asked
 // last from now on, so that reading the object again is worth it.
-func (v *Vault) doubt(ctx context.Context, id object.ID) bool {
+func (v *Vault) doubt(ctx context.Context, id repo.ObjectID) bool {
 	if v.members == nil || ctx.Err() != nil {
 		return false
 	}
@@ -21,7 +20,7 @@ func (v *Vault) doubt(ctx context.Context, id object.ID) bool {
 		return false
 	}
 	found := false
-	if list, ok := id.IndexObjectID(); ok { // the list of its chunks comes first: without it they are not known
+	if list, ok := id.List(); ok { // the list of its chunks comes first: without it they are not known
 		found = v.doubt(ctx, list)
 	}
 	contents, err := v.repo.VerifyObject(ctx, id)
@@ -30,12 +29,12 @@ func (v *Vault) doubt(ctx context.Context, id object.ID) bool {
 	}
 	seen := map[string]bool{}
 	for _, c := range contents {
-		info, err := v.repo.ContentReader().ContentInfo(ctx, c)
-		if err != nil || seen[string(info.PackBlobID)] {
+		info, err := v.repo.ContentInfo(ctx, c)
+		if err != nil || seen[string(info.Pack)] {
 			continue
 		}
-		seen[string(info.PackBlobID)] = true
-		differ, err := v.members.Examine(ctx, blobName(info.PackBlobID))
+		seen[string(info.Pack)] = true
+		differ, err := v.members.Examine(ctx, blobName(info.Pack))
 		if err != nil {
 			return found
 		}

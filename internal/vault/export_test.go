@@ -12,7 +12,7 @@ func (c Config) In(place store.Store) Config {
 	return c
 }
 
-// WithFormatKept makes a vault look at its repository's format again after so long, where kopia takes a quarter of an hour.
+// WithFormatKept makes a vault look at its repository's format again after so long, where a quarter of an hour is usual.
 func (c Config) WithFormatKept(d time.Duration) Config {
 	c.formatKept = d
 	return c

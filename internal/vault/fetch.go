@@ -22,10 +22,10 @@ func (r *Reader) Fetch(ctx context.Context, k Chunk) ([]byte, error) {
 	return content, nil
 }
 
-// chunk asks for the content by its name: kopia's reader of objects would copy it twice more.
+// chunk asks for the content by its name: a reader of objects would copy it once more.
 func (r *Reader) chunk(ctx context.Context, k Chunk) ([]byte, error) {
-	if id, compressed, direct := k.object.ContentID(); direct && !compressed {
-		return r.vault.repo.ContentReader().GetContent(ctx, id)
+	if id, compressed, direct := k.object.Content(); direct && !compressed {
+		return r.vault.repo.Content(ctx, id)
 	}
 	f, err := r.vault.repo.OpenObject(ctx, k.object)
 	if err != nil {

@@ -9,9 +9,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/kopia/kopia/repo/content"
-
 	"holdfast/internal/vault/consent"
+	"holdfast/internal/vault/repo"
 	"holdfast/internal/vault/store"
 	"holdfast/internal/vault/wal"
 )
@@ -99,8 +98,8 @@ func (v *Vault) listWhole(ctx context.Context) error {
 		return err
 	}
 	known := map[string]bool{}
-	err := v.repo.ContentReader().IterateContents(ctx, content.IterateOptions{IncludeDeleted: true}, func(i content.Info) error {
-		known[blobName(i.PackBlobID)] = true
+	err := v.repo.EachContent(ctx, true, func(i repo.Info) error {
+		known[blobName(i.Pack)] = true
 		return nil
 	})
 	if err != nil {

@@ -8,12 +8,10 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/kopia/kopia/repo"
-	"github.com/kopia/kopia/repo/blob"
-	"github.com/kopia/kopia/repo/content"
 	"golang.org/x/sync/errgroup"
 
 	"holdfast/internal/problem"
+	"holdfast/internal/vault/repo"
 	"holdfast/internal/vault/store"
 )
 
@@ -88,7 +86,7 @@ const ThePacks = "the packs"
 // NoEntries is from where a lost mark among the indexes is mended, which says only how far they are joined, see [Mending].
 const NoEntries = "nothing: it held no entries"
 
-// isMarker names the marks among kopia's indexes.
+// isMarker names the marks among the indexes.
 func isMarker(name string) bool {
 	return strings.HasPrefix(name, indexPrefix+"e") || strings.HasPrefix(name, indexPrefix+"w")
 }
@@ -191,7 +189,7 @@ func (v *Vault) deadPacks(ctx context.Context, deleted bool) (map[string]bool, e
 	if err != nil {
 		return nil, err
 	}
-	for _, prefix := range content.PackBlobIDPrefixes { // behind the entries: a pack is stored before an entry leads to it
+	for _, prefix := range packPrefixes() { // behind the entries: a pack is stored before an entry leads to it
 		err := v.files.List(ctx, blobName(prefix), func(i store.Info) error {
 			if !cat.gone(i.Name) {
 				delete(dead, strings.TrimPrefix(i.Name, repositoryDir+"/"))
@@ -214,11 +212,11 @@ func (v *Vault) entered(ctx context.Context, deleted bool) (map[string]bool, err
 	}
 	packs := map[string]bool{}
 	var mu sync.Mutex // guards packs
-	err := v.repo.ContentReader().IterateContents(ctx, content.IterateOptions{IncludeDeleted: deleted}, func(i content.Info) error {
+	err := v.repo.EachContent(ctx, deleted, func(i repo.Info) error {
 		mu.Lock()
 		defer mu.Unlock()
-		if i.PackBlobID != "" {
-			packs[string(i.PackBlobID)] = true
+		if i.Pack != "" {
+			packs[string(i.Pack)] = true
 		}
 		return nil
 	})
@@ -232,7 +230,7 @@ func (v *Vault) packs(ctx context.Context, want func(store.Info) bool) ([]store.
 		return nil, err
 	}
 	var out []store.Info
-	for _, prefix := range content.PackBlobIDPrefixes {
+	for _, prefix := range packPrefixes() {
 		err := v.files.List(ctx, blobName(prefix), func(i store.Info) error {
 			if !cat.gone(i.Name) && !cat.mayBeGone(i.Name) && (want == nil || want(i)) {
 				out = append(out, i)
@@ -256,14 +254,14 @@ func (v *Vault) learnPacks(ctx context.Context, packs []store.Info, dry bool) (n
 	if err := v.repo.Refresh(ctx); err != nil {
 		return 0, err
 	}
-	err = repo.DirectWriteSession(ctx, v.repo, repo.WriteSessionOptions{Purpose: "holdfast-learn-packs"}, func(ctx context.Context, w repo.DirectRepositoryWriter) error {
+	err = v.repo.Write(ctx, repo.WriteOptions{Purpose: "holdfast-learn-packs"}, func(ctx context.Context, w *repo.Writer) error {
 		n, err = v.learn(ctx, w, packs, dry)
 		return err
 	})
 	return n, err
 }
 
-func (v *Vault) learn(ctx context.Context, w repo.DirectRepositoryWriter, packs []store.Info, dry bool) (int, error) {
+func (v *Vault) learn(ctx context.Context, w *repo.Writer, packs []store.Info, dry bool) (int, error) {
 	var mu sync.Mutex // guards what follows
 	var silent []error
 	n, waiting := 0, 0
@@ -303,10 +301,10 @@ func (v *Vault) learn(ctx context.Context, w repo.DirectRepositoryWriter, packs 
 }
 
 // learnPack adds what one pack holds, if the repository lacks any of it, and gives how many entries that were.
-func (v *Vault) learnPack(ctx context.Context, w repo.DirectRepositoryWriter, p store.Info, dry bool) (int, error) {
-	id := blob.ID(strings.TrimPrefix(p.Name, repositoryDir+"/"))
-	ask := func(commit bool) ([]content.Info, error) {
-		return w.ContentManager().RecoverIndexFromPackBlob(ctx, id, p.Size, commit)
+func (v *Vault) learnPack(ctx context.Context, w *repo.Writer, p store.Info, dry bool) (int, error) {
+	id := strings.TrimPrefix(p.Name, repositoryDir+"/")
+	ask := func(commit bool) ([]repo.Info, error) {
+		return w.Recover(ctx, id, p.Size, commit)
 	}
 	held, err := ask(false)
 	if err != nil && v.members != nil {
@@ -319,15 +317,15 @@ func (v *Vault) learnPack(ctx context.Context, w repo.DirectRepositoryWriter, p 
 	}
 	fresh := 0
 	for _, c := range held {
-		known, err := w.ContentManager().ContentInfo(ctx, c.ContentID)
+		known, err := w.ContentInfo(ctx, c.ID)
 		switch {
-		case errors.Is(err, content.ErrContentNotFound):
+		case errors.Is(err, repo.ErrContentNotFound):
 			if !c.Deleted {
 				fresh++
 			}
 		case err != nil:
 			return 0, err
-		case known.TimestampSeconds < c.TimestampSeconds: // it was moved here, and what is known is where it was
+		case known.Time < c.Time: // it was moved here, and what is known is where it was
 			fresh++
 		}
 	}

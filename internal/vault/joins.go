@@ -6,48 +6,33 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/kopia/kopia/repo"
-	"github.com/kopia/kopia/repo/maintenance"
-
 	"holdfast/internal/vault/filestore"
+	"holdfast/internal/vault/repo/upkeep"
 )
 
 // leaveJoinsOut makes this run of a clean-up join no packs that are half empty where a copy's disk has no more room than is kept
 // for the log: joining writes what they hold before it frees anything, and a clean-up that cannot write it frees nothing at all.
-// kopia leaves joining out until something was deleted since it joined last, so that is what its schedule is told. What is due to
+// upkeep leaves joining out until something was deleted since it joined last, so that is what its schedule is told. What is due to
 // be deleted in this run or in the next one, an hour later or more, is.
-func (v *Vault) leaveJoinsOut(ctx context.Context, w repo.DirectRepositoryWriter) error {
+func (v *Vault) leaveJoinsOut(ctx context.Context, now time.Time) error {
 	short, err := v.shortOfRoom()
 	if err != nil || !short {
 		return err
 	}
-	s, err := maintenance.GetSchedule(ctx, w)
+	s, err := upkeep.GetSchedule(ctx, v.repo)
 	if err != nil {
 		return fmt.Errorf("read when packs were joined: %w", err)
 	}
-	joined := lastRun(s, maintenance.TaskRewriteContentsFull)
-	deleted := lastRun(s, maintenance.TaskDeleteOrphanedBlobsFull)
+	joined, deleted := s.Last(upkeep.TaskRewrite), s.Last(upkeep.TaskDelete)
 	if !joined.IsZero() && deleted.Before(joined) {
 		return nil // it is left out already
 	}
-	now := w.Time()
-	s.ReportRun(maintenance.TaskRewriteContentsFull, maintenance.RunInfo{Start: now, End: now, Success: true})
-	if err := maintenance.SetSchedule(ctx, w, s); err != nil {
+	s.Report(upkeep.TaskRewrite, upkeep.RunInfo{Start: now, End: now, Success: true})
+	if err := upkeep.SetSchedule(ctx, v.repo, s); err != nil {
 		return fmt.Errorf("leave the joining of packs out: %w", err)
 	}
 	v.log.InfoContext(ctx, "packs are not joined: a copy's disk has no more room than is kept for the log")
 	return nil
-}
-
-// lastRun is when a task of kopia's last ended well; zero = never.
-func lastRun(s *maintenance.Schedule, task maintenance.TaskType) time.Time {
-	var last time.Time
-	for _, r := range s.Runs[task] {
-		if r.Success && r.End.After(last) {
-			last = r.End
-		}
-	}
-	return last
 }
 
 // shortOfRoom reports whether a directory among the copies has no more room than is kept for the log.

@@ -16,10 +16,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/kopia/kopia/repo"
-
 	"holdfast/internal/problem"
 	"holdfast/internal/redact"
+	"holdfast/internal/vault/repo"
 	"holdfast/internal/vault/store"
 )
 
@@ -331,11 +330,12 @@ func (v *Vault) rewrapped(ctx context.Context, old, fresh redact.String) ([]byte
 	if err != nil {
 		return nil, err
 	}
-	place := &pinned{Store: v.files, format: here, sealed: true}
-	err = v.beside(ctx, place, old, func(r repo.DirectRepository) error {
-		return r.FormatManager().ChangePassword(ctx, fresh.Reveal())
+	var out []byte
+	err = v.beside(ctx, &pinned{Store: v.files, format: here, sealed: true}, old, func(r *repo.Repository) error {
+		out, err = r.Rewrapped(fresh.Reveal())
+		return err
 	})
-	return place.format, err
+	return out, err
 }
 
 // openedFormat is the wrap with which this vault was opened.
@@ -359,7 +359,7 @@ func (v *Vault) openedFormat(ctx context.Context) ([]byte, error) {
 // opensWith reports whether a wrap opens with a passphrase, and leads to this vault's own key.
 func (v *Vault) opensWith(ctx context.Context, content []byte, key redact.String) (bool, error) {
 	var found string
-	err := v.beside(ctx, &pinned{Store: v.files, format: content, sealed: true}, key, func(r repo.DirectRepository) error {
+	err := v.beside(ctx, &pinned{Store: v.files, format: content, sealed: true}, key, func(r *repo.Repository) error {
 		derived, err := r.DeriveKey("holdfast-identity-v1", 32)
 		found = proofUnder(derived, v.identity)
 		return err
@@ -371,12 +371,12 @@ func (v *Vault) opensWith(ctx context.Context, content []byte, key redact.String
 }
 
 // beside opens the repository once more, over another place.
-func (v *Vault) beside(ctx context.Context, place store.Store, key redact.String, do func(repo.DirectRepository) error) error {
+func (v *Vault) beside(ctx context.Context, place store.Store, key redact.String, do func(*repo.Repository) error) error {
 	other := &Vault{name: v.name, host: v.host, log: v.log}
 	if err := other.openOver(ctx, place, Config{Key: key}); err != nil {
 		return err
 	}
-	return errors.Join(do(other.repo), other.letRepositoryGo(ctx))
+	return errors.Join(do(other.repo), other.repo.Close(ctx))
 }
 
 // Retire makes the newest wrap every copy's own, and removes all others: the old passphrase opens the vault no more. It is refused to whoever opened

@@ -62,7 +62,7 @@ func (v *Vault) MayDelete(ctx context.Context) error {
 	return nil
 }
 
-// indexPrefix begins the names of kopia's indexes.
+// indexPrefix begins the names of the repository's indexes.
 const indexPrefix = repositoryDir + "/x"
 
 // renewer is a place that can make locks longer.

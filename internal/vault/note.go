@@ -8,11 +8,9 @@ import (
 	"slices"
 	"time"
 
-	"github.com/kopia/kopia/repo"
-	"github.com/kopia/kopia/repo/manifest"
-	"github.com/kopia/kopia/snapshot"
-
 	"holdfast/internal/vault/consent"
+	"holdfast/internal/vault/repo"
+	"holdfast/internal/vault/repo/snapshot"
 	"holdfast/internal/vault/store"
 )
 
@@ -53,14 +51,14 @@ func (v *Vault) Notes(ctx context.Context) ([]Note, error) {
 }
 
 func (v *Vault) notes(ctx context.Context) ([]Note, error) {
-	found, err := v.repo.FindManifests(ctx, map[string]string{manifest.TypeLabelKey: typeNote})
+	found, err := v.repo.FindManifests(ctx, map[string]string{repo.TypeLabel: typeNote})
 	if err != nil {
 		return nil, fmt.Errorf("list notes in vault %s: %w", v.name, err)
 	}
 	latest := map[[2]string]Note{}
 	for _, m := range found {
 		var n Note
-		if _, err := v.repo.GetManifest(ctx, m.ID, &n); err != nil {
+		if _, err := v.repo.Manifest(ctx, m.ID, &n); err != nil {
 			return nil, fmt.Errorf("read a note on %s in vault %s: %w", m.Labels["backup"], v.name, err)
 		}
 		n.Stored = m.ModTime
@@ -88,7 +86,7 @@ func (v *Vault) PutNote(ctx context.Context, n Note) error {
 	n.At = n.At.UTC().Truncate(time.Second)
 	_, err := v.listed(ctx, n.Backup)
 	if err == nil {
-		err = v.write(ctx, "holdfast-note", func(ctx context.Context, w repo.RepositoryWriter) error {
+		err = v.write(ctx, "holdfast-note", func(ctx context.Context, w *repo.Writer) error {
 			_, err := w.ReplaceManifests(ctx, noteLabels(n.Backup, n.Kind), n)
 			return err
 		})
@@ -130,7 +128,7 @@ func (v *Vault) mayDropNote(ctx context.Context, kind, backup, note string) erro
 }
 
 func (v *Vault) dropNotes(ctx context.Context, backup string, kinds ...string) error {
-	err := v.write(ctx, "holdfast-note", func(ctx context.Context, w repo.RepositoryWriter) error {
+	err := v.write(ctx, "holdfast-note", func(ctx context.Context, w *repo.Writer) error {
 		for _, kind := range kinds {
 			if err := dropManifests(ctx, w, noteLabels(backup, kind)); err != nil {
 				return err
@@ -167,10 +165,10 @@ func (v *Vault) Lift(ctx context.Context, backup, by, reason string, at time.Tim
 }
 
 func noteLabels(backup, kind string) map[string]string {
-	return map[string]string{manifest.TypeLabelKey: typeNote, "backup": backup, "kind": kind}
+	return map[string]string{repo.TypeLabel: typeNote, "backup": backup, "kind": kind}
 }
 
-func dropManifests(ctx context.Context, w repo.RepositoryWriter, labels map[string]string) error {
+func dropManifests(ctx context.Context, w *repo.Writer, labels map[string]string) error {
 	found, err := w.FindManifests(ctx, labels)
 	if err != nil {
 		return err
@@ -184,7 +182,7 @@ func dropManifests(ctx context.Context, w repo.RepositoryWriter, labels map[stri
 }
 
 // write runs a short session that is flushed at its end.
-func (v *Vault) write(ctx context.Context, purpose string, f func(context.Context, repo.RepositoryWriter) error) error {
+func (v *Vault) write(ctx context.Context, purpose string, f func(context.Context, *repo.Writer) error) error {
 	v.repoMu.Lock()
 	defer v.repoMu.Unlock()
 	if err := v.broken(); err != nil {
@@ -194,7 +192,7 @@ func (v *Vault) write(ctx context.Context, purpose string, f func(context.Contex
 		return err
 	}
 	// Marks are small, and what retention says before it lets something go.
-	return repo.WriteSession(store.LettingGo(ctx), v.repo, repo.WriteSessionOptions{Purpose: purpose}, f)
+	return v.repo.Write(store.LettingGo(ctx), repo.WriteOptions{Purpose: purpose}, f)
 }
 
 // listed finds a backup's manifest as others have written it meanwhile.
@@ -207,14 +205,14 @@ func (v *Vault) listed(ctx context.Context, backup string) (*snapshot.Manifest, 
 	if err := v.repo.Refresh(ctx); err != nil {
 		return nil, err
 	}
-	found, err := v.repo.FindManifests(ctx, map[string]string{manifest.TypeLabelKey: snapshot.ManifestType, "tag:backup": backup})
+	found, err := v.repo.FindManifests(ctx, map[string]string{repo.TypeLabel: snapshot.ManifestType, "tag:backup": backup})
 	if err != nil {
 		return nil, err
 	}
 	if len(found) == 0 {
 		return nil, fmt.Errorf("%w: %s", ErrNoBackup, backup)
 	}
-	return snapshot.LoadSnapshot(ctx, v.repo, found[0].ID)
+	return snapshot.Load(ctx, v.repo, found[0].ID)
 }
 
 // Forget takes a backup off the list, which is the second step of letting it go; what only it used is freed by a later
@@ -228,8 +226,8 @@ func (v *Vault) Forget(ctx context.Context, backup string) (gone bool, err error
 	if kept, err := v.kept(ctx, backup); err != nil || kept {
 		return false, err
 	}
-	err = v.write(ctx, "holdfast-forget", func(ctx context.Context, w repo.RepositoryWriter) error {
-		return dropManifests(ctx, w, map[string]string{manifest.TypeLabelKey: snapshot.ManifestType, "tag:backup": backup})
+	err = v.write(ctx, "holdfast-forget", func(ctx context.Context, w *repo.Writer) error {
+		return dropManifests(ctx, w, map[string]string{repo.TypeLabel: snapshot.ManifestType, "tag:backup": backup})
 	})
 	if err != nil {
 		return false, fmt.Errorf("let go of backup %s: %w", backup, err)
@@ -239,8 +237,8 @@ func (v *Vault) Forget(ctx context.Context, backup string) (gone bool, err error
 		return true, err
 	}
 	if kept {
-		err := v.write(ctx, "holdfast-relist", func(ctx context.Context, w repo.RepositoryWriter) error {
-			_, err := snapshot.SaveSnapshot(ctx, w, m)
+		err := v.write(ctx, "holdfast-relist", func(ctx context.Context, w *repo.Writer) error {
+			_, err := snapshot.Save(ctx, w, m)
 			return err
 		})
 		if err != nil {
@@ -248,8 +246,8 @@ func (v *Vault) Forget(ctx context.Context, backup string) (gone bool, err error
 		}
 		return false, nil
 	}
-	err = v.write(ctx, "holdfast-forget", func(ctx context.Context, w repo.RepositoryWriter) error {
-		if err := dropManifests(ctx, w, map[string]string{manifest.TypeLabelKey: typeValidation, "backup": backup}); err != nil {
+	err = v.write(ctx, "holdfast-forget", func(ctx context.Context, w *repo.Writer) error {
+		if err := dropManifests(ctx, w, map[string]string{repo.TypeLabel: typeValidation, "backup": backup}); err != nil {
 			return err
 		}
 		return errors.Join(dropManifests(ctx, w, noteLabels(backup, Doomed)), dropManifests(ctx, w, noteLabels(backup, Lifted)))

@@ -11,22 +11,20 @@ import (
 	"slices"
 	"time"
 
-	"github.com/kopia/kopia/repo"
-	"github.com/kopia/kopia/repo/manifest"
-	"github.com/kopia/kopia/repo/object"
-	"github.com/kopia/kopia/snapshot"
+	"holdfast/internal/vault/repo"
+	"holdfast/internal/vault/repo/snapshot"
 )
 
 // ErrNoBackup is returned for a backup that the vault does not list.
 var ErrNoBackup = errors.New("no such backup in the vault")
 
-// typeValidation labels the manifests that hold a [Validation]; kopia's clean-up leaves manifests alone.
+// typeValidation labels the manifests that hold a [Validation]; a clean-up leaves manifests alone.
 const typeValidation = "holdfast-validation"
 
 // Backups lists the base backups of one database ("" = of all), oldest first, with what other processes
 // wrote meanwhile. An entry that cannot be read is an error: a list that hides a backup is worse than none.
 func (v *Vault) Backups(ctx context.Context, database string) ([]Backup, error) {
-	labels := map[string]string{manifest.TypeLabelKey: snapshot.ManifestType}
+	labels := map[string]string{repo.TypeLabel: snapshot.ManifestType}
 	if database != "" {
 		labels["tag:database"] = database
 	}
@@ -69,7 +67,7 @@ func (v *Vault) Backups(ctx context.Context, database string) ([]Backup, error) 
 
 // validations gives the latest mark of each backup.
 func (v *Vault) validations(ctx context.Context) (map[string]Validation, error) {
-	found, err := v.repo.FindManifests(ctx, map[string]string{manifest.TypeLabelKey: typeValidation})
+	found, err := v.repo.FindManifests(ctx, map[string]string{repo.TypeLabel: typeValidation})
 	if err != nil {
 		return nil, fmt.Errorf("list validations in vault %s: %w", v.name, err)
 	}
@@ -81,7 +79,7 @@ func (v *Vault) validations(ctx context.Context) (map[string]Validation, error) 
 			continue
 		}
 		var mark Validation
-		if _, err := v.repo.GetManifest(ctx, m.ID, &mark); err != nil {
+		if _, err := v.repo.Manifest(ctx, m.ID, &mark); err != nil {
 			return nil, fmt.Errorf("read validation of %s in vault %s: %w", id, v.name, err)
 		}
 		out[id], at[id] = mark, m.ModTime
@@ -96,8 +94,8 @@ func (v *Vault) Mark(ctx context.Context, backup string, mark Validation) error 
 	if err := v.broken(); err != nil {
 		return err
 	}
-	err := repo.WriteSession(ctx, v.repo, repo.WriteSessionOptions{Purpose: "holdfast-validation"}, func(ctx context.Context, w repo.RepositoryWriter) error {
-		_, err := w.PutManifest(ctx, map[string]string{manifest.TypeLabelKey: typeValidation, "backup": backup}, mark)
+	err := v.repo.Write(ctx, repo.WriteOptions{Purpose: "holdfast-validation"}, func(ctx context.Context, w *repo.Writer) error {
+		_, err := w.PutManifest(ctx, map[string]string{repo.TypeLabel: typeValidation, "backup": backup}, mark)
 		return err
 	})
 	if err != nil {
@@ -122,25 +120,25 @@ func (v *Vault) OpenBackup(ctx context.Context, id string) (*Reader, error) {
 	if err := v.repo.Refresh(ctx); err != nil {
 		return nil, fmt.Errorf("open backup %s: %w", id, err)
 	}
-	found, err := v.repo.FindManifests(ctx, map[string]string{manifest.TypeLabelKey: snapshot.ManifestType, "tag:backup": id})
+	found, err := v.repo.FindManifests(ctx, map[string]string{repo.TypeLabel: snapshot.ManifestType, "tag:backup": id})
 	if err != nil {
 		return nil, fmt.Errorf("open backup %s: %w", id, err)
 	}
 	if len(found) == 0 {
 		return nil, fmt.Errorf("open backup %s: %w %s", id, ErrNoBackup, v.name)
 	}
-	m, err := snapshot.LoadSnapshot(ctx, v.repo, found[0].ID)
+	m, err := snapshot.Load(ctx, v.repo, found[0].ID)
 	if err != nil {
 		return nil, fmt.Errorf("open backup %s: %w", id, err)
 	}
 	r := &Reader{vault: v}
-	if err := r.walk(ctx, "", m.RootObjectID()); err != nil {
+	if err := r.walk(ctx, "", m.RootEntry.ObjectID); err != nil {
 		return nil, fmt.Errorf("open backup %s: %w", id, err)
 	}
 	return r, nil
 }
 
-func (r *Reader) walk(ctx context.Context, dir string, id object.ID) error {
+func (r *Reader) walk(ctx context.Context, dir string, id repo.ObjectID) error {
 	list, err := r.list(ctx, id)
 	if err != nil && r.vault.doubt(ctx, id) {
 		list, err = r.list(ctx, id)
@@ -149,15 +147,15 @@ func (r *Reader) walk(ctx context.Context, dir string, id object.ID) error {
 		return fmt.Errorf("read directory %q: %w", dir, err)
 	}
 	for _, e := range list.Entries {
-		entry := Entry{Path: path.Join(dir, e.Name), Mode: uint32(e.Permissions), Size: e.FileSize, ModTime: e.ModTime.ToTime()}
+		entry := Entry{Path: path.Join(dir, e.Name), Mode: uint32(e.Permissions), Size: e.FileSize, ModTime: e.ModTime.Time()}
 		switch e.Type {
-		case snapshot.EntryTypeDirectory:
+		case snapshot.TypeDir:
 			entry.Dir = true
 			r.entries = append(r.entries, entry)
 			if err := r.walk(ctx, entry.Path, e.ObjectID); err != nil {
 				return err
 			}
-		case snapshot.EntryTypeFile:
+		case snapshot.TypeFile:
 			entry.object = e.ObjectID.String()
 			r.entries = append(r.entries, entry)
 		default:
@@ -168,7 +166,7 @@ func (r *Reader) walk(ctx context.Context, dir string, id object.ID) error {
 }
 
 // list reads one directory.
-func (r *Reader) list(ctx context.Context, id object.ID) (list snapshot.DirManifest, err error) {
+func (r *Reader) list(ctx context.Context, id repo.ObjectID) (list snapshot.DirManifest, err error) {
 	f, err := r.vault.repo.OpenObject(ctx, id)
 	if err != nil {
 		return list, err
@@ -209,6 +207,6 @@ func (r *Reader) Copy(ctx context.Context, e Entry, to io.Writer) error {
 
 // doubted is [Vault.doubt] of a file.
 func (r *Reader) doubted(ctx context.Context, e Entry) bool {
-	id, err := object.ParseID(e.object)
+	id, err := repo.ParseObjectID(e.object)
 	return err == nil && r.vault.doubt(ctx, id)
 }

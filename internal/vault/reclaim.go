@@ -9,13 +9,10 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/kopia/kopia/repo"
-	"github.com/kopia/kopia/repo/maintenance"
-	"github.com/kopia/kopia/repo/manifest"
-	"github.com/kopia/kopia/snapshot"
-	"github.com/kopia/kopia/snapshot/snapshotgc"
-
 	"holdfast/internal/problem"
+	"holdfast/internal/vault/repo"
+	"holdfast/internal/vault/repo/snapshot"
+	"holdfast/internal/vault/repo/upkeep"
 	"holdfast/internal/vault/store"
 	"holdfast/internal/vault/wal"
 )
@@ -64,26 +61,18 @@ func (v *Vault) Reclaim(ctx context.Context, o ReclaimOptions) (Freed, error) {
 	if err := v.readAll(ctx); err != nil {
 		return Freed{}, err
 	}
-	safety := maintenance.SafetyFull
+	safety := upkeep.Full()
 	safety.MinContentAgeSubjectToGC, safety.PackDeleteMinAge = Grace, Grace
 	safety.MarginBetweenSnapshotGC = Grace // a base backup may run for so long before what it found in the vault is listed
 	if o.Alone {
-		safety = maintenance.SafetyNone
+		safety = upkeep.None()
 		safety.MinRewriteToOrphanDeletionDelay = 1 // more than none: joining may be left out then too
 	}
-	err = repo.DirectWriteSession(ctx, v.repo, repo.WriteSessionOptions{Purpose: "holdfast-reclaim"}, func(ctx context.Context, w repo.DirectRepositoryWriter) error {
-		return maintenance.RunExclusive(ctx, w, maintenance.ModeFull, true, func(ctx context.Context, p maintenance.RunParameters) error {
-			if err := snapshotgc.Run(ctx, w, true, safety, p.MaintenanceStartTime); err != nil {
-				return err
-			}
-			if err := v.leaveJoinsOut(ctx, w); err != nil {
-				return err
-			}
-			if err := maintenance.Run(ctx, p, safety); err != nil {
-				return err
-			}
-			return v.guard.finish(ctx)
-		})
+	err = v.repo.Write(ctx, repo.WriteOptions{Purpose: "holdfast-reclaim"}, func(ctx context.Context, w *repo.Writer) error {
+		if err := upkeep.Run(ctx, v.repo, w, safety, v.leaveJoinsOut); err != nil {
+			return err
+		}
+		return v.guard.finish(ctx)
 	})
 	freed := g.freed()
 	if err == nil && ctx.Err() == nil {
@@ -119,12 +108,12 @@ func (v *Vault) readAll(ctx context.Context) error {
 	if err := v.repo.Refresh(ctx); err != nil {
 		return fmt.Errorf("list backups in vault %s: %w", v.name, err)
 	}
-	found, err := v.repo.FindManifests(ctx, map[string]string{manifest.TypeLabelKey: snapshot.ManifestType})
+	found, err := v.repo.FindManifests(ctx, map[string]string{repo.TypeLabel: snapshot.ManifestType})
 	if err != nil {
 		return fmt.Errorf("list backups in vault %s: %w", v.name, err)
 	}
 	for _, m := range found {
-		if _, err := snapshot.LoadSnapshot(ctx, v.repo, m.ID); err != nil {
+		if _, err := snapshot.Load(ctx, v.repo, m.ID); err != nil {
 			return &problem.Problem{Code: "vault.unreadable-backup", Subject: v.name, Severity: problem.Critical,
 				Title:   fmt.Sprintf("the entry of backup %s cannot be read: %v", m.Labels["tag:backup"], err),
 				Meaning: "Nothing is let go, for what that backup uses would go with it.",

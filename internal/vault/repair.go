@@ -8,10 +8,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/kopia/kopia/repo"
-	"github.com/kopia/kopia/repo/content"
-	"github.com/kopia/kopia/repo/object"
-
+	"holdfast/internal/vault/repo"
 	"holdfast/internal/vault/store"
 )
 
@@ -212,7 +209,7 @@ func (v *Vault) Affected(ctx context.Context, blobs []string) ([]Affected, error
 
 // needs gives the first of the packs that an object needs; "" = none.
 func (v *Vault) needs(ctx context.Context, text string, packs map[string]bool) (string, error) {
-	id, err := object.ParseID(text)
+	id, err := repo.ParseObjectID(text)
 	if err != nil {
 		return "", err
 	}
@@ -221,12 +218,12 @@ func (v *Vault) needs(ctx context.Context, text string, packs map[string]bool) (
 		return "", err
 	}
 	for _, c := range contents {
-		info, err := v.repo.ContentReader().ContentInfo(ctx, c)
+		info, err := v.repo.ContentInfo(ctx, c)
 		if err != nil {
 			return "", err
 		}
-		if packs[string(info.PackBlobID)] {
-			return repositoryDir + "/" + string(info.PackBlobID), nil
+		if packs[string(info.Pack)] {
+			return repositoryDir + "/" + string(info.Pack), nil
 		}
 	}
 	return "", nil
@@ -282,11 +279,11 @@ func (v *Vault) forgetChunks(ctx context.Context, lost map[string]bool) (int, er
 	n := 0
 	v.repoMu.Lock()
 	defer v.repoMu.Unlock()
-	err := repo.DirectWriteSession(ctx, v.repo, repo.WriteSessionOptions{Purpose: "holdfast-give-up"}, func(ctx context.Context, w repo.DirectRepositoryWriter) error {
-		var ids []content.ID
-		err := w.ContentManager().IterateContents(ctx, content.IterateOptions{}, func(i content.Info) error {
-			if lost[string(i.PackBlobID)] {
-				ids = append(ids, i.ContentID)
+	err := v.repo.Write(ctx, repo.WriteOptions{Purpose: "holdfast-give-up"}, func(ctx context.Context, w *repo.Writer) error {
+		var ids []repo.ContentID
+		err := v.repo.EachContent(ctx, false, func(i repo.Info) error {
+			if lost[string(i.Pack)] {
+				ids = append(ids, i.ID)
 			}
 			return nil
 		})
@@ -294,7 +291,7 @@ func (v *Vault) forgetChunks(ctx context.Context, lost map[string]bool) (int, er
 			return err
 		}
 		for _, id := range ids {
-			if err := w.ContentManager().DeleteContent(ctx, id); err != nil {
+			if err := w.Delete(ctx, id); err != nil {
 				return err
 			}
 		}

@@ -3,47 +3,35 @@ package vault
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 
-	"github.com/kopia/kopia/repo"
-	"github.com/kopia/kopia/repo/blob"
-	"github.com/kopia/kopia/repo/content"
-	"github.com/kopia/kopia/repo/format"
-	"github.com/kopia/kopia/repo/maintenance"
-
 	"holdfast/internal/redact"
+	"holdfast/internal/vault/repo"
+	"holdfast/internal/vault/repo/upkeep"
 	"holdfast/internal/vault/store"
 )
 
-// Settings of the repository, fixed for its life; measured in docs/decisions/0004.
 const (
-	hashing    = "BLAKE3-256"
-	encryption = "AES256-GCM-HMAC-SHA256"
-	splitter   = "FIXED-1M" // pages never shift inside a relation file
-	compressor = "zstd-fastest"
-	packSize   = 20 << 20 // bytes
-	userName   = "holdfast"
+	// repositoryDir is where the repository's blobs lie in a store.
+	repositoryDir = "repository"
+	// sessionMarkers is how the names of the markers of writing sessions begin.
+	sessionMarkers = "s"
+	// splitter cuts relation files: their pages never shift (measured in docs/decisions/0004).
+	splitter = "FIXED-1M"
+	userName = "holdfast"
 )
 
+func blobName(id string) string { return repositoryDir + "/" + id }
+
+// packPrefixes are how the names of packs begin: of files' content, and of what describes it.
+func packPrefixes() []string { return []string{"p", "q"} }
+
 func initRepository(ctx context.Context, files store.Store, key redact.String) error {
-	compressOnOneCore()
-	st, forget := newDriver(files)
-	defer forget()
-	opt := &repo.NewRepositoryOptions{
-		BlockFormat: format.ContentFormat{
-			Hash: hashing, Encryption: encryption,
-			MutableParameters: format.MutableParameters{Version: format.FormatVersion3, MaxPackSize: packSize, IndexVersion: content.DefaultIndexVersion},
-		},
-		ObjectFormat: format.ObjectFormat{Splitter: splitter},
-	}
-	if err := repo.Initialize(ctx, st, opt, key.Reveal()); err != nil {
+	if err := repo.Initialize(ctx, files, key.Reveal()); err != nil {
 		return fmt.Errorf("initialise repository: %w", err)
 	}
 	return nil
@@ -68,7 +56,7 @@ func (v *Vault) connectOnce(ctx context.Context, cfg Config, open opener) error 
 	format, err := v.openWith(ctx, cfg, open)
 	if err == nil {
 		if err = v.learnFormats(ctx, format); err != nil {
-			err = errors.Join(err, v.letRepositoryGo(ctx))
+			err = errors.Join(err, v.repo.Close(ctx))
 		}
 	}
 	return err
@@ -143,67 +131,25 @@ func (v *Vault) formatWraps(ctx context.Context) ([][]byte, error) {
 
 func sortedKeys[T any](m map[string]T) []string { return slices.Sorted(maps.Keys(m)) }
 
-// openOver opens the repository in a place. kopia insists on a connection file; it holds a token and no secret, and lives
-// in a private directory until Close. Writing it here instead of through repo.Connect spares a second
-// derivation of the key (a quarter of a second).
+// openOver opens the repository in a place.
 func (v *Vault) openOver(ctx context.Context, place store.Store, cfg Config) error {
-	state, err := os.MkdirTemp("", "holdfast-vault-*")
-	if err != nil {
-		return err
-	}
-	st, forget := newDriver(place)
-	v.state, v.forget = state, forget
-	connection := st.ConnectionInfo()
-	raw, err := json.Marshal(repo.LocalConfig{
-		Storage:       &connection,
-		Caching:       &content.CachingOptions{},
-		ClientOptions: repo.ClientOptions{Hostname: v.host, Username: userName, ReadOnly: cfg.ReadOnly, FormatBlobCacheDuration: cfg.formatKept},
-	})
-	if err == nil {
-		err = os.WriteFile(filepath.Join(state, "connection.json"), raw, 0o600)
-	}
-	if err == nil {
-		err = v.openRepository(ctx, cfg.Key)
-	}
-	if err != nil {
-		forget()
-		return errors.Join(err, os.RemoveAll(state))
-	}
-	return nil
-}
-
-// letRepositoryGo is the way back from openOver.
-func (v *Vault) letRepositoryGo(ctx context.Context) error {
-	err := v.repo.Close(ctx)
-	v.forget()
-	return errors.Join(err, os.RemoveAll(v.state))
-}
-
-func (v *Vault) openRepository(ctx context.Context, key redact.String) error {
-	compressOnOneCore()
-	r, err := repo.Open(ctx, filepath.Join(v.state, "connection.json"), key.Reveal(), &repo.Options{
-		DisableRepositoryLog: true,
-		DoNotWaitForUpgrade:  true,
-		OnFatalError:         v.setBroken, // kopia's own choice is os.Exit
+	r, err := repo.Open(ctx, place, cfg.Key.Reveal(), repo.Options{
+		Host: v.host, User: userName, ReadOnly: cfg.ReadOnly, FormatKept: cfg.formatKept, Fatal: v.setBroken, Log: v.log,
 	})
 	switch {
-	case errors.Is(err, repo.ErrInvalidPassword):
+	case errors.Is(err, repo.ErrWrongPassword):
 		return wrongKey(v.name)
-	case errors.Is(err, blob.ErrBlobNotFound), errors.Is(err, repo.ErrRepositoryNotInitialized):
+	case errors.Is(err, repo.ErrNotInitialized):
 		return lostFormat(v.name)
 	case err != nil:
 		return fmt.Errorf("open repository: %w", err)
 	}
-	direct, ok := r.(repo.DirectRepository)
-	if !ok {
-		return errors.Join(errors.New("open repository: not one that is read directly"), r.Close(ctx))
-	}
-	v.repo = direct
-	if v.walKey, err = direct.DeriveKey("holdfast-wal-v1", 32); err == nil {
-		v.nameKey, err = direct.DeriveKey("holdfast-wal-name-v1", 32)
+	v.repo = r
+	if v.walKey, err = r.DeriveKey("holdfast-wal-v1", 32); err == nil {
+		v.nameKey, err = r.DeriveKey("holdfast-wal-name-v1", 32)
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("derive the log's keys: %w", err), direct.Close(ctx))
+		return errors.Join(fmt.Errorf("derive the log's keys: %w", err), r.Close(ctx))
 	}
 	return nil
 }
@@ -211,12 +157,8 @@ func (v *Vault) openRepository(ctx context.Context, key redact.String) error {
 // takeMaintenance writes into the repository that nobody but Holdfast's maintainer may clean it up, so that
 // a stock kopia program leaves it alone.
 func (v *Vault) takeMaintenance(ctx context.Context) error {
-	return repo.WriteSession(ctx, v.repo, repo.WriteSessionOptions{Purpose: "holdfast-create"}, func(ctx context.Context, w repo.RepositoryWriter) error {
-		p := maintenance.DefaultParams()
-		p.Owner = "holdfast@vault"
-		p.QuickCycle.Enabled = false
-		p.FullCycle.Enabled = false
-		if err := maintenance.SetParams(ctx, w, &p); err != nil {
+	return v.repo.Write(ctx, repo.WriteOptions{Purpose: "holdfast-create"}, func(ctx context.Context, w *repo.Writer) error {
+		if err := upkeep.Own(ctx, w, "holdfast@vault"); err != nil {
 			return fmt.Errorf("set maintenance owner: %w", err)
 		}
 		return nil

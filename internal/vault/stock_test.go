@@ -1,9 +1,6 @@
 package vault_test
 
 import (
-	"bytes"
-	"errors"
-	"flag"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -11,12 +8,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/kopia/kopia/repo"
-	"github.com/kopia/kopia/repo/blob/filesystem"
-	"github.com/kopia/kopia/snapshot"
-	"github.com/kopia/kopia/snapshot/restore"
-	"github.com/kopia/kopia/snapshot/snapshotfs"
 
 	"holdfast/internal/vault"
 )
@@ -44,55 +35,7 @@ func readTree(t *testing.T, dir string) map[string][]byte {
 	return got
 }
 
-// kopia's own storage and restore code, as the stock program runs it, reads what we write.
-func TestStockLibraryRestoresWhatWeWrite(t *testing.T) {
-	v, dir := create(t)
-	store(t, v, sample())
-	ctx := t.Context()
-	st, err := filesystem.New(ctx, &filesystem.Options{Path: filepath.Join(dir, "repository")}, false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	conf := filepath.Join(t.TempDir(), "kopia.config")
-	if err := repo.Connect(ctx, conf, st, config(dir).Key.Reveal(), nil); err != nil {
-		t.Fatal(err)
-	}
-	r, err := repo.Open(ctx, conf, config(dir).Key.Reveal(), &repo.Options{OnFatalError: func(err error) { t.Error(err) }})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := errors.Join(r.Close(ctx), st.Close(ctx)); err != nil {
-			t.Error(err)
-		}
-	}()
-	ids, err := snapshot.ListSnapshotManifests(ctx, r, nil, nil)
-	if err != nil || len(ids) != 1 {
-		t.Fatalf("lists %v, %v", ids, err)
-	}
-	m, err := snapshot.LoadSnapshot(ctx, r, ids[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	root, err := snapshotfs.SnapshotRoot(r, m)
-	if err != nil {
-		t.Fatal(err)
-	}
-	out := filepath.Join(t.TempDir(), "out")
-	target := &restore.FilesystemOutput{TargetPath: out, OverwriteDirectories: true, OverwriteFiles: true, SkipOwners: true}
-	if err := target.Init(ctx); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := restore.Entry(ctx, r, target, root, restore.Options{RestoreDirEntryAtDepth: 1 << 20, Parallel: 2}); err != nil {
-		t.Fatal(err)
-	}
-	if d := differ(sample(), readTree(t, out)); d != "" {
-		t.Error("restored differently by kopia's own code")
-	}
-}
-
-// The unmodified kopia program lists, checks and restores what we write. It is built from the module cache when
-// asked for by name (go test -run Stock): a minute on a small machine, then kept in the user's cache.
+// The unmodified kopia program lists, checks and restores what we write.
 func TestStockProgramListsAndRestoresWhatWeWrite(t *testing.T) {
 	kopia := stockProgram(t)
 	v, dir := create(t)
@@ -205,33 +148,13 @@ func stockRunner(t *testing.T, kopia, dir, home string) func(args ...string) str
 	}
 }
 
+// stockProgram is where the kopia program lies. Its source is not to be had where these tests run by themselves (decision 0036),
+// so whoever has the program says where it is; without it nothing here is tried, and `.ci/run` says so.
 func stockProgram(t *testing.T) string {
 	t.Helper()
-	if p := os.Getenv("HOLDFAST_KOPIA"); p != "" {
-		return p
+	p := os.Getenv("HOLDFAST_KOPIA")
+	if p == "" {
+		t.Skip("HOLDFAST_KOPIA does not name the kopia program")
 	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		t.Skipf("no place to keep the kopia program: %v", err)
-	}
-	module, err := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}} {{.Version}}", "github.com/kopia/kopia").Output()
-	if err != nil {
-		t.Skipf("find kopia's source: %v", err)
-	}
-	src, version, _ := strings.Cut(strings.TrimSpace(string(module)), " ")
-	bin := filepath.Join(cache, "holdfast-test", "kopia-"+version)
-	if _, err := os.Stat(bin); err == nil {
-		return bin
-	}
-	if f := flag.Lookup("test.run"); f == nil || !strings.Contains(f.Value.String(), "Stock") {
-		t.Skip("the kopia program is not built yet: run go test ./internal/vault/... -run Stock once, or set HOLDFAST_KOPIA")
-	}
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", bin, ".")
-	cmd.Dir = src
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Run(); err != nil {
-		t.Fatalf("build the stock kopia program in %s: %v\n%s", src, err, out.String())
-	}
-	return bin
+	return p
 }

@@ -6,10 +6,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/kopia/kopia/repo"
-	"github.com/kopia/kopia/repo/blob"
-	"github.com/kopia/kopia/repo/content"
-
+	"holdfast/internal/vault/repo"
 	"holdfast/internal/vault/store"
 )
 
@@ -19,14 +16,14 @@ const takeUpMax = 24 * time.Hour
 
 // newWriter opens a write session. What a writer before it had stored when it was killed or broken off is known first, so that none of
 // that is stored again.
-func (v *Vault) newWriter(ctx context.Context, purpose string, uploaded func(int64)) (context.Context, repo.RepositoryWriter, *atWork, error) {
+func (v *Vault) newWriter(ctx context.Context, purpose string, uploaded func(int64)) (*repo.Writer, *atWork, error) {
 	if err := v.broken(); err != nil {
-		return nil, nil, nil, err
+		return nil, nil, err
 	}
 	n, err := v.takeUp(ctx)
 	switch {
 	case ctx.Err() != nil:
-		return nil, nil, nil, context.Cause(ctx)
+		return nil, nil, context.Cause(ctx)
 	case err != nil: // it costs time and room, and nothing else
 		v.log.WarnContext(ctx, "what an unfinished writer left in the vault is not used", "err", err)
 	case n > 0:
@@ -34,14 +31,14 @@ func (v *Vault) newWriter(ctx context.Context, purpose string, uploaded func(int
 	}
 	work, err := v.beginWork(ctx)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, err
 	}
-	writeCtx, w, err := v.repo.NewWriter(ctx, repo.WriteSessionOptions{Purpose: purpose, OnUpload: uploaded})
+	w, err := v.repo.NewWriter(ctx, repo.WriteOptions{Purpose: purpose, OnUpload: uploaded})
 	if err != nil {
 		work.end(ctx)
-		return nil, nil, nil, fmt.Errorf("begin writing to vault %s: %w", v.name, err)
+		return nil, nil, fmt.Errorf("begin writing to vault %s: %w", v.name, err)
 	}
-	return writeCtx, w, work, nil
+	return w, work, nil
 }
 
 // takeUp adds to the index what unfinished writers have stored: each leaves a marker from before its first pack until an index
@@ -51,10 +48,10 @@ func (v *Vault) takeUp(ctx context.Context) (int, error) {
 	if v.recorder == nil {
 		return 0, nil
 	}
-	unfinished := map[content.SessionID]bool{}
+	unfinished := map[string]bool{}
 	err := v.files.List(ctx, repositoryDir+"/"+sessionMarkers, func(i store.Info) error {
 		if time.Since(i.ModTime) < takeUpMax {
-			unfinished[content.SessionIDFromBlobID(blob.ID(strings.TrimPrefix(i.Name, repositoryDir+"/")))] = true
+			unfinished[repo.SessionOf(strings.TrimPrefix(i.Name, repositoryDir+"/"))] = true
 		}
 		return nil
 	})
@@ -62,7 +59,7 @@ func (v *Vault) takeUp(ctx context.Context) (int, error) {
 		return 0, err
 	}
 	packs, err := v.packs(ctx, func(i store.Info) bool {
-		return bulk(i.Name) && unfinished[content.SessionIDFromBlobID(blob.ID(strings.TrimPrefix(i.Name, repositoryDir+"/")))]
+		return bulk(i.Name) && unfinished[repo.SessionOf(strings.TrimPrefix(i.Name, repositoryDir+"/"))]
 	})
 	if err == nil && len(packs) > 0 {
 		packs, err = v.unknownPacks(ctx, packs)
@@ -80,17 +77,17 @@ func (v *Vault) unknownPacks(ctx context.Context, packs []store.Info) ([]store.I
 	if err := v.repo.Refresh(ctx); err != nil {
 		return nil, err
 	}
-	waiting := map[blob.ID]store.Info{}
+	waiting := map[string]store.Info{}
 	for _, p := range packs {
-		waiting[blob.ID(strings.TrimPrefix(p.Name, repositoryDir+"/"))] = p
+		waiting[strings.TrimPrefix(p.Name, repositoryDir+"/")] = p
 	}
-	err := v.repo.ContentReader().IterateContents(ctx, content.IterateOptions{IncludeDeleted: true}, func(i content.Info) error {
-		delete(waiting, i.PackBlobID)
+	err := v.repo.EachContent(ctx, true, func(i repo.Info) error {
+		delete(waiting, i.Pack)
 		return nil
 	})
 	out := packs[:0:0]
 	for _, p := range packs {
-		if _, ok := waiting[blob.ID(strings.TrimPrefix(p.Name, repositoryDir+"/"))]; ok {
+		if _, ok := waiting[strings.TrimPrefix(p.Name, repositoryDir+"/")]; ok {
 			out = append(out, p)
 		}
 	}

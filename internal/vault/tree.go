@@ -14,11 +14,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	kopiafs "github.com/kopia/kopia/fs"
-	"github.com/kopia/kopia/repo"
-	"github.com/kopia/kopia/repo/content"
-	"github.com/kopia/kopia/repo/object"
-	"github.com/kopia/kopia/snapshot"
+	"holdfast/internal/vault/repo"
+	"holdfast/internal/vault/repo/snapshot"
 )
 
 const (
@@ -40,11 +37,11 @@ const (
 // order. It keeps no more in memory than the directories that are open. Nothing is listed until Commit.
 type TreeWriter struct {
 	vault  *Vault
-	ctx    context.Context // kopia hands out a context with each session and wants it back
-	repo   repo.RepositoryWriter
+	ctx    context.Context // bounds the whole session
+	repo   *repo.Writer
 	stored atomic.Int64
 	work   *atWork
-	list   object.Writer
+	list   *repo.ObjectWriter
 	open   []*openDir
 	last   string // path that was added last
 	count  int
@@ -55,16 +52,16 @@ type TreeWriter struct {
 // openDir is a directory whose names are being added.
 type openDir struct {
 	node Node
-	out  object.Writer
+	out  *repo.ObjectWriter
 	any  bool
-	sum  kopiafs.DirectorySummary
+	sum  snapshot.DirectorySummary
 }
 
 // BeginTree opens a write session. It must end with Commit or Abort. ctx bounds the whole session.
 func (v *Vault) BeginTree(ctx context.Context, purpose string) (*TreeWriter, error) {
-	w := &TreeWriter{vault: v}
+	w := &TreeWriter{vault: v, ctx: ctx}
 	var err error
-	w.ctx, w.repo, w.work, err = v.newWriter(ctx, purpose, func(n int64) { w.stored.Add(n) })
+	w.repo, w.work, err = v.newWriter(ctx, purpose, func(n int64) { w.stored.Add(n) })
 	if err != nil {
 		return nil, err
 	}
@@ -72,10 +69,8 @@ func (v *Vault) BeginTree(ctx context.Context, purpose string) (*TreeWriter, err
 	return w, nil
 }
 
-func (w *TreeWriter) object(what, prefix, split string) object.Writer {
-	return w.repo.NewObjectWriter(w.ctx, object.WriterOptions{
-		Description: what, Prefix: content.IDPrefix(prefix), Compressor: compressor, MetadataCompressor: compressor, Splitter: split,
-	})
+func (w *TreeWriter) object(what, prefix, split string) *repo.ObjectWriter {
+	return w.repo.NewObject(w.ctx, repo.ObjectOptions{Prefix: prefix, Compress: true, Splitter: split})
 }
 
 // Content stores what r gives, by pieces of buf, and says under which name and how much it was.
@@ -85,7 +80,7 @@ func (w *TreeWriter) Content(what string, r io.Reader, buf []byte) (string, int6
 	}
 	out := w.object(what, "", fileSplitter)
 	n, err := io.CopyBuffer(struct{ io.Writer }{out}, r, buf)
-	var id object.ID
+	var id repo.ObjectID
 	if err == nil {
 		id, err = out.Result()
 	}
@@ -97,14 +92,14 @@ func (w *TreeWriter) Content(what string, r io.Reader, buf []byte) (string, int6
 
 // Has reports whether the vault still holds a content that an earlier backup names.
 func (w *TreeWriter) Has(name string) bool {
-	id, err := object.ParseID(name)
+	id, err := repo.ParseObjectID(name)
 	if err != nil {
 		return false
 	}
-	if index, indirect := id.IndexObjectID(); indirect {
+	if index, indirect := id.List(); indirect {
 		id = index
 	}
-	cid, _, ok := id.ContentID()
+	cid, _, ok := id.Content()
 	if !ok {
 		return false
 	}
@@ -162,27 +157,27 @@ func (w *TreeWriter) put(n Node) error {
 	if n.Kind != KindFile && n.Kind != KindSymlink {
 		return nil
 	}
-	id, err := object.ParseID(n.Object)
+	id, err := repo.ParseObjectID(n.Object)
 	if err != nil {
 		return fmt.Errorf("list %q: %w", n.Path, err)
 	}
 	e := n.entry(id)
 	d := w.open[len(w.open)-1]
 	if n.Kind == KindFile {
-		e.Type, e.FileSize = snapshot.EntryTypeFile, n.Size
+		e.Type, e.FileSize = snapshot.TypeFile, n.Size
 		d.sum.TotalFileCount++
 		d.sum.TotalFileSize += n.Size
 	} else {
-		e.Type, e.FileSize = snapshot.EntryTypeSymlink, int64(len(n.Target))
+		e.Type, e.FileSize = snapshot.TypeSymlink, int64(len(n.Target))
 		d.sum.TotalSymlinkCount++
 	}
 	d.sum.MaxModTime = max(d.sum.MaxModTime, e.ModTime)
 	return d.put(e)
 }
 
-func (n Node) entry(id object.ID) *snapshot.DirEntry {
+func (n Node) entry(id repo.ObjectID) *snapshot.DirEntry {
 	return &snapshot.DirEntry{
-		Name: path.Base(n.Path), Permissions: snapshot.Permissions(goMode(n.Mode)), ModTime: kopiafs.UTCTimestamp(n.ModNs),
+		Name: path.Base(n.Path), Permissions: snapshot.Permissions(goMode(n.Mode)), ModTime: snapshot.Time(n.ModNs),
 		UserID: n.UID, GroupID: n.GID, ObjectID: id,
 	}
 }
@@ -228,7 +223,7 @@ func (d *openDir) end() (*snapshot.DirEntry, error) {
 		}
 		_, err = d.out.Write(append(append([]byte(after), sum...), '}', '\n'))
 	}
-	var id object.ID
+	var id repo.ObjectID
 	if err == nil {
 		id, err = d.out.Result()
 	}
@@ -236,7 +231,7 @@ func (d *openDir) end() (*snapshot.DirEntry, error) {
 		return nil, fmt.Errorf("list directory %q: %w", d.node.Path, err)
 	}
 	e := d.node.entry(id)
-	e.Type, e.DirSummary = snapshot.EntryTypeDirectory, &d.sum
+	e.Type, e.DirSummary = snapshot.TypeDir, &d.sum
 	return e, nil
 }
 
@@ -333,13 +328,13 @@ func (w *TreeWriter) commit(b FileBackup) (FileBackup, error) {
 	m := &snapshot.Manifest{
 		Source:      snapshot.SourceInfo{Host: b.Application, UserName: userName, Path: "/files/" + b.Set + "/" + b.Host},
 		Description: fmt.Sprintf("files %s of %s on %s: %s", b.Set, b.Path, b.Host, b.ID),
-		StartTime:   kopiafs.UTCTimestampFromTime(b.Started), EndTime: kopiafs.UTCTimestampFromTime(b.Ended),
+		StartTime:   snapshot.TimeOf(b.Started), EndTime: snapshot.TimeOf(b.Ended),
 		Stats:     snapshot.Stats{TotalFileSize: b.Bytes, TotalFileCount: int32(min(b.Files, 1<<31-1)), TotalDirectoryCount: int32(min(b.Dirs, 1<<31-1))},
 		RootEntry: root,
 		Tags:      map[string]string{tagFiles: string(about), "tag:backup": b.ID, "tag:files": b.Set},
 		Pins:      []string{pin},
 	}
-	if _, err := snapshot.SaveSnapshot(w.ctx, w.repo, m); err != nil {
+	if _, err := snapshot.Save(w.ctx, w.repo, m); err != nil {
 		return b, err
 	}
 	return b, w.repo.Flush(w.ctx)
@@ -347,7 +342,7 @@ func (w *TreeWriter) commit(b FileBackup) (FileBackup, error) {
 
 // superRoot is the backup's own root: the files, the list of them and what is known of the backup, each by itself, so that
 // nothing of ours lies among the user's files.
-func (w *TreeWriter) superRoot(b FileBackup, list object.ID) (*snapshot.DirEntry, error) {
+func (w *TreeWriter) superRoot(b FileBackup, list repo.ObjectID) (*snapshot.DirEntry, error) {
 	raw, err := json.MarshalIndent(b, "", "  ")
 	if err != nil {
 		return nil, err
@@ -356,19 +351,19 @@ func (w *TreeWriter) superRoot(b FileBackup, list object.ID) (*snapshot.DirEntry
 	if err != nil {
 		return nil, err
 	}
-	about, err := object.ParseID(aboutID)
+	about, err := repo.ParseObjectID(aboutID)
 	if err != nil {
 		return nil, err
 	}
-	at := kopiafs.UTCTimestampFromTime(b.Ended)
+	at := snapshot.TimeOf(b.Ended)
 	top := &openDir{node: Node{Path: ".", Mode: 0o700, ModNs: b.Ended.UnixNano()}, out: w.object("DIR:/", "k", "")}
 	top.sum = *w.root.DirSummary
 	top.sum.TotalFileCount += 2
 	top.sum.TotalFileSize += w.listed + size
 	for _, e := range []*snapshot.DirEntry{
 		w.root,
-		{Name: listFile, Type: snapshot.EntryTypeFile, Permissions: 0o600, ModTime: at, FileSize: w.listed, ObjectID: list},
-		{Name: aboutFile, Type: snapshot.EntryTypeFile, Permissions: 0o600, ModTime: at, FileSize: size, ObjectID: about},
+		{Name: listFile, Type: snapshot.TypeFile, Permissions: 0o600, ModTime: at, FileSize: w.listed, ObjectID: list},
+		{Name: aboutFile, Type: snapshot.TypeFile, Permissions: 0o600, ModTime: at, FileSize: size, ObjectID: about},
 	} {
 		if err := top.put(e); err != nil {
 			return nil, err

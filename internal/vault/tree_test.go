@@ -14,11 +14,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/kopia/kopia/repo"
-	"github.com/kopia/kopia/repo/blob/filesystem"
-	"github.com/kopia/kopia/snapshot"
-	"github.com/kopia/kopia/snapshot/restore"
-	"github.com/kopia/kopia/snapshot/snapshotfs"
 
 	"holdfast/internal/vault"
 )
@@ -153,52 +148,6 @@ func TestPathsAreOrderedAsAWalkGoes(t *testing.T) {
 			}
 		}
 	}
-}
-
-// kopia's own code restores a file set: contents, names, modes, times and symbolic links.
-func TestStockLibraryRestoresAFileSet(t *testing.T) {
-	v, dir := create(t)
-	nodes, contents := treeSample()
-	storeTree(t, v, nodes, contents)
-	ctx := t.Context()
-	st, err := filesystem.New(ctx, &filesystem.Options{Path: filepath.Join(dir, "repository")}, false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	conf := filepath.Join(t.TempDir(), "kopia.config")
-	if err := repo.Connect(ctx, conf, st, config(dir).Key.Reveal(), nil); err != nil {
-		t.Fatal(err)
-	}
-	r, err := repo.Open(ctx, conf, config(dir).Key.Reveal(), &repo.Options{OnFatalError: func(err error) { t.Error(err) }})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := errors.Join(r.Close(ctx), st.Close(ctx)); err != nil {
-			t.Error(err)
-		}
-	}()
-	ids, err := snapshot.ListSnapshotManifests(ctx, r, nil, nil)
-	if err != nil || len(ids) != 1 {
-		t.Fatalf("lists %v, %v", ids, err)
-	}
-	m, err := snapshot.LoadSnapshot(ctx, r, ids[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	root, err := snapshotfs.SnapshotRoot(r, m)
-	if err != nil {
-		t.Fatal(err)
-	}
-	out := filepath.Join(t.TempDir(), "out")
-	target := &restore.FilesystemOutput{TargetPath: out, OverwriteDirectories: true, OverwriteFiles: true, SkipOwners: true}
-	if err := target.Init(ctx); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := restore.Entry(ctx, r, target, root, restore.Options{RestoreDirEntryAtDepth: 1 << 20, Parallel: 2}); err != nil {
-		t.Fatal(err)
-	}
-	checkStock(t, filepath.Join(out, vault.FilesDir), nodes, contents, time.Nanosecond)
 }
 
 // checkStock holds what kopia made of a file set against it; times as fine as it gives them.

@@ -10,15 +10,14 @@ import (
 	"io"
 	"slices"
 
-	"github.com/kopia/kopia/repo/manifest"
-	"github.com/kopia/kopia/repo/object"
-	"github.com/kopia/kopia/snapshot"
+	"holdfast/internal/vault/repo"
+	"holdfast/internal/vault/repo/snapshot"
 )
 
 // FileBackups lists the backups of one file set ("" = of all), oldest first, with what other processes wrote meanwhile.
 // An entry that cannot be read is an error: a list that hides a backup is worse than none.
 func (v *Vault) FileBackups(ctx context.Context, set string) ([]FileBackup, error) {
-	labels := map[string]string{manifest.TypeLabelKey: snapshot.ManifestType}
+	labels := map[string]string{repo.TypeLabel: snapshot.ManifestType}
 	if set != "" {
 		labels["tag:files"] = set
 	}
@@ -88,7 +87,7 @@ func (t *Tree) Each(ctx context.Context, each func(Node) error) error {
 // Cursor goes through the names of a backup once.
 type Cursor struct {
 	tree *Tree
-	from object.Reader
+	from *repo.ObjectReader
 	in   *bufio.Reader
 	line []byte
 	seen int
@@ -138,11 +137,11 @@ func ParseNode(line []byte) (Node, error) {
 // Close lets go of the list.
 func (c *Cursor) Close() { _ = c.from.Close() } // opened for reading alone
 
-func (t *Tree) open(ctx context.Context, name string) (object.Reader, error) {
+func (t *Tree) open(ctx context.Context, name string) (*repo.ObjectReader, error) {
 	if err := t.vault.broken(); err != nil {
 		return nil, err
 	}
-	id, err := object.ParseID(name)
+	id, err := repo.ParseObjectID(name)
 	if err != nil {
 		return nil, err
 	}

@@ -2,27 +2,26 @@ package vault
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
 	"strings"
 	"sync"
 
+	"holdfast/internal/vault/repo"
 	"holdfast/internal/vault/store"
 )
 
 // unreadMax bounds how many damaged indexes an opening passes over: each takes it a quarter of a second more.
 const unreadMax = 100
 
-// sound is a place of which indexes that kopia cannot read are left out, for kopia opens nothing beside one of them.
+// sound is a place of which indexes that cannot be read are left out, for a repository is not opened beside one of them.
 type sound struct {
 	*pinned
 	unread map[string]bool // by name; fixed while the repository is open
 	loaded sync.Map        // names of indexes that the place gave
 }
-
-// saysUnread is how kopia names an index that it could not load.
-const saysUnread = "error loading index blob "
 
 // openPast opens the repository in a place past indexes that are damaged there in every copy. What such an index alone knows of is
 // not listed: the same as if it were lost, which the catalog tells.
@@ -52,12 +51,12 @@ func (v *Vault) openPast(ctx context.Context, place *pinned, cfg Config) error {
 	}
 }
 
-// unreadIn is the index of which kopia says that it cannot read it.
+// unreadIn is the index of which an error says that it cannot be read.
 func unreadIn(err error) (string, bool) {
-	_, rest, ok := strings.Cut(err.Error(), saysUnread)
-	id, _, _ := strings.Cut(rest, ":")
-	name := repositoryDir + "/" + strings.TrimSpace(id)
-	return name, ok && strings.HasPrefix(name, indexPrefix)
+	if bad, ok := errors.AsType[*repo.IndexError](err); ok {
+		return blobName(bad.Blob), true
+	}
+	return "", false
 }
 
 func (s *sound) Get(ctx context.Context, name string, offset, length int64, to io.Writer) error {

@@ -4,7 +4,7 @@
 // A vault is a place for blobs ([store.Store]) with three parts. repository/ is a kopia repository with the base backups as
 // snapshots, which the stock kopia program lists and restores with the same key. wal/ holds one object for
 // each segment of write-ahead log (docs/decisions/0004). vault.json says which application it belongs to.
-// No other room knows kopia.
+// No other room knows how a repository is made: that is internal/vault/repo.
 package vault
 
 import (
@@ -18,20 +18,18 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
-	"os"
 	"path"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/kopia/kopia/repo"
-
 	"holdfast/internal/problem"
 	"holdfast/internal/redact"
 	"holdfast/internal/vault/attempt"
 	"holdfast/internal/vault/azstore"
 	"holdfast/internal/vault/copies"
+	"holdfast/internal/vault/repo"
 	"holdfast/internal/vault/s3store"
 	"holdfast/internal/vault/store"
 )
@@ -57,7 +55,7 @@ type Config struct {
 	Deletions   Deletions      // who must agree before something goes for good
 
 	instead    store.Store   // where it lies, whatever URL says; nil = there
-	formatKept time.Duration // how long the repository's format is trusted to be what was read; 0 = as long as kopia does
+	formatKept time.Duration // how long the repository's format is trusted to be what was read; 0 = a quarter of an hour
 }
 
 // Vault is an open vault. It may be used from many goroutines, and other processes may have it open too.
@@ -72,11 +70,9 @@ type Vault struct {
 	guard    *guarded      // the same as files where something may be stored; nil where it is only read
 	walKey   []byte        // seals segments
 	nameKey  []byte        // keyed hash of a segment's content, part of its name
-	forget   func()        // takes files out of kopia's reach
-	state    string        // private directory with kopia's connection file, removed by Close
 
 	repoMu sync.Mutex // one refresh or short write session at a time; long writers have sessions of their own
-	repo   repo.DirectRepository
+	repo   *repo.Repository
 	unread []string // indexes that are damaged wherever they lie, passed over when the vault was opened; in their order
 	// relearnt are lost indexes of which all is known again that any pack says, and a listed backup is not whole for all that.
 	relearnt sync.Map
@@ -94,7 +90,7 @@ type Vault struct {
 	left sync.Once // what could not be let go was told
 
 	fatalMu sync.Mutex
-	fatal   error // what kopia called fatal; every later call returns it
+	fatal   error // what the repository called fatal; every later call returns it
 }
 
 // Identity is what vault.json says. It is readable without the key, so that a vault of another application
@@ -285,11 +281,7 @@ func (v *Vault) Close(ctx context.Context) error {
 		v.members.Drain(drain)
 		done()
 	}
-	v.forget()
 	closeStore(v.files)
-	if rmErr := os.RemoveAll(v.state); err == nil {
-		err = rmErr
-	}
 	if err != nil {
 		return fmt.Errorf("close vault %s: %w", v.name, err)
 	}
@@ -321,7 +313,7 @@ func (v *Vault) mayStay(ctx context.Context, name string, err error) error {
 	return err
 }
 
-// broken is the error that kopia called fatal, if any.
+// broken is the error after which nothing is written any more, if any.
 func (v *Vault) broken() error {
 	v.fatalMu.Lock()
 	defer v.fatalMu.Unlock()
@@ -337,7 +329,7 @@ func (v *Vault) setBroken(err error) {
 }
 
 // locks names what is stored for ever, and what a vault cannot be read without: the place may keep it under lock. What
-// is made to be let go again (beginnings of segments, savings of the agreed state, kopia's notes) is not among it.
+// is made to be let go again (beginnings of segments, savings of the agreed state, the repository's notes) is not among it.
 func locks(name string) bool {
 	dir, base, _ := strings.Cut(name, "/")
 	switch dir {

@@ -17,14 +17,11 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/kopia/kopia/fs"
-	"github.com/kopia/kopia/repo"
-	"github.com/kopia/kopia/repo/object"
-	"github.com/kopia/kopia/snapshot"
-	"github.com/kopia/kopia/snapshot/snapshotfs"
+	"holdfast/internal/vault/repo"
+	"holdfast/internal/vault/repo/snapshot"
 )
 
-// tagBackup labels a snapshot with our description of it, as JSON. kopia's list shows it and never reads it.
+// tagBackup labels a snapshot with our description of it, as JSON. kopia's list shows it.
 const tagBackup = "tag:holdfast"
 
 // pin keeps a stock kopia program from expiring what is ours.
@@ -34,8 +31,8 @@ const pin = "holdfast"
 // only unreferenced chunks, which the next backup of the same data within a day finds and uses again; later they are freed.
 type Writer struct {
 	vault  *Vault
-	ctx    context.Context // kopia hands out a context with each session and wants it back
-	repo   repo.RepositoryWriter
+	ctx    context.Context // bounds the whole session
+	repo   *repo.Writer
 	stored atomic.Int64
 	work   *atWork
 
@@ -45,9 +42,9 @@ type Writer struct {
 
 // Begin opens a write session. It must end with Commit or Abort. ctx bounds the whole session.
 func (v *Vault) Begin(ctx context.Context, purpose string) (*Writer, error) {
-	w := &Writer{vault: v, entries: map[string]Entry{}}
+	w := &Writer{vault: v, ctx: ctx, entries: map[string]Entry{}}
 	var err error
-	w.ctx, w.repo, w.work, err = v.newWriter(ctx, purpose, func(n int64) { w.stored.Add(n) })
+	w.repo, w.work, err = v.newWriter(ctx, purpose, func(n int64) { w.stored.Add(n) })
 	if err != nil {
 		return nil, err
 	}
@@ -58,14 +55,12 @@ func (v *Vault) Begin(ctx context.Context, purpose string) (*Writer, error) {
 type FileWriter struct {
 	w     *Writer
 	entry Entry
-	obj   object.Writer
+	obj   *repo.ObjectWriter
 }
 
 // File begins a file. e.Size is ignored: what is written counts.
 func (w *Writer) File(e Entry) *FileWriter {
-	return &FileWriter{w: w, entry: e, obj: w.repo.NewObjectWriter(w.ctx, object.WriterOptions{
-		Description: e.Path, Compressor: compressor, MetadataCompressor: compressor, Splitter: splitter,
-	})}
+	return &FileWriter{w: w, entry: e, obj: w.repo.NewObject(w.ctx, repo.ObjectOptions{Compress: true, Splitter: splitter})}
 }
 
 // Write adds to the file.
@@ -165,13 +160,13 @@ func (w *Writer) commit(b Backup) (Backup, error) {
 	m := &snapshot.Manifest{
 		Source:      snapshot.SourceInfo{Host: b.Application, UserName: userName, Path: "/databases/" + b.Database},
 		Description: fmt.Sprintf("%s backup %s, log %s to %s on timeline %d", b.Kind, b.ID, b.Start, b.Stop, b.Timeline),
-		StartTime:   fs.UTCTimestampFromTime(b.Started), EndTime: fs.UTCTimestampFromTime(b.Stopped),
+		StartTime:   snapshot.TimeOf(b.Started), EndTime: snapshot.TimeOf(b.Stopped),
 		Stats:     snapshot.Stats{TotalFileSize: b.Bytes, TotalFileCount: int32(min(b.Files, 1<<31-1)), TotalDirectoryCount: int32(min(root.DirSummary.TotalDirCount, 1<<31-1))},
 		RootEntry: root,
 		Tags:      map[string]string{tagBackup: string(about), "tag:backup": b.ID, "tag:database": b.Database},
 		Pins:      []string{pin},
 	}
-	if _, err := snapshot.SaveSnapshot(w.ctx, w.repo, m); err != nil {
+	if _, err := snapshot.Save(w.ctx, w.repo, m); err != nil {
 		return b, err
 	}
 	return b, w.repo.Flush(w.ctx)
@@ -211,7 +206,7 @@ func (w *Writer) tree() (*snapshot.DirEntry, error) {
 func (w *Writer) dir(e Entry, children map[string][]Entry) (*snapshot.DirEntry, error) {
 	list := children[e.Path]
 	slices.SortFunc(list, func(a, b Entry) int { return cmp.Compare(a.Path, b.Path) })
-	sum := &fs.DirectorySummary{TotalDirCount: 1}
+	sum := &snapshot.DirectorySummary{TotalDirCount: 1}
 	out := make([]*snapshot.DirEntry, 0, len(list))
 	for _, c := range list {
 		if c.Dir {
@@ -225,21 +220,21 @@ func (w *Writer) dir(e Entry, children map[string][]Entry) (*snapshot.DirEntry, 
 			out = append(out, d)
 			continue
 		}
-		id, err := object.ParseID(c.object)
+		id, err := repo.ParseObjectID(c.object)
 		if err != nil {
 			return nil, fmt.Errorf("list %s: %w", c.Path, err)
 		}
 		sum.TotalFileCount++
 		sum.TotalFileSize += c.Size
-		if t := fs.UTCTimestampFromTime(c.ModTime); t > sum.MaxModTime {
+		if t := snapshot.TimeOf(c.ModTime); t > sum.MaxModTime {
 			sum.MaxModTime = t
 		}
 		out = append(out, &snapshot.DirEntry{
-			Name: path.Base(c.Path), Type: snapshot.EntryTypeFile, Permissions: snapshot.Permissions(c.Mode),
-			FileSize: c.Size, ModTime: fs.UTCTimestampFromTime(c.ModTime), ObjectID: id,
+			Name: path.Base(c.Path), Type: snapshot.TypeFile, Permissions: snapshot.Permissions(c.Mode),
+			FileSize: c.Size, ModTime: snapshot.TimeOf(c.ModTime), ObjectID: id,
 		})
 	}
-	id, err := snapshotfs.WriteDirManifest(w.ctx, w.repo, e.Path, &snapshot.DirManifest{StreamType: "kopia:directory", Entries: out, Summary: sum}, compressor)
+	id, err := snapshot.WriteDir(w.ctx, w.repo, e.Path, &snapshot.DirManifest{Stream: snapshot.DirStream, Entries: out, Summary: sum})
 	if err != nil {
 		return nil, fmt.Errorf("list directory %s: %w", e.Path, err)
 	}
@@ -248,7 +243,7 @@ func (w *Writer) dir(e Entry, children map[string][]Entry) (*snapshot.DirEntry, 
 		name = "root"
 	}
 	return &snapshot.DirEntry{
-		Name: strings.TrimPrefix(name, "/"), Type: snapshot.EntryTypeDirectory, Permissions: snapshot.Permissions(e.Mode),
-		ModTime: fs.UTCTimestampFromTime(e.ModTime), ObjectID: id, DirSummary: sum,
+		Name: strings.TrimPrefix(name, "/"), Type: snapshot.TypeDir, Permissions: snapshot.Permissions(e.Mode),
+		ModTime: snapshot.TimeOf(e.ModTime), ObjectID: id, DirSummary: sum,
 	}, nil
 }

@@ -98,6 +98,25 @@ func (f *Format) Rewrap(password string) ([]byte, error) {
 	return f.outer.wrap(f.plain, password, rand.Reader)
 }
 
+// Demanding gives the same format with the demand that whoever opens it knows a feature, as a later kopia may write it: for tests of
+// what becomes of a repository that is open then.
+func (f *Format) Demanding(feature, password string) ([]byte, error) {
+	var s map[string]map[string]json.RawMessage
+	if err := json.Unmarshal(f.plain, &s); err != nil {
+		return nil, fmt.Errorf("decode a format: %w", err)
+	}
+	asks, err := json.Marshal([]required{{Feature: feature}})
+	if err != nil {
+		return nil, fmt.Errorf("encode a demand: %w", err)
+	}
+	s["format"]["requiredFeatures"] = asks
+	plain, err := json.Marshal(s)
+	if err != nil {
+		return nil, fmt.Errorf("encode a format: %w", err)
+	}
+	return f.outer.wrap(plain, password, rand.Reader)
+}
+
 // Same reports whether two blobs hold the same format, under whatever passwords they were opened with.
 func (f *Format) Same(g *Format) bool {
 	return bytes.Equal(f.outer.UniqueID, g.outer.UniqueID) && bytes.Equal(f.plain, g.plain)
