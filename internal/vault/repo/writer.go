@@ -34,6 +34,7 @@ type Writer struct {
 	repo      *Repository
 	options   WriteOptions
 	manifests sessionManifests
+	packSize  int // from how many bytes on a pack is full
 
 	flushing sync.Mutex // held by whoever flushes; taken before mu
 
@@ -56,7 +57,7 @@ func (r *Repository) NewWriter(ctx context.Context, o WriteOptions) (*Writer, er
 	if o.OnUpload == nil {
 		o.OnUpload = func(int64) {}
 	}
-	w := &Writer{repo: r, options: o}
+	w := &Writer{repo: r, options: o, packSize: r.MaxPackSize()}
 	w.done = sync.NewCond(&w.mu)
 	r.options.Log.DebugContext(ctx, "writing session begun", "purpose", o.Purpose)
 	return w, nil
@@ -171,7 +172,7 @@ func (w *Writer) add(ctx context.Context, i Info, sealed []byte, rewrite bool) e
 	}
 	b.entries[i.ID] = i
 	w.changes++
-	full := len(p.data) >= w.repo.MaxPackSize()
+	full := len(p.data) >= w.packSize
 	if full {
 		delete(b.filling, p.kind)
 		p.state = storing
