@@ -1,7 +1,6 @@
 package repo_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -316,14 +315,8 @@ func TestADamagedContentOfManifestsIsAnError(t *testing.T) {
 	if err := put(openHeap(t, heap, repo.Options{})); err != nil {
 		t.Fatal(err)
 	}
-	for name, b := range heap.blobs {
-		if bytes.HasPrefix([]byte(name), []byte("repository/q")) {
-			b.raw = bytes.Clone(b.raw)
-			for i := range b.raw {
-				b.raw[i] ^= 1
-			}
-			heap.blobs[name] = b
-		}
+	if n := heap.Spoil("repository/q"); n == 0 {
+		t.Fatal("no pack of metadata is there")
 	}
 	r := openHeap(t, heap, repo.Options{})
 	if err := put(r); err != nil {

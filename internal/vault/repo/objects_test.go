@@ -4,125 +4,17 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"math/rand/v2"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	"pgregory.net/rapid"
 
 	"holdfast/internal/vault/repo"
+	"holdfast/internal/vault/repo/repotest"
 	"holdfast/internal/vault/store"
 )
-
-// heap is a store in memory.
-type heap struct {
-	mu    sync.Mutex // above blobs
-	blobs map[string]heapBlob
-}
-
-type heapBlob struct {
-	raw []byte
-	at  time.Time
-}
-
-func newHeap() *heap { return &heap{blobs: map[string]heapBlob{}} }
-
-func readData(d store.Data) ([]byte, error) {
-	in := d.Reader()
-	raw, err := io.ReadAll(in)
-	return raw, errors.Join(err, in.Close())
-}
-
-func (h *heap) Put(_ context.Context, name string, data store.Data) error {
-	raw, err := readData(data)
-	if err != nil {
-		return err
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if old, ok := h.blobs[name]; ok {
-		if !bytes.Equal(old.raw, raw) {
-			return fmt.Errorf("%s: %w", name, store.ErrDiffers)
-		}
-		return nil
-	}
-	h.blobs[name] = heapBlob{raw: raw, at: time.Now()}
-	return nil
-}
-
-func (h *heap) Replace(_ context.Context, name string, data store.Data) error {
-	raw, err := readData(data)
-	if err != nil {
-		return err
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.blobs[name] = heapBlob{raw: raw, at: time.Now()}
-	return nil
-}
-
-func (h *heap) get(name string) (heapBlob, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	b, ok := h.blobs[name]
-	if !ok {
-		return heapBlob{}, fmt.Errorf("%s: %w", name, store.ErrNotFound)
-	}
-	return b, nil
-}
-
-func (h *heap) Get(_ context.Context, name string, offset, length int64, to io.Writer) error {
-	b, err := h.get(name)
-	if err != nil {
-		return err
-	}
-	raw := b.raw[min(offset, int64(len(b.raw))):]
-	if length >= 0 && length > int64(len(raw)) {
-		return fmt.Errorf("%s: %w", name, store.ErrShort)
-	}
-	if length >= 0 {
-		raw = raw[:length]
-	}
-	_, err = to.Write(raw)
-	return err
-}
-
-func (h *heap) Stat(_ context.Context, name string) (store.Info, error) {
-	b, err := h.get(name)
-	return store.Info{Name: name, Size: int64(len(b.raw)), ModTime: b.at}, err
-}
-
-func (h *heap) List(_ context.Context, prefix string, each func(store.Info) error) error {
-	h.mu.Lock()
-	var all []store.Info
-	for name, b := range h.blobs {
-		if strings.HasPrefix(name, prefix) {
-			all = append(all, store.Info{Name: name, Size: int64(len(b.raw)), ModTime: b.at})
-		}
-	}
-	h.mu.Unlock()
-	for _, i := range all {
-		if err := each(i); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (h *heap) Names(context.Context, string) ([]string, error) { return nil, errors.ErrUnsupported }
-
-func (h *heap) Delete(_ context.Context, name string) error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	delete(h.blobs, name)
-	return nil
-}
-
-func (h *heap) Address() string { return "memory" }
 
 const heapPassword = "no secret"
 
@@ -141,9 +33,9 @@ func openHeap(t *testing.T, s store.Store, o repo.Options) *repo.Repository {
 	return r
 }
 
-func madeHeap(t *testing.T) *heap {
+func madeHeap(t *testing.T) *repotest.Store {
 	t.Helper()
-	h := newHeap()
+	h := repotest.New()
 	if err := repo.Initialize(t.Context(), h, heapPassword); err != nil {
 		t.Fatal(err)
 	}
