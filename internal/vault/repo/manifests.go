@@ -194,6 +194,8 @@ type committedManifests struct {
 
 // sessionManifests is what a writer keeps of manifests until they are flushed.
 type sessionManifests struct {
+	joining sync.Mutex // held while manifests are stored; taken before the others
+
 	viewMu sync.Mutex // above view; taken before mu
 	view   manifestView
 
@@ -444,10 +446,12 @@ func (w *Writer) CompactManifests(ctx context.Context) error {
 	return nil
 }
 
-// flushManifests stores what the session has of manifests as contents. Flush calls it before anything else, and no other Flush
-// of this writer runs meanwhile: an index that says that contents are gone must say where the joined one lies.
+// flushManifests stores what the session has of manifests as contents. Flush calls it before anything else. What contents are
+// joined into is stored before they are deleted, so that no index can say the second without the first.
 func (w *Writer) flushManifests(ctx context.Context) error {
 	s := &w.manifests
+	s.joining.Lock()
+	defer s.joining.Unlock()
 	s.mu.Lock()
 	put, join := maps.Clone(s.pending), s.join
 	s.mu.Unlock()
@@ -468,7 +472,7 @@ func (w *Writer) flushManifests(ctx context.Context) error {
 			if old == id {
 				continue
 			}
-			if err := w.Delete(ctx, old); err != nil {
+			if err := w.Delete(ctx, old); err != nil && !errors.Is(err, ErrContentNotFound) { // others joined it long ago
 				return fmt.Errorf("delete the manifests that were joined with others: %w", err)
 			}
 		}

@@ -62,9 +62,10 @@ func said(t *rapid.T, from interface {
 // wrote and what the other had flushed when it looked, and after both have flushed both see all that no one deleted.
 func TestManifestsOfTwoWriters(t *testing.T) {
 	heap := madeHeap(t)
-	var at atomic.Int64
+	var at atomic.Int64 // so many times were the clocks asked
+	begun := time.Now()
 	clock := func(ahead time.Duration) func() time.Time {
-		return func() time.Time { return time.Unix(1_800_000_000+at.Add(1)/10, 0).Add(ahead) }
+		return func() time.Time { return begun.Add(time.Duration(at.Add(1))*time.Millisecond/10 + ahead) }
 	}
 	early, late := openHeap(t, heap, repo.Options{Now: clock(0)}), openHeap(t, heap, repo.Options{Now: clock(time.Hour)})
 	run := 0
