@@ -328,11 +328,19 @@ func (w *Writer) stored(ctx context.Context) (manifestView, error) {
 
 // seen gives what is stored, and what this session will store.
 func (w *Writer) seen(ctx context.Context) (records, error) {
-	var v manifestView
-	var err error
+	// A flush moves records from here to there, so here is looked first.
+	w.manifests.mu.Lock()
+	pending := maps.Clone(w.manifests.pending)
+	w.manifests.mu.Unlock()
 	for try := 1; ; try++ {
-		if v, err = w.stored(ctx); err == nil {
-			break
+		v, err := w.stored(ctx)
+		if err == nil && len(pending) == 0 {
+			return v.records, nil
+		}
+		if err == nil {
+			all := maps.Clone(v.records)
+			all.add(slices.Collect(maps.Values(pending))...)
+			return all, nil
 		}
 		if try == manifestTries || !wentMeanwhile(err) {
 			return nil, err
@@ -341,14 +349,6 @@ func (w *Writer) seen(ctx context.Context) (records, error) {
 			return nil, err
 		}
 	}
-	w.manifests.mu.Lock()
-	defer w.manifests.mu.Unlock()
-	if len(w.manifests.pending) == 0 {
-		return v.records, nil
-	}
-	all := maps.Clone(v.records)
-	all.add(slices.Collect(maps.Values(w.manifests.pending))...)
-	return all, nil
 }
 
 // FindManifests is [Repository.FindManifests], and sees what this session put and deleted.

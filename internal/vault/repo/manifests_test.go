@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"pgregory.net/rapid"
 
 	"holdfast/internal/vault/repo"
@@ -332,5 +333,45 @@ func TestADamagedContentOfManifestsIsAnError(t *testing.T) {
 	}
 	if got := contentsOfManifests(t, r); got != 2 {
 		t.Errorf("%d contents are left of 2", got)
+	}
+}
+
+// Manifests that are put while others are flushed are stored too.
+func TestManifestsOfManyGoroutines(t *testing.T) {
+	ctx := t.Context()
+	r := openHeap(t, madeHeap(t), repo.Options{})
+	w := openWriter(t, r)
+	const lanes, each = 8, 40
+	g, ctx := errgroup.WithContext(ctx)
+	for lane := range lanes {
+		g.Go(func() error {
+			for n := range each {
+				if _, err := w.PutManifest(ctx, map[string]string{repo.TypeLabel: "test", "lane": fmt.Sprint(lane)}, n); err != nil {
+					return err
+				}
+				if n%5 == lane%5 {
+					if err := w.Flush(ctx); err != nil {
+						return err
+					}
+				}
+				if list, err := w.FindManifests(ctx, map[string]string{"lane": fmt.Sprint(lane)}); err != nil || len(list) != n+1 {
+					return fmt.Errorf("lane %d sees %d manifests of %d: %w", lane, len(list), n+1, err)
+				}
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	list, err := r.FindManifests(t.Context(), map[string]string{repo.TypeLabel: "test"})
+	if err != nil || len(list) != lanes*each {
+		t.Errorf("%d manifests of %d: %v", len(list), lanes*each, err)
+	}
+	if n := contentsOfManifests(t, r); n > 17 {
+		t.Errorf("%d contents hold them", n)
 	}
 }
