@@ -24,6 +24,7 @@ const (
 	loadTries  = 6          // when an index goes while it is read, as after a compaction
 	shardMax   = 16_000_000 // entries in one index blob: kopia's number
 	smallIndex = 100        // entries; smaller indexes are joined in memory, so that a search need not ask each
+	partsMax   = 64         // indexes that are searched one by one before all small ones are joined anew
 	firstPause = 50 * time.Millisecond
 )
 
@@ -116,8 +117,26 @@ func (k *knownIndexes) use(set map[string]*index.Index, watermark time.Time, sin
 	if watermark.Equal(k.watermark) && sameKeys(set, k.open) && k.merged != nil {
 		return
 	}
-	k.open, k.merged, k.watermark = set, slices.AppendSeq(index.Merged{}, maps.Values(set)).Joined(smallIndex), watermark
+	k.merged = k.join(set)
+	k.open, k.watermark = set, watermark
 	k.revision++
+}
+
+// join gives the indexes of a set, the small ones as few. Joining all takes a while where they are many, so that where nothing went
+// only what came is joined, until the parts are too many.
+func (k *knownIndexes) join(set map[string]*index.Index) index.Merged {
+	var fresh index.Merged
+	for name, x := range set {
+		if _, ok := k.open[name]; !ok {
+			fresh = append(fresh, x)
+		}
+	}
+	if len(set) == len(k.open)+len(fresh) {
+		if grown := slices.Concat(k.merged, fresh).Joined(smallIndex); len(grown) <= partsMax {
+			return grown
+		}
+	}
+	return slices.AppendSeq(index.Merged{}, maps.Values(set)).Joined(smallIndex)
 }
 
 func sameKeys(a, b map[string]*index.Index) bool {

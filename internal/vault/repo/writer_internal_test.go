@@ -692,3 +692,56 @@ func BenchmarkOpen100000(b *testing.B) {
 		})
 	}
 }
+
+// However the set of indexes grows and shrinks, what is found is what the indexes of the set say.
+func TestTheIndexesThatCountAreTheOnesThatAreSearched(t *testing.T) {
+	x := newFormat(t)
+	r := x.open(t, x.place(t))
+	all := map[string]*index.Index{}
+	holds := map[string][]ContentID{}
+	for n := range 150 {
+		b := index.Builder{}
+		for c := range 1 + n%120 {
+			id := r.Name(fmt.Appendf(nil, "%d %d", n, c))
+			b.Add(Info{ID: id, Pack: "p", Time: 1})
+			holds[fmt.Sprint(n)] = append(holds[fmt.Sprint(n)], id)
+		}
+		raw, err := b.Encode(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if all[fmt.Sprint(n)], err = index.Open(raw); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var k knownIndexes
+	for step, span := range [][2]int{{0, 1}, {0, 10}, {0, 60}, {0, 150}, {20, 150}, {20, 30}, {25, 140}} {
+		set := map[string]*index.Index{}
+		for n := span[0]; n < span[1]; n++ {
+			set[fmt.Sprint(n)] = all[fmt.Sprint(n)]
+		}
+		since, _ := k.mark()
+		k.use(set, time.Time{}, since, time.Now())
+		if len(k.merged) > partsMax+1 {
+			t.Errorf("step %d: %d parts are searched", step, len(k.merged))
+		}
+		for name, ids := range holds {
+			for _, id := range ids {
+				if _, _, ok := k.find(id); ok != (set[name] != nil) {
+					t.Fatalf("step %d: a content of index %s is found: %v", step, name, ok)
+				}
+			}
+		}
+	}
+	since, _ := k.mark()
+	k.add("149", all["149"]) // while a list is read
+	k.use(map[string]*index.Index{}, time.Time{}, since, time.Now())
+	if _, _, ok := k.find(holds["149"][0]); !ok {
+		t.Error("what was stored while a list was read is forgotten")
+	}
+	since, _ = k.mark()
+	k.use(map[string]*index.Index{}, time.Time{}, since, time.Now())
+	if _, _, ok := k.find(holds["149"][0]); ok {
+		t.Error("an index that counts no more is still searched")
+	}
+}
