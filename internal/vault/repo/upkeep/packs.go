@@ -1,6 +1,7 @@
 package upkeep
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -93,16 +94,16 @@ func (u *upkeep) list(ctx context.Context, prefixes ...string) (out []repo.Blob,
 
 // delete deletes blobs. What the place keeps under lock stays for another run; a marker may stay where we may not delete it.
 func (u *upkeep) delete(ctx context.Context, doomed []repo.Blob) error {
-	g, ctx := errgroup.WithContext(ctx)
+	g, each := errgroup.WithContext(ctx)
 	g.SetLimit(deleteLanes)
 	for _, b := range doomed {
-		if ctx.Err() != nil {
+		if each.Err() != nil {
 			break
 		}
 		g.Go(func() error {
-			err := u.r.DeleteBlob(ctx, b.Name)
+			err := u.r.DeleteBlob(each, b.Name)
 			if errors.Is(err, store.ErrLocked) || errors.Is(err, store.ErrDenied) && strings.HasPrefix(b.Name, sessionPrefix) {
-				u.log.DebugContext(ctx, "not deleted", "blob", b.Name, "err", err)
+				u.log.DebugContext(each, "not deleted", "blob", b.Name, "err", err)
 				return nil
 			}
 			if err != nil {
@@ -111,12 +112,11 @@ func (u *upkeep) delete(ctx context.Context, doomed []repo.Blob) error {
 			return nil
 		})
 	}
-	err := g.Wait()
-	if err == nil {
-		err = ctx.Err()
+	if err := cmp.Or(g.Wait(), ctx.Err()); err != nil {
+		return err
 	}
-	if err == nil && len(doomed) > 0 {
+	if len(doomed) > 0 {
 		u.log.InfoContext(ctx, "unused blobs deleted", "blobs", len(doomed))
 	}
-	return err
+	return nil
 }

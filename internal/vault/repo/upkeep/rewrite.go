@@ -103,21 +103,21 @@ func short(packs map[string]*pack, below, before int64) []*pack {
 // move stores the contents of a pack again, in the order in which they lie there.
 func (u *upkeep) move(ctx context.Context, p *pack) error {
 	slices.SortFunc(p.members, func(a, b repo.Info) int { return cmp.Compare(a.Offset, b.Offset) })
-	g, ctx := errgroup.WithContext(ctx)
+	g, each := errgroup.WithContext(ctx)
 	g.SetLimit(rewriteLanes)
 	for _, i := range p.members {
-		if ctx.Err() != nil {
+		if each.Err() != nil {
 			break
 		}
 		g.Go(func() error {
-			if err := u.w.Rewrite(ctx, i.ID); err != nil {
+			if err := u.w.Rewrite(each, i.ID); err != nil {
 				return fmt.Errorf("move content %s out of pack %s: %w", i.ID, p.name, err)
 			}
 			return nil
 		})
 	}
 	p.members = nil
-	return g.Wait()
+	return cmp.Or(g.Wait(), ctx.Err())
 }
 
 // attempt writes down that packs are about to be joined: when that is broken off, some of it may have taken effect.
