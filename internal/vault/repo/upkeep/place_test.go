@@ -223,11 +223,7 @@ const password = "the key"
 
 // open is what a new process sees. It takes a quarter of a second: see [memory.as].
 func (p *process) open(t testing.TB) (*repo.Repository, error) {
-	r, err := repo.Open(context.WithoutCancel(t.Context()), p, password, repo.Options{Host: "h1", User: "holdfast", Now: func() time.Time { return p.now() }})
-	if err == nil {
-		t.Cleanup(func() { _ = r.Close(context.Background()) }) // it was read whole, or killed
-	}
-	return r, err
+	return repo.Open(t.Context(), p, password, repo.Options{Host: "h1", User: "holdfast", Now: func() time.Time { return p.now() }})
 }
 
 // hand is a process that is sent from one place to the next, for it knows the key.

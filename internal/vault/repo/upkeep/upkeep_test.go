@@ -428,8 +428,9 @@ func failing(op, prefix string) func(op, name string) error {
 }
 
 func TestClocksThatDifferStopIt(t *testing.T) {
+	empty := started(t)
 	for skew, ok := range map[time.Duration]bool{0: true, 4 * time.Minute: true, -4 * time.Minute: true, 6 * time.Minute: false, -6 * time.Minute: false} {
-		m := started(t)
+		m := empty.clone()
 		m.skew = skew
 		if err := run(t.Context(), opened(t, m), upkeep.Full()); errors.Is(err, upkeep.ErrClock) == ok || ok && err != nil {
 			t.Errorf("%s: %v", skew, err)
