@@ -58,7 +58,7 @@ func openWriter(t *testing.T, r *repo.Repository) *repo.Writer {
 
 // genContent is up to some MiB, made from a seed; a part of it may be zeros, which a splitter by content cuts at its longest.
 func genContent(t *rapid.T) []byte {
-	n := rapid.OneOf(rapid.IntRange(0, 100), rapid.IntRange(1<<20-2, 1<<20+2), rapid.IntRange(0, 5<<20)).Draw(t, "bytes")
+	n := rapid.OneOf(rapid.IntRange(0, 100), rapid.IntRange(1<<20-2, 1<<20+2), rapid.IntRange(0, 3<<20)).Draw(t, "bytes")
 	raw := make([]byte, n)
 	_, _ = rand.NewChaCha8([32]byte{byte(rapid.IntRange(0, 200).Draw(t, "seed"))}).Read(raw) // never fails
 	if n > 0 {
