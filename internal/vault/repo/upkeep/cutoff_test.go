@@ -3,6 +3,7 @@ package upkeep_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -13,8 +14,9 @@ import (
 	"holdfast/internal/vault/repo/upkeep"
 )
 
-// aged is a place in which some snapshots are listed, some were, and upkeep has looked twice: the next run joins, drops and deletes.
-func aged(t testing.TB, ctx context.Context) (*memory, map[repo.ManifestID]tree) {
+// aged is a place in which some snapshots are listed and some were, and upkeep has been so far that its next run deletes packs, or
+// joins some.
+func aged(ctx context.Context, t testing.TB, joins bool) (*memory, map[repo.ManifestID]tree) {
 	t.Helper()
 	m, kept := started(t), map[repo.ManifestID]tree{}
 	for i := range 6 {
@@ -31,52 +33,75 @@ func aged(t testing.TB, ctx context.Context) (*memory, map[repo.ManifestID]tree)
 			must(t, run(ctx, opened(t, m), upkeep.Full()))
 		}
 	}
-	m.pass(20 * time.Hour)
-	return m, kept
+	for range 10 {
+		m.pass(25 * time.Hour)
+		next := m.clone()
+		must(t, run(ctx, opened(t, next), upkeep.Full()))
+		s, err := upkeep.GetSchedule(ctx, opened(t, next))
+		must(t, err)
+		joined, deleted := !s.Last(upkeep.TaskRewrite).Before(m.now()), missing(m, next) > 1
+		if joins && joined || !joins && deleted {
+			return m, kept
+		}
+		must(t, run(ctx, opened(t, m), upkeep.Full()))
+	}
+	t.Fatal("nothing is due")
+	return nil, nil
+}
+
+// missing is how many packs were deleted.
+func missing(before, after *memory) (n int) {
+	left := after.names("")
+	for _, name := range append(before.names("p"), before.names("q")...) {
+		if !slices.Contains(left, name) {
+			n++
+		}
+	}
+	return n
 }
 
 // A run that is killed at any of its operations leaves every snapshot whole, and the runs after it finish its work.
 func TestARunThatIsCutOffHarmsNothing(t *testing.T) {
+	t.Run("one that deletes", func(t *testing.T) { cutOff(t, false, upkeep.Full()) })
+	t.Run("one that joins", func(t *testing.T) { cutOff(t, true, upkeep.Full()) })
+	t.Run("one that does both", func(t *testing.T) { cutOff(t, true, upkeep.None()) })
+}
+
+func cutOff(t *testing.T, joins bool, safety upkeep.Safety) {
 	ctx := t.Context()
-	m, kept := aged(t, ctx)
-	for name, safety := range map[string]upkeep.Safety{"with margins": upkeep.Full(), "with none": upkeep.None()} {
-		all := m.clone().as(t, "upkeep")
-		begun := all.ran
-		must(t, run(ctx, all.r, safety))
-		operations, step := all.ran-begun, 1
-		if testing.Short() {
-			step = 5
-		}
-		if operations < 20 {
-			t.Fatalf("%s: a run of %d operations does nothing", name, operations)
-		}
-		deleted := len(m.names("")) - len(all.names(""))
-		for n := 0; n < operations; n += step {
-			there := m.clone()
-			p := there.as(t, "upkeep")
-			p.left, p.applied = p.ran+n, n%2 == 0
-			if err := run(ctx, p.r, safety); err == nil && p.dead && n < operations-2 {
-				t.Fatalf("%s: killed at operation %d it says that all is well", name, n)
-			}
-			if err := whole(ctx, opened(t, there), kept); err != nil {
-				t.Fatalf("%s: killed at operation %d of %d: %v", name, n, operations, err)
-			}
-			if n%(step*8) != 0 { // the rest takes long
-				continue
-			}
-			for range 6 {
-				there.pass(25 * time.Hour)
-				must(t, run(ctx, opened(t, there), safety))
-			}
-			if err := whole(ctx, opened(t, there), kept); err != nil {
-				t.Fatalf("%s: killed at operation %d of %d, and run again: %v", name, n, operations, err)
-			}
-			if contents, packs := unused(ctx, t, there); len(contents) > 0 || len(packs) > 0 {
-				t.Fatalf("%s: killed at operation %d: never freed are %v and %v", name, n, contents, packs)
-			}
-		}
-		t.Logf("%s: killed at %d operations; a whole run deletes %d blobs", name, operations/step, deleted)
+	m, kept := aged(ctx, t, joins)
+	all := m.clone().as(t, "upkeep")
+	begun := all.ran
+	must(t, run(ctx, all.r, safety))
+	operations, step := all.ran-begun, 1
+	if testing.Short() {
+		step = 5
 	}
+	for n := 0; n < operations; n += step {
+		there := m.clone()
+		p := there.as(t, "upkeep")
+		p.left, p.applied = p.ran+n, n%2 == 0
+		if err := run(ctx, p.r, safety); err == nil && p.dead && n < operations-2 {
+			t.Fatalf("killed at operation %d it says that all is well", n)
+		}
+		if err := whole(ctx, opened(t, there), kept); err != nil {
+			t.Fatalf("killed at operation %d of %d: %v", n, operations, err)
+		}
+		if n%(step*8) != 0 { // the rest takes long
+			continue
+		}
+		for range 6 {
+			there.pass(25 * time.Hour)
+			must(t, run(ctx, opened(t, there), safety))
+		}
+		if err := whole(ctx, opened(t, there), kept); err != nil {
+			t.Fatalf("killed at operation %d of %d, and run again: %v", n, operations, err)
+		}
+		if contents, packs := unused(ctx, t, there); len(contents) > 0 || len(packs) > 0 {
+			t.Fatalf("killed at operation %d: never freed are %v and %v", n, contents, packs)
+		}
+	}
+	t.Logf("killed at each of %d operations; a whole run deletes %d packs", operations, missing(m, all.memory))
 }
 
 // model is what must be true of a repository while everything happens to it.
