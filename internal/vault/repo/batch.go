@@ -14,7 +14,7 @@ import (
 	"holdfast/internal/vault/store"
 )
 
-// closeAfter bounds how long closing a session may take.
+// closeAfter bounds how long taking markers away may take, which is done whatever becomes of the caller's context.
 const closeAfter = time.Minute
 
 // batch is what one flush makes known: packs and one set of index blobs, under one session.
@@ -120,7 +120,7 @@ func (w *Writer) Flush(ctx context.Context) error {
 }
 
 // late reports whether what was stored waits too long for a flush. The caller holds mu.
-func (w *Writer) late() bool { return w.open != nil && w.repo.options.Now().After(w.flushBy) }
+func (w *Writer) late() bool { return w.open != nil && w.repo.now().After(w.flushBy) }
 
 // flushContents is [Writer.Flush] of contents, if that is still wanted when nobody else flushes.
 func (w *Writer) flushContents(ctx context.Context, wanted func() bool) error {
@@ -173,7 +173,9 @@ func (w *Writer) commit(ctx context.Context, b *batch) error {
 	w.old = slices.DeleteFunc(w.old, func(o *batch) bool { return o == b })
 	w.changes++
 	w.mu.Unlock()
-	b.marker.clear(context.WithoutCancel(ctx), w.repo)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeAfter)
+	defer cancel()
+	b.marker.clear(ctx, w.repo)
 	return nil
 }
 

@@ -43,6 +43,9 @@ func (r *Repository) ReplaceBlob(ctx context.Context, name string, content []byt
 // DeleteBlob deletes a blob; one that is not there is no error. Where deleting is denied, the markers of sessions stay, and that is
 // no error: they only keep a clean-up from what is being written.
 func (r *Repository) DeleteBlob(ctx context.Context, name string) error {
+	if r.options.ReadOnly {
+		return ErrReadOnly
+	}
 	err := r.blobs.Delete(ctx, blobDir+name)
 	if errors.Is(err, store.ErrDenied) && strings.HasPrefix(name, markerPrefix) {
 		return nil

@@ -181,7 +181,7 @@ func (r *Repository) refresh(ctx context.Context) error {
 
 func (r *Repository) refreshOnce(ctx context.Context) error {
 	since, open := r.known.mark()
-	now := r.options.Now()
+	now := r.now()
 	if err := r.epochs.Refresh(ctx); err != nil {
 		return fmt.Errorf("look which indexes count: %w", err)
 	}
@@ -256,7 +256,7 @@ func (r *Repository) keepFresh(ctx context.Context) error {
 func (r *Repository) stale() bool {
 	r.known.mu.RLock()
 	defer r.known.mu.RUnlock()
-	return r.options.Now().Sub(r.known.readAt) > indexesKept
+	return r.now().Sub(r.known.readAt) > indexesKept
 }
 
 // joinIndexes writes one set of index blobs that says what blobs say; package epoch decides which.

@@ -38,7 +38,7 @@ func (r *Repository) mayWrite(ctx context.Context) error {
 	k := r.format
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	now := r.options.Now()
+	now := r.now()
 	switch {
 	case k.broken != nil:
 		return k.broken

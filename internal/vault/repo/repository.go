@@ -133,7 +133,7 @@ func Open(ctx context.Context, s store.Store, password string, o Options) (*Repo
 // openWith is [Open] with a format blob that was opened.
 func openWith(ctx context.Context, s store.Store, f *format.Format, raw []byte, password string, o Options) (r *Repository, err error) {
 	r = &Repository{blobs: s, options: o.filled()}
-	r.format = &knownFormat{password: password, raw: raw, current: f, readAt: r.options.Now()}
+	r.format = &knownFormat{password: password, raw: raw, current: f, readAt: r.now()}
 	if r.seal, err = f.Sealer(); err == nil {
 		r.zip, err = compression.New()
 	}
@@ -171,6 +171,9 @@ func (r *Repository) Rewrapped(password string) ([]byte, error) {
 	}
 	return raw, nil
 }
+
+// now is the wall clock: the other one stands still while a host sleeps, and what is known grows old in that time.
+func (r *Repository) now() time.Time { return r.options.Now().Round(0) }
 
 // room gives a buffer for one content, empty; giveBack takes it again.
 func (r *Repository) room() *[]byte {

@@ -59,7 +59,7 @@ func (m *marker) set(ctx context.Context, r *Repository, session string, uploade
 		return nil
 	}
 	if m.name == "" {
-		now := r.options.Now()
+		now := r.now()
 		raw, err := json.Marshal(SessionInfo{ID: session, Started: now, Checkpoint: now, User: r.options.User, Host: r.options.Host})
 		if err != nil {
 			return fmt.Errorf("mark a session: %w", err)

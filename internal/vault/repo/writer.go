@@ -188,7 +188,7 @@ func (w *Writer) add(ctx context.Context, i Info, sealed []byte, rewrite bool) e
 // batch is the one that is open. The caller holds mu.
 func (w *Writer) batch() *batch {
 	if w.open == nil {
-		now := w.repo.options.Now()
+		now := w.repo.now()
 		w.open = newBatch(newSession(now))
 		w.flushBy = now.Add(flushAfter)
 	}
@@ -229,7 +229,7 @@ func (w *Writer) latest(id ContentID) (Info, bool) {
 // timeAfter is the time of a new entry of a content: later than that of every other which is known, for the latest counts, and the
 // clocks of hosts differ. The caller holds mu.
 func (w *Writer) timeAfter(id ContentID) int64 {
-	t := w.repo.options.Now().Unix()
+	t := w.repo.now().Unix()
 	if i, ok := w.overlay(id); ok {
 		t = max(t, i.Time+1)
 	}

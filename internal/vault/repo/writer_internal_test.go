@@ -557,6 +557,45 @@ func TestPacksAreAsOthersReadThem(t *testing.T) {
 	}
 }
 
+// Contents of every size come back, compressed or not, from the session and from the repository.
+func TestContentsOfEverySize(t *testing.T) {
+	ctx := t.Context()
+	x := newFormat(t)
+	s := x.place(t)
+	want := map[ContentID][]byte{}
+	err := x.open(t, s).Write(ctx, WriteOptions{}, func(ctx context.Context, w *Writer) error {
+		for _, size := range []int{0, 1, 15, 16, 17, 4095, 4096, 70_000, 1 << 20, 9 << 20} {
+			for _, p := range [][]byte{noise(uint64(size), size), bytes.Repeat([]byte("z"), size)} {
+				for _, prefix := range []string{"", "k"} {
+					id, err := w.Store(ctx, p, prefix, size%2 == 0)
+					if err != nil {
+						return err
+					}
+					if got, err := w.Content(ctx, id); err != nil || !bytes.Equal(got, p) {
+						return fmt.Errorf("the session reads %d bytes of %d: %w", len(got), size, err)
+					}
+					want[id] = p
+				}
+			}
+		}
+		for _, prefix := range []string{"a", "kk", "A", "1"} {
+			if _, err := w.Store(ctx, nil, prefix, false); !errors.Is(err, index.ErrID) {
+				return fmt.Errorf("prefix %q: %w", prefix, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := x.open(t, s)
+	for id, p := range want {
+		if got, err := r.Content(ctx, id); err != nil || !bytes.Equal(got, p) {
+			t.Errorf("%s: %d bytes of %d, %v", id, len(got), len(p), err)
+		}
+	}
+}
+
 // Damage is told as damage, wherever it is, and never is it taken for content.
 func TestDamageIsTold(t *testing.T) {
 	ctx := t.Context()
