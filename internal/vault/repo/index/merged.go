@@ -2,7 +2,6 @@ package index
 
 import (
 	"bytes"
-	"container/heap"
 	"errors"
 	"fmt"
 	"iter"
@@ -41,14 +40,7 @@ func (m Merged) Each(from, to string, each func(Info) error) error {
 
 func (m Merged) all(from, to string) iter.Seq[Info] {
 	return func(yield func(Info) bool) {
-		var c cursors
-		for _, x := range m {
-			if at, end := x.span(from, to); at < end {
-				c = append(c, cursor{x, at, end})
-			}
-		}
-		heap.Init(&c)
-		for len(c) > 0 {
+		for c := m.cursors(from, to); len(c) > 0; {
 			best := c.next()
 			for len(c) > 0 && c[0].id(c[0].at) == best.ID {
 				if i := c.next(); i.Beats(best) {
@@ -65,9 +57,12 @@ func (m Merged) all(from, to string) iter.Seq[Info] {
 // Compact writes indexes that say the same as m, with about max entries each, divided as by [Builder.Shards] and without random
 // bytes: whoever compacts the same comes to the same. No entries give no indexes. It needs little more memory than the result.
 func (m Merged) Compact(max int) ([][]byte, error) {
-	entries := 0
-	for range m.all("", "") {
-		entries++
+	entries := m.Len()
+	if entries > max { // how many contents there are has to be known exactly, and was not yet
+		entries = 0
+		for range m.all("", "") {
+			entries++
+		}
 	}
 	n := shardCount(entries, max)
 	var out [][]byte
@@ -128,30 +123,55 @@ func (m Merged) Joined(small int) Merged {
 type cursor struct {
 	*Index
 	at, end int
+	key     []byte // of the entry at at
 }
 
-// cursors are a heap: the one with the least id is first.
+// cursors are a heap: none has a greater key than the two behind it, at 2n+1 and 2n+2, so that the first has the least. (Package
+// container/heap takes several times as long, for it calls through an interface.)
 type cursors []cursor
+
+func (m Merged) cursors(from, to string) (c cursors) {
+	for _, x := range m {
+		if at, end := x.span(from, to); at < end {
+			c = append(c, cursor{x, at, end, x.key(at)})
+		}
+	}
+	for n := len(c)/2 - 1; n >= 0; n-- {
+		c.sink(n)
+	}
+	return c
+}
 
 // next takes the entry of the first cursor.
 func (c *cursors) next() Info {
-	first := &(*c)[0]
+	all := *c
+	first := &all[0]
 	i := first.info(first.at)
 	if first.at++; first.at < first.end {
-		heap.Fix(c, 0)
+		first.key = first.Index.key(first.at)
 	} else {
-		heap.Pop(c)
+		last := len(all) - 1
+		all[0], all[last] = all[last], cursor{}
+		*c = all[:last]
 	}
+	c.sink(0)
 	return i
 }
 
-func (c cursors) Len() int           { return len(c) }
-func (c cursors) Less(i, j int) bool { return bytes.Compare(c[i].key(c[i].at), c[j].key(c[j].at)) < 0 }
-func (c cursors) Swap(i, j int)      { c[i], c[j] = c[j], c[i] }
-func (c *cursors) Push(x any)        { *c = append(*c, x.(cursor)) }
-func (c *cursors) Pop() any {
-	last := len(*c) - 1
-	x := (*c)[last]
-	*c = (*c)[:last]
-	return x
+// sink moves the cursor at n behind those with lesser keys.
+func (c cursors) sink(n int) {
+	for {
+		least := 2*n + 1
+		if least >= len(c) {
+			return
+		}
+		if right := least + 1; right < len(c) && bytes.Compare(c[right].key, c[least].key) < 0 {
+			least = right
+		}
+		if bytes.Compare(c[n].key, c[least].key) <= 0 {
+			return
+		}
+		c[n], c[least] = c[least], c[n]
+		n = least
+	}
 }
