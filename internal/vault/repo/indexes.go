@@ -28,6 +28,9 @@ const (
 	firstPause = 50 * time.Millisecond
 )
 
+// errNoIndexes is why a repository that had indexes is not believed to have none any more: what is known stays.
+var errNoIndexes = errors.New("the place lists no index of the repository any more, and it had some: it may not be there itself")
+
 // IndexError says which index blob could not be read.
 type IndexError struct {
 	Blob string // without the folder
@@ -188,6 +191,9 @@ func (r *Repository) refreshOnce(ctx context.Context) error {
 	what, err := r.epochs.Current(ctx)
 	if err != nil {
 		return fmt.Errorf("look which indexes count: %w", err)
+	}
+	if len(what.Blobs) == 0 && len(open) > 0 { // a folder that is not mounted lists nothing
+		return errNoIndexes
 	}
 	set, err := r.load(ctx, what.Blobs, open)
 	if err != nil {
