@@ -10,8 +10,8 @@
 // What is superseded is deleted when its replacement is older than any list may lag behind. state.go judges, manager.go acts.
 //
 // It differs from kopia 0.23.1 where that costs nothing and loses nothing: a write that took more than half an epoch is made
-// again, for the mark that settled its epoch may not be listed yet; an epoch without index blobs is passed over by compaction, which
-// it stops for ever there; a set or checkpoint proves which epoch is open where the mark is not listed, or lost; and an error of
+// again, for the mark that settled its epoch may not be listed yet; compaction passes over an epoch without index blobs, where
+// kopia's stays for ever; a set or checkpoint proves which epoch is open where the mark is not listed, or lost; and an error of
 // the place is told at once, not tried again for ever.
 package epoch
 
