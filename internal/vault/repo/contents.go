@@ -27,8 +27,9 @@ func (r *Repository) Content(ctx context.Context, id ContentID) ([]byte, error) 
 	if !errors.Is(err, store.ErrNotFound) {
 		return p, err
 	}
-	// It may have been moved into another pack since the indexes were read.
-	if r.Refresh(ctx) != nil {
+	// It may have been moved into another pack since the indexes were read. A pack goes long after what was in it was moved, so
+	// that indexes of a moment ago need not be read again for each content of a pack that is lost.
+	if r.refreshOlder(ctx, indexesMoment) != nil {
 		return nil, err
 	}
 	if now, _, ok := r.known.find(id); ok && now.Pack != i.Pack {

@@ -247,22 +247,25 @@ func (r *Repository) loadIndex(ctx context.Context, name string) (*index.Index, 
 
 // keepFresh is [Repository.Refresh] when the last one was long ago: whoever relies on a content must not rely on one that was
 // deleted meanwhile.
-func (r *Repository) keepFresh(ctx context.Context) error {
-	if !r.stale() {
+func (r *Repository) keepFresh(ctx context.Context) error { return r.refreshOlder(ctx, indexesKept) }
+
+// refreshOlder is [Repository.Refresh] when the last one was longer ago than that.
+func (r *Repository) refreshOlder(ctx context.Context, than time.Duration) error {
+	if !r.older(than) {
 		return nil
 	}
 	r.refreshing.Lock()
 	defer r.refreshing.Unlock()
-	if !r.stale() { // somebody else was quicker
+	if !r.older(than) { // somebody else was quicker
 		return nil
 	}
 	return r.refresh(ctx)
 }
 
-func (r *Repository) stale() bool {
+func (r *Repository) older(than time.Duration) bool {
 	r.known.mu.RLock()
 	defer r.known.mu.RUnlock()
-	return r.now().Sub(r.known.readAt) > indexesKept
+	return r.now().Sub(r.known.readAt) > than
 }
 
 // joinIndexes writes one set of index blobs that says what blobs say; package epoch decides which.

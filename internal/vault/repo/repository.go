@@ -51,6 +51,9 @@ const (
 	formatBlob  = "kopia.repository"
 	formatKept  = 15 * time.Minute
 	indexesKept = 15 * time.Minute // for how long the indexes are believed before they are read again
+
+	// indexesMoment is how old indexes may be at most where what they say turned out not to be so.
+	indexesMoment = 30 * time.Second
 )
 
 // Options is how a repository is opened. The zero value is good.

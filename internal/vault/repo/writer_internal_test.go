@@ -557,6 +557,67 @@ func TestPacksAreAsOthersReadThem(t *testing.T) {
 	}
 }
 
+// counting counts what is asked of a place.
+type counting struct {
+	store.Store
+	lists atomic.Int64
+}
+
+func (c *counting) List(ctx context.Context, prefix string, each func(store.Info) error) error {
+	c.lists.Add(1)
+	return c.Store.List(ctx, prefix, each)
+}
+
+// A content that was moved into another pack while a repository was open is found there; a pack that is lost is not looked for again and
+// again.
+func TestAContentThatWasMovedIsFound(t *testing.T) {
+	ctx := t.Context()
+	x := newFormat(t)
+	s := &counting{Store: x.place(t)}
+	now := time.Now()
+	open := func() *Repository {
+		t.Helper()
+		r, err := openWith(ctx, s, x.f, x.raw, testPassword, Options{Now: func() time.Time { return now }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	r := open()
+	var id ContentID
+	err := r.Write(ctx, WriteOptions{}, func(ctx context.Context, w *Writer) (err error) {
+		id, err = w.Store(ctx, []byte("moved"), "", false)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := blobsOf(t, r, "p")[0]
+	if err := open().Write(ctx, WriteOptions{}, func(ctx context.Context, w *Writer) error { return w.Rewrite(ctx, id) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.DeleteBlob(ctx, old); err != nil {
+		t.Fatal(err)
+	}
+	now = now.Add(time.Minute)
+	if got, err := r.Content(ctx, id); err != nil || string(got) != "moved" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if err := r.DeleteBlob(ctx, blobsOf(t, r, "p")[0]); err != nil {
+		t.Fatal(err)
+	}
+	now = now.Add(time.Minute)
+	before := s.lists.Load()
+	for range 100 {
+		if got, err := r.Content(ctx, id); !errors.Is(err, store.ErrNotFound) {
+			t.Fatalf("read %q, %v", got, err)
+		}
+	}
+	if n := s.lists.Load() - before; n == 0 || n > 20 {
+		t.Errorf("%d lists to read what is lost", n)
+	}
+}
+
 // Contents of every size come back, compressed or not, from the session and from the repository.
 func TestContentsOfEverySize(t *testing.T) {
 	ctx := t.Context()
