@@ -288,7 +288,7 @@ func TestNoEntryIsEverInvisible(t *testing.T) {
 	compacted, joined := 0, 0
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld(t)
-		for range rapid.IntRange(1, 150).Draw(t, "actions") {
+		for range rapid.IntRange(1, 100).Draw(t, "actions") {
 			w.act()
 			if rapid.IntRange(0, 9).Draw(t, "check") < 4 {
 				w.check()
