@@ -165,20 +165,7 @@ func (c *ChunkWriter) list() (repo.ObjectID, error) {
 	if len(c.entries) == 1 {
 		return c.entries[0].Object, nil
 	}
-	raw, err := repo.EncodeParts(c.entries)
-	if err != nil {
-		return repo.ObjectID{}, err
-	}
-	obj := c.w.repo.NewObject(c.w.ctx, repo.ObjectOptions{Prefix: "x", Compress: true})
-	_, err = obj.Write(raw)
-	var id repo.ObjectID
-	if err == nil {
-		id, err = obj.Result()
-	}
-	if err = errors.Join(err, obj.Close()); err != nil {
-		return repo.ObjectID{}, err
-	}
-	return repo.ParseObjectID("I" + id.String())
+	return c.w.repo.StoreParts(c.w.ctx, c.entries, repo.ObjectOptions{Compress: true})
 }
 
 // Checkpoint makes durable what has been written so far, so that a writer that is cut off leaves it for the next

@@ -269,4 +269,4 @@ func (w *Writer) StoreParts(ctx context.Context, parts []Part, o ObjectOptions) 
 }
 
 // splitter is where objects are cut that say nothing of it.
-func (r *Repository) splitter() string { return "FIXED-1M" }
+func (r *Repository) splitter() string { return r.format.now().Splitter() }

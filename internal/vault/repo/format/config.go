@@ -147,6 +147,8 @@ func (c *config) check() error {
 		return fmt.Errorf("read the format: %w: keys of %d and %d bytes", ErrDamaged, len(c.HashSecret), len(c.MasterKey))
 	case c.MaxPackSize <= 0 || c.MaxPackSize > maxPackSize:
 		return fmt.Errorf("read the format: %w: packs of %d bytes", ErrDamaged, c.MaxPackSize)
+	case c.EpochParameters.EpochRefreshFrequency <= 0 || c.EpochParameters.MinEpochDuration <= 0 || c.EpochParameters.FullCheckpointFrequency <= 0:
+		return fmt.Errorf("read the format: %w: epochs of %+v", ErrDamaged, c.EpochParameters)
 	}
 	return nil
 }
