@@ -212,10 +212,9 @@ func (m *model) Revive(t *rapid.T) {
 	delete(m.listed, id)
 	m.place.pass(time.Duration(rapid.IntRange(20, 40).Draw(m.T, "hours")) * time.Hour)
 	m.begin(what)
-	m.Upkeep(t)
-	m.place.pass(time.Duration(rapid.IntRange(1, 170).Draw(m.T, "minutes")) * time.Minute)
-	if rapid.Bool().Draw(m.T, "twice") {
+	for range rapid.IntRange(0, 4).Draw(m.T, "runs") {
 		m.Upkeep(t)
+		m.place.pass(time.Duration(rapid.IntRange(1, 45).Draw(m.T, "minutes")) * time.Minute)
 	}
 	m.end(true)
 	m.must(whole(m.ctx, m.open(), m.listed))
