@@ -496,8 +496,10 @@ func TestWithoutAnyIndexNothingIsDeleted(t *testing.T) {
 	}
 	m.pass(1000 * time.Hour)
 	before := len(m.names("p")) + len(m.names("q"))
+	r, err := m.process().open(t) // one that had read an index would say so already
+	must(t, err)
 	for range 3 {
-		if err := run(ctx, opened(t, m), upkeep.None()); err == nil {
+		if err := run(ctx, r, upkeep.None()); err == nil {
 			t.Error("it went on")
 		}
 		m.pass(100 * time.Hour)
