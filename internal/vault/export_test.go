@@ -1,8 +1,10 @@
 package vault
 
 import (
+	"context"
 	"time"
 
+	"holdfast/internal/vault/repo"
 	"holdfast/internal/vault/store"
 )
 
@@ -22,4 +24,30 @@ func (c Config) WithFormatKept(d time.Duration) Config {
 func BundleName(name string) (dir, first string, count int, ok bool) {
 	b, ok := parseBundleName(name)
 	return b.dir, b.first, b.count, ok
+}
+
+// MoveLists stores all directories and entries of backups again in other packs, as a clean-up does that joins packs. Those in which
+// they lay before stay.
+func (v *Vault) MoveLists(ctx context.Context) error {
+	if err := v.repo.Refresh(ctx); err != nil {
+		return err
+	}
+	var all []repo.ContentID
+	err := v.repo.EachContent(ctx, false, func(i repo.Info) error {
+		if i.ID.Prefix() != "" {
+			all = append(all, i.ID)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return v.repo.Write(ctx, repo.WriteOptions{}, func(ctx context.Context, w *repo.Writer) error {
+		for _, id := range all {
+			if err := w.Rewrite(ctx, id); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"holdfast/internal/vault/consent"
-	"holdfast/internal/vault/repo"
 	"holdfast/internal/vault/store"
 	"holdfast/internal/vault/wal"
 )
@@ -90,27 +89,47 @@ func (v *Vault) logNeedless(ctx context.Context, name string) error {
 	return nil
 }
 
-// listWhole errs when there is a pack of entries of which no index knows anything: what is listed no more may stand there.
+// listWhole errs when there is a pack of entries of which the indexes do not tell all: what is listed no more may stand there. A pack
+// that none of them names may wait for its deletion, because everything in it was moved: it is asked what it holds.
 func (v *Vault) listWhole(ctx context.Context) error {
-	v.repoMu.Lock()
-	defer v.repoMu.Unlock()
-	if err := v.repo.Refresh(ctx); err != nil {
-		return err
-	}
-	known := map[string]bool{}
-	err := v.repo.EachContent(ctx, true, func(i repo.Info) error {
-		known[blobName(i.Pack)] = true
-		return nil
-	})
+	unnamed, err := v.unnamedLists(ctx)
 	if err != nil {
 		return err
 	}
-	return v.files.List(ctx, repositoryDir+"/q", func(i store.Info) error {
-		if !known[i.Name] {
-			return fmt.Errorf("no index knows what %s holds: it may be the entry of a backup", i.Name)
+	for _, p := range unnamed {
+		var told bool
+		err := v.askPack(ctx, p.Name, func() (err error) {
+			told, err = v.repo.Told(ctx, strings.TrimPrefix(p.Name, repositoryDir+"/"), p.Size)
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("no index names %s: it may be the entry of a backup: %w", p.Name, err)
+		}
+		if !told {
+			return fmt.Errorf("no index knows what %s holds: it may be the entry of a backup", p.Name)
+		}
+	}
+	return nil
+}
+
+// unnamedLists are the packs of entries that no index names, but those that were given up or are about to be deleted.
+func (v *Vault) unnamedLists(ctx context.Context) ([]store.Info, error) {
+	named, err := v.entered(ctx, true)
+	if err != nil {
+		return nil, err
+	}
+	cat, err := v.readCatalog(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []store.Info
+	err = v.files.List(ctx, blobName("q"), func(i store.Info) error {
+		if !named[strings.TrimPrefix(i.Name, repositoryDir+"/")] && !cat.gone(i.Name) && !cat.mayBeGone(i.Name) {
+			out = append(out, i)
 		}
 		return nil
 	})
+	return out, err
 }
 
 // allReadable errs when the index lacks anything that a listed backup needs, or backups themselves, or when a listed backup needs

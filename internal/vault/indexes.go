@@ -303,15 +303,11 @@ func (v *Vault) learn(ctx context.Context, w *repo.Writer, packs []store.Info, d
 // learnPack adds what one pack holds, if the repository lacks any of it, and gives how many entries that were.
 func (v *Vault) learnPack(ctx context.Context, w *repo.Writer, p store.Info, dry bool) (int, error) {
 	id := strings.TrimPrefix(p.Name, repositoryDir+"/")
-	ask := func(commit bool) ([]repo.Info, error) {
-		return w.Recover(ctx, id, p.Size, commit)
-	}
-	held, err := ask(false)
-	if err != nil && v.members != nil {
-		if differ, examineErr := v.members.Examine(ctx, p.Name); examineErr == nil && differ { // another copy has it whole
-			held, err = ask(false)
-		}
-	}
+	var held []repo.Info
+	err := v.askPack(ctx, p.Name, func() (err error) {
+		held, err = w.Recover(ctx, id, p.Size, false)
+		return err
+	})
 	if err != nil {
 		return 0, err
 	}
@@ -330,7 +326,18 @@ func (v *Vault) learnPack(ctx context.Context, w *repo.Writer, p store.Info, dry
 		}
 	}
 	if fresh > 0 && !dry {
-		_, err = ask(true)
+		_, err = w.Recover(ctx, id, p.Size, true)
 	}
 	return fresh, err
+}
+
+// askPack asks a pack what it holds, and again where the copy that was asked has it bad and another has it whole.
+func (v *Vault) askPack(ctx context.Context, name string, ask func() error) error {
+	err := ask()
+	if err != nil && v.members != nil {
+		if differ, examineErr := v.members.Examine(ctx, name); examineErr == nil && differ {
+			err = ask()
+		}
+	}
+	return err
 }

@@ -84,6 +84,46 @@ func TestAnIndexIsMadeAnewBehindACleanUp(t *testing.T) {
 	whole("behind a clean-up,")
 }
 
+// Packs whose entries were all moved wait for their deletion, and nothing is deleted while an index is lost: they must not keep it
+// from being made anew. What they hold is known, though no index names them.
+func TestAnIndexIsMadeAnewBesidePacksThatWaitForTheirDeletion(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "vault")
+	v := createIn(t, place{dir, config(dir)})
+	all := map[string]map[string][]byte{store(t, v, sample()).ID: sample(), store(t, v, other(3)).ID: other(3)}
+	if err := v.MoveLists(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	closed(t, v)
+	spoil(t, storedFirst(files(t, dir, "repository/x")), "lost")
+	hurt := reopened(t, dir)
+	done, err := hurt.Repair(t.Context(), scrub(t, hurt).Damage(), false)
+	if err != nil || len(done) == 0 {
+		t.Fatal(done, err)
+	}
+	for _, m := range done {
+		if !m.Done {
+			t.Errorf("mended %+v", m)
+		}
+	}
+	if _, err = hurt.Reclaim(t.Context(), vault.ReclaimOptions{Alone: true}); err != nil {
+		t.Errorf("made anew, nothing can be freed: %v", err)
+	}
+	last := reopened(t, dir)
+	for _, id := range slices.Sorted(maps.Keys(all)) {
+		if got, err := fetch(t.Context(), last, id); err != nil || differ(all[id], got) != "" {
+			t.Errorf("made anew, %s: %v %s", id, err, differ(all[id], got))
+		}
+	}
+}
+
+func storedFirst(files []string) string {
+	return slices.MinFunc(files, func(a, b string) int {
+		x, _ := os.Stat(a)
+		y, _ := os.Stat(b)
+		return x.ModTime().Compare(y.ModTime())
+	})
+}
+
 // An index and the packs it knew are lost together. Made anew it lacks what a listed backup needs: it stays lost and the backup is
 // named, until somebody gives it up; then the next full backup makes it whole.
 func TestAnIndexThatIsLostWithItsPacksIsGivenUpWithThem(t *testing.T) {

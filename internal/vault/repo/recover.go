@@ -42,6 +42,26 @@ func (w *Writer) Recover(ctx context.Context, pack string, size int64, commit bo
 	return out, nil
 }
 
+// Told reports whether the indexes tell of everything that a pack holds, so that nothing is lost with it: of each content they have
+// an entry that is as new, in whatever pack, be it one that was deleted so long ago that it counts as not there. size and errors are
+// those of [Writer.Recover].
+func (r *Repository) Told(ctx context.Context, pack string, size int64) (bool, error) {
+	if err := r.keepFresh(ctx); err != nil {
+		return false, err
+	}
+	x, err := r.packIndex(ctx, pack, size)
+	if err != nil {
+		return false, fmt.Errorf("ask pack %s what it holds: %w", pack, err)
+	}
+	told := true
+	err = x.Each("", "", func(i Info) error {
+		known, _, ok := r.known.find(i.ID)
+		told = told && (ok && known.Time >= i.Time || !ok && i.Deleted)
+		return nil
+	})
+	return told, err
+}
+
 // packIndex reads the index at the end of a pack.
 func (r *Repository) packIndex(ctx context.Context, pack string, size int64) (*index.Index, error) {
 	if size <= 0 {
