@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -18,14 +16,14 @@ import (
 )
 
 // bad opens a bucket through a proxy that does nothing yet.
-func bad(t *testing.T, server *s3test.Server, bucket string, seed uint64, attempts int) (*s3store.Store, *s3test.Proxy, string) {
+func bad(t *testing.T, server *s3test.Server, bucket string, seed uint64, attempts int) (*s3store.Store, *s3test.Proxy, *s3test.Bucket) {
 	t.Helper()
-	dir := server.Bucket(t, bucket, false)
+	b := server.Bucket(t, bucket, false)
 	p := server.Worse(t, seed)
 	cfg := server.Config(bucket, "v")
 	cfg.Endpoint = "http://" + p.Address
 	cfg.Patience.Attempts, cfg.Patience.Wait, cfg.Patience.WaitMax = attempts, 5*time.Millisecond, 50*time.Millisecond
-	return open(t, cfg), p, filepath.Join(dir, "v")
+	return open(t, cfg), p, b.Below("v")
 }
 
 func content(i, size int) []byte { return bytes.Repeat([]byte(fmt.Sprintf("%07d,", i)), size/8) }
@@ -34,7 +32,7 @@ func content(i, size int) []byte { return bytes.Repeat([]byte(fmt.Sprintf("%07d,
 func TestAnS3StoreInTroubleNeverGivesAWrongSuccess(t *testing.T) {
 	t.Parallel()
 	server := s3test.Start(t)
-	s, p, dir := bad(t, server, "trouble", 7, 100) // every other request goes wrong: a dozen in a row is no rarity
+	s, p, there := bad(t, server, "trouble", 7, 100) // every other request goes wrong: a dozen in a row is no rarity
 	p.Set(s3test.Faults{Busy: .15, Broken: .05, Reset: .08, LoseAnswer: .08, CutBody: .08, Damage: .08, Deny: .04})
 	var wg sync.WaitGroup
 	for w := range 4 {
@@ -45,7 +43,7 @@ func TestAnS3StoreInTroubleNeverGivesAWrongSuccess(t *testing.T) {
 					t.Errorf("put %s: %v", name, err)
 					continue
 				}
-				raw, err := os.ReadFile(filepath.Join(dir, name))
+				raw, err := there.Read(t.Context(), name)
 				if err != nil || !bytes.Equal(raw, want) {
 					t.Errorf("%s was said to be stored; there are %d bytes of %d, %v", name, len(raw), len(want), err)
 				}
@@ -75,7 +73,7 @@ func TestAnS3StoreInTroubleNeverGivesAWrongSuccess(t *testing.T) {
 func TestAnS3StoreThatStaysDownIsAnErrorInBoundedTime(t *testing.T) {
 	t.Parallel()
 	server := s3test.Start(t)
-	s, p, dir := bad(t, server, "down", 1, 12)
+	s, p, there := bad(t, server, "down", 1, 12)
 	for name, f := range map[string]s3test.Faults{"a storm of 503": {Busy: 1}, "resets": {Reset: 1}, "answers that are lost": {LoseAnswer: 1}, "damage": {Damage: 1}} {
 		t.Run(name, func(t *testing.T) {
 			p.Set(f)
@@ -86,7 +84,7 @@ func TestAnS3StoreThatStaysDownIsAnErrorInBoundedTime(t *testing.T) {
 				t.Errorf("the bucket is not named in %v", err)
 			}
 			p.Set(s3test.Faults{})
-			if raw, err := os.ReadFile(filepath.Join(dir, "x")); err == nil && string(raw) != "content" {
+			if raw, err := there.Read(t.Context(), "x"); err == nil && string(raw) != "content" {
 				t.Errorf("%q is stored", raw)
 			}
 		})
@@ -96,16 +94,13 @@ func TestAnS3StoreThatStaysDownIsAnErrorInBoundedTime(t *testing.T) {
 func TestAnS3StoreThatIsTooSlowIsGivenUp(t *testing.T) {
 	t.Parallel()
 	server := s3test.Start(t)
-	dir := server.Bucket(t, "slow", false)
+	server.Bucket(t, "slow", false)
 	p := server.Worse(t, 1)
 	cfg := server.Config("slow", "v")
 	fast := open(t, cfg)
 	cfg.Endpoint = "http://" + p.Address
 	cfg.Patience = s3store.Patience{Attempts: 2, Wait: time.Millisecond, Silence: time.Second}
 	s := open(t, cfg)
-	if err := os.MkdirAll(filepath.Join(dir, "v"), 0o700); err != nil {
-		t.Fatal(err)
-	}
 	if err := fast.Put(t.Context(), "big", store.Bytes(content(1, 50_000))); err != nil {
 		t.Fatal(err)
 	}

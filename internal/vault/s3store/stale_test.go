@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -17,7 +15,7 @@ import (
 func TestAnS3StoreThatFindsAnObjectLateNeverGivesAWrongSuccess(t *testing.T) {
 	t.Parallel()
 	server := s3test.Start(t)
-	s, p, dir := bad(t, server, "late", 3, 12)
+	s, p, there := bad(t, server, "late", 3, 12)
 	for lookups := range 5 {
 		p.Set(s3test.Faults{Lookups: lookups, Unlisted: lookups})
 		name, want := fmt.Sprintf("wal/%d", lookups), content(lookups, 4<<10)
@@ -33,7 +31,7 @@ func TestAnS3StoreThatFindsAnObjectLateNeverGivesAWrongSuccess(t *testing.T) {
 			if got, err := store.Read(t.Context(), s, n); err != nil || !bytes.Equal(got, want) {
 				t.Errorf("%s was said to be stored: %d bytes of %d, %v", n, len(got), len(want), err)
 			}
-			if raw, err := os.ReadFile(filepath.Join(dir, n)); err != nil || !bytes.Equal(raw, want) {
+			if raw, err := there.Read(t.Context(), n); err != nil || !bytes.Equal(raw, want) {
 				t.Errorf("%s: there are %d bytes of %d, %v", n, len(raw), len(want), err)
 			}
 		}
