@@ -74,5 +74,5 @@ func (s space) serve(address string) (*daemon, error) {
 	if s.of == nil {
 		return nil, errors.New("the server was never started")
 	}
-	return begin(filepath.Join(s.of.dir, s.name+".log"), "radosgw", append(s.settings(), "-f", "-n", "client.rgw", "--rgw-frontends", "beast endpoint="+address)...)
+	return begin(filepath.Join(s.of.dir, s.name+".log"), "radosgw", append(s.settings(), "-f", "-n", "client.rgw", "--rgw-frontends", "beast tcp_nodelay=1 endpoint="+address)...)
 }
