@@ -21,10 +21,10 @@ import (
 func inBucket(t *testing.T, lock bool) (place, *s3test.Server) {
 	t.Helper()
 	server := s3test.Start(t)
-	dir := server.Bucket(t, "vaults", lock)
+	server.Bucket(t, "vaults", lock)
 	conf := config("")
 	conf.S3, conf.URL = server.Config("", ""), "s3://vaults/clinic"
-	return place{filepath.Join(dir, "clinic"), conf}, server
+	return place{conf: conf}, server
 }
 
 func TestAnS3VaultThatCannotBeUsedIsAProblem(t *testing.T) {
@@ -54,8 +54,8 @@ func TestAnS3VaultThatCannotBeUsedIsAProblem(t *testing.T) {
 			}
 		})
 	}
-	if names, err := os.ReadDir(here.dir); err == nil && len(names) > 0 {
-		t.Errorf("something was written: %v", names)
+	if names, err := here.held(t).Names(t.Context(), ""); err != nil || len(names) > 0 {
+		t.Errorf("something was written: %v, %v", names, err)
 	}
 }
 
@@ -125,8 +125,14 @@ func TestAnS3VaultIsScrubbedWithTheRightToReadAlone(t *testing.T) {
 	if s := scrub(t, r); len(s.Damage()) > 0 || s.Blobs == 0 || s.Ended.IsZero() {
 		t.Errorf("a whole vault: %+v", s)
 	}
-	spoil(t, biggest(t, here.dir, "wal"), "a flipped bit")
-	spoil(t, biggest(t, here.dir, "repository"), "lost")
+	held := here.held(t)
+	flipped := biggestIn(t, held, "wal/")
+	if n := damageIn(t, held, func(name string) bool { return name == flipped }); n != 1 {
+		t.Fatal("nothing damaged")
+	}
+	if err := held.Remove(t.Context(), biggestIn(t, held, "repository/")); err != nil {
+		t.Fatal(err)
+	}
 	if s := scrub(t, r); len(s.Damage()) != 2 {
 		t.Errorf("a segment that is damaged and a pack that is lost: %+v", s.Damage())
 	}
@@ -134,7 +140,7 @@ func TestAnS3VaultIsScrubbedWithTheRightToReadAlone(t *testing.T) {
 
 // With lock nobody takes a backup away, not even the store's own root account, and backups go on.
 func TestAnS3VaultUnderLockSurvivesAThief(t *testing.T) {
-	here, server := inBucket(t, true)
+	here, _ := inBucket(t, true)
 	here.conf.S3.Lock = 240 * time.Hour
 	v := createIn(t, here)
 	store(t, v, sample())
@@ -154,7 +160,7 @@ func TestAnS3VaultUnderLockSurvivesAThief(t *testing.T) {
 		n := 0
 		err := raw.List(t.Context(), prefix, func(i blobs.Info) error {
 			n++
-			if err := server.DeleteVersions(t.Context(), "vaults", "clinic/"+i.Name); (err != nil) != locked {
+			if err := here.held(t).Remove(t.Context(), i.Name); (err != nil) != locked {
 				t.Errorf("deleting all versions of %s: %v", i.Name, err)
 			}
 			return nil

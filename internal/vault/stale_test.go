@@ -3,7 +3,6 @@ package vault_test
 import (
 	"bytes"
 	"errors"
-	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -18,14 +17,14 @@ import (
 func lagging(t *testing.T, f s3test.Faults) (place, *s3test.Proxy) {
 	t.Helper()
 	server := s3test.Start(t)
-	dir := server.Bucket(t, "vaults", false)
+	server.Bucket(t, "vaults", false)
 	p := server.Worse(t, 5)
 	p.Set(f)
 	conf := config("")
 	conf.S3, conf.URL = server.Config("", ""), "s3://vaults/clinic"
 	conf.S3.Endpoint = "http://" + p.Address
 	conf.S3.Patience.Attempts, conf.S3.Patience.Wait, conf.S3.Patience.WaitMax = 12, 5*time.Millisecond, 50*time.Millisecond
-	return place{filepath.Join(dir, "clinic"), conf}, p
+	return place{conf: conf}, p
 }
 
 // seen is how far the log is held by the lists as they come.

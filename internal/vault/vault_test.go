@@ -24,10 +24,21 @@ import (
 	"holdfast/internal/vault/wal"
 )
 
-// place is somewhere for a vault. Whatever kind it is, its blobs lie below dir on this machine.
+// place is somewhere for a vault.
 type place struct {
-	dir  string
+	dir  string // where its blobs lie; "" = not in a directory
 	conf vault.Config
+}
+
+// held is what lies in the place, for whoever goes past the vault.
+func (p place) held(t *testing.T) holding {
+	t.Helper()
+	if p.dir != "" {
+		return folder(p.dir)
+	}
+	conf := p.conf.S3
+	conf.URL = p.conf.URL
+	return s3test.Reach(t, conf)
 }
 
 func config(dir string) vault.Config {
@@ -44,22 +55,24 @@ func onEachKind(t *testing.T, f func(t *testing.T, at func() place)) {
 	})
 	t.Run("an S3 bucket", func(t *testing.T) {
 		server := s3test.Start(t)
-		bucket := server.Bucket(t, "vaults", false)
+		server.Bucket(t, "vaults", false)
 		n := 0
 		f(t, func() place {
 			n++
-			prefix := fmt.Sprintf("clinic/%d", n)
 			conf := config("")
 			conf.S3 = server.Config("", "")
-			conf.URL = "s3://vaults/" + prefix
-			return place{filepath.Join(bucket, prefix), conf}
+			conf.URL = fmt.Sprintf("s3://vaults/clinic/%d", n)
+			return place{conf: conf}
 		})
 	})
 }
 
-// emptied makes the folder, and gives the address.
+// emptied makes the folder, where it is one, and gives the address.
 func (p place) emptied(t *testing.T) string {
 	t.Helper()
+	if p.dir == "" {
+		return p.conf.URL
+	}
 	if err := os.MkdirAll(p.dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -136,8 +149,8 @@ func TestOpenRefusesWithoutTouchingAnything(t *testing.T) {
 func openRefusesWithoutTouchingAnything(t *testing.T, at func() place) {
 	here := at()
 	createIn(t, here)
-	dir := here.dir
-	before := fingerprint(t, dir)
+	held := here.held(t)
+	before := sums(t, held)
 	cases := []struct {
 		name, code string
 		change     func(*vault.Config)
@@ -163,7 +176,7 @@ func openRefusesWithoutTouchingAnything(t *testing.T, at func() place) {
 			if strings.Contains(err.Error(), "another") && c.code == "vault.wrong-key" {
 				t.Error("the key is in the message")
 			}
-			if d := cmp.Diff(before, fingerprint(t, dir)); d != "" {
+			if d := cmp.Diff(before, sums(t, held)); d != "" {
 				t.Error(d)
 			}
 		})
@@ -171,31 +184,30 @@ func openRefusesWithoutTouchingAnything(t *testing.T, at func() place) {
 	t.Run("creating where a vault is", func(t *testing.T) {
 		_, err := vault.Create(t.Context(), here.conf)
 		wantProblem(t, err, "vault.exists")
-		if d := cmp.Diff(before, fingerprint(t, dir)); d != "" {
+		if d := cmp.Diff(before, sums(t, held)); d != "" {
 			t.Error(d)
 		}
 	})
 	t.Run("creating where something else is", func(t *testing.T) {
 		other := at()
 		other.emptied(t)
-		if err := os.WriteFile(filepath.Join(other.dir, "letters.txt"), []byte("dear"), 0o600); err != nil {
+		if err := other.held(t).Write(t.Context(), "letters.txt", []byte("dear")); err != nil {
 			t.Fatal(err)
 		}
 		_, err := vault.Create(t.Context(), other.conf)
 		wantProblem(t, err, "vault.not-empty")
 	})
 	t.Run("an owner forged in vault.json", func(t *testing.T) {
-		p := filepath.Join(dir, "vault.json")
-		raw, err := os.ReadFile(p)
+		raw, err := held.Read(t.Context(), "vault.json")
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer func() {
-			if err := os.WriteFile(p, raw, 0o600); err != nil {
+			if err := held.Write(t.Context(), "vault.json", raw); err != nil {
 				t.Error(err)
 			}
 		}()
-		if err := os.WriteFile(p, bytes.ReplaceAll(raw, []byte("clinic"), []byte("bakery")), 0o600); err != nil {
+		if err := held.Write(t.Context(), "vault.json", bytes.ReplaceAll(raw, []byte("clinic"), []byte("bakery"))); err != nil {
 			t.Fatal(err)
 		}
 		cfg := here.conf
@@ -338,41 +350,15 @@ func anAbortedBackupIsNotListed(t *testing.T, at func() place) {
 	}
 }
 
-// damage flips one byte in the middle of every file that pick names.
-func damage(t *testing.T, dir string, pick func(rel string) bool) int {
-	t.Helper()
-	n := 0
-	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		rel, err := filepath.Rel(dir, p)
-		if err != nil || !pick(filepath.ToSlash(rel)) {
-			return err
-		}
-		raw, err := os.ReadFile(p)
-		if err != nil {
-			return err
-		}
-		raw[len(raw)/2] ^= 0x10
-		n++
-		return os.WriteFile(p, raw, 0o600)
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
-}
-
 func TestADamagedBlobIsAnErrorAndNeverData(t *testing.T) {
 	onEachKind(t, aDamagedBlobIsAnErrorAndNeverData)
 }
 
 func aDamagedBlobIsAnErrorAndNeverData(t *testing.T, at func() place) {
 	here := at()
-	v, dir := createIn(t, here), here.dir
+	v := createIn(t, here)
 	b := store(t, v, sample())
-	if n := damage(t, filepath.Join(dir, "repository"), func(rel string) bool { return strings.HasPrefix(rel, "p") }); n == 0 {
+	if n := damageIn(t, here.held(t), func(name string) bool { return strings.HasPrefix(name, "repository/p") }); n == 0 {
 		t.Fatal("no pack found to damage")
 	}
 	fresh, err := vault.Open(t.Context(), here.conf)
@@ -393,7 +379,7 @@ func TestLogSegments(t *testing.T) { onEachKind(t, logSegments) }
 
 func logSegments(t *testing.T, at func() place) {
 	here := at()
-	v, dir := createIn(t, here), here.dir
+	v, lies := createIn(t, here), here.held(t)
 	ctx := t.Context()
 	const size = 1 << 20
 	l := v.Log(7, size)
@@ -459,14 +445,13 @@ func logSegments(t *testing.T, at func() place) {
 		t.Errorf("another cluster's log: %v, %v", got, err)
 	}
 	// A segment in another's place, and a flipped bit, are both found.
-	one, two := filepath.Join(dir, list[0].Object), filepath.Join(dir, list[1].Object)
-	raw, err := os.ReadFile(two)
+	raw, err := lies.Read(ctx, list[1].Object)
 	must(err)
-	must(os.WriteFile(one, raw, 0o600))
+	must(lies.Write(ctx, list[0].Object, raw))
 	if _, err := l.Fetch(ctx, list[0]); err == nil {
 		t.Error("a segment under another's name was read")
 	}
-	if damage(t, dir, func(rel string) bool { return rel == list[1].Object }) != 1 {
+	if damageIn(t, lies, func(name string) bool { return name == list[1].Object }) != 1 {
 		t.Fatal("nothing damaged")
 	}
 	if _, err := l.Fetch(ctx, list[1]); err == nil {
