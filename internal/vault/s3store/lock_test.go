@@ -48,8 +48,42 @@ func TestAnS3LockIsRenewed(t *testing.T) {
 	if err := s.Delete(t.Context(), "wal/1"); !errors.Is(err, store.ErrLocked) || !strings.Contains(err.Error(), until) {
 		t.Errorf("deleted: %v, want it locked until %s", err, until)
 	}
-	if err := there.Remove(t.Context(), "v/wal/1"); err == nil {
-		t.Error("the server deleted it")
+	if err := there.Remove(t.Context(), "v/wal/1"); !s3test.Refused(err) {
+		t.Errorf("the server deleted it: %v", err)
+	}
+}
+
+// What is locked is not hidden under other bytes either, whether the store heeds conditions in a bucket of versions or not.
+func TestAnS3LockKeepsTheNewestVersion(t *testing.T) {
+	server := s3test.Start(t)
+	for bucket, f := range map[string]s3test.Faults{"unheeded": {}, "heeded": {Heeds: true}} {
+		t.Run(bucket, func(t *testing.T) {
+			there := server.Bucket(t, bucket, true).Below("v")
+			p := server.Worse(t, 1)
+			p.Set(f)
+			cfg := server.Config(bucket, "v")
+			cfg.Endpoint = "http://" + p.Address
+			cfg.Lock, cfg.Locks = 48*time.Hour, func(string) bool { return true }
+			s := open(t, cfg)
+			for range 2 {
+				if err := s.Put(t.Context(), "wal/1", store.Bytes("first")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			before := p.Asked()
+			if err := s.Put(t.Context(), "wal/1", store.Bytes("other")); !errors.Is(err, store.ErrDiffers) {
+				t.Errorf("other bytes: %v", err)
+			}
+			if n := p.Asked() - before; n != 2 { // an upload that is refused, or a look; then what is stored is read
+				t.Errorf("it took %d requests", n)
+			}
+			if got, err := there.Read(t.Context(), "wal/1"); err != nil || string(got) != "first" {
+				t.Errorf("holds %q, %v", got, err)
+			}
+			if n, err := there.Versions(t.Context(), "wal/1"); err != nil || n != 1 {
+				t.Errorf("%d versions, %v", n, err)
+			}
+		})
 	}
 }
 

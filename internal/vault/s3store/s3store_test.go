@@ -93,8 +93,8 @@ func TestAnS3LockKeepsWhatItNames(t *testing.T) {
 		t.Errorf("holds %q, %v", got, err)
 	}
 	// Whoever stole the account asks the server itself, for the version that is stored.
-	if err := there.Remove(ctx, "v/wal/1"); err == nil {
-		t.Error("the server deleted a locked version for its own root account")
+	if err := there.Remove(ctx, "v/wal/1"); !s3test.Refused(err) {
+		t.Errorf("the server deleted a locked version for its own root account: %v", err)
 	}
 }
 

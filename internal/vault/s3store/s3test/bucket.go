@@ -91,18 +91,38 @@ func (b *Bucket) Write(ctx context.Context, name string, content []byte) error {
 
 // Remove deletes every version of an object.
 func (b *Bucket) Remove(ctx context.Context, name string) error {
-	for o := range b.own.ListObjectsIter(ctx, b.name, minio.ListObjectsOptions{Prefix: b.prefix + name, WithVersions: true, Recursive: true}) {
-		if o.Err != nil {
-			return o.Err
-		}
-		if o.Key != b.prefix+name {
-			continue
-		}
+	all, err := b.versions(ctx, name)
+	if err != nil {
+		return err
+	}
+	for _, o := range all {
 		if err := b.own.RemoveObject(ctx, b.name, o.Key, minio.RemoveObjectOptions{VersionID: o.VersionID}); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// Refused reports whether the server refused what was asked for, as it does for what is locked.
+func Refused(err error) bool { return minio.ToErrorResponse(err).Code == minio.AccessDenied }
+
+// Versions counts the versions of an object, deletions among them.
+func (b *Bucket) Versions(ctx context.Context, name string) (int, error) {
+	all, err := b.versions(ctx, name)
+	return len(all), err
+}
+
+func (b *Bucket) versions(ctx context.Context, name string) ([]minio.ObjectInfo, error) {
+	var all []minio.ObjectInfo
+	for o := range b.own.ListObjectsIter(ctx, b.name, minio.ListObjectsOptions{Prefix: b.prefix + name, WithVersions: true, Recursive: true}) {
+		if o.Err != nil {
+			return nil, o.Err
+		}
+		if o.Key == b.prefix+name { // others may begin so
+			all = append(all, o)
+		}
+	}
+	return all, nil
 }
 
 // ReadOnly makes an account of the server's that may list and get what is in a bucket, and nothing else.

@@ -31,6 +31,7 @@ type Faults struct {
 	Stall      time.Duration
 	Trickle    int  // bytes a second of an answer's body; 0 = as fast as it comes
 	Unasked    bool // a store that takes conditions and does not heed them
+	Heeds      bool // a store that heeds "only if there is none" in buckets of versions, as Amazon's does (user guide, "Conditional writes")
 	NoRange    bool // a store that gives the whole object whatever part is asked for
 	Lookups    int  // so many requests for an object right behind its first upload are answered with 404
 	Unlisted   int  // so many lists do not show an object that was just stored
@@ -41,6 +42,8 @@ type Faults struct {
 type Proxy struct {
 	Address string
 	own     *minio.Client // for what a signed request cannot be changed to
+
+	heeding sync.Mutex // one upload under a condition at a time; taken before mu
 
 	mu     sync.Mutex
 	faults Faults
@@ -61,7 +64,7 @@ func (s *Server) Worse(t *testing.T, seed uint64) *Proxy {
 	return between(t, s.Address, seed, own)
 }
 
-// Between starts a proxy before any server that speaks HTTP. Deny, Unasked, NoRange, Lookups, Unlisted and Listed are not for it: they know S3.
+// Between starts a proxy before any server that speaks HTTP. Deny, Unasked, Heeds, NoRange, Lookups, Unlisted and Listed are not for it: they know S3.
 func Between(t *testing.T, server string, seed uint64) *Proxy { return between(t, server, seed, nil) }
 
 func between(t *testing.T, server string, seed uint64, own *minio.Client) *Proxy {
@@ -154,6 +157,14 @@ func (p *Proxy) handler(pass http.Handler) http.Handler {
 			}
 		}
 		p.spoil(f, r)
+		if f.Heeds && r.Header.Get("If-None-Match") != "" {
+			p.heeding.Lock()
+			defer p.heeding.Unlock()
+			if p.taken(r) {
+				answer(w, http.StatusPreconditionFailed, minio.PreconditionFailed)
+				return
+			}
+		}
 		switch {
 		case f.NoRange && r.Header.Get("Range") != "":
 			p.whole(w, r)
@@ -187,6 +198,16 @@ func (p *Proxy) spoil(f Faults, r *http.Request) {
 		body[len(body)/2] ^= 1
 		r.Body = io.NopCloser(bytes.NewReader(body))
 	}
+}
+
+// taken reports whether there is an object already where a request stores one. Without a clear answer the connection ends.
+func (p *Proxy) taken(r *http.Request) bool {
+	bucket, key, _ := object(r)
+	_, err := p.own.StatObject(r.Context(), bucket, key, minio.StatObjectOptions{})
+	if err != nil && minio.ToErrorResponse(err).StatusCode != http.StatusNotFound {
+		panic(http.ErrAbortHandler)
+	}
+	return err == nil
 }
 
 func object(r *http.Request) (bucket, key string, ok bool) {

@@ -2,8 +2,10 @@
 // as their own S3; behind it is a cluster that lives in memory, one for each process of tests. Start at [Start].
 //
 // Where Ceph (16, as Debian 12 has it) is not like Amazon's S3, and the tests go on with it:
-//   - In a bucket of versions it takes If-None-Match and stores a further version all the same. The driver finds that out, and
-//     asks before and compares after. In a bucket without versions it heeds the condition.
+//   - In a bucket of versions it takes If-None-Match and stores a further version all the same; in others it heeds the condition.
+//     The driver finds that out, and asks before and compares after. [Faults].Heeds makes a server of it that heeds.
+//   - To the accounts of one of its tenants it says so in each entry of a list of versions, which minio-go refuses to read. The
+//     accounts here have no tenant.
 package s3test
 
 import (
