@@ -143,7 +143,7 @@ func (c *cluster) start(ctx context.Context) error {
 		}
 	}
 	once := func(program string, args ...string) {
-		step(func() error { _, err := run(ctx, program, args...); return err })
+		step(func() error { return run(ctx, program, args...) })
 	}
 	forever := func(name, program string, args ...string) {
 		step(func() error {

@@ -30,22 +30,27 @@ func need(t *testing.T) {
 	}
 }
 
-// command is one of Ceph's programs, told nothing by this machine's own settings of Ceph.
+// command is one of Ceph's programs, told nothing by this machine's own settings of Ceph. [startsOnOneThread] starts it.
 func command(ctx context.Context, program string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	cmd.Env = append(os.Environ(), "CEPH_ARGS=", "CEPH_CONF=", "CEPH_KEYRING=", "PYTHONDONTWRITEBYTECODE=1")
 	return cmd
 }
 
-// run runs a program to its end and gives what it printed.
-func run(ctx context.Context, program string, args ...string) (string, error) {
-	var out, said bytes.Buffer
+// run runs a program to its end. What it says is in the error.
+func run(ctx context.Context, program string, args ...string) error {
+	var said bytes.Buffer
 	cmd := command(ctx, program, args...)
-	cmd.Stdout, cmd.Stderr = &out, &said
-	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("%s %s: %w\n%s", program, strings.Join(args, " "), err, said.String())
+	cmd.Stdout, cmd.Stderr = &said, &said
+	err := startsOnOneThread()(cmd)
+	if err == nil {
+		err = cmd.Wait()
 	}
-	return out.String(), nil
+	if err != nil {
+		return fmt.Errorf("%s %s: %w\n%s", program, strings.Join(args, " "), err, said.String())
+	}
+	return nil
 }
 
 // daemon is a program that goes on until it is killed, or this process ends.
@@ -64,7 +69,6 @@ func begin(log, program string, args ...string) (*daemon, error) {
 	defer func() { _ = to.Close() }() // the daemon has its own
 	d := &daemon{cmd: command(context.Background(), program, args...), ended: make(chan struct{}), log: log}
 	d.cmd.Stdout, d.cmd.Stderr = to, to
-	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := startsOnOneThread()(d.cmd); err != nil {
 		return nil, fmt.Errorf("start %s: %w", program, err)
 	}
@@ -100,7 +104,7 @@ func (d *daemon) said() string {
 	return string(raw[max(0, len(raw)-4000):])
 }
 
-// startsOnOneThread gives what starts all daemons. That they die with their parent means, to the kernel, with the thread that
+// startsOnOneThread gives what starts all programs. That they die with their parent means, to the kernel, with the thread that
 // started them (prctl(2), PR_SET_PDEATHSIG), and a thread of Go's may end before the process: this one does not.
 var startsOnOneThread = sync.OnceValue(func() func(*exec.Cmd) error {
 	type order struct {

@@ -55,8 +55,7 @@ func (s space) settings() []string {
 }
 
 func (s space) administer(ctx context.Context, args ...string) error {
-	_, err := run(ctx, "radosgw-admin", append(s.settings(), args...)...)
-	return err
+	return run(ctx, "radosgw-admin", append(s.settings(), args...)...)
 }
 
 // account makes an account of S3. It may do whatever it likes with buckets that it makes, and nothing with others.
