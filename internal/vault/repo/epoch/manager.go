@@ -202,7 +202,8 @@ func (m *Manager) CleanupMarkers(ctx context.Context) error {
 	return m.delete(ctx, s.oldMarks(before))
 }
 
-// CleanupSuperseded deletes the index blobs of writers in epochs that have a set for longer than CleanupSafetyMargin.
+// CleanupSuperseded deletes the index blobs of writers in epochs that have a set, or a checkpoint, for longer than
+// CleanupSafetyMargin.
 func (m *Manager) CleanupSuperseded(ctx context.Context) error {
 	s, err := m.known(ctx, 0)
 	if err != nil {

@@ -193,13 +193,17 @@ func (s *state) oldMarks(before time.Time) (out []Blob) {
 	return out
 }
 
-// superseded are the index blobs of writers whose epoch has a set that was whole before a moment of the place's clock.
+// superseded are the index blobs of writers whose epoch has a set, or a checkpoint that counts, which was whole before a moment of
+// the place's clock. An epoch that was settled just before a checkpoint has no set of its own, and gets none.
 func (s *state) superseded(all []Blob, before time.Time) (out []Blob) {
+	old := func(set []Blob) bool {
+		_, t := extent(set)
+		return len(set) > 0 && t.Before(before)
+	}
 	for n, blobs := range byEpoch(all, uncompacted) {
-		if set := s.singles[n]; set != nil {
-			if _, t := extent(set); t.Before(before) {
-				out = append(out, blobs...)
-			}
+		i := slices.IndexFunc(s.chain, func(c checkpoint) bool { return c.first <= n && n <= c.last })
+		if old(s.singles[n]) || i >= 0 && old(s.chain[i].blobs) {
+			out = append(out, blobs...)
 		}
 	}
 	return out
