@@ -31,8 +31,10 @@ const (
 	// whoever lists manifests has to fetch each.
 	manifestContentsMax = 16
 	// tombstoneKept is how long a joined content still says that a manifest is deleted. A writer that joins what it read
-	// before the deletion, and stores that after it, would else bring the manifest back. (kopia keeps none.)
-	tombstoneKept = 7 * 24 * time.Hour
+	// before the deletion, and stores that after it, would else bring the manifest back; and so would one that moves a content
+	// of manifests into another pack, or learns it from its pack, after others had joined it, however long after the deletion that
+	// was: what is stored later counts. (kopia keeps none.) A year of deletions is some hundred kilobytes.
+	tombstoneKept = 400 * 24 * time.Hour
 	// manifestReaders is how many contents are fetched at once.
 	manifestReaders = 8
 	// manifestTries is how often the list is read again when a content of it went meanwhile, which joining does.

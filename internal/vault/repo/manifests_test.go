@@ -375,3 +375,48 @@ func TestManifestsOfManyGoroutines(t *testing.T) {
 		t.Errorf("%d contents hold them", n)
 	}
 }
+
+// One host deletes a manifest; long afterwards it joins all, while another moves the content that holds it into another pack, as a
+// clean-up does, and does not know of that yet. The moved content counts again, and the manifest stays deleted.
+func TestAContentOfManifestsThatIsMovedWhileOthersJoinBringsNothingBack(t *testing.T) {
+	ctx, heap := t.Context(), madeHeap(t)
+	now := time.Now()
+	o := repo.Options{Now: func() time.Time { return now }}
+	joiner, mover := openHeap(t, heap, o), openHeap(t, heap, o)
+	write := func(r *repo.Repository, f func(ctx context.Context, w *repo.Writer) error) {
+		t.Helper()
+		if err := r.Write(ctx, repo.WriteOptions{}, f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	label := map[string]string{repo.TypeLabel: "test"}
+	var deleted repo.ManifestID
+	write(joiner, func(ctx context.Context, w *repo.Writer) (err error) {
+		deleted, err = w.PutManifest(ctx, label, 1)
+		return err
+	})
+	var holds repo.ContentID
+	if err := joiner.EachContentOf(ctx, "m", false, func(i repo.Info) error { holds = i.ID; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	now = now.Add(time.Hour)
+	write(joiner, func(ctx context.Context, w *repo.Writer) error {
+		_, err := w.PutManifest(ctx, label, 2)
+		return errors.Join(err, w.DeleteManifest(ctx, deleted))
+	})
+	now = now.Add(100 * 24 * time.Hour)
+	if err := errors.Join(joiner.Refresh(ctx), mover.Refresh(ctx)); err != nil {
+		t.Fatal(err)
+	}
+	write(joiner, func(ctx context.Context, w *repo.Writer) error { return w.CompactManifests(ctx) })
+	now = now.Add(time.Minute)
+	write(mover, func(ctx context.Context, w *repo.Writer) error { return w.Rewrite(ctx, holds) })
+	last := openHeap(t, heap, o)
+	if i, err := last.ContentInfo(ctx, holds); err != nil || i.Deleted {
+		t.Fatalf("the content that was moved does not count: %+v, %v", i, err)
+	}
+	list, err := last.FindManifests(ctx, label)
+	if err != nil || len(list) != 1 || list[0].ID == deleted {
+		t.Errorf("%d manifests are listed, of which the first is deleted (%v): %v", len(list), len(list) > 0 && list[0].ID == deleted, err)
+	}
+}
