@@ -23,19 +23,29 @@ func (r *Repository) Content(ctx context.Context, id ContentID) ([]byte, error) 
 	if err != nil {
 		return nil, err
 	}
-	p, err := r.readContent(ctx, i)
+	var p []byte
+	err = r.whereItLies(ctx, i, func(i Info) (err error) {
+		p, err = r.readContent(ctx, i)
+		return err
+	})
+	return p, err
+}
+
+// whereItLies reads a content where its entry says that it lies, and where the pack is gone, where it lies by now.
+func (r *Repository) whereItLies(ctx context.Context, i Info, read func(Info) error) error {
+	err := read(i)
 	if !errors.Is(err, store.ErrNotFound) {
-		return p, err
+		return err
 	}
 	// It may have been moved into another pack since the indexes were read. A pack goes long after what was in it was moved, so
 	// that indexes of a moment ago need not be read again for each content of a pack that is lost.
 	if r.refreshOlder(ctx, indexesMoment) != nil {
-		return nil, err
+		return err
 	}
-	if now, _, ok := r.known.find(id); ok && now.Pack != i.Pack {
-		return r.readContent(ctx, now)
+	if now, _, ok := r.known.find(i.ID); ok && now.Pack != i.Pack {
+		return read(now)
 	}
-	return nil, err
+	return err
 }
 
 // ContentInfo says where a content lies. A deleted one is given too, unless that was so long ago that it counts as not there.

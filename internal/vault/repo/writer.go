@@ -386,7 +386,7 @@ func (w *Writer) Delete(ctx context.Context, id ContentID) error {
 func (w *Writer) Undelete(ctx context.Context, id ContentID) error {
 	i, err := w.ContentInfo(ctx, id)
 	if err == nil && i.Deleted {
-		err = w.again(ctx, id, false)
+		err = w.again(ctx, id, true)
 	}
 	if err != nil {
 		return fmt.Errorf("undelete %s: %w", id, err)
@@ -396,24 +396,25 @@ func (w *Writer) Undelete(ctx context.Context, id ContentID) error {
 
 // Rewrite stores a content again in a new pack. A deleted one stays deleted.
 func (w *Writer) Rewrite(ctx context.Context, id ContentID) error {
-	i, err := w.ContentInfo(ctx, id)
-	if err == nil {
-		err = w.again(ctx, id, i.Deleted)
-	}
-	if err != nil {
+	if err := w.again(ctx, id, false); err != nil {
 		return fmt.Errorf("rewrite %s: %w", id, err)
 	}
 	return nil
 }
 
-// again stores a content anew, with the bytes that lie in its pack, once it is known that they are the content.
-func (w *Writer) again(ctx context.Context, id ContentID, deleted bool) error {
+// again stores a content anew, with the bytes that lie in its pack, once it is known that they are the content. undelete = one that
+// is deleted counts again; else it stays deleted.
+func (w *Writer) again(ctx context.Context, id ContentID, undelete bool) error {
 	if err := w.ready(ctx); err != nil {
 		return err
 	}
 	i, sealed, err := w.sealed(ctx, id)
 	if err == nil && sealed == nil {
-		sealed, err = w.repo.readSealed(ctx, i, nil)
+		err = w.repo.whereItLies(ctx, i, func(there Info) (err error) {
+			i = there
+			sealed, err = w.repo.readSealed(ctx, i, nil)
+			return err
+		})
 	}
 	if err != nil {
 		return err
@@ -421,7 +422,7 @@ func (w *Writer) again(ctx context.Context, id ContentID, deleted bool) error {
 	if _, err := w.repo.open(i, sealed); err != nil {
 		return err
 	}
-	i.Deleted, i.Version = deleted, writtenVersion
+	i.Deleted, i.Version = i.Deleted && !undelete, writtenVersion
 	return w.add(ctx, i, sealed, true)
 }
 

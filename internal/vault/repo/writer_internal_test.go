@@ -593,6 +593,7 @@ func TestAContentThatWasMovedIsFound(t *testing.T) {
 		t.Fatal(err)
 	}
 	old := blobsOf(t, r, "p")[0]
+	behind := open()
 	if err := open().Write(ctx, WriteOptions{}, func(ctx context.Context, w *Writer) error { return w.Rewrite(ctx, id) }); err != nil {
 		t.Fatal(err)
 	}
@@ -600,11 +601,16 @@ func TestAContentThatWasMovedIsFound(t *testing.T) {
 		t.Fatal(err)
 	}
 	now = now.Add(time.Minute)
+	if err := behind.Write(ctx, WriteOptions{}, func(ctx context.Context, w *Writer) error { return w.Rewrite(ctx, id) }); err != nil {
+		t.Errorf("moved once more: %v", err)
+	}
 	if got, err := r.Content(ctx, id); err != nil || string(got) != "moved" {
 		t.Errorf("%q, %v", got, err)
 	}
-	if err := r.DeleteBlob(ctx, blobsOf(t, r, "p")[0]); err != nil {
-		t.Fatal(err)
+	for _, pack := range blobsOf(t, r, "p") {
+		if err := r.DeleteBlob(ctx, pack); err != nil {
+			t.Fatal(err)
+		}
 	}
 	now = now.Add(time.Minute)
 	before := s.lists.Load()
