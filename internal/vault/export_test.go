@@ -29,12 +29,21 @@ func BundleName(name string) (dir, first string, count int, ok bool) {
 // MoveLists stores all directories and entries of backups again in other packs, as a clean-up does that joins packs. Those in which
 // they lay before stay.
 func (v *Vault) MoveLists(ctx context.Context) error {
+	return v.eachContent(ctx, (*repo.Writer).Rewrite, func(i repo.Info) bool { return i.ID.Prefix() != "" })
+}
+
+// MarkData marks all chunks as unused, as a clean-up does that has seen no backup which uses them.
+func (v *Vault) MarkData(ctx context.Context) error {
+	return v.eachContent(ctx, (*repo.Writer).Delete, func(i repo.Info) bool { return i.ID.Prefix() == "" })
+}
+
+func (v *Vault) eachContent(ctx context.Context, do func(*repo.Writer, context.Context, repo.ContentID) error, want func(repo.Info) bool) error {
 	if err := v.repo.Refresh(ctx); err != nil {
 		return err
 	}
 	var all []repo.ContentID
 	err := v.repo.EachContent(ctx, false, func(i repo.Info) error {
-		if i.ID.Prefix() != "" {
+		if want(i) {
 			all = append(all, i.ID)
 		}
 		return nil
@@ -44,7 +53,7 @@ func (v *Vault) MoveLists(ctx context.Context) error {
 	}
 	return v.repo.Write(ctx, repo.WriteOptions{}, func(ctx context.Context, w *repo.Writer) error {
 		for _, id := range all {
-			if err := w.Rewrite(ctx, id); err != nil {
+			if err := do(w, ctx, id); err != nil {
 				return err
 			}
 		}

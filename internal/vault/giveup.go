@@ -35,7 +35,7 @@ func (v *Vault) needless(ctx context.Context, name string) error {
 		if _, ok := v.relearnt.Load(name); ok {
 			return nil
 		}
-		dead, err := v.deadPacks(ctx, false)
+		dead, err := v.deadPacks(ctx, true)
 		if err != nil {
 			return err
 		}

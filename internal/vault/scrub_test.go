@@ -186,6 +186,28 @@ func TestALostPackIsNamedAndStoredAgain(t *testing.T) {
 	}
 }
 
+// A clean-up marks chunks that no listed backup uses, and takes the marks away at its next look where one does. Between the two that
+// backup can be read: no blob that is lost elsewhere affects it, and those that it needs are told as ever.
+func TestABackupWhoseChunksAreMarkedCanBeRead(t *testing.T) {
+	v, dir := create(t)
+	b := store(t, v, sample())
+	if err := v.MarkData(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	spoil(t, biggest(t, dir, "repository/p"), "lost")
+	pack := scrub(t, v).Lost()
+	if len(pack) != 1 {
+		t.Fatalf("lost %v", pack)
+	}
+	for _, lost := range []string{"repository/p00", pack[0]} {
+		hurt, err := v.Affected(t.Context(), []string{lost})
+		wrong := func(a vault.Affected) bool { return a.Backup != b.ID || a.Blob != pack[0] }
+		if err != nil || len(hurt) > 0 != (lost == pack[0]) || slices.ContainsFunc(hurt, wrong) {
+			t.Errorf("%s affects %+v, %v", lost, hurt, err)
+		}
+	}
+}
+
 // Log and indexes that are lost, and that nothing needs, are settled too; what a backup needs stays lost.
 func TestWhatIsLostAndNotNeededIsSettled(t *testing.T) {
 	v, dir := create(t)

@@ -35,7 +35,8 @@ func (w *Writer) Parts(ctx context.Context, list ObjectID) ([]Part, error) {
 }
 
 // VerifyObject gives every content of an object, those of its lists too, each once. It reads the lists and asks for the rest:
-// a content that is unknown or deleted is [ErrContentNotFound].
+// a content that is unknown is [ErrContentNotFound]. One that is deleted is given too, as long as it can be read: a clean-up marks what a
+// backup uses that was not listed yet, and takes such marks away again. Whoever is about to rely on it asks [Repository.ContentInfo].
 func (r *Repository) VerifyObject(ctx context.Context, id ObjectID) ([]ContentID, error) {
 	return verifyObject(ctx, r, id)
 }
@@ -72,11 +73,7 @@ func verifyObject(ctx context.Context, from contents, id ObjectID) ([]ContentID,
 		if seen[content] {
 			return nil
 		}
-		about, err := from.ContentInfo(ctx, content)
-		if err == nil && about.Deleted {
-			err = fmt.Errorf("%w: %s is deleted", ErrContentNotFound, content)
-		}
-		if err != nil {
+		if _, err := from.ContentInfo(ctx, content); err != nil {
 			return fmt.Errorf("object %s: %w", id, err)
 		}
 		seen[content] = true

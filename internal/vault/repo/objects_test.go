@@ -6,8 +6,10 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -284,8 +286,14 @@ func TestAnObjectThatIsNotThereIsAnError(t *testing.T) {
 	if err := errors.Join(w.Delete(ctx, all[1]), w.Flush(ctx)); err != nil {
 		t.Fatal(err)
 	}
+	if marked, err := r.VerifyObject(ctx, id); err != nil || !slices.Equal(marked, all) { // it can be read until the mark takes effect
+		t.Errorf("an object with a content that is deleted has %v, not %v: %v", marked, all, err)
+	}
+	if err := errors.Join(w.Indexes().AdvanceWatermark(ctx, time.Now().Add(time.Minute)), r.Refresh(ctx)); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := r.VerifyObject(ctx, id); !errors.Is(err, repo.ErrContentNotFound) {
-		t.Errorf("an object whose content is deleted is whole: %v", err)
+		t.Errorf("an object with a content that counts no more is whole: %v", err)
 	}
 	if again := storeBy(t, w, repo.ObjectOptions{}, make([]byte, 3<<20), func() int { return 1 << 20 }); again != id {
 		t.Fatalf("%s is now %s", id, again)
