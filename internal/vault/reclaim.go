@@ -34,7 +34,8 @@ type Freed struct {
 
 // ReclaimOptions say under whose leave chunks are freed.
 type ReclaimOptions struct {
-	// May is asked before each deletion: an error says that another host has the duty now, and ends the work.
+	// May is asked before each deletion, and before anything else is changed that others go by: an error says that another host
+	// has the duty now, and ends the work.
 	May func(context.Context) error
 	// Alone says that nobody else has the vault open, so that nothing needs to be waited for. For tests.
 	Alone bool
@@ -66,13 +67,9 @@ func (v *Vault) Reclaim(ctx context.Context, o ReclaimOptions) (Freed, error) {
 	safety.MarginBetweenSnapshotGC = Grace // a base backup may run for so long before what it found in the vault is listed
 	if o.Alone {
 		safety = upkeep.None()
-		safety.MinRewriteToOrphanDeletionDelay = 1 // more than none: joining may be left out then too
 	}
 	err = v.repo.Write(ctx, repo.WriteOptions{Purpose: "holdfast-reclaim"}, func(ctx context.Context, w *repo.Writer) error {
-		if err := upkeep.Run(ctx, v.repo, w, safety, v.leaveJoinsOut); err != nil {
-			return err
-		}
-		return v.guard.finish(ctx)
+		return upkeep.Run(ctx, v.repo, w, safety, upkeep.Options{May: g.may, Join: v.mayJoin, GivenUp: v.givenUp, Finish: v.guard.finish})
 	})
 	freed := g.freed()
 	if err == nil && ctx.Err() == nil {
@@ -88,6 +85,16 @@ func (v *Vault) Reclaim(ctx context.Context, o ReclaimOptions) (Freed, error) {
 		return freed, fmt.Errorf("free space in vault %s: %w", v.name, err)
 	}
 	return freed, nil
+}
+
+// givenUp reports whether the catalog says of a pack, which is there and from which something cannot be read, that it is gone: nobody
+// deleted it, so that it was given up.
+func (v *Vault) givenUp(ctx context.Context, pack string) (bool, error) {
+	cat, err := v.readCatalog(ctx)
+	if err != nil {
+		return false, err
+	}
+	return cat.gone(blobName(pack)), nil
 }
 
 // watch puts what is deleted from now on under a guard, see [guarded].

@@ -66,3 +66,10 @@ func (r *Repository) Log() *slog.Logger { return r.options.Log }
 
 // MaxPackSize is from how many bytes on a pack is full.
 func (r *Repository) MaxPackSize() int { return r.format.now().MaxPackSize() }
+
+// Dropped gives the entry of a content that was deleted so long ago that it counts as not there; false = it counts, or no index knows
+// of it.
+func (r *Repository) Dropped(id ContentID) (Info, bool) {
+	i, counts, ok := r.known.find(id)
+	return i, ok && !counts
+}

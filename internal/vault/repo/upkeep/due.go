@@ -10,8 +10,8 @@ import (
 // rewriteDue reports whether packs may be joined. Where readers are given time they are not, until what the last joining left
 // behind is deleted: joining in every run would put that off for ever.
 func rewriteDue(s *Schedule, safety Safety) bool {
-	joined := s.Last(TaskRewrite)
-	return safety.MinRewriteToOrphanDeletionDelay == 0 || joined.IsZero() || !s.Last(TaskDelete).Before(joined)
+	joined := s.last(TaskRewrite)
+	return safety.MinRewriteToOrphanDeletionDelay == 0 || joined.IsZero() || !s.last(TaskDelete).Before(joined)
 }
 
 // deleteDue reports whether packs that no index knows may be deleted. A joining that broke off counts too: some of it may have

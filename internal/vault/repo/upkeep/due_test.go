@@ -83,7 +83,7 @@ func TestFrequentRunsDoNotPushOutTheOldOnes(t *testing.T) {
 			now = now.Add(time.Duration(rapid.Int64Range(1, int64(30*time.Hour)).Draw(t, "pause")))
 			i := RunInfo{Start: now, End: now.Add(time.Minute), Success: rapid.IntRange(0, 9).Draw(t, "luck") > 0}
 			all = append(all, i)
-			s.Report(TaskCollect, i)
+			s.report(TaskCollect, i)
 			kept := s.Runs[TaskCollect]
 			if len(kept) > runsKept || kept[0].Start != i.Start || !slices.IsSortedFunc(kept, func(a, b RunInfo) int { return b.Start.Compare(a.Start) }) {
 				t.Fatalf("%d kept: %v", len(kept), kept)
@@ -98,6 +98,23 @@ func TestFrequentRunsDoNotPushOutTheOldOnes(t *testing.T) {
 			t.Fatalf("by what is kept %v, by all runs %v", got, exact)
 		}
 	})
+}
+
+// Runs that come more often than one in half a day are thinned and do not all go: what was marked is dropped within days.
+func TestHoweverOftenItRunsThereIsALookOfDaysAgo(t *testing.T) {
+	for _, every := range []time.Duration{20 * time.Minute, time.Hour, 6 * time.Hour, 11 * time.Hour, 13 * time.Hour, 24 * time.Hour} {
+		for _, failing := range []int{0, 2, 3} { // each so many-th run
+			s, now, safety := &Schedule{}, day0, Full()
+			safety.MarginBetweenSnapshotGC = 72 * time.Hour
+			for n := range int(60 * 24 * time.Hour / every) {
+				s.report(TaskCollect, RunInfo{Start: now, End: now.Add(time.Minute), Success: failing == 0 || n%failing > 0})
+				now = now.Add(every)
+			}
+			if behind := now.Sub(dropBefore(s, safety, now)); behind > 7*24*time.Hour {
+				t.Errorf("every %s, failing %d: nothing of the last %s is dropped", every, failing, behind)
+			}
+		}
+	}
 }
 
 func TestWhichPacksAreShort(t *testing.T) {

@@ -19,16 +19,18 @@ const markLanes = 8
 
 // marks is what listed snapshots use. Nothing of it is ever taken back.
 type marks struct {
-	r *repo.Repository
+	r    *repo.Repository
+	gone *gonePacks
 
 	mu       sync.Mutex // guards what follows
 	contents map[uint64]struct{}
 	walked   map[repo.ObjectID]struct{} // directories and lists; by their whole name, for what is skipped must have been walked
 	listed   map[repo.ManifestID]bool   // snapshots
+	lost     int                        // contents that are used and were given up
 }
 
-func newMarks(r *repo.Repository) *marks {
-	return &marks{r: r, contents: map[uint64]struct{}{}, walked: map[repo.ObjectID]struct{}{}, listed: map[repo.ManifestID]bool{}}
+func newMarks(r *repo.Repository, gone *gonePacks) *marks {
+	return &marks{r: r, gone: gone, contents: map[uint64]struct{}{}, walked: map[repo.ObjectID]struct{}{}, listed: map[repo.ManifestID]bool{}}
 }
 
 // mark is the begin of a content's hash. Two contents with the same one are both kept when one is used, which harms nothing, and a
@@ -159,11 +161,33 @@ func (m *marks) walk(ctx context.Context, o object) ([]object, error) {
 
 // use marks a content. One that is deleted is used all the same: that mark was wrong, and is taken away.
 func (m *marks) use(ctx context.Context, id repo.ContentID) error {
-	if _, err := m.r.ContentInfo(ctx, id); err != nil {
+	_, err := m.r.ContentInfo(ctx, id)
+	lost := false
+	if errors.Is(err, repo.ErrContentNotFound) {
+		var asked error
+		if lost, asked = m.givenUp(ctx, id); lost {
+			err = nil
+		}
+		err = errors.Join(err, asked)
+	}
+	if err != nil {
 		return fmt.Errorf("content %s: %w", id, err)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if lost {
+		m.lost++
+	}
 	m.contents[mark(id)] = struct{}{}
 	return nil
+}
+
+// givenUp reports whether a content that counts as not there is data of files that was given up: its entry says that it was deleted,
+// and its pack is gone or was given up. What no index knows is another matter, and so is what could still be had.
+func (m *marks) givenUp(ctx context.Context, id repo.ContentID) (bool, error) {
+	i, ok := m.r.Dropped(id)
+	if !ok || id.Prefix() != "" {
+		return false, nil
+	}
+	return m.gone.has(ctx, i.Pack)
 }

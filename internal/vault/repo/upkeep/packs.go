@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -23,6 +24,10 @@ const (
 	deleteLanes   = 8
 	clockSlack    = time.Second // a place may keep times in whole seconds
 )
+
+// errPackLost is returned when a pack is nowhere and its contents count: whatever lost it may have lost an index too, and what that
+// knew would look unused.
+var errPackLost = errors.New("it holds what counts, and is gone: nothing is deleted")
 
 // errNothingKnown is returned when an index is empty beside packs: then it is the index that is lost.
 var errNothingKnown = errors.New("no index knows any content, and there are packs: nothing is deleted")
@@ -44,9 +49,9 @@ func (u *upkeep) deletePacks(ctx context.Context) error {
 	if err := u.r.Refresh(ctx); err != nil {
 		return err
 	}
-	known := map[string]bool{}
+	known := map[string]bool{}                                 // true = something in it counts
 	err = u.r.EachContent(ctx, true, func(i repo.Info) error { // a deleted one may still be found to be used
-		known[i.Pack] = true
+		known[i.Pack] = known[i.Pack] || !i.Deleted
 		return nil
 	})
 	if err != nil {
@@ -54,6 +59,9 @@ func (u *upkeep) deletePacks(ctx context.Context) error {
 	}
 	if len(known) == 0 && len(packs) > 0 {
 		return errNothingKnown
+	}
+	if err := u.allThere(ctx, known, packs); err != nil {
+		return err
 	}
 	alive := map[string]bool{}
 	for _, b := range markers {
@@ -64,10 +72,32 @@ func (u *upkeep) deletePacks(ctx context.Context) error {
 	free := func(b repo.Blob) bool {
 		age := u.since(b.Time)
 		session := repo.SessionOf(b.Name)
-		return age >= 0 && age >= u.safety.PackDeleteMinAge && !known[b.Name] && (session == "" || !alive[session])
+		_, named := known[b.Name]
+		return age >= 0 && age >= u.safety.PackDeleteMinAge && !named && (session == "" || !alive[session])
 	}
 	doomed := slices.DeleteFunc(append(packs, markers...), func(b repo.Blob) bool { return !free(b) })
 	return u.delete(ctx, doomed)
+}
+
+// allThere errs unless each pack in which something counts is there. One that was not listed may have been stored since.
+func (u *upkeep) allThere(ctx context.Context, known map[string]bool, listed []repo.Blob) error {
+	missing := maps.Clone(known)
+	for _, b := range listed {
+		delete(missing, b.Name)
+	}
+	for pack, counts := range missing {
+		if !counts || pack == "" { // an entry that leads nowhere leads into no pack
+			continue
+		}
+		_, err := u.r.StatBlob(ctx, pack)
+		if isGone(err) {
+			err = errors.Join(errPackLost, err)
+		}
+		if err != nil {
+			return fmt.Errorf("look for pack %s: %w", pack, err)
+		}
+	}
+	return nil
 }
 
 // deleteLogs deletes what a stock kopia program told of itself long ago.

@@ -3,6 +3,7 @@ package upkeep
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -65,7 +66,7 @@ func (u *upkeep) rewrite(ctx context.Context) error {
 		}
 	}
 	u.log.InfoContext(ctx, "short packs joined", "packs", len(chosen))
-	return u.w.Flush(ctx)
+	return u.flush(ctx)
 }
 
 func (p *pack) add(i repo.Info) {
@@ -102,6 +103,9 @@ func short(packs map[string]*pack, below, before int64) []*pack {
 
 // move stores the contents of a pack again, in the order in which they lie there.
 func (u *upkeep) move(ctx context.Context, p *pack) error {
+	if err := u.onlyListed(ctx, p); err != nil {
+		return err
+	}
 	slices.SortFunc(p.members, func(a, b repo.Info) int { return cmp.Compare(a.Offset, b.Offset) })
 	if slices.ContainsFunc(p.members, func(i repo.Info) bool { return i.ID.Prefix() == manifestPrefix }) {
 		// Somebody may have joined them with others meanwhile. Moved as if they still counted they would, besides the joined ones.
@@ -116,6 +120,9 @@ func (u *upkeep) move(ctx context.Context, p *pack) error {
 			break
 		}
 		g.Go(func() error {
+			if err := u.options.May(each); err != nil { // what is moved may be flushed at any time
+				return err
+			}
 			if err := u.w.Rewrite(each, i.ID); err != nil {
 				return fmt.Errorf("move content %s out of pack %s: %w", i.ID, p.name, err)
 			}
@@ -126,11 +133,36 @@ func (u *upkeep) move(ctx context.Context, p *pack) error {
 	return cmp.Or(g.Wait(), ctx.Err())
 }
 
-// attempt writes down that packs are about to be joined: when that is broken off, some of it may have taken effect.
+// onlyListed leaves out the manifests of a pack that another writer has joined with others since the packs were chosen. Moved, they
+// would count again, and could list what was deleted.
+func (u *upkeep) onlyListed(ctx context.Context, p *pack) error {
+	if !slices.ContainsFunc(p.members, func(i repo.Info) bool { return i.ID.Prefix() == manifestPrefix }) {
+		return nil
+	}
+	if err := u.r.Refresh(ctx); err != nil {
+		return err
+	}
+	var left []repo.Info
+	for _, i := range p.members {
+		if i.ID.Prefix() == manifestPrefix {
+			now, err := u.r.ContentInfo(ctx, i.ID)
+			if errors.Is(err, repo.ErrContentNotFound) || err == nil && now.Deleted {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+		}
+		left = append(left, i)
+	}
+	p.members = left
+	return nil
+}
+
+// attempt writes down that packs are about to be joined.
 func (u *upkeep) attempt(ctx context.Context) error {
-	now := u.r.Now()
-	u.schedule.Report(TaskRewrite, RunInfo{Start: now, End: now, Error: "broken off"})
-	return SetSchedule(ctx, u.r, u.schedule)
+	u.schedule.attempted(u.r.Now())
+	return u.writeDown(ctx)
 }
 
 // since is the time between a blob's and the begin of this run, both by the place's clock.

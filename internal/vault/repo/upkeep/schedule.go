@@ -51,30 +51,33 @@ type Schedule struct {
 const (
 	runsKept   = 50             // of each task
 	runsRecent = 5              // that are kept whatever lies between them
-	runsApart  = 12 * time.Hour // between older ones
+	runsApart  = 12 * time.Hour // in which one of the older ones is kept
 )
 
-// Report adds a run, and forgets what is too old to matter. Of older runs a few a day are kept, so that frequent runs never push
-// out the one of days ago that the second look at what was marked is measured from.
-func (s *Schedule) Report(t Task, i RunInfo) {
+// report adds a run, and forgets what is too old to matter. Of older runs that ended well the last one of each half day is kept, so
+// that frequent runs never push out the one of days ago that the second look at what was marked is measured from. It is the half
+// day by the calendar: by the time between one that is kept and the next, runs less than that apart would all go as they grow old.
+func (s *Schedule) report(t Task, i RunInfo) {
 	if s.Runs == nil {
 		s.Runs = map[Task][]RunInfo{}
 	}
 	all := append([]RunInfo{i}, s.Runs[t]...)
 	var kept []RunInfo
+	half := time.Time{} // of the last good one that was gone by
 	for n, run := range all {
-		last := len(kept) - 1
-		switch {
-		case len(kept) == runsKept:
-		case n < runsRecent || n == len(all)-1, run.Success && kept[last].Start.Sub(run.Start) >= runsApart:
+		first := run.Success && !run.Start.Truncate(runsApart).Equal(half)
+		if len(kept) < runsKept && (n < runsRecent || n == len(all)-1 || first) {
 			kept = append(kept, run)
+		}
+		if first {
+			half = run.Start.Truncate(runsApart)
 		}
 	}
 	s.Runs[t] = kept
 }
 
-// Last is when a task last ended well; zero = never, as far as is kept.
-func (s *Schedule) Last(t Task) time.Time {
+// last is when a task last ended well; zero = never, as far as is kept.
+func (s *Schedule) last(t Task) time.Time {
 	var last time.Time
 	for _, i := range s.Runs[t] {
 		if i.Success && i.End.After(last) {
@@ -93,8 +96,13 @@ const (
 	scheduleKey     = 32 // bytes
 )
 
-// GetSchedule reads the schedule; an empty one where none was written yet. One that cannot be read is an error.
-func GetSchedule(ctx context.Context, r *repo.Repository) (*Schedule, error) {
+// errScheduleDamaged is why a blob is no schedule of this repository, or not whole.
+var errScheduleDamaged = errors.New("it is damaged")
+
+// readSchedule reads the schedule; an empty one where none was written yet. One that the place does not give is an error. One that is
+// damaged is as good as lost, or nothing would ever be freed again: without any look nothing that is marked goes, and as packs
+// may just have been joined, they stay for as long as after a joining.
+func readSchedule(ctx context.Context, r *repo.Repository) (*Schedule, error) {
 	raw, err := r.ReadBlob(ctx, scheduleBlob)
 	if errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrUnseen) {
 		return &Schedule{}, nil
@@ -103,14 +111,23 @@ func GetSchedule(ctx context.Context, r *repo.Repository) (*Schedule, error) {
 	if err == nil {
 		err = openSchedule(r, raw, s)
 	}
+	if errors.Is(err, errScheduleDamaged) {
+		r.Log().WarnContext(ctx, "the schedule of upkeep begins anew", "err", err)
+		s, err = &Schedule{}, nil
+		s.attempted(r.Now())
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read the schedule of upkeep: %w", err)
 	}
 	return s, nil
 }
 
-// SetSchedule writes the schedule.
-func SetSchedule(ctx context.Context, r *repo.Repository, s *Schedule) error {
+// attempted says that packs are about to be joined, or may have been: when that breaks off, some of it may have taken effect.
+func (s *Schedule) attempted(now time.Time) {
+	s.report(TaskRewrite, RunInfo{Start: now, End: now, Error: "broken off"})
+}
+
+func writeSchedule(ctx context.Context, r *repo.Repository, s *Schedule) error {
 	raw, err := sealSchedule(r, s)
 	if err == nil {
 		err = r.ReplaceBlob(ctx, scheduleBlob, raw)
@@ -160,11 +177,11 @@ func openSchedule(r deriver, raw []byte, into *Schedule) error {
 		return err
 	}
 	if len(raw) < aead.NonceSize() {
-		return fmt.Errorf("%d bytes are none", len(raw))
+		return fmt.Errorf("%w: %d bytes are none", errScheduleDamaged, len(raw))
 	}
 	plain, err := aead.Open(nil, raw[:aead.NonceSize()], raw[aead.NonceSize():], []byte(scheduleData))
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errScheduleDamaged, err)
 	}
 	return json.Unmarshal(plain, into)
 }

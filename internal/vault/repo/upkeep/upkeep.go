@@ -29,30 +29,21 @@ type upkeep struct {
 	r        *repo.Repository
 	w        *repo.Writer
 	safety   Safety
+	options  Options // filled
 	log      *slog.Logger
 	start    time.Time // by the place's clock
 	schedule *Schedule
 }
 
-// Run marks what is unused, joins packs that are half empty, and deletes what has been unused for long enough. between (nil =
-// nothing) is called after the marking and may change the schedule; now is by the repository's clock. w is a writer of r that
-// has stored nothing. One run at a time; the caller sees to that. Cut off anywhere it leaves everything that is listed whole.
-func Run(ctx context.Context, r *repo.Repository, w *repo.Writer, s Safety, between func(ctx context.Context, now time.Time) error) error {
-	u := &upkeep{r: r, w: w, safety: s, log: r.Log()}
+// Run marks what is unused, joins packs that are half empty, and deletes what has been unused for long enough. w is a writer of r
+// that has stored nothing. One run at a time; the caller sees to that. Cut off anywhere it leaves everything that is listed whole.
+func Run(ctx context.Context, r *repo.Repository, w *repo.Writer, s Safety, o Options) error {
+	u := &upkeep{r: r, w: w, safety: s, options: o.filled(), log: r.Log()}
 	if err := u.begin(ctx); err != nil {
 		return fmt.Errorf("begin upkeep: %w", err)
 	}
 	if err := u.task(ctx, TaskCollect, u.collect); err != nil {
 		return err
-	}
-	if between != nil {
-		if err := between(ctx, r.Now()); err != nil {
-			return err
-		}
-		var err error
-		if u.schedule, err = GetSchedule(ctx, r); err != nil {
-			return err
-		}
 	}
 	if err := u.free(ctx); err != nil {
 		return err
@@ -62,11 +53,11 @@ func Run(ctx context.Context, r *repo.Repository, w *repo.Writer, s Safety, betw
 
 // begin writes down that a run begins, which also tells the time by the place's clock.
 func (u *upkeep) begin(ctx context.Context) (err error) {
-	if u.schedule, err = GetSchedule(ctx, u.r); err != nil {
+	if u.schedule, err = readSchedule(ctx, u.r); err != nil {
 		return err
 	}
 	u.schedule.NextFull = u.r.Now().Add(fullCycle)
-	if err := SetSchedule(ctx, u.r, u.schedule); err != nil {
+	if err := u.writeDown(ctx); err != nil {
 		return err
 	}
 	at, err := u.r.StatBlob(ctx, scheduleBlob)
@@ -82,13 +73,8 @@ func (u *upkeep) begin(ctx context.Context) (err error) {
 
 // free is what frees room.
 func (u *upkeep) free(ctx context.Context) error {
-	if rewriteDue(u.schedule, u.safety) {
-		if err := u.attempt(ctx); err != nil {
-			return err
-		}
-		if err := u.task(ctx, TaskRewrite, u.rewrite); err != nil {
-			return err
-		}
+	if err := u.join(ctx); err != nil {
+		return err
 	}
 	if t := dropBefore(u.schedule, u.safety, u.r.Now()); !t.IsZero() {
 		if err := u.task(ctx, TaskDrop, func(ctx context.Context) error { return u.w.Indexes().AdvanceWatermark(ctx, t) }); err != nil {
@@ -99,6 +85,24 @@ func (u *upkeep) free(ctx context.Context) error {
 		return nil
 	}
 	return u.task(ctx, TaskDelete, u.deletePacks)
+}
+
+// join joins packs, when that is due and may be.
+func (u *upkeep) join(ctx context.Context) error {
+	if !rewriteDue(u.schedule, u.safety) {
+		return nil
+	}
+	may, err := u.options.Join(ctx)
+	if err != nil {
+		return fmt.Errorf("upkeep, ask whether packs may be joined: %w", err)
+	}
+	if !may {
+		return nil
+	}
+	if err := u.attempt(ctx); err != nil {
+		return err
+	}
+	return u.task(ctx, TaskRewrite, u.rewrite)
 }
 
 // indexes keeps the indexes few, and deletes what is superseded among them.
@@ -125,11 +129,17 @@ func (u *upkeep) indexes(ctx context.Context) error {
 	return nil
 }
 
-// task does one task and writes down how it went. What was done and cannot be written down is an error: the rules for what
-// follows rest on it.
+// task does one task and writes down how it went, unless another does so by now. What was done and cannot be written down is an
+// error: the rules for what follows rest on it.
 func (u *upkeep) task(ctx context.Context, t Task, do func(context.Context) error) error {
 	i := RunInfo{Start: u.r.Now()}
-	err := do(ctx)
+	err := u.options.May(ctx)
+	if err == nil {
+		err = do(ctx)
+	}
+	if err == nil {
+		err = u.options.Finish(ctx)
+	}
 	if err == nil {
 		err = ctx.Err()
 	}
@@ -137,10 +147,26 @@ func (u *upkeep) task(ctx context.Context, t Task, do func(context.Context) erro
 	if err != nil {
 		i.Error = err.Error()
 	}
-	u.schedule.Report(t, i)
-	told := SetSchedule(ctx, u.r, u.schedule)
+	u.schedule.report(t, i)
+	told := u.writeDown(ctx)
 	if err != nil {
 		return fmt.Errorf("upkeep, %s: %w", t, err)
 	}
 	return told
+}
+
+// writeDown writes the schedule, unless another has done so meanwhile.
+func (u *upkeep) writeDown(ctx context.Context) error {
+	if err := u.options.May(ctx); err != nil {
+		return err
+	}
+	return writeSchedule(ctx, u.r, u.schedule)
+}
+
+// flush makes known what was marked or moved.
+func (u *upkeep) flush(ctx context.Context) error {
+	if err := u.options.May(ctx); err != nil {
+		return err
+	}
+	return u.w.Flush(ctx)
 }

@@ -88,7 +88,7 @@ func forget(ctx context.Context, r *repo.Repository, id repo.ManifestID) error {
 }
 
 func run(ctx context.Context, r *repo.Repository, s upkeep.Safety) error {
-	return r.Write(ctx, repo.WriteOptions{}, func(ctx context.Context, w *repo.Writer) error { return upkeep.Run(ctx, r, w, s, nil) })
+	return r.Write(ctx, repo.WriteOptions{}, func(ctx context.Context, w *repo.Writer) error { return upkeep.Run(ctx, r, w, s, upkeep.Options{}) })
 }
 
 // read gives what a snapshot holds.

@@ -1,0 +1,179 @@
+package upkeep_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"holdfast/internal/vault/repo"
+	"holdfast/internal/vault/repo/upkeep"
+)
+
+// Where packs may not be joined, what is unused is freed in every run, and nothing says that they were.
+func TestWithoutJoiningWhatIsUnusedIsFreed(t *testing.T) {
+	ctx, m := t.Context(), started(t)
+	kept := map[repo.ManifestID]tree{}
+	for i := range 3 {
+		id, err := backup(ctx, opened(t, m), trees(3, 60+i))
+		must(t, err)
+		kept[id] = trees(3, 60+i)
+	}
+	first := append(m.names("p"), m.names("q")...)
+	for i := range 6 {
+		gone, err := backup(ctx, opened(t, m), trees(100+i))
+		must(t, err)
+		must(t, forget(ctx, opened(t, m), gone))
+		m.pass(25 * time.Hour)
+		must(t, runAs(ctx, opened(t, m), upkeep.Full(), unjoined))
+		must(t, whole(ctx, opened(t, m), kept))
+		s, err := upkeep.GetSchedule(ctx, opened(t, m))
+		must(t, err)
+		if joins, frees := len(s.Runs[upkeep.TaskRewrite]), s.Last(upkeep.TaskDelete); joins > 0 || !frees.Equal(m.now()) {
+			t.Errorf("run %d: packs were joined %d times, deleted last at %s", i, joins, frees)
+		}
+	}
+	for _, name := range first {
+		if !slices.Contains(m.names(""), name) {
+			t.Errorf("%s went, which holds what is used", name)
+		}
+	}
+	if _, packs := unused(ctx, t, m); len(packs) > 0 {
+		t.Errorf("left are %v", packs)
+	}
+}
+
+// What the place puts off is deleted before a run says that it is; and a run that could not says so.
+func TestADeletionThatIsPutOffIsPartOfTheTask(t *testing.T) {
+	ctx, full := t.Context(), started(t)
+	id, err := backup(ctx, opened(t, full), trees(3, 4))
+	must(t, err)
+	gone, err := backup(ctx, opened(t, full), trees(5, 9))
+	must(t, err)
+	must(t, forget(ctx, opened(t, full), gone))
+	full.pass(time.Hour)
+	for _, broken := range []error{nil, errors.New("broken disk")} {
+		m := full.clone()
+		p := m.as(t, "upkeep")
+		var waits atomic.Int64
+		p.refuse = func(op, name string) error {
+			if op == "delete" && strings.HasPrefix(name, "repository/p") {
+				waits.Add(1)
+			}
+			if op == "replace" && waits.Load() > 0 && broken == nil {
+				return errors.New("written down before it is done")
+			}
+			return nil
+		}
+		finish := func(context.Context) error {
+			if waits.Load() > 0 && broken != nil {
+				return broken
+			}
+			waits.Store(0)
+			return nil
+		}
+		err := runAs(ctx, p.r, upkeep.None(), upkeep.Options{Join: unjoined.Join, Finish: finish})
+		if !errors.Is(err, broken) || broken == nil && err != nil {
+			t.Errorf("%v, want %v", err, broken)
+		}
+		s, err := upkeep.GetSchedule(ctx, opened(t, m))
+		must(t, err)
+		if done := !s.Last(upkeep.TaskDelete).IsZero(); done != (broken == nil) {
+			t.Errorf("that it was deleted is said: %v, and the place says %v", done, broken)
+		}
+		must(t, whole(ctx, opened(t, m), map[repo.ManifestID]tree{id: trees(3, 4)}))
+	}
+}
+
+// Without leave nothing changes, whatever the run is at when another takes over.
+func TestWithoutLeaveNothingChanges(t *testing.T) {
+	ctx, full := t.Context(), started(t)
+	kept := map[repo.ManifestID]tree{}
+	for i := range 3 {
+		id, err := backup(ctx, opened(t, full), trees(3, 60+i))
+		must(t, err)
+		kept[id] = trees(3, 60+i)
+	}
+	gone, err := backup(ctx, opened(t, full), trees(5, 9))
+	must(t, err)
+	must(t, forget(ctx, opened(t, full), gone))
+	no := errors.New("another host has the duty")
+	for leave := int64(0); ; leave++ {
+		m := full.clone()
+		p := m.as(t, "upkeep")
+		var asked, changes atomic.Int64
+		p.refuse = func(op, name string) error {
+			if asked.Load() > leave && op != "get" && op != "list" && op != "stat" && !strings.HasPrefix(name, "repository/s") {
+				changes.Add(1)
+			}
+			return nil
+		}
+		err := runAs(ctx, p.r, upkeep.None(), upkeep.Options{May: func(context.Context) error {
+			if asked.Add(1) > leave {
+				return no
+			}
+			return nil
+		}})
+		if err == nil {
+			if leave < 15 {
+				t.Errorf("leave was asked only %d times", leave)
+			}
+			return
+		}
+		if !errors.Is(err, no) || changes.Load() > 0 {
+			t.Errorf("refused after %d times: %v, and %d changes", leave, err, changes.Load())
+		}
+		must(t, whole(ctx, opened(t, m), kept))
+	}
+}
+
+// Another writer joins the manifests while upkeep moves packs, so long after a snapshot was deleted that nothing says so any more.
+// Those that were joined are not moved, or the snapshot would be listed again.
+func TestManifestsThatWereJoinedMeanwhileAreNotMoved(t *testing.T) {
+	ctx, m := t.Context(), started(t)
+	a, b := m.as(t, "a"), m.as(t, "b")
+	gone, err := backup(ctx, b.r, trees(5))
+	must(t, err)
+	kept := map[repo.ManifestID]tree{}
+	for _, what := range []tree{trees(1, 2, 3), trees(4, 9)} { // packs of data to be moved first
+		id, err := backup(ctx, b.r, what)
+		must(t, err)
+		kept[id] = what
+	}
+	m.pass(time.Hour)
+	must(t, b.r.Write(ctx, repo.WriteOptions{}, func(ctx context.Context, w *repo.Writer) error { // in a pack that is not short
+		for i := range 14 {
+			big := make([]byte, 1<<20)
+			copy(big, content(600+i*6+5))
+			if _, err := w.Store(ctx, big, "k", false); err != nil {
+				return err
+			}
+		}
+		return w.DeleteManifest(ctx, gone)
+	}))
+	m.pass(3 * 365 * 24 * time.Hour)
+	must(t, a.r.Refresh(ctx))
+	must(t, b.r.Refresh(ctx))
+	joined := false
+	begun := func(context.Context) (bool, error) {
+		a.process.refuse = func(op, name string) error { // m.mu is held
+			if joined || op != "get" || !strings.HasPrefix(name, "repository/p") {
+				return nil
+			}
+			joined = true
+			m.mu.Unlock()
+			defer m.mu.Lock()
+			return b.r.Write(ctx, repo.WriteOptions{}, func(ctx context.Context, w *repo.Writer) error { return w.CompactManifests(ctx) })
+		}
+		return true, nil
+	}
+	must(t, runAs(ctx, a.r, upkeep.Full(), upkeep.Options{Join: begun}))
+	a.process.refuse = nil
+	if !joined {
+		t.Fatal("nothing was moved")
+	}
+	must(t, whole(ctx, m.as(t, "c").r, kept))
+}
