@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -20,11 +21,13 @@ import (
 )
 
 const (
-	loadLanes  = 5          // indexes that are read at a time
-	loadTries  = 6          // when an index goes while it is read, as after a compaction
-	shardMax   = 16_000_000 // entries in one index blob: kopia's number
-	smallIndex = 100        // entries; smaller indexes are joined in memory, so that a search need not ask each
-	partsMax   = 64         // indexes that are searched one by one before all small ones are joined anew
+	loadLanes  = 5         // indexes that are read at a time
+	loadTries  = 6         // when an index goes while it is read, as after a compaction
+	shardMax   = 1_000_000 // entries in one index blob, which are 50 MB in memory while it is written, and as many sealed (kopia's number is 16 times as much)
+	hugeIndex  = 1 << 30   // bytes; no room is taken at once for larger ones, whatever a list says
+	largeIndex = 8 << 20   // bytes; larger indexes are read one at a time, for each needs twice its room meanwhile
+	smallIndex = 100       // entries; smaller indexes are joined in memory, so that a search need not ask each
+	partsMax   = 64        // indexes that are searched one by one before all small ones are joined anew
 	firstPause = 50 * time.Millisecond
 )
 
@@ -207,33 +210,51 @@ func (r *Repository) refreshOnce(ctx context.Context) error {
 func (r *Repository) load(ctx context.Context, blobs []epoch.Blob, open map[string]*index.Index) (map[string]*index.Index, error) {
 	set := make(map[string]*index.Index, len(blobs))
 	var mu sync.Mutex // guards set
-	g, ctx := errgroup.WithContext(ctx)
+	g, lanes := errgroup.WithContext(ctx)
 	g.SetLimit(loadLanes)
+	read := func(ctx context.Context, b epoch.Blob) error {
+		x, err := r.loadIndex(ctx, b.Name, b.Size)
+		if err != nil {
+			return err
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		set[b.Name] = x
+		return nil
+	}
+	var large []epoch.Blob
 	for _, b := range blobs {
-		if x, ok := open[b.Name]; ok {
+		x, ok := open[b.Name]
+		switch {
+		case ok:
 			mu.Lock()
 			set[b.Name] = x
 			mu.Unlock()
-			continue
+		case b.Size > largeIndex:
+			large = append(large, b)
+		default:
+			g.Go(func() error { return read(lanes, b) })
 		}
-		g.Go(func() error {
-			x, err := r.loadIndex(ctx, b.Name)
-			if err != nil {
-				return err
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			set[b.Name] = x
-			return nil
-		})
 	}
-	return set, g.Wait()
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	for _, b := range large {
+		if err := read(ctx, b); err != nil {
+			return nil, err
+		}
+	}
+	return set, nil
 }
 
-func (r *Repository) loadIndex(ctx context.Context, name string) (*index.Index, error) {
-	raw, err := store.Read(ctx, r.blobs, blobDir+name)
+// loadIndex reads an index. size is how many bytes its blob seems to have: room is taken for so many at once; 0 = not known.
+func (r *Repository) loadIndex(ctx context.Context, name string, size int64) (*index.Index, error) {
+	var sealed bytes.Buffer
+	sealed.Grow(int(min(max(size, 0), hugeIndex)) + bytes.MinRead)
+	err := r.blobs.Get(ctx, blobDir+name, 0, -1, &sealed)
+	var raw []byte
 	if err == nil {
-		raw, err = r.seal.OpenBlob(name, raw)
+		raw, err = r.seal.OpenBlob(name, sealed.Bytes())
 	}
 	var x *index.Index
 	if err == nil {
@@ -268,30 +289,45 @@ func (r *Repository) older(than time.Duration) bool {
 	return r.now().Sub(r.known.readAt) > than
 }
 
-// joinIndexes writes one set of index blobs that says what blobs say; package epoch decides which.
+// joinIndexes writes one set of index blobs that says what blobs say; package epoch decides which. It holds no more in memory than
+// the repository does anyway, and one of the new indexes.
 func (r *Repository) joinIndexes(ctx context.Context, blobs []string, prefix string) error {
-	var all index.Merged
-	for _, name := range blobs {
-		x, err := r.loadIndex(ctx, name)
+	all, err := r.openIndexes(ctx, blobs)
+	if err != nil {
+		return err
+	}
+	set := "s" + randomHex(8)
+	return all.Compact(shardMax, func(raw []byte, of int) error {
+		s, err := r.sealIndex(raw, prefix, set, of)
 		if err != nil {
 			return err
 		}
-		all = append(all, x)
-	}
-	shards, err := all.Compact(shardMax)
-	if err != nil {
-		return err
-	}
-	sealed, err := r.sealIndexes(shards, prefix, "s"+randomHex(8))
-	if err != nil {
-		return err
-	}
-	for _, s := range sealed {
 		if err := r.blobs.Put(ctx, blobDir+s.name, store.Bytes(s.bytes)); err != nil {
 			return fmt.Errorf("store index %s: %w", s.name, err)
 		}
+		return nil
+	})
+}
+
+// openIndexes gives indexes as they are known, or reads them. One that is not there any more is an error though it is known: what it
+// said may count no more, or may be part of what others say.
+func (r *Repository) openIndexes(ctx context.Context, names []string) (all index.Merged, err error) {
+	_, open := r.known.mark()
+	for _, name := range names {
+		x, ok := open[name]
+		if ok {
+			if _, err = r.blobs.Stat(ctx, blobDir+name); err != nil {
+				err = &IndexError{Blob: name, Err: err}
+			}
+		} else {
+			x, err = r.loadIndex(ctx, name, 0)
+		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, x)
 	}
-	return nil
+	return all, nil
 }
 
 // sealedIndex is an index blob.
@@ -300,17 +336,25 @@ type sealedIndex struct {
 	bytes, plain []byte
 }
 
-// sealIndexes gives the blobs of one set. Each name ends with the set and how many it has: a reader passes over a set that is not
-// complete.
+// sealIndexes gives the blobs of one set.
 func (r *Repository) sealIndexes(shards [][]byte, prefix, set string) (out []sealedIndex, err error) {
 	for _, raw := range shards {
-		name, sealed, err := r.seal.SealBlob(raw, prefix, fmt.Sprintf("%s-c%d", set, len(shards)))
+		s, err := r.sealIndex(raw, prefix, set, len(shards))
 		if err != nil {
-			return nil, fmt.Errorf("seal an index: %w", err)
+			return nil, err
 		}
-		out = append(out, sealedIndex{name, sealed, raw})
+		out = append(out, s)
 	}
 	return out, nil
+}
+
+// sealIndex gives one blob of a set. Its name ends with the set and how many that has: a reader passes over a set that is not complete.
+func (r *Repository) sealIndex(raw []byte, prefix, set string, of int) (sealedIndex, error) {
+	name, sealed, err := r.seal.SealBlob(raw, prefix, fmt.Sprintf("%s-c%d", set, of))
+	if err != nil {
+		return sealedIndex{}, fmt.Errorf("seal an index: %w", err)
+	}
+	return sealedIndex{name, sealed, raw}, nil
 }
 
 func randomHex(n int) string {

@@ -2,7 +2,6 @@ package index
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"iter"
 )
@@ -54,42 +53,40 @@ func (m Merged) all(from, to string) iter.Seq[Info] {
 	}
 }
 
-// Compact writes indexes that say the same as m, with about max entries each, divided as by [Builder.Shards] and without random
-// bytes: whoever compacts the same comes to the same. No entries give no indexes. It needs little more memory than the result.
-func (m Merged) Compact(max int) ([][]byte, error) {
-	entries := m.Len()
-	if entries > max { // how many contents there are has to be known exactly, and was not yet
-		entries = 0
-		for range m.all("", "") {
-			entries++
+// Compact writes indexes that say the same as m, each with at most max entries and what follows upon those of the one before, without
+// random bytes: whoever compacts the same comes to the same. each is given one after the other, with how many there will be in all; no
+// more than one is in memory. No entries give no indexes. An error of each ends it and is returned.
+func (m Merged) Compact(max int, each func(data []byte, of int) error) error {
+	bounds := m.bounds(max)
+	for n, from := range bounds {
+		to := ""
+		if n+1 < len(bounds) {
+			to = bounds[n+1]
+		}
+		data, err := encode(m.all(from, to))
+		if err != nil {
+			return fmt.Errorf("join %d indexes: %w", len(m), err)
+		}
+		if err := each(data, len(bounds)); err != nil {
+			return err
 		}
 	}
-	n := shardCount(entries, max)
-	var out [][]byte
-	for shard := range n {
-		data, err := encode(m.shard(shard, n))
-		switch {
-		case errors.Is(err, errEmpty): // the hash gave it nothing
-		case err != nil:
-			return nil, fmt.Errorf("join %d indexes: %w", len(m), err)
-		default:
-			out = append(out, data)
-		}
-	}
-	return out, nil
+	return nil
 }
 
-func (m Merged) shard(shard, of int) iter.Seq[Info] {
-	if of == 1 {
-		return m.all("", "")
+// bounds are the ids, as texts, with which the parts begin of which each has max entries, but the last.
+func (m Merged) bounds(max int) (out []string) {
+	if n := m.Len(); 0 < n && n <= max { // however many contents are in several of them
+		return []string{""}
 	}
-	return func(yield func(Info) bool) {
-		for i := range m.all("", "") {
-			if shardOf(i.ID, of) == shard && !yield(i) {
-				return
-			}
+	n := 0
+	for i := range m.all("", "") {
+		if n%max == 0 {
+			out = append(out, i.ID.String())
 		}
+		n++
 	}
+	return out
 }
 
 // Joined makes one index of those that have at most small entries, so that a search among very many is quick. The others stay,
