@@ -47,6 +47,7 @@ func (u *upkeep) collect(ctx context.Context) error {
 			}
 		}
 	}
+	u.marks = m
 	if m.lost > 0 {
 		u.log.WarnContext(ctx, "listed snapshots use contents that were given up", "contents", m.lost)
 	}

@@ -85,7 +85,7 @@ func TestFrequentRunsDoNotPushOutTheOldOnes(t *testing.T) {
 			all = append(all, i)
 			s.report(TaskCollect, i)
 			kept := s.Runs[TaskCollect]
-			if len(kept) > runsKept || kept[0].Start != i.Start || !slices.IsSortedFunc(kept, func(a, b RunInfo) int { return b.Start.Compare(a.Start) }) {
+			if len(kept) > looksKept || kept[0].Start != i.Start || !slices.IsSortedFunc(kept, func(a, b RunInfo) int { return b.Start.Compare(a.Start) }) {
 				t.Fatalf("%d kept: %v", len(kept), kept)
 			}
 		}

@@ -22,13 +22,14 @@ const (
 type pack struct {
 	name    string
 	total   int64 // bytes of all its contents, the deleted ones too
-	live    int   // contents that are not deleted
+	live    int   // contents that are used
 	oldest  int64 // of those, in seconds
 	newest  int64
-	members []repo.Info // those that are not deleted; only of packs that are joined
+	members []repo.Info // those that are used; only of packs that are joined
 }
 
-// rewrite moves what is left in short packs to new ones. Deleted contents stay where they are: their packs stay as long as they do.
+// rewrite moves what is used in short packs to new ones. What is deleted or unused stays where it is, and its pack as long as it
+// does: moved, it would be as young as on its first day, and where packs are joined more often than a mark takes it would never go.
 func (u *upkeep) rewrite(ctx context.Context) error {
 	if err := u.r.Refresh(ctx); err != nil {
 		return err
@@ -40,19 +41,19 @@ func (u *upkeep) rewrite(ctx context.Context) error {
 			p = &pack{name: i.Pack}
 			packs[i.Pack] = p
 		}
-		p.add(i)
+		p.add(i, u.wanted(i))
 		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("look for short packs: %w", err)
 	}
 	chosen := short(packs, int64(u.r.MaxPackSize())*shortPercent/100, u.r.Now().Add(-u.safety.RewriteMinAge).Unix())
-	wanted := map[string]*pack{}
+	moved := map[string]*pack{}
 	for _, p := range chosen {
-		wanted[p.name] = p
+		moved[p.name] = p
 	}
 	err = u.r.EachContent(ctx, false, func(i repo.Info) error {
-		if p := wanted[i.Pack]; p != nil {
+		if p := moved[i.Pack]; p != nil && u.wanted(i) {
 			p.members = append(p.members, i)
 		}
 		return nil
@@ -69,9 +70,14 @@ func (u *upkeep) rewrite(ctx context.Context) error {
 	return u.flush(ctx)
 }
 
-func (p *pack) add(i repo.Info) {
+// wanted reports whether a content is used by what was listed when this run began, or holds manifests.
+func (u *upkeep) wanted(i repo.Info) bool {
+	return !i.Deleted && (i.ID.Prefix() == manifestPrefix || u.marks.used(i.ID))
+}
+
+func (p *pack) add(i repo.Info, wanted bool) {
 	p.total += int64(i.Packed)
-	if i.Deleted {
+	if !wanted {
 		return
 	}
 	if p.live++; p.live == 1 || i.Time < p.oldest {

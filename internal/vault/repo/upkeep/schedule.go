@@ -49,14 +49,15 @@ type Schedule struct {
 }
 
 const (
-	runsKept   = 50             // of each task
-	runsRecent = 5              // that are kept whatever lies between them
-	runsApart  = 12 * time.Hour // in which one of the older ones is kept
+	runsRecent = 5              // of each task, whatever lies between them
+	looksKept  = 50             // of TaskCollect
+	looksApart = 12 * time.Hour // in which one of the older ones is kept
 )
 
-// report adds a run, and forgets what is too old to matter. Of older runs that ended well the last one of each half day is kept, so
-// that frequent runs never push out the one of days ago that the second look at what was marked is measured from. It is the half
-// day by the calendar: by the time between one that is kept and the next, runs less than that apart would all go as they grow old.
+// report adds a run, and forgets what is too old to matter. Of older looks for what is unused that ended well the last one of each
+// half day is kept, so that frequent runs never push out the one of days ago that the second look at what was marked is measured
+// from. It is the half day by the calendar: by the time between one that is kept and the next, runs less than that apart would all
+// go as they grow old.
 func (s *Schedule) report(t Task, i RunInfo) {
 	if s.Runs == nil {
 		s.Runs = map[Task][]RunInfo{}
@@ -65,12 +66,13 @@ func (s *Schedule) report(t Task, i RunInfo) {
 	var kept []RunInfo
 	half := time.Time{} // of the last good one that was gone by
 	for n, run := range all {
-		first := run.Success && !run.Start.Truncate(runsApart).Equal(half)
-		if len(kept) < runsKept && (n < runsRecent || n == len(all)-1 || first) {
+		first := run.Success && !run.Start.Truncate(looksApart).Equal(half)
+		older := t == TaskCollect && len(kept) < looksKept && (first || n == len(all)-1)
+		if n < runsRecent || older {
 			kept = append(kept, run)
 		}
 		if first {
-			half = run.Start.Truncate(runsApart)
+			half = run.Start.Truncate(looksApart)
 		}
 	}
 	s.Runs[t] = kept

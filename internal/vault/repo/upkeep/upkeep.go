@@ -33,6 +33,7 @@ type upkeep struct {
 	log      *slog.Logger
 	start    time.Time // by the place's clock
 	schedule *Schedule
+	marks    *marks // what is used, once collect has looked
 }
 
 // Run marks what is unused, joins packs that are half empty, and deletes what has been unused for long enough. w is a writer of r

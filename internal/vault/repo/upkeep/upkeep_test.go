@@ -274,6 +274,36 @@ func TestWhatIsUnusedIsFreedInItsTime(t *testing.T) {
 	}
 }
 
+// As a vault is looked after: every day a snapshot, of which few are kept, and a run. Joining packs every other day keeps nothing
+// young that has to be three days old before it is marked.
+func TestJoiningKeepsNothingYoung(t *testing.T) {
+	ctx, m := t.Context(), started(t)
+	safety := upkeep.Full()
+	safety.MinContentAgeSubjectToGC, safety.MarginBetweenSnapshotGC, safety.PackDeleteMinAge = 72*time.Hour, 72*time.Hour, 72*time.Hour
+	var listed []repo.ManifestID
+	kept := map[repo.ManifestID]tree{}
+	left := map[int]int{}
+	for day := range 40 {
+		what := trees(2, 8, 1000+6*day, 1000+6*day+2, 1000+6*day+3)
+		id, err := backup(ctx, opened(t, m), what)
+		must(t, err)
+		kept[id], listed = what, append(listed, id)
+		if len(listed) > 3 {
+			must(t, forget(ctx, opened(t, m), listed[0]))
+			delete(kept, listed[0])
+			listed = listed[1:]
+		}
+		must(t, run(ctx, opened(t, m), safety))
+		contents, _ := unused(ctx, t, m)
+		left[day] = len(contents)
+		m.pass(24 * time.Hour)
+	}
+	if left[39] > left[19]+5 {
+		t.Errorf("after 20 days %d unused contents are left, and after 40 %d", left[19], left[39])
+	}
+	must(t, whole(ctx, opened(t, m), kept))
+}
+
 // A writer finds what nobody uses any more, and is listed after it was marked. The second look takes the mark away, whatever is due
 // in the runs between.
 func TestWhatIsUsedAgainIsUnmarked(t *testing.T) {
