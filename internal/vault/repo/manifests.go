@@ -62,11 +62,13 @@ type manifestRecord struct {
 	ModTime time.Time         `json:"modified"`
 	Deleted bool              `json:"deleted,omitempty"`
 	Payload json.RawMessage   `json:"data,omitempty"`
+	Content string            `json:"contentID,omitempty"` // kopia may once keep payloads there: refused, see decodeManifests
 }
 
 // manifestSet is what one content holds, as JSON under gzip.
 type manifestSet struct {
 	Entries []*manifestRecord `json:"entries"`
+	Version int               `json:"version,omitempty"` // 0 = this one
 }
 
 // beats reports whether m counts and not n, which is of the same manifest: the later one; and of two of one moment the one that
@@ -148,7 +150,8 @@ func (r records) encode() ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// decodeManifests is the inverse of [records.encode]. What a later version writes beside what we know is passed over.
+// decodeManifests is the inverse of [records.encode]. Manifests of another version are an error, as are those whose payload lies
+// elsewhere (kopia repo/manifest/serialized.go has both, and writes neither): joined with others they would lose it.
 func decodeManifests(raw []byte) ([]*manifestRecord, error) {
 	z, err := gzip.NewReader(bytes.NewReader(raw))
 	if err != nil {
@@ -162,9 +165,15 @@ func decodeManifests(raw []byte) ([]*manifestRecord, error) {
 	if err := json.Unmarshal(text, &set); err != nil {
 		return nil, err
 	}
+	if set.Version != 0 {
+		return nil, fmt.Errorf("manifests of version %d, which this program does not know", set.Version)
+	}
 	for _, m := range set.Entries {
-		if m == nil || m.ID == "" {
+		switch {
+		case m == nil || m.ID == "":
 			return nil, errors.New("a manifest without a name")
+		case m.Content != "":
+			return nil, fmt.Errorf("manifest %s lies in content %s, where this program does not look", m.ID, m.Content)
 		}
 	}
 	return set.Entries, nil

@@ -2,12 +2,14 @@ package repo
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -89,6 +91,28 @@ func TestDamagedManifestsAreAnError(t *testing.T) {
 	for name, raw := range map[string][]byte{"nothing": nil, "cut off": whole[:len(whole)-4], "no gzip": []byte(`{"entries":[]}`)} {
 		if got, err := decodeManifests(raw); err == nil {
 			t.Errorf("%s is read as %d manifests", name, len(got))
+		}
+	}
+}
+
+// What says where a payload lies that we do not read is not taken for a manifest without one.
+func TestManifestsOfALaterFormatAreAnError(t *testing.T) {
+	for _, c := range []struct{ text, want string }{
+		{`{"entries":[{"id":"aa","labels":{"type":"t"}}],"version":1}`, "version 1"},
+		{`{"entries":[{"id":"aa","labels":{"type":"t"},"contentID":"m0123"}]}`, "m0123"},
+		{`{"entries":[{"id":"aa","labels":{"type":"t"}}],"version":0}`, ""},
+	} {
+		var raw bytes.Buffer
+		z := gzip.NewWriter(&raw)
+		if _, err := z.Write([]byte(c.text)); err != nil {
+			t.Fatal(err)
+		}
+		if err := z.Close(); err != nil {
+			t.Fatal(err)
+		}
+		got, err := decodeManifests(raw.Bytes())
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %d manifests, %v", c.text, len(got), err)
 		}
 	}
 }
