@@ -14,23 +14,29 @@ import (
 	"holdfast/internal/vault/store"
 )
 
-// closeAfter bounds how long taking markers away may take, which is done whatever becomes of the caller's context.
-const closeAfter = time.Minute
+const (
+	// closeAfter bounds how long taking markers away may take, which is done whatever becomes of the caller's context.
+	closeAfter = time.Minute
+	// unknownMax is for how long packs may lie before their index is stored. Whoever cleans up frees those that no index knows after
+	// three days: made known later, by a host that slept, they would be what others rely on.
+	unknownMax = 12 * time.Hour
+)
 
 // batch is what one flush makes known: packs and one set of index blobs, under one session.
 type batch struct {
 	session string
+	since   time.Time // by the wall clock: before its first pack
 	marker  marker
 	entries index.Builder    // what this session says of contents
 	filling map[string]*pack // by kind
 	packs   []*pack          // full or to be stored, and not known to be stored
-	begun   bool             // storing a pack was tried
+	begun   bool             // storing a pack may have been tried
 
 	index []sealedIndex // made once, when all packs are stored, so that it can be stored again; names without an epoch
 }
 
-func newBatch(session string) *batch {
-	return &batch{session: session, entries: index.Builder{}, filling: map[string]*pack{}}
+func newBatch(now time.Time) *batch {
+	return &batch{session: newSession(now), since: now, entries: index.Builder{}, filling: map[string]*pack{}}
 }
 
 // pack gives one that is in memory, by name, or nil.
@@ -74,12 +80,15 @@ func (w *Writer) storePack(ctx context.Context, b *batch, p *pack) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	defer w.done.Broadcast()
+	if err == nil {
+		err = w.ended() // it is there, and will not count
+	}
 	if err != nil {
 		p.state = failed
 		return err
 	}
 	b.packs = slices.DeleteFunc(b.packs, func(q *pack) bool { return p == q })
-	if len(w.spare) < sparePacks && !w.closed {
+	if len(w.spare) < sparePacks {
 		w.spare = append(w.spare, p.data)
 	}
 	p.data = nil
@@ -91,6 +100,9 @@ func (w *Writer) putPack(ctx context.Context, b *batch, p *pack) (int64, error) 
 	if err := r.mayWrite(ctx); err != nil {
 		return 0, err
 	}
+	if err := w.begin(b); err != nil {
+		return 0, err
+	}
 	if err := b.marker.set(ctx, r, b.session, w.options.OnUpload); err != nil {
 		return 0, err
 	}
@@ -100,13 +112,27 @@ func (w *Writer) putPack(ctx context.Context, b *batch, p *pack) (int64, error) 
 			return 0, err
 		}
 		w.mu.Lock() // others read p.data under it
-		p.data, p.whole, b.begun = data, true, true
+		p.data, p.whole = data, true
 		w.mu.Unlock()
+	}
+	if err := w.begin(b); err != nil {
+		return 0, err
 	}
 	if err := r.blobs.Put(ctx, blobDir+p.name, store.Bytes(p.data)); err != nil {
 		return 0, fmt.Errorf("store pack %s: %w", p.name, err)
 	}
 	return int64(len(p.data)), nil
+}
+
+// begin errs when nothing of the session counts any more. From now on Close leaves the marker of the batch alone.
+func (w *Writer) begin(b *batch) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err := w.ended(); err != nil {
+		return err
+	}
+	b.begun = true
+	return nil
 }
 
 // Flush makes known what was stored before it was called: the packs, then the index that says what they hold. When it returns nil,
@@ -119,8 +145,14 @@ func (w *Writer) Flush(ctx context.Context) error {
 	return w.flushContents(ctx, func() bool { return true })
 }
 
-// late reports whether what was stored waits too long for a flush. The caller holds mu.
-func (w *Writer) late() bool { return w.open != nil && w.repo.now().After(w.flushBy) }
+// late reports whether what was stored waits too long for a flush, or was before the clock was set back. The caller holds mu.
+func (w *Writer) late() bool {
+	if w.open == nil {
+		return false
+	}
+	left := w.flushBy.Sub(w.repo.now())
+	return left < 0 || left > flushAfter
+}
 
 // flushContents is [Writer.Flush] of contents, if that is still wanted when nobody else flushes.
 func (w *Writer) flushContents(ctx context.Context, wanted func() bool) error {
@@ -179,11 +211,19 @@ func (w *Writer) commit(ctx context.Context, b *batch) error {
 	return nil
 }
 
-// storePacks returns when all packs of a batch are stored, also those that others store.
+// storePacks returns when all packs of a batch are stored, also those that others store, or when its context ends.
 func (w *Writer) storePacks(ctx context.Context, b *batch) error {
+	defer context.AfterFunc(ctx, func() {
+		w.mu.Lock() // or a goroutine that is about to wait is not woken
+		defer w.mu.Unlock()
+		w.done.Broadcast()
+	})()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for len(b.packs) > 0 {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		n := slices.IndexFunc(b.packs, func(p *pack) bool { return p.state == failed })
 		if n < 0 {
 			w.done.Wait()
@@ -216,8 +256,13 @@ func (w *Writer) storeIndex(ctx context.Context, b *batch) (err error) {
 	for _, s := range b.index {
 		shards[s.name] = s.bytes
 	}
-	names, err := r.epochs.WriteIndexes(ctx, shards)
-	if errors.Is(err, epoch.ErrTooSlow) { // for days: the packs may have been freed meanwhile
+	var names []string
+	if age := r.now().Sub(b.since); age.Abs() > unknownMax { // negative: the clock was set back, and nobody knows
+		err = epoch.ErrTooSlow
+	} else {
+		names, err = r.epochs.WriteIndexes(ctx, shards, b.since.Add(unknownMax))
+	}
+	if errors.Is(err, epoch.ErrTooSlow) { // the packs may have been freed meanwhile
 		w.mu.Lock()
 		w.broken = err
 		w.mu.Unlock()
@@ -270,15 +315,13 @@ func (w *Writer) Close(ctx context.Context) error {
 		return nil
 	}
 	w.closed = true
-	left := w.batches()
+	unused := slices.DeleteFunc(w.batches(), func(b *batch) bool { return b.begun })
 	w.open, w.old, w.spare = nil, nil, nil
 	w.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeAfter)
 	defer cancel()
-	for _, b := range left {
-		if !b.begun {
-			b.marker.clear(ctx, w.repo)
-		}
+	for _, b := range unused {
+		b.marker.clear(ctx, w.repo)
 	}
 	return nil
 }

@@ -286,7 +286,7 @@ func (r *Repository) refreshOlder(ctx context.Context, than time.Duration) error
 func (r *Repository) older(than time.Duration) bool {
 	r.known.mu.RLock()
 	defer r.known.mu.RUnlock()
-	return r.now().Sub(r.known.readAt) > than
+	return r.now().Sub(r.known.readAt).Abs() > than // negative: the clock was set back, and nobody knows
 }
 
 // joinIndexes writes one set of index blobs that says what blobs say; package epoch decides which. It holds no more in memory than

@@ -189,7 +189,7 @@ func (w *Writer) add(ctx context.Context, i Info, sealed []byte, rewrite bool) e
 func (w *Writer) batch() *batch {
 	if w.open == nil {
 		now := w.repo.now()
-		w.open = newBatch(newSession(now))
+		w.open = newBatch(now)
 		w.flushBy = now.Add(flushAfter)
 	}
 	return w.open

@@ -56,9 +56,9 @@ type Parameters struct {
 // ErrDisabled is returned for a repository without epochs: a format of kopia's that is older than its version 0.9.
 var ErrDisabled = errors.New("the repository keeps no epochs")
 
-// ErrTooSlow is returned by WriteIndexes when two epochs were opened before the index blobs were stored: who reads may pass them over,
-// and the packs that they tell of may have been deleted as nobody's.
-var ErrTooSlow = errors.New("storing the index took more than two epochs")
+// ErrTooSlow is returned by WriteIndexes when two epochs were opened before the index blobs were stored, or as much time went by: who
+// reads may pass them over, and the packs that they tell of may have been deleted as nobody's.
+var ErrTooSlow = errors.New("storing the index took so long that what it tells of may be gone")
 
 // Compact merges index blobs into one set under outputPrefix: each of its blobs is named <outputPrefix><hash>-s<set>-c<count>, where
 // count is how many blobs the set has, and set is random. It must err when one of the blobs is not there.

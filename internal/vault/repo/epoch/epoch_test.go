@@ -270,7 +270,7 @@ func TestAnEpochEndsWhenItIsLongAndFull(t *testing.T) {
 
 func TestIndexesAreWrittenInTheOpenEpoch(t *testing.T) {
 	s := newShelf("xe3")
-	got, err := s.manager().WriteIndexes(t.Context(), map[string][]byte{"a-s1-c2": []byte("a"), "b-s1-c2": []byte("b")})
+	got, err := s.manager().WriteIndexes(t.Context(), map[string][]byte{"a-s1-c2": []byte("a"), "b-s1-c2": []byte("b")}, time.Time{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -303,7 +303,7 @@ func TestIndexesThatAreStoredLate(t *testing.T) {
 				}
 				return nil
 			}
-			got, err := s.manager().WriteIndexes(t.Context(), map[string][]byte{"a": nil, "b": nil})
+			got, err := s.manager().WriteIndexes(t.Context(), map[string][]byte{"a": nil, "b": nil}, time.Time{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -315,6 +315,7 @@ func TestIndexesThatAreStoredLate(t *testing.T) {
 
 // The last index blob is in place after its epoch was settled: who reads may not find it, and the writer is told so.
 func TestIndexesThatAreStoredTooLateAreAnError(t *testing.T) {
+	by := day0.Add(12 * time.Hour)
 	for _, denied := range []error{nil, errors.New("deleting is denied")} {
 		s := newShelf("xe3")
 		s.onDelete = denied
@@ -323,12 +324,70 @@ func TestIndexesThatAreStoredTooLateAreAnError(t *testing.T) {
 			s.at(s.now, "xe4", "xe5")
 			return nil
 		}
-		if got, err := s.manager().WriteIndexes(t.Context(), map[string][]byte{"a": nil}); !errors.Is(err, ErrTooSlow) {
+		if got, err := s.manager().WriteIndexes(t.Context(), map[string][]byte{"a": nil}, by); !errors.Is(err, ErrTooSlow) {
 			t.Errorf("%v, %v", got, err)
 		}
 		if there := slices.Contains(s.names(), "xn3_a"); there != (denied != nil) {
 			t.Errorf("it is still there: %v", there)
 		}
+	}
+	s := newShelf("xe3")
+	m := s.manager()
+	s.now = by.Add(1)
+	if got, err := m.WriteIndexes(t.Context(), map[string][]byte{"a": nil}, by); !errors.Is(err, ErrTooSlow) {
+		t.Errorf("begun too late: %v, %v", got, err)
+	}
+	equal(t, s.names(), []string{"xe3"})
+}
+
+// sleepy is a shelf of a machine that sleeps when it has stored something.
+type sleepy struct {
+	*shelf
+	sleep func()
+}
+
+func (s sleepy) Put(ctx context.Context, name string, content []byte) error {
+	err := s.shelf.Put(ctx, name, content)
+	s.sleep()
+	return err
+}
+
+// A writer that sleeps when its index blob has arrived in time does not take it away when it wakes: others rely on it since.
+func TestAnIndexThatArrivedInTimeStays(t *testing.T) {
+	for _, c := range []struct {
+		opened []string // while it sleeps
+		want   error
+	}{{[]string{"xe4", "xe5"}, ErrTooSlow}, {nil, nil}} {
+		s := newShelf("xe3")
+		m := s.manager()
+		m.place = sleepy{s, func() { s.now = s.now.Add(50 * time.Hour); s.at(s.now, c.opened...) }}
+		if got, err := m.WriteIndexes(t.Context(), map[string][]byte{"a": nil}, day0.Add(12*time.Hour)); !errors.Is(err, c.want) {
+			t.Errorf("%d epochs later: %v, %v", len(c.opened), got, err)
+		}
+		if !slices.Contains(s.names(), "xn3_a") {
+			t.Errorf("%d epochs later it was taken away", len(c.opened))
+		}
+	}
+}
+
+// An index blob under an epoch that is over stays until the one that takes its place is stored.
+func TestAnIndexIsNotTakenAwayBeforeItIsStoredAnew(t *testing.T) {
+	ill := errors.New("the place is ill")
+	s := newShelf("xe3")
+	puts := 0
+	s.onPut = func(string) error {
+		if puts++; puts > 1 {
+			return ill
+		}
+		s.now = s.now.Add(25 * time.Hour)
+		s.at(s.now, "xe4")
+		return nil
+	}
+	if _, err := s.manager().WriteIndexes(t.Context(), map[string][]byte{"a": nil}, time.Time{}); !errors.Is(err, ill) {
+		t.Error(err)
+	}
+	if !slices.Contains(s.names(), "xn3_a") {
+		t.Error("it is gone, and nothing stands for it")
 	}
 }
 
@@ -339,7 +398,7 @@ func TestAPlaceThatIsNeverQuickEnoughIsAnError(t *testing.T) {
 		s.at(s.now, fmt.Sprintf("xe%d", s.now.Sub(day0)/(13*time.Hour)))
 		return nil
 	}
-	if got, err := s.manager().WriteIndexes(t.Context(), map[string][]byte{"a": nil}); err == nil {
+	if got, err := s.manager().WriteIndexes(t.Context(), map[string][]byte{"a": nil}, time.Time{}); err == nil {
 		t.Errorf("stored as %q", got)
 	}
 }
@@ -349,7 +408,7 @@ func TestWhatThePlaceRefusesIsTold(t *testing.T) {
 	s := newShelf("xe3", "xn0_a")
 	s.onPut = func(string) error { return ill }
 	m := s.manager()
-	if _, err := m.WriteIndexes(t.Context(), map[string][]byte{"a": nil}); !errors.Is(err, ill) {
+	if _, err := m.WriteIndexes(t.Context(), map[string][]byte{"a": nil}, time.Time{}); !errors.Is(err, ill) {
 		t.Errorf("write: %v", err)
 	}
 	if did, err := m.CompactOne(t.Context()); !errors.Is(err, ill) || did {
@@ -440,6 +499,9 @@ func TestAStateIsReadAnewWhenItIsOld(t *testing.T) {
 	s.at(day0, "xn0_c")
 	m.Invalidate()
 	equal(t, current(t, m), []string{"xn0_a", "xn0_b", "xn0_c"})
+	s.at(day0, "xn0_d")
+	s.now = s.now.Add(-30 * 24 * time.Hour) // the clock was ahead
+	equal(t, current(t, m), []string{"xn0_a", "xn0_b", "xn0_c", "xn0_d"})
 	slow := New(s, modelParams(), nil, func() time.Time { s.now = s.now.Add(21 * time.Minute); return s.now }, nil)
 	if err := slow.Refresh(t.Context()); err == nil {
 		t.Error("a state was believed that was too old when it was there")
@@ -453,7 +515,7 @@ func TestManyUseOneManager(t *testing.T) {
 	var all sync.WaitGroup
 	for n := range 8 {
 		all.Go(func() {
-			if _, err := m.WriteIndexes(t.Context(), map[string][]byte{fmt.Sprint("g", n): nil}); err != nil {
+			if _, err := m.WriteIndexes(t.Context(), map[string][]byte{fmt.Sprint("g", n): nil}, time.Time{}); err != nil {
 				t.Error(err)
 			}
 			if _, err := m.Current(t.Context()); err != nil {
@@ -478,7 +540,7 @@ func TestAYearIsFewIndexes(t *testing.T) {
 	for day := range 365 {
 		for hour := range 3 {
 			s.now = day0.Add(time.Duration(day*25+hour*12) * time.Hour)
-			if _, err := m.WriteIndexes(t.Context(), map[string][]byte{fmt.Sprintf("day%d-%d", day, hour): nil}); err != nil {
+			if _, err := m.WriteIndexes(t.Context(), map[string][]byte{fmt.Sprintf("day%d-%d", day, hour): nil}, time.Time{}); err != nil {
 				t.Fatal(err)
 			}
 		}

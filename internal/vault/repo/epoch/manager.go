@@ -41,58 +41,91 @@ func (m *Manager) Current(ctx context.Context) (Indexes, error) {
 // writeAttempts bounds how often WriteIndexes begins again because the state grew old meanwhile.
 const writeAttempts = 10
 
+const (
+	// clocksDiffer bounds how far the clocks of a writer and of the place are taken to differ, where that decides something.
+	clocksDiffer = 24 * time.Hour
+	// withdrawAfter bounds how long withdrawing may take, which is done whatever becomes of the caller's context.
+	withdrawAfter = time.Minute
+)
+
+// writing is one call of WriteIndexes.
+type writing struct {
+	shards map[string][]byte // contents by the name that follows the prefix
+	by     time.Time
+	tried  map[string]bool // names under which storing was begun; true = the place said that it is stored
+}
+
 // WriteIndexes stores sealed index blobs in the epoch that is open, and gives their names. shards has their contents by the name that
 // follows the prefix: <hash>-<session>. When it returns nil, whoever refreshes from now on (and a list's lag later) finds them.
-// ErrTooSlow: it took so long that they may not count. After any error they may be stored all the same, which does no harm.
-func (m *Manager) WriteIndexes(ctx context.Context, shards map[string][]byte) ([]string, error) {
-	written, epoch := map[string]bool{}, -1
-	for range writeAttempts + len(shards) {
+//
+// by is until when what they tell of is sure to be there, by this process' clock: none is stored after it. One that arrived long after
+// it all the same, as when the machine slept meanwhile, is deleted again; one that arrived in time stays, for others may rely on it.
+// Zero = for ever. ErrTooSlow: that, or they may not count. After any other error they may be stored all the same, which does no harm.
+func (m *Manager) WriteIndexes(ctx context.Context, shards map[string][]byte, by time.Time) ([]string, error) {
+	w := &writing{shards: shards, by: by, tried: map[string]bool{}}
+	names, err := m.write(ctx, w)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), withdrawAfter)
+	defer cancel()
+	if m.late(w) {
+		err = errors.Join(err, m.withdrawLate(ctx, w))
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		delete(w.tried, name)
+	}
+	m.withdraw(ctx, slices.Sorted(maps.Keys(w.tried))) // not before the others count: whoever saw these relies on them
+	return names, nil
+}
+
+func (m *Manager) late(w *writing) bool { return !w.by.IsZero() && m.now().After(w.by) }
+
+func (m *Manager) write(ctx context.Context, w *writing) ([]string, error) {
+	for range writeAttempts + len(w.shards) {
 		s, err := m.known(ctx, 3*m.params.EpochRefreshFrequency/4)
 		if err != nil {
 			return nil, err
 		}
-		if s.writeEpoch != epoch {
-			m.withdraw(ctx, written)
-			clear(written)
-			epoch = s.writeEpoch
-		}
-		whole, err := m.store(ctx, s, shards, written)
+		names, err := m.store(ctx, s, w)
 		if err != nil {
 			return nil, err
 		}
-		if !whole {
+		if len(names) < len(w.shards) {
 			continue
 		}
-		counts, err := m.stillOpen(ctx, epoch, s.until.Add(-m.params.EpochRefreshFrequency))
-		switch {
-		case errors.Is(err, ErrTooSlow):
-			m.withdraw(ctx, written)
-			return nil, fmt.Errorf("store the index in epoch %d: %w", epoch, err)
-		case err != nil:
-			return nil, err
-		case counts:
-			return slices.Sorted(maps.Keys(written)), nil
+		counts, err := m.stillOpen(ctx, s.writeEpoch, s.until.Add(-m.params.EpochRefreshFrequency))
+		if err != nil {
+			return nil, fmt.Errorf("store the index in epoch %d: %w", s.writeEpoch, err)
+		}
+		if counts {
+			return names, nil
 		}
 	}
-	return nil, fmt.Errorf("store %d index blobs: each takes longer than the %v for which the epoch is known", len(shards), m.params.EpochRefreshFrequency)
+	return nil, fmt.Errorf("store %d index blobs: each takes longer than the %v for which the epoch is known", len(w.shards), m.params.EpochRefreshFrequency)
 }
 
-// store stores those of the shards that are not yet. It gives false when the state grew too old for the next one.
-func (m *Manager) store(ctx context.Context, s *state, shards map[string][]byte, written map[string]bool) (bool, error) {
-	for _, rest := range slices.Sorted(maps.Keys(shards)) {
+// store stores those of the shards that are not yet, and gives the names of all that are. It stops where the state is too old for the
+// next one.
+func (m *Manager) store(ctx context.Context, s *state, w *writing) (names []string, err error) {
+	for _, rest := range slices.Sorted(maps.Keys(w.shards)) {
 		name := uncompactedPrefix(s.writeEpoch) + rest
-		if written[name] {
-			continue
+		if !w.tried[name] {
+			if !m.believed(s, 1) {
+				return names, nil
+			}
+			if m.late(w) {
+				return nil, fmt.Errorf("store the index %s: %w", name, ErrTooSlow)
+			}
+			w.tried[name] = false
+			if err := m.place.Put(ctx, name, w.shards[rest]); err != nil {
+				return nil, fmt.Errorf("store the index %s: %w", name, err)
+			}
+			w.tried[name] = true
 		}
-		if !m.now().Before(s.until) {
-			return false, nil
-		}
-		if err := m.place.Put(ctx, name, shards[rest]); err != nil {
-			return false, fmt.Errorf("store the index %s: %w", name, err)
-		}
-		written[name] = true
+		names = append(names, name)
 	}
-	return true, nil
+	return names, nil
 }
 
 // stillOpen asks the place whether what was stored in an epoch that was open at a moment is in time to be found. false = that cannot
@@ -107,14 +140,33 @@ func (m *Manager) stillOpen(ctx context.Context, epoch int, seen time.Time) (boo
 	if s.writeEpoch >= epoch+unsettled {
 		return false, ErrTooSlow
 	}
-	return s.writeEpoch == epoch || m.now().Sub(seen) < m.params.MinEpochDuration/2, nil
+	return s.writeEpoch == epoch || m.now().Sub(seen).Abs() < m.params.MinEpochDuration/2, nil
 }
 
-// withdraw deletes index blobs that are stored anew under another epoch. Those that may not be deleted say what others say too.
-func (m *Manager) withdraw(ctx context.Context, names map[string]bool) {
-	for _, name := range slices.Sorted(maps.Keys(names)) {
+// withdrawLate deletes what arrived so late that what it tells of may be gone, by the place's clock. What is not listed yet is as late.
+func (m *Manager) withdrawLate(ctx context.Context, w *writing) error {
+	var late []string
+	for _, name := range slices.Sorted(maps.Keys(w.tried)) {
+		there, err := m.list(ctx, name)
+		if err != nil {
+			return err
+		}
+		if len(there) == 0 || there[0].Time.After(w.by.Add(clocksDiffer)) {
+			late = append(late, name)
+		}
+	}
+	if len(late) == 0 {
+		return nil
+	}
+	m.withdraw(ctx, late)
+	return fmt.Errorf("%d index blobs arrived too late: %w", len(late), ErrTooSlow)
+}
+
+// withdraw deletes index blobs that were stored too slowly.
+func (m *Manager) withdraw(ctx context.Context, names []string) {
+	for _, name := range names {
 		if err := m.place.Delete(ctx, name); err != nil {
-			m.log.DebugContext(ctx, "an index blob that was stored too slowly stays", "blob", name, "err", err)
+			m.log.WarnContext(ctx, "an index blob that was stored too slowly stays", "blob", name, "err", err)
 		}
 	}
 }

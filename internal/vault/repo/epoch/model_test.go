@@ -139,7 +139,7 @@ func (w *world) write(m *Manager) {
 		entries = append(entries, e)
 		shards["hash"+e+"-swriter-c1"] = []byte(e + " ")
 	}
-	if _, err := m.WriteIndexes(context.Background(), shards); err != nil {
+	if _, err := m.WriteIndexes(context.Background(), shards, time.Time{}); err != nil {
 		w.expected(err)
 		return
 	}

@@ -16,12 +16,19 @@ const refreshAttempts = 5
 func (m *Manager) known(ctx context.Context, atLeast time.Duration) (*state, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.state == nil || m.now().Add(atLeast).After(m.state.until) {
+	if m.state == nil || !m.believed(m.state, atLeast) {
 		if err := m.refresh(ctx); err != nil {
 			return nil, err
 		}
 	}
 	return m.state, nil
+}
+
+// believed reports whether a state is believed for at least that long still. One that would be for longer than any was read before the
+// clock was set back: nobody knows how old it is.
+func (m *Manager) believed(s *state, atLeast time.Duration) bool {
+	left := s.until.Sub(m.now())
+	return left >= atLeast && left <= m.params.EpochRefreshFrequency
 }
 
 // refresh reads the state anew; m.mu is held. What took longer to read than it may be believed could mix what was before a
