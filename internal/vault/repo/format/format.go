@@ -93,6 +93,12 @@ func Read(blob []byte, password string) (*Format, error) {
 	return &Format{outer: o, plain: plain, config: c}, nil
 }
 
+// UniqueIDOf is [Format.UniqueID] of a blob that is not opened, so that nothing proves it: ErrDamaged, ErrTooNew.
+func UniqueIDOf(blob []byte) ([]byte, error) {
+	o, err := parseOuter(blob)
+	return o.UniqueID, err
+}
+
 // Rewrap gives the same format as a blob that another password opens. It takes as long as [Read].
 func (f *Format) Rewrap(password string) ([]byte, error) {
 	return f.outer.wrap(f.plain, password, rand.Reader)
