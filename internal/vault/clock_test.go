@@ -97,3 +97,50 @@ func TestALockThatAloneKeepsSomethingIsNotRenewed(t *testing.T) {
 		t.Errorf("left %v, %v", again, err)
 	}
 }
+
+// A writer whose clock was ahead when it last said that it lives says so again when the clock is set right; a clean-up takes one that
+// began in the future for one that began long ago.
+func TestAWriterWhoseClockIsSetBackSaysThatItLives(t *testing.T) {
+	v, err := Create(t.Context(), Config{URL: "file://" + t.TempDir() + "/v", Key: redact.Secret("pass"), Application: "clinic"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = v.Close(context.Background()) }()
+	a, err := v.beginWork(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := v.nobodyWritesLong(t.Context()); err != nil {
+		t.Errorf("a writer that has just begun: %v", err)
+	}
+	a.end(t.Context())
+	ahead := time.Now().Round(0).Add(30 * 24 * time.Hour)
+	a.began, a.told, a.name = ahead, ahead, writingDir+"/"+ahead.UTC().Format(stateTime)+"-x"
+	if err := a.alive(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if p, ok := errors.AsType[*problem.Problem](v.nobodyWritesLong(t.Context())); !ok || p.Code != "vault.long-backup" {
+		t.Errorf("a writer that began in the future: %v", p)
+	}
+	if a.told.After(time.Now()) {
+		t.Error("it did not say so")
+	}
+}
+
+func TestWhatNamesOthersIsCarriedBehindThem(t *testing.T) {
+	var last int
+	for i, names := range [][]string{
+		{"repository/p01-s1", "repository/q01-s1", "wal/7/x"},
+		{"repository/xn3_a-s1-c1", "repository/xs0_a-s1-c1", "repository/xr0_7_a-s1-c1", "repository/xw1700000000"},
+		{"repository/xe1", "repository/xe12"}, // kopia passes over indexes that come after the second mark behind them
+		{"repository/kopia.repository", formatBlobCopy},
+		{identityFile},
+	} {
+		for _, n := range names {
+			if o := order(n); i > 0 && o <= last || o != order(names[0]) {
+				t.Errorf("%s is carried in round %d", n, o)
+			}
+		}
+		last = order(names[0])
+	}
+}

@@ -55,13 +55,13 @@ func (a *atWork) alive(ctx context.Context) error {
 	switch {
 	case silent > writingDead:
 		return fmt.Errorf("write to vault %s: the writer was silent for %s, and what it relies on may be freed", a.vault.name, silent.Round(time.Minute))
-	case silent < writingTold:
+	case silent >= 0 && silent < writingTold: // negative: the clock was set back
 		return nil
 	}
 	err := a.tell(ctx)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if err != nil && time.Now().Round(0).Sub(a.told) < writingDead/2 { // the next one may get through
+	if err != nil && time.Now().Round(0).Sub(a.told).Abs() < writingDead/2 { // the next one may get through
 		return nil
 	}
 	return err
@@ -96,8 +96,8 @@ func (v *Vault) nobodyWritesLong(ctx context.Context) error {
 			dead = append(dead, i.Name)
 			return nil
 		}
-		if err != nil || time.Since(at) < writingLong {
-			return nil // none of ours, or young
+		if err != nil || time.Since(at).Abs() < writingLong {
+			return nil // none of ours, or young; one that began in the future may have begun long ago, by a clock that was set back
 		}
 		if began.IsZero() || at.Before(began) {
 			began = at

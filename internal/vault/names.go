@@ -46,14 +46,17 @@ func light(name string) bool {
 	return dir == stateDir || dir == catalogDir || dir == "wal" && strings.Contains(path.Base(name), ".partial-")
 }
 
-// order is when a blob is carried to another copy: packs and log first, then the indexes that name packs, then what
-// opens the vault, and last what makes it one.
+// order is when a blob is carried to another copy: packs and log first, then the indexes that name packs, then the marks that open
+// epochs (kopia passes over the indexes of an epoch that are younger than the second mark behind it), then what opens the vault, and
+// last what makes it one.
 func order(name string) int {
 	id, inRepository := strings.CutPrefix(name, repositoryDir+"/")
 	switch {
 	case name == identityFile:
-		return 3
+		return 4
 	case name == formatBlobCopy, inRepository && strings.HasPrefix(id, "kopia."):
+		return 3
+	case inRepository && strings.HasPrefix(id, "xe"):
 		return 2
 	case inRepository && id != "" && strings.Contains("xnm", id[:1]):
 		return 1

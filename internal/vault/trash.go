@@ -187,7 +187,7 @@ func (v *Vault) AsItWas(ctx context.Context, at time.Time, dir string, dry bool)
 			if before, err := v.bundledBefore(ctx, i.Name, at); err != nil || !before {
 				return err
 			}
-		case order(i.Name) == 3: // what makes it a vault comes last
+		case i.Name == identityFile: // what makes it a vault comes last
 			last = append(last, i.Name)
 			return nil
 		}
