@@ -1,15 +1,20 @@
 package vault_test
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"holdfast/internal/problem"
 	"holdfast/internal/vault"
+	stores "holdfast/internal/vault/store"
 )
 
 // longWriting is for how many days a backup is written: longer than the safety margin, and much longer in make lab.
@@ -105,5 +110,112 @@ func TestABackupThatLastsLongLosesNothingToACleanUp(t *testing.T) {
 			t.Errorf("the long backup: %v %s", err, differ(want, got))
 		}
 		must(errors.Join(dead.Abort(), last.Close(t.Context()), v.Close(t.Context())))
+	})
+}
+
+// slowRead gives a byte an hour.
+type slowRead struct{ io.Reader }
+
+func (r slowRead) Read(p []byte) (int, error) {
+	time.Sleep(time.Hour)
+	return r.Reader.Read(p[:min(1, len(p))])
+}
+
+// One file may take longer to read than it takes until a silent writer counts as dead.
+func TestAFileThatTakesDaysToReadIsBackedUp(t *testing.T) {
+	place := &memory{blobs: map[string]kept{}}
+	synctest.Test(t, func(t *testing.T) {
+		v, err := vault.Create(t.Context(), config("").In(place))
+		if err != nil {
+			t.Fatal(err)
+		}
+		w, err := v.BeginTree(t.Context(), "slow")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Add(vault.Node{Path: ".", Kind: vault.KindDir, Mode: 0o755}); err != nil {
+			t.Fatal(err)
+		}
+		id, size, err := w.Content("slow", slowRead{bytes.NewReader(make([]byte, 30))}, make([]byte, 64<<10))
+		if err != nil || size != 30 {
+			t.Fatal(size, err)
+		}
+		if err := w.Add(vault.Node{Path: "slow", Kind: vault.KindFile, Mode: 0o600, Object: id, Size: size}); err != nil {
+			t.Error(err)
+		}
+		if _, err := w.Commit(vault.FileBackup{Set: "attachments", Host: "h1", Path: "/srv/a"}); err != nil {
+			t.Error(err)
+		}
+		if err := v.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// drowsy is a place of a host that sleeps once an index is stored.
+type drowsy struct {
+	*memory
+	sleep func()
+}
+
+func (d *drowsy) Put(ctx context.Context, name string, data stores.Data) error {
+	err := d.memory.Put(ctx, name, data)
+	if sleep := d.sleep; sleep != nil && strings.HasPrefix(name, "repository/xn") {
+		d.sleep = nil
+		sleep()
+	}
+	return err
+}
+
+// A host sleeps while a backup is committed, and what the backup found in the vault is freed meanwhile. It is not listed.
+func TestABackupWhoseCommitSleepsForDaysIsNotListed(t *testing.T) {
+	place := &memory{blobs: map[string]kept{}}
+	synctest.Test(t, func(t *testing.T) {
+		must := func(err error) {
+			t.Helper()
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		host := &drowsy{memory: place}
+		v, err := vault.Create(t.Context(), config("").In(host))
+		must(err)
+		gone := store(t, v, large())
+		_, err = v.Forget(t.Context(), gone.ID)
+		must(err)
+		sleep := func() {
+			for range 9 {
+				time.Sleep(25 * time.Hour)
+				m, err := vault.Open(t.Context(), config("").In(place))
+				must(err)
+				_, err = m.Reclaim(t.Context(), vault.ReclaimOptions{})
+				must(errors.Join(err, m.Close(t.Context())))
+			}
+		}
+		w, err := v.Begin(t.Context(), "drowsy")
+		must(err)
+		for name, content := range large() {
+			f := w.File(vault.Entry{Path: name, Mode: 0o600})
+			_, err := f.Write(content)
+			must(errors.Join(err, f.Keep()))
+		}
+		host.sleep = sleep
+		if _, err := w.Commit(vault.Backup{Database: "orders", Kind: "full", SystemID: 7, Timeline: 1, SegmentSize: 16 << 20}); err == nil {
+			t.Error("it is said to be stored")
+		}
+		last, err := vault.Open(t.Context(), config("").In(place))
+		must(err)
+		list, err := last.Backups(t.Context(), "")
+		if err != nil || len(list) != 0 {
+			t.Errorf("%d backups are listed: %v", len(list), err)
+		}
+		must(errors.Join(last.Close(t.Context()), v.Close(t.Context())))
+		place.mu.Lock()
+		defer place.mu.Unlock()
+		for name, b := range place.blobs {
+			if strings.HasPrefix(name, "repository/p") && len(b.data) > 17<<20 {
+				t.Error("what it found is still there: it proves nothing")
+			}
+		}
 	})
 }

@@ -75,11 +75,8 @@ func (w *TreeWriter) object(what, prefix, split string) *repo.ObjectWriter {
 
 // Content stores what r gives, by pieces of buf, and says under which name and how much it was.
 func (w *TreeWriter) Content(what string, r io.Reader, buf []byte) (string, int64, error) {
-	if err := errors.Join(w.vault.broken(), w.work.alive(w.ctx)); err != nil {
-		return "", 0, err
-	}
 	out := w.object(what, "", fileSplitter)
-	n, err := io.CopyBuffer(struct{ io.Writer }{out}, r, buf)
+	n, err := io.CopyBuffer(living{w, out}, r, buf)
 	var id repo.ObjectID
 	if err == nil {
 		id, err = out.Result()
@@ -89,6 +86,22 @@ func (w *TreeWriter) Content(what string, r io.Reader, buf []byte) (string, int6
 	}
 	return id.String(), n, nil
 }
+
+// living passes on what is written while its backup may go on: one file may take days to read.
+type living struct {
+	w   *TreeWriter
+	out io.Writer
+}
+
+func (l living) Write(p []byte) (int, error) {
+	if err := l.w.mayGoOn(); err != nil {
+		return 0, err
+	}
+	return l.out.Write(p)
+}
+
+// mayGoOn errs when what this backup relies on may be freed, or nothing may be written to the vault any more.
+func (w *TreeWriter) mayGoOn() error { return errors.Join(w.vault.broken(), w.work.alive(w.ctx)) }
 
 // Has reports whether the vault still holds a content that an earlier backup names.
 func (w *TreeWriter) Has(name string) bool {
@@ -318,6 +331,9 @@ func (w *TreeWriter) commit(b FileBackup) (FileBackup, error) {
 	}
 	// The chunks must be there before the list entry that names them: two flushes, and the size is known.
 	if err := w.repo.Flush(w.ctx); err != nil {
+		return b, err
+	}
+	if err := w.work.alive(w.ctx); err != nil { // what was found, not stored, may have been freed meanwhile
 		return b, err
 	}
 	b.Stored = w.stored.Load()

@@ -152,6 +152,9 @@ func (w *Writer) commit(b Backup) (Backup, error) {
 	if err := w.repo.Flush(w.ctx); err != nil {
 		return b, err
 	}
+	if err := w.work.alive(w.ctx); err != nil { // what was found, not stored, may have been freed meanwhile
+		return b, err
+	}
 	b.Stored = w.stored.Load()
 	about, err := json.Marshal(b)
 	if err != nil {
