@@ -90,7 +90,10 @@ type process struct {
 	refuse  func(op, name string) error
 	between map[int]func() // what others do right before an operation of that number
 	dead    bool
+	behind  time.Duration // how much earlier it is by its own clock
 }
+
+func (p *process) now() time.Time { return p.memory.now().Add(-p.behind) }
 
 var errKilled = errors.New("the process was killed")
 

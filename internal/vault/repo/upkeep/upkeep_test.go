@@ -383,7 +383,7 @@ func TestWhatAWriterHasStoredStays(t *testing.T) {
 }
 
 // A writer that was held up for more than a day gets its index stored in the very run that could free its packs, at whichever operation
-// of that.
+// of that. Its machine was paused, and by its clock that was not so long: it would give up else.
 func TestAWriterThatEndsMeanwhileLosesNothing(t *testing.T) {
 	ctx, m := t.Context(), started(t)
 	_, err := backup(ctx, opened(t, m), trees(1))
@@ -392,6 +392,7 @@ func TestAWriterThatEndsMeanwhileLosesNothing(t *testing.T) {
 	for n := 1; ; n++ {
 		there := m.clone()
 		p := there.as(t, "writer")
+		p.behind = 0
 		p.refuse = failing("put", "repository/x")
 		w, err := p.r.NewWriter(ctx, repo.WriteOptions{})
 		must(t, err)
@@ -402,7 +403,7 @@ func TestAWriterThatEndsMeanwhileLosesNothing(t *testing.T) {
 			t.Fatal("an index was stored")
 		}
 		there.pass(30 * time.Hour)
-		p.refuse = nil
+		p.behind, p.refuse = 20*time.Hour, nil
 		u := there.as(t, "upkeep")
 		u.between = map[int]func(){u.ran + n: func() {
 			if err := errors.Join(w.Flush(ctx), w.Close(ctx)); err != nil {
