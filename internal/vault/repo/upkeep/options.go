@@ -4,8 +4,8 @@ import "context"
 
 // Options is who has a say in a run. The zero value asks nobody.
 type Options struct {
-	// May is asked, from many goroutines, before anything is changed that others go by, for who runs this may have slept for days:
-	// an error says that it is for another to do now, and ends the run.
+	// May is asked before each step and before anything is made known, for who runs this may have slept for days: an error says that
+	// it is for another to do now, and ends the run.
 	May func(context.Context) error
 	// Join is asked when packs are due to be joined, which needs room before it frees any. false = not in this run.
 	Join func(context.Context) (bool, error)

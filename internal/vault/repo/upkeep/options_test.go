@@ -88,11 +88,11 @@ func TestADeletionThatIsPutOffIsPartOfTheTask(t *testing.T) {
 	}
 }
 
-// Without leave nothing changes, whatever the run is at when another takes over.
+// Another takes over, at whichever operation of a run. Soon after nothing more is made known, written down or moved.
 func TestWithoutLeaveNothingChanges(t *testing.T) {
 	ctx, full := t.Context(), started(t)
 	kept := map[repo.ManifestID]tree{}
-	for i := range 3 {
+	for i := range 4 {
 		id, err := backup(ctx, opened(t, full), trees(3, 60+i))
 		must(t, err)
 		kept[id] = trees(3, 60+i)
@@ -100,31 +100,37 @@ func TestWithoutLeaveNothingChanges(t *testing.T) {
 	gone, err := backup(ctx, opened(t, full), trees(5, 9))
 	must(t, err)
 	must(t, forget(ctx, opened(t, full), gone))
+	full.pass(time.Hour)
 	no := errors.New("another host has the duty")
-	for leave := int64(0); ; leave++ {
+	for n := 1; ; n += 2 {
 		m := full.clone()
 		p := m.as(t, "upkeep")
-		var asked, changes atomic.Int64
-		p.refuse = func(op, name string) error {
-			if asked.Load() > leave && op != "get" && op != "list" && op != "stat" && !strings.HasPrefix(name, "repository/s") {
-				changes.Add(1)
+		begun := p.ran
+		var late []string
+		p.refuse = func(op, name string) error { // m.mu is held
+			name = strings.TrimPrefix(name, "repository/")
+			index := op == "put" && (strings.HasPrefix(name, "xn") || strings.HasPrefix(name, "xw"))
+			if p.ran > begun+n+6 && (index || op == "replace" || op == "get" && strings.HasPrefix(name, "p")) {
+				late = append(late, op+" "+name)
 			}
 			return nil
 		}
 		err := runAs(ctx, p.r, upkeep.None(), upkeep.Options{May: func(context.Context) error {
-			if asked.Add(1) > leave {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			if p.ran >= begun+n {
 				return no
 			}
 			return nil
 		}})
 		if err == nil {
-			if leave < 15 {
-				t.Errorf("leave was asked only %d times", leave)
+			if n < 50 {
+				t.Errorf("a run has only %d operations", n)
 			}
 			return
 		}
-		if !errors.Is(err, no) || changes.Load() > 0 {
-			t.Errorf("refused after %d times: %v, and %d changes", leave, err, changes.Load())
+		if !errors.Is(err, no) || len(late) > 0 {
+			t.Errorf("refused from operation %d on: %v, and then %v", n, err, late)
 		}
 		must(t, whole(ctx, opened(t, m), kept))
 	}

@@ -109,16 +109,13 @@ func short(packs map[string]*pack, below, before int64) []*pack {
 
 // move stores the contents of a pack again, in the order in which they lie there.
 func (u *upkeep) move(ctx context.Context, p *pack) error {
+	if err := u.options.May(ctx); err != nil { // what is moved may be flushed at any time
+		return err
+	}
 	if err := u.onlyListed(ctx, p); err != nil {
 		return err
 	}
 	slices.SortFunc(p.members, func(a, b repo.Info) int { return cmp.Compare(a.Offset, b.Offset) })
-	if slices.ContainsFunc(p.members, func(i repo.Info) bool { return i.ID.Prefix() == manifestPrefix }) {
-		// Somebody may have joined them with others meanwhile. Moved as if they still counted they would, besides the joined ones.
-		if err := u.r.Refresh(ctx); err != nil {
-			return err
-		}
-	}
 	g, each := errgroup.WithContext(ctx)
 	g.SetLimit(rewriteLanes)
 	for _, i := range p.members {
@@ -126,9 +123,6 @@ func (u *upkeep) move(ctx context.Context, p *pack) error {
 			break
 		}
 		g.Go(func() error {
-			if err := u.options.May(each); err != nil { // what is moved may be flushed at any time
-				return err
-			}
 			if err := u.w.Rewrite(each, i.ID); err != nil {
 				return fmt.Errorf("move content %s out of pack %s: %w", i.ID, p.name, err)
 			}

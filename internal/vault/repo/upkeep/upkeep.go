@@ -134,10 +134,7 @@ func (u *upkeep) indexes(ctx context.Context) error {
 // error: the rules for what follows rest on it.
 func (u *upkeep) task(ctx context.Context, t Task, do func(context.Context) error) error {
 	i := RunInfo{Start: u.r.Now()}
-	err := u.options.May(ctx)
-	if err == nil {
-		err = do(ctx)
-	}
+	err := do(ctx)
 	if err == nil {
 		err = u.options.Finish(ctx)
 	}
