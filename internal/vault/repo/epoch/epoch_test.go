@@ -457,12 +457,20 @@ func TestSupersededIndexesAreDeletedWhenTheirSetIsOld(t *testing.T) {
 	}
 	equal(t, s.names(), []string{"xe4", "xn1_a", "xn2_a", "xn4_now", "xs0_h-s1-c1", "xs1_h-s1-c1"})
 	// By a checkpoint too, which must be whole and begin where the one before it ends.
-	s = newShelf("xe9", "xn0_a", "xn1_a", "xn2_a", "xn4_a", "xn6_a", "xr0_1_h-s1-c1", "xr4_5_h-s1-c1").at(day0.Add(time.Minute), "xr2_3_h-s1-c2")
+	// Then the sets beneath it go as well, those that never were whole too.
+	s = newShelf("xe9", "xn0_a", "xn1_a", "xn2_a", "xn4_a", "xn6_a", "xr0_1_h-s1-c1", "xr4_5_h-s1-c1", "xs0_h-s1-c2", "xs0_i-s1-c2", "xs1_h-s1-c2", "xs2_h-s1-c1", "xs4_h-s1-c1").at(day0.Add(time.Minute), "xr2_3_h-s1-c2")
 	s.at(day0.Add(4*time.Hour+30*time.Second), "xn9_now")
 	if err := s.manager().CleanupSuperseded(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	equal(t, s.names(), []string{"xe9", "xn2_a", "xn4_a", "xn6_a", "xn9_now", "xr0_1_h-s1-c1", "xr2_3_h-s1-c2", "xr4_5_h-s1-c1"})
+	equal(t, s.names(), []string{"xe9", "xn6_a", "xn9_now", "xr0_1_h-s1-c1", "xr2_3_h-s1-c2", "xr4_5_h-s1-c1", "xs2_h-s1-c1", "xs4_h-s1-c1"})
+	// But not by one that is young.
+	s = newShelf("xe5", "xn0_a", "xs0_h-s1-c1", "xs1_h-s1-c1").at(day0.Add(time.Minute), "xr0_1_h-s1-c1")
+	s.at(day0.Add(4*time.Hour+30*time.Second), "xn5_now")
+	if err := s.manager().CleanupSuperseded(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, s.names(), []string{"xe5", "xn5_now", "xr0_1_h-s1-c1", "xs0_h-s1-c1", "xs1_h-s1-c1"})
 	s = newShelf("xe4", "xn0_a", "xs0_h-s1-c1") // no index blob of a writer tells the time
 	s.now = day0.Add(1000 * time.Hour)
 	if err := s.manager().CleanupSuperseded(t.Context()); err != nil {
@@ -562,7 +570,9 @@ func TestAYearIsFewIndexes(t *testing.T) {
 	if c.WriteEpoch < 300 || len(c.Blobs) > 365/3+15 || s.lists-before > 10 {
 		t.Errorf("in epoch %d, %d blobs count, found by %d lists", c.WriteEpoch, len(c.Blobs), s.lists-before)
 	}
-	if left := strings.Count(strings.Join(s.names(), " "), "xn"); left > 12 {
-		t.Errorf("of the index blobs of writers %d are left", left)
+	for _, prefix := range []string{"xn", "xs"} {
+		if left := strings.Count(strings.Join(s.names(), " "), prefix); left > 12 {
+			t.Errorf("%d index blobs %s* are left", left, prefix)
+		}
 	}
 }

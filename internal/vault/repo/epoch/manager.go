@@ -255,7 +255,7 @@ func (m *Manager) CleanupMarkers(ctx context.Context) error {
 }
 
 // CleanupSuperseded deletes the index blobs of writers in epochs that have a set, or a checkpoint, for longer than
-// CleanupSafetyMargin.
+// CleanupSafetyMargin; and the sets of epochs that have a checkpoint for so long.
 func (m *Manager) CleanupSuperseded(ctx context.Context) error {
 	s, err := m.known(ctx, 0)
 	if err != nil {
@@ -265,11 +265,11 @@ func (m *Manager) CleanupSuperseded(ctx context.Context) error {
 	if !ok {
 		return nil
 	}
-	all, err := m.list(ctx, uncompacted)
+	all, err := m.lists(ctx, uncompacted, singles)
 	if err != nil {
 		return err
 	}
-	return m.delete(ctx, s.superseded(all, before))
+	return m.delete(ctx, s.superseded(all[0], all[1], before))
 }
 
 // replacedBefore is the moment, by the place's clock, before which a replacement was stored that everybody has seen. false = the

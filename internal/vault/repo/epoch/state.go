@@ -193,16 +193,25 @@ func (s *state) oldMarks(before time.Time) (out []Blob) {
 	return out
 }
 
-// superseded are the index blobs of writers whose epoch has a set, or a checkpoint that counts, which was whole before a moment of
-// the place's clock. An epoch that was settled just before a checkpoint has no set of its own, and gets none.
-func (s *state) superseded(all []Blob, before time.Time) (out []Blob) {
+// superseded are, of all index blobs of writers and all of sets, those for which others stand that were whole before a moment of the
+// place's clock: a checkpoint that counts, or for writers' the set of their epoch. An epoch that was settled just before a checkpoint
+// has no set of its own, and gets none.
+func (s *state) superseded(written, compacted []Blob, before time.Time) (out []Blob) {
 	old := func(set []Blob) bool {
 		_, t := extent(set)
 		return len(set) > 0 && t.Before(before)
 	}
-	for n, blobs := range byEpoch(all, uncompacted) {
+	joined := func(n int) bool {
 		i := slices.IndexFunc(s.chain, func(c checkpoint) bool { return c.first <= n && n <= c.last })
-		if old(s.singles[n]) || i >= 0 && old(s.chain[i].blobs) {
+		return i >= 0 && old(s.chain[i].blobs)
+	}
+	for n, blobs := range byEpoch(written, uncompacted) {
+		if old(s.singles[n]) || joined(n) {
+			out = append(out, blobs...)
+		}
+	}
+	for n, blobs := range byEpoch(compacted, singles) {
+		if joined(n) {
 			out = append(out, blobs...)
 		}
 	}
