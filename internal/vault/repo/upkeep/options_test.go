@@ -136,6 +136,59 @@ func TestWithoutLeaveNothingChanges(t *testing.T) {
 	}
 }
 
+// A host sleeps while it joins packs, and another takes the duty over and frees what no index knows of the first one's. It wakes, and
+// nobody tells it: nothing that it had stored is made known.
+func TestAHostThatSleptWhileItJoinedHarmsNothing(t *testing.T) {
+	ctx, m := t.Context(), started(t)
+	a, b := m.as(t, "a"), m.as(t, "b")
+	kept := map[repo.ManifestID]tree{}
+	for part := range 3 { // short packs, which make more than one when they are joined
+		what := trees(5+600*part, 11+600*part, 17+600*part, 23+600*part)
+		id, err := backup(ctx, b.r, what)
+		must(t, err)
+		kept[id] = what
+		m.pass(time.Minute)
+	}
+	m.pass(100 * time.Hour)
+	safety := upkeep.Full()
+	safety.MinContentAgeSubjectToGC, safety.PackDeleteMinAge, safety.MarginBetweenSnapshotGC = 72*time.Hour, 72*time.Hour, 72*time.Hour
+	must(t, a.r.Refresh(ctx))
+	packs := len(m.names("p"))
+	var slept atomic.Bool
+	a.process.refuse = func(op, name string) error { // m.mu is held
+		stored := 0
+		for n := range m.blobs {
+			if strings.HasPrefix(n, "repository/p") {
+				stored++
+			}
+		}
+		if stored <= packs || !strings.HasPrefix(name, "repository/p") || slept.Swap(true) {
+			return nil
+		}
+		m.mu.Unlock() // the first joined pack is stored: now the host sleeps
+		defer m.mu.Lock()
+		m.pass(100 * time.Hour)
+		for range 3 {
+			if err := errors.Join(b.r.Refresh(ctx), runAs(ctx, b.r, safety, unjoined)); err != nil {
+				t.Error("b:", err)
+			}
+			m.pass(24 * time.Hour)
+		}
+		return nil
+	}
+	err := runAs(ctx, a.r, safety, upkeep.Options{})
+	a.process.refuse = nil
+	if !slept.Load() || err == nil {
+		t.Errorf("slept %v, and then it ends with %v", slept.Load(), err)
+	}
+	for range 2 {
+		m.pass(24 * time.Hour)
+		must(t, b.r.Refresh(ctx))
+		must(t, runAs(ctx, b.r, safety, unjoined))
+	}
+	must(t, whole(ctx, m.as(t, "c").r, kept))
+}
+
 // Another writer joins the manifests while upkeep moves packs, so long after a snapshot was deleted that nothing says so any more.
 // Those that were joined are not moved, or the snapshot would be listed again.
 func TestManifestsThatWereJoinedMeanwhileAreNotMoved(t *testing.T) {
