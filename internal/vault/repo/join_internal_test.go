@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"holdfast/internal/vault/store"
 )
@@ -89,5 +90,49 @@ func TestAnIndexThatWasTakenAwayIsNotJoined(t *testing.T) {
 	}
 	if got := blobsOf(t, r, "xs"); len(got) > 0 {
 		t.Errorf("there is %q", got)
+	}
+}
+
+// The indexes tell of everything in a pack, wherever that lies by now: nothing is lost with it.
+func TestWhetherTheIndexesTellOfAPack(t *testing.T) {
+	ctx, x := t.Context(), newFormat(t)
+	p := x.place(t)
+	r := settledIndexes(t, x, p, "a")
+	pack, id := blobsOf(t, r, "p")[0], r.Name([]byte("a"))
+	told := func(when string, from *Repository, pack string, want bool) {
+		t.Helper()
+		if got, err := from.Told(ctx, pack, 0); err != nil || got != want {
+			t.Errorf("%s: told %v, %v", when, got, err)
+		}
+	}
+	write := func(f func(ctx context.Context, w *Writer) error) {
+		t.Helper()
+		if err := r.Write(ctx, WriteOptions{}, f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	told("as it was stored", r, pack, true)
+	behind := x.open(t, p)
+	write(func(ctx context.Context, w *Writer) error { return w.Rewrite(ctx, id) })
+	told("moved elsewhere", r, pack, true)
+	for _, other := range blobsOf(t, r, "p") {
+		if other != pack {
+			told("what was stored later than anything that is known", behind, other, false)
+		}
+	}
+	write(func(ctx context.Context, w *Writer) error { return w.Delete(ctx, id) })
+	told("deleted", r, pack, true)
+	if err := errors.Join(r.epochs.AdvanceWatermark(ctx, r.now().Add(time.Hour)), r.Refresh(ctx)); err != nil {
+		t.Fatal(err)
+	}
+	told("deleted so long ago that it counts no more", r, pack, true)
+	for _, name := range blobsOf(t, r, "xn") {
+		if err := r.DeleteBlob(ctx, name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	told("without any index", x.open(t, p), pack, false)
+	if _, err := r.Told(ctx, "p00", 0); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("a pack that is not there: %v", err)
 	}
 }
