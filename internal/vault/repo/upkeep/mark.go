@@ -34,7 +34,7 @@ func newMarks(r *repo.Repository, gone *gonePacks) *marks {
 }
 
 // mark is the begin of a content's hash. Two contents with the same one are both kept when one is used, which harms nothing, and a
-// vault of a hundred million contents fits into the memory.
+// content takes a third of the memory that its whole hash would.
 func mark(id repo.ContentID) uint64 {
 	var begin [8]byte
 	copy(begin[:], id.Hash())
