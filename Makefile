@@ -17,7 +17,7 @@ MB      ?= 1200
 N       ?= 1
 POINTS  ?= 0
 # They begin first, so that the others are done beside them: begun in the order of names, the last one ran alone for minutes.
-LONGEST := ./lab ./sim ./internal/database/postgres
+LONGEST := ./lab ./sim ./internal/vault ./internal/database/postgres ./internal/backup
 # The race detector makes scrypt, which a vault's key is derived with at each opening, ten times as slow (seconds each);
 # it is one goroutine's arithmetic on its own memory, so it alone is left out.
 RACE    := -race -gcflags=golang.org/x/crypto/scrypt=-race=false
@@ -69,7 +69,7 @@ sim: ## Runs the simulator on thousands of seeds (SEEDS=5000, FROM=1), or for HO
 
 .PHONY: lab
 lab: setup ## Breaks whole plans of real processes and counts what was lost; SCENARIO=power-off N=50 repeats one. Root.
-	@CI=true HOLDFAST_LAB=all go test ./lab $(if $(SCENARIO),,./internal/files ./internal/backup ./internal/restore ./internal/vault) -count=1 -v -timeout 12h $(if $(SCENARIO),-run TestScenarios -args -lab.scenario=$(SCENARIO) -lab.n=$(N) -lab.points=$(POINTS))
+	@CI=true HOLDFAST_LAB=all go test ./lab $(if $(SCENARIO),,./internal/files ./internal/backup ./internal/restore ./internal/vault/...) -count=1 -v -timeout 12h $(if $(SCENARIO),-run TestScenarios -args -lab.scenario=$(SCENARIO) -lab.n=$(N) -lab.points=$(POINTS))
 
 .PHONY: fuzz
 fuzz: ## Fuzzes every target there is, FUZZTIME=30s each.

@@ -2,7 +2,10 @@ package upkeep_test
 
 import (
 	"context"
+	"flag"
 	"fmt"
+	"math/rand/v2"
+	"os"
 	"slices"
 	"sync"
 	"testing"
@@ -60,6 +63,20 @@ func missing(before, after *memory) (n int) {
 	return n
 }
 
+// thorough reports whether there is time for each operation and each course of things (make lab); else some by chance must do.
+func thorough() bool { return os.Getenv("HOLDFAST_LAB") == "all" }
+
+// fewChecks makes a property be tried a few times where nobody said how often.
+func fewChecks(t *testing.T) {
+	checks := flag.Lookup("rapid.checks")
+	usual := checks.Value.String()
+	if usual != checks.DefValue {
+		return
+	}
+	must(t, checks.Value.Set("12"))
+	t.Cleanup(func() { must(t, checks.Value.Set(usual)) })
+}
+
 // A run that is killed at any of its operations leaves every snapshot whole, and the runs after it finish its work.
 func TestARunThatIsCutOffHarmsNothing(t *testing.T) {
 	t.Run("one that deletes", func(t *testing.T) { cutOff(t, false, upkeep.Full()) })
@@ -73,11 +90,12 @@ func cutOff(t *testing.T, joins bool, safety upkeep.Safety) {
 	all := m.clone().as(t, "upkeep")
 	begun := all.ran
 	must(t, run(ctx, all.r, safety))
-	operations, step := all.ran-begun, 1
-	if testing.Short() {
-		step = 5
+	operations, step, first := all.ran-begun, 1, 0
+	if !thorough() {
+		step = 9
+		first = rand.IntN(step)
 	}
-	for n := 0; n < operations; n += step {
+	for tried, n := 0, first; n < operations; tried, n = tried+1, n+step {
 		there := m.clone()
 		p := there.as(t, "upkeep")
 		p.left, p.applied = p.ran+n, n%2 == 0
@@ -87,7 +105,7 @@ func cutOff(t *testing.T, joins bool, safety upkeep.Safety) {
 		if err := whole(ctx, opened(t, there), kept); err != nil {
 			t.Fatalf("killed at operation %d of %d: %v", n, operations, err)
 		}
-		if n%(step*8) != 0 { // the rest takes long
+		if tried%8 != 0 { // the rest takes long
 			continue
 		}
 		for range 6 {
@@ -101,7 +119,7 @@ func cutOff(t *testing.T, joins bool, safety upkeep.Safety) {
 			t.Fatalf("killed at operation %d: never freed are %v and %v", n, contents, packs)
 		}
 	}
-	t.Logf("killed at each of %d operations; a whole run deletes %d packs", operations, missing(m, all.memory))
+	t.Logf("killed at every %d. of %d operations; a whole run deletes %d packs", step, operations, missing(m, all.memory))
 }
 
 // model is what must be true of a repository while everything happens to it.
@@ -262,6 +280,9 @@ func (m *model) Upkeep(*rapid.T) {
 // Everything that is listed reads back whole, whatever others do meanwhile; and in the end nothing else is left.
 func TestWhatIsListedStaysAndTheRestGoes(t *testing.T) {
 	empty := started(t)
+	if !thorough() {
+		fewChecks(t)
+	}
 	rapid.Check(t, func(rt *rapid.T) {
 		m := &model{T: rt, tb: t, ctx: t.Context(), place: empty.clone(), listed: map[repo.ManifestID]tree{}}
 		m.old = m.place.as(t, "old").r

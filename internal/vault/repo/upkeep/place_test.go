@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -103,11 +104,16 @@ func (m *memory) process() *process { return &process{memory: m, left: -1} }
 func (p *process) step(op, name string, do func(*memory) error) error {
 	m := p.memory
 	m.mu.Lock()
-	others := p.between[p.ran+1]
-	delete(p.between, p.ran+1)
+	var others []func()
+	for _, at := range slices.Sorted(maps.Keys(p.between)) {
+		if at <= p.ran+1 { // several operations may begin at once, and none of them finds itself to be that one
+			others = append(others, p.between[at])
+			delete(p.between, at)
+		}
+	}
 	m.mu.Unlock()
-	if others != nil {
-		others()
+	for _, do := range others {
+		do()
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
