@@ -14,8 +14,10 @@ import (
 // whose next change gets another time, and that nobody can change without a time at all.
 
 const (
-	// tick is longer than the kernel's clock of file times stands still: 10 ms where its timer is slowest (HZ=100). Since
-	// Linux 6.13 some file systems give a finer time once somebody asked for it; most hosts run an older one.
+	// tick is longer than the clock of file times stands still on a machine that runs: 10 ms where the kernel's timer is
+	// slowest (HZ=100). Since Linux 6.13 some file systems give a finer time once somebody asked for it; most hosts run
+	// an older one. It stands longer where the machine itself was held (a virtual one whose host is busy), which is why
+	// this kernel's clock is looked at as well; the tick is for file servers, whose clock nobody here sees.
 	tick = 20 * time.Millisecond
 	// coarseTick is the same for a file system that keeps no fractions of a second (FAT: two seconds).
 	coarseTick = 2 * time.Second
@@ -28,6 +30,10 @@ const (
 func (c *capture) settled(ctx context.Context, f *os.File) (unix.Stat_t, bool, error) {
 	for try := 1; ; try++ {
 		now := c.o.Clock.Now() // what is stored into a clean page from here on gives the file a time from here on
+		ticked, err := fileTime()
+		if err != nil {
+			return unix.Stat_t{}, false, err
+		}
 		st, err := statOf(f)
 		if err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && now.Sub(time.Unix(st.Ctim.Unix())) < mappedMax {
 			if err = writeOut(f); err == nil {
@@ -37,7 +43,7 @@ func (c *capture) settled(ctx context.Context, f *os.File) (unix.Stat_t, bool, e
 		if err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
 			return st, true, err
 		}
-		wait := unsettled(time.Unix(st.Ctim.Unix()), now)
+		wait := unsettled(time.Unix(st.Ctim.Unix()), now, ticked)
 		if wait == 0 || try == tries {
 			return st, wait == 0, nil
 		}
@@ -47,18 +53,31 @@ func (c *capture) settled(ctx context.Context, f *os.File) (unix.Stat_t, bool, e
 	}
 }
 
+// fileTime is the time that the kernel gives to a file that changes now: its clock as it was at the last tick.
+func fileTime() (time.Time, error) {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &t); err != nil {
+		return time.Time{}, fmt.Errorf("read the clock of file times: %w", err)
+	}
+	return time.Unix(t.Unix()), nil
+}
+
 // unsettled is for how long from now on a further change could leave a change time as it is; 0 = none can. A time that
-// lies further ahead than a reading takes is nobody's present one.
-func unsettled(changed, now time.Time) time.Duration {
+// lies further ahead than a reading takes is nobody's present one. A clock of file times (ticked) that has not left the
+// change's moment yet is looked at again in a tick.
+func unsettled(changed, now, ticked time.Time) time.Duration {
 	stands := tick
 	if changed.Nanosecond() == 0 {
 		stands = coarseTick
 	}
 	wait := changed.Add(stands).Sub(now)
-	if wait <= 0 || wait > 2*coarseTick {
+	if wait > 2*coarseTick {
 		return 0
 	}
-	return wait
+	if !ticked.After(changed) {
+		wait = max(wait, tick)
+	}
+	return max(wait, 0)
 }
 
 // writeOut lets the kernel write out what programs have put into a file through a mapping, and watch its pages again: the
