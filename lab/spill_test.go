@@ -3,7 +3,6 @@ package lab_test
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,8 +11,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"holdfast/internal/api"
 	"holdfast/internal/disktest"
@@ -53,7 +50,7 @@ func TestLogThatFillsItsRoomGoesToTheSecondPlaceOfARunningPlan(t *testing.T) {
 	if heard.knows("backup.second-place critical") {
 		t.Error("the second place is told as full while it has room")
 	}
-	hog(t, filepath.Join(second, "theirs"))
+	disktest.Fill(t, filepath.Join(second, "theirs"))
 	heard.write(primary, "backup.log-spilled critical")
 	heard.write(primary, "backup.second-place critical")
 	heard.write(primary, "backup.queue-filling degraded")
@@ -184,26 +181,6 @@ func (h *hearing) inOrder(want ...string) {
 			h.t.Errorf("%s was not told, or too early: %v", a, h.order)
 		}
 		at = max(at, i)
-	}
-}
-
-// hog fills a disk to its last byte.
-func hog(t *testing.T, file string) {
-	t.Helper()
-	f, err := os.Create(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for size := 1 << 20; size > 0; {
-		switch _, err := f.Write(make([]byte, size)); {
-		case errors.Is(err, unix.ENOSPC):
-			size /= 2
-		case err != nil:
-			t.Fatal(err)
-		}
-	}
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
 	}
 }
 

@@ -282,18 +282,22 @@ func (s *session) finish(ctx context.Context) error {
 
 // reply tells the server how far we are. flushed decides what its slot lets go of.
 func (s *session) reply(written, flushed wal.LSN, now time.Time) error {
-	b := make([]byte, 34)
-	b[0] = standbyStatus
-	be := binary.BigEndian
-	be.PutUint64(b[1:], uint64(written))
-	be.PutUint64(b[9:], uint64(flushed))
-	be.PutUint64(b[17:], uint64(flushed))
-	be.PutUint64(b[25:], uint64(now.UnixMicro()-pgEpochMicros))
-	s.conn.Frontend().Send(&pgproto3.CopyData{Data: b})
+	s.conn.Frontend().Send(&pgproto3.CopyData{Data: statusUpdate(written, flushed, now)})
 	if err := s.conn.Frontend().Flush(); err != nil {
 		return fmt.Errorf("report the archived position: %w", err)
 	}
 	return nil
+}
+
+// statusUpdate is a standby's word on where it is (protocol-replication, "Standby status update"); no answer is wanted.
+func statusUpdate(written, flushed wal.LSN, now time.Time) []byte {
+	be := binary.BigEndian
+	b := append(make([]byte, 0, 34), standbyStatus)
+	b = be.AppendUint64(b, uint64(written))
+	b = be.AppendUint64(b, uint64(flushed))
+	b = be.AppendUint64(b, uint64(flushed)) // as applied, which means nothing here
+	b = be.AppendUint64(b, uint64(now.UnixMicro()-pgEpochMicros))
+	return append(b, 0)
 }
 
 // close ends the connection; the server notices at once.

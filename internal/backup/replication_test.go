@@ -112,10 +112,10 @@ func TestWhatTheServerStreamsIsRead(t *testing.T) {
 }
 
 // The bytes are those that the manual gives for a standby status update.
-func TestAVotesWordGoesOverTheWire(t *testing.T) {
+func TestAWordOnWhereWeAreGoesOverTheWire(t *testing.T) {
 	got := statusUpdate(wal.LSN(0x1_00000002), wal.LSN(3), time.Date(2000, 1, 1, 0, 0, 1, 0, time.UTC))
 	want := []byte{
-		'd', 0, 0, 0, 38, 'r',
+		'r',
 		0, 0, 0, 1, 0, 0, 0, 2,
 		0, 0, 0, 0, 0, 0, 0, 3,
 		0, 0, 0, 0, 0, 0, 0, 3,

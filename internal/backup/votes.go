@@ -2,7 +2,6 @@ package backup
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"sync"
@@ -269,7 +268,11 @@ func (s *stream) tellVault(ctx context.Context, i int, conn *pgconn.HijackedConn
 		if err := conn.Conn.SetWriteDeadline(time.Now().Add(voteWait)); err != nil { // of a socket: its own clock
 			return err
 		}
-		if _, err := conn.Conn.Write(statusUpdate(at, at, s.r.o.Clock.Now())); err != nil {
+		word, err := (&pgproto3.CopyData{Data: statusUpdate(at, at, s.r.o.Clock.Now())}).Encode(nil)
+		if err != nil {
+			return fmt.Errorf("vote %d: %w", i, err)
+		}
+		if _, err := conn.Conn.Write(word); err != nil {
 			return fmt.Errorf("vote %d: tell how far the vault is: %w", i, err)
 		}
 		select {
@@ -318,15 +321,4 @@ func dropAll(f *pgproto3.Frontend, wake chan<- struct{}) error {
 			return errors.New("the server has ended the stream")
 		}
 	}
-}
-
-// statusUpdate is a standby's word on where it is, as it goes over the wire.
-func statusUpdate(written, flushed wal.LSN, now time.Time) []byte {
-	be := binary.BigEndian
-	b := []byte{'d', 0, 0, 0, 38, standbyStatus}
-	b = be.AppendUint64(b, uint64(written))
-	b = be.AppendUint64(b, uint64(flushed))
-	b = be.AppendUint64(b, uint64(flushed))
-	b = be.AppendUint64(b, uint64(now.UnixMicro()-pgEpochMicros))
-	return append(b, 0) // no answer is wanted
 }

@@ -2,6 +2,7 @@
 package disktest
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"testing"
@@ -23,6 +24,26 @@ func Small(t testing.TB, dir, size string, mode fs.FileMode) {
 		}
 	})
 	if err := os.Chmod(dir, mode); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Fill writes to a file, behind what it holds, until its disk has no byte left, as somebody else may.
+func Fill(t testing.TB, file string) {
+	t.Helper()
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for size := 1 << 20; size > 0; {
+		switch _, err := f.Write(make([]byte, size)); {
+		case errors.Is(err, unix.ENOSPC):
+			size /= 2
+		case err != nil:
+			t.Fatal(err)
+		}
+	}
+	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -20,7 +20,7 @@ func inodeOf(st *unix.Stat_t) inode { return inode{uint64(st.Dev), st.Ino} }
 
 // describe fills in what stat(2) says.
 func describe(n *vault.Node, st *unix.Stat_t) {
-	n.Kind = kindOf(st.Mode)
+	n.Kind = vault.KindOf(st.Mode)
 	n.Mode, n.UID, n.GID = st.Mode&0o7777, st.Uid, st.Gid
 	n.ModNs, n.ChgNs, n.Inode = unix.TimespecToNsec(st.Mtim), unix.TimespecToNsec(st.Ctim), st.Ino
 	n.Size, n.Sparse, n.Device = 0, false, 0
@@ -31,26 +31,6 @@ func describe(n *vault.Node, st *unix.Stat_t) {
 	case vault.KindChar, vault.KindBlock:
 		n.Device = uint64(st.Rdev)
 	}
-}
-
-func kindOf(mode uint32) string {
-	switch mode & unix.S_IFMT {
-	case unix.S_IFREG:
-		return vault.KindFile
-	case unix.S_IFDIR:
-		return vault.KindDir
-	case unix.S_IFLNK:
-		return vault.KindSymlink
-	case unix.S_IFIFO:
-		return vault.KindPipe
-	case unix.S_IFCHR:
-		return vault.KindChar
-	case unix.S_IFBLK:
-		return vault.KindBlock
-	case unix.S_IFSOCK:
-		return vault.KindSocket
-	}
-	return ""
 }
 
 // lstatAt looks at a name of an open directory, and does not follow it.

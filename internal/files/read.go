@@ -50,7 +50,7 @@ func (c *capture) readOnce(ctx context.Context, p *pending, buf []byte) (again b
 	if ctx.Err() != nil {
 		return false, ctx.Err()
 	}
-	if err == nil && kindOf(before.Mode) != vault.KindFile {
+	if err == nil && vault.KindOf(before.Mode) != vault.KindFile {
 		p.trouble = "it became something else while it was looked at"
 		return false, nil
 	}

@@ -279,7 +279,7 @@ func (r *restoring) dir(n vault.Node) error {
 	}
 	defer func() { _ = at.Close() }() // nothing was written through it
 	st, err := lstatAt(at, name)
-	if err == nil && kindOf(st.Mode) == vault.KindDir {
+	if err == nil && vault.KindOf(st.Mode) == vault.KindDir {
 		if st.Mode&0o700 != 0o700 {
 			err = enter(at, name)
 		}

@@ -114,7 +114,7 @@ func (v *verifying) one(ctx context.Context, n vault.Node, ours, theirs []byte) 
 		return "it is not there", 0, nil
 	case err != nil:
 		return err.Error(), 0, nil
-	case kindOf(st.Mode) != n.Kind:
+	case vault.KindOf(st.Mode) != n.Kind:
 		return "it is of another kind", 0, nil
 	case n.Kind == vault.KindSymlink:
 		return linkDiffers(at, name, n), 0, nil

@@ -36,7 +36,7 @@ func (r *restoring) one(ctx context.Context, n vault.Node, buf []byte) error {
 	case vault.KindSymlink:
 		err = unix.Symlinkat(string(n.Target), int(at.Fd()), name)
 	default:
-		err = unix.Mknodat(int(at.Fd()), name, formatOf(n.Kind)|0o600, int(n.Device))
+		err = unix.Mknodat(int(at.Fd()), name, vault.FormatOf(n.Kind)|0o600, int(n.Device))
 	}
 	if errors.Is(err, unix.EPERM) { // a device, and we are not root
 		r.lack(n, "not made", err)
@@ -48,18 +48,6 @@ func (r *restoring) one(ctx context.Context, n vault.Node, buf []byte) error {
 	r.dressAt(at, name, n)
 	r.count(n, 0, 0)
 	return nil
-}
-
-func formatOf(kind string) uint32 {
-	switch kind {
-	case vault.KindPipe:
-		return unix.S_IFIFO
-	case vault.KindChar:
-		return unix.S_IFCHR
-	case vault.KindBlock:
-		return unix.S_IFBLK
-	}
-	return unix.S_IFSOCK
 }
 
 // file writes a file beside its place and then puts it there, so that a file with its name is a whole one.
@@ -99,7 +87,7 @@ func (r *restoring) file(ctx context.Context, at *os.File, name string, n vault.
 // made another one with the same size and time.
 func (r *restoring) right(at *os.File, name string, n vault.Node) *os.File {
 	same := func(st unix.Stat_t, err error) bool {
-		return err == nil && kindOf(st.Mode) == vault.KindFile && st.Size == n.Size && unix.TimespecToNsec(st.Mtim) == n.ModNs && st.Nlink == 1 &&
+		return err == nil && vault.KindOf(st.Mode) == vault.KindFile && st.Size == n.Size && unix.TimespecToNsec(st.Mtim) == n.ModNs && st.Nlink == 1 &&
 			(n.Mode&setID == 0 || st.Uid == n.UID && st.Gid == n.GID)
 	}
 	if !same(lstatAt(at, name)) { // no device is opened
@@ -249,7 +237,7 @@ func (r *restoring) dressAt(at *os.File, name string, n vault.Node) {
 	}
 	defer func() { _ = f.Close() }() // nothing was written through it
 	st, err := statOf(f)
-	if err == nil && (kindOf(st.Mode) != n.Kind || st.Nlink != 1) {
+	if err == nil && (vault.KindOf(st.Mode) != n.Kind || st.Nlink != 1) {
 		err = errors.New("somebody put something else in its place")
 	}
 	if err != nil {

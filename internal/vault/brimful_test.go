@@ -3,39 +3,16 @@ package vault_test
 import (
 	"context"
 	"errors"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"holdfast/internal/disktest"
 	"holdfast/internal/vault"
 	stores "holdfast/internal/vault/store"
 	"holdfast/internal/vault/wal"
 )
-
-// brim fills a disk to its last byte, as somebody else may.
-func brim(t *testing.T, file string) {
-	t.Helper()
-	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for size := 1 << 20; size > 0; {
-		switch _, err := f.Write(make([]byte, size)); {
-		case errors.Is(err, unix.ENOSPC):
-			size /= 2
-		case err != nil:
-			t.Fatal(err)
-		}
-	}
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
-}
 
 // Somebody else filled the disk to its last byte: nothing can be stored, and what is let go of goes all the same, whatever has
 // to be written for that. Then there is room again, for the next time too.
@@ -73,7 +50,7 @@ func TestAVaultOnADiskThatOthersFilledCanBeEmptied(t *testing.T) {
 	}
 	held := []string{}
 	for round := range 2 {
-		brim(t, filepath.Join(disk, "theirs"))
+		disktest.Fill(t, filepath.Join(disk, "theirs"))
 		maintainer := reopenedAs(t, conf)
 		goes := all[round].ID
 		if _, err := tryStore(t, maintainer, pack(9)); err == nil {

@@ -8,6 +8,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"golang.org/x/sys/unix"
+
 	"holdfast/internal/vault/wal"
 )
 
@@ -81,6 +83,37 @@ const (
 	KindBlock   = "b"
 	KindSocket  = "k"
 )
+
+// FormatOf gives the type bits of stat(2)'s st_mode for a kind; 0 = there is no such kind.
+func FormatOf(kind string) uint32 {
+	switch kind {
+	case KindFile:
+		return unix.S_IFREG
+	case KindDir:
+		return unix.S_IFDIR
+	case KindSymlink:
+		return unix.S_IFLNK
+	case KindPipe:
+		return unix.S_IFIFO
+	case KindChar:
+		return unix.S_IFCHR
+	case KindBlock:
+		return unix.S_IFBLK
+	case KindSocket:
+		return unix.S_IFSOCK
+	}
+	return 0
+}
+
+// KindOf gives the kind of what stat(2) shows with this st_mode; "" = none that is kept.
+func KindOf(mode uint32) string {
+	for _, kind := range []string{KindFile, KindDir, KindSymlink, KindPipe, KindChar, KindBlock, KindSocket} {
+		if mode&unix.S_IFMT == FormatOf(kind) {
+			return kind
+		}
+	}
+	return ""
+}
 
 // Node is one name of a file set with all that is kept of it. One line of the list that lies in each backup is one of
 // them, in the order of Path read component by component; the root is the first and its Path is ".".

@@ -12,7 +12,7 @@ const blockSize = 4096
 
 // attrs describes a name as stat(2) shows it.
 func (t *tree) attrs(i name, n vault.Node, out *fuse.Attr) {
-	out.Ino, out.Mode, out.Owner = idOf(i), formatOf(n.Kind)|n.Mode, fuse.Owner{Uid: n.UID, Gid: n.GID}
+	out.Ino, out.Mode, out.Owner = idOf(i), vault.FormatOf(n.Kind)|n.Mode, fuse.Owner{Uid: n.UID, Gid: n.GID}
 	out.Size, out.Blksize = uint64(n.Size), blockSize
 	if n.Kind == vault.KindSymlink {
 		out.Size = uint64(len(n.Target))
@@ -49,22 +49,4 @@ func moment(ns int64) (uint64, uint32) {
 func deviceOf(d uint64) uint32 {
 	major, minor := unix.Major(d), unix.Minor(d)
 	return minor&0xff | major<<8 | minor&^0xff<<12
-}
-
-func formatOf(kind string) uint32 {
-	switch kind {
-	case vault.KindFile:
-		return unix.S_IFREG
-	case vault.KindDir:
-		return unix.S_IFDIR
-	case vault.KindSymlink:
-		return unix.S_IFLNK
-	case vault.KindPipe:
-		return unix.S_IFIFO
-	case vault.KindChar:
-		return unix.S_IFCHR
-	case vault.KindBlock:
-		return unix.S_IFBLK
-	}
-	return unix.S_IFSOCK
 }

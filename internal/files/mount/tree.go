@@ -246,7 +246,7 @@ func (t *tree) list(in *fuse.ReadIn, take func(fuse.DirEntry, name, vault.Node) 
 			if at, err = t.node(i); err != nil {
 				return t.refused(err)
 			}
-			e.Name, e.Mode, e.Ino = path.Base(at.RealPath()), formatOf(at.Kind), idOf(t.index.inode(i))
+			e.Name, e.Mode, e.Ino = path.Base(at.RealPath()), vault.FormatOf(at.Kind), idOf(t.index.inode(i))
 		} else if off == 1 {
 			up, err := t.above(dir, n)
 			if err != nil {
