@@ -32,9 +32,16 @@ type State struct {
 // answerWait is how long a live keeper may take to answer before it counts as silent (DATABASE.md: 2 s).
 const answerWait = 2 * time.Second
 
+// answerAgain is what a keeper has to answer once more when that time is over: if the caller stood still meanwhile, as one on a
+// host that was held does, nobody waited for the first answer.
+const answerAgain = time.Second
+
 // Find looks at dir after a restart of the caller. The client is nil unless a keeper answers.
-func Find(dir string) (*Client, State, error) {
-	for until := bootClock() + answerWait; ; time.Sleep(5 * time.Millisecond) {
+func Find(dir string) (*Client, State, error) { return find(dir, bootClock) }
+
+func find(dir string, now func() time.Duration) (*Client, State, error) {
+	last := false
+	for until := now() + answerWait; ; time.Sleep(5 * time.Millisecond) {
 		held, err := lockHeld(dir)
 		if err != nil {
 			return nil, State{}, fmt.Errorf("find the keeper: %w", err)
@@ -43,14 +50,17 @@ func Find(dir string) (*Client, State, error) {
 			st, err := afterwards(dir)
 			return nil, st, err
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), max(until-bootClock(), time.Millisecond))
+		ctx, cancel := context.WithTimeout(context.Background(), max(until-now(), answerAgain))
 		r, err := (&Client{dir: dir}).ask(ctx, request{Op: "status"})
 		cancel()
 		if err == nil && r.Status != nil {
 			return &Client{dir: dir, life: r.Status.Life}, State{Condition: Alive, Status: *r.Status}, nil
 		}
-		if bootClock() >= until { // starting or leaving takes less
+		switch over := now() >= until; { // starting or leaving takes less
+		case over && last:
 			return nil, State{Condition: Silent}, nil
+		case over:
+			last = true
 		}
 	}
 }

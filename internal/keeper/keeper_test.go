@@ -319,6 +319,7 @@ func TestSilentKeeperIsFinishedOff(t *testing.T) {
 		if err := unix.Kill(st.KeeperPID, unix.SIGSTOP); err != nil {
 			t.Fatal(err)
 		}
+		eventually(t, "each of its threads has stopped", func() bool { return allStopped(st.KeeperPID) }) // one could still answer
 		if _, st, err := Find(s.Dir); err != nil || st.Condition != Silent {
 			t.Errorf("found %+v, %v, want silent", st, err)
 		}
@@ -330,6 +331,37 @@ func TestSilentKeeperIsFinishedOff(t *testing.T) {
 			t.Errorf("the silent keeper still holds the directory: %v, %v", held, err)
 		}
 	})
+}
+
+// allStopped reports whether every thread of a process stands still (proc(5), /proc/pid/task/tid/stat).
+func allStopped(pid int) bool {
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	for _, at := range threads {
+		text, err := os.ReadFile(at)
+		_, state, _ := strings.Cut(string(text), ") ")
+		if err != nil || !strings.HasPrefix(state, "T") {
+			return false
+		}
+	}
+	return err == nil && len(threads) > 0
+}
+
+// A host that is held for seconds while it asks has used up the time for an answer before anybody could give one.
+func TestAKeeperThatIsAskedByAHeldHostIsNotSilent(t *testing.T) {
+	t.Parallel()
+	s := testSpec(t, "exec sleep 1000")
+	c := launchTest(t, s)
+	asked := 0
+	held := func() time.Duration { // from the second look on it is later by a minute
+		if asked++; asked == 1 {
+			return 0
+		}
+		return time.Minute
+	}
+	found, st, err := find(s.Dir, held)
+	if err != nil || st.Condition != Alive || found.Life() != c.Life() {
+		t.Errorf("found %+v, %v", st, err)
+	}
 }
 
 func TestKillTreeSparesARecycledPid(t *testing.T) {
