@@ -453,6 +453,9 @@ func (r *run) finish(ctx context.Context, reader *vault.Reader, control vault.En
 	if err := r.sync(ctx); err != nil {
 		return err
 	}
+	if err := ctx.Err(); err != nil { // what is cut off does not become whole
+		return err
+	}
 	if err := r.root.Rename(temp, controlFile); err != nil {
 		return err
 	}
