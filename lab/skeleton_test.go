@@ -302,7 +302,7 @@ func TestCtrlCAtAnyMomentLeavesDataThatStartAgain(t *testing.T) {
 	w := lab.New(t, "127.60.6")
 	for _, after := range []time.Duration{300 * time.Millisecond, 1100 * time.Millisecond, 1900 * time.Millisecond, 2900 * time.Millisecond} {
 		w.Launch()
-		for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) { // until it listens to Ctrl-C
+		for deadline := time.Now().Add(5 * time.Minute); ; time.Sleep(time.Millisecond) { // until it listens to Ctrl-C
 			if _, err := os.Stat(w.Root); err == nil {
 				break
 			}

@@ -158,7 +158,7 @@ func base(t *testing.T, v *vault.Vault, s *pgtest.Server) vault.Backup {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	res, err := backup.Base(ctx, backup.BaseOptions{Conn: cfg, DataDir: s.Dir, Vault: v, Database: "orders"})
 	if err != nil {
@@ -169,9 +169,9 @@ func base(t *testing.T, v *vault.Vault, s *pgtest.Server) vault.Backup {
 
 func until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(5 * time.Minute); !ok(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within a minute", what)
+			t.Fatalf("%s: not within five minutes", what)
 		}
 	}
 }

@@ -32,7 +32,7 @@ func TestABackupFromAStandbyBeginsWithinTheLog(t *testing.T) {
 		}
 		confs[i] = cfg
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	res, err := backup.Base(ctx, backup.BaseOptions{Conn: confs[0], Primary: confs[1], DataDir: n.Dir, Vault: v, Database: "orders"})
 	if err != nil {

@@ -255,7 +255,7 @@ func TestAFastBackupBehindMinimalLogHoldsEveryPage(t *testing.T) {
 	_ = stop() // its context has ended
 	end := func() { asOwner(t, s, "pg_ctl", "-D", s.Dir, "-m", "fast", "-w", "stop") }
 	end()
-	brief, cancel := context.WithTimeout(t.Context(), time.Minute)
+	brief, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	ctl := exec.CommandContext(brief, filepath.Join(s.BinDir, "postgres"), "-D", s.Dir, "-c", "wal_level=minimal", "-c", "max_wal_senders=0", "-c", "unix_socket_directories=",
 		"-c", "listen_addresses="+s.Addr, "-c", fmt.Sprintf("port=%d", s.Port))

@@ -23,7 +23,7 @@ func baseBy(t *testing.T, v *vault.Vault, s *pgtest.Server, mode backup.Mode) va
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	res, err := backup.Base(ctx, backup.BaseOptions{Conn: cfg, DataDir: s.Dir, Vault: v, Database: "orders", Mode: mode})
 	if err != nil {

@@ -65,7 +65,7 @@ const momentMax = 20 * time.Second
 // killReceiver runs a receiver in a process of its own until it stands as wanted, and kills it there.
 func killReceiver(t *testing.T, env string, there func(flushed, archived wal.LSN) bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	child := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestTheReceiverThatIsKilled$", "-test.v")
 	child.Env = append(os.Environ(), killedReceiver+"="+env)

@@ -60,7 +60,7 @@ func times(ci, lab int) int {
 // killBackup makes a backup in a process of its own, and kills it when it has read so many bytes.
 func killBackup(t *testing.T, env string, at int64) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	child := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestTheBackupThatIsKilled$", "-test.v")
 	child.Env = append(os.Environ(), killedChild+"="+env)

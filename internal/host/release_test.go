@@ -5,18 +5,26 @@ import (
 	"bytes"
 	"compress/gzip"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"holdfast/internal/durable"
 	"holdfast/internal/problem"
 )
 
 func put(t *testing.T, path, text string, mode os.FileMode) {
 	t.Helper()
-	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), mode), os.Chmod(path, mode)); err != nil {
+	err := os.MkdirAll(filepath.Dir(path), 0o755)
+	if _, there := os.Stat(path); err == nil && mode&0o111 != 0 && errors.Is(there, fs.ErrNotExist) { // it may be started
+		err = durable.WriteProgram(path, strings.NewReader(text))
+	} else if err == nil {
+		err = os.WriteFile(path, []byte(text), mode)
+	}
+	if err = errors.Join(err, os.Chmod(path, mode)); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -42,7 +42,7 @@ databases: { records: { postgres: 15, standbys: 2, acknowledged_by: 1 } }
 			cancel()
 		}
 		go func() { done <- h.settle(ctx) }()
-		deadline := time.Now().Add(time.Minute)
+		deadline := time.Now().Add(5 * time.Minute)
 		for found := false; !found; time.Sleep(time.Millisecond) {
 			got, err := os.ReadFile(kept)
 			found = err == nil && string(got) == h.applied.text

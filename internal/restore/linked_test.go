@@ -49,7 +49,7 @@ func TestALinkedLogAndATablespaceInsideTheDataDirectoryComeBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	res, err := backup.Base(ctx, backup.BaseOptions{Conn: conf, DataDir: linked, Vault: w.vault, Database: "orders"})
 	if err != nil {

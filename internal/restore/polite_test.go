@@ -34,7 +34,7 @@ func TestWhatIsStartedPolitelyGivesWayFromTheBeginning(t *testing.T) {
 			t.Fatalf("it began with niceness %q, %v", said.String(), err)
 		}
 	}
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(5 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		threads, err := filepath.Glob("/proc/self/task/[0-9]*")
 		if err != nil {
 			t.Fatal(err)

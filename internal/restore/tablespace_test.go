@@ -117,7 +117,7 @@ func TestTablespacesAreRestoredToPlacesOfTheirOwn(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 		defer cancel()
 		res, err := backup.Base(ctx, backup.BaseOptions{Conn: conf, Primary: w.live, DataDir: standby.Dir, Vault: w.vault, Database: "orders"})
 		if err != nil {

@@ -79,7 +79,7 @@ func (w *world) config() vault.Config {
 
 func (w *world) base() vault.Backup {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(w.t.Context(), 5*time.Minute)
 	defer cancel()
 	res, err := backup.Base(ctx, backup.BaseOptions{Conn: w.live, DataDir: w.server.Dir, Vault: w.vault, Database: "orders"})
 	if err != nil {
@@ -92,7 +92,7 @@ func (w *world) base() vault.Backup {
 func (w *world) archived() {
 	w.t.Helper()
 	conn := w.server.Conn("postgres")
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(5 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		var behind bool
 		if err := conn.QueryRow(w.t.Context(), "select pg_current_wal_lsn() > $1::text::pg_lsn", w.receiver.Status().Archived.String()).Scan(&behind); err != nil {
 			w.t.Fatal(err)

@@ -283,7 +283,7 @@ func TestAnOldKeyAndTheTrashNeedTwoPersons(t *testing.T) {
 	terms := consent.NewDeed(consent.Retention, "", []string{"what is deleted stays for an hour"}, &consent.Terms{Undelete: time.Hour})
 	id := asks(t, strict, who["anna"], terms, nil)
 	answers(t, strict, who["ben"], id, terms, true)
-	for deadline := time.Now().Add(time.Minute); oldest(t, v) < 2*conf.Trash; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(5 * time.Minute); oldest(t, v) < 2*conf.Trash; time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("nothing in the trash grows old")
 		}

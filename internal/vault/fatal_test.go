@@ -23,7 +23,7 @@ func TestGuardGAFormatOfTheFutureEndsTheWritingAndNotTheProcess(t *testing.T) {
 	demandFeature(t, dir)
 	note := vault.Note{Backup: b.ID, Kind: vault.Pin, By: "ada", At: time.Unix(3e9, 0)}
 	err := used.PutNote(t.Context(), note)
-	for deadline := time.Now().Add(time.Minute); err == nil && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(5 * time.Minute); err == nil && time.Now().Before(deadline); {
 		err = used.PutNote(t.Context(), note)
 	}
 	if err == nil || !strings.Contains(err.Error(), "of the future") {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -155,14 +156,15 @@ func TestAFileThatTakesDaysToReadIsBackedUp(t *testing.T) {
 // drowsy is a place of a host that sleeps once an index is stored.
 type drowsy struct {
 	*memory
-	sleep func()
+	sleep atomic.Pointer[func()] // taken by whoever stores the first index; nil = it stays awake
 }
 
 func (d *drowsy) Put(ctx context.Context, name string, data stores.Data) error {
 	err := d.memory.Put(ctx, name, data)
-	if sleep := d.sleep; sleep != nil && strings.HasPrefix(name, "repository/xn") {
-		d.sleep = nil
-		sleep()
+	if strings.HasPrefix(name, "repository/xn") {
+		if sleep := d.sleep.Swap(nil); sleep != nil {
+			(*sleep)()
+		}
 	}
 	return err
 }
@@ -199,7 +201,7 @@ func TestABackupWhoseCommitSleepsForDaysIsNotListed(t *testing.T) {
 			_, err := f.Write(content)
 			must(errors.Join(err, f.Keep()))
 		}
-		host.sleep = sleep
+		host.sleep.Store(&sleep)
 		if _, err := w.Commit(vault.Backup{Database: "orders", Kind: "full", SystemID: 7, Timeline: 1, SegmentSize: 16 << 20}); err == nil {
 			t.Error("it is said to be stored")
 		}

@@ -24,7 +24,7 @@ func reclaimed(t *testing.T, v *vault.Vault, dir string) (all map[string]map[str
 	closed(t, v)
 	before = files(t, dir, "repository/x")
 	first := append(files(t, dir, "repository/p"), files(t, dir, "repository/q")...)
-	for deadline := time.Now().Add(2 * time.Minute); slices.ContainsFunc(first, exists); time.Sleep(300 * time.Millisecond) {
+	for deadline := time.Now().Add(5 * time.Minute); slices.ContainsFunc(first, exists); time.Sleep(300 * time.Millisecond) {
 		keeper := opens(t, config(dir))
 		if _, err := keeper.Reclaim(t.Context(), vault.ReclaimOptions{Alone: true}); err != nil {
 			t.Fatal(err)

@@ -96,7 +96,7 @@ func TestWhatAnUnfinishedWriterStoredIsNotStoredAgain(t *testing.T) {
 
 	half(next, 4, 5)
 	before := usage(t, next)
-	for deadline := time.Now().Add(time.Minute); before-usage(t, next) < 18<<20; time.Sleep(300 * time.Millisecond) {
+	for deadline := time.Now().Add(5 * time.Minute); before-usage(t, next) < 18<<20; time.Sleep(300 * time.Millisecond) {
 		if _, err := reopened(t, dir).Reclaim(t.Context(), vault.ReclaimOptions{Alone: true}); err != nil {
 			t.Fatal(err)
 		}

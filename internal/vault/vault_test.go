@@ -170,7 +170,7 @@ func openRefusesWithoutTouchingAnything(t *testing.T, at func() place) {
 				t.Fatal("opened", v.Close(t.Context()))
 			}
 			wantProblem(t, err, c.code)
-			if took := time.Since(start); took > 5*time.Second {
+			if took := time.Since(start); took > time.Minute { // its patience with a store is longer than that
 				t.Errorf("took %s", took)
 			}
 			if strings.Contains(err.Error(), "another") && c.code == "vault.wrong-key" {

@@ -115,7 +115,7 @@ func commits(t *testing.T, n *pgtest.Node, sql string) (waits bool, end func() e
 			return fmt.Errorf("%s waits for ever:\n%s", sql, whoWaits(n))
 		}
 	}
-	for until := time.Now().Add(time.Minute); time.Now().Before(until); {
+	for until := time.Now().Add(5 * time.Minute); time.Now().Before(until); {
 		select {
 		case err := <-done:
 			done <- err
@@ -134,12 +134,12 @@ func vaultOf(t *testing.T, n *pgtest.Node, what string, ok func(stored.Server) b
 	t.Helper()
 	var last stored.Server
 	var err error
-	for until := time.Now().Add(time.Minute); time.Now().Before(until); time.Sleep(10 * time.Millisecond) {
+	for until := time.Now().Add(5 * time.Minute); time.Now().Before(until); time.Sleep(10 * time.Millisecond) {
 		if last, err = n.Stored(t.Context()); err == nil && ok(last) { // on a busy machine one answer alone may come too late
 			return last
 		}
 	}
-	t.Fatalf("%s: not within a minute; last seen: %+v, %v", what, last, err)
+	t.Fatalf("%s: not within five minutes; last seen: %+v, %v", what, last, err)
 	return last
 }
 

@@ -39,14 +39,6 @@ func application(name string) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/ready", func(w http.ResponseWriter, _ *http.Request) {})
 	mux.HandleFunc("/unwell", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) })
-	mux.HandleFunc("/slow", func(w http.ResponseWriter, r *http.Request) {
-		w.WriteHeader(http.StatusOK)
-		http.NewResponseController(w).Flush()
-		if d, err := time.ParseDuration(r.URL.Query().Get("d")); err == nil {
-			time.Sleep(d)
-		}
-		fmt.Fprint(w, name)
-	})
 	mux.HandleFunc("/echo", func(w http.ResponseWriter, r *http.Request) {
 		c, rw, err := http.NewResponseController(w).Hijack()
 		if err != nil {
@@ -62,6 +54,19 @@ func application(name string) http.Handler {
 		fmt.Fprintf(w, "%s %s %s for=%s proto=%s fhost=%s body=%s", r.Method, r.Host, r.URL,
 			r.Header.Get("X-Forwarded-For"), r.Header.Get("X-Forwarded-Proto"), r.Header.Get("X-Forwarded-Host"), body)
 	})
+	return mux
+}
+
+// slowly is the application with an answer to /slow that begins at once and does not end before goOn is closed.
+func slowly(name string, goOn <-chan struct{}) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/slow", func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusOK)
+		http.NewResponseController(w).Flush()
+		<-goOn
+		fmt.Fprint(w, name)
+	})
+	mux.Handle("/", application(name))
 	return mux
 }
 

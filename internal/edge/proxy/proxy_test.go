@@ -98,9 +98,12 @@ func TestSwappingSnapshotsUnderLoad(t *testing.T) {
 }
 
 func TestADrainingBackendFinishesWhatItHas(t *testing.T) {
-	a, b := httptest.NewServer(application("a")), httptest.NewServer(application("b"))
+	goOn := make(chan struct{})
+	end := sync.OnceFunc(func() { close(goOn) })
+	a, b := httptest.NewServer(slowly("a", goOn)), httptest.NewServer(application("b"))
 	t.Cleanup(a.Close)
 	t.Cleanup(b.Close)
+	t.Cleanup(end) // before a is closed, which waits for its requests
 	e, at := startEdge(t, testSpec(t)), freeAddr(t)
 	r := webRoute(at, a.Listener.Addr().String())
 	e.apply(t, Snapshot{Revision: 1, Routes: []Route{r}})
@@ -108,7 +111,7 @@ func TestADrainingBackendFinishesWhatItHas(t *testing.T) {
 	_, ping := openEcho(t, at)
 	slow := make(chan string, 1)
 	go func() {
-		_, text := get(t, "GET", "http://"+at+"/slow?d=300ms", nil)
+		_, text := get(t, "GET", "http://"+at+"/slow", nil)
 		slow <- text
 	}()
 	waitFor(t, "both run through a", func() bool { return e.status(t).Routes[0].Backends[0].InFlight == 2 })
@@ -122,6 +125,7 @@ func TestADrainingBackendFinishesWhatItHas(t *testing.T) {
 		}
 	}
 	e.apply(t, Snapshot{Revision: 3, Routes: []Route{webRoute(at, b.Listener.Addr().String())}})
+	end()
 	if got := <-slow; got != "a" {
 		t.Errorf("the request that was under way ended with %q", got)
 	}
@@ -383,21 +387,33 @@ func TestASecondEdgeOnTheSameSocketIsRefused(t *testing.T) {
 
 // An edge that is told to end lets requests finish, and ends what would never end by itself.
 func TestEndingCleanly(t *testing.T) {
-	b := httptest.NewServer(application("b"))
+	goOn := make(chan struct{})
+	end := sync.OnceFunc(func() { close(goOn) })
+	b := httptest.NewServer(slowly("b", goOn))
 	t.Cleanup(b.Close)
+	t.Cleanup(end) // before b is closed, which waits for its requests
 	spec, at := testSpec(t), freeAddr(t)
-	spec.Grace = event.Duration(time.Second)
 	e := startEdge(t, spec)
 	e.apply(t, Snapshot{Revision: 1, Routes: []Route{webRoute(at, b.Listener.Addr().String())}})
 	e.waitUp(t)
 	c, _ := openEcho(t, at)
 	slow := make(chan string, 1)
 	go func() {
-		_, text := get(t, "GET", "http://"+at+"/slow?d=200ms", nil)
+		_, text := get(t, "GET", "http://"+at+"/slow", nil)
 		slow <- text
 	}()
 	waitFor(t, "both are under way", func() bool { return e.status(t).Routes[0].Backends[0].InFlight == 2 })
-	e.stop()
+	var ended sync.WaitGroup
+	ended.Go(e.stop)
+	waitFor(t, "the edge takes nothing new", func() bool {
+		c, err := net.Dial("tcp", at)
+		if err == nil {
+			c.Close()
+		}
+		return err != nil
+	})
+	end()
+	ended.Wait()
 	if got := <-slow; got != "b" {
 		t.Errorf("the request under way ended with %q", got)
 	}

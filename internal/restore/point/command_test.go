@@ -80,7 +80,7 @@ func TestWhatACommandLeavesBehindIsEndedWhateverItCameTo(t *testing.T) {
 			t.Fatal(err)
 		}
 		pid := strings.TrimSpace(r.Output)
-		for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		for deadline := time.Now().Add(5 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
 			stat, err := os.ReadFile("/proc/" + pid + "/stat")
 			if err != nil || strings.Contains(string(stat), ") Z ") { // whose it is now has not asked for it yet
 				break

@@ -162,7 +162,7 @@ func aPoint(t *testing.T) point.Options {
 		t.Fatal(err)
 	}
 	write("three")
-	for deadline := time.Now().Add(time.Minute); receiver.Status().Archived < b.Point.LSN; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(5 * time.Minute); receiver.Status().Archived < b.Point.LSN; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("the vault holds the log up to %s only", receiver.Status().Archived)
 		}

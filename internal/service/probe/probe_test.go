@@ -21,7 +21,7 @@ import (
 func await(t *testing.T, p *probe.Prober, what string, ok func(r probe.Result) bool) probe.Result {
 	t.Helper()
 	var last probe.Result
-	for until := time.Now().Add(2 * time.Minute); time.Now().Before(until); time.Sleep(2 * time.Millisecond) {
+	for until := time.Now().Add(5 * time.Minute); time.Now().Before(until); time.Sleep(2 * time.Millisecond) {
 		if last = p.Results()["web.1"]; ok(last) {
 			return last
 		}

@@ -91,7 +91,7 @@ func TestOutputIsKeptAndSecretsAreNot(t *testing.T) {
 	if err := r.Start(t.Context(), in); err != nil {
 		t.Fatal(err)
 	}
-	for until := time.Now().Add(2 * time.Minute); ; time.Sleep(2 * time.Millisecond) {
+	for until := time.Now().Add(5 * time.Minute); ; time.Sleep(2 * time.Millisecond) {
 		os, err := r.Observe(t.Context())
 		if err != nil {
 			t.Fatal(err)

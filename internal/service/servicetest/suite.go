@@ -153,7 +153,7 @@ func Run(t *testing.T, open func(t *testing.T) Opened) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 			defer cancel()
 			f(t, &suite{t: t, ctx: ctx, o: open(t)})
 		})

@@ -72,7 +72,7 @@ func TestGuardEGarbageIsCollectedInAChild(t *testing.T) {
 	o := confined.Options{Argv: child(t, "serve")}
 	o.Alone = true
 	o.May = func(context.Context) error { asked++; return nil }
-	for deadline := time.Now().Add(time.Minute); asked == 0; time.Sleep(300 * time.Millisecond) { // the first runs leave indexes and notes of their own to the later ones
+	for deadline := time.Now().Add(5 * time.Minute); asked == 0; time.Sleep(300 * time.Millisecond) { // the first runs leave indexes and notes of their own to the later ones
 		r, err := confined.Reclaim(t.Context(), conf, o)
 		if err != nil {
 			t.Fatal(err)
@@ -86,7 +86,7 @@ func TestGuardEGarbageIsCollectedInAChild(t *testing.T) {
 	}
 	no := errors.New("another host has the duty")
 	o.May = func(context.Context) error { asked = -1; return no }
-	for deadline := time.Now().Add(time.Minute); asked != -1; time.Sleep(300 * time.Millisecond) {
+	for deadline := time.Now().Add(5 * time.Minute); asked != -1; time.Sleep(300 * time.Millisecond) {
 		_, err := confined.Reclaim(t.Context(), conf, o)
 		if asked == -1 && !errors.Is(err, no) || asked != -1 && err != nil {
 			t.Errorf("asked %d times, and got %v", asked, err)

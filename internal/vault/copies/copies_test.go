@@ -286,13 +286,13 @@ func TestACopyAtItsReserveGetsTheLog(t *testing.T) {
 		var following sync.WaitGroup
 		following.Go(func() { w.all.Follow(ctx) })
 		put("wal/later")
-		for end := time.Now().Add(time.Minute); w.holds(t, at)["wal/later"] == ""; time.Sleep(10 * time.Millisecond) {
+		for end := time.Now().Add(5 * time.Minute); w.holds(t, at)["wal/later"] == ""; time.Sleep(10 * time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatalf("copy %d never gets the log", at)
 			}
 		}
 		w.places[at].reserve.Store(false)
-		for end := time.Now().Add(time.Minute); !cmp.Equal(want, w.holds(t, at)) || w.all.Status()[at].Reserve != nil; time.Sleep(10 * time.Millisecond) {
+		for end := time.Now().Add(5 * time.Minute); !cmp.Equal(want, w.holds(t, at)) || w.all.Status()[at].Reserve != nil; time.Sleep(10 * time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatalf("%+v\n%s", w.all.Status()[at], cmp.Diff(want, w.holds(t, at)))
 			}
@@ -493,7 +493,7 @@ func TestCopiesThatComeAndGoEndEqual(t *testing.T) {
 		}
 		return d
 	}
-	for end := time.Now().Add(2 * time.Minute); equal() != ""; time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(5 * time.Minute); equal() != ""; time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal(equal())
 		}

@@ -99,7 +99,7 @@ func TestTheFormatIsThereWhileItIsReadAgain(t *testing.T) {
 		select {
 		case err := <-c:
 			return err
-		case <-time.After(10 * time.Second):
+		case <-time.After(2 * time.Minute):
 			t.Fatalf("%s: nothing comes", what)
 			return nil
 		}

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -121,14 +122,14 @@ func TestManifestsOfALaterFormatAreAnError(t *testing.T) {
 type oneByOne struct {
 	contents map[ContentID][]byte
 	rev      int64
-	fetched  int
-	gone     ContentID // listed, and not there
+	fetched  atomic.Int64 // several are fetched at once
+	gone     ContentID    // listed, and not there
 }
 
 func (p *oneByOne) revision() int64 { return p.rev }
 
 func (p *oneByOne) Content(_ context.Context, id ContentID) ([]byte, error) {
-	p.fetched++
+	p.fetched.Add(1)
 	if raw, ok := p.contents[id]; ok && id != p.gone {
 		return raw, nil
 	}
@@ -179,8 +180,8 @@ func TestAContentOfManifestsIsFetchedOnce(t *testing.T) {
 	if err := c.look(ctx, p, &c.view); err != nil || !c.view.records["aa"].Deleted {
 		t.Fatal(c.view.records, err)
 	}
-	if p.fetched != 3 {
-		t.Errorf("3 contents were fetched %d times", p.fetched)
+	if n := p.fetched.Load(); n != 3 {
+		t.Errorf("3 contents were fetched %d times", n)
 	}
 	delete(p.contents, one)
 	p.rev++
