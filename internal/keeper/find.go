@@ -32,15 +32,19 @@ type State struct {
 // answerWait is how long a live keeper may take to answer before it counts as silent (DATABASE.md: 2 s).
 const answerWait = 2 * time.Second
 
-// answerAgain is what a keeper has to answer once more when that time is over: if the caller stood still meanwhile, as one on a
-// host that was held does, nobody waited for the first answer.
-const answerAgain = time.Second
+const (
+	// heldFor is how late beyond that time tells that the caller stood still meanwhile, as one on a host that was held does:
+	// then nobody waited for the answer.
+	heldFor = 250 * time.Millisecond
+	// answerAgain is what the keeper has to answer once more in that case.
+	answerAgain = time.Second
+)
 
 // Find looks at dir after a restart of the caller. The client is nil unless a keeper answers.
 func Find(dir string) (*Client, State, error) { return find(dir, bootClock) }
 
 func find(dir string, now func() time.Duration) (*Client, State, error) {
-	last := false
+	again := false
 	for until := now() + answerWait; ; time.Sleep(5 * time.Millisecond) {
 		held, err := lockHeld(dir)
 		if err != nil {
@@ -50,17 +54,17 @@ func find(dir string, now func() time.Duration) (*Client, State, error) {
 			st, err := afterwards(dir)
 			return nil, st, err
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), max(until-now(), answerAgain))
+		ctx, cancel := context.WithTimeout(context.Background(), max(until-now(), time.Millisecond))
 		r, err := (&Client{dir: dir}).ask(ctx, request{Op: "status"})
 		cancel()
 		if err == nil && r.Status != nil {
 			return &Client{dir: dir, life: r.Status.Life}, State{Condition: Alive, Status: *r.Status}, nil
 		}
-		switch over := now() >= until; { // starting or leaving takes less
-		case over && last:
+		switch late := now() - until; { // starting or leaving takes less
+		case late >= heldFor && !again:
+			again, until = true, now()+answerAgain
+		case late >= 0:
 			return nil, State{Condition: Silent}, nil
-		case over:
-			last = true
 		}
 	}
 }
