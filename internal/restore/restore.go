@@ -124,6 +124,7 @@ type run struct {
 	began    time.Time
 	root     *os.Root
 	spaces   []*space
+	folders  folders
 	done     atomic.Int64
 	kept     atomic.Int64
 	again    bool // there are files to go on with
@@ -285,9 +286,11 @@ func (r *run) files(ctx context.Context, reader *vault.Reader) (control vault.En
 			break
 		}
 		rel := strings.TrimPrefix(e.Path, vault.DataDir+"/")
-		l, err := r.spread(ctx, reader, e, rel)
-		if err != nil {
-			return control, errors.Join(err, g.Wait())
+		var l *large
+		if e.Size > stretchSize {
+			if l, err = r.begin(ctx, reader, e, rel); err != nil {
+				return control, errors.Join(err, g.Wait())
+			}
 		}
 		if l == nil {
 			g.Go(func() error { return r.file(ctx, reader, e, rel) })
@@ -324,6 +327,13 @@ func (r *run) file(ctx context.Context, reader *vault.Reader, e vault.Entry, rel
 	if r.again {
 		if done, err := r.mend(ctx, reader, e, rel); err != nil || done {
 			return err
+		}
+	}
+	if e.Size > smallMax {
+		if l, err := r.begin(ctx, reader, e, rel); err != nil {
+			return err
+		} else if l != nil {
+			return l.writeAll(ctx)
 		}
 	}
 	return r.write(rel, os.FileMode(e.Mode)|0o600, func(f *os.File) error {

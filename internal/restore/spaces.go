@@ -177,6 +177,7 @@ func (r *run) openSpaces() error {
 }
 
 func (r *run) closeSpaces() {
+	r.folders.close()
 	for _, s := range r.spaces {
 		if s.root != nil {
 			_ = s.root.Close() // each file was closed with its own error
@@ -189,11 +190,11 @@ func (r *run) at(rel string) (root *os.Root, below string) {
 	if oid, rest, ok := pgdata.InSpace(rel); ok {
 		for _, s := range r.spaces {
 			if strconv.FormatUint(uint64(s.OID), 10) == oid {
-				return s.root, rest
+				return r.folders.at(s.root, rel, rest)
 			}
 		}
 	}
-	return r.root, rel
+	return r.folders.at(r.root, rel, rel)
 }
 
 // isSpace reports whether a path of the backup is that of a tablespace's link.

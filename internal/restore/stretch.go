@@ -9,6 +9,9 @@ import (
 	"slices"
 	"sync/atomic"
 
+	"golang.org/x/sys/unix"
+
+	"holdfast/internal/durable"
 	"holdfast/internal/vault"
 )
 
@@ -16,13 +19,18 @@ import (
 // waited for by all the others.
 const stretchSize = 32 * vault.ChunkSize
 
-// large is one new file that many workers write at once.
+// smallMax is the size, in bytes, up to which a file is written as it comes, by one worker, and through the kernel's memory.
+const smallMax = vault.ChunkSize / 4
+
+// large is one new file that is written by stretches, by many workers at once. It goes past the kernel's memory: the server's
+// recovery reads little of it, for the log that belongs to a base backup begins with whole pages. A scratch server's does not,
+// for all of it is read at once.
 type large struct {
 	*run
 	reader  *vault.Reader
 	entry   vault.Entry
 	rel     string
-	out     *os.File
+	out     *durable.Direct
 	parts   []part
 	left    atomic.Int32 // parts that are not written yet; whoever writes the last one ends the file
 	written atomic.Int64
@@ -33,11 +41,8 @@ type part struct {
 	chunks []vault.Chunk
 }
 
-// spread begins a large file; nil when it must be written from its beginning to its end, or is there already.
-func (r *run) spread(ctx context.Context, reader *vault.Reader, e vault.Entry, rel string) (*large, error) {
-	if e.Size <= stretchSize {
-		return nil, nil
-	}
+// begin begins a file that is written by stretches; nil when it must be written from its beginning to its end, or is there already.
+func (r *run) begin(ctx context.Context, reader *vault.Reader, e vault.Entry, rel string) (*large, error) {
 	root, below := r.at(rel)
 	if _, err := root.Lstat(below); !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
@@ -51,13 +56,24 @@ func (r *run) spread(ctx context.Context, reader *vault.Reader, e vault.Entry, r
 		l.parts = append(l.parts, part{at: int64(len(l.parts)) * stretchSize, chunks: some})
 	}
 	l.left.Store(int32(len(l.parts)))
-	l.out, err = root.OpenFile(below, os.O_WRONLY|os.O_CREATE|os.O_EXCL, os.FileMode(e.Mode)|0o600)
-	return l, err
+	f, err := root.OpenFile(below, os.O_WRONLY|os.O_CREATE|os.O_EXCL, os.FileMode(e.Mode)|0o600)
+	if err != nil {
+		return nil, err
+	}
+	if r.o.Throwaway {
+		l.out = durable.Through(f)
+	} else if l.out, err = durable.NewDirect(f, e.Size); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return l, nil
 }
 
 // write writes one part.
 func (l *large) write(ctx context.Context, p part) error {
 	err := l.fill(ctx, p)
+	if !l.o.Throwaway { // as in later, and sooner
+		_ = unix.SyncFileRange(int(l.out.Fd()), p.at, stretchSize, unix.SYNC_FILE_RANGE_WRITE)
+	}
 	if l.left.Add(-1) == 0 {
 		err = errors.Join(err, l.end())
 	}
@@ -67,7 +83,22 @@ func (l *large) write(ctx context.Context, p part) error {
 	return nil
 }
 
+// writeAll writes the whole file, or as much as there is before the first error.
+func (l *large) writeAll(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	var first error
+	for _, p := range l.parts { // each is ended, so that the file is let go
+		if err := l.write(ctx, p); err != nil && first == nil {
+			first = err
+			stop()
+		}
+	}
+	return first
+}
+
 func (l *large) fill(ctx context.Context, p part) error {
+	room := durable.DirectRoom(int(min(l.entry.Size, vault.ChunkSize)))
 	for _, k := range p.chunks {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -77,7 +108,7 @@ func (l *large) fill(ctx context.Context, p part) error {
 				return err
 			}
 		}
-		content, err := l.reader.Fetch(ctx, k)
+		content, err := l.reader.FetchInto(ctx, k, room)
 		if err != nil {
 			return err
 		}
@@ -94,10 +125,12 @@ func (l *large) fill(ctx context.Context, p part) error {
 // end lets go of the file, whole or not.
 func (l *large) end() error {
 	whole := l.written.Load() == l.entry.Size
+	var err error
 	if whole {
-		l.later(l.rel, l.out)
+		err = l.out.Truncate(l.entry.Size) // its last write may have been longer
+		l.later(l.rel, l.out.File)
 	}
-	if err := l.out.Close(); err != nil || !whole {
+	if err = errors.Join(err, l.out.Close()); err != nil || !whole {
 		return err
 	}
 	return l.own(l.rel)

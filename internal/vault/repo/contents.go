@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"holdfast/internal/vault/repo/compression"
 	"holdfast/internal/vault/repo/format"
@@ -19,13 +20,18 @@ const writtenVersion = 3
 // [ErrContentNotFound] where no index knows it; store.ErrNotFound where its pack is gone, with store.ErrUnseen beside it where
 // the pack may be in a place that does not answer; [format.ErrDamaged].
 func (r *Repository) Content(ctx context.Context, id ContentID) ([]byte, error) {
+	return r.ContentInto(ctx, id, nil)
+}
+
+// ContentInto is [Repository.Content], and puts the content into room, over whatever is there, where it is long enough.
+func (r *Repository) ContentInto(ctx context.Context, id ContentID, room []byte) ([]byte, error) {
 	i, err := r.ContentInfo(ctx, id)
 	if err != nil {
 		return nil, err
 	}
 	var p []byte
 	err = r.whereItLies(ctx, i, func(i Info) (err error) {
-		p, err = r.readContent(ctx, i)
+		p, err = r.readContent(ctx, i, room)
 		return err
 	})
 	return p, err
@@ -108,22 +114,22 @@ func (r *Repository) Name(p []byte) ContentID {
 	return id
 }
 
-// readContent reads what an entry speaks of from the store.
-func (r *Repository) readContent(ctx context.Context, i Info) ([]byte, error) {
-	room := r.room()
-	defer r.giveBack(room)
-	sealed, err := r.readSealed(ctx, i, *room)
+// readContent reads what an entry speaks of from the store, into room where that is long enough.
+func (r *Repository) readContent(ctx context.Context, i Info, room []byte) ([]byte, error) {
+	packed := r.room()
+	defer r.giveBack(packed)
+	sealed, err := r.readSealed(ctx, i, *packed)
 	if err != nil {
 		return nil, err
 	}
-	*room = sealed
-	return r.open(i, sealed)
+	*packed = sealed
+	return r.open(i, sealed, room)
 }
 
 // readSealed reads the bytes of a content as they lie in its pack, into room.
 func (r *Repository) readSealed(ctx context.Context, i Info, room []byte) ([]byte, error) {
 	b := bytes.NewBuffer(room[:0])
-	b.Grow(int(i.Packed))
+	b.Grow(int(i.Packed) + bytes.MinRead) // with less, looking for the end takes room once more
 	if err := r.blobs.Get(ctx, blobDir+i.Pack, int64(i.Offset), int64(i.Packed), b); err != nil {
 		return nil, fmt.Errorf("read content %s in %s: %w", i.ID, i.Pack, err)
 	}
@@ -133,9 +139,9 @@ func (r *Repository) readSealed(ctx context.Context, i Info, room []byte) ([]byt
 	return b.Bytes(), nil
 }
 
-// open gives what a content is. The caller owns the bytes.
-func (r *Repository) open(i Info, sealed []byte) ([]byte, error) {
-	plain, err := r.unseal(i, sealed)
+// open gives what a content is, in room where that is long enough. The caller owns the bytes.
+func (r *Repository) open(i Info, sealed, room []byte) ([]byte, error) {
+	plain, err := r.unseal(i, sealed, room[:0])
 	if err == nil && len(plain) != int(i.Original) {
 		err = fmt.Errorf("%w: %d bytes, %d were stored", format.ErrDamaged, len(plain), i.Original)
 	}
@@ -145,13 +151,13 @@ func (r *Repository) open(i Info, sealed []byte) ([]byte, error) {
 	return plain, nil
 }
 
-func (r *Repository) unseal(i Info, sealed []byte) ([]byte, error) {
+func (r *Repository) unseal(i Info, sealed, to []byte) ([]byte, error) {
 	if i.KeyID != 0 {
 		return nil, fmt.Errorf("%w: it is sealed with key %d", format.ErrTooNew, i.KeyID)
 	}
 	under := i.ID.Hash()
 	if i.Compression == 0 {
-		return r.seal.Open(make([]byte, 0, max(0, len(sealed)-r.seal.Overhead())), sealed, under)
+		return r.seal.Open(slices.Grow(to, max(0, len(sealed)-r.seal.Overhead())), sealed, under)
 	}
 	room := r.room()
 	defer r.giveBack(room)
@@ -160,7 +166,7 @@ func (r *Repository) unseal(i Info, sealed []byte) ([]byte, error) {
 		return nil, err
 	}
 	*room = packed
-	return r.zip.Decompress(nil, packed, compression.ID(i.Compression), int(i.Original))
+	return r.zip.Decompress(to, packed, compression.ID(i.Compression), int(i.Original))
 }
 
 // sealContent gives a content as it lies in a pack, in room, and how it is compressed: what does not become shorter is not.

@@ -234,7 +234,7 @@ func check(t *testing.T, x fixed, s store.Store, writer *Repository, k kept) {
 		known := 0
 		err := r.EachContent(ctx, true, func(i Info) error {
 			known++
-			p, err := r.readContent(ctx, i)
+			p, err := r.readContent(ctx, i, nil)
 			if name := r.Name(p); err == nil && !bytes.Equal(name.Hash(), i.ID.Hash()) {
 				err = fmt.Errorf("%s holds %s", i.ID, name)
 			}
@@ -288,7 +288,7 @@ func takeUp(t *testing.T, x fixed, s store.Store, r *Repository) {
 	r = x.open(t, s)
 	err = r.EachContent(ctx, true, func(i Info) error {
 		delete(unknown, i.Pack)
-		_, err := r.readContent(ctx, i)
+		_, err := r.readContent(ctx, i, nil)
 		return err
 	})
 	if err != nil || len(unknown) > 0 && found == 0 {

@@ -256,7 +256,7 @@ func (w *Writer) Content(ctx context.Context, id ContentID) ([]byte, error) {
 	case err != nil:
 		return nil, err
 	case sealed != nil:
-		return w.repo.open(i, sealed)
+		return w.repo.open(i, sealed, nil)
 	}
 	return w.repo.Content(ctx, id)
 }
@@ -419,7 +419,7 @@ func (w *Writer) again(ctx context.Context, id ContentID, undelete bool) error {
 	if err != nil {
 		return err
 	}
-	if _, err := w.repo.open(i, sealed); err != nil {
+	if _, err := w.repo.open(i, sealed, nil); err != nil {
 		return err
 	}
 	i.Deleted, i.Version = i.Deleted && !undelete, writtenVersion
