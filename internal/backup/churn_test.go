@@ -152,7 +152,7 @@ func TestTwoBackupsOfOneDatabaseAtTheSameTimeAreBothWhole(t *testing.T) {
 		t.Skip("it takes long: make lab runs it (HOLDFAST_LAB=all)")
 	}
 	s, v := pgtest.New(t), newVault(t)
-	other, err := vault.Open(t.Context(), vault.Config{URL: v.Address(), Key: redact.Secret("k"), Application: "clinic", Host: "h2"})
+	other, err := vault.Open(t.Context(), vault.Config{URL: v.Address(), Key: redact.Secret("k"), Keys: &vaultKeys, Application: "clinic", Host: "h2"})
 	if err != nil {
 		t.Fatal(err)
 	}

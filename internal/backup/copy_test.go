@@ -76,7 +76,7 @@ func page(fill byte, lsn uint64, block uint32) []byte {
 // copying is a copier over a directory, whose backup begins at position 1000.
 func copying(t *testing.T) (c *copier, dir string, done func() map[string][]byte) {
 	t.Helper()
-	v, err := vault.Create(t.Context(), vault.Config{URL: "file://" + filepath.Join(t.TempDir(), "vault"), Key: redact.Secret("k"), Application: "clinic"})
+	v, err := vault.Create(t.Context(), vault.Config{URL: "file://" + filepath.Join(t.TempDir(), "vault"), Key: redact.Secret("k"), Keys: &vaultKeys, Application: "clinic"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,7 +21,7 @@ func TestAnS3VaultGetsEachWaitingSegmentInFourRequests(t *testing.T) {
 	server := s3test.Start(t)
 	server.Bucket(t, "vaults", false)
 	proxy := server.Worse(t, 1)
-	conf := vault.Config{URL: "s3://vaults/clinic", S3: server.Config("", ""), Key: redact.Secret("k"), Application: "clinic", Host: "h1"}
+	conf := vault.Config{URL: "s3://vaults/clinic", S3: server.Config("", ""), Key: redact.Secret("k"), Keys: &vaultKeys, Application: "clinic", Host: "h1"}
 	conf.S3.Endpoint = "http://" + proxy.Address
 	v, err := vault.Create(t.Context(), conf)
 	if err != nil {

@@ -25,7 +25,7 @@ import (
 const killedChild = "HOLDFAST_TEST_KILLED_BACKUP"
 
 func killedConfig(dir string) vault.Config {
-	return vault.Config{URL: "file://" + dir, Key: redact.Secret("k"), Application: "clinic", Host: "h1"}
+	return vault.Config{URL: "file://" + dir, Key: redact.Secret("k"), Keys: &vaultKeys, Application: "clinic", Host: "h1"}
 }
 
 // TestTheBackupThatIsKilled is no test by itself: it is the process that the next one kills.

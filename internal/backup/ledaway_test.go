@@ -30,7 +30,7 @@ func TestAPromotionWhileTheLogIsWaitedFor(t *testing.T) {
 		"it parted long before the wait began": {[]uint32{1, 2}, to - 1, func(err error) bool { return errors.Is(err, context.DeadlineExceeded) }},
 	} {
 		t.Run(name, func(t *testing.T) {
-			v, err := vault.Create(t.Context(), vault.Config{URL: "file://" + filepath.Join(t.TempDir(), "vault"), Key: redact.Secret("k"), Application: "clinic", Host: "h1"})
+			v, err := vault.Create(t.Context(), vault.Config{URL: "file://" + filepath.Join(t.TempDir(), "vault"), Key: redact.Secret("k"), Keys: &vaultKeys, Application: "clinic", Host: "h1"})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -79,7 +79,7 @@ func TestPointsInAVaultThatNoPlanNamesAreKnown(t *testing.T) {
 	ctx := t.Context()
 	dir := t.TempDir()
 	conf := func(name string) vault.Config {
-		return vault.Config{Name: name, URL: "file://" + filepath.Join(dir, name), Key: redact.Secret("k"), Application: "clinic", Host: "h1"}
+		return vault.Config{Name: name, URL: "file://" + filepath.Join(dir, name), Key: redact.Secret("k"), Keys: &vaultKeys, Application: "clinic", Host: "h1"}
 	}
 	for _, name := range []string{"main", "files"} {
 		v, err := vault.Create(ctx, conf(name))

@@ -67,7 +67,7 @@ func TestEachHostAndItsPointsAreJudgedByThemselves(t *testing.T) {
 
 func TestABackupOfFilesGoesInTwoStepsAndTheLastCompleteOneNever(t *testing.T) {
 	ctx := t.Context()
-	v, err := vault.Create(ctx, vault.Config{Name: "main", URL: "file://" + t.TempDir() + "/v", Key: redact.Secret("k"), Application: "clinic"})
+	v, err := vault.Create(ctx, vault.Config{Name: "main", URL: "file://" + t.TempDir() + "/v", Key: redact.Secret("k"), Keys: &vaultKeys, Application: "clinic"})
 	if err != nil {
 		t.Fatal(err)
 	}

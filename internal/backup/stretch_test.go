@@ -21,7 +21,7 @@ func TestALargeFileIsStoredByManyWorkersAndComesBackWhole(t *testing.T) {
 		copy(content[at*vault.ChunkSize:], fmt.Sprintf("chunk %d", at))
 	}
 	copy(content[len(content)-4:], "last")
-	v, err := vault.Create(t.Context(), vault.Config{URL: "file://" + t.TempDir(), Key: redact.Secret("k"), Application: "clinic"})
+	v, err := vault.Create(t.Context(), vault.Config{URL: "file://" + t.TempDir(), Key: redact.Secret("k"), Keys: &vaultKeys, Application: "clinic"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,7 +30,7 @@ func open(t *testing.T) *vault.Vault { return openIn(t, filepath.Join(t.TempDir(
 
 func openIn(t *testing.T, dir string) *vault.Vault {
 	t.Helper()
-	v, err := vault.Create(t.Context(), vault.Config{Name: "main", URL: "file://" + dir, Key: redact.Secret("a key of some length"), Application: "clinic"})
+	v, err := vault.Create(t.Context(), vault.Config{Name: "main", URL: "file://" + dir, Key: redact.Secret("a key of some length"), Keys: &vault.Keyring{}, Application: "clinic"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,6 +30,7 @@ import (
 	"holdfast/internal/service"
 	"holdfast/internal/service/probe"
 	"holdfast/internal/service/process"
+	"holdfast/internal/vault"
 )
 
 // lateMax is how late this host's own timers may run before its word on others' silence counts for nothing.
@@ -45,6 +46,7 @@ type Host struct {
 	founding  founding // only keepMembers uses it once the host runs
 	recovery  int64    // its number
 	saver     *saver
+	keys      vault.Keyring // of the vaults, which are opened again and again
 	copies    *copyWatch
 	trial     chan struct{} // holds one token: one backup at a time is restored on trial here
 	comparers []*comparer

@@ -112,7 +112,7 @@ func (h *Host) vaultConfig(ctx context.Context, name string) (vault.Config, erro
 	if err != nil {
 		return conf, err
 	}
-	conf.Host, conf.Log = h.cfg.Self, h.cfg.Log
+	conf.Host, conf.Log, conf.Keys = h.cfg.Self, h.cfg.Log, &h.keys
 	if now, ok := h.plan().VaultNamed(name); ok {
 		conf.Deletions.TwoPersons = conf.Deletions.TwoPersons || now.TwoPersons
 	}

@@ -99,7 +99,7 @@ var scatteredControl = bytes.Repeat([]byte("control "), 1024)
 func scatteredBackup(t *testing.T, content []byte) Options {
 	t.Helper()
 	ctx := t.Context()
-	v, err := vault.Create(ctx, vault.Config{URL: "file://" + filepath.Join(t.TempDir(), "vault"), Key: redact.Secret("k"), Application: "clinic", Host: "h1"})
+	v, err := vault.Create(ctx, vault.Config{URL: "file://" + filepath.Join(t.TempDir(), "vault"), Key: redact.Secret("k"), Keys: &vault.Keyring{}, Application: "clinic", Host: "h1"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,7 +21,7 @@ func TestALargeFileIsWrittenByManyWorkersAndIsWhole(t *testing.T) {
 	for at := range 71 {
 		copy(content[at*vault.ChunkSize:], fmt.Sprintf("chunk %d", at))
 	}
-	v, err := vault.Create(t.Context(), vault.Config{URL: "file://" + t.TempDir(), Key: redact.Secret("k"), Application: "clinic"})
+	v, err := vault.Create(t.Context(), vault.Config{URL: "file://" + t.TempDir(), Key: redact.Secret("k"), Keys: &vaultKeys, Application: "clinic"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,7 +9,6 @@ import (
 	"maps"
 	"slices"
 
-	"holdfast/internal/redact"
 	"holdfast/internal/vault/repo"
 	"holdfast/internal/vault/repo/upkeep"
 	"holdfast/internal/vault/store"
@@ -30,8 +29,8 @@ func blobName(id string) string { return repositoryDir + "/" + id }
 // packPrefixes are how the names of packs begin: of files' content, and of what describes it.
 func packPrefixes() []string { return []string{"p", "q"} }
 
-func initRepository(ctx context.Context, files store.Store, key redact.String) error {
-	if err := repo.Initialize(ctx, files, key.Reveal()); err != nil {
+func initRepository(ctx context.Context, files store.Store, cfg Config) error {
+	if err := repo.Initialize(ctx, files, cfg.Key.Reveal(), cfg.Keys); err != nil {
 		return fmt.Errorf("initialise repository: %w", err)
 	}
 	return nil
@@ -134,7 +133,7 @@ func sortedKeys[T any](m map[string]T) []string { return slices.Sorted(maps.Keys
 // openOver opens the repository in a place.
 func (v *Vault) openOver(ctx context.Context, place store.Store, cfg Config) error {
 	r, err := repo.Open(ctx, place, cfg.Key.Reveal(), repo.Options{
-		Host: v.host, User: userName, ReadOnly: cfg.ReadOnly, FormatKept: cfg.formatKept, Fatal: v.setBroken, Log: v.log,
+		Host: v.host, User: userName, ReadOnly: cfg.ReadOnly, FormatKept: cfg.formatKept, Keys: cfg.Keys, Fatal: v.setBroken, Log: v.log,
 	})
 	switch {
 	case errors.Is(err, repo.ErrWrongPassword):

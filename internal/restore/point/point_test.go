@@ -98,7 +98,7 @@ func program(t *testing.T) string {
 func aPoint(t *testing.T) point.Options {
 	t.Helper()
 	ctx, s := t.Context(), pgtest.New(t)
-	v, err := vault.Create(ctx, vault.Config{URL: "file://" + filepath.Join(t.TempDir(), "vault"), Key: redact.Secret("k"), Application: "clinic"})
+	v, err := vault.Create(ctx, vault.Config{URL: "file://" + filepath.Join(t.TempDir(), "vault"), Key: redact.Secret("k"), Keys: &vault.Keyring{}, Application: "clinic"})
 	if err != nil {
 		t.Fatal(err)
 	}

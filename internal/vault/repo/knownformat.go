@@ -98,7 +98,7 @@ func (r *Repository) judged(ctx context.Context, raw []byte) (*format.Format, er
 	if !bytes.Equal(id, k.current.UniqueID()) {
 		return nil, errors.New("another repository lies there now")
 	}
-	f, err := format.Read(raw, k.password)
+	f, err := r.options.Keys.Read(raw, k.password)
 	if errors.Is(err, format.ErrWrongPassword) {
 		r.options.Log.InfoContext(ctx, "the repository has another password now, and is written on with the old one")
 		return k.current, nil

@@ -15,6 +15,7 @@ import (
 	"pgregory.net/rapid"
 
 	"holdfast/internal/vault/repo"
+	"holdfast/internal/vault/repo/repotest"
 )
 
 // hand is one of two hosts that write to one place, each by its own clock.
@@ -70,6 +71,7 @@ func TestManifestsOfTwoWriters(t *testing.T) {
 	}
 	early, late := openHeap(t, heap, repo.Options{Now: clock(0)}), openHeap(t, heap, repo.Options{Now: clock(time.Hour)})
 	run := 0
+	repotest.FewChecks(t, 25)
 	rapid.Check(t, func(t *rapid.T) {
 		run++
 		ctx := context.Background()

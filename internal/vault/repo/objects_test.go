@@ -38,7 +38,7 @@ func openHeap(t *testing.T, s store.Store, o repo.Options) *repo.Repository {
 func madeHeap(t *testing.T) *repotest.Store {
 	t.Helper()
 	h := repotest.New()
-	if err := repo.Initialize(t.Context(), h, heapPassword); err != nil {
+	if err := repo.Initialize(t.Context(), h, heapPassword, nil); err != nil {
 		t.Fatal(err)
 	}
 	return h

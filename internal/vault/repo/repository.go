@@ -58,10 +58,11 @@ const (
 
 // Options is how a repository is opened. The zero value is good.
 type Options struct {
-	Host, User string        // who writes, for session markers
-	ReadOnly   bool          // no writer can be made
-	FormatKept time.Duration // how long the format blob is trusted before it is read again; 0 = 15 minutes
-	Fatal      func(error)   // told once when a format appeared that asks for more than this program can; later writes fail
+	Host, User string          // who writes, for session markers
+	ReadOnly   bool            // no writer can be made
+	FormatKept time.Duration   // how long the format blob is trusted before it is read again; 0 = 15 minutes
+	Keys       *format.Keyring // remembers what passwords give; nil = each opening takes a quarter of a second
+	Fatal      func(error)     // told once when a format appeared that asks for more than this program can; later writes fail
 	Log        *slog.Logger
 	Now        func() time.Time
 }
@@ -97,8 +98,9 @@ type Repository struct {
 	known      knownIndexes
 }
 
-// Initialize writes a new repository into an empty store. ErrInitialized: there is one.
-func Initialize(ctx context.Context, s store.Store, password string) error {
+// Initialize writes a new repository into an empty store. What the password gives is remembered in keys; nil = nowhere.
+// ErrInitialized: there is one.
+func Initialize(ctx context.Context, s store.Store, password string, keys *format.Keyring) error {
 	_, err := s.Stat(ctx, blobDir+formatBlob)
 	switch {
 	case err == nil:
@@ -106,7 +108,7 @@ func Initialize(ctx context.Context, s store.Store, password string) error {
 	case !errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrUnseen):
 		return fmt.Errorf("look for a repository: %w", err)
 	}
-	raw, err := format.Make(password, format.New{Splitter: newSplitter, MaxPackSize: newPackSize}, rand.Reader)
+	raw, err := keys.Make(password, format.New{Splitter: newSplitter, MaxPackSize: newPackSize}, rand.Reader)
 	if err == nil {
 		err = s.Replace(ctx, blobDir+formatBlob, store.Bytes(raw))
 	}
@@ -126,7 +128,7 @@ func Open(ctx context.Context, s store.Store, password string, o Options) (*Repo
 	case err != nil:
 		return nil, fmt.Errorf("open the repository: %w", err)
 	}
-	f, err := format.Read(raw, password)
+	f, err := o.Keys.Read(raw, password)
 	if err != nil {
 		return nil, fmt.Errorf("open the repository: %w", err)
 	}

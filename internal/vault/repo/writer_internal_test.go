@@ -171,10 +171,10 @@ func TestInitializeOnce(t *testing.T) {
 	if _, err := Open(t.Context(), s, testPassword, Options{}); !errors.Is(err, ErrNotInitialized) || errors.Is(err, store.ErrUnseen) {
 		t.Errorf("opened nothing: %v", err)
 	}
-	if err := Initialize(t.Context(), s, testPassword); err != nil {
+	if err := Initialize(t.Context(), s, testPassword, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := Initialize(t.Context(), s, "other"); !errors.Is(err, ErrInitialized) {
+	if err := Initialize(t.Context(), s, "other", nil); !errors.Is(err, ErrInitialized) {
 		t.Errorf("initialised again: %v", err)
 	}
 	r, err := Open(t.Context(), s, testPassword, Options{})

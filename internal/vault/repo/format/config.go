@@ -12,8 +12,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"golang.org/x/crypto/scrypt"
 )
 
 // The one algorithm of each kind that vaults are made with, by kopia's names.
@@ -190,8 +188,8 @@ func parseOuter(blob []byte) (outer, error) {
 }
 
 // unwrap opens the seal.
-func (o outer) unwrap(password string) ([]byte, error) {
-	aead, associated, err := o.aead(password)
+func (o outer) unwrap(keys *Keyring, password string) ([]byte, error) {
+	aead, associated, err := o.aead(keys, password)
 	if err != nil {
 		return nil, err
 	}
@@ -203,8 +201,8 @@ func (o outer) unwrap(password string) ([]byte, error) {
 }
 
 // wrap gives the blob with plain in it.
-func (o outer) wrap(plain []byte, password string, random io.Reader) ([]byte, error) {
-	aead, associated, err := o.aead(password)
+func (o outer) wrap(plain []byte, keys *Keyring, password string, random io.Reader) ([]byte, error) {
+	aead, associated, err := o.aead(keys, password)
 	if err != nil {
 		return nil, err
 	}
@@ -224,8 +222,8 @@ func (o outer) wrap(plain []byte, password string, random io.Reader) ([]byte, er
 
 // aead gives the cipher of the seal and the data that it authenticates beside (kopia's internal/crypto/aesgcm.go): both are
 // derived from what the password gives.
-func (o outer) aead(password string) (cipher.AEAD, []byte, error) {
-	master, err := scrypt.Key([]byte(password), o.UniqueID, scryptN, scryptR, scryptP, keyBytes)
+func (o outer) aead(keys *Keyring, password string) (cipher.AEAD, []byte, error) {
+	master, err := keys.stretch(password, o.UniqueID)
 	if err != nil {
 		return nil, nil, fmt.Errorf("derive a key from the password: %w", err)
 	}

@@ -53,10 +53,16 @@ type Format struct {
 	outer  outer
 	plain  []byte // what was sealed, byte for byte: a new wrap keeps even what this program does not know
 	config config
+	keys   *Keyring // that opened it
 }
 
 // Make gives the bytes of a new format blob. Its keys, and the nonce of its seal, are drawn from random.
 func Make(password string, n New, random io.Reader) ([]byte, error) {
+	return (*Keyring)(nil).Make(password, n, random)
+}
+
+// Make is the package's [Make], and remembers what the password gives.
+func (k *Keyring) Make(password string, n New, random io.Reader) ([]byte, error) {
 	if n.MaxPackSize == 0 {
 		n.MaxPackSize = DefaultMaxPackSize
 	}
@@ -72,17 +78,22 @@ func Make(password string, n New, random io.Reader) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode a format: %w", err)
 	}
-	return newOuter(id).wrap(plain, password, random)
+	return newOuter(id).wrap(plain, k, password, random)
 }
 
 // Read opens a format blob: ErrDamaged, ErrWrongPassword, ErrTooNew. It takes a quarter of a second, and 64 MiB of memory meanwhile,
 // for a password is made hard to guess.
 func Read(blob []byte, password string) (*Format, error) {
+	return (*Keyring)(nil).Read(blob, password)
+}
+
+// Read is the package's [Read], and takes that long only with a password and a repository that are not remembered.
+func (k *Keyring) Read(blob []byte, password string) (*Format, error) {
 	o, err := parseOuter(blob)
 	if err != nil {
 		return nil, err
 	}
-	plain, err := o.unwrap(password)
+	plain, err := o.unwrap(k, password)
 	if err != nil {
 		return nil, err
 	}
@@ -90,7 +101,7 @@ func Read(blob []byte, password string) (*Format, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Format{outer: o, plain: plain, config: c}, nil
+	return &Format{outer: o, plain: plain, config: c, keys: k}, nil
 }
 
 // UniqueIDOf is [Format.UniqueID] of a blob that is not opened, so that nothing proves it: ErrDamaged, ErrTooNew.
@@ -101,7 +112,7 @@ func UniqueIDOf(blob []byte) ([]byte, error) {
 
 // Rewrap gives the same format as a blob that another password opens. It takes as long as [Read].
 func (f *Format) Rewrap(password string) ([]byte, error) {
-	return f.outer.wrap(f.plain, password, rand.Reader)
+	return f.outer.wrap(f.plain, f.keys, password, rand.Reader)
 }
 
 // Demanding gives the same format with the demand that whoever opens it knows a feature, as a later kopia may write it: for tests of
@@ -120,7 +131,7 @@ func (f *Format) Demanding(feature, password string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode a format: %w", err)
 	}
-	return f.outer.wrap(plain, password, rand.Reader)
+	return f.outer.wrap(plain, f.keys, password, rand.Reader)
 }
 
 // Same reports whether two blobs hold the same format, under whatever passwords they were opened with.

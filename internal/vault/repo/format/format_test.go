@@ -193,7 +193,7 @@ func TestADamagedSealDoesNotOpen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	aead, associated, err := o.aead(kepttest.Password)
+	aead, associated, err := o.aead(nil, kepttest.Password)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -212,7 +212,7 @@ func TestADamagedSealDoesNotOpen(t *testing.T) {
 		d := o
 		d.EncryptedBytes, d.UniqueID = bytes.Clone(o.EncryptedBytes), bytes.Clone(o.UniqueID)
 		change(&d)
-		if _, err := d.unwrap(kepttest.Password); !errors.Is(err, ErrWrongPassword) {
+		if _, err := d.unwrap(nil, kepttest.Password); !errors.Is(err, ErrWrongPassword) {
 			t.Errorf("damaged, it gave %v", err)
 		}
 	}

@@ -2,10 +2,8 @@ package upkeep_test
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"sync"
 	"testing"
@@ -14,6 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	"holdfast/internal/vault/repo"
+	"holdfast/internal/vault/repo/repotest"
 	"holdfast/internal/vault/repo/upkeep"
 )
 
@@ -63,19 +62,8 @@ func missing(before, after *memory) (n int) {
 	return n
 }
 
-// thorough reports whether there is time for each operation and each course of things (make lab); else some by chance must do.
-func thorough() bool { return os.Getenv("HOLDFAST_LAB") == "all" }
-
-// fewChecks makes a property be tried a few times where nobody said how often.
-func fewChecks(t *testing.T) {
-	checks := flag.Lookup("rapid.checks")
-	usual := checks.Value.String()
-	if usual != checks.DefValue {
-		return
-	}
-	must(t, checks.Value.Set("12"))
-	t.Cleanup(func() { must(t, checks.Value.Set(usual)) })
-}
+// cutOffs is at how many operations of a run it is killed where there is no time for each.
+const cutOffs = 12
 
 // A run that is killed at any of its operations leaves every snapshot whole, and the runs after it finish its work.
 func TestARunThatIsCutOffHarmsNothing(t *testing.T) {
@@ -91,8 +79,8 @@ func cutOff(t *testing.T, joins bool, safety upkeep.Safety) {
 	begun := all.ran
 	must(t, run(ctx, all.r, safety))
 	operations, step, first := all.ran-begun, 1, 0
-	if !thorough() {
-		step = 9
+	if !repotest.Thorough() {
+		step = max(1, operations/cutOffs)
 		first = rand.IntN(step)
 	}
 	for tried, n := 0, first; n < operations; tried, n = tried+1, n+step {
@@ -280,9 +268,7 @@ func (m *model) Upkeep(*rapid.T) {
 // Everything that is listed reads back whole, whatever others do meanwhile; and in the end nothing else is left.
 func TestWhatIsListedStaysAndTheRestGoes(t *testing.T) {
 	empty := started(t)
-	if !thorough() {
-		fewChecks(t)
-	}
+	repotest.FewChecks(t, 6)
 	rapid.Check(t, func(rt *rapid.T) {
 		m := &model{T: rt, tb: t, ctx: t.Context(), place: empty.clone(), listed: map[repo.ManifestID]tree{}}
 		m.old = m.place.as(t, "old").r

@@ -15,6 +15,7 @@ import (
 
 	"holdfast/internal/vault/filestore"
 	"holdfast/internal/vault/repo"
+	"holdfast/internal/vault/repo/repotest"
 	"holdfast/internal/vault/repo/snapshot"
 	"holdfast/internal/vault/repo/upkeep"
 	"holdfast/internal/vault/store"
@@ -190,7 +191,7 @@ func started(t testing.TB) *memory {
 	t.Helper()
 	m := newMemory()
 	p := m.process()
-	must(t, repo.Initialize(t.Context(), p, password))
+	must(t, repo.Initialize(t.Context(), p, password, nil))
 	r, err := p.open(t)
 	must(t, err)
 	must(t, r.Write(t.Context(), repo.WriteOptions{}, func(ctx context.Context, w *repo.Writer) error {
@@ -210,7 +211,7 @@ func TestWhatIsUnusedIsFreedOnADisk(t *testing.T) {
 	ctx := t.Context()
 	place, err := filestore.Open(t.TempDir())
 	must(t, err)
-	must(t, repo.Initialize(ctx, place, password))
+	must(t, repo.Initialize(ctx, place, password, nil))
 	open := func() *repo.Repository {
 		t.Helper()
 		r, err := repo.Open(ctx, place, password, repo.Options{})
@@ -310,7 +311,7 @@ func TestWhatIsUsedAgainIsUnmarked(t *testing.T) {
 	empty := started(t)
 	for before := range 4 {
 		for n, pause := range []time.Duration{3 * time.Hour, 5 * time.Hour, 30 * time.Hour} {
-			if n != before%3 && !thorough() {
+			if n != before%3 && !repotest.Thorough() {
 				continue
 			}
 			t.Run(fmt.Sprintf("%d runs before, then one every %s", before, pause), func(t *testing.T) { usedAgain(t, empty.clone(), before, pause) })
