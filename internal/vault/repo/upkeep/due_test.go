@@ -106,7 +106,7 @@ func TestHoweverOftenItRunsThereIsALookOfDaysAgo(t *testing.T) {
 		for _, failing := range []int{0, 2, 3} { // each so many-th run
 			s, now, safety := &Schedule{}, day0, Full()
 			safety.MarginBetweenSnapshotGC = 72 * time.Hour
-			for n := range int(60 * 24 * time.Hour / every) {
+			for n := range int(30 * 24 * time.Hour / every) {
 				s.report(TaskCollect, RunInfo{Start: now, End: now.Add(time.Minute), Success: failing == 0 || n%failing > 0})
 				now = now.Add(every)
 			}
