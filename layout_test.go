@@ -61,12 +61,13 @@ var rooms = []room{
 
 	{folder: "internal/vault", ours: leaves + "internal/plan internal/vault/repo/...", why: "the vault must open with nothing but itself and its key"},
 	{folder: "internal/vault/repo", ours: "internal/vault/store", why: "the repository's format stands on a place for blobs, and knows neither databases nor copies"},
-	{folder: "internal/backup", ours: leaves + "internal/plan internal/database internal/database/stored internal/vault/... internal/restore internal/backup/retention internal/pgcontrol", why: "backup streams into the vault, and proves a backup by restoring it; the cluster's say (a lease before a delete) comes in as an interface"},
+	{folder: "internal/backup", ours: leaves + "internal/plan internal/database internal/database/stored internal/vault/... internal/restore internal/restore/forecast internal/backup/retention internal/pgcontrol", why: "backup streams into the vault, and proves a backup by restoring it; the cluster's say (a lease before a delete) comes in as an interface"},
 	{folder: "internal/backup/retention", pure: true, ours: "internal/problem internal/event internal/plan", why: "what may be deleted is judged, not looked up"},
 	{folder: "internal/files", ours: leaves + "internal/plan internal/vault", why: "a file set is backed up and restored with the vault alone"},
 	{folder: "internal/files/mount", ours: leaves + "internal/files internal/vault", why: "a backup is looked into with the vault alone"},
-	{folder: "internal/restore", ours: leaves + "internal/plan internal/database internal/vault/... internal/pgcontrol internal/database/postgres/walscan", why: "a restore works with vault and key alone, when cluster and agent are gone"},
+	{folder: "internal/restore", ours: leaves + "internal/plan internal/database internal/vault/... internal/pgcontrol internal/database/postgres/walscan internal/restore/forecast", why: "a restore works with vault and key alone, when cluster and agent are gone"},
 
+	{folder: "internal/restore/forecast", pure: true, std: true, why: "how long a restore will take is judged from what was measured"},
 	{folder: "internal/restore/point", ours: leaves + "internal/files internal/restore internal/vault", why: "a recovery point is files and a database: who restores both knows both, and works with vault and key alone"},
 
 	{folder: "internal/rebuild", ours: leaves + "internal/agent internal/cluster internal/database", why: "what is left after a lost majority is judged from keys and records; who collects it knows the engines"},

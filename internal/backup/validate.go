@@ -115,6 +115,8 @@ type validation struct {
 	pace   *pacer
 	files  *relfiles
 	checks []vault.Check
+	// figures are those of the check that is being made.
+	figures map[string]float64
 }
 
 func (v *validation) outcome() vault.Validation {
@@ -139,8 +141,9 @@ const listed = 50
 func (v *validation) check(ctx context.Context, name string, f func() (bad []string, detail string, err error)) error {
 	v.o.Progress(name)
 	began := time.Now()
+	v.figures = nil
 	bad, detail, err := f()
-	c := vault.Check{Name: name, Outcome: passed, Detail: detail, Objects: bad, Took: time.Since(began)}
+	c := vault.Check{Name: name, Outcome: passed, Detail: detail, Objects: bad, Took: time.Since(began), Figures: v.figures}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -261,6 +264,7 @@ func (v *validation) restore(ctx context.Context, choice restore.Choice, data st
 			return nil, "", vaultAway(v.b, askErr)
 		}
 	}
+	v.figures = restoreFigures(res, v.o.Limit)
 	return nil, fmt.Sprintf("%d bytes and %d bytes of log", res.Bytes, res.Log), err
 }
 
@@ -300,9 +304,13 @@ func (v *validation) live(ctx context.Context, choice restore.Choice, t *restore
 	var rec *restore.Recovered
 	err = v.check(ctx, "recovery", func() ([]string, string, error) {
 		var err error
+		began := time.Now()
 		rec, err = restore.Recover(ctx, choice, restore.Promote, restore.ScratchOptions{
 			Dir: t.Data(), BinDir: v.o.BinDir, Owner: v.o.Owner, RunDir: t.Run, Settings: v.o.Settings, Log: v.o.Log, Polite: true,
 		})
+		if err == nil {
+			v.figures = recoveryFigures(rec.Times(time.Since(began)))
+		}
 		return nil, "", err
 	})
 	if rec != nil {

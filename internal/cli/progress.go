@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"holdfast/internal/restore"
+	"holdfast/internal/restore/forecast"
 )
 
 // progressLine tells how far something is: one line that is redrawn on a terminal, else a line for each new
@@ -17,6 +18,8 @@ type progressLine struct {
 	phase string
 	since time.Time // when the phase began
 	wide  int       // runes on the terminal's line
+
+	expected forecast.Forecast // of a restore; the zero value = none was made
 }
 
 func newProgressLine(out io.Writer) *progressLine {
@@ -54,14 +57,34 @@ func (l *progressLine) restored(p restore.Progress) {
 	if phase == "" {
 		phase = p.Phase
 	}
-	if p.Phase == "log" && p.Done >= p.Total { // the last word before the server replays it
-		l.show("replaying the log", "")
+	if p.Phase == "log" && p.Done >= p.Total || p.Phase == forecast.Replay { // the last word before the server replays it
+		l.show("replaying the log"+l.then(", expected to take ", forecast.Start, forecast.Replay), "")
+		return
+	}
+	if p.Phase == forecast.Checks {
+		l.show("asking the restored server", "")
 		return
 	}
 	if phase != l.phase {
 		l.show(phase, "")
 	}
-	l.show(phase, progressText(p.Done, p.Total, time.Since(l.since)))
+	l.show(phase, progressText(p.Done, p.Total, time.Since(l.since))+l.then(", then about ", forecast.Start, forecast.Replay, forecast.Checks))
+}
+
+// then is what phases to come are expected to take together; "" when that is not known.
+func (l *progressLine) then(words string, phases ...string) string {
+	sum := time.Duration(0)
+	for _, name := range phases {
+		p := l.expected.Phase(name)
+		if p.Name != "" && !p.Known {
+			return ""
+		}
+		sum += p.Expected
+	}
+	if sum <= 0 {
+		return ""
+	}
+	return words + roundText(sum)
 }
 
 // progressText is "45 % of 1.2 GiB, 210 MiB/s, 3s left".

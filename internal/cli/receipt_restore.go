@@ -16,19 +16,19 @@ import (
 	"holdfast/internal/restore"
 )
 
-// receipt writes an operator's receipt: into the vault of a database, and below the data root.
-func (a application) receipt(ctx context.Context, vaultName string, what receipt.Event) error {
+// receipt writes an operator's receipt: into the vault of a database, and below the data root. It says by which name it is kept.
+func (a application) receipt(ctx context.Context, vaultName string, what receipt.Event) (id string, err error) {
 	admin := local.AdminDir(a.Root)
 	b, err := host.ReceiptBook(host.ReceiptDir(admin), admin, a.plan.Application, "operator", Version())
 	if err != nil {
-		return err
+		return "", err
 	}
 	v, err := a.openToWrite(ctx, vaultName)
 	if err != nil {
-		return err
+		return "", err
 	}
-	_, err = b.Append(ctx, v.Identity().ID, v, what, time.Now())
-	return errors.Join(err, v.Close(context.WithoutCancel(ctx)))
+	r, err := b.Append(ctx, v.Identity().ID, v, what, time.Now())
+	return r.ID(), errors.Join(err, v.Close(context.WithoutCancel(ctx)))
 }
 
 // receiptMax is how long the receipt of what is done already may take.
@@ -43,7 +43,7 @@ func (a application) restored(ctx context.Context, cmd *cobra.Command, vaultName
 func (a application) restoredOrSay(ctx context.Context, cmd *cobra.Command, vaultName string, what receipt.Event) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), receiptMax) // an interrupt comes too late to undo it
 	defer cancel()
-	err := a.receipt(ctx, vaultName, what)
+	_, err := a.receipt(ctx, vaultName, what)
 	if err != nil {
 		_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "done; its receipt is not in the vault: %v\n", err)
 	}
@@ -61,10 +61,11 @@ func restoreEvent(database, says string, details any, figures map[string]float64
 // restoreReceipt is evidence of a restored database.
 func restoreReceipt(o restoredDatabase) receipt.Event {
 	took := time.Duration(o.Took)
+	figures := map[string]float64{"bytes": float64(o.Backup.Bytes), "log_bytes": float64(o.Log), "kept_bytes": float64(o.Kept), "took_seconds": took.Seconds(), "rto_seconds": took.Seconds()}
+	o.Times.figures(figures)
 	return restoreEvent(o.Database,
 		fmt.Sprintf("%s at %s was restored from base backup %s and the log up to %s to %s", o.Database, o.At, o.Backup.ID, o.End, o.Place.Dir),
-		map[string]any{"backup": o.Backup.ID, "at": o.At, "timeline": o.Timeline, "end_lsn": o.End, "dir": o.Place.Dir},
-		map[string]float64{"bytes": float64(o.Backup.Bytes), "log_bytes": float64(o.Log), "kept_bytes": float64(o.Kept), "took_seconds": took.Seconds(), "rto_seconds": took.Seconds()})
+		map[string]any{"backup": o.Backup.ID, "at": o.At, "timeline": o.Timeline, "end_lsn": o.End, "dir": o.Place.Dir, "machine": thisMachine(), "address": o.Address, "times": o.Times}, figures)
 }
 
 // backReceipt is evidence of a restore in place.

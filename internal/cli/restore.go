@@ -35,7 +35,8 @@ sequences, functions, indexes and constraints that it needs; it need not be ther
 tables, triggers and row policies are left out and named. Without --table, a whole SQL database comes back as a new one.
 Nothing that is live is changed either way, and what cannot be put there whole is not put there at all.
 
-When the whole database is wanted at a moment: holdfast restore database NAME --to DIR.`,
+When the whole database is wanted at a moment: holdfast restore database NAME --to DIR. How long that takes, tried and
+measured: holdfast restore drill NAME.`,
 		Example: `  holdfast restore records --find-deletes --since 1h
   holdfast restore records --table appointments --at 10:41 --diff
   holdfast restore records --table appointments --at before:xid:812 --put-back --dry-run
@@ -71,7 +72,7 @@ When the whole database is wanted at a moment: holdfast restore database NAME --
 	cmd.Flags().StringVar(&w.scratch, "scratch", "", "where the copy is made (default: scratch below the data root)")
 	cmd.Flags().BoolVar(&w.keep, "keep", false, "keep the copy's files")
 	outputFlag(cmd, &w.output)
-	cmd.AddCommand(restoreDatabaseCommand(), restoreFilesCommand(), restoreReleaseCommand(), restoreStopCommand(), restoreStartCommand(), restoreUndoCommand())
+	cmd.AddCommand(restoreDatabaseCommand(), restoreFilesCommand(), restoreDrillCommand(), restoreReleaseCommand(), restoreStopCommand(), restoreStartCommand(), restoreUndoCommand())
 	return cmd
 }
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	"holdfast/internal/event"
 	"holdfast/internal/problem"
 	"holdfast/internal/restore"
+	"holdfast/internal/restore/forecast"
 	"holdfast/internal/vault"
 )
 
@@ -26,6 +28,7 @@ type databaseWords struct {
 	binDir, output string
 	timeline       uint32
 	dryRun, delta  bool
+	noSample       bool
 	yes            bool
 	beside         asWords
 	spaces         map[string]string
@@ -92,7 +95,8 @@ SQL database postgres, are left as they are. It takes room for both, and runs on
 	cmd.Flags().StringVar(&w.to, "to", "", "an empty or absent directory, or one that an interrupted restore left")
 	cmd.Flags().BoolVar(&w.delta, "delta", false, "--to may hold an older or broken copy of the same database, stopped; it is written over")
 	cmd.Flags().BoolVar(&w.yes, "yes", false, "with --delta: do not ask")
-	cmd.Flags().BoolVar(&w.dryRun, "dry-run", false, "say what would be taken and whether there is room, and write nothing")
+	cmd.Flags().BoolVar(&w.dryRun, "dry-run", false, "say what would be taken, how long that is expected to take and whether there is room, and restore nothing")
+	cmd.Flags().BoolVar(&w.noSample, "no-sample", false, "read and write no sample to find out how long it will take (256 MiB at most, for a few seconds; it is removed)")
 	cmd.Flags().StringVar(&w.as, "owner", "", "user whom the files are to belong to (default: postgres for root, else you)")
 	cmd.Flags().StringVar(&w.binDir, "bin-dir", "", "where PostgreSQL's programs are (default: where distributions put them)")
 	cmd.Flags().Uint32Var(&w.timeline, "timeline", 0, "follow this timeline (default: the newest that leads there)")
@@ -139,11 +143,14 @@ type restoredDatabase struct {
 	Took     event.Duration `json:"took,omitempty"`
 	As       *standing      `json:"as,omitempty"`      // the server that runs on it
 	Receipt  string         `json:"receipt,omitempty"` // of a restore without a plan: where it is, or why there is none
+	Times    timed          `json:"times"`             // expected and measured
+	Address  string         `json:"-"`                 // of the vault
 
 	Unseen *problem.Problem `json:"unseen,omitempty"` // a copy that could not be read, and what is not known for that
 }
 
 func (w *databaseWords) run(ctx context.Context, cmd *cobra.Command, name string, at restore.Target) error {
+	began := time.Now()
 	v, a, err := w.from.openVaultOf(cmd, name)
 	if err != nil {
 		return err
@@ -168,13 +175,17 @@ func (w *databaseWords) run(ctx context.Context, cmd *cobra.Command, name string
 		d, _ := a.plan.DatabaseNamed(name) // openVaultOf found it
 		w.binDir = d.BinDir
 	}
-	choice, err := w.choose(ctx, v, name, at)
+	known, err := loadKnown(ctx, v, name)
+	if err != nil {
+		return err
+	}
+	choice, err := restore.Choose(known, at)
 	if err != nil {
 		return err
 	}
 	warnUnseen(cmd, choice.Unseen)
 	out := restoredDatabase{
-		Database: name, Vault: v.Name(), At: at.String(), DryRun: w.dryRun, Backup: choice.Backup, Timeline: choice.Timeline, Pieces: len(choice.Pieces),
+		Address: v.Address(), Times: timed{Began: began.UTC(), Loss: lossAt(began, known)}, Database: name, Vault: v.Name(), At: at.String(), DryRun: w.dryRun, Backup: choice.Backup, Timeline: choice.Timeline, Pieces: len(choice.Pieces),
 		Log: int64(len(choice.Pieces)) * int64(choice.Backup.SegmentSize), End: choice.End.String(), Covered: choice.Covered, Because: choice.Because, BinDir: w.binDir, Unseen: choice.Unseen,
 	}
 	if out.BinDir == "" { // found out before an hour of copying
@@ -185,9 +196,13 @@ func (w *databaseWords) run(ctx context.Context, cmd *cobra.Command, name string
 	if out.Place, err = restore.Survey(dir, choice, w.delta, w.spaces); err != nil {
 		return err
 	}
+	if out.Times.Expected, err = w.foresee(ctx, cmd, v, known, choice, out.Place); err != nil {
+		return err
+	}
 	if w.dryRun {
 		return w.tellDryRun(cmd, out)
 	}
+	writeForecast(cmd.ErrOrStderr(), out.Times.Expected)
 	if out.Place.State == "same" && !w.yes {
 		if ok, err := confirm(cmd, fmt.Sprintf("%s holds a copy of %s. It becomes the one of %s, and what it holds now is gone. Go on?", dir, name, at)); err != nil || !ok {
 			return err
@@ -219,23 +234,26 @@ func warnUnseen(cmd *cobra.Command, p *problem.Problem) {
 	}
 }
 
-// choose finds the way to the moment; a vault that does not know the database says which it knows.
-func (w *databaseWords) choose(ctx context.Context, v *vault.Vault, name string, at restore.Target) (restore.Choice, error) {
-	c, err := restore.Load(ctx, v, name)
+// foresee says how long it is expected to take. A sample is read where it can tell something: with a dry run, and before a restore
+// that takes a hundred times as long.
+func (w *databaseWords) foresee(ctx context.Context, cmd *cobra.Command, v *vault.Vault, known restore.Catalogue, choice restore.Choice, p restore.Place) (forecast.Forecast, error) {
+	owner, err := ownerNamed(w.as)
 	if err != nil {
-		return restore.Choice{}, err
+		return forecast.Forecast{}, err
 	}
-	if len(c.Backups) == 0 {
-		others, err := databasesIn(ctx, v)
-		if err != nil {
-			return restore.Choice{}, err
-		}
-		if len(others) > 0 && c.Unseen == nil {
-			return restore.Choice{}, &problem.Problem{Code: "restore.unknown-database", Subject: name, Severity: problem.Note,
-				Title: "the vault holds no base backup of it", Meaning: "Nothing was written.", Remedy: fmt.Sprintf("name one that it holds: %v", others)}
-		}
+	again := p.State == "interrupted" || p.State == "same"
+	f := foresight{options: restore.Options{Vault: v, Choice: choice, Dir: p.Dir, Owner: owner}, limit: sampleBefore(choice)}
+	if w.dryRun {
+		f.limit = restore.SampleOf(choice)
 	}
-	return restore.Choose(c, at)
+	if w.noSample || again || !p.Fits() {
+		f.limit = restore.SampleLimit{}
+	}
+	out, _, err := foresee(ctx, cmd, v, known, f, filepath.Dir(p.Dir))
+	if err == nil && again {
+		out.Assumes = strings.TrimPrefix(out.Assumes+"; all of it is read, and what is right in the directory already is not", "; ")
+	}
+	return out, err
 }
 
 func (w *databaseWords) restore(ctx context.Context, cmd *cobra.Command, v *vault.Vault, choice restore.Choice, out *restoredDatabase) error {
@@ -248,12 +266,14 @@ func (w *databaseWords) restore(ctx context.Context, cmd *cobra.Command, v *vaul
 	}
 	line := newProgressLine(cmd.ErrOrStderr())
 	defer line.end()
+	line.expected = out.Times.Expected
 	began := time.Now()
 	res, err := restore.Database(ctx, restore.Options{
 		Vault: v, Choice: choice, Dir: out.Place.Dir, Delta: w.delta, Tablespaces: w.spaces, Owner: owner, Progress: line.restored,
 		LogMax: math.MaxInt64, // there is room: that is checked first
 	}, restore.ScratchOptions{BinDir: out.BinDir})
 	out.Took, out.Kept = event.Duration(time.Since(began)), res.Kept
+	out.Times.measureRestore(res.Times)
 	if err != nil && ctx.Err() != nil {
 		return &problem.Problem{Code: "restore.interrupted", Subject: out.Database, Severity: problem.Note, Title: "was not restored: interrupted",
 			Meaning: out.Place.Dir + " is not a whole database. The live one and the vault are as they were.",
@@ -278,7 +298,7 @@ func (w *databaseWords) tellDryRun(cmd *cobra.Command, o restoredDatabase) error
 
 func writeWouldRestore(out io.Writer, o restoredDatabase) error {
 	b := o.Backup
-	_, err := fmt.Fprintf(out, `%s at %s would be restored to %s. Nothing was written.
+	_, err := fmt.Fprintf(out, `%s at %s would be restored to %s. Nothing was restored.
   base backup  %s, %s, finished %s, proven: %s
   log          %s (%s) up to %s on timeline %d, known to be whole up to %s
   directory    %s
@@ -292,6 +312,9 @@ func writeWouldRestore(out io.Writer, o restoredDatabase) error {
 		if _, err := fmt.Fprintf(out, "  tablespace   %s (was %s) to %s\n", s.Name, s.Was, s.Dir); err != nil {
 			return err
 		}
+	}
+	if _, err := io.WriteString(out, forecastText(o.Times.Expected)); err != nil {
+		return err
 	}
 	for _, why := range o.Because {
 		if _, err := fmt.Fprintf(out, "  because      %s\n", why); err != nil {
@@ -334,6 +357,9 @@ func writeRestored(out io.Writer, o restoredDatabase) error {
     holdfast restore release %s
 `, o.Database, o.At, o.Place.Dir, tookText(time.Duration(o.Took)), o.Backup.ID, sizeText(o.Backup.Bytes), sizeText(o.Kept), sizeText(o.Log),
 		who, filepath.Join(o.BinDir, "pg_ctl"), o.Place.Dir, filepath.Join(o.Place.Dir, "server.log"), o.Place.Dir)
+	if err == nil {
+		_, err = io.WriteString(out, timesText(o.Times))
+	}
 	if err == nil && o.Receipt != "" {
 		_, err = fmt.Fprintf(out, "  receipt: %s\n", o.Receipt)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"holdfast/internal/durable"
 )
@@ -96,13 +97,16 @@ func Database(ctx context.Context, o Options, so ScratchOptions) (Result, error)
 	if !o.Throwaway {
 		so.Settings["fsync"] = "on"
 	}
+	began := time.Now()
 	rec, err := Recover(ctx, o.Choice, Promote, so)
 	if err != nil {
 		return res, fmt.Errorf("bring %s to %s: %w", o.Dir, o.Choice.Target, err)
 	}
+	res.Times = rec.Times(0)
 	if err := rec.Stop(context.WithoutCancel(ctx)); err != nil {
 		return res, err
 	}
+	res.Times.Fetch, res.Times.Start = res.Took, time.Since(began)-res.Times.Replay
 	if err := os.Remove(filepath.Join(o.Dir, markerFile)); err != nil {
 		return res, fmt.Errorf("end the restore to %s: %w", o.Dir, err)
 	}

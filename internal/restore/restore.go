@@ -79,6 +79,7 @@ type Result struct {
 	Kept   int64 // of those, how many were right already
 	Log    int64 // bytes of log placed
 	Took   time.Duration
+	Times  Times // of [Database]
 }
 
 // markerFile stands in a directory while it is being restored and names the backup. It says whose leftovers

@@ -32,10 +32,14 @@ const (
 	ForRecords    Purpose = "records-"
 	ForDiff       Purpose = "beside-"
 	ForInto       Purpose = "into-"
+	ForDrill      Purpose = "drill-"
+	ForSample     Purpose = "sample-"
 )
 
 // purposes are all of them.
-func purposes() []Purpose { return []Purpose{ForValidation, ForRecords, ForDiff, ForInto} }
+func purposes() []Purpose {
+	return []Purpose{ForValidation, ForRecords, ForDiff, ForInto, ForDrill, ForSample}
+}
 
 // Trial is the directory of a copy that is removed with its server when its maker is done; when its maker was killed,
 // by the next one.

@@ -64,6 +64,8 @@ type Check struct {
 	Detail  string        `json:"detail,omitempty"`
 	Objects []string      `json:"objects,omitempty"` // exactly what failed
 	Took    time.Duration `json:"took"`
+	// Figures tell how long a restore would take: replay_seconds, replayed_bytes. The unit ends the name.
+	Figures map[string]float64 `json:"figures,omitempty"`
 }
 
 // Entry is a file or directory of a backup. Path is slash-separated and relative to the backup's root.

@@ -1,0 +1,122 @@
+package cli
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"holdfast/internal/receipt"
+	"holdfast/internal/restore"
+	"holdfast/internal/restore/forecast"
+	"holdfast/internal/vault"
+	"holdfast/internal/vault/wal"
+)
+
+// aDrill is one that was measured.
+func aDrill(address string) drill {
+	d := drill{OK: true, Backup: "r-1", Bytes: 1000, Log: 300, timed: timed{Began: time.Date(2026, 3, 2, 3, 0, 0, 0, time.UTC), Expected: forecast.Expect(forecast.Work{Checks: true, Replay: 200},
+		[]forecast.Run{{Name: "drill x/1", Work: forecast.Work{Data: 1, Replay: 200}, Took: map[string]time.Duration{forecast.Fetch: 0, forecast.Start: time.Second, forecast.Replay: 7 * time.Second, forecast.Checks: time.Second}}}, nil)}}
+	d.Expected.Sampled = 5
+	d.measure(map[string]time.Duration{forecast.Fetch: 4 * time.Second, forecast.Start: time.Second, forecast.Replay: 2 * time.Second, forecast.Checks: time.Second}, 250)
+	return d
+}
+
+// What a receipt says of a drill is what the next forecast hears of it.
+func TestAReceiptTellsTheNextForecast(t *testing.T) {
+	const vaultAt = "s3://clinic/records"
+	at := time.Date(2026, 3, 2, 3, 0, 9, 0, time.UTC)
+	of := func(change func(*drill, *receipt.Statement)) (forecast.Run, bool) {
+		d := aDrill(vaultAt)
+		r := receipt.Receipt{Statement: receipt.Statement{Chain: "operator-1", Sequence: 7, At: at}}
+		r.Event = drillReceipt("records", "latest", vaultAt, d)
+		if change != nil {
+			change(&d, &r.Statement)
+		}
+		return runOf(r, thisMachine(), vaultAt)
+	}
+	want := forecast.Run{Name: "drill operator-1/7", At: at, Machine: thisMachine(), Here: true, Work: forecast.Work{Data: 1000, Log: 300, Replay: 250}, Sampled: 5 * time.Second,
+		Took: map[string]time.Duration{forecast.Fetch: 4 * time.Second, forecast.Start: time.Second, forecast.Replay: 2 * time.Second, forecast.Checks: time.Second}}
+	if got, ok := of(nil); !ok || !cmp.Equal(want, got) {
+		t.Errorf("%v: %s", ok, cmp.Diff(want, got))
+	}
+	for name, c := range map[string]struct {
+		change func(*drill, *receipt.Statement)
+		lacks  string // the phase of which it says nothing; "" = it says nothing at all
+	}{
+		"one that failed":                            {func(_ *drill, s *receipt.Statement) { s.Outcome = receipt.Failed }, ""},
+		"a validation":                               {func(_ *drill, s *receipt.Statement) { s.Kind = receipt.Validation }, ""},
+		"one of an earlier version":                  {func(_ *drill, s *receipt.Statement) { s.Details = json.RawMessage(`{"backup":"r-1"}`) }, ""},
+		"a restore onto what was half there":         {func(_ *drill, s *receipt.Statement) { s.Figures["kept_bytes"] = 500 }, forecast.Fetch},
+		"one from the same vault at another address": {func(d *drill, s *receipt.Statement) { s.Event = drillReceipt("records", "latest", "file:///there", *d) }, forecast.Fetch},
+		"one whose server did not tell of its replay": {func(d *drill, s *receipt.Statement) {
+			d.Measured.Replayed = 0
+			s.Event = drillReceipt("records", "latest", vaultAt, *d)
+		}, forecast.Replay},
+	} {
+		got, ok := of(c.change)
+		_, says := got.Took[c.lacks]
+		if ok != (c.lacks != "") || says || ok && len(got.Took) != 3 {
+			t.Errorf("%s: %v, %+v", name, ok, got)
+		}
+	}
+}
+
+func TestADrillsFiguresAndWords(t *testing.T) {
+	d := aDrill("here")
+	e := drillReceipt("records", "latest", "here", d)
+	if e.Outcome != receipt.Passed || e.Figures["rto_seconds"] != 8 || e.Figures["expected_rto_seconds"] != 9 || e.Figures["replay_seconds"] != 2 || e.Figures["expected_replay_seconds"] != 7 {
+		t.Errorf("%s: %v", e.Outcome, e.Figures)
+	}
+	if m := d.Measured; m.Off == nil || *m.Off != 12.5 || m.Missed {
+		t.Errorf("9 s were expected and 8 s measured: %+v", m)
+	}
+	d.Expected.Total, d.Expected.Seconds = 12*time.Second, 12
+	d.measure(map[string]time.Duration{forecast.Fetch: 8 * time.Second}, 0)
+	says(t, drillText(1, 2, drills{Database: "records", At: "latest"}, d), "drill 1 of 2: records at latest was restored, and answered", "expected 7s", "THE FORECAST MISSED: it was 50 % off", "lost       not known")
+	d.OK, d.Fault = false, "no room"
+	if e := drillReceipt("records", "latest", "here", d); e.Outcome != receipt.Failed || !strings.Contains(e.Says, "could not be restored") || e.Figures["rto_seconds"] != 0 {
+		t.Errorf("%+v", e)
+	}
+	d.Expected.Known = false
+	if d.measure(map[string]time.Duration{forecast.Fetch: time.Hour}, 0); d.Measured.Off != nil || d.Measured.Missed {
+		t.Errorf("what was not foretold cannot have missed: %+v", d.Measured)
+	}
+}
+
+func TestWhatIsLostIsCountedFromTheNewestMomentThatCanBeRestored(t *testing.T) {
+	noon := time.Date(2026, 3, 2, 12, 0, 0, 0, time.UTC)
+	catalogue := func(covered time.Time) restore.Catalogue {
+		return restore.Catalogue{Database: "records", Backups: []vault.Backup{{ID: "r-1", SystemID: 7, Timeline: 1, Start: 0x1000028, Stop: 0x1000100, Stopped: noon, SegmentSize: 16 << 20}},
+			Logs: map[uint64]restore.HeldLog{7: {SegmentSize: 16 << 20, Held: []wal.Held{{Timeline: 1, Start: 0x1000000, End: 0x2000000}}, Histories: map[uint32]wal.History{1: {{Timeline: 1}}},
+				Covered: map[uint32]restore.Mark{1: {End: 0x2000000, At: covered}}}}}
+	}
+	for name, c := range map[string]struct {
+		catalogue restore.Catalogue
+		began     time.Time
+		seconds   float64
+		how       string
+	}{
+		"log behind the backup":                {catalogue(noon.Add(time.Hour)), noon.Add(time.Hour + 40*time.Second), 40, "is whole up to"},
+		"no mark: the backup's end":            {catalogue(time.Time{}), noon.Add(time.Minute), 60, "the end of the newest base backup"},
+		"a clock that is behind loses nothing": {catalogue(noon.Add(time.Hour)), noon, 0, "is whole up to"},
+	} {
+		l := lossAt(c.began, c.catalogue)
+		if l.Seconds == nil || *l.Seconds != c.seconds || !strings.Contains(l.How, c.how) {
+			t.Errorf("%s: %+v", name, l)
+		}
+	}
+	if l := lossAt(noon, restore.Catalogue{}); l.Seconds != nil {
+		t.Errorf("of nothing: %+v", l)
+	}
+}
+
+func TestASampleBeforeARestoreCostsAHundredthPart(t *testing.T) {
+	for bytes, want := range map[int64]int64{1 << 20: 0, 1<<30 - 1: 0, 1 << 30: (1 << 30) / 100, 10 << 30: (10 << 30) / 100, 1 << 40: 256 << 20} {
+		if got := sampleBefore(restore.Choice{Backup: vault.Backup{Bytes: bytes}}).Bytes; got != want {
+			t.Errorf("before %d bytes %d are read, want %d", bytes, got, want)
+		}
+	}
+}

@@ -1,0 +1,62 @@
+package restore
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"holdfast/internal/vault"
+	"holdfast/internal/vault/wal"
+)
+
+func TestRedoIsReadFromTheServersLog(t *testing.T) {
+	for name, c := range map[string]struct {
+		log   string
+		took  time.Duration
+		bytes int64
+	}{
+		"a replay": {"LOG:  redo starts at 0/2000028\nLOG:  consistent recovery state reached at 0/2000100\nLOG:  redo done at 0/90000A8 system usage: CPU: user: 0.41 s, system: 0.10 s, elapsed: 0.62 s\n",
+			620 * time.Millisecond, 0x90000A8 - 0x2000028},
+		"a long one, into another log file": {"redo starts at 1/FE000000\nredo done at 2/2000000 system usage: CPU: user: 3000.41 s, system: 10.10 s, elapsed: 7201.50 s\n", 7201500 * time.Millisecond, 0x4000000},
+		"nothing to replay":                 {"LOG:  redo is not required\n", 0, 0},
+		"an end without times":              {"redo starts at 0/2000028\nredo done at 0/90000A8\n", 0, 0},
+		"a beginning alone":                 {"redo starts at 0/2000028\n", 0, 0},
+	} {
+		if took, bytes := redo(c.log); took != c.took || bytes != c.bytes {
+			t.Errorf("%s: %s and %d bytes, want %s and %d", name, took, bytes, c.took, c.bytes)
+		}
+	}
+}
+
+func TestHowMuchLogARestoreReplays(t *testing.T) {
+	noon := time.Date(2026, 3, 2, 12, 0, 0, 0, time.UTC)
+	c := Choice{Backup: vault.Backup{Bytes: 500, SegmentSize: 100, Start: 1000, Stop: 1100, Stopped: noon}, End: 2100, Covered: noon.Add(10 * time.Hour), Pieces: make([]wal.Held, 11)}
+	for name, x := range map[string]struct {
+		target Target
+		replay int64
+		says   bool
+	}{
+		"the latest":                                {Target{Kind: Latest}, 1100, false},
+		"the end of the backup":                     {Target{Kind: Consistent}, 100, false},
+		"a position":                                {Target{Kind: AtLSN, LSN: 1500}, 500, false},
+		"half of the time is half of the log":       {Target{Kind: AtTime, Time: noon.Add(5 * time.Hour)}, 600, true},
+		"a time before the backup ended is no less": {Target{Kind: AtTime, Time: noon.Add(-time.Hour)}, 100, true},
+		"a transaction may be the last":             {Target{Kind: AtXID, XID: 7}, 1100, true},
+		"a restore point by its position":           {Target{Kind: AtName, Name: "x", LSN: 1200, Exact: true}, 200, false},
+	} {
+		c.Target = x.target
+		w := Work(c, true)
+		if w.Data != 500 || w.Log != 1100 || w.Replay != x.replay || (w.Says != "") != x.says || !w.Checks {
+			t.Errorf("%s: %+v", name, w)
+		}
+	}
+}
+
+func TestASampleIsEvenlySpread(t *testing.T) {
+	all := []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}
+	for n, want := range map[int][]int{0: nil, 1: {0}, 3: {0, 3, 6}, 10: all, 20: all} {
+		if got := evenly(all, n); !slices.Equal(got, want) {
+			t.Errorf("%d of ten: %v", n, got)
+		}
+	}
+}
