@@ -30,12 +30,13 @@ func directUp(n int) int { return (n + directUnit - 1) &^ (directUnit - 1) }
 // a disk or a piece of memory cannot do is done in the usual way. Many goroutines may write other places of the file.
 type Direct struct {
 	*os.File
-	off atomic.Bool // it is written in the usual way
+	size int64       // of the whole file, in bytes
+	off  atomic.Bool // it is written in the usual way
 }
 
 // NewDirect begins to write a file of that size, in bytes, and takes all the room for it at once where the file system can.
 func NewDirect(f *os.File, size int64) (*Direct, error) {
-	d := &Direct{File: f}
+	d := &Direct{File: f, size: size}
 	if !d.set(true) {
 		return Through(f), nil
 	}
@@ -74,11 +75,12 @@ func (d *Direct) set(direct bool) bool {
 	return err == nil
 }
 
-// WriteAt is [os.File.WriteAt]. What is not whole units, as the end of a file, is written with zeros behind it where p has room for
-// them: whoever writes such an end gives the file its length with Truncate when all is written.
+// WriteAt is [os.File.WriteAt]. An end of the file that is not whole units is written with zeros behind it where p has room for
+// them: whoever writes it gives the file its length with Truncate when all is written.
 func (d *Direct) WriteAt(p []byte, at int64) (int, error) {
 	whole := directUp(len(p))
-	aligned := at%directUnit == 0 && whole <= cap(p) && uintptr(unsafe.Pointer(unsafe.SliceData(p)))%directUnit == 0
+	fits := whole == len(p) || at+int64(len(p)) == d.size && whole <= cap(p) // zeros within the file would be another writer's place
+	aligned := at%directUnit == 0 && fits && uintptr(unsafe.Pointer(unsafe.SliceData(p)))%directUnit == 0
 	if aligned && !d.off.Load() {
 		padded := p[:whole]
 		clear(padded[len(p):])

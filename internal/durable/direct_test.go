@@ -97,6 +97,34 @@ func TestWhatDoesNotLieWellIsWrittenToo(t *testing.T) {
 	}
 }
 
+// Zeros are put behind the end of the file alone: elsewhere they would lie over what another writer has put there.
+func TestAPieceWithinAFileGetsNoZerosBehindIt(t *testing.T) {
+	for _, dir := range places(t) {
+		name := filepath.Join(dir, "f")
+		f, err := os.Create(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := durable.NewDirect(f, 8192)
+		if err != nil {
+			t.Fatal(err)
+		}
+		second := append(durable.DirectRoom(4096), bytes.Repeat([]byte("b"), 4096)...)
+		first := append(durable.DirectRoom(8192), bytes.Repeat([]byte("a"), 4090)...)
+		_, err2 := d.WriteAt(second, 4096)
+		_, err1 := d.WriteAt(first, 0)
+		sixth := append(durable.DirectRoom(8192), bytes.Repeat([]byte("a"), 5000)...)
+		_, err0 := d.WriteAt(sixth[:5000], 0)
+		if err := errors.Join(err2, err1, err0, d.Truncate(8192), d.Close()); err != nil {
+			t.Error(err)
+		}
+		want := append(bytes.Repeat([]byte("a"), 5000), bytes.Repeat([]byte("b"), 8192-5000)...)
+		if got, err := os.ReadFile(name); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s: %d bytes came back, or others: %v", dir, len(got), err)
+		}
+	}
+}
+
 // On a disk of which that is expected the direct way is gone, until something comes that does not lie well.
 func TestADiskIsWrittenDirectly(t *testing.T) {
 	dir := t.TempDir()
