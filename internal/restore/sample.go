@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"holdfast/internal/durable"
 	"holdfast/internal/restore/forecast"
 	"holdfast/internal/vault"
 )
@@ -182,10 +183,15 @@ func (s *sampling) stretch(ctx context.Context, x stretch, rel string) error {
 	if err != nil {
 		return err
 	}
-	l := &large{run: s.run, reader: s.reader, entry: x.of, rel: rel, out: f}
+	l := &large{run: s.run, reader: s.reader, entry: x.of, rel: rel, out: durable.Through(f)}
+	if !s.o.Throwaway {
+		if l.out, err = durable.NewDirect(f, x.size); err != nil {
+			return errors.Join(err, f.Close())
+		}
+	}
 	err = l.fill(ctx, part{chunks: chunks[x.at/vault.ChunkSize : (x.at+x.size+vault.ChunkSize-1)/vault.ChunkSize]})
 	s.later(rel, f) // what is there counts, and is made durable, though the rest was cut off
-	return errors.Join(err, f.Close())
+	return errors.Join(err, l.out.Close())
 }
 
 // sampledFiles is how many small files are read at most.
