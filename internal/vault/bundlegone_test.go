@@ -34,7 +34,7 @@ func TestASegmentIsNotForgottenForABundleThatIsGone(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			v, err := Create(ctx, Config{URL: "file://" + t.TempDir() + "/v", Key: redact.Secret("pass"), Application: "clinic"})
+			v, err := Create(ctx, Config{URL: "file://" + t.TempDir() + "/v", Key: redact.Secret("pass"), Keys: &Keyring{}, Application: "clinic"})
 			must(err)
 			t.Cleanup(func() { must(v.Close(context.Background())) })
 			l := v.Log(7, size)

@@ -13,7 +13,7 @@ import (
 )
 
 func TestABackupIsMadeOfChunksOfAnotherOne(t *testing.T) {
-	v, err := Create(t.Context(), Config{URL: "file://" + t.TempDir(), Key: redact.Secret("k"), Application: "clinic"})
+	v, err := Create(t.Context(), Config{URL: "file://" + t.TempDir(), Key: redact.Secret("k"), Keys: &Keyring{}, Application: "clinic"})
 	if err != nil {
 		t.Fatal(err)
 	}

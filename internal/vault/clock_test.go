@@ -60,7 +60,7 @@ func (r *renewals) Renew(_ context.Context, name string, _ time.Time) (bool, err
 }
 
 func TestALockThatAloneKeepsSomethingIsNotRenewed(t *testing.T) {
-	v, err := Create(t.Context(), Config{URL: "file://" + t.TempDir() + "/v", Key: redact.Secret("pass"), Application: "clinic"})
+	v, err := Create(t.Context(), Config{URL: "file://" + t.TempDir() + "/v", Key: redact.Secret("pass"), Keys: &Keyring{}, Application: "clinic"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +101,7 @@ func TestALockThatAloneKeepsSomethingIsNotRenewed(t *testing.T) {
 // A writer whose clock was ahead when it last said that it lives says so again when the clock is set right; a clean-up takes one that
 // began in the future for one that began long ago.
 func TestAWriterWhoseClockIsSetBackSaysThatItLives(t *testing.T) {
-	v, err := Create(t.Context(), Config{URL: "file://" + t.TempDir() + "/v", Key: redact.Secret("pass"), Application: "clinic"})
+	v, err := Create(t.Context(), Config{URL: "file://" + t.TempDir() + "/v", Key: redact.Secret("pass"), Keys: &Keyring{}, Application: "clinic"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,8 +18,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// address is where test servers listen: loopback, and no other package's.
-const address = "127.45.0.1"
+// address is where the test servers of this process listen: loopback, and no other process's, so that a port that was free a moment
+// ago is still free when a server takes it.
+func address() string { return fmt.Sprintf("127.45.%d.1", os.Getpid()%250+1) }
 
 // Server is one server with a role and database "clinic". Its methods end the test on failure.
 type Server struct {
@@ -76,7 +77,7 @@ func Start(t testing.TB) *Server {
 	s.Run(t)
 	s.Exec(t, `CREATE ROLE clinic LOGIN`)
 	s.Exec(t, `CREATE DATABASE clinic OWNER clinic`)
-	s.URL = fmt.Sprintf("postgres://clinic@%s:%d/clinic?sslmode=disable", address, s.port)
+	s.URL = fmt.Sprintf("postgres://clinic@%s:%d/clinic?sslmode=disable", address(), s.port)
 	return s
 }
 
@@ -89,7 +90,7 @@ func (s *Server) Run(t testing.TB) {
 	}
 	defer log.Close()
 	child := s.command("postgres", "-D", filepath.Join(s.dir, "data"), "-p", strconv.Itoa(s.port),
-		"-c", "listen_addresses="+address, "-c", "unix_socket_directories=", "-c", "fsync=off", "-c", "max_connections=200")
+		"-c", "listen_addresses="+address(), "-c", "unix_socket_directories=", "-c", "fsync=off", "-c", "max_connections=200")
 	child.Stdout, child.Stderr = log, log
 	if err := child.Start(); err != nil {
 		t.Fatal(err)
@@ -100,7 +101,7 @@ func (s *Server) Run(t testing.TB) {
 		close(exited)
 	}()
 	s.child, s.exited = child, exited
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(5 * time.Minute)
 	for {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		conn, err := pgx.Connect(ctx, s.AdminURL())
@@ -152,7 +153,7 @@ func (s *Server) AdminURL() string {
 	if s.URL != "" {
 		database = "clinic"
 	}
-	return fmt.Sprintf("postgres://postgres@%s:%d/%s?sslmode=disable", address, s.port, database)
+	return fmt.Sprintf("postgres://postgres@%s:%d/%s?sslmode=disable", address(), s.port, database)
 }
 
 // Exec runs one statement as superuser.
@@ -233,7 +234,7 @@ func postgresUser(t testing.TB) *syscall.Credential {
 
 func freePort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", address+":0")
+	l, err := net.Listen("tcp", address()+":0")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -183,6 +184,15 @@ func (s *Server) Space(name string) string {
 	return place
 }
 
+// servers counts those of this process.
+var servers atomic.Uint32
+
+// ownAddress is a loopback address that no other server has, of this process or of another package's tests: a port that was free
+// a moment ago is still free there when the server takes it.
+func ownAddress() string {
+	return fmt.Sprintf("127.44.%d.%d", os.Getpid()%250+1, servers.Add(1)%250+1)
+}
+
 func prepare(t testing.TB) *Server {
 	t.Helper()
 	owner, err := restore.DefaultOwner()
@@ -190,7 +200,7 @@ func prepare(t testing.TB) *Server {
 		t.Fatal(err)
 	}
 	dir := Dir(t)
-	s := &Server{T: t, Dir: filepath.Join(dir, "data"), BinDir: Bin(t), Addr: "127.44.0.1", Owner: owner}
+	s := &Server{T: t, Dir: filepath.Join(dir, "data"), BinDir: Bin(t), Addr: ownAddress(), Owner: owner}
 	if owner.Set {
 		if err := os.Chown(dir, int(owner.UID), int(owner.GID)); err != nil {
 			t.Fatal(err)
@@ -262,7 +272,7 @@ func (s *Server) StartWith(settings ...string) {
 		close(exited)
 	}()
 	s.T.Cleanup(s.Kill)
-	deadline := time.Now().Add(60 * time.Second)
+	deadline := time.Now().Add(5 * time.Minute)
 	for {
 		conn, err := pgx.Connect(context.Background(), s.ConnString("postgres"))
 		if err == nil {

@@ -4,6 +4,7 @@ package azuritetest
 import (
 	"bytes"
 	"encoding/base64"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -127,7 +128,7 @@ func (s *Server) Config(name, prefix string) azstore.Config {
 
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.84.4.1:0")
+	l, err := net.Listen("tcp", fmt.Sprintf("127.84.4.%d:0", os.Getpid()%250+1)) // where no other process of tests looks for one
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -169,9 +169,9 @@ func (c *cluster) start(ctx context.Context) error {
 	return err
 }
 
-// freeAddress is an address where nothing listens yet.
+// freeAddress is an address where nothing listens yet, and where no other process of tests looks for one.
 func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.84.3.1:0")
+	l, err := net.Listen("tcp", fmt.Sprintf("127.84.3.%d:0", os.Getpid()%250+3))
 	if err != nil {
 		return "", err
 	}
