@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -21,8 +22,11 @@ import (
 	"holdfast/internal/vault"
 )
 
-// killedChild names the vault, the server and its directory for a backup that is made in a process of its own.
+// killedChild names the vault, the server, its directory, and where it is killed, for a backup that is made in a process of its own.
 const killedChild = "HOLDFAST_TEST_KILLED_BACKUP"
+
+// killedLate is how far such a backup goes, in bytes, behind the place where it is to be killed.
+const killedLate = 8 << 20
 
 func killedConfig(dir string) vault.Config {
 	return vault.Config{URL: "file://" + dir, Key: redact.Secret("k"), Keys: &vaultKeys, Application: "clinic", Host: "h1"}
@@ -31,8 +35,12 @@ func killedConfig(dir string) vault.Config {
 // TestTheBackupThatIsKilled is no test by itself: it is the process that the next one kills.
 func TestTheBackupThatIsKilled(t *testing.T) {
 	where := strings.Split(os.Getenv(killedChild), "\n")
-	if len(where) != 3 {
+	if len(where) != 4 {
 		t.Skip("run by TestABackupThatWasKilledGoesOn alone")
+	}
+	at, err := strconv.ParseInt(where[3], 10, 64)
+	if err != nil {
+		t.Fatal(err)
 	}
 	v, err := vault.Open(t.Context(), killedConfig(where[0]))
 	if err != nil {
@@ -44,7 +52,12 @@ func TestTheBackupThatIsKilled(t *testing.T) {
 	}
 	_, err = backup.Base(context.Background(), backup.BaseOptions{
 		Conn: cfg, DataDir: where[2], Vault: v, Database: "orders", Workers: 1, Limit: 20 << 20,
-		Progress: func(p backup.Progress) { fmt.Printf("at %d\n", p.Done) },
+		Progress: func(p backup.Progress) {
+			fmt.Printf("at %d\n", p.Done)
+			if p.Done > at+killedLate { // who is to kill it was held, and the end must not come first
+				select {}
+			}
+		},
 	})
 	t.Fatalf("it was to be killed, and ended with %v", err)
 }
@@ -63,7 +76,7 @@ func killBackup(t *testing.T, env string, at int64) {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	child := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestTheBackupThatIsKilled$", "-test.v")
-	child.Env = append(os.Environ(), killedChild+"="+env)
+	child.Env = append(os.Environ(), fmt.Sprintf("%s=%s\n%d", killedChild, env, at))
 	out, err := child.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
