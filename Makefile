@@ -17,7 +17,7 @@ MB      ?= 1200
 N       ?= 1
 POINTS  ?= 0
 # They begin first, so that the others are done beside them: begun in the order of names, the last one ran alone for minutes.
-LONGEST := ./lab ./sim ./internal/vault ./internal/database/postgres ./internal/backup
+LONGEST := ./lab ./sim ./internal/vault ./internal/backup ./internal/database/postgres ./internal/restore ./internal/vault/repo/upkeep ./internal/vault/repo
 # The race detector makes scrypt, which a vault's key is derived with at each opening, ten times as slow (seconds each);
 # it is one goroutine's arithmetic on its own memory, so it alone is left out.
 RACE    := -race -gcflags=golang.org/x/crypto/scrypt=-race=false
@@ -46,14 +46,14 @@ demo: setup-demo build ## Runs the example on three hosts of this machine, break
 
 .PHONY: test
 test: setup ## Runs every test, with the race detector and real servers; nothing is left out for want of a program.
-	@CI=true go test $(RACE) -shuffle=on -p $(P) -timeout 15m $(LONGEST) ./...
+	@CI=true go test $(RACE) -shuffle=on -p $(P) -timeout 25m $(LONGEST) ./...
 
 .PHONY: test-newest
 test-newest: setup ## Runs what touches real servers on PostgreSQL 18 too: the driver, backup, restore, and a world that fails over.
 	@export CI=true HOLDFAST_TEST_POSTGRES=18
 	go test -count=1 -timeout 10m ./lab -run '^TestAWorldSurvives' & world=$$! # it waits more than it works
 	failed=0
-	go test -count=1 -p $(P) -timeout 15m ./internal/database/postgres ./internal/backup ./internal/restore || failed=1
+	go test -count=1 -p $(P) -timeout 25m ./internal/database/postgres ./internal/backup ./internal/restore || failed=1
 	wait $$world || failed=1
 	exit $$failed
 

@@ -22,29 +22,29 @@ func TestAKeyringOpensWhatThePasswordOpens(t *testing.T) {
 		return raw
 	}
 	one, two := blob(), blob()
-	for _, k := range []*format.Keyring{keys, nil, {}} {
-		a, err := k.Read(one, "the key")
-		if err != nil {
-			t.Fatal(err)
+	a, err := keys.Read(one, "the key")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := keys.Read(two, "the key")
+	if err != nil || a.Same(b) {
+		t.Fatalf("the same %v, %v", a.Same(b), err)
+	}
+	for range 2 {
+		if _, err := keys.Read(one, "another"); !errors.Is(err, format.ErrWrongPassword) {
+			t.Errorf("another password: %v", err)
 		}
-		b, err := k.Read(two, "the key")
-		if err != nil || a.Same(b) {
-			t.Fatalf("the same %v, %v", a.Same(b), err)
-		}
-		for range 2 {
-			if _, err := k.Read(one, "another"); !errors.Is(err, format.ErrWrongPassword) {
-				t.Errorf("another password: %v", err)
-			}
-		}
-		again, err := a.Rewrap("another")
-		if err != nil {
-			t.Fatal(err)
-		}
+	}
+	again, err := a.Rewrap("another")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for who, k := range map[string]*format.Keyring{"it": keys, "who remembers nothing": nil} {
 		if c, err := k.Read(again, "another"); err != nil || !c.Same(a) {
-			t.Errorf("behind a rotation: %v", err)
+			t.Errorf("behind a rotation %s reads: %v", who, err)
 		}
 		if _, err := k.Read(again, "the key"); !errors.Is(err, format.ErrWrongPassword) {
-			t.Errorf("the old password behind a rotation: %v", err)
+			t.Errorf("with the old password behind a rotation %s reads: %v", who, err)
 		}
 	}
 }
