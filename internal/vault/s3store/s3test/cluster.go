@@ -7,12 +7,12 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
+
+	"holdfast/internal/disktest"
 )
 
 // cluster is Ceph's monitor and its one OSD, which keeps everything in memory. It is the store behind every [Server] of this
@@ -36,7 +36,7 @@ var shared = sync.OnceValues(func() (*cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	alive, err := removeBehindUs(dir)
+	alive, err := disktest.RemoveBehindUs(dir)
 	if err != nil {
 		return nil, fmt.Errorf("start what removes %s: %w", dir, err)
 	}
@@ -46,20 +46,6 @@ var shared = sync.OnceValues(func() (*cluster, error) {
 	}
 	return c, nil
 })
-
-// removeBehindUs starts a shell that waits for the end of this process, which closes the pipe, and then removes the directory.
-// What still writes there is being killed meanwhile, so it may take more than one try. The pipe is for the caller to hold: what
-// nothing refers to is closed.
-func removeBehindUs(dir string) (io.Closer, error) {
-	const script = `cat; n=0; until rm -rf -- "$1" || [ $n = 50 ]; do sleep 0.1; n=$((n+1)); done`
-	sweeper := exec.Command("sh", "-c", script, "sh", dir)
-	sweeper.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // a ^C is for the tests
-	pipe, err := sweeper.StdinPipe()
-	if err != nil {
-		return nil, err
-	}
-	return pipe, sweeper.Start()
-}
 
 // settings are those of all programs. Where they differ from Ceph's own:
 //   - nobody proves who they are: only this machine can reach it, and the accounts of S3 are apart from that. radosgw wants an
