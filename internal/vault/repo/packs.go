@@ -48,14 +48,15 @@ const (
 type pack struct {
 	kind, name string
 	data       []byte
+	sizeFull   int           // from how many bytes on it is full
 	entries    index.Builder // of its contents, and of what was deleted meanwhile
 	state      packState
 	whole      bool // data has the index and the trailer
 }
 
-// newPack begins one in the given room.
-func newPack(kind, session string, room []byte) *pack {
-	p := &pack{kind: kind, name: kind + randomHex(nameBytes) + "-" + session, entries: index.Builder{}}
+// newPack begins one in the given room, which is full from so many bytes on.
+func newPack(kind, session string, room []byte, sizeFull int) *pack {
+	p := &pack{kind: kind, name: kind + randomHex(nameBytes) + "-" + session, sizeFull: sizeFull, entries: index.Builder{}}
 	p.data = appendRandom(room[:0], packPreamble)
 	return p
 }
@@ -72,9 +73,25 @@ func (p *pack) add(i Info, sealed []byte) (Info, error) {
 		return i, fmt.Errorf("store %s: it is too large for a pack", i.ID)
 	}
 	i.Pack, i.Offset, i.Packed = p.name, uint32(len(p.data)), uint32(len(sealed))
+	p.grow(len(sealed))
 	p.data = append(p.data, sealed...)
 	p.entries.Add(i)
 	return i, nil
+}
+
+const (
+	// packSmall is the size, in bytes, up to which a pack takes room as it needs it: most sessions store no more.
+	packSmall = 1 << 20
+	// packOver is by how many bytes a full pack is longer than it need be: it ends with a whole content, an index and a trailer.
+	packOver = 2 << 20
+)
+
+// grow makes room for n bytes more. A pack that is not small takes all that it will need at once: to take it little by little costs
+// four times as much memory and as much copying, and all who write wait meanwhile.
+func (p *pack) grow(n int) {
+	if need := len(p.data) + n; need > cap(p.data) && need > packSmall {
+		p.data = slices.Grow(p.data, max(n, p.sizeFull+packOver-len(p.data)))
+	}
 }
 
 // finished gives the bytes of a pack of these contents and entries.

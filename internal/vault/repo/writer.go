@@ -162,7 +162,7 @@ func (w *Writer) add(ctx context.Context, i Info, sealed []byte, rewrite bool) e
 	b := w.batch()
 	p := b.filling[packKind(i.ID)]
 	if p == nil {
-		p = newPack(packKind(i.ID), b.session, w.takeSpare())
+		p = newPack(packKind(i.ID), b.session, w.takeSpare(), w.packSize)
 		b.filling[p.kind] = p
 	}
 	i, err := p.add(i, sealed)
