@@ -121,7 +121,7 @@ func (n *Network) Heal() {
 
 // stop sends SIGSTOP to every process that find lists, until none of them runs: they may have had children meanwhile.
 func stop(find func() []int) error {
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	for deadline := time.Now().Add(time.Minute); ; {
 		running := slices.DeleteFunc(find(), stopped)
 		if len(running) == 0 {
 			return nil

@@ -46,7 +46,7 @@ func TestASwitchLosesWhatItIsToldToAndNothingElse(t *testing.T) {
 		var first []string
 		for _, node := range nodes {
 			for seconds := 0; seconds < len(nodes)-1; {
-				if err := inbox[node].SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+				if err := inbox[node].SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 					t.Fatal(err)
 				}
 				buffer := make([]byte, 100)

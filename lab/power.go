@@ -26,7 +26,7 @@ func (w *World) PowerOff(host string) {
 	if err := os.WriteFile(local.HoldFile(w.Root, host), nil, 0o644); err != nil {
 		w.t.Fatal(err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 		left := w.Net.Processes(host)
 		for _, pid := range left {
 			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {

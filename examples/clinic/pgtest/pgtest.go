@@ -159,7 +159,7 @@ func (s *Server) AdminURL() string {
 // Exec runs one statement as superuser.
 func (s *Server) Exec(t testing.TB, sql string, args ...any) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, s.AdminURL())
 	if err != nil {
@@ -174,7 +174,7 @@ func (s *Server) Exec(t testing.TB, sql string, args ...any) {
 // Number runs a query that returns one integer, as superuser.
 func (s *Server) Number(t testing.TB, sql string, args ...any) int64 {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, s.AdminURL())
 	if err != nil {
@@ -191,10 +191,10 @@ func (s *Server) Number(t testing.TB, sql string, args ...any) int64 {
 // Await polls a query until it returns want.
 func (s *Server) Await(t testing.TB, want int64, sql string, args ...any) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(5 * time.Minute)
 	for s.Number(t, sql, args...) != want {
 		if time.Now().After(deadline) {
-			t.Fatalf("%s did not become %d within 20 s", sql, want)
+			t.Fatalf("%s did not become %d within five minutes", sql, want)
 		}
 		time.Sleep(20 * time.Millisecond)
 	}

@@ -163,7 +163,7 @@ func (n *Node) Reopen(t testing.TB) {
 }
 
 func (n *Node) end(t testing.TB) {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	if err := n.Kill(ctx, "the test has ended"); err != nil {
 		t.Error(err)
@@ -181,14 +181,14 @@ func (n *Node) end(t testing.TB) {
 // Await observes until the observation is as wanted.
 func (n *Node) Await(t testing.TB, what string, ok func(database.Local) bool) database.Local {
 	t.Helper()
-	until := time.Now().Add(30 * time.Second)
+	until := time.Now().Add(patience)
 	for {
 		l := n.Observe(t.Context())
 		if ok(l) {
 			return l
 		}
 		if time.Now().After(until) {
-			t.Fatalf("%s: not within 30 s: %s; last seen: %+v", n.Endpoint.Host, what, l)
+			t.Fatalf("%s: not within %s: %s; last seen: %+v", n.Endpoint.Host, patience, what, l)
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
