@@ -223,7 +223,7 @@ func openRefusesWithoutTouchingAnything(t *testing.T, at func() place) {
 // sample is a backup's worth of files: empty, small, of many chunks, and two directories.
 func sample() map[string][]byte {
 	r := rand.NewChaCha8([32]byte{1})
-	big := make([]byte, 2<<20+137)
+	big := make([]byte, 5<<20+137)
 	_, _ = r.Read(big) // never fails
 	return map[string][]byte{
 		"pgdata/PG_VERSION": []byte("15\n"), "pgdata/base/5/1": big, "pgdata/base/5/2": {},
