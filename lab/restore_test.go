@@ -119,6 +119,25 @@ func TestAMomentComesBackBesideTheLiveDatabase(t *testing.T) {
 // network.
 func restoreFromNothing(t *testing.T, vault, key string) {
 	t.Helper()
+	far := newFarSite(t, vault, key)
+	out, err := far.run("restore", "database", "records", "--vault", far.vault, "--key", far.key, "--to", filepath.Join(far.dir, "data"))
+	if err != nil {
+		t.Fatalf("restore from the vault and its key alone: %v\n%s", err, out)
+	}
+	t.Logf("%s", out)
+	if _, err := os.Stat(filepath.Join(far.dir, "data", "global", "pg_control")); err != nil {
+		t.Error(err)
+	}
+}
+
+// farSite is another site: a directory with the program, a vault and its key, of another user, who has no network.
+type farSite struct {
+	dir, vault, key string
+	uid, gid        int
+}
+
+func newFarSite(t *testing.T, vault, key string) farSite {
+	t.Helper()
 	there, err := os.MkdirTemp("/var/tmp", "holdfast-lab-nothing-")
 	if err != nil {
 		t.Fatal(err)
@@ -151,15 +170,13 @@ func restoreFromNothing(t *testing.T, vault, key string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(filepath.Join(there, "holdfast"), "restore", "database", "records", "--vault", "file://"+filepath.Join(there, "vault"), "--key", filepath.Join(there, "key"), "--to", filepath.Join(there, "data"))
-	cmd.Dir, cmd.Env = there, []string{"PATH=/usr/bin:/bin", "HOME=" + there}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, Cloneflags: syscall.CLONE_NEWNET}
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("restore from the vault and its key alone: %v\n%s", err, out)
-	}
-	t.Logf("%s", out)
-	if _, err := os.Stat(filepath.Join(there, "data", "global", "pg_control")); err != nil {
-		t.Error(err)
-	}
+	return farSite{dir: there, vault: "file://" + filepath.Join(there, "vault"), key: filepath.Join(there, "key"), uid: uid, gid: gid}
+}
+
+// run runs the program there, and gives what it says to both of its outputs.
+func (e farSite) run(args ...string) ([]byte, error) {
+	cmd := exec.Command(filepath.Join(e.dir, "holdfast"), args...)
+	cmd.Dir, cmd.Env = e.dir, []string{"PATH=/usr/bin:/bin", "HOME=" + e.dir}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(e.uid), Gid: uint32(e.gid)}, Cloneflags: syscall.CLONE_NEWNET}
+	return cmd.CombinedOutput()
 }

@@ -66,7 +66,7 @@ func Drill(ctx context.Context, o DrillOptions) (d Drilled, err error) {
 	if _, err := SweepTrials(ctx, o.Dir); err != nil {
 		return d, err
 	}
-	if err := checkRoom(o.Dir, o.Choice.Backup, restore.Work(o.Choice, true).Log); err != nil {
+	if err := checkDrillRoom(o.Dir, o.Choice.Backup, restore.Work(o.Choice, true).Log); err != nil {
 		return d, err
 	}
 	t, err := restore.NewTrial(o.Dir, restore.ForDrill, o.Choice.Backup.ID)
@@ -125,10 +125,10 @@ func (d *Drilled) ask(ctx context.Context, o DrillOptions, rec *restore.Recovere
 		return err
 	}
 	for _, name := range names {
-		look := func(ctx context.Context, c *pgx.Conn) (f findings, err error) {
+		answers := func(ctx context.Context, c *pgx.Conn) (f findings, err error) {
 			return f, c.QueryRow(ctx, "select count(*) from pg_catalog.pg_class").Scan(&f.looked)
 		}
-		if _, err := inDatabase(ctx, rec.ConnString(name), look); err != nil {
+		if _, err := inDatabase(ctx, rec.ConnString(name), answers); err != nil {
 			return fmt.Errorf("ask database %s: %w", name, err)
 		}
 		d.Asked = append(d.Asked, name)

@@ -14,6 +14,7 @@ import (
 	"holdfast/internal/event"
 	"holdfast/internal/problem"
 	"holdfast/internal/restore"
+	"holdfast/internal/restore/forecast"
 	"holdfast/internal/vault"
 )
 
@@ -24,6 +25,8 @@ type held struct {
 	Backups  []listedBackup   `json:"backups"`          // newest first
 	Windows  []listedWindow   `json:"windows"`          // newest backup first
 	Unseen   *problem.Problem `json:"unseen,omitempty"` // a copy that could not be read, and what is not known for that
+
+	Restore *forecast.Forecast `json:"restore,omitempty"` // how long the latest moment takes to restore, without a sample; missing = nothing can be restored
 }
 
 // listedBackup is a backup with what a list adds to it.
@@ -209,7 +212,26 @@ func holdings(ctx context.Context, v *vault.Vault, name string) (held, error) {
 	for _, w := range restore.Windows(c) {
 		h.Windows = append(h.Windows, listedWindow{Backup: w.Backup, From: w.From, To: w.To, End: w.End.String()})
 	}
+	if ch, err := restore.Choose(c, restore.Target{Kind: restore.Latest}); err == nil {
+		runs, err := evidence(ctx, v, name, c.Backups, "")
+		if err != nil && ctx.Err() != nil { // else less is known, and the list is as it is
+			return h, err
+		}
+		f := forecast.Expect(restore.Work(ch, false), runs, nil)
+		h.Restore = &f
+	}
 	return h, nil
+}
+
+// restoreLine says how long a restore of the latest moment takes; "" = there is nothing to restore.
+func restoreLine(h held) string {
+	switch {
+	case h.Restore == nil:
+		return ""
+	case h.Restore.Known:
+		return fmt.Sprintf("restoring the latest moment is expected to take %s; try it: holdfast restore drill %s", wholeText(*h.Restore), h.Database)
+	}
+	return fmt.Sprintf("how long it takes to restore the latest moment is %s; measure it: holdfast restore drill %s", wholeText(*h.Restore), h.Database)
 }
 
 func writeBackups(out io.Writer, all []held) error {
@@ -236,7 +258,10 @@ func writeBackups(out io.Writer, all []held) error {
 			p("  %s\t%s\t%s\t%s\t%s\t%d\t%s\n", b.ID, momentText(b.Stopped), ageText(time.Duration(b.Age)), sizeText(b.Bytes), sizeText(b.Stored), b.Timeline, proofText(b.Backup))
 		}
 		p("\n")
-		for _, line := range windowLines(h) {
+		for _, line := range append(windowLines(h), restoreLine(h)) {
+			if line == "" {
+				continue
+			}
 			p("  %s\n", line)
 		}
 	}

@@ -196,7 +196,11 @@ func (w *databaseWords) run(ctx context.Context, cmd *cobra.Command, name string
 	if out.Place, err = restore.Survey(dir, choice, w.delta, w.spaces); err != nil {
 		return err
 	}
-	if out.Times.Expected, err = w.foresee(ctx, cmd, v, known, choice, out.Place); err != nil {
+	out.Times.Expected, err = w.foresee(ctx, cmd, v, known, choice, out.Place)
+	if err != nil && ctx.Err() != nil {
+		return interrupted(name, "Nothing was restored, and nothing of the sample is left.")
+	}
+	if err != nil {
 		return err
 	}
 	if w.dryRun {
@@ -275,11 +279,14 @@ func (w *databaseWords) restore(ctx context.Context, cmd *cobra.Command, v *vaul
 	out.Took, out.Kept = event.Duration(time.Since(began)), res.Kept
 	out.Times.measureRestore(res.Times)
 	if err != nil && ctx.Err() != nil {
-		return &problem.Problem{Code: "restore.interrupted", Subject: out.Database, Severity: problem.Note, Title: "was not restored: interrupted",
-			Meaning: out.Place.Dir + " is not a whole database. The live one and the vault are as they were.",
-			Remedy:  "give the same command again: it goes on with what is there"}
+		return interrupted(out.Database, out.Place.Dir+" is not a whole database. The live one and the vault are as they were.")
 	}
 	return err
+}
+
+func interrupted(database, meaning string) error {
+	return &problem.Problem{Code: "restore.interrupted", Subject: database, Severity: problem.Note, Title: "was not restored: interrupted",
+		Meaning: meaning, Remedy: "give the same command again: it goes on with what is there"}
 }
 
 func (w *databaseWords) tellDryRun(cmd *cobra.Command, o restoredDatabase) error {

@@ -29,7 +29,7 @@ type recorded struct {
 }
 
 // evidence is what restores of a database from this vault took until now: trials, as the vault lists them, and what the
-// newest receipts of restores and drills say, in the vault and below a directory of this machine. Receipts that cannot be read
+// newest receipts of restores and drills say, in the vault and below a directory of this machine ("" = none). Receipts that cannot be read
 // are passed over: they are looked at for their figures alone, and are not proven here.
 func evidence(ctx context.Context, v *vault.Vault, database string, backups []vault.Backup, beside string) ([]forecast.Run, error) {
 	runs := backup.TrialRuns(backups)
@@ -88,6 +88,9 @@ func newestReceipts(ctx context.Context, v *vault.Vault) ([][]byte, error) {
 // receiptsBeside reads the newest receipts that restores and drills without a plan kept below a directory, in it or in one of
 // those that lie there.
 func receiptsBeside(dir string) ([][]byte, error) {
+	if dir == "" {
+		return nil, nil
+	}
 	at := map[string]time.Time{}
 	var names []string
 	for _, pattern := range []string{"*.receipt", filepath.Join("*", "*.receipt")} {

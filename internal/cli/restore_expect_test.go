@@ -120,3 +120,18 @@ func TestASampleBeforeARestoreCostsAHundredthPart(t *testing.T) {
 		}
 	}
 }
+
+func TestAListSaysHowLongARestoreTakes(t *testing.T) {
+	known, some := aDrill("here").Expected, aDrill("here").Expected
+	some.Known, some.Total = false, time.Minute
+	for want, f := range map[string]*forecast.Forecast{
+		"":                                 nil,
+		"is expected to take about 9s":     &known,
+		"is not known; longer than 1m0s; ": &some,
+		"is not known; measure it: holdfast restore drill records": {},
+	} {
+		if got := restoreLine(held{Database: "records", Restore: f}); !strings.Contains(got, want) || (got == "") != (want == "") {
+			t.Errorf("%q does not say %q", got, want)
+		}
+	}
+}

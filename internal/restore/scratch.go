@@ -151,7 +151,7 @@ func (s *Scratch) arguments() ([]string, error) {
 		{"port", "5432"}, // only part of the socket's name
 		{"external_pid_file", ""},
 		{"shared_preload_libraries", ""}, {"session_preload_libraries", ""}, {"local_preload_libraries", ""},
-		{"logging_collector", "off"}, {"log_destination", "stderr"}, {"lc_messages", "C"}, {"log_timezone", "UTC"},
+		{"logging_collector", "off"}, {"log_destination", "stderr"}, {"lc_messages", "C"}, {"log_timezone", "UTC"}, {"log_checkpoints", "on"}, // see redo
 		{"hot_standby", "on"},
 		{"fsync", "off"}, // a scratch server that loses power is restored again
 		{"autovacuum", "off"},

@@ -18,9 +18,12 @@ func TestRedoIsReadFromTheServersLog(t *testing.T) {
 		"a replay": {"LOG:  redo starts at 0/2000028\nLOG:  consistent recovery state reached at 0/2000100\nLOG:  redo done at 0/90000A8 system usage: CPU: user: 0.41 s, system: 0.10 s, elapsed: 0.62 s\n",
 			620 * time.Millisecond, 0x90000A8 - 0x2000028},
 		"a long one, into another log file": {"redo starts at 1/FE000000\nredo done at 2/2000000 system usage: CPU: user: 3000.41 s, system: 10.10 s, elapsed: 7201.50 s\n", 7201500 * time.Millisecond, 0x4000000},
-		"nothing to replay":                 {"LOG:  redo is not required\n", 0, 0},
-		"an end without times":              {"redo starts at 0/2000028\nredo done at 0/90000A8\n", 0, 0},
-		"a beginning alone":                 {"redo starts at 0/2000028\n", 0, 0},
+		"with what is written at its end": {"redo starts at 0/2000028\nrestartpoint complete: wrote 9 buffers (0.1%); write=7.000 s, sync=0.001 s, total=7.100 s; sync files=4\nredo done at 0/90000A8 system usage: CPU: user: 0.41 s, system: 0.10 s, elapsed: 0.62 s\n" +
+			"checkpoint starting: end-of-recovery immediate wait\ncheckpoint complete: wrote 5 buffers (0.0%); 0 WAL file(s) added, 0 removed, 0 recycled; write=0.001 s, sync=5.001 s, total=5.003 s; sync files=4, longest=5.001 s\ncheckpoint complete: x total=90.000 s;\n",
+			5623 * time.Millisecond, 0x90000A8 - 0x2000028},
+		"nothing to replay":    {"LOG:  redo is not required\n", 0, 0},
+		"an end without times": {"redo starts at 0/2000028\nredo done at 0/90000A8\n", 0, 0},
+		"a beginning alone":    {"redo starts at 0/2000028\n", 0, 0},
 	} {
 		if took, bytes := redo(c.log); took != c.took || bytes != c.bytes {
 			t.Errorf("%s: %s and %d bytes, want %s and %d", name, took, bytes, c.took, c.bytes)

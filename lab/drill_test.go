@@ -1,0 +1,168 @@
+package lab_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"holdfast/internal/api"
+	"holdfast/lab"
+)
+
+// drilled is what `restore drill` says in JSON.
+type drilled struct {
+	OK   bool
+	Runs []struct {
+		OK       bool
+		Fault    string
+		Bytes    int64
+		Log      int64 `json:"log_bytes"`
+		Began    time.Time
+		Expected struct {
+			Known   bool
+			Seconds float64 `json:"expected_seconds"`
+			Phases  []struct {
+				Name, Because string
+				Seconds       float64 `json:"expected_seconds"`
+			}
+		}
+		Measured struct {
+			Seconds  float64
+			Replayed int64   `json:"replayed_bytes"`
+			Off      float64 `json:"off_percent"`
+			Missed   bool
+			Phases   []struct {
+				Name    string
+				Seconds float64
+			}
+		}
+		Loss struct {
+			Newest  time.Time `json:"newest_restorable"`
+			Seconds *float64  `json:"rpo_seconds"`
+			Commit  time.Time `json:"newest_commit"`
+		}
+	}
+}
+
+// Some hundred megabytes, and as much log, come back at another site five times, from the vault and its key alone. Each time it
+// was known before how long that would take, to a quarter; what would have been lost is told; and the receipts are proven there.
+func TestADrillAtAnotherSiteKnowsItsTimeBefore(t *testing.T) {
+	lab.Long(t)
+	w := lab.NewAs(t, "127.60.67", lab.Shape{})
+	w.Start()
+	run := func(args ...string) string {
+		t.Helper()
+		out, err := w.Run(args...)
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+		return out
+	}
+	write := func(sql string) {
+		t.Helper()
+		conn, err := w.Connect(t.Context(), "h1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = conn.Close(t.Context()) }() // done with
+		if _, err := conn.PgConn().Exec(t.Context(), sql).ReadAll(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.Await("a backup is proven", 2*recoverMax, func(st api.Status) bool {
+		a := st.Databases[0].Archive
+		return lab.Well(st) && a != nil && a.Last != nil && a.Last.Proven
+	})
+	write("CREATE TABLE filler (n int PRIMARY KEY, words text); INSERT INTO filler SELECT n, (SELECT string_agg(md5((n * 31 + k)::text), '') FROM generate_series(1, 30) k) FROM generate_series(1, 400000) n")
+	run("backup", "run", "records")
+	write("UPDATE filler SET words = reverse(words) WHERE n % 10 = 0")
+	write("INSERT INTO filler SELECT n, (SELECT string_agg(md5((n * 31 + k)::text), '') FROM generate_series(1, 30) k) FROM generate_series(400001, 430000) n")
+	last := time.Now()
+	for deadline := time.Now().Add(2 * recoverMax); ; time.Sleep(time.Second) {
+		var held []struct {
+			Windows []struct{ To time.Time }
+		}
+		if err := json.Unmarshal([]byte(run("backup", "window", "records", "--output", "json")), &held); err != nil {
+			t.Fatal(err)
+		}
+		if len(held) == 1 && len(held[0].Windows) > 0 && held[0].Windows[0].To.After(last) {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the log does not come into the vault: %+v", held)
+		}
+	}
+	home := readDrilled(t, run("restore", "drill", "records", "--output", "json"), nil)
+	tellDrilled(t, "at home", home)
+	if verified := run("receipt", "verify"); !strings.Contains(verified, "1 drill passed") || !strings.Contains(verified, "proven.") {
+		t.Errorf("the receipts at home: %s", verified)
+	}
+	key := filepath.Join(filepath.Dir(w.Plan), "exported.key")
+	run("vault", "key", "export", "main", "--out", key)
+	w.Stop()
+
+	far := newFarSite(t, filepath.Join(w.Root, "vault"), key)
+	scratch := filepath.Join(far.dir, "scratch")
+	out, err := far.run("restore", "drill", "records", "--vault", far.vault, "--key", far.key, "--scratch", scratch, "--runs", "5", "--output", "json")
+	there := readDrilled(t, string(out), err)
+	tellDrilled(t, "at another site", there)
+	if len(there.Runs) != 5 {
+		t.Fatalf("%d runs", len(there.Runs))
+	}
+	for i, r := range there.Runs {
+		sum := 0.0
+		for _, p := range r.Measured.Phases {
+			sum += p.Seconds
+		}
+		switch {
+		case !r.Expected.Known || r.Measured.Missed || math.Abs(r.Measured.Off) > 25:
+			t.Errorf("run %d: %.1f s were expected (known: %v), and it took %.1f s", i+1, r.Expected.Seconds, r.Expected.Known, r.Measured.Seconds)
+		case math.Abs(sum-r.Measured.Seconds) > 1e-6:
+			t.Errorf("run %d: the phases come to %g s, the whole is %g s", i+1, sum, r.Measured.Seconds)
+		case r.Loss.Seconds == nil || math.Abs(*r.Loss.Seconds-r.Began.Sub(r.Loss.Newest).Seconds()) > 0.01 || r.Loss.Newest.Before(last) || r.Loss.Commit.Before(last.Add(-recoverMax)):
+			t.Errorf("run %d: lost %+v, began %s, the last row was written at %s", i+1, r.Loss, r.Began, last)
+		case r.Bytes < 300<<20 || r.Measured.Replayed < 100<<20:
+			t.Errorf("run %d: %d bytes and %d bytes of log are too little to prove anything", i+1, r.Bytes, r.Measured.Replayed)
+		}
+	}
+	kept, err := filepath.Glob(filepath.Join(scratch, "records.drill.receipt", "vault-*"))
+	if err != nil || len(kept) != 1 {
+		t.Fatalf("%q, %v", kept, err)
+	}
+	verify := []string{"receipt", "verify", kept[0], "--public", filepath.Join(filepath.Dir(kept[0]), "key.pub")}
+	if out, err := far.run(verify...); err != nil || !bytes.Contains(out, []byte("5 drill passed")) || !bytes.Contains(out, []byte("proven.")) {
+		t.Errorf("verified there: %v\n%s", err, out)
+	}
+	names, err := os.ReadDir(scratch)
+	if err != nil || slices.ContainsFunc(names, func(e os.DirEntry) bool { return e.Name() != "records.drill.receipt" }) {
+		t.Errorf("left: %v, %v", names, err)
+	}
+}
+
+// readDrilled takes the JSON from behind what was told on the way.
+func readDrilled(t *testing.T, text string, err error) (d drilled) {
+	t.Helper()
+	if err == nil {
+		err = json.Unmarshal([]byte(text[max(strings.Index(text, "{"), 0):]), &d)
+	}
+	if err != nil || !d.OK {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	return d
+}
+
+func tellDrilled(t *testing.T, where string, d drilled) {
+	t.Helper()
+	for i, r := range d.Runs {
+		t.Logf("%s %d: %d MiB and %d MiB of log, expected %.1f s (known: %v), measured %.1f s, %+.0f %%", where, i+1, r.Bytes>>20, r.Log>>20, r.Expected.Seconds, r.Expected.Known, r.Measured.Seconds, r.Measured.Off)
+		for k, p := range r.Measured.Phases {
+			t.Logf("    %-7s expected %5.1f s, measured %5.1f s: %s", p.Name, r.Expected.Phases[k].Seconds, p.Seconds, r.Expected.Phases[k].Because)
+		}
+	}
+}
