@@ -143,13 +143,20 @@ func (s *sampling) timed(ctx context.Context, jobs []func(context.Context) error
 	return time.Since(began), err
 }
 
+// share is how much is read of content of so many bytes: what is fetched longest is tried longest.
+func (s *sampling) share(of int64) int64 {
+	w := Work(s.o.Choice, false)
+	return max(int64(float64(s.limit.Bytes)*float64(of)/float64(max(w.Data+w.Log, 1))), int64(s.o.Workers)*vault.ChunkSize)
+}
+
 // large reads stretches of the large files.
 func (s *sampling) large(ctx context.Context, entries []vault.Entry) (forecast.Part, error) {
 	p := forecast.Part{What: "files above 1 MiB", Unit: "MiB"}
 	for _, e := range entries {
 		p.Of += e.Size
 	}
-	size := min(max(s.limit.Bytes/int64(s.o.Workers), vault.ChunkSize), stretchSize) / vault.ChunkSize * vault.ChunkSize
+	most := s.share(p.Of)
+	size := min(max(most/int64(s.o.Workers), vault.ChunkSize), stretchSize) / vault.ChunkSize * vault.ChunkSize
 	var all []stretch
 	for _, e := range entries {
 		for at := int64(0); at < e.Size; at += size {
@@ -158,7 +165,7 @@ func (s *sampling) large(ctx context.Context, entries []vault.Entry) (forecast.P
 	}
 	s.done.Store(0)
 	var jobs []func(context.Context) error
-	for i, x := range evenly(all, int((s.limit.Bytes+size-1)/size)) {
+	for i, x := range evenly(all, int((most+size-1)/size)) {
 		jobs = append(jobs, func(ctx context.Context) error { return s.stretch(ctx, x, fmt.Sprintf("large-%d", i)) })
 	}
 	var err error
@@ -224,7 +231,7 @@ func (s *sampling) log(ctx context.Context) (forecast.Part, error) {
 	log := s.o.Vault.Log(c.Backup.SystemID, c.Backup.SegmentSize)
 	var jobs []func(context.Context) error
 	s.done.Store(0)
-	for i, piece := range evenly(c.Pieces, max(min(len(c.Pieces)/8, int(s.limit.Bytes/4/int64(log.SegmentSize()))), s.o.Workers)) {
+	for i, piece := range evenly(c.Pieces, max(int(s.share(p.Of)/int64(log.SegmentSize())), s.o.Workers)) {
 		jobs = append(jobs, func(ctx context.Context) error {
 			content, err := log.Fetch(ctx, piece)
 			if err != nil {

@@ -15,7 +15,7 @@ type Times struct {
 	Fetch    time.Duration
 	Start    time.Duration // of the server, with the end of its recovery; of [Database] with its stop too
 	Replay   time.Duration // until what it changed is on the disk: the checkpoint at the end of a recovery grows with the log
-	Replayed int64 // bytes of log, as the server told; 0 = it did not, or replayed some of it twice
+	Replayed int64         // bytes of log, as the server told; 0 = it did not, or replayed some of it twice
 }
 
 // Total is the whole of it.
