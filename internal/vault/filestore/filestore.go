@@ -154,9 +154,13 @@ func fill(full string, data store.Data) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	in := data.Reader()
-	_, err = io.Copy(f, in)
-	err = errors.Join(err, in.Close())
+	if large, ok := data.(store.Bytes); ok && len(large) >= directMin {
+		err = writeDirect(f, large)
+	} else {
+		in := data.Reader()
+		_, err = io.Copy(f, in)
+		err = errors.Join(err, in.Close())
+	}
 	if err == nil {
 		err = f.Sync()
 	}
@@ -164,6 +168,29 @@ func fill(full string, data store.Data) (string, error) {
 		return "", errors.Join(err, os.Remove(tmp))
 	}
 	return tmp, nil
+}
+
+// directMin is the size, in bytes, from which a blob goes to the disk past the kernel's memory: it is a pack, which nobody reads soon.
+const directMin = 4 << 20
+
+// writeDirect writes a large blob. Its end goes through room of our own, for it is written with zeros behind it.
+func writeDirect(f *os.File, large []byte) error {
+	d, err := durable.NewDirect(f, int64(len(large)))
+	if err != nil {
+		return err
+	}
+	const piece = 1 << 20
+	end := len(large) / piece * piece
+	for at := 0; at < end && err == nil; at += piece {
+		_, err = d.WriteAt(large[at:at+piece:at+piece], int64(at))
+	}
+	if err == nil {
+		_, err = d.WriteAt(append(durable.DirectRoom(piece), large[end:]...), int64(end))
+	}
+	if err == nil {
+		err = d.Truncate(int64(len(large)))
+	}
+	return err
 }
 
 // renameNew renames unless the target exists. File systems that cannot do that in one step (NFS) are given

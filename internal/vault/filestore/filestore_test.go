@@ -3,6 +3,7 @@ package filestore_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -168,5 +169,34 @@ func TestWhatIsDeletedIsKeptForAWhile(t *testing.T) {
 	}
 	if err := s.Expunge(ctx, store.Deleted{Info: store.Info{Name: "wal/7/x~1"}, ID: "../wal/7/y"}); err == nil {
 		t.Error("something outside of the trash was ended")
+	}
+}
+
+// Large blobs go to the disk in another way: whatever their length and however they lie in memory, and nothing beside them changes there.
+func TestALargeBlobIsStoredWhole(t *testing.T) {
+	s := open(t)
+	const mib = 1 << 20
+	all := make([]byte, 8*mib)
+	for i := range all {
+		all[i] = byte(i>>12 + i*7)
+	}
+	want := bytes.Clone(all)
+	for _, c := range []struct{ from, length int }{{0, 4*mib - 1}, {0, 4 * mib}, {0, 4*mib + 1}, {4096, 5*mib - 1}, {1, 5 * mib}, {77, 4*mib + 4097}, {0, 7*mib + 4096}} {
+		name := fmt.Sprintf("repository/p%032d", c.from*100+c.length)
+		blob := all[c.from : c.from+c.length]
+		for range 2 { // the same again is no error
+			if err := s.Put(t.Context(), name, store.Bytes(blob)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got, err := store.Read(t.Context(), s, name); err != nil || !bytes.Equal(got, want[c.from:c.from+c.length]) {
+			t.Errorf("%d bytes from %d on: %d come back, or others: %v", c.length, c.from, len(got), err)
+		}
+		if err := s.Put(t.Context(), name, store.Bytes(blob[:c.length-1])); !errors.Is(err, store.ErrDiffers) {
+			t.Errorf("%d bytes from %d on, and one byte less: %v", c.length, c.from, err)
+		}
+	}
+	if !bytes.Equal(all, want) {
+		t.Error("what is stored was changed in memory")
 	}
 }
