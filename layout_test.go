@@ -61,7 +61,7 @@ var rooms = []room{
 
 	{folder: "internal/vault", ours: leaves + "internal/plan internal/vault/repo/...", why: "the vault must open with nothing but itself and its key"},
 	{folder: "internal/vault/s3store/s3test", ours: leaves + "internal/vault/s3store internal/disktest", why: "a fixture of tests that need an S3 server"},
-	{folder: "internal/vault/repo", ours: "internal/vault/store", why: "the repository's format stands on a place for blobs, and knows neither databases nor copies"},
+	{folder: "internal/vault/repo", ours: "internal/vault/store internal/vault/tiers", why: "the repository's format stands on a place for blobs, and knows neither databases nor copies"},
 	{folder: "internal/backup", ours: leaves + "internal/plan internal/database internal/database/stored internal/vault/... internal/restore internal/restore/forecast internal/backup/retention internal/pgcontrol", why: "backup streams into the vault, and proves a backup by restoring it; the cluster's say (a lease before a delete) comes in as an interface"},
 	{folder: "internal/backup/retention", pure: true, ours: "internal/problem internal/event internal/plan", why: "what may be deleted is judged, not looked up"},
 	{folder: "internal/files", ours: leaves + "internal/plan internal/vault", why: "a file set is backed up and restored with the vault alone"},

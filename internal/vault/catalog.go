@@ -16,7 +16,6 @@ import (
 	"maps"
 	"path"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -35,7 +34,7 @@ const (
 	// pageRows and pageAge bound what a writer that is killed has not written down yet; a scrub finds and adds it.
 	pageRows = 500
 	pageAge  = 10 * time.Minute
-	// pagesMax is how many pages may lie there before they are merged into one.
+	// pagesMax is how many pages may count before small ones are merged into one.
 	pagesMax = 64
 	// goneKept is how long it is remembered that a blob was let go of, so that a stale copy does not bring it back.
 	goneKept = 400 * 24 * time.Hour
@@ -172,7 +171,6 @@ type catalog struct {
 	intents map[string]row  // the last word on deletions of each blob
 	live    map[string]bool // pages that count
 	damaged []error         // pages that cannot be read in any copy
-	covers  []string        // of all pages
 	bundles spans           // of log, of bundles that must be there
 }
 
@@ -198,44 +196,58 @@ func (c catalog) has(name string) (row, bool) {
 	return r, ok && !r.Gone
 }
 
+// pages are the catalog as it lies in its folder.
+type pages struct {
+	live    map[string]page  // those that count
+	sizes   map[string]int64 // of all that are listed, in bytes, by name
+	damaged []error          // of those that cannot be read in any copy
+}
+
 // readCatalog reads all pages. One that is damaged in one copy is read from another.
 func (v *Vault) readCatalog(ctx context.Context) (catalog, error) {
-	c := catalog{rows: map[string]row{}, intents: map[string]row{}, live: map[string]bool{}}
-	var names []string
-	err := v.files.List(ctx, catalogDir+"/", func(i store.Info) error { names = append(names, i.Name); return nil })
+	p, err := v.readPages(ctx)
+	return p.catalog(), err
+}
+
+// readPages reads the pages that count, the largest first: those that are merged are not read where the page is whole that names them.
+func (v *Vault) readPages(ctx context.Context) (pages, error) {
+	p := pages{live: map[string]page{}, sizes: map[string]int64{}}
+	err := v.files.List(ctx, catalogDir+"/", func(i store.Info) error { p.sizes[i.Name] = i.Size; return nil })
 	if err != nil {
-		return c, fmt.Errorf("list the catalog of vault %s: %w", v.name, err)
+		return p, fmt.Errorf("list the catalog of vault %s: %w", v.name, err)
 	}
-	slices.Sort(names)
-	pages := map[string]page{}
-	for _, n := range names {
-		p, err := v.readPage(ctx, n)
+	v.pages.keepOnly(p.sizes)
+	merged := map[string]bool{}
+	for _, n := range slices.SortedFunc(maps.Keys(p.sizes), func(a, b string) int { return cmp.Or(cmp.Compare(p.sizes[b], p.sizes[a]), cmp.Compare(a, b)) }) {
+		if merged[n] {
+			continue
+		}
+		one, err := v.readPage(ctx, n)
 		if errors.Is(err, store.ErrNotFound) {
 			continue // merged meanwhile
 		}
 		if ctx.Err() != nil {
-			return c, err
+			return p, err
 		}
 		if err != nil {
-			c.damaged = append(c.damaged, fmt.Errorf("read %s: %w", n, err))
+			p.damaged = append(p.damaged, fmt.Errorf("read %s: %w", n, err))
 			continue
 		}
-		pages[n], c.live[n] = p, true
-		c.covers = append(c.covers, p.Covers...)
-	}
-	for _, n := range c.covers {
-		delete(c.live, n)
-	}
-	for n := range c.live {
-		for _, r := range pages[n].rows {
-			of := c.rows
-			if r.Intent != "" {
-				of = c.intents
-			}
-			if old, ok := of[r.Name]; !ok || r.over(old) {
-				of[r.Name] = r
-			}
+		p.live[n] = one
+		for _, of := range one.Covers {
+			merged[of] = true
 		}
+	}
+	maps.DeleteFunc(p.live, func(n string, _ page) bool { return merged[n] })
+	return p, nil
+}
+
+// catalog is what the pages say together.
+func (p pages) catalog() catalog {
+	c := catalog{rows: map[string]row{}, intents: map[string]row{}, live: map[string]bool{}, damaged: p.damaged}
+	for n, one := range p.live {
+		c.live[n] = true
+		c.add(one.rows)
 	}
 	c.bundles = spansOf(func(yield func(string) bool) {
 		for n, r := range c.rows {
@@ -244,10 +256,29 @@ func (v *Vault) readCatalog(ctx context.Context) (catalog, error) {
 			}
 		}
 	})
-	return c, nil
+	return c
 }
 
+// add learns rows. The order does not matter.
+func (c catalog) add(rows []row) {
+	for _, r := range rows {
+		of := c.rows
+		if r.Intent != "" {
+			of = c.intents
+		}
+		if old, ok := of[r.Name]; !ok || r.over(old) {
+			of[r.Name] = r
+		}
+	}
+}
+
+// readPage reads one page, from the places only when it is not remembered.
 func (v *Vault) readPage(ctx context.Context, name string) (page, error) {
+	if raw, ok := v.pages.get(name); ok {
+		if p, err := v.openPage(name, raw); err == nil {
+			return p, nil
+		}
+	}
 	var first error
 	places := []store.Store{v.files}
 	if v.members != nil {
@@ -261,6 +292,7 @@ func (v *Vault) readPage(ctx context.Context, name string) (page, error) {
 		if err == nil {
 			var p page
 			if p, err = v.openPage(name, raw); err == nil {
+				v.pages.put(name, raw)
 				return p, nil
 			}
 		}
@@ -269,75 +301,6 @@ func (v *Vault) readPage(ctx context.Context, name string) (page, error) {
 		}
 	}
 	return page{}, first
-}
-
-// mergeCatalog puts many pages into one, and lets go of them.
-func (v *Vault) mergeCatalog(ctx context.Context) error {
-	names, err := v.files.Names(ctx, catalogDir)
-	if err != nil || len(names) <= pagesMax {
-		return err
-	}
-	c, err := v.readCatalog(ctx)
-	if err != nil {
-		return err
-	}
-	if len(c.damaged) > 0 {
-		return errors.Join(c.damaged...) // they may come back from another copy
-	}
-	old := time.Now().Add(-goneKept)
-	merged := page{Covers: slices.Sorted(maps.Keys(c.live))}
-	for _, n := range c.covers {
-		if at, err := time.Parse(stateTime, strings.SplitN(path.Base(n), "-", 2)[0]); err == nil && at.After(old) {
-			merged.Covers = append(merged.Covers, n)
-		}
-	}
-	for _, r := range c.rows {
-		if !r.Gone || time.Unix(r.At, 0).After(old) && !c.bundles.covers(r.Name) {
-			merged.rows = append(merged.rows, r)
-		}
-	}
-	for n, r := range c.intents {
-		if c.mayBeGone(n) {
-			merged.rows = append(merged.rows, r)
-		}
-	}
-	slices.SortFunc(merged.rows, func(a, b row) int { return cmp.Compare(a.Name, b.Name) })
-	name, err := v.putPage(ctx, merged)
-	if err != nil {
-		return err
-	}
-	raw, err := store.Read(ctx, v.files, name)
-	if err == nil {
-		_, err = v.openPage(name, raw)
-	}
-	if err != nil { // what cannot be read back stands for nothing
-		return err
-	}
-	if err := v.isListed(ctx, v.files, name); err != nil {
-		return err
-	}
-	if v.members != nil { // each copy that answers has it before it loses what it stands for
-		for _, m := range v.members.Members() {
-			if m.Away != nil {
-				continue
-			}
-			if err := m.Store.Put(ctx, name, store.Bytes(raw)); err != nil {
-				return fmt.Errorf("copy %s: %w", m.Name, err)
-			}
-			if err := v.isListed(ctx, m.Store, name); err != nil {
-				return fmt.Errorf("copy %s: %w", m.Name, err)
-			}
-		}
-	}
-	for _, n := range merged.Covers {
-		if !slices.Contains(names, path.Base(n)) {
-			continue // an earlier merge has let go of it
-		}
-		if err := v.letGo(ctx, n); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func (v *Vault) catalogCipher() (cipher.AEAD, error) { return v.cipherFor("holdfast-catalog-v1") }

@@ -210,6 +210,7 @@ func (s *scrubbing) prepare(ctx context.Context) ([]string, error) {
 			all[n] = true
 		}
 	}
+	s.vault.pages.keepOnly(nil) // what is remembered may have rotted where it lies
 	var err error
 	if s.cat, err = s.vault.readCatalog(ctx); err != nil {
 		return nil, err

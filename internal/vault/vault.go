@@ -87,6 +87,7 @@ type Vault struct {
 	opened      [sha256.Size]byte       // hash of the wrap with which it was
 	generation  int                     // of the newest wrap; 0 = the key was never rotated
 	lastCatalog atomic.Pointer[catalog] // as it was last read; nil = not yet
+	pages       knownPages              // of the catalog, as they were read
 	bundles     indexes                 // of bundled log, as they were read
 
 	deletions Deletions

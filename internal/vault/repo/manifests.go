@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"holdfast/internal/vault/store"
+	"holdfast/internal/vault/tiers"
 )
 
 // TypeLabel is the label that every manifest has: what kind it is.
@@ -27,9 +28,13 @@ const TypeLabel = "type"
 const (
 	// manifestPrefix is before the names of the contents that hold manifests.
 	manifestPrefix = "m"
-	// manifestContentsMax is how many contents hold manifests before a flush of one more makes one of them all, as kopia does:
-	// whoever lists manifests has to fetch each.
+	// manifestContentsMax is how many contents hold manifests before a flush of one more joins them, as with kopia: whoever lists
+	// manifests has to fetch each. Kopia joins them all; here one is left alone that is larger than all that are smaller together,
+	// or each of many flushes would write again what was deleted in the course of a year.
 	manifestContentsMax = 16
+	// manifestGrowth is by how much a content grows at least that is joined with others: so few are left alone that there is always
+	// something to join.
+	manifestGrowth = 2
 	// tombstoneKept is how long a joined content still says that a manifest is deleted. A writer that joins what it read
 	// before the deletion, and stores that after it, would else bring the manifest back; and so would one that moves a content
 	// of manifests into another pack, or learns it from its pack, after others had joined it, however long after the deletion that
@@ -190,8 +195,15 @@ type manifestPlace interface {
 type manifestView struct {
 	read     bool
 	revision int64 // of the place, before it was read
-	contents []ContentID
-	records  records
+	contents []manifestContent
+	records  records // of them all
+}
+
+// manifestContent is one content that holds manifests.
+type manifestContent struct {
+	id      ContentID
+	size    int64 // bytes, as it lies in its pack
+	records []*manifestRecord
 }
 
 // committedManifests is what a repository remembers of the manifests that are stored.
@@ -240,10 +252,10 @@ func (c *committedManifests) one(ctx context.Context, from manifestPlace, id Con
 }
 
 // keepOnly forgets every content but these.
-func (c *committedManifests) keepOnly(ids []ContentID) {
-	keep := make(map[ContentID]bool, len(ids))
-	for _, id := range ids {
-		keep[id] = true
+func (c *committedManifests) keepOnly(contents []manifestContent) {
+	keep := make(map[ContentID]bool, len(contents))
+	for _, held := range contents {
+		keep[held.id] = true
 	}
 	c.decodedMu.Lock()
 	defer c.decodedMu.Unlock()
@@ -256,20 +268,19 @@ func (c *committedManifests) look(ctx context.Context, from manifestPlace, v *ma
 	if v.read && v.revision == now {
 		return nil
 	}
-	var ids []ContentID
+	var found []manifestContent
 	err := from.EachContentOf(ctx, manifestPrefix, false, func(i Info) error {
-		ids = append(ids, i.ID)
+		found = append(found, manifestContent{id: i.ID, size: int64(i.Packed)})
 		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("list manifests: %w", err)
 	}
-	found := make([][]*manifestRecord, len(ids))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(manifestReaders)
-	for i, id := range ids {
+	for i := range found {
 		g.Go(func() (err error) {
-			found[i], err = c.one(gctx, from, id)
+			found[i].records, err = c.one(gctx, from, found[i].id)
 			return err
 		})
 	}
@@ -277,10 +288,10 @@ func (c *committedManifests) look(ctx context.Context, from manifestPlace, v *ma
 		return err
 	}
 	all := records{}
-	for _, some := range found {
-		all.add(some...)
+	for _, held := range found {
+		all.add(held.records...)
 	}
-	*v = manifestView{read: true, revision: now, contents: ids, records: all}
+	*v = manifestView{read: true, revision: now, contents: found, records: all}
 	return nil
 }
 
@@ -510,7 +521,36 @@ func (w *Writer) joinable(ctx context.Context, put records, join bool) (instead 
 	if n < 2 || !join && n <= manifestContentsMax {
 		return nil, put
 	}
-	all = maps.Clone(v.records)
+	chosen := v.contents
+	if !join {
+		chosen = v.joined()
+	}
+	all = records{}
+	for _, held := range chosen {
+		instead = append(instead, held.id)
+		all.add(held.records...)
+	}
 	all.add(slices.Collect(maps.Values(put))...)
-	return v.contents, all.without(w.repo.Now().Add(-tombstoneKept))
+	if len(chosen) < len(v.contents) { // what is left alone may hold what is deleted here
+		return instead, all
+	}
+	return instead, all.without(w.repo.Now().Add(-tombstoneKept))
+}
+
+// joined gives the contents that are joined with one of what is put now, which is taken to be the smallest; all where none is to be,
+// so that they stay few.
+func (v manifestView) joined() []manifestContent {
+	sizes := make([]int64, len(v.contents))
+	for i, held := range v.contents {
+		sizes[i] = held.size
+	}
+	chosen := tiers.Joined(sizes, manifestGrowth)
+	if len(chosen) == 0 {
+		return v.contents
+	}
+	out := make([]manifestContent, 0, len(chosen))
+	for _, i := range chosen {
+		out = append(out, v.contents[i])
+	}
+	return out
 }

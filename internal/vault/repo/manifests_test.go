@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -211,6 +212,57 @@ func TestManifestsAreJoinedByThemselves(t *testing.T) {
 	}
 	if list, err := r.FindManifests(ctx, nil); err != nil || len(list) != count {
 		t.Errorf("%d manifests of %d, %v", len(list), count, err)
+	}
+}
+
+// A content of many manifests is left alone while small ones are joined, so that what is deleted in it stays so, however long that
+// takes; and is joined with them when they are as large.
+func TestALargeContentOfManifestsIsNotWrittenAgainForSmallOnes(t *testing.T) {
+	ctx, now := t.Context(), time.Now()
+	r := openHeap(t, madeHeap(t), repo.Options{Now: func() time.Time { return now }})
+	label := map[string]string{repo.TypeLabel: "test"}
+	write := func(f func(w *repo.Writer) error) {
+		t.Helper()
+		if err := r.Write(ctx, repo.WriteOptions{}, func(_ context.Context, w *repo.Writer) error { return f(w) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put := func(w *repo.Writer, n int) (id repo.ManifestID, err error) {
+		for range n {
+			if id, err = w.PutManifest(ctx, label, strings.Repeat("x", 20)); err != nil {
+				return id, err
+			}
+		}
+		return id, nil
+	}
+	var first repo.ManifestID
+	write(func(w *repo.Writer) (err error) { first, err = put(w, 500); return err })
+	var large repo.ContentID
+	if err := r.EachContentOf(ctx, "m", false, func(i repo.Info) error { large = i.ID; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	there := 500
+	write(func(w *repo.Writer) error { return w.DeleteManifest(ctx, first) })
+	counts := func() bool {
+		i, err := r.ContentInfo(ctx, large)
+		return err == nil && !i.Deleted
+	}
+	flushes := 0
+	for ; counts() && flushes < 500; flushes++ {
+		if flushes == 20 { // the deletion is forgotten in no content by itself
+			now = now.Add(500 * 24 * time.Hour)
+		}
+		write(func(w *repo.Writer) error { _, err := put(w, 3); return err })
+		there += 3
+		if got := contentsOfManifests(t, r); got > 17 {
+			t.Fatalf("%d contents hold manifests", got)
+		}
+		if list, err := r.FindManifests(ctx, label); err != nil || len(list) != there-1 {
+			t.Fatalf("%d manifests are there after %d flushes, want %d: %v", len(list), flushes, there-1, err)
+		}
+	}
+	if flushes < 100 || flushes == 500 {
+		t.Errorf("500 manifests were written again with the %dth flush of 3", flushes)
 	}
 }
 
