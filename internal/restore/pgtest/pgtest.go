@@ -109,33 +109,34 @@ func (s *Server) fill(initdb []string) error {
 	return nil
 }
 
-// firsts are the tests that have a copy of the template; held is what keeps that from being removed.
-var (
-	firsts sync.Map
-	held   io.Closer
+// firsts are the tests that have a copy of the template.
+var firsts sync.Map
 
-	templateOnce sync.Once
-	templateDir  string
-	templateErr  error
-)
+// shared is the template of this process.
+var shared struct {
+	once  sync.Once
+	dir   string
+	alive io.Closer // that it is open says that this process has not ended
+	err   error
+}
 
 // template is the directory of a cluster that never ran, made with the programs of the first server that asks.
 func template(s *Server) (string, error) {
-	templateOnce.Do(func() {
+	shared.once.Do(func() {
 		dir, err := os.MkdirTemp("/tmp", "hfpg-template-")
 		if err == nil {
-			held, err = disktest.RemoveBehindUs(dir)
+			shared.alive, err = disktest.RemoveBehindUs(dir)
 		}
 		if err == nil && s.Owner.Set {
 			err = os.Chown(dir, int(s.Owner.UID), int(s.Owner.GID))
 		}
 		if err == nil {
-			templateDir = filepath.Join(dir, "data")
-			err = s.initdb(templateDir)
+			shared.dir = filepath.Join(dir, "data")
+			err = s.initdb(shared.dir)
 		}
-		templateErr = err
+		shared.err = err
 	})
-	return templateDir, templateErr
+	return shared.dir, shared.err
 }
 
 func (s *Server) initdb(dir string, more ...string) error {
@@ -286,13 +287,6 @@ func (s *Server) command(name string, args ...string) *exec.Cmd {
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: s.Owner.UID, Gid: s.Owner.GID, Groups: []uint32{s.Owner.GID}}
 	}
 	return cmd
-}
-
-func (s *Server) run(name string, args ...string) {
-	s.T.Helper()
-	if out, err := s.command(name, args...).CombinedOutput(); err != nil {
-		s.T.Fatalf("%s: %v\n%s", name, err, out)
-	}
 }
 
 // Start runs the server and waits until it answers.
