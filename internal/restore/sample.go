@@ -22,8 +22,8 @@ import (
 	"holdfast/internal/vault"
 )
 
-// SampleLimit bounds a sample. Each of its three parts (large files, small ones, log) takes at most Time, and together they
-// read about Bytes.
+// SampleLimit bounds a sample. In each of its three parts (large files, small ones, log) nothing is begun after Time, and
+// together they read about Bytes.
 type SampleLimit struct {
 	Bytes int64
 	Time  time.Duration
@@ -117,30 +117,40 @@ func (s *sampling) take(ctx context.Context) (forecast.Sample, error) {
 	return out, nil
 }
 
+// sampleEnd is after how many times its limit a part of a sample is cut off: a vault may be behind a thin line.
+const sampleEnd = 4
+
 // timed does jobs with the run's workers until they are done or the time is up, makes durable what they wrote, and says how long
-// that took. A job that the time cuts off is no error.
+// that took. No job begins after the time is up, and those that have begun are ended: what they do counts with all of its time.
+// The last of them leave workers idle, which in a whole restore is nothing: so it is the workers' own time that counts.
 func (s *sampling) timed(ctx context.Context, jobs []func(context.Context) error) (time.Duration, error) {
 	began := time.Now()
-	inTime, cancel := context.WithTimeout(ctx, s.limit.Time)
+	inTime, cancel := context.WithTimeout(ctx, sampleEnd*s.limit.Time)
 	defer cancel()
+	var busy atomic.Int64
 	g, running := errgroup.WithContext(inTime)
 	g.SetLimit(s.o.Workers)
 	for _, job := range jobs {
-		if running.Err() != nil {
-			break
-		}
-		g.Go(func() error { return job(running) })
+		g.Go(func() error {
+			if time.Since(began) > s.limit.Time || running.Err() != nil {
+				return nil
+			}
+			at := time.Now()
+			defer func() { busy.Add(int64(time.Since(at))) }()
+			return job(running)
+		})
 	}
 	err := g.Wait()
-	if err != nil && inTime.Err() != nil && ctx.Err() == nil {
-		err = nil
+	if inTime.Err() != nil {
+		err = ctx.Err() // cut off: what it had done counts
 	}
 	if err = errors.Join(err, ctx.Err()); err != nil {
 		return 0, err
 	}
+	written := time.Now()
 	err = s.sync(ctx)
 	s.unsynced = nil
-	return time.Since(began), err
+	return time.Duration(busy.Load()/int64(max(min(s.o.Workers, len(jobs)), 1))) + time.Since(written), err
 }
 
 // share is how much is read of content of so many bytes: what is fetched longest is tried longest.
@@ -181,6 +191,9 @@ type stretch struct {
 	size int64
 }
 
+// sampledChunks are read between two looks at the clock.
+const sampledChunks = 4
+
 func (s *sampling) stretch(ctx context.Context, x stretch, rel string) error {
 	chunks, ok, err := s.reader.Chunks(ctx, x.of)
 	if err != nil || !ok {
@@ -196,8 +209,18 @@ func (s *sampling) stretch(ctx context.Context, x stretch, rel string) error {
 			return errors.Join(err, f.Close())
 		}
 	}
-	err = l.fill(ctx, part{chunks: chunks[x.at/vault.ChunkSize : (x.at+x.size+vault.ChunkSize-1)/vault.ChunkSize]})
-	s.later(rel, f) // what is there counts, and is made durable, though the rest was cut off
+	began, p := time.Now(), part{}
+	for some := range slices.Chunk(chunks[x.at/vault.ChunkSize:(x.at+x.size+vault.ChunkSize-1)/vault.ChunkSize], sampledChunks) {
+		if time.Since(began) > s.limit.Time { // what is there counts
+			break
+		}
+		p.chunks = some
+		if err = l.fill(ctx, p); err != nil {
+			break
+		}
+		p.at += int64(len(some)) * vault.ChunkSize
+	}
+	s.later(rel, f)
 	return errors.Join(err, l.out.Close())
 }
 

@@ -122,10 +122,14 @@ func newestFirst(runs []Run) []Run {
 	})
 }
 
-// fetch is how long all of it takes at the rates of the sample; false when there is content of which none was read.
+// fetch is how long all of it takes at the rates of the sample; false when there is content of which none was read. Log of which
+// none was read within the time, for its pieces are large, is taken at the rate of the files.
 func (s Sample) fetch() (time.Duration, bool) {
 	sum, told := 0.0, false
 	for _, p := range s {
+		if p.none() {
+			p.Done, p.Took = s.bytes()
+		}
 		switch {
 		case p.Of <= 0:
 		case p.Done <= 0 || p.Took <= 0:
@@ -135,6 +139,19 @@ func (s Sample) fetch() (time.Duration, bool) {
 		}
 	}
 	return seconds(sum), told
+}
+
+// none reports whether there is content in bytes of which none was read.
+func (p Part) none() bool { return p.Unit == "MiB" && p.Of > 0 && p.Done <= 0 }
+
+// bytes is what was read by bytes, and how long it took.
+func (s Sample) bytes() (n int64, took time.Duration) {
+	for _, p := range s {
+		if p.Unit == "MiB" && p.Done > 0 {
+			n, took = n+p.Done, took+p.Took
+		}
+	}
+	return n, took
 }
 
 func fetchPhase(w Work, runs []Run, s Sample) Phase {
@@ -268,6 +285,9 @@ func (r Run) text() string {
 func (s Sample) text() string {
 	var parts []string
 	for _, p := range s {
+		if p.none() {
+			parts = append(parts, fmt.Sprintf("none of %s of %s within the time, which is taken at the rate of the others", size(float64(p.Of)), p.What))
+		}
 		if p.Of <= 0 || p.Done <= 0 {
 			continue
 		}

@@ -60,8 +60,10 @@ func TestExpect(t *testing.T) {
 			map[string]float64{"fetch": 15, "start": 1, "checks": 1}, map[string]string{"replay": "2.0 MiB at most, which says too little"}},
 		"a restore has no checks": {forecast.Work{Data: mib, Log: mib, Replay: mib}, []forecast.Run{drill(true, mib, mib, time.Second, time.Second, time.Second)}, nil,
 			map[string]float64{"fetch": 1, "start": 1, "replay": 1}, nil},
-		"a sample that read nothing of one kind tells nothing": {work, nil, forecast.Sample{sample[0], {What: "log", Of: mib}}, map[string]float64{}, map[string]string{"fetch": "nothing was read"}},
-		"no log takes no time":                                 {forecast.Work{Data: mib}, nil, nil, map[string]float64{"replay": 0}, nil},
+		"a sample that read nothing of one kind tells nothing": {work, nil, forecast.Sample{sample[0], {What: "small files", Unit: "files", Of: 7}}, map[string]float64{}, map[string]string{"fetch": "nothing was read"}},
+		"log that is too slow to be read in time is taken as the files": {work, nil, forecast.Sample{sample[0], {What: "log", Unit: "MiB", Of: 200 * mib, Took: time.Second}}, map[string]float64{"fetch": 12},
+			map[string]string{"fetch": "none of 200.0 MiB of log within the time"}},
+		"no log takes no time": {forecast.Work{Data: mib}, nil, nil, map[string]float64{"replay": 0}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := forecast.Expect(c.work, c.runs, c.sample)
