@@ -5,9 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,6 +22,8 @@ const (
 	// trialMarking is the mark before it is locked.
 	trialMarking = trialMark + ".new"
 	trialData    = "data"
+	// scratchRun begins the name of a directory for the socket that does not lie in the trial's own.
+	scratchRun = "hf-scratch-"
 	// socketPathMax is the longest directory in which PostgreSQL can make its socket (its file's name follows).
 	socketPathMax = 90
 )
@@ -85,7 +90,7 @@ func (t *Trial) fill(backup string) (err error) {
 	}
 	about := trialAbout{Backup: backup}
 	if len(t.Run) > socketPathMax {
-		if t.Run, err = os.MkdirTemp("", "hf-scratch-"); err != nil {
+		if t.Run, err = os.MkdirTemp("", scratchRun); err != nil {
 			return err
 		}
 		about.Run = t.Run
@@ -166,21 +171,8 @@ func SweepTrials(ctx context.Context, parent string) (removed []string, err erro
 }
 
 func sweepTrial(ctx context.Context, dir string) (bool, error) {
-	at, err := os.Lstat(dir)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && !at.IsDir() {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	lock, err := os.OpenFile(filepath.Join(dir, trialMark), os.O_RDWR|unix.O_NOFOLLOW, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil // somebody's own, or one that is just being made, or was killed then: nothing is in it yet
-	}
-	if errors.Is(err, fs.ErrPermission) {
-		return false, nil // another user's, who removes it in his turn
-	}
-	if err != nil {
+	lock, raw, err := openMark(dir)
+	if err != nil || lock == nil {
 		return false, err
 	}
 	t := &Trial{Dir: dir, Run: filepath.Join(dir, "run"), lock: lock}
@@ -191,14 +183,55 @@ func sweepTrial(ctx context.Context, dir string) (bool, error) {
 		}
 		return false, err
 	}
-	raw, err := os.ReadFile(lock.Name())
-	if err != nil {
-		return false, errors.Join(err, lock.Close())
-	}
 	var about trialAbout
 	// A mark that was cut off says no other directory: only its own is removed then.
-	if json.Unmarshal(raw, &about) == nil && about.Run != "" {
+	if json.Unmarshal(raw, &about) == nil && isScratchRun(about.Run) {
 		t.Run = about.Run
 	}
 	return true, t.Remove(ctx)
+}
+
+// markMax is more bytes than a mark has.
+const markMax = 64 << 10
+
+// openMark opens and reads the mark of a trial that this user made; nil = there is none. In a directory that anybody can write to
+// others may put what looks like one: who believed it would remove what they want, or wait for ever for what is no file.
+func openMark(dir string) (*os.File, []byte, error) {
+	at, err := os.Lstat(dir)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && (!at.IsDir() || !ownedHere(at)) {
+		return nil, nil, nil // another user's, who removes it in his turn
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	lock, err := os.OpenFile(filepath.Join(dir, trialMark), os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.ELOOP) {
+		return nil, nil, nil // somebody's own, or one that is just being made, or was killed then: nothing is in it yet
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	is, err := lock.Stat()
+	if err == nil && (!is.Mode().IsRegular() || !ownedHere(is)) {
+		return nil, nil, lock.Close()
+	}
+	var raw []byte
+	if err == nil {
+		raw, err = io.ReadAll(io.LimitReader(lock, markMax))
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, lock.Close())
+	}
+	return lock, raw, nil
+}
+
+// ownedHere reports whether what was looked at belongs to the user of this process.
+func ownedHere(at fs.FileInfo) bool {
+	st, ok := at.Sys().(*syscall.Stat_t)
+	return ok && int(st.Uid) == os.Geteuid()
+}
+
+// isScratchRun reports whether a path is one that [Trial.fill] makes beside a trial's directory.
+func isScratchRun(at string) bool {
+	return filepath.Dir(at) == filepath.Clean(os.TempDir()) && strings.HasPrefix(filepath.Base(at), scratchRun)
 }
