@@ -188,6 +188,11 @@ func (b *Book) lock() (func(), error) {
 	if err := os.MkdirAll(b.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open the receipts: %w", err)
 	}
+	if b.unvouched {
+		if err := ownDir(b.dir); err != nil {
+			return nil, fmt.Errorf("open the receipts: %w", err)
+		}
+	}
 	f, err := os.OpenFile(filepath.Join(b.dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open the receipts: %w", err)
@@ -202,6 +207,20 @@ func (b *Book) lock() (func(), error) {
 		return nil, errors.Join(fmt.Errorf("lock the receipts in %s: %w", b.dir, err), f.Close())
 	}
 	return func() { _ = f.Close() }, nil // the lock goes with it
+}
+
+// ownDir refuses a directory that another user made, could write to, or leads elsewhere. Where anybody can write, one who guessed
+// its name would have us sign with his key, and go on with what he wrote.
+func ownDir(dir string) error {
+	at, err := os.Lstat(dir)
+	if err != nil {
+		return err
+	}
+	st, ok := at.Sys().(*syscall.Stat_t)
+	if !ok || !at.IsDir() || int(st.Uid) != os.Geteuid() || at.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("%s is not a directory of this user's that nobody else can write to; look at what it is, and move it away or choose another place", dir)
+	}
+	return nil
 }
 
 // page is the chain that one vault holds of this signer, as it lies on this host.

@@ -2,6 +2,8 @@ package receipt_test
 
 import (
 	"encoding/json"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -84,5 +86,36 @@ func TestAReceiptThatNoHostVouchesForIsProvenAgainstItsKeyAlone(t *testing.T) {
 	}
 	if _, err := host.Append(t.Context(), "v1", nil, receipt.Event{Kind: receipt.Restore}, time.Now()); err == nil {
 		t.Error("a host signed with a key for which nobody vouches")
+	}
+}
+
+// Where anybody can write, another user may have made the directory first, with a key of his own in it.
+func TestABookThatAnotherUserBeganIsNotWrittenOn(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give files to another user")
+	}
+	for name, spoil := range map[string]func(dir string) error{
+		"it is another user's": func(dir string) error {
+			return filepath.WalkDir(dir, func(at string, _ fs.DirEntry, err error) error { return errors.Join(err, os.Chown(at, 65534, 65534)) })
+		},
+		"others may write to it": func(dir string) error { return os.Chmod(dir, 0o777) },
+		"it leads elsewhere": func(dir string) error {
+			return errors.Join(os.Rename(dir, dir+".other"), os.Symlink(dir+".other", dir))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "records.drill.receipt")
+			write := func() error {
+				b := receipt.NewUnvouchedBook(dir, receipt.Author{Application: "clinic", Host: "unvouched-new"})
+				_, err := b.Append(t.Context(), "v1", nil, receipt.Event{Kind: receipt.Drill, Subject: "records", Outcome: receipt.Passed}, time.Now())
+				return err
+			}
+			if err := errors.Join(write(), spoil(dir)); err != nil {
+				t.Fatal(err)
+			}
+			if err := write(); err == nil || !strings.Contains(err.Error(), "nobody else can write to") {
+				t.Errorf("written on: %v", err)
+			}
+		})
 	}
 }
