@@ -41,11 +41,14 @@ func NewDirect(f *os.File, size int64) (*Direct, error) {
 		return Through(f), nil
 	}
 	// Otherwise each write that makes the file longer waits for all others.
-	err := unix.Fallocate(int(f.Fd()), 0, 0, size)
-	if err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
+	err := error(unix.EINTR)
+	for errors.Is(err, unix.EINTR) {
+		err = unix.Fallocate(int(f.Fd()), 0, 0, size)
+	}
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EFBIG) {
 		return d, fmt.Errorf("take %d bytes for %s: %w", size, f.Name(), err)
 	}
-	return d, nil
+	return d, nil // whatever else stands in the way does not stand in the way of writing
 }
 
 // Through is a Direct that is written in the usual way.

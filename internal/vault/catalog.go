@@ -16,6 +16,7 @@ import (
 	"maps"
 	"path"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -52,18 +53,70 @@ type row struct {
 }
 
 // over reports whether r says more of a blob than old: what was stored again after it was let go of is there again, and in
-// one second it was stored before it was let go of.
+// one second it was stored before it was let go of. Of two forms of one second (two hosts stored a segment) always the same one
+// counts, in whichever order they are met.
 func (r row) over(old row) bool {
-	if r.At != old.At {
+	switch {
+	case r.At != old.At:
 		return r.At > old.At
+	case r.Gone != old.Gone:
+		return r.Gone
+	case r.Intent != old.Intent:
+		return r.Intent == stays
 	}
-	return r.Gone && !old.Gone || r.Intent == stays && old.Intent == going
+	return cmp.Or(cmp.Compare(r.Sum, old.Sum), cmp.Compare(r.Size, old.Size)) > 0
 }
 
 // page is one object of the catalog.
 type page struct {
-	Covers []string `json:"covers,omitempty"` // pages that this one has merged
-	rows   []row
+	Covers []string `json:"covers,omitempty"` // pages that this one has merged, and those that they had
+	// Times says since when Covers are merged, in their order. Earlier versions wrote none: then since this page was made at the latest.
+	Times []coverTime `json:"times,omitempty"`
+	rows  []row
+}
+
+// coverTime is when so many pages were merged.
+type coverTime struct {
+	At    int64 `json:"t"` // seconds since 1970
+	Count int   `json:"n"`
+}
+
+// covered gives the pages that a page of that name covers, each with when it was merged at the latest.
+func (p page) covered(name string) map[string]int64 {
+	out := make(map[string]int64, len(p.Covers))
+	next := 0
+	for _, at := range p.Times {
+		for range min(max(at.Count, 0), len(p.Covers)-next) {
+			out[p.Covers[next]] = at.At
+			next++
+		}
+	}
+	for _, of := range p.Covers[next:] {
+		out[of] = madeAt(name).Unix()
+	}
+	return out
+}
+
+// covering notes which pages are covered, and since when.
+func (p *page) covering(since map[string]int64) {
+	p.Covers = slices.SortedFunc(maps.Keys(since), func(a, b string) int { return cmp.Or(cmp.Compare(since[a], since[b]), cmp.Compare(a, b)) })
+	p.Times = nil
+	for _, of := range p.Covers {
+		if n := len(p.Times); n > 0 && p.Times[n-1].At == since[of] {
+			p.Times[n-1].Count++
+			continue
+		}
+		p.Times = append(p.Times, coverTime{At: since[of], Count: 1})
+	}
+}
+
+// madeAt is when a page was made, by its name; of a name that does not say so, now at the latest.
+func madeAt(name string) time.Time {
+	at, err := time.Parse(stateTime, strings.SplitN(path.Base(name), "-", 2)[0])
+	if err != nil {
+		return time.Now()
+	}
+	return at
 }
 
 // catalogued reports whether the catalog keeps a blob: what is stored once and for ever.
@@ -217,7 +270,7 @@ func (v *Vault) readPages(ctx context.Context) (pages, error) {
 		return p, fmt.Errorf("list the catalog of vault %s: %w", v.name, err)
 	}
 	v.pages.keepOnly(p.sizes)
-	merged := map[string]bool{}
+	merged, damaged := map[string]bool{}, map[string]error{}
 	for _, n := range slices.SortedFunc(maps.Keys(p.sizes), func(a, b string) int { return cmp.Or(cmp.Compare(p.sizes[b], p.sizes[a]), cmp.Compare(a, b)) }) {
 		if merged[n] {
 			continue
@@ -230,7 +283,7 @@ func (v *Vault) readPages(ctx context.Context) (pages, error) {
 			return p, err
 		}
 		if err != nil {
-			p.damaged = append(p.damaged, fmt.Errorf("read %s: %w", n, err))
+			damaged[n] = fmt.Errorf("read %s: %w", n, err)
 			continue
 		}
 		p.live[n] = one
@@ -239,6 +292,11 @@ func (v *Vault) readPages(ctx context.Context) (pages, error) {
 		}
 	}
 	maps.DeleteFunc(p.live, func(n string, _ page) bool { return merged[n] })
+	for _, n := range slices.Sorted(maps.Keys(damaged)) {
+		if !merged[n] {
+			p.damaged = append(p.damaged, damaged[n])
+		}
+	}
 	return p, nil
 }
 

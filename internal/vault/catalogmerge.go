@@ -6,9 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"path"
 	"slices"
-	"strings"
 	"time"
 
 	"holdfast/internal/vault/store"
@@ -45,13 +43,33 @@ func (v *Vault) mergeCatalog(ctx context.Context) error {
 	if err := v.standsEverywhere(ctx, name); err != nil {
 		return err
 	}
-	for _, n := range merged.Covers {
-		if _, ok := p.sizes[n]; !ok {
+	if err := v.letGoOfCovered(ctx, p.sizes, merged); err != nil {
+		return err
+	}
+	for n, one := range p.live { // of an earlier merge that was cut off, or while a copy was away
+		if slices.Contains(chosen, n) || !slices.ContainsFunc(one.Covers, func(of string) bool { _, ok := p.sizes[of]; return ok }) {
+			continue
+		}
+		if err := v.standsEverywhere(ctx, n); err != nil {
+			return err
+		}
+		if err := v.letGoOfCovered(ctx, p.sizes, one); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// letGoOfCovered lets go of the pages that one covers, where they are listed still.
+func (v *Vault) letGoOfCovered(ctx context.Context, listed map[string]int64, by page) error {
+	for _, n := range by.Covers {
+		if _, ok := listed[n]; !ok {
 			continue // an earlier merge has let go of it
 		}
 		if err := v.letGo(ctx, n); err != nil {
 			return err
 		}
+		delete(listed, n)
 	}
 	return nil
 }
@@ -73,29 +91,39 @@ func (p pages) toMerge() []string {
 	return out
 }
 
-// doneKept is how long a row stays that outdoes others and is not needed without them: another host may be merging pages at this moment
-// that have those, and not have seen it. One that has seen it leaves those out, in whichever page it is.
+// doneKept is for how long a row stays in its page that outdoes others and is not needed without them: another host may be merging
+// pages at this moment that have those, and not have seen it. One that has seen it leaves those out, in whichever page it is. What a
+// row says may have been long ago when it is written.
 const doneKept = 24 * time.Hour
 
 // merged is the page that takes the place of those chosen. All pages that count say the same with it as they did with them.
+// What was merged is named for as long as a copy may bring it back that was away since: a large page may have lain there for long
+// before it was.
 func (p pages) merged(chosen []string, now time.Time) page {
 	old := now.Add(-goneKept)
 	all := p.catalog()
 	some := catalog{rows: map[string]row{}, intents: map[string]row{}}
-	out := page{Covers: slices.Clone(chosen)}
+	var out page
+	since, fresh := map[string]int64{}, map[row]bool{}
 	for _, n := range chosen {
 		some.add(p.live[n].rows)
-		for _, of := range p.live[n].Covers {
-			_, listed := p.sizes[of]
-			if at, err := time.Parse(stateTime, strings.SplitN(path.Base(of), "-", 2)[0]); listed || err == nil && at.After(old) {
-				out.Covers = append(out.Covers, of)
+		if madeAt(n).After(now.Add(-doneKept)) {
+			for _, r := range p.live[n].rows {
+				fresh[r] = true
+			}
+		}
+		since[n] = now.Unix()
+		for of, at := range p.live[n].covered(n) {
+			if _, listed := p.sizes[of]; listed || time.Unix(at, 0).After(old) {
+				since[of] = max(since[of], at)
 			}
 		}
 	}
-	slices.Sort(out.Covers)
-	out.Covers = slices.Compact(out.Covers)
+	out.covering(since)
 	elsewhere := p.elsewhere(chosen, some)
-	done := func(r row) bool { return !elsewhere[r.Name] && !time.Unix(r.At, 0).After(now.Add(-doneKept)) }
+	done := func(r row) bool {
+		return !elsewhere[r.Name] && !fresh[r] && !time.Unix(r.At, 0).After(now.Add(-doneKept))
+	}
 	for n, r := range some.rows {
 		forgotten := r.Gone && done(r) && (!time.Unix(r.At, 0).After(old) || all.bundles.covers(n))
 		if r == all.rows[n] && !forgotten {

@@ -2,6 +2,7 @@ package vault
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -51,7 +52,7 @@ func (f *folder) listed() pages {
 }
 
 func (f *folder) put(one page) {
-	f.pages[path.Join(catalogDir, fmt.Sprintf("%s-%d%s", f.now.Format(stateTime), len(f.ever.rows)+len(f.pages), stateSuffix))] = one
+	f.pages[path.Join(catalogDir, fmt.Sprintf("%s-%d%s", f.now.UTC().Format(stateTime), len(f.ever.rows)+len(f.pages), stateSuffix))] = one
 	f.now = f.now.Add(time.Second)
 }
 
@@ -169,25 +170,76 @@ func TestWhatAMergeForgets(t *testing.T) {
 		{"not while another page has the intent", []row{{Name: pack, At: ago(day), Intent: going}}, []row{{Name: pack, At: ago(day), Intent: stays}}, []row{{Name: pack, At: ago(day), Intent: stays}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p := pages{live: map[string]page{"catalog/a": {rows: c.there}, "catalog/b": {rows: c.rows}}, sizes: map[string]int64{}}
-			if got := p.merged([]string{"catalog/b"}, f.now); !slices.Equal(got.rows, c.want) {
+			chosen := pageNamed(f.now, 2*day, "b")
+			p := pages{live: map[string]page{pageNamed(f.now, 2*day, "a"): {rows: c.there}, chosen: {rows: c.rows}}, sizes: map[string]int64{}}
+			if got := p.merged([]string{chosen}, f.now); !slices.Equal(got.rows, c.want) {
 				t.Errorf("merged into %+v, want %+v", got.rows, c.want)
 			}
 		})
 	}
 }
 
-// A page names what the merged ones named, for as long as a copy may bring that back, and for as long as it lies there.
+// pageNamed is the name of a page that was made so long before.
+func pageNamed(now time.Time, ago time.Duration, id string) string {
+	return path.Join(catalogDir, now.Add(-ago).UTC().Format(stateTime)+"-"+id+stateSuffix)
+}
+
+// A page names what the merged ones named, for as long as a copy may bring that back, and for as long as it lies there: what was
+// merged by an earlier version since that page was made at the latest.
 func TestAMergedPageNamesWhatWasMergedBefore(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0).UTC()
-	named := func(ago time.Duration, id string) string {
-		return path.Join(catalogDir, now.Add(-ago).Format(stateTime)+"-"+id+stateSuffix)
-	}
 	day := 24 * time.Hour
-	young, old, stuck := named(399*day, "young"), named(401*day, "old"), named(402*day, "stuck")
-	p := pages{live: map[string]page{"catalog/a": {Covers: []string{"catalog/c"}}, "catalog/b": {Covers: []string{young, old, stuck}}}, sizes: map[string]int64{stuck: 1}}
-	if got, want := p.merged([]string{"catalog/b"}, now).Covers, []string{stuck, young, "catalog/b"}; !slices.Equal(got, want) {
-		t.Errorf("it names %v, want %v", got, want)
+	large, other := pageNamed(now, 450*day, "large"), pageNamed(now, 10*day, "other")
+	var timed page
+	timed.covering(map[string]int64{large: now.Add(-399 * day).Unix(), "catalog/old": now.Add(-401 * day).Unix(), "catalog/stuck": now.Add(-402 * day).Unix()})
+	a, b := pageNamed(now, 20*day, "a"), pageNamed(now, 399*day, "b")
+	p := pages{
+		live:  map[string]page{a: timed, b: {Covers: []string{"catalog/before"}}, other: {Covers: []string{"catalog/of-other"}}},
+		sizes: map[string]int64{"catalog/stuck": 1},
+	}
+	got := p.merged([]string{a, b}, now)
+	if want := []string{"catalog/stuck", large, "catalog/before", b, a}; !slices.Equal(got.Covers, want) {
+		t.Errorf("it names %v, want %v", got.Covers, want)
+	}
+	when := got.covered("catalog/c")
+	if when["catalog/before"] != madeAt(b).Unix() || when[large] != now.Add(-399*day).Unix() || when[a] != now.Unix() || len(when) != 5 {
+		t.Errorf("since %v", when)
+	}
+	// A day later it is merged again: what was merged yesterday is named still, however old it was.
+	p = pages{live: map[string]page{pageNamed(now, 0, "c"): got}, sizes: map[string]int64{}}
+	if got := p.merged([]string{pageNamed(now, 0, "c")}, now.Add(day)).Covers; !slices.Contains(got, a) || !slices.Contains(got, b) || slices.Contains(got, large) {
+		t.Errorf("a day later it names %v", got)
+	}
+}
+
+// Two hosts store a segment in one second, each in its own form: one of both counts, always the same, and merging loses neither it
+// nor that it must be there.
+func TestOfTwoFormsOfOneSecondOneCounts(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	one := row{Name: "wal/7/00000001/x", At: now.Add(-48 * time.Hour).Unix(), Size: 5, Sum: "aa"}
+	two := one
+	two.Sum, two.Size = "bb", 4
+	for range 100 { // maps are walked in any order
+		p := pages{live: map[string]page{pageNamed(now, 48*time.Hour, "a"): {rows: []row{one}}, pageNamed(now, 48*time.Hour, "b"): {rows: []row{two}}}}
+		if got := p.merged(slices.Sorted(maps.Keys(p.live)), now).rows; !slices.Equal(got, []row{two}) {
+			t.Fatalf("merged into %+v", got)
+		}
+	}
+}
+
+// What a scrub writes of long ago is as new to other hosts as anything else in its page.
+func TestWhatWasWrittenJustNowIsNotForgottenThoughItIsOfLongAgo(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	ago := now.Add(-30 * time.Hour).Unix()
+	rows := []row{{Name: "repository/p1", At: ago, Size: 1, Sum: "x"}, {Name: "repository/p1", At: ago, Intent: going}, {Name: "repository/p1", At: ago, Intent: stays}}
+	for name, c := range map[string]struct {
+		age  time.Duration
+		want int
+	}{"an hour ago": {time.Hour, 2}, "the day before": {25 * time.Hour, 1}} {
+		of := pageNamed(now, c.age, "a")
+		if got := (pages{live: map[string]page{of: {rows: rows}}}).merged([]string{of}, now).rows; len(got) != c.want {
+			t.Errorf("written %s: merged into %+v", name, got)
+		}
 	}
 }
 
@@ -352,6 +404,44 @@ func TestPagesThatMayNotBeDeletedAreMergedOnce(t *testing.T) {
 	}
 	p, err := v.readPages(t.Context())
 	if err != nil || len(p.live) > pagesMax || len(p.sizes) < 3*pagesMax {
+		t.Errorf("%d pages count of %d: %v", len(p.live), len(p.sizes), err)
+	}
+}
+
+// forgetful is a place that fails to delete while it is told to.
+type forgetful struct {
+	store.Store
+	fails bool
+}
+
+func (f *forgetful) Delete(ctx context.Context, name string) error {
+	if f.fails {
+		return errors.New("the connection was lost")
+	}
+	return f.Store.Delete(ctx, name)
+}
+
+// A merge that is cut off before it has deleted anything leaves pages that are covered; the next one lets go of them, though it
+// leaves the large page alone that covers them.
+func TestWhatAMergeThatWasCutOffCoversGoesWithTheNext(t *testing.T) {
+	v, place, write, _ := withCatalog(t)
+	for range pagesMax + 1 {
+		write(100)
+	}
+	line := &forgetful{Store: place.Store, fails: true}
+	place.Store = line
+	if err := v.mergeCatalog(t.Context()); err == nil {
+		t.Fatal("the merge was not cut off")
+	}
+	line.fails = false
+	for range pagesMax {
+		write(1)
+	}
+	if err := v.mergeCatalog(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	p, err := v.readPages(t.Context())
+	if err != nil || len(p.live) != 2 || len(p.sizes) != 2 {
 		t.Errorf("%d pages count of %d: %v", len(p.live), len(p.sizes), err)
 	}
 }
