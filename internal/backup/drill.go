@@ -60,13 +60,7 @@ func Drill(ctx context.Context, o DrillOptions) (d Drilled, err error) {
 	if o.Progress == nil {
 		o.Progress = func(restore.Progress) {}
 	}
-	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
-		return d, err
-	}
-	if _, err := SweepTrials(ctx, o.Dir); err != nil {
-		return d, err
-	}
-	if err := checkDrillRoom(o.Dir, o.Choice.Backup, restore.Work(o.Choice, true).Log); err != nil {
+	if err := DrillRoom(ctx, o); err != nil {
 		return d, err
 	}
 	t, err := restore.NewTrial(o.Dir, restore.ForDrill, o.Choice.Backup.ID)
@@ -83,6 +77,18 @@ func Drill(ctx context.Context, o DrillOptions) (d Drilled, err error) {
 	}
 	o.Log.InfoContext(ctx, "restore drilled", "database", o.Choice.Backup.Database, "backup", o.Choice.Backup.ID, "passed", d.Passed, "took", d.Total())
 	return d, nil
+}
+
+// DrillRoom makes the directory, removes what drills that were killed have left there, and refuses with a *problem.Problem when the
+// drill would leave its disk with too little room. Drill begins with it; who writes there before asks first.
+func DrillRoom(ctx context.Context, o DrillOptions) error {
+	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
+		return err
+	}
+	if _, err := SweepTrials(ctx, o.Dir); err != nil {
+		return err
+	}
+	return checkDrillRoom(o.Dir, o.Choice.Backup, restore.Work(o.Choice, true).Log)
 }
 
 // run restores, starts and asks. What it measured before it failed stays.

@@ -1,11 +1,17 @@
 package backup
 
 import (
+	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"holdfast/internal/plan"
+	"holdfast/internal/problem"
+	"holdfast/internal/restore"
+	"holdfast/internal/vault"
 )
 
 func TestWhatAProbesAnswerMustBe(t *testing.T) {
@@ -63,5 +69,18 @@ func TestRoomForATrialLeavesSomeToOthers(t *testing.T) {
 	}
 	if got, want := roomFor(0, 0, 10<<40), int64(256<<20+20<<30); got != want {
 		t.Errorf("on 10 TiB: %d, want %d", got, want)
+	}
+}
+
+// A drill that has no room says what to do about a drill, and finds that out before anything is written.
+func TestADrillWithoutRoomNamesItsOwnWayOut(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "scratch")
+	err := DrillRoom(t.Context(), DrillOptions{Dir: dir, Choice: restore.Choice{Backup: vault.Backup{ID: "b", Database: "orders", Bytes: 1 << 60}}})
+	p, ok := errors.AsType[*problem.Problem](err)
+	if !ok || p.Code != "restore.no-space" || !strings.Contains(p.Remedy, "--scratch") || strings.Contains(p.Text(), "validate") {
+		t.Errorf("%v", err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+		t.Errorf("left are %v: %v", left, err)
 	}
 }

@@ -16,13 +16,6 @@ func SweepTrials(ctx context.Context, parent string) (removed []string, err erro
 	return restore.SweepTrials(ctx, parent)
 }
 
-// roomSpare is what must stay free on the disk behind a validation, in bytes, and of how large a disk: the twentieth part,
-// at most 20 GiB. The live database often lies there too.
-const (
-	roomSpare    = 256 << 20
-	roomSpareMax = 20 << 30
-)
-
 // checkRoom refuses a validation that would leave too little room for others.
 func checkRoom(dir string, b vault.Backup, log int64) error {
 	free, need, err := roomOn(dir, b, log)
@@ -60,5 +53,5 @@ func roomOn(dir string, b vault.Backup, log int64) (free, need int64, err error)
 
 // roomFor is how much must be free before a validation: the data, its log twice over (replay writes too), and the spare.
 func roomFor(data, log, disk int64) int64 {
-	return data + 2*log + roomSpare + min(disk/20, roomSpareMax)
+	return data + 2*log + restore.Spare(disk)
 }

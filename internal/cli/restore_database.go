@@ -96,7 +96,7 @@ SQL database postgres, are left as they are. It takes room for both, and runs on
 	cmd.Flags().BoolVar(&w.delta, "delta", false, "--to may hold an older or broken copy of the same database, stopped; it is written over")
 	cmd.Flags().BoolVar(&w.yes, "yes", false, "with --delta: do not ask")
 	cmd.Flags().BoolVar(&w.dryRun, "dry-run", false, "say what would be taken, how long that is expected to take and whether there is room, and restore nothing")
-	cmd.Flags().BoolVar(&w.noSample, "no-sample", false, "read and write no sample to find out how long it will take (256 MiB at most, for a few seconds; it is removed)")
+	cmd.Flags().BoolVar(&w.noSample, "no-sample", false, "read and write no sample to find out how long it will take (a dry run reads 256 MiB at most, for 20 s at most; it is removed)")
 	cmd.Flags().StringVar(&w.as, "owner", "", "user whom the files are to belong to (default: postgres for root, else you)")
 	cmd.Flags().StringVar(&w.binDir, "bin-dir", "", "where PostgreSQL's programs are (default: where distributions put them)")
 	cmd.Flags().Uint32Var(&w.timeline, "timeline", 0, "follow this timeline (default: the newest that leads there)")

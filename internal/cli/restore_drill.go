@@ -38,7 +38,8 @@ func restoreDrillCommand() *cobra.Command {
 		Short: "Rehearse a restore: expected and measured time by phase, what would be lost, and a signed receipt",
 		Long: `Restores a database from the vault to a scratch directory as a real restore does, at full speed and to the latest moment (or
 --at), lets a server start on it that nobody else can reach, replays the log, asks each SQL database and the plan's probes,
-and removes all of it again, whatever happens. Before, it says how long each phase is expected to take and by which evidence;
+and removes all of it again, also when it fails or is interrupted. After a kill -9 the copy and its server stay until the next drill
+(or another trial restore) with the same scratch directory begins, which ends and removes them. Before, it says how long each phase is expected to take and by which evidence;
 afterwards, how long each took. The whole is the time to recover (RTO); what is lost (RPO) is the time from the newest moment
 that could be restored until the drill began.
 
@@ -196,6 +197,9 @@ func (r *rehearsal) once(ctx context.Context) (d drill, unseen *problem.Problem,
 		if o.BinDir, err = restore.FindBinDir(o.Choice.Backup.ServerVersion / 10000); err != nil {
 			return d, c.Unseen, err
 		}
+	}
+	if err := backup.DrillRoom(ctx, o); err != nil { // the sample is written there too
+		return d, c.Unseen, err
 	}
 	b := o.Choice.Backup
 	d = drill{Backup: b.ID, End: o.Choice.End.String(), Bytes: b.Bytes, Log: restore.Work(o.Choice, true).Log, timed: timed{Began: began.UTC(), Loss: lossAt(began, c)}}

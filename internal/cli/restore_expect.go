@@ -145,8 +145,11 @@ func sampleBefore(c restore.Choice) restore.SampleLimit {
 // foresee is the forecast of a restore, with the evidence that lies in the vault and beside the target.
 func foresee(ctx context.Context, cmd *cobra.Command, v *vault.Vault, c restore.Catalogue, f foresight, beside string) (forecast.Forecast, []forecast.Run, error) {
 	runs, err := evidence(ctx, v, c.Database, c.Backups, beside)
+	if ctx.Err() != nil {
+		return forecast.Forecast{}, nil, ctx.Err()
+	}
 	if err != nil {
-		_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "what earlier restores took could not be read, so less is known of this one: %v\n", err)
+		_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "what all earlier restores took could not be read, so less is known of this one: %s\n", printable(strings.ReplaceAll(err.Error(), "\n", "; ")))
 	}
 	f.runs = runs
 	line := newProgressLine(cmd.ErrOrStderr())

@@ -35,7 +35,7 @@ func TestAReceiptTellsTheNextForecast(t *testing.T) {
 		if change != nil {
 			change(&d, &r.Statement)
 		}
-		return runOf(r, thisMachine(), vaultAt)
+		return runOf(r, thisMachine(), vaultAt, at)
 	}
 	want := forecast.Run{Name: "drill operator-1/7", At: at, Machine: thisMachine(), Here: true, Work: forecast.Work{Data: 1000, Log: 300, Replay: 250}, Sampled: 5 * time.Second,
 		Took: map[string]time.Duration{forecast.Fetch: 4 * time.Second, forecast.Start: time.Second, forecast.Replay: 2 * time.Second, forecast.Checks: time.Second}}
@@ -46,7 +46,18 @@ func TestAReceiptTellsTheNextForecast(t *testing.T) {
 		change func(*drill, *receipt.Statement)
 		lacks  string // the phase of which it says nothing; "" = it says nothing at all
 	}{
-		"one that failed":                            {func(_ *drill, s *receipt.Statement) { s.Outcome = receipt.Failed }, ""},
+		"one that failed":       {func(_ *drill, s *receipt.Statement) { s.Outcome = receipt.Failed }, ""},
+		"one of a time to come": {func(_ *drill, s *receipt.Statement) { s.At = s.At.AddDate(900, 0, 0) }, ""},
+		"a phase below zero": {func(d *drill, s *receipt.Statement) {
+			d.Measured.Phases[1].Seconds = -5
+			s.Event = drillReceipt("records", "latest", vaultAt, *d)
+		}, ""},
+		"a phase longer than any clock counts": {func(d *drill, s *receipt.Statement) {
+			d.Measured.Phases[1].Seconds = 1e300
+			s.Event = drillReceipt("records", "latest", vaultAt, *d)
+		}, ""},
+		"less than no bytes":                         {func(_ *drill, s *receipt.Statement) { s.Figures["bytes"] = -1 }, ""},
+		"more bytes than there are":                  {func(_ *drill, s *receipt.Statement) { s.Figures["log_bytes"] = 1e300 }, ""},
 		"a validation":                               {func(_ *drill, s *receipt.Statement) { s.Kind = receipt.Validation }, ""},
 		"one of an earlier version":                  {func(_ *drill, s *receipt.Statement) { s.Details = json.RawMessage(`{"backup":"r-1"}`) }, ""},
 		"a restore onto what was half there":         {func(_ *drill, s *receipt.Statement) { s.Figures["kept_bytes"] = 500 }, forecast.Fetch},

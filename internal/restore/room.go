@@ -112,6 +112,33 @@ func roomAt(dir string) (free int64, disk uint64, err error) {
 	return int64(f.Bavail) * f.Bsize, st.Dev, nil
 }
 
+// Spare is what must stay free, in bytes, on a disk of so many, beside what is written on trial and removed again: 256 MiB and the
+// twentieth part, of that at most 20 GiB. A live database often lies there too.
+func Spare(disk int64) int64 { return 256<<20 + min(disk/20, 20<<30) }
+
+// TightError says that nothing was written on trial, for its disk would be left with too little room.
+type TightError struct {
+	Dir               string
+	Free, Need, Spare int64 // bytes
+}
+
+func (e *TightError) Error() string {
+	return fmt.Sprintf("the disk of %s has %d MB free, where %d MB and %d MB that must stay free are needed", e.Dir, e.Free>>20, e.Need>>20, e.Spare>>20)
+}
+
+// spared sees that the disk of a directory keeps its spare behind so many bytes; else a *TightError.
+func spared(dir string, bytes int64) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return fmt.Errorf("ask for free space on %s: %w", dir, err)
+	}
+	free, spare := int64(st.Bavail)*st.Bsize, Spare(int64(st.Blocks)*st.Bsize)
+	if free-spare < bytes {
+		return &TightError{Dir: dir, Free: free, Need: bytes, Spare: spare}
+	}
+	return nil
+}
+
 // lacks is the first disk on which all that goes there does not fit; nil when everything fits.
 func lacks(all []need) *need {
 	sum := map[uint64]int64{}

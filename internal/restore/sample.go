@@ -20,25 +20,29 @@ import (
 	"holdfast/internal/durable"
 	"holdfast/internal/restore/forecast"
 	"holdfast/internal/vault"
+	"holdfast/internal/vault/wal"
 )
 
-// SampleLimit bounds a sample. In each of its three parts (large files, small ones, log) nothing is begun after Time, and
-// together they read about Bytes.
+// SampleLimit bounds a sample.
 type SampleLimit struct {
-	Bytes int64
-	Time  time.Duration
+	Bytes int64 // most that its parts (large files, small ones, log) read and write together
+	// Time is when all of it ends, until it is durable; only a write that the disk itself holds up may outlast it. Where nothing is
+	// slow it takes half of that at most.
+	Time time.Duration
 }
 
-// SampleOf is how much of a restore is tried before: an eighth of it, at least 16 MiB and at most 256 MiB.
+// SampleOf is how much of a restore is tried before: an eighth of it, at least 64 MiB and at most 256 MiB.
 func SampleOf(c Choice) SampleLimit {
 	w := Work(c, false)
-	return SampleLimit{Bytes: min(max((w.Data+w.Log)/8, 16<<20), 256<<20), Time: 2 * time.Second}
+	return SampleLimit{Bytes: min(max((w.Data+w.Log)/8, 64<<20), 256<<20), Time: 20 * time.Second}
 }
 
 // Sample reads a part of what Run would read, and writes it as Run would to the disk of o.Dir, which need not be there. It
 // is evenly spread over the backup, and durable when its time is taken, unless o.Throwaway. Nothing of it is left: it lies in a
-// directory of its own, beside the first one above o.Dir that exists, which is removed, after a kill by the next one.
+// directory of its own, beside the first one above o.Dir that exists, which is removed, after a kill by the next one. Where that
+// disk would be left with less than [Spare], nothing is written, and the error is a *TightError.
 func Sample(ctx context.Context, o Options, limit SampleLimit) (s forecast.Sample, err error) {
+	began := time.Now()
 	parent, err := existing(filepath.Dir(o.Dir))
 	if err != nil {
 		return nil, err
@@ -48,11 +52,14 @@ func Sample(ctx context.Context, o Options, limit SampleLimit) (s forecast.Sampl
 		return nil, fmt.Errorf("try the disk at %s: %w", parent, err)
 	}
 	defer func() { err = errors.Join(err, t.Remove(context.WithoutCancel(ctx))) }()
+	if err := spared(parent, limit.Bytes); err != nil { // what one that was killed had left is gone by now
+		return nil, err
+	}
 	if o.Workers <= 0 {
 		o.Workers = 2 * runtime.GOMAXPROCS(0)
 	}
 	o.Dir, o.Log = t.Data(), slog.New(slog.DiscardHandler)
-	r := &sampling{run: &run{o: o, began: time.Now()}, limit: limit}
+	r := &sampling{run: &run{o: o, began: began}, limit: limit}
 	if s, err = r.take(ctx); err != nil {
 		return nil, fmt.Errorf("read %s on trial: %w", o.Choice.Backup.ID, err)
 	}
@@ -89,50 +96,54 @@ func (s *sampling) take(ctx context.Context) (forecast.Sample, error) {
 		return nil, err
 	}
 	defer func() { _ = s.root.Close() }() // each file was closed with its own error
-	if s.reader, err = s.o.Vault.OpenBackup(ctx, s.o.Choice.Backup.ID); err != nil {
+	opening, cancel := context.WithDeadline(ctx, s.ends(sampleThirds))
+	defer cancel()
+	if s.reader, err = s.o.Vault.OpenBackup(opening, s.o.Choice.Backup.ID); err != nil {
 		return nil, err
 	}
-	var large, small []vault.Entry
+	var files []vault.Entry
 	for _, e := range s.reader.Entries() {
-		switch _, ours := strings.CutPrefix(e.Path, vault.DataDir+"/"); {
-		case !ours || e.Dir:
-		case e.Size > sampledSmall:
-			large = append(large, e)
-		default:
-			small = append(small, e)
+		if strings.HasPrefix(e.Path, vault.DataDir+"/") && !e.Dir {
+			files = append(files, e)
 		}
 	}
+	p := pickSample(s.o.Choice, files, s.o.Workers, s.limit.Bytes)
 	var out forecast.Sample
-	for _, kind := range []func(context.Context) (forecast.Part, error){
-		func(ctx context.Context) (forecast.Part, error) { return s.large(ctx, large) },
-		func(ctx context.Context) (forecast.Part, error) { return s.small(ctx, small) },
-		s.log,
-	} {
-		p, err := kind(ctx)
+	for _, kind := range []func(context.Context, picked) (forecast.Part, error){s.large, s.small, s.log} {
+		part, err := kind(ctx, p)
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, p)
+		out = append(out, part)
 	}
 	return out, nil
 }
 
-// sampleEnd is after how many times its limit a part of a sample is cut off: a vault may be behind a thin line.
-const sampleEnd = 4
+// ends is when so many of the three parts must be done, by the time of all.
+func (s *sampling) ends(thirds int) time.Time {
+	return s.began.Add(s.limit.Time * time.Duration(thirds) / sampleThirds)
+}
 
-// timed does jobs with the run's workers until they are done or the time is up, makes durable what they wrote, and says how long
-// that took. No job begins after the time is up, and those that have begun are ended: what they do counts with all of its time.
-// The last of them leave workers idle, which in a whole restore is nothing: so it is the workers' own time that counts.
-func (s *sampling) timed(ctx context.Context, jobs []func(context.Context) error) (time.Duration, error) {
+const (
+	sampleThirds = 3 // parts of a sample
+	// sampleBegin is the part of the time in which a part of a sample begins what it does. It ends much later, for a vault may be
+	// behind a thin line.
+	sampleBegin = 10
+)
+
+// timed does jobs with the run's workers and makes durable what they wrote, and says how long that took. No job begins after its part
+// of the time is up, and those that have begun are ended: what they do counts with all of its time. The last of them leave workers
+// idle, which in a whole restore is nothing: so it is the workers' own time that counts.
+func (s *sampling) timed(ctx context.Context, third int, jobs []func(context.Context) error) (time.Duration, error) {
 	began := time.Now()
-	inTime, cancel := context.WithTimeout(ctx, sampleEnd*s.limit.Time)
+	inTime, cancel := context.WithDeadline(ctx, s.ends(third))
 	defer cancel()
-	var busy atomic.Int64
 	g, running := errgroup.WithContext(inTime)
 	g.SetLimit(s.o.Workers)
+	var busy atomic.Int64
 	for _, job := range jobs {
 		g.Go(func() error {
-			if time.Since(began) > s.limit.Time || running.Err() != nil {
+			if time.Since(began) > s.limit.Time/sampleBegin || running.Err() != nil {
 				return nil
 			}
 			at := time.Now()
@@ -147,39 +158,122 @@ func (s *sampling) timed(ctx context.Context, jobs []func(context.Context) error
 	if err = errors.Join(err, ctx.Err()); err != nil {
 		return 0, err
 	}
-	written := time.Now()
-	err = s.sync(ctx)
+	synced, err := s.settle(ctx, s.ends(third))
+	return time.Duration(busy.Load()/int64(max(min(s.o.Workers, len(jobs)), 1))) + synced, err
+}
+
+// settle makes durable what was written, and says how long that takes: when the time is up, by that part of the files which was
+// come to, at least one for each worker.
+func (s *sampling) settle(ctx context.Context, until time.Time) (time.Duration, error) {
+	began, files := time.Now(), s.unsynced
 	s.unsynced = nil
-	return time.Duration(busy.Load()/int64(max(min(s.o.Workers, len(jobs)), 1))) + time.Since(written), err
-}
-
-// share is how much is read of content of so many bytes: what is fetched longest is tried longest.
-func (s *sampling) share(of int64) int64 {
-	w := Work(s.o.Choice, false)
-	return max(int64(float64(s.limit.Bytes)*float64(of)/float64(max(w.Data+w.Log, 1))), int64(s.o.Workers)*vault.ChunkSize)
-}
-
-// large reads stretches of the large files.
-func (s *sampling) large(ctx context.Context, entries []vault.Entry) (forecast.Part, error) {
-	p := forecast.Part{What: "files above 1 MiB", Unit: "MiB"}
-	for _, e := range entries {
-		p.Of += e.Size
+	if s.o.Throwaway || len(files) == 0 {
+		return 0, nil
 	}
-	most := s.share(p.Of)
-	size := min(max(most/int64(s.o.Workers), vault.ChunkSize), stretchSize) / vault.ChunkSize * vault.ChunkSize
+	done := 0
+	for some := range slices.Chunk(files, s.o.Workers) {
+		g, _ := errgroup.WithContext(ctx)
+		for _, rel := range some {
+			g.Go(func() error { return s.syncFile(rel) })
+		}
+		if err := errors.Join(g.Wait(), ctx.Err()); err != nil {
+			return 0, err
+		}
+		if done += len(some); time.Now().After(until) {
+			break
+		}
+	}
+	if done == len(files) {
+		if err := durable.SyncDir(s.o.Dir); err != nil {
+			return 0, err
+		}
+	}
+	return time.Duration(float64(time.Since(began)) * float64(len(files)) / float64(done)), nil
+}
+
+// picked is what a sample reads. Together it is no longer than what was allowed.
+type picked struct {
+	stretches []stretch
+	small     []vault.Entry
+	pieces    []wal.Held
+	ofLarge   int64 // bytes from which was picked
+	ofSmall   int   // files
+}
+
+// pickSample chooses from the files of a backup and the log behind it, evenly, in all at most so many bytes. Each kind gets its
+// share of them, for what is fetched longest is tried longest; and of log a piece for each worker, of files a quarter, as far as there
+// is room. Log of which no piece has room is left out. Pure.
+func pickSample(c Choice, files []vault.Entry, workers int, most int64) picked {
+	var p picked
+	var large, small []vault.Entry
+	var ofLarge, ofSmall int64
+	for _, e := range files {
+		if e.Size > sampledSmall {
+			large, ofLarge = append(large, e), ofLarge+e.Size
+		} else {
+			small, ofSmall = append(small, e), ofSmall+e.Size
+		}
+	}
+	p.ofLarge, p.ofSmall = ofLarge, len(small)
+	segment := int64(c.Backup.SegmentSize)
+	if segment == 0 {
+		segment = wal.DefaultSegmentSize
+	}
+	ofLog := int64(len(c.Pieces)) * segment
+	share := func(of, total, most int64) int64 { return int64(float64(most) * float64(of) / float64(max(total, 1))) }
+	log := min(max(share(ofLog, ofLarge+ofSmall+ofLog, most), min(int64(workers)*segment, most/2)), most*3/4)
+	p.pieces = evenly(c.Pieces, int(log/segment))
+	most -= int64(len(p.pieces)) * segment
+	forSmall := max(share(ofSmall, ofLarge+ofSmall, most), most/4)
+	if len(large) > 0 {
+		forSmall = min(forSmall, most-vault.ChunkSize)
+	}
+	p.small = pickSmall(small, forSmall)
+	for _, e := range p.small {
+		most -= e.Size
+	}
+	p.stretches = pickStretches(large, workers, most)
+	return p
+}
+
+// sampledFiles is how many small files are read at most.
+const sampledFiles = 400
+
+func pickSmall(files []vault.Entry, most int64) []vault.Entry {
+	slices.SortFunc(files, func(a, b vault.Entry) int { return cmp.Or(cmp.Compare(b.Size, a.Size), cmp.Compare(a.Path, b.Path)) })
+	for n := min(max(len(files)/8, 64), sampledFiles, len(files)); n > 0; n = n * 3 / 4 {
+		some, sum := evenly(files, n), int64(0)
+		for _, e := range some {
+			sum += e.Size
+		}
+		if sum <= most {
+			return some
+		}
+	}
+	return nil
+}
+
+func pickStretches(files []vault.Entry, workers int, most int64) []stretch {
+	size := min(max(most/int64(workers), vault.ChunkSize), stretchSize) / vault.ChunkSize * vault.ChunkSize
 	var all []stretch
-	for _, e := range entries {
+	for _, e := range files {
 		for at := int64(0); at < e.Size; at += size {
 			all = append(all, stretch{e, at, min(size, e.Size-at)})
 		}
 	}
+	return evenly(all, int(most/size))
+}
+
+// large reads stretches of the large files.
+func (s *sampling) large(ctx context.Context, picked picked) (forecast.Part, error) {
+	p := forecast.Part{What: "files above 1 MiB", Unit: "MiB", Of: picked.ofLarge}
 	s.done.Store(0)
 	var jobs []func(context.Context) error
-	for i, x := range evenly(all, int((most+size-1)/size)) {
+	for i, x := range picked.stretches {
 		jobs = append(jobs, func(ctx context.Context) error { return s.stretch(ctx, x, fmt.Sprintf("large-%d", i)) })
 	}
 	var err error
-	p.Took, err = s.timed(ctx, jobs)
+	p.Took, err = s.timed(ctx, 1, jobs)
 	p.Done = s.done.Load()
 	return p, err
 }
@@ -211,7 +305,7 @@ func (s *sampling) stretch(ctx context.Context, x stretch, rel string) error {
 	}
 	began, p := time.Now(), part{}
 	for some := range slices.Chunk(chunks[x.at/vault.ChunkSize:(x.at+x.size+vault.ChunkSize-1)/vault.ChunkSize], sampledChunks) {
-		if time.Since(began) > s.limit.Time { // what is there counts
+		if time.Since(began) > s.limit.Time/sampleBegin { // what is there counts
 			break
 		}
 		p.chunks = some
@@ -224,15 +318,12 @@ func (s *sampling) stretch(ctx context.Context, x stretch, rel string) error {
 	return errors.Join(err, l.out.Close())
 }
 
-// sampledFiles is how many small files are read at most.
-const sampledFiles = 400
-
-func (s *sampling) small(ctx context.Context, entries []vault.Entry) (forecast.Part, error) {
-	p := forecast.Part{What: "small files", Unit: "files", Of: int64(len(entries))}
-	slices.SortFunc(entries, func(a, b vault.Entry) int { return cmp.Or(cmp.Compare(b.Size, a.Size), cmp.Compare(a.Path, b.Path)) })
+// small reads small files.
+func (s *sampling) small(ctx context.Context, picked picked) (forecast.Part, error) {
+	p := forecast.Part{What: "small files", Unit: "files", Of: int64(picked.ofSmall)}
 	var jobs []func(context.Context) error
 	var done atomic.Int64
-	for i, e := range evenly(entries, min(max(len(entries)/8, 64), sampledFiles)) {
+	for i, e := range picked.small {
 		jobs = append(jobs, func(ctx context.Context) error {
 			err := s.file(ctx, s.reader, e, fmt.Sprintf("small-%d", i))
 			if err == nil {
@@ -242,19 +333,19 @@ func (s *sampling) small(ctx context.Context, entries []vault.Entry) (forecast.P
 		})
 	}
 	var err error
-	p.Took, err = s.timed(ctx, jobs)
+	p.Took, err = s.timed(ctx, 2, jobs)
 	p.Done = done.Load()
 	return p, err
 }
 
-// log reads pieces of the log.
-func (s *sampling) log(ctx context.Context) (forecast.Part, error) {
+// log reads pieces of the log. Each is in memory whole, as in a restore, and so no more of them at once than were picked.
+func (s *sampling) log(ctx context.Context, picked picked) (forecast.Part, error) {
 	c := s.o.Choice
-	p := forecast.Part{What: "log", Unit: "MiB", Of: int64(len(c.Pieces)) * int64(c.Backup.SegmentSize)}
 	log := s.o.Vault.Log(c.Backup.SystemID, c.Backup.SegmentSize)
+	p := forecast.Part{What: "log", Unit: "MiB", Of: int64(len(c.Pieces)) * int64(log.SegmentSize())}
 	var jobs []func(context.Context) error
 	s.done.Store(0)
-	for i, piece := range evenly(c.Pieces, max(int(s.share(p.Of)/int64(log.SegmentSize())), s.o.Workers)) {
+	for i, piece := range picked.pieces {
 		jobs = append(jobs, func(ctx context.Context) error {
 			content, err := log.Fetch(ctx, piece)
 			if err != nil {
@@ -271,7 +362,7 @@ func (s *sampling) log(ctx context.Context) (forecast.Part, error) {
 		})
 	}
 	var err error
-	p.Took, err = s.timed(ctx, jobs)
+	p.Took, err = s.timed(ctx, sampleThirds, jobs)
 	p.Done = s.done.Load()
 	return p, err
 }
