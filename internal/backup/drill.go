@@ -46,13 +46,27 @@ func (d Drilled) Total() time.Duration { return d.Times.Total() + d.Checks }
 // Took gives the times by their phase. What was not come to is missing.
 func (d Drilled) Took() map[string]time.Duration {
 	took := d.Times.Took()
-	took[forecast.Checks] = d.Checks
+	if d.Passed || d.Checks > 0 {
+		took[forecast.Checks] = d.Checks
+	}
 	return took
 }
 
+// LeftError says that a scratch copy could not be removed, or the server on it could not be ended.
+type LeftError struct {
+	Dir string
+	Err error
+}
+
+func (e *LeftError) Error() string {
+	return fmt.Sprintf("remove the scratch copy in %s: %v", e.Dir, e.Err)
+}
+
+func (e *LeftError) Unwrap() error { return e.Err }
+
 // Drill rehearses a restore: at full speed, durable, to the moment of the choice, until a server has answered on it; and removes
 // all of it again. A restore that fails is a Drilled with Passed false. An error means that it was not tried, was interrupted, or
-// that something of it was left.
+// that something of it was left, which is a [LeftError].
 func Drill(ctx context.Context, o DrillOptions) (d Drilled, err error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -67,7 +81,11 @@ func Drill(ctx context.Context, o DrillOptions) (d Drilled, err error) {
 	if err != nil {
 		return d, err
 	}
-	defer func() { err = errors.Join(err, t.Remove(context.WithoutCancel(ctx))) }()
+	defer func() {
+		if left := t.Remove(context.WithoutCancel(ctx)); left != nil {
+			err = errors.Join(err, &LeftError{Dir: t.Dir, Err: left})
+		}
+	}()
 	failed := d.run(ctx, o, t)
 	if ctx.Err() != nil {
 		return d, fmt.Errorf("drill %s: %w", o.Choice.Backup.Database, context.Cause(ctx))

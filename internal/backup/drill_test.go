@@ -145,6 +145,24 @@ func TestADrillTellsWhatItExpectedAndMeasured(t *testing.T) {
 		left(t, to, "data", "data.receipt")
 		receiptsProve(t, filepath.Join(to, "data.receipt"), 1)
 	})
+	t.Run("one behind the last commit replays twice, which is counted and says nothing of the next", func(t *testing.T) {
+		where := pgtest.Dir(t)
+		var twice toldDrills
+		command(t, 0, &twice, append([]string{"restore", "drill", "orders", "--runs", "2", "--at", last.UTC().Format(time.RFC3339Nano), "--scratch", where}, alone...)...)
+		for i, r := range twice.Runs {
+			sum := 0.0
+			for _, p := range r.Measured.Phases {
+				sum += p.Seconds
+			}
+			if r.Measured.Replayed != 0 || math.Abs(sum-r.Measured.Seconds) > 1e-6 {
+				t.Errorf("run %d: %+v", i, r.Measured)
+			}
+			if p := r.Expected.Phases; !strings.Contains(p[1].Because, "the trial of "+b.ID) || p[2].Known {
+				t.Errorf("run %d is expected %+v", i, p)
+			}
+		}
+		left(t, where, "orders.drill.receipt")
+	})
 	t.Run("one that fails says why, in a receipt too, and leaves nothing", func(t *testing.T) {
 		packs, err := filepath.Glob(filepath.Join(vaultDir, "repository", "p*", "*", "*"))
 		if err != nil {
@@ -242,7 +260,16 @@ func receiptsProve(t *testing.T, dir string, n int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, told := r.Figures["rpo_seconds"]; !told || r.Outcome != receipt.Failed && r.Figures["rto_seconds"] <= 0 {
+	figure, good := "rpo_seconds", r.Figures["rto_seconds"] > 0
+	if r.Outcome == receipt.Failed { // what it did not come to has no figure
+		figure, good = "took_seconds", r.Figures["fetch_seconds"] > 0
+		for _, name := range []string{"rto_seconds", "rpo_seconds", "start_seconds", "replay_seconds", "checks_seconds"} {
+			if _, told := r.Figures[name]; told {
+				t.Errorf("the receipt of a drill that failed in its fetch says %s", name)
+			}
+		}
+	}
+	if _, told := r.Figures[figure]; !told || !good {
 		t.Errorf("the receipt's figures: %v", r.Figures)
 	}
 	var e receipt.Envelope
@@ -253,7 +280,7 @@ func receiptsProve(t *testing.T, dir string, n int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	forged := bytes.Replace(payload, []byte(`"rpo_seconds":`), []byte(`"rpo_seconds":1`), 1)
+	forged := bytes.Replace(payload, []byte(`"`+figure+`":`), []byte(`"`+figure+`":1`), 1)
 	e.Payload = base64.StdEncoding.EncodeToString(forged)
 	changed, err := json.Marshal(e)
 	if err == nil {
@@ -263,7 +290,7 @@ func receiptsProve(t *testing.T, dir string, n int) {
 		t.Fatal(err, "nothing was changed")
 	}
 	if says := command(t, 1, nil, verify...); !strings.Contains(says, files[n-1]) {
-		t.Errorf("of a receipt whose RPO was changed it is said: %s", says)
+		t.Errorf("of a receipt of which a figure was changed it is said: %s", says)
 	}
 	verify[2] = files[n-1]
 	if says := command(t, 1, nil, verify...); !strings.Contains(says, "it was changed") {

@@ -150,7 +150,6 @@ type restoredDatabase struct {
 }
 
 func (w *databaseWords) run(ctx context.Context, cmd *cobra.Command, name string, at restore.Target) error {
-	began := time.Now()
 	v, a, err := w.from.openVaultOf(cmd, name)
 	if err != nil {
 		return err
@@ -179,6 +178,7 @@ func (w *databaseWords) run(ctx context.Context, cmd *cobra.Command, name string
 	if err != nil {
 		return err
 	}
+	began := time.Now() // what came into the vault while it was read is not from the future
 	choice, err := restore.Choose(known, at)
 	if err != nil {
 		return err

@@ -90,6 +90,7 @@ type drills struct {
 	At       string  `json:"at"`
 	Machine  string  `json:"machine"`
 	Runs     []drill `json:"runs"`
+	Ended    string  `json:"ended,omitempty"` // why there are no more runs than these, though more were wanted
 
 	Unseen *problem.Problem `json:"unseen,omitempty"` // a copy that could not be read, and what is not known for that
 }
@@ -138,7 +139,7 @@ func (w *drillWords) run(ctx context.Context, cmd *cobra.Command, name string) e
 	for n := range w.runs {
 		d, unseen, err := r.once(ctx)
 		if err != nil {
-			return r.ended(ctx, err)
+			return r.ended(ctx, all, err)
 		}
 		if n == 0 {
 			warnUnseen(cmd, unseen)
@@ -184,11 +185,11 @@ func (r *rehearsal) prepare() (err error) {
 
 // once rehearses one time.
 func (r *rehearsal) once(ctx context.Context) (d drill, unseen *problem.Problem, err error) {
-	began := time.Now()
 	c, err := loadKnown(ctx, r.v, r.name)
 	if err != nil {
 		return d, nil, err
 	}
+	began := time.Now() // what came into the vault while it was read is not from the future
 	o := r.options
 	if o.Choice, err = restore.Choose(c, r.target); err != nil {
 		return d, c.Unseen, err
@@ -216,10 +217,18 @@ func (r *rehearsal) once(ctx context.Context) (d drill, unseen *problem.Problem,
 	if err != nil {
 		return d, c.Unseen, err
 	}
-	d.OK, d.Fault, d.Asked, d.Probes, d.Loss.Commit = went.Passed, went.Fault, went.Asked, went.Detail, went.Commit
-	d.measure(went.Took(), went.Times.Replayed)
+	d.rehearsed(went)
 	d.Receipt = r.keep(ctx, drillReceipt(r.name, r.target.String(), r.v.Address(), d))
 	return d, c.Unseen, nil
+}
+
+// rehearsed notes how it went.
+func (d *drill) rehearsed(went backup.Drilled) {
+	d.OK, d.Fault, d.Asked, d.Probes, d.Loss.Commit = went.Passed, went.Fault, went.Asked, went.Detail, went.Commit
+	d.measure(went.Took(), went.Times.Replayed)
+	if !d.OK {
+		d.failed()
+	}
 }
 
 // loadKnown reads a catalogue; a vault that does not know the database says which it knows.
@@ -283,13 +292,31 @@ func drillReceipt(database, at, address string, d drill) receipt.Event {
 	return e
 }
 
-// ended says what an interrupted drill left: nothing.
-func (r *rehearsal) ended(ctx context.Context, err error) error {
-	if ctx.Err() == nil {
+// ended says why the runs ended before all were made, and what the last one left. Those that were made are told all the same.
+func (r *rehearsal) ended(ctx context.Context, all drills, err error) error {
+	if ctx.Err() != nil {
+		err = drillInterrupted(r.name, err)
+	}
+	if r.output != "json" || len(all.Runs) == 0 { // else each was told when it was done
 		return err
 	}
-	return &problem.Problem{Code: "restore.interrupted", Subject: r.name, Severity: problem.Note, Title: "the drill was interrupted",
+	all.OK, all.Ended = false, err.Error()
+	if bad := writeJSON(r.cmd.OutOrStdout(), all); bad != nil {
+		return errors.Join(err, bad)
+	}
+	return err
+}
+
+// drillInterrupted says what an interrupted drill left: nothing, unless it could not be removed. Pure.
+func drillInterrupted(name string, err error) *problem.Problem {
+	p := &problem.Problem{Code: "restore.interrupted", Subject: name, Severity: problem.Note, Title: "the drill was interrupted",
 		Meaning: "Nothing was found out by it, and its scratch copy is removed. The live database and the vault are as they were.", Remedy: "give the same command again"}
+	if left, ok := errors.AsType[*backup.LeftError](err); ok {
+		p.Severity = problem.Degraded
+		p.Meaning = fmt.Sprintf("Nothing was found out by it, and its scratch copy in %s COULD NOT BE REMOVED: %v. The live database and the vault are as they were.", left.Dir, left.Err)
+		p.Remedy = "mend that and give the same command again: it removes what is left first"
+	}
+	return p
 }
 
 func (r *rehearsal) tell(all drills) error {

@@ -155,7 +155,7 @@ func runOf(r receipt.Receipt, machine, address string, now time.Time) (forecast.
 			return forecast.Run{}, false
 		}
 		switch {
-		case p.Name == forecast.Replay && m.Replayed <= 0:
+		case (p.Name == forecast.Start || p.Name == forecast.Replay) && m.Replayed <= 0: // the start holds some of the replay, or all
 		case p.Name == forecast.Fetch && (f["kept_bytes"] > 0 || about.Address != address):
 		default:
 			run.Took[p.Name] = seconds(p.Seconds)

@@ -22,11 +22,12 @@ type timed struct {
 	Loss     wouldLose         `json:"loss"`
 }
 
-// measured is what the phases took. They follow each other without a gap: their sum is the whole.
+// measured is what the phases took. They follow each other without a gap: their sum is the whole. One that was not come to, or that
+// the server did not tell apart from the one before, is missing.
 type measured struct {
 	Phases   []measuredPhase `json:"phases"`
 	Seconds  float64         `json:"seconds"`
-	Replayed int64           `json:"replayed_bytes"`        // as the server told; 0 = it did not
+	Replayed int64           `json:"replayed_bytes"`        // as the server told; 0 = it did not, or replayed some of it twice
 	Off      *float64        `json:"off_percent,omitempty"` // by how much more (or less, below 0) was expected; missing = the whole was not known
 	Missed   bool            `json:"missed"`                // by more than a quarter
 }
@@ -44,7 +45,7 @@ type wouldLose struct {
 	Commit  time.Time `json:"newest_commit,omitzero"` // that came back, by the original's clock
 }
 
-// lossAt is what a catalogue says of the newest moment that can be restored. Pure.
+// lossAt is what a catalogue, read before the restore began, says of the newest moment that can be restored. Pure.
 func lossAt(began time.Time, c restore.Catalogue) wouldLose {
 	ch, err := restore.Choose(c, restore.Target{Kind: restore.Latest})
 	if err != nil {
@@ -54,9 +55,24 @@ func lossAt(began time.Time, c restore.Catalogue) wouldLose {
 	if l.Newest.Before(ch.Backup.Stopped) {
 		l.Newest, l.How = ch.Backup.Stopped, "the end of the newest base backup, by the clock of the database's host: until when the log behind it is whole is not known; the restore began at began, by this machine's clock"
 	}
-	s := max(began.Sub(l.Newest).Seconds(), 0)
+	s := began.Sub(l.Newest).Seconds()
+	if s < 0 { // began is after the catalogue was read, so one clock could not say so
+		l.How = fmt.Sprintf("the clocks disagree: newest_restorable, %s by the clock of the database's host, lies behind the beginning of the restore, %s by this machine's",
+			momentText(l.Newest), momentText(began))
+		return l
+	}
 	l.Seconds = &s
 	return l
+}
+
+// phase is the phase of a name; false when it was not measured.
+func (m measured) phase(name string) (measuredPhase, bool) {
+	for _, p := range m.Phases {
+		if p.Name == name {
+			return p, true
+		}
+	}
+	return measuredPhase{}, false
 }
 
 // measure notes what was measured. took has the phases by their names, in the order of the forecast.
@@ -64,7 +80,10 @@ func (t *timed) measure(took map[string]time.Duration, replayed int64) {
 	m := measured{Replayed: replayed}
 	sum := time.Duration(0)
 	for _, p := range t.Expected.Phases {
-		d := took[p.Name]
+		d, come := took[p.Name]
+		if !come {
+			continue
+		}
 		sum += d
 		m.Phases = append(m.Phases, measuredPhase{p.Name, d.Seconds()})
 	}
@@ -77,8 +96,14 @@ func (t *timed) measure(took map[string]time.Duration, replayed int64) {
 }
 
 // measureRestore notes what a restore took that ended with its server stopped.
-func (t *timed) measureRestore(took restore.Times) {
-	t.measure(map[string]time.Duration{forecast.Fetch: took.Fetch, forecast.Start: took.Start, forecast.Replay: took.Replay}, took.Replayed)
+func (t *timed) measureRestore(took restore.Times) { t.measure(took.Took(), took.Replayed) }
+
+// failed takes back what only a restore that was answered for can say: how far off the forecast was, and what would have been lost.
+func (t *timed) failed() {
+	if t.Measured != nil {
+		t.Measured.Off, t.Measured.Missed = nil, false
+	}
+	t.Loss = wouldLose{How: "it was not restored", Commit: t.Loss.Commit}
 }
 
 // figures are those of a receipt: each phase expected and measured, and the whole.
@@ -208,18 +233,21 @@ func timesText(t timed) string {
 	if t.Measured == nil {
 		return ""
 	}
-	row := func(name string, known bool, expected, took float64) {
+	row := func(name string, known bool, expected float64, took string) {
 		text := "not known"
 		if known {
 			text = tookText(seconds(expected))
 		}
-		fmt.Fprintf(&s, "  %-10s expected %-10s measured %s\n", name, text, tookText(seconds(took)))
+		fmt.Fprintf(&s, "  %-10s expected %-10s measured %s\n", name, text, took)
 	}
-	for i, p := range t.Measured.Phases {
-		e := t.Expected.Phases[i]
-		row(p.Name, e.Known, e.Seconds, p.Seconds)
+	for _, e := range t.Expected.Phases {
+		took := "nothing: it was not come to, or not told apart"
+		if p, ok := t.Measured.phase(e.Name); ok {
+			took = tookText(seconds(p.Seconds))
+		}
+		row(e.Name, e.Known, e.Seconds, took)
 	}
-	row("whole", t.Expected.Known, t.Expected.Seconds, t.Measured.Seconds)
+	row("whole", t.Expected.Known, t.Expected.Seconds, tookText(seconds(t.Measured.Seconds)))
 	if t.Measured.Missed {
 		fmt.Fprintf(&s, "  THE FORECAST MISSED: it was %.0f %% off. The next one learns from this.\n", *t.Measured.Off)
 	}

@@ -1,13 +1,19 @@
 package cli
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/cobra"
 
+	"holdfast/internal/backup"
 	"holdfast/internal/receipt"
 	"holdfast/internal/restore"
 	"holdfast/internal/restore/forecast"
@@ -62,14 +68,19 @@ func TestAReceiptTellsTheNextForecast(t *testing.T) {
 		"one of an earlier version":                  {func(_ *drill, s *receipt.Statement) { s.Details = json.RawMessage(`{"backup":"r-1"}`) }, ""},
 		"a restore onto what was half there":         {func(_ *drill, s *receipt.Statement) { s.Figures["kept_bytes"] = 500 }, forecast.Fetch},
 		"one from the same vault at another address": {func(d *drill, s *receipt.Statement) { s.Event = drillReceipt("records", "latest", "file:///there", *d) }, forecast.Fetch},
-		"one whose server did not tell of its replay": {func(d *drill, s *receipt.Statement) {
+		"one that replayed some of the log twice": {func(d *drill, s *receipt.Statement) {
 			d.Measured.Replayed = 0
 			s.Event = drillReceipt("records", "latest", vaultAt, *d)
 		}, forecast.Replay},
 	} {
 		got, ok := of(c.change)
 		_, says := got.Took[c.lacks]
-		if ok != (c.lacks != "") || says || ok && len(got.Took) != 3 {
+		want := 3
+		if c.lacks == forecast.Replay { // then the start holds some of it, and is no evidence either
+			_, start := got.Took[forecast.Start]
+			says, want = says || start, 2
+		}
+		if ok != (c.lacks != "") || says || ok && len(got.Took) != want {
 			t.Errorf("%s: %v, %+v", name, ok, got)
 		}
 	}
@@ -88,6 +99,9 @@ func TestADrillsFiguresAndWords(t *testing.T) {
 	d.measure(map[string]time.Duration{forecast.Fetch: 8 * time.Second}, 0)
 	says(t, drillText(1, 2, drills{Database: "records", At: "latest"}, d), "drill 1 of 2: records at latest was restored, and answered", "expected 7s", "THE FORECAST MISSED: it was 50 % off", "lost       not known")
 	d.OK, d.Fault = false, "no room"
+	if d.failed(); d.Measured.Off != nil || d.Measured.Missed {
+		t.Errorf("a drill that failed says how good the forecast was: %+v", d.Measured)
+	}
 	if e := drillReceipt("records", "latest", "here", d); e.Outcome != receipt.Failed || !strings.Contains(e.Says, "could not be restored") || e.Figures["rto_seconds"] != 0 {
 		t.Errorf("%+v", e)
 	}
@@ -107,15 +121,17 @@ func TestWhatIsLostIsCountedFromTheNewestMomentThatCanBeRestored(t *testing.T) {
 	for name, c := range map[string]struct {
 		catalogue restore.Catalogue
 		began     time.Time
-		seconds   float64
+		seconds   float64 // -1 = not known
 		how       string
 	}{
-		"log behind the backup":                {catalogue(noon.Add(time.Hour)), noon.Add(time.Hour + 40*time.Second), 40, "is whole up to"},
-		"no mark: the backup's end":            {catalogue(time.Time{}), noon.Add(time.Minute), 60, "the end of the newest base backup"},
-		"a clock that is behind loses nothing": {catalogue(noon.Add(time.Hour)), noon, 0, "is whole up to"},
+		"log behind the backup":     {catalogue(noon.Add(time.Hour)), noon.Add(time.Hour + 40*time.Second), 40, "is whole up to"},
+		"no mark: the backup's end": {catalogue(time.Time{}), noon.Add(time.Minute), 60, "the end of the newest base backup"},
+		"nothing at all":            {catalogue(noon.Add(time.Hour)), noon.Add(time.Hour), 0, "is whole up to"},
+		"clocks that disagree":      {catalogue(noon.Add(time.Hour)), noon, -1, "the clocks disagree"},
+		"for the backup's end":      {catalogue(time.Time{}), noon.Add(-time.Second), -1, "the clocks disagree"},
 	} {
 		l := lossAt(c.began, c.catalogue)
-		if l.Seconds == nil || *l.Seconds != c.seconds || !strings.Contains(l.How, c.how) {
+		if l.Seconds == nil != (c.seconds < 0) || l.Seconds != nil && *l.Seconds != c.seconds || !strings.Contains(l.How, c.how) {
 			t.Errorf("%s: %+v", name, l)
 		}
 	}
@@ -144,5 +160,69 @@ func TestAListSaysHowLongARestoreTakes(t *testing.T) {
 		if got := restoreLine(held{Database: "records", Restore: f}); !strings.Contains(got, want) || (got == "") != (want == "") {
 			t.Errorf("%q does not say %q", got, want)
 		}
+	}
+}
+
+// A drill's receipt has a figure for each phase that was come to, and for no other; together they are the whole.
+func TestAReceiptSaysNothingThatWasNotMeasured(t *testing.T) {
+	loss := 3.0
+	for name, c := range map[string]struct {
+		went backup.Drilled
+		want map[string]float64
+	}{
+		"whole": {backup.Drilled{Passed: true, Times: restore.Times{Fetch: 10 * time.Second, Start: 4 * time.Second, Replay: 6 * time.Second, Replayed: 9}, Checks: time.Second},
+			map[string]float64{"fetch_seconds": 10, "start_seconds": 4, "replay_seconds": 6, "checks_seconds": 1, "rto_seconds": 21, "rpo_seconds": 3}},
+		"replayed twice": {backup.Drilled{Passed: true, Times: restore.Times{Fetch: 10 * time.Second, Start: 110 * time.Second, Replay: 100 * time.Second}, Checks: time.Second},
+			map[string]float64{"fetch_seconds": 10, "start_seconds": 110, "replay_seconds": 100, "checks_seconds": 1, "rto_seconds": 221, "rpo_seconds": 3}},
+		"with a server that does not tell": {backup.Drilled{Passed: true, Times: restore.Times{Fetch: 10 * time.Second, Start: 10 * time.Second}, Checks: time.Second},
+			map[string]float64{"fetch_seconds": 10, "start_seconds": 10, "checks_seconds": 1, "rto_seconds": 21, "rpo_seconds": 3}},
+		"failed in the fetch": {backup.Drilled{Fault: "x", Times: restore.Times{Fetch: 10 * time.Second}}, map[string]float64{"fetch_seconds": 10}},
+		"failed in the start": {backup.Drilled{Fault: "x", Times: restore.Times{Fetch: 10 * time.Second, Start: time.Second}}, map[string]float64{"fetch_seconds": 10, "start_seconds": 1}},
+		"failed in the checks": {backup.Drilled{Fault: "x", Times: restore.Times{Fetch: 10 * time.Second, Start: time.Second, Replay: time.Second, Replayed: 1}, Checks: time.Second},
+			map[string]float64{"fetch_seconds": 10, "start_seconds": 1, "replay_seconds": 1, "checks_seconds": 1}},
+	} {
+		d := drill{timed: timed{Expected: forecast.Expect(forecast.Work{Data: 1, Replay: 9, Checks: true}, nil, nil), Loss: wouldLose{Seconds: &loss}}}
+		d.rehearsed(c.went)
+		got := drillReceipt("records", "latest", "here", d).Figures
+		took := got["took_seconds"]
+		for _, other := range []string{"took_seconds", "bytes", "log_bytes", "expected_fetch_seconds"} {
+			delete(got, other)
+		}
+		if diff := cmp.Diff(c.want, got); diff != "" || took != c.went.Total().Seconds() {
+			t.Errorf("%s: took %g s of %s\n%s", name, took, c.went.Total(), diff)
+		}
+		if text := drillText(1, 1, drills{}, d); strings.Contains(text, "nothing: it was not come to") != (len(c.want) < 6 && name != "failed in the checks") || c.went.Passed == strings.Contains(text, "it was not restored") {
+			t.Errorf("%s:\n%s", name, text)
+		}
+	}
+}
+
+func TestADrillThatEndsEarlyTellsWhatItLeftAndWhatWasMade(t *testing.T) {
+	var out bytes.Buffer
+	cmd := &cobra.Command{}
+	cmd.SetOut(&out)
+	r := rehearsal{drillWords: &drillWords{output: "json"}, cmd: cmd, name: "records"}
+	all := drills{OK: true, Database: "records", Runs: []drill{aDrill("here")}}
+	gone := fmt.Errorf("drill records: %w", context.Canceled)
+	left := errors.Join(gone, &backup.LeftError{Dir: "/srv/drill-7", Err: errors.New("device busy")})
+	stopped, stop := context.WithCancel(t.Context())
+	stop()
+
+	says(t, r.ended(stopped, all, gone).Error(), "restore.interrupted", "its scratch copy is removed")
+	var told drills
+	if err := json.Unmarshal(out.Bytes(), &told); err != nil || told.OK || len(told.Runs) != 1 || !strings.Contains(told.Ended, "interrupted") {
+		t.Errorf("%v: %+v", err, told)
+	}
+	text := r.ended(stopped, all, left).Error()
+	if says(t, text, "restore.interrupted", "/srv/drill-7", "device busy", "COULD NOT BE REMOVED"); strings.Contains(text, "is removed") {
+		t.Error(text)
+	}
+	out.Reset()
+	if err := r.ended(t.Context(), all, left); !errors.Is(err, left) || !strings.Contains(out.String(), "device busy") {
+		t.Errorf("one that could not be tried: %v\n%s", err, &out)
+	}
+	out.Reset()
+	if _ = r.ended(stopped, drills{}, gone); out.Len() > 0 {
+		t.Errorf("with no run made it prints %s", &out)
 	}
 }

@@ -13,7 +13,7 @@ import (
 // Times is what the phases of a restore took. They follow each other without a gap.
 type Times struct {
 	Fetch    time.Duration
-	Start    time.Duration // of the server, with the end of its recovery; of [Database] with its stop too
+	Start    time.Duration // of the server, with the end of its recovery and a first replay that did not reach its target; of [Database] with its stop too
 	Replay   time.Duration // until what it changed is on the disk: the checkpoint at the end of a recovery grows with the log
 	Replayed int64         // bytes of log, as the server told; 0 = it did not, or replayed some of it twice
 }
@@ -21,10 +21,14 @@ type Times struct {
 // Total is the whole of it.
 func (t Times) Total() time.Duration { return t.Fetch + t.Start + t.Replay }
 
-// Took gives the times by their phase, as a forecast learns from them.
+// Took gives the times by their phase: they come to Total. A phase that was not come to is missing, and so is the replay when the
+// server did not tell it from its start.
 func (t Times) Took() map[string]time.Duration {
-	took := map[string]time.Duration{forecast.Fetch: t.Fetch, forecast.Start: t.Start}
-	if t.Replayed > 0 {
+	took := map[string]time.Duration{forecast.Fetch: t.Fetch}
+	if t.Start > 0 || t.Replay > 0 {
+		took[forecast.Start] = t.Start
+	}
+	if t.Replay > 0 || t.Replayed > 0 {
 		took[forecast.Replay] = t.Replay
 	}
 	return took

@@ -1,10 +1,13 @@
 package restore
 
 import (
+	"maps"
+	"os"
 	"slices"
 	"testing"
 	"time"
 
+	"holdfast/internal/restore/forecast"
 	"holdfast/internal/vault"
 	"holdfast/internal/vault/wal"
 )
@@ -61,5 +64,38 @@ func TestASampleIsEvenlySpread(t *testing.T) {
 		if got := evenly(all, n); !slices.Equal(got, want) {
 			t.Errorf("%d of ten: %v", n, got)
 		}
+	}
+}
+
+// Whatever the server told, the phases come to the whole; only what was come to, and told apart, is among them.
+func TestThePhasesOfARestoreComeToTheWhole(t *testing.T) {
+	const told = "redo starts at 0/2000028\nredo done at 0/90000A8 system usage: CPU: user: 0.41 s, system: 0.10 s, elapsed: 100.00 s\n"
+	for name, c := range map[string]struct {
+		log      string
+		reached  bool
+		phases   []string
+		replayed int64
+	}{
+		"a replay": {told, true, []string{forecast.Fetch, forecast.Replay, forecast.Start}, 0x90000A8 - 0x2000028},
+		"a target that was not reached is replayed to twice": {told, false, []string{forecast.Fetch, forecast.Replay, forecast.Start}, 0},
+		"a server that does not tell":                        {"LOG:  ready\n", true, []string{forecast.Fetch, forecast.Start}, 0},
+	} {
+		run := t.TempDir()
+		r := &Recovered{Scratch: &Scratch{runDir: run}, Reached: c.reached}
+		if err := os.WriteFile(r.logPath(), []byte(c.log), 0o600); err != nil {
+			t.Fatal(name, err)
+		}
+		x := r.Times(210 * time.Second)
+		x.Fetch = 10 * time.Second
+		sum := time.Duration(0)
+		for _, took := range x.Took() {
+			sum += took
+		}
+		if phases := slices.Sorted(maps.Keys(x.Took())); sum != 220*time.Second || x.Total() != sum || !slices.Equal(phases, c.phases) || x.Replayed != c.replayed {
+			t.Errorf("%s: %v come to %s of 220 s, with %d bytes", name, x.Took(), sum, x.Replayed)
+		}
+	}
+	if took := (Times{Fetch: time.Second}).Took(); len(took) != 1 {
+		t.Errorf("of a restore that ended with the fetch: %v", took)
 	}
 }

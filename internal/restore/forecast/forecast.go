@@ -158,21 +158,48 @@ func fetchPhase(w Work, runs []Run, s Sample) Phase {
 	if alone, ok := s.fetch(); ok {
 		because := "read from the vault and written to this disk just now: " + s.text()
 		ratio, n := learned(runs)
+		if !believed(ratio) {
+			return contradicted(w, runs, alone, because, ratio, n)
+		}
 		if n > 0 {
 			because += fmt.Sprintf("; %s on this machine took %.2f times what such a sample said, and that is reckoned with", restores(n), ratio)
 		}
 		return Phase{Name: Fetch, Known: true, Expected: seconds(alone.Seconds() * ratio), Because: because}
 	}
-	bytes := float64(w.Data + w.Log)
-	per, from, ok := rate(runs, func(r Run) (float64, bool) {
-		took, ok := r.Took[Fetch]
-		n := float64(r.Work.Data + r.Work.Log)
-		return took.Seconds() / max(n, 1), ok && n > 0
-	})
+	p, ok := fetchAsMeasured(w, runs)
 	if !ok {
 		return Phase{Name: Fetch, Because: "no restore from this vault was measured, and nothing was read on trial"}
 	}
-	return Phase{Name: Fetch, Known: true, Expected: seconds(per * bytes), Because: fmt.Sprintf("%s at %s a second, as %s", size(bytes), size(1/max(per, 1e-12)), from)}
+	return p
+}
+
+// fetchAsMeasured expects the rate at which restores fetched; false when none was measured.
+func fetchAsMeasured(w Work, runs []Run) (Phase, bool) {
+	bytes := float64(w.Data + w.Log)
+	per, from, ok := rate(runs, func(r Run) (float64, bool) {
+		return r.Took[Fetch].Seconds() / max(float64(r.Work.Data+r.Work.Log), 1), r.fetched()
+	})
+	return Phase{Name: Fetch, Known: true, Expected: seconds(per * bytes), Because: fmt.Sprintf("%s at %s a second, as %s", size(bytes), size(1/max(per, 1e-12)), from)}, ok
+}
+
+// fetched reports whether a run says how fast it fetched.
+func (r Run) fetched() bool {
+	_, ok := r.Took[Fetch]
+	return ok && r.Work.Data+r.Work.Log > 0
+}
+
+// contradicted is the fetch where samples on this machine say something else altogether than restores took: what was measured
+// counts then. But it takes no less than the sample of now lets expect: the way to the vault may be slower today.
+func contradicted(w Work, runs []Run, alone time.Duration, because string, ratio float64, n int) Phase {
+	p, _ := fetchAsMeasured(w, runs) // there is one, or nothing could contradict
+	least := seconds(alone.Seconds() * min(ratio, 1))
+	told := fmt.Sprintf("but %d of the newest restores on this machine took %.2f times what such a sample said", n, ratio)
+	if least > p.Expected {
+		p.Expected, p.Because = least, because+"; "+told+", so this is thought of as the least, and more than what was measured: "+p.Because
+		return p
+	}
+	p.Because += fmt.Sprintf("; a sample of now lets expect %s, %s, so what was measured counts", alone.Round(100*time.Millisecond), told)
+	return p
 }
 
 func restores(n int) string {
@@ -182,29 +209,46 @@ func restores(n int) string {
 	return fmt.Sprintf("the last %d restores", n)
 }
 
-// learned is what fetches on this machine took, as a multiple of what the sample before each said. Beyond a factor of three it
-// is not believed: then something else was different.
+// believed reports whether samples may miss by such a factor and still say something. Beyond three times something else was different.
+func believed(ratio float64) bool { return ratio > 1.0/3 && ratio < 3 }
+
+// learned is what the newest n fetches on this machine took, as a multiple of what the sample before each said: of those that are
+// believed, or of the others when they are more, or as many and the newest is of them. Runs come newest first.
 func learned(runs []Run) (ratio float64, n int) {
-	var all []float64
+	var fit, odd []float64
+	oddFirst := false
 	for _, r := range runs {
-		took, ok := r.Took[Fetch]
-		if !ok || !r.Here || r.Polite || r.Sampled <= 0 || len(all) == considered {
+		if !r.fetched() || !r.Here || r.Polite || r.Sampled <= 0 || len(fit)+len(odd) == considered {
 			continue
 		}
-		if x := took.Seconds() / r.Sampled.Seconds(); x > 1.0/3 && x < 3 {
-			all = append(all, x)
+		x := r.Took[Fetch].Seconds() / r.Sampled.Seconds()
+		if believed(x) {
+			fit = append(fit, x)
+			continue
 		}
+		oddFirst, odd = oddFirst || len(fit)+len(odd) == 0, append(odd, x)
 	}
-	if len(all) == 0 {
+	switch {
+	case len(fit)+len(odd) == 0:
 		return 1, 0
+	case len(odd) > len(fit) || len(odd) == len(fit) && oddFirst:
+		return oddest(odd), len(odd)
 	}
-	return median(all), len(all)
+	return median(fit), len(fit)
+}
+
+// oddest is the median of factors that are not believed, and itself one: where they lie on both sides, the largest.
+func oddest(odd []float64) float64 {
+	if x := median(odd); !believed(x) {
+		return x
+	}
+	return slices.Max(odd)
 }
 
 func startPhase(runs []Run) Phase {
 	per, from, ok := rate(runs, func(r Run) (float64, bool) { took, ok := r.Took[Start]; return took.Seconds(), ok })
 	if !ok {
-		return Phase{Name: Start, Because: "no server was started on a restored copy of it yet: holdfast backup validate, or a drill, measures that"}
+		return Phase{Name: Start, Because: "no server was started on a restored copy of it yet, or what it replayed could not be told from its start: holdfast backup validate, or a drill of the latest moment, measures that"}
 	}
 	return Phase{Name: Start, Known: true, Expected: seconds(per), Because: "as " + from}
 }

@@ -34,6 +34,10 @@ func TestExpect(t *testing.T) {
 	slow.Sampled = 15 * time.Second
 	odd := slow
 	odd.Sampled = time.Second // thirty times what it said: something else was different
+	odd.Name, odd.At = "drill h/8", monday.Add(time.Hour)
+	over := slow
+	over.Sampled = 300 * time.Second // a tenth of what it said
+	trickle := forecast.Sample{{What: "files", Unit: "MiB", Done: mib, Of: 1000 * mib, Took: time.Second}}
 	for name, c := range map[string]struct {
 		work   forecast.Work
 		runs   []forecast.Run
@@ -55,7 +59,14 @@ func TestExpect(t *testing.T) {
 			drill(true, 1000*mib, 200*mib, 10*time.Second, time.Second, time.Second), drill(true, 1000*mib, 200*mib, 90*time.Second, 9*time.Second, 9*time.Second), drill(true, 1000*mib, 200*mib, 12*time.Second, 2*time.Second, 2*time.Second)}, nil,
 			map[string]float64{"fetch": 12, "start": 2, "replay": 2, "checks": 1}, nil},
 		"what samples missed on this machine is learned": {work, []forecast.Run{slow}, sample, map[string]float64{"fetch": 30, "start": 2, "replay": 4, "checks": 1}, map[string]string{"fetch": "2.00 times"}},
-		"and not believed beyond measure":                {work, []forecast.Run{odd}, sample, map[string]float64{"fetch": 15, "start": 2, "replay": 4, "checks": 1}, nil},
+		"beyond measure, what restores took counts": {work, []forecast.Run{odd}, sample, map[string]float64{"fetch": 30, "start": 2, "replay": 4, "checks": 1},
+			map[string]string{"fetch": "40.0 MiB a second, as in drill h/8 of 2026-03-02 04:00Z; a sample of now lets expect 15s, but 1 of the newest restores on this machine took 30.00 times what such a sample said, so what was measured counts"}},
+		"also where samples say too much": {work, []forecast.Run{over}, forecast.Sample{{What: "files", Unit: "MiB", Done: mib, Of: 1000 * mib, Took: 200 * time.Millisecond}}, map[string]float64{"fetch": 30, "start": 2, "replay": 4, "checks": 1}, nil},
+		"but a way that is slower today is not forgotten": {work, []forecast.Run{odd}, trickle, map[string]float64{"fetch": 1000, "start": 2, "replay": 4, "checks": 1},
+			map[string]string{"fetch": "thought of as the least, and more than what was measured"}},
+		"nor with samples that say too much":           {work, []forecast.Run{over}, trickle, map[string]float64{"fetch": 100, "start": 2, "replay": 4, "checks": 1}, nil},
+		"one odd restore among others is not believed": {work, []forecast.Run{slow, slow, odd}, sample, map[string]float64{"fetch": 30, "start": 2, "replay": 4, "checks": 1}, map[string]string{"fetch": "the last 2 restores on this machine took 2.00 times"}},
+		"of one and one the newer decides":             {work, []forecast.Run{slow, odd}, sample, map[string]float64{"fetch": 30, "start": 2, "replay": 4, "checks": 1}, map[string]string{"fetch": "30.00 times"}},
 		"a little log says nothing of much": {work, []forecast.Run{trial(1000*mib, 2*mib, time.Second, time.Second, time.Millisecond)}, sample,
 			map[string]float64{"fetch": 15, "start": 1, "checks": 1}, map[string]string{"replay": "2.0 MiB at most, which says too little"}},
 		"a restore has no checks": {forecast.Work{Data: mib, Log: mib, Replay: mib}, []forecast.Run{drill(true, mib, mib, time.Second, time.Second, time.Second)}, nil,
@@ -184,6 +195,23 @@ func TestMoreWorkTakesNoLess(t *testing.T) {
 		a, b := forecast.Expect(w, runs, nil), forecast.Expect(more, runs, nil)
 		if a.Known != b.Known || b.Total < a.Total {
 			t.Fatalf("%s for %+v, %s for %+v", a.Total, w, b.Total, more)
+		}
+	})
+}
+
+// Where samples miss beyond measure, always in the same way, the restores that were missed are learned from.
+func TestWhatSamplesMissMostIsLearned(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		took := time.Duration(rapid.Int64Range(int64(time.Second), int64(time.Hour)).Draw(t, "took"))
+		factor := rapid.Float64Range(0.001, 1000).Draw(t, "factor")
+		sampled := max(time.Duration(float64(took)/factor), 1)
+		var runs []forecast.Run
+		for range rapid.IntRange(1, 4).Draw(t, "drills") {
+			runs = append(runs, forecast.Run{Name: "drill h/1", At: monday, Here: true, Work: forecast.Work{Data: 1 << 30}, Took: map[string]time.Duration{forecast.Fetch: took}, Sampled: sampled})
+		}
+		f := forecast.Expect(forecast.Work{Data: 1 << 30}, runs, forecast.Sample{{What: "files", Unit: "MiB", Done: 1 << 30, Of: 1 << 30, Took: sampled}})
+		if got := f.Phase(forecast.Fetch); !got.Known || forecast.Missed(got.Expected, took) {
+			t.Fatalf("it always took %s, and %s is expected: %s", took, got.Expected, got.Because)
 		}
 	})
 }
