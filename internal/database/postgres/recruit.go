@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -101,6 +104,9 @@ func (s *Server) scan(from database.LSN) (walscan.End, error) {
 		}
 	}
 	end, err := walscan.Scan(in)
+	if err == nil && end.Records == 0 {
+		end, err = s.scanRewound(in, end)
+	}
 	switch {
 	case err == nil && end.Records == 0:
 		err = fmt.Errorf("read the position: the log does not begin at %s: %s", walscan.LSN(c.Redo), end.Why)
@@ -108,6 +114,25 @@ func (s *Server) scan(from database.LSN) (walscan.End, error) {
 		err = fmt.Errorf("read the position: the files end at %s, but %s was replayed: %s", end.LSN, from, end.Why)
 	}
 	return end, err
+}
+
+// scanRewound reads where no log begins at pg_control's checkpoint. pg_rewind copies pg_control last: when the source made a
+// checkpoint meanwhile, it lies behind the end of the log that was copied before. Recovery begins where the label says, and gets
+// the rest from the primary; without a label there is nothing else to go by.
+func (s *Server) scanRewound(in walscan.Input, nothing walscan.End) (walscan.End, error) {
+	text, err := os.ReadFile(filepath.Join(s.at.data, labelFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nothing, nil
+	}
+	if err != nil {
+		return nothing, fmt.Errorf("read where recovery begins: %w", err)
+	}
+	from, err := labelStart(string(text))
+	if err != nil || walscan.LSN(from) >= in.Start {
+		return nothing, err
+	}
+	in.Start = walscan.LSN(from)
+	return walscan.Scan(in)
 }
 
 // scanFrom reads from just before a position; false = what lies there does not lead to it.
