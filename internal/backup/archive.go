@@ -83,6 +83,7 @@ func (s *stream) archiveAll(received, flushed <-chan struct{}) error {
 	var deadline <-chan time.Time
 	more := s.untilOver(received)
 	for {
+		before := s.stores
 		err := s.archive(ctx, partial, more)
 		if _, ok := errors.AsType[*vault.DuplicateError](err); ok {
 			return err
@@ -91,7 +92,7 @@ func (s *stream) archiveAll(received, flushed <-chan struct{}) error {
 			covered = s.r.o.Clock.Now()
 			err = s.recordCovered(ctx)
 		}
-		s.noteVault(ctx, err)
+		s.noteVault(ctx, err, s.stores > before)
 		if n, _ := s.spool.waiting(); deadline != nil && (n == 0 && s.spill.empty() || err != nil && ctx.Err() != nil) {
 			return s.recordCovered(ctx)
 		}
@@ -162,7 +163,7 @@ func (s *stream) archive(ctx context.Context, partial bool, more func() bool) er
 			if err != nil {
 				return err
 			}
-			s.stored = s.r.o.Clock.Now()
+			s.stored, s.stores = s.r.o.Clock.Now(), s.stores+1
 			s.r.update(func(st *Status) {
 				st.Archived = max(st.Archived, end)
 				if at.After(st.CoveredUntil) {
@@ -209,6 +210,7 @@ func (s *stream) recordCovered(ctx context.Context) error {
 	if err := s.log.PutCovered(ctx, c.timeline, c.end, c.at); err != nil {
 		return err
 	}
+	s.stores++
 	s.r.mu.Lock()
 	defer s.r.mu.Unlock()
 	if c.at.After(s.r.status.CoveredUntil) {
@@ -220,8 +222,9 @@ func (s *stream) recordCovered(ctx context.Context) error {
 	return nil
 }
 
-// noteVault keeps the status and logs when the vault's state changes, not each time.
-func (s *stream) noteVault(ctx context.Context, err error) {
+// noteVault keeps the status and logs when the vault's state changes, not each time. While something waits, only what was stored
+// shows that the vault is well again: most looks find nothing to be due.
+func (s *stream) noteVault(ctx context.Context, err error, stored bool) {
 	bytes, since := s.spool.waiting()
 	if n, oldest := s.spill.waiting(); n > 0 {
 		bytes, since = bytes+int64(n)*int64(s.segmentSize), oldest
@@ -233,6 +236,9 @@ func (s *stream) noteVault(ctx context.Context, err error) {
 	var before string
 	s.r.update(func(st *Status) {
 		before = st.VaultError
+		if err == nil && !stored && bytes > 0 {
+			text = before
+		}
 		st.VaultError, st.Waiting, st.waitingSince = text, bytes, since
 	})
 	switch {

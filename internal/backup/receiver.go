@@ -199,6 +199,7 @@ type stream struct {
 	gathered []byte // of receiveRound: its memory, used again
 
 	stored time.Time // when the vault last took a piece; archiveAll's alone
+	stores int       // how often it took anything; likewise
 }
 
 func (s *stream) run(ctx context.Context) error {

@@ -125,7 +125,7 @@ func (s *stream) drainSpill(ctx context.Context, more func() bool) (empty bool, 
 	}
 	defer s.noteSpill(nil)
 	err = s.spill.drain(ctx, draining{more: more, now: s.r.o.Clock.Now, stored: func(h wal.Held) {
-		s.stored = s.r.o.Clock.Now()
+		s.stored, s.stores = s.r.o.Clock.Now(), s.stores+1
 		s.r.update(func(st *Status) {
 			st.Doubts++ // what lay there need not follow what the vault held
 			if st.Timeline == h.Timeline {

@@ -253,7 +253,7 @@ func (a *archivist) bases(ctx context.Context, v *vault.Vault) error {
 		}
 		if now := a.host.clock.Now(); looked.IsZero() || now.Sub(looked) >= pace {
 			var err error
-			if due, err = a.due(ctx, v); err != nil {
+			if due, err = a.dueOrNot(ctx, v); err != nil {
 				return err
 			}
 			looked = now
@@ -366,6 +366,24 @@ func (a *archivist) due(ctx context.Context, v *vault.Vault) (backup.Wanted, err
 		return backup.Wanted{}, err
 	}
 	return a.want(all, time.Now())
+}
+
+// dueOrNot is [archivist.due], and nothing is due while the vault does not say what it holds. An error is for another opening of the
+// vault to mend; where it cannot be opened, the log must be taken in all the same by whoever holds it open.
+func (a *archivist) dueOrNot(ctx context.Context, v *vault.Vault) (backup.Wanted, error) {
+	due, err := a.due(ctx, v)
+	if err == nil || ctx.Err() != nil {
+		return due, err
+	}
+	again, openErr := a.host.openVault(ctx, a.plan.Vault)
+	if openErr == nil {
+		return backup.Wanted{}, errors.Join(err, again.Close(ctx))
+	}
+	if ctx.Err() != nil {
+		return backup.Wanted{}, ctx.Err()
+	}
+	a.host.cfg.Log.Warn("vault does not say whether a base backup is due", "database", a.db.Name, "err", err)
+	return backup.Wanted{}, nil
 }
 
 // base makes one base backup from the server here, tells when it is stored, and proves it. Whoever asked for it can take that back
