@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"holdfast/internal/problem"
+	"holdfast/internal/vault/repo"
+	"holdfast/internal/vault/repo/snapshot"
 	"holdfast/internal/vault/store"
 )
 
@@ -76,6 +78,28 @@ func (a *atWork) tell(ctx context.Context) error {
 	defer a.mu.Unlock()
 	a.told = now
 	return nil
+}
+
+// list stores the entry of a backup. Where that took so long that the writer was taken to be dead before the entry was known to be
+// there, what the writer had found may have been freed: that is an error, and the entry goes again if it came to be there.
+func (a *atWork) list(ctx context.Context, w *repo.Writer, m *snapshot.Manifest) error {
+	id, err := snapshot.Save(ctx, w, m)
+	if err != nil {
+		return err
+	}
+	err = w.Flush(ctx)
+	silence := a.alive(ctx)
+	if silence == nil {
+		return err
+	}
+	r := w.Repository()
+	gone := r.Refresh(ctx)
+	if gone == nil { // in a session of its own: this one may have ended with the flush
+		gone = r.Write(ctx, repo.WriteOptions{Purpose: "holdfast-unlist"}, func(ctx context.Context, w *repo.Writer) error {
+			return w.DeleteManifest(ctx, id)
+		})
+	}
+	return errors.Join(err, silence, gone)
 }
 
 // end takes the mark away. Where it stays, it is old in a day.

@@ -156,10 +156,16 @@ func TestAFileThatTakesDaysToReadIsBackedUp(t *testing.T) {
 // drowsy is a place of a host that sleeps once an index is stored.
 type drowsy struct {
 	*memory
-	sleep atomic.Pointer[func()] // taken by whoever stores the first index; nil = it stays awake
+	sleep  atomic.Pointer[func()] // taken by whoever stores the first index; nil = it stays awake
+	before atomic.Pointer[func()] // the same, and the index that is stored is on its way meanwhile
 }
 
 func (d *drowsy) Put(ctx context.Context, name string, data stores.Data) error {
+	if strings.HasPrefix(name, "repository/xn") {
+		if sleep := d.before.Swap(nil); sleep != nil {
+			(*sleep)()
+		}
+	}
 	err := d.memory.Put(ctx, name, data)
 	if strings.HasPrefix(name, "repository/xn") {
 		if sleep := d.sleep.Swap(nil); sleep != nil {
@@ -167,6 +173,70 @@ func (d *drowsy) Put(ctx context.Context, name string, data stores.Data) error {
 		}
 	}
 	return err
+}
+
+// A host sleeps while the entry of a backup is stored, and clean-ups take its writer to be dead: what the backup found in the vault may
+// be freed. Nobody is told that it is stored, and it is not listed, whether the entry was on its way meanwhile or had arrived, and
+// whether or not the epochs of the indexes went on.
+func TestABackupWhoseEntryTakesADayIsNotListed(t *testing.T) {
+	for name, c := range map[string]struct {
+		arrived bool
+		cleaned int // how often, in the time
+	}{
+		"on its way, and nobody cleans up":    {false, 0},
+		"on its way, and others clean up":     {false, 4},
+		"it has arrived, nobody cleans up":    {true, 0},
+		"it has arrived, and others clean up": {true, 4},
+	} {
+		t.Run(name, func(t *testing.T) {
+			place := &memory{blobs: map[string]kept{}}
+			synctest.Test(t, func(t *testing.T) {
+				must := func(err error) {
+					t.Helper()
+					if err != nil {
+						t.Fatal(err)
+					}
+				}
+				host := &drowsy{memory: place}
+				v, err := vault.Create(t.Context(), config("").In(host))
+				must(err)
+				w, err := v.Begin(t.Context(), "drowsy")
+				must(err)
+				f := w.File(vault.Entry{Path: "pgdata/PG_VERSION", Mode: 0o600})
+				_, err = f.Write([]byte("15"))
+				must(errors.Join(err, f.Keep()))
+				entry := func() {
+					for range c.cleaned {
+						time.Sleep(time.Hour)
+						m, err := vault.Open(t.Context(), config("").In(place))
+						must(err)
+						_, err = m.Reclaim(t.Context(), vault.ReclaimOptions{})
+						must(errors.Join(err, m.Close(t.Context())))
+						time.Sleep(25 * time.Hour)
+					}
+					time.Sleep(25 * time.Hour)
+				}
+				first := func() { // the second index is that of the entry
+					if c.arrived {
+						host.sleep.Store(&entry)
+					} else {
+						host.before.Store(&entry)
+					}
+				}
+				host.sleep.Store(&first)
+				if _, err := w.Commit(vault.Backup{Database: "orders", Kind: "full", SystemID: 7, Timeline: 1, SegmentSize: 16 << 20}); err == nil {
+					t.Error("it is said to be stored")
+				}
+				last, err := vault.Open(t.Context(), config("").In(place))
+				must(err)
+				list, err := last.Backups(t.Context(), "")
+				if err != nil || len(list) != 0 {
+					t.Errorf("%d backups are listed: %v", len(list), err)
+				}
+				must(errors.Join(last.Close(t.Context()), v.Close(t.Context())))
+			})
+		})
+	}
 }
 
 // A host sleeps while a backup is committed, and what the backup found in the vault is freed meanwhile. It is not listed.

@@ -350,10 +350,7 @@ func (w *TreeWriter) commit(b FileBackup) (FileBackup, error) {
 		Tags:      map[string]string{tagFiles: string(about), "tag:backup": b.ID, "tag:files": b.Set},
 		Pins:      []string{pin},
 	}
-	if _, err := snapshot.Save(w.ctx, w.repo, m); err != nil {
-		return b, err
-	}
-	return b, w.repo.Flush(w.ctx)
+	return b, w.work.list(w.ctx, w.repo, m)
 }
 
 // superRoot is the backup's own root: the files, the list of them and what is known of the backup, each by itself, so that

@@ -169,10 +169,7 @@ func (w *Writer) commit(b Backup) (Backup, error) {
 		Tags:      map[string]string{tagBackup: string(about), "tag:backup": b.ID, "tag:database": b.Database},
 		Pins:      []string{pin},
 	}
-	if _, err := snapshot.Save(w.ctx, w.repo, m); err != nil {
-		return b, err
-	}
-	return b, w.repo.Flush(w.ctx)
+	return b, w.work.list(w.ctx, w.repo, m)
 }
 
 // describe puts what is known of the backup into the backup, so that whatever restores it finds it there.
