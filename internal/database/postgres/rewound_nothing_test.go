@@ -74,7 +74,14 @@ func TestARewoundServerComesBackThoughItsCheckpointIsAheadOfItsLog(t *testing.T)
 
 	_, err = a.Recruit(ctx, 2, 0)
 	must(t, err)
-	must(t, a.Rewind(ctx, b.Endpoint, 2))
+	err = a.Rewind(ctx, b.Endpoint, 2)
+	if _, missing := os.Stat(filepath.Join(a.BinDir(), "pg_rewind")); missing != nil { // as in the npm package of 18
+		if !errors.Is(err, database.ErrNeedsClone) {
+			t.Fatalf("without pg_rewind: %v", err)
+		}
+		t.Skip("there is no pg_rewind here: such a server gets a new copy")
+	}
+	must(t, err)
 	c, err := pgcontrol.Read(a.DataDir())
 	must(t, err)
 	segment := walscan.Segment{Timeline: 3, Number: uint64(copied) / c.SegSize}
