@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"holdfast/internal/disktest"
 	"holdfast/internal/receipt"
 )
 
@@ -70,15 +71,11 @@ func TestOnlyOwnReceiptsBesideATargetCount(t *testing.T) {
 			check(t, os.Mkdir(filepath.Join(dir, "below"), 0o755), os.Rename(filepath.Join(dir, "records.receipt"), filepath.Join(dir, "below", "records.receipt")))
 		}, 2},
 		"another user's": {func(t *testing.T, dir, _ string) {
-			if os.Geteuid() != 0 {
-				t.Skip("needs root")
-			}
+			disktest.NeedRoot(t)
 			check(t, filepath.WalkDir(dir, func(p string, _ fs.DirEntry, err error) error { return errors.Join(err, os.Chown(p, 65534, 65534)) }))
 		}, 0},
 		"another user's files in our directory": {func(t *testing.T, _, chain string) {
-			if os.Geteuid() != 0 {
-				t.Skip("needs root")
-			}
+			disktest.NeedRoot(t)
 			for _, n := range receiptsIn(t, chain) {
 				check(t, os.Chown(n, 65534, 65534))
 			}

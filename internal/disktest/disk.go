@@ -52,7 +52,7 @@ func Fill(t testing.TB, file string) {
 func NeedRoot(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		Cannot(t, "only root can make a file system")
+		Cannot(t, "only root can make file systems, and give files away")
 	}
 }
 

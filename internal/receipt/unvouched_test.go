@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"holdfast/internal/disktest"
 	"holdfast/internal/receipt"
 )
 
@@ -91,9 +92,7 @@ func TestAReceiptThatNoHostVouchesForIsProvenAgainstItsKeyAlone(t *testing.T) {
 
 // Where anybody can write, another user may have made the directory first, with a key of his own in it.
 func TestABookThatAnotherUserBeganIsNotWrittenOn(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("only root can give files to another user")
-	}
+	disktest.NeedRoot(t)
 	for name, spoil := range map[string]func(dir string) error{
 		"it is another user's": func(dir string) error {
 			return filepath.WalkDir(dir, func(at string, _ fs.DirEntry, err error) error { return errors.Join(err, os.Chown(at, 65534, 65534)) })
