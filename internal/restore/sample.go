@@ -224,7 +224,7 @@ func pickSample(c Choice, files []vault.Entry, workers int, most int64) picked {
 	log := min(max(share(ofLog, ofLarge+ofSmall+ofLog, most), min(int64(workers)*segment, most/2)), most*3/4)
 	p.pieces = evenly(c.Pieces, int(log/segment))
 	most -= int64(len(p.pieces)) * segment
-	forSmall := max(share(ofSmall, ofLarge+ofSmall, most), most/4)
+	forSmall := max(share(ofSmall, ofLarge+ofSmall, most), most/4, sampledSmall) // at least one has room
 	if len(large) > 0 {
 		forSmall = min(forSmall, most-vault.ChunkSize)
 	}

@@ -45,6 +45,7 @@ func TestWhatASampleReads(t *testing.T) {
 		"a piece of log for each worker":                     {append(filesOf(10, 100*mib), filesOf(800, 8<<10)...), 16 * mib, 256 * mib, 20, 4, 5, 100, 4},
 		"pieces that are larger than all of it are left out": {filesOf(10, 100*mib), 1024 * mib, 256 * mib, 400, 16, 16, 0, 0},
 		"small files that are as large as can be":            {filesOf(4000, mib), 16 * mib, 64 * mib, 0, 4, 0, 52, 0},
+		"a small file that is larger than its share":         {append(filesOf(1, 2331488), filesOf(1, 814241)...), mib, 10 * mib, 8, 1, 1, 1, 7},
 		"less than it may":                                   {append(filesOf(2, 3*mib), filesOf(5, 10)...), 16 * mib, 64 * mib, 1, 4, 2, 5, 1},
 		"nothing":                                            {nil, 16 * mib, 64 * mib, 0, 4, 0, 0, 0},
 	} {
