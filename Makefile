@@ -99,6 +99,7 @@ bench-backup: build ## Times backups and restores, those of pgBackRest and other
 	exec bin/bench-backup -rounds $(ROUNDS) -mb $(MB)
 
 .PHONY: bench-listener
+bench-listener: ROUNDS = 30
 bench-listener: build ## Times pgbench directly, through the listener and through HAProxy where it is; status 1 when a target is missed.
 	@scripts/setup --bench || echo "goes on without what could not be installed"
 	go build -trimpath -o bin/bench-listener ./bench/listener

@@ -36,8 +36,8 @@ type options struct {
 
 func main() {
 	var o options
-	flag.IntVar(&o.rounds, "rounds", 5, "how often each way is measured under each load")
-	flag.IntVar(&o.seconds, "seconds", 5, "how long each measurement takes")
+	flag.IntVar(&o.rounds, "rounds", 30, "how often each way is measured under each load")
+	flag.IntVar(&o.seconds, "seconds", 1, "how long each measurement takes")
 	flag.StringVar(&o.holdfast, "holdfast", "bin/holdfast", "the `program` that is measured")
 	flag.IntVar(&o.scale, "scale", 10, "of pgbench's tables: 100,000 accounts each")
 	flag.Uint64Var(&o.seed, "seed", uint64(time.Now().UnixNano()), "decides the order of measurements")

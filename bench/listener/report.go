@@ -33,19 +33,36 @@ func (b *bench) of(way, load string) (tps, cpu []float64) {
 	return tps, cpu
 }
 
-// ratio is the median over rounds of what a way reached against the direct connection in the same round.
-// NaN, which misses no target, says that one of them was not measured.
-func (b *bench) ratio(way, load string) float64 {
+// ratios lists what a way reached against the direct connection in the same round, the least first.
+func (b *bench) ratios(way, load string) []float64 {
 	base, _ := b.of(direct, load)
 	tps, _ := b.of(way, load)
-	if len(base) == 0 || len(tps) == 0 {
+	var all []float64
+	for i := range min(len(base), len(tps)) {
+		all = append(all, tps[i]/base[i])
+	}
+	slices.Sort(all)
+	return all
+}
+
+// ratio is the median of [bench.ratios]. NaN, which misses no target, says that one of them was not measured.
+func (b *bench) ratio(way, load string) float64 {
+	all := b.ratios(way, load)
+	if len(all) == 0 {
 		return math.NaN()
 	}
-	ratios := make([]float64, len(tps))
-	for i := range tps {
-		ratios[i] = tps[i] / base[i]
+	return median(all)
+}
+
+// within is where the true median lies, nine times of ten: so many of n measurements to either side of their middle that more
+// would be as rare as that if each fell on either side of it by chance (sign test, in its normal approximation). Pure.
+func within(sorted []float64) (low, high float64) {
+	n := len(sorted)
+	if n == 0 {
+		return math.NaN(), math.NaN()
 	}
-	return median(ratios)
+	aside := max(int(math.Floor((float64(n)-1.645*math.Sqrt(float64(n)))/2)), 0)
+	return sorted[aside], sorted[n-1-aside]
 }
 
 func median(v []float64) float64 {
@@ -57,14 +74,15 @@ func median(v []float64) float64 {
 func (b *bench) report() {
 	w := tabwriter.NewWriter(b.out, 0, 8, 2, ' ', 0)
 	p := func(format string, args ...any) { _, _ = fmt.Fprintf(w, format, args...) } // standard output
-	p("\ntransactions a second: min / median / max\nload, clients\tway\ttransactions/s\tof direct, median of rounds\tits own processor time, us each\n")
+	p("\ntransactions a second: min / median / max\nload, clients\tway\ttransactions/s\tof direct, median of rounds\tnine times of ten within\tits own processor time, us each\n")
 	for _, l := range loads {
 		for _, way := range b.ways {
 			tps, cpu := b.of(way.name, l.name)
 			if len(tps) == 0 {
 				continue
 			}
-			p("%s\t%s\t%.0f / %.0f / %.0f\t%.2f\t%.1f\n", l.name, way.name, slices.Min(tps), median(tps), slices.Max(tps), b.ratio(way.name, l.name), median(cpu))
+			low, high := within(b.ratios(way.name, l.name))
+			p("%s\t%s\t%.0f / %.0f / %.0f\t%.2f\t%.2f to %.2f\t%.1f\n", l.name, way.name, slices.Min(tps), median(tps), slices.Max(tps), b.ratio(way.name, l.name), low, high, median(cpu))
 		}
 	}
 	p("\nLoad after the run %s, of which the bench itself is a part.\n", machine.Load())
