@@ -1,13 +1,8 @@
 package lab_test
 
 import (
-	"bytes"
-	"cmp"
 	"context"
-	"errors"
-	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -34,9 +29,9 @@ func TestAPlanIsAppliedUnderLoad(t *testing.T) {
 		t.Fatal(err)
 	}
 	plan := string(written)
-	programs, release := nextRelease(t, filepath.Dir(w.Plan))
-	if programs != "" {
-		plan = strings.Replace(plan, "    standbys: ", "    bin_dir: "+programs+"\n    standbys: ", 1)
+	next := pretended(t, filepath.Dir(w.Plan))
+	if next.programs != "" {
+		plan = next.inPlan(plan)
 	}
 	for was, is := range map[string]string{
 		"listen: { write: 5432 }\n":             "listen: { write: 5442, read: 5443 }\n    parameters: { work_mem: 5MB, max_connections: 130 }\n",
@@ -74,30 +69,10 @@ func TestAPlanIsAppliedUnderLoad(t *testing.T) {
 		return lab.Well(st) && len(web) == 3 && !slices.ContainsFunc(web, func(id string) bool { return slices.Contains(before, id) }) && setting("work_mem") == "5MB" &&
 			len(st.Databases[0].Servers) == 3 && !slices.ContainsFunc(st.Databases[0].Servers, func(s api.ServerStatus) bool { return len(s.Pending) == 0 })
 	})
-	load.Recovered()
-	load.Client.Mark("restart")
-	if out, err := w.Run("database", "restart", "records", "--pending", "--yes"); err != nil {
-		t.Fatalf("restart: %v\n%s", err, out)
-	}
-	w.Await("nothing is pending", recoverMax, func(st api.Status) bool {
-		return lab.Well(st) && setting("max_connections") == "130" &&
-			!slices.ContainsFunc(st.Databases[0].Servers, func(s api.ServerStatus) bool { return len(s.Pending) > 0 })
-	})
-	st := w.Await("every server is of the release that was applied", recoverMax, func(st api.Status) bool {
-		return programs == "" || !slices.ContainsFunc(st.Databases[0].Servers, func(s api.ServerStatus) bool { return s.Version != release })
-	})
-	t.Logf("servers run PostgreSQL %s", st.Databases[0].Servers[0].Version)
-	load.Recovered()
-	load.Client.Mark("after")
+	rollOut(t, w, load, "restart", next.version)
+	w.Await("the setting that waited for it is in force", recoverMax, func(api.Status) bool { return setting("max_connections") == "130" })
 	for path, n := range failed(load.Client.Phases(), "apply") {
 		t.Errorf("%d requests failed by %s while the plan was applied", n, path)
-	}
-	restart := failed(load.Client.Phases(), "restart")
-	if n := restart["edge write"]; n > 0 {
-		t.Errorf("%d writes failed by the edge", n)
-	}
-	if n := restart["edge read"]; n > 0 {
-		t.Errorf("%d reads failed by the edge", n)
 	}
 	load.End()
 }
@@ -113,51 +88,6 @@ func instancesOf(st api.Status, name string) (ids []string) {
 		}
 	}
 	return ids
-}
-
-// nextRelease makes another minor release of Debian's PostgreSQL below dir: a copy of its programs that calls itself so,
-// with the libraries of the one that there is. That proves the way of an upgrade, not what a real release changes. ""
-// where PostgreSQL lies elsewhere.
-func nextRelease(t *testing.T, dir string) (programs, release string) {
-	t.Helper()
-	major := cmp.Or(os.Getenv("HOLDFAST_TEST_POSTGRES"), "15")
-	from := "/usr/lib/postgresql/" + major
-	said, err := exec.Command(filepath.Join(from, "bin", "postgres"), "--version").Output()
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", ""
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, rest, _ := strings.Cut(string(said), "(PostgreSQL) ")
-	now := strings.Fields(rest)[0]
-	last := now[len(now)-1] + 1
-	if last > '9' {
-		last = '8'
-	}
-	release = now[:len(now)-1] + string(last)
-	to := filepath.Join(dir, "next", from)
-	if err := os.MkdirAll(filepath.Join(to, "bin"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	all, err := os.ReadDir(filepath.Join(from, "bin"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range all {
-		text, err := os.ReadFile(filepath.Join(from, "bin", e.Name()))
-		if err == nil {
-			err = os.WriteFile(filepath.Join(to, "bin", e.Name()), bytes.ReplaceAll(text, []byte(now), []byte(release)), 0o755)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	share := filepath.Join(dir, "next", "usr/share/postgresql")
-	if err := errors.Join(os.MkdirAll(share, 0o755), os.Symlink("/usr/share/postgresql/"+major, filepath.Join(share, major)), os.Symlink(filepath.Join(from, "lib"), filepath.Join(to, "lib"))); err != nil {
-		t.Fatal(err)
-	}
-	return filepath.Join(to, "bin"), release
 }
 
 // settingAt is a setting of the server that an address leads to, or why it is not known.

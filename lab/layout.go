@@ -17,6 +17,7 @@ type Shape struct {
 	Hosts          int                 // 3
 	Standbys       int                 // 2
 	AcknowledgedBy int                 // 1
+	Major          int                 // of PostgreSQL: what HOLDFAST_TEST_POSTGRES names, else Debian's
 	Services       bool                // the clinic's web and reminders, and the edge before them
 	Disk           int64               // bytes of the disk of its own that each host's databases lie on; 0 = this machine's. Hosts must be apart
 	Plan           func(string) string // changes the plan's text last; nil = it stays
@@ -82,13 +83,13 @@ func layOut(t testing.TB, shape Shape, address map[string]string) *World {
 	if err := os.Link(filepath.Join(bin, "clinic"), filepath.Join(dir, "build", "bin", "clinic")); err != nil {
 		copyFile(t, filepath.Join(bin, "clinic"), filepath.Join(dir, "build", "bin", "clinic"))
 	}
-	if err := os.WriteFile(w.Plan, []byte(shape.plan(address, postgresMajor(t))), 0o644); err != nil {
+	if err := os.WriteFile(w.Plan, []byte(shape.plan(address, cmp.Or(shape.Major, postgresMajor(t)))), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	return w
 }
 
-// postgresMajor is the version that every plan asks for: HOLDFAST_TEST_POSTGRES, else Debian's.
+// postgresMajor is the version that plans ask for: HOLDFAST_TEST_POSTGRES, else Debian's.
 func postgresMajor(t testing.TB) int {
 	t.Helper()
 	major, err := strconv.Atoi(cmp.Or(os.Getenv("HOLDFAST_TEST_POSTGRES"), "15"))

@@ -26,14 +26,28 @@ type Load struct {
 // Load starts a client of every edge and listener; it ends with the test at the latest.
 func (w *World) Load(name string) *Load {
 	w.t.Helper()
-	cfg := client.Config{EdgeURL: "https://clinic.localhost:8443", TLS: w.TLS(), Client: name}
+	if w.Net != nil {
+		return w.loadAll(name, patience)
+	}
+	return w.loadAll(name, 0)
+}
+
+// PatientLoad is [World.Load] whose requests wait for a minute: for hosts that are apart and whose links all hold, where a
+// request that fails was refused, and not late.
+func (w *World) PatientLoad(name string) *Load {
+	w.t.Helper()
+	return w.loadAll(name, time.Minute)
+}
+
+func (w *World) loadAll(name string, timeout time.Duration) *Load {
+	w.t.Helper()
+	cfg := client.Config{EdgeURL: "https://clinic.localhost:8443", TLS: w.TLS(), Client: name, Timeout: timeout}
 	for _, h := range w.Hosts {
 		cfg.ResolveTo = append(cfg.ResolveTo, w.Address[h]+":8443")
 		cfg.Listeners = append(cfg.Listeners, w.DSN(h))
 	}
 	if w.Net != nil {
 		cfg.Dial = w.Net.Dial(outside)
-		cfg.Timeout = patience
 	}
 	return w.load(cfg)
 }

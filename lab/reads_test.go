@@ -251,8 +251,13 @@ func run(t *testing.T, conn *pgx.Conn, sql string, args ...any) {
 // replay calls a function of PostgreSQL's administrator on a standby, on its own socket.
 func replay(t *testing.T, w *lab.World, host, function string) {
 	t.Helper()
+	run(t, session(t, administrator(w, host)), "SELECT "+function+"()")
+}
+
+// administrator leads to the server of one host, whatever its role, as PostgreSQL's administrator, by its own socket.
+func administrator(w *lab.World, host string) string {
 	dir := filepath.Join(w.Root, "hosts", host, "db", "records", "run")
-	run(t, session(t, fmt.Sprintf("host=%s port=7430 user=holdfast dbname=postgres sslmode=disable", dir)), "SELECT "+function+"()")
+	return fmt.Sprintf("host=%s port=7430 user=holdfast dbname=postgres sslmode=disable", dir)
 }
 
 // ticks commits one number after the other, and notes when each was acknowledged.
