@@ -61,7 +61,7 @@ func TestARunningPlanWithAVaultInABucketAndADirectory(t *testing.T) {
 	load.Client.Mark("bucket away")
 	w.Await("the log goes on into the other copy", recoverMax, func(st api.Status) bool {
 		a := st.Databases[0].Archive
-		return st.Databases[0].Open && a != nil && a.Trouble == "" && time.Duration(a.Lag) < 30*time.Second
+		return st.Databases[0].Open && a != nil && a.Trouble == "" && a.Lag != nil && time.Duration(*a.Lag) < 30*time.Second
 	})
 	server.Run(t)
 	w.Await("the bucket is back", 2*recoverMax, func(st api.Status) bool { return !has("vault.copy-away")(st) && !has("vault.copy-behind")(st) })

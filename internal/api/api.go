@@ -48,7 +48,8 @@ const requestMax = 64 << 10
 func Handler(s Source) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
-		st := Describe(s.current(), s.Self, s.Snapshot())
+		snap := s.Snapshot()
+		st := Describe(s.current(), s.Self, snap).later(time.Since(snap.At))
 		alive := s.Members()
 		for i := range st.Hosts {
 			st.Hosts[i].Member = slices.Contains(alive, st.Hosts[i].Name)

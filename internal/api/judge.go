@@ -60,8 +60,10 @@ func backupProblems(p *plan.Plan, st Status) []problem.Problem {
 			add("backup.no-archive", "no host takes its log into the vault")
 		case a.Trouble != "":
 			add("backup.archive-trouble", "its log does not reach the vault: "+a.Trouble)
-		case time.Duration(a.Lag) > archiveLagMax:
-			add("backup.archive-behind", fmt.Sprintf("the vault is %s behind", time.Duration(a.Lag).Round(time.Second)))
+		case a.Lag == nil:
+			add("backup.archive-behind", "it is not known yet how far the vault is behind")
+		case time.Duration(*a.Lag) > archiveLagMax:
+			add("backup.archive-behind", fmt.Sprintf("the vault may be %s behind", time.Duration(*a.Lag).Round(time.Second)))
 		case a.Last == nil:
 			add("backup.none", "there is no base backup yet")
 		case a.Last.Bad != "":

@@ -103,7 +103,7 @@ type ArchiveStatus struct {
 	Host     string            `json:"host"`
 	Vault    string            `json:"vault"`
 	Archived string            `json:"archived"`
-	Lag      event.Duration    `json:"lag"`
+	Lag      *event.Duration   `json:"lag"` // every commit that was acknowledged longer ago is there, but for what Gap says; nil = not known
 	Trouble  string            `json:"trouble,omitempty"`
 	Gap      string            `json:"gap,omitempty"`  // log that is lost, while no base backup stands behind it
 	Last     *agent.BaseBackup `json:"last,omitempty"` // newest base backup; nil = none
@@ -197,6 +197,24 @@ func reportOf(self, host string, s agent.Snapshot) *agent.Report {
 	return nil
 }
 
+// heardAgo is how old a host's newest word is.
+func heardAgo(self, host string, s agent.Snapshot) time.Duration {
+	if p, ok := peerOf(s, host); ok && host != self {
+		return p.AgentAge
+	}
+	return 0
+}
+
+// later is the status as it reads so much later, when nothing was heard meanwhile.
+func (st Status) later(since time.Duration) Status {
+	for i := range st.Databases {
+		if a := st.Databases[i].Archive; a != nil && a.Lag != nil {
+			*a.Lag += event.Duration(max(since, 0))
+		}
+	}
+	return st
+}
+
 func describeHost(h plan.Host, self string, s agent.Snapshot) HostStatus {
 	out := HostStatus{Name: h.Name, Address: h.Address, FaultDomain: h.FaultDomain}
 	if r := reportOf(self, h.Name, s); r != nil {
@@ -241,7 +259,10 @@ func describeDatabase(p *plan.Plan, d plan.Database, self string, s agent.Snapsh
 			continue
 		}
 		if a, ok := rep.Archive[d.Name]; ok {
-			out.Archive = &ArchiveStatus{Host: h.Name, Vault: a.Vault, Archived: a.Archived.String(), Lag: event.Duration(a.Lag), Trouble: a.Trouble, Gap: a.Gap, Last: a.Last}
+			out.Archive = &ArchiveStatus{Host: h.Name, Vault: a.Vault, Archived: a.Archived.String(), Trouble: a.Trouble, Gap: a.Gap, Last: a.Last}
+			if a.Lag >= 0 { // less than nothing is what an archiving host says that does not know
+				out.Archive.Lag = new(event.Duration(a.Lag + heardAgo(self, h.Name, s)))
+			}
 		}
 	}
 	b, _ := p.BackupOf(d.Name)

@@ -131,11 +131,15 @@ func TestVerdictAndWhatADeathWouldCost(t *testing.T) {
 			less, []string{"backup.archive-trouble records"}, nil, nil,
 		},
 		{
-			"the vault is just not too far behind", func(w *well, _ *plan.Plan) { w.archive(func(a *agent.Archive) { a.Lag = archiveLagMax }) },
+			"the vault is just not too far behind", func(w *well, _ *plan.Plan) { w.archive(func(a *agent.Archive) { a.Lag = archiveLagMax - time.Second }) },
 			allIsWell, nil, nil, nil,
 		},
 		{
 			"the vault is behind", func(w *well, _ *plan.Plan) { w.archive(func(a *agent.Archive) { a.Lag = archiveLagMax + time.Second }) },
+			less, []string{"backup.archive-behind records"}, nil, nil,
+		},
+		{
+			"nobody knows yet how far the vault is behind", func(w *well, _ *plan.Plan) { w.archive(func(a *agent.Archive) { a.Lag = -1 }) },
 			less, []string{"backup.archive-behind records"}, nil, nil,
 		},
 		{

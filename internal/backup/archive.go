@@ -18,9 +18,9 @@ const drainFor = 5 * time.Second
 // does not hold, so nothing depends on it but when the vault gets it.
 const syncEvery = 250 * time.Millisecond
 
-// coverEvery is how often the vault is told that nothing has happened. It bounds what a restore to a time
-// on an idle database can be asked for.
-const coverEvery = 10 * time.Second
+// coverEvery is how often the vault is told that nothing has happened, as a multiple of PartialEvery. It bounds what a restore to a
+// time on an idle database can be asked for.
+const coverEvery = 5
 
 // flushAll syncs whatever has been spooled, many messages at once, until the stream has ended and all of it
 // is on the disk.
@@ -88,12 +88,12 @@ func (s *stream) archiveAll(received, flushed <-chan struct{}) error {
 		if _, ok := errors.AsType[*vault.DuplicateError](err); ok {
 			return err
 		}
-		if err == nil && s.r.o.Clock.Now().Sub(covered) >= coverEvery {
+		if err == nil && s.r.o.Clock.Now().Sub(covered) >= coverEvery*s.r.o.PartialEvery {
 			covered = s.r.o.Clock.Now()
 			err = s.recordCovered(ctx)
 		}
 		s.noteVault(ctx, err, s.stores > before)
-		if n, _ := s.spool.waiting(); deadline != nil && (n == 0 && s.spill.empty() || err != nil && ctx.Err() != nil) {
+		if deadline != nil && (s.spool.waiting() == 0 && s.spill.empty() || err != nil && ctx.Err() != nil) {
 			return s.recordCovered(ctx)
 		}
 		select {
@@ -175,7 +175,7 @@ func (s *stream) archive(ctx context.Context, partial bool, more func() bool) er
 				return err
 			}
 		}
-		if err := s.spool.stored(p, s.r.o.Clock.Now()); err != nil {
+		if err := s.spool.stored(p); err != nil {
 			return err
 		}
 		partial = partial && p.retired
@@ -189,25 +189,22 @@ func (s *stream) choose(partial bool) (p part, ok, again bool) {
 	return p, ok, ok && !s.spill.empty()
 }
 
-// coveredAt is the server's clock when it had written no further than end; zero when it had.
+// coveredAt is the server's clock when it had written no further than end; zero when that is not known.
 func (r *Receiver) coveredAt(timeline uint32, end wal.LSN) time.Time {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.caught.timeline == timeline && r.caught.end <= end {
-		return r.caught.at
-	}
-	return time.Time{}
+	return r.covers.at(timeline, end)
 }
 
 // recordCovered tells the vault how far in time its log reaches, once for each such moment.
 func (s *stream) recordCovered(ctx context.Context) error {
 	s.r.mu.Lock()
-	c, archived := s.r.caught, s.r.status.Archived
+	c, timeline, known := s.r.covers.reached, s.r.covers.timeline, s.r.status.CoveredUntil
 	s.r.mu.Unlock()
-	if c.recorded || c.at.IsZero() || archived < c.end {
+	if timeline == 0 || !c.at.After(known) {
 		return nil
 	}
-	if err := s.log.PutCovered(ctx, c.timeline, c.end, c.at); err != nil {
+	if err := s.log.PutCovered(ctx, timeline, c.end, c.at); err != nil {
 		return err
 	}
 	s.stores++
@@ -216,19 +213,13 @@ func (s *stream) recordCovered(ctx context.Context) error {
 	if c.at.After(s.r.status.CoveredUntil) {
 		s.r.status.CoveredUntil = c.at
 	}
-	if s.r.caught.at.Equal(c.at) {
-		s.r.caught.recorded = true
-	}
 	return nil
 }
 
 // noteVault keeps the status and logs when the vault's state changes, not each time. While something waits, only what was stored
 // shows that the vault is well again: most looks find nothing to be due.
 func (s *stream) noteVault(ctx context.Context, err error, stored bool) {
-	bytes, since := s.spool.waiting()
-	if n, oldest := s.spill.waiting(); n > 0 {
-		bytes, since = bytes+int64(n)*int64(s.segmentSize), oldest
-	}
+	bytes := s.spool.waiting() + int64(s.spill.waiting())*int64(s.segmentSize)
 	text := ""
 	if err != nil {
 		text = err.Error()
@@ -239,7 +230,7 @@ func (s *stream) noteVault(ctx context.Context, err error, stored bool) {
 		if err == nil && !stored && bytes > 0 {
 			text = before
 		}
-		st.VaultError, st.Waiting, st.waitingSince = text, bytes, since
+		st.VaultError, st.Waiting = text, bytes
 	})
 	switch {
 	case before == "" && text != "":

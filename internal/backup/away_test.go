@@ -37,7 +37,7 @@ func TestAVaultThatIsAwayHoldsNothingUpAndIsCaughtUpWith(t *testing.T) {
 	missed := began.Add(away)
 	for time.Now().Before(missed) {
 		now := r.Status()
-		if last.VaultError != "" && now.VaultError != "" && (now.Archived != last.Archived || now.Waiting < last.Waiting || now.ArchiveAge < last.ArchiveAge) {
+		if last.VaultError != "" && now.VaultError != "" && (now.Archived != last.Archived || now.Waiting < last.Waiting || now.Behind < last.Behind) {
 			t.Fatalf("the vault is away, and what it lacks went from %+v to %+v", last, now)
 		}
 		last = now

@@ -460,3 +460,22 @@ func TestADamagedPageIsNamed(t *testing.T) {
 	}
 	_ = stop()
 }
+
+// An idle server sends nothing by itself. It is asked, so that the vault hears of each moment without a commit.
+func TestAnIdleDatabaseIsCoveredAllTheSame(t *testing.T) {
+	s, v := pgtest.New(t), newVault(t)
+	r := receiver(t, v)
+	archive(t, r, s)
+	s.Exec("postgres", "create table rows (id int)")
+	for range 3 {
+		began := time.Now()
+		until(t, "the moment to be covered", func() bool {
+			st := r.Status()
+			return st.CoveredUntil.After(began) && st.Behind >= 0 && time.Since(began) > st.Behind
+		})
+	}
+	held, err := v.Log(r.Status().SystemID, wal.DefaultSegmentSize).Held(t.Context())
+	if err != nil || len(held) != 1 {
+		t.Errorf("the vault holds %+v, %v", held, err)
+	}
+}

@@ -215,7 +215,7 @@ func nothingIsStoredAhead(t *testing.T, v *vault.Vault) {
 	oldest, _ := q.next(false)
 	content, err := oldest.read()
 	if err == nil {
-		err = errors.Join(p.put(s.log, oldest, content, time.Time{}), q.stored(oldest, time.Now()))
+		err = errors.Join(p.put(s.log, oldest, content, time.Time{}), q.stored(oldest))
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -249,7 +249,7 @@ func halfIsEmptied(t *testing.T, v *vault.Vault) {
 	if err := s.spillOldest(); err != nil {
 		t.Fatal(err)
 	}
-	if n, _ := p.waiting(); n != 3 || q.over(2*sealedSize) || s.r.Status().Released != 3*sealedSize {
+	if n := p.waiting(); n != 3 || q.over(2*sealedSize) || s.r.Status().Released != 3*sealedSize {
 		t.Errorf("%d segments went to the second place, up to %s", n, s.r.Status().Released)
 	}
 	select {

@@ -54,7 +54,7 @@ func TestAnS3VaultGetsEachWaitingSegmentInFourRequests(t *testing.T) {
 			t.Fatal(err)
 		}
 		first += segments
-		if n, _ := q.waiting(); n != 0 {
+		if n := q.waiting(); n != 0 {
 			t.Errorf("%d bytes wait still", n)
 		}
 		return proxy.Asked() - before

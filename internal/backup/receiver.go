@@ -49,7 +49,7 @@ type Receiver struct {
 	mu     sync.Mutex // guards the rest
 	status Status
 	system uint64
-	caught caught
+	covers covering
 	lost   *GapError // log that the server does not have any more; nil = none since the receiver was made
 
 	spill     *spill   // nil = there is no second place
@@ -68,7 +68,7 @@ type Status struct {
 	Archived     wal.LSN       `json:"archived"`      // end of what the vault holds
 	CoveredUntil time.Time     `json:"covered_until"` // server's clock: every commit up to then can be restored; zero = unknown
 	HeardAge     time.Duration `json:"heard_age"`     // since the last message
-	ArchiveAge   time.Duration `json:"archive_age"`   // how long the oldest received byte has waited for the vault
+	Behind       time.Duration `json:"behind"`        // every commit that was acknowledged longer ago than that is in the vault, whatever the server's clock says; < 0 = not known
 	Waiting      int64         `json:"waiting_bytes"` // received, not in the vault
 	SpoolFull    bool          `json:"spool_full"`    // reading has stopped until the vault takes more
 	Spilled      int64         `json:"spilled_bytes"` // of these, in the second place
@@ -81,15 +81,7 @@ type Status struct {
 	Doubts       int           `json:"doubts,omitempty"` // how often since the receiver was made something befell the log after which it may have a hole
 	VaultError   string        `json:"vault_error,omitempty"`
 
-	heard, waitingSince time.Time
-}
-
-// caught is the last moment at which the server had nothing more to send.
-type caught struct {
-	timeline uint32
-	end      wal.LSN
-	at       time.Time // server's clock
-	recorded bool      // the vault knows
+	heard time.Time
 }
 
 // NewReceiver checks the options.
@@ -137,8 +129,8 @@ func (r *Receiver) Status() Status {
 	if !s.heard.IsZero() {
 		s.HeardAge = now.Sub(s.heard)
 	}
-	if !s.waitingSince.IsZero() {
-		s.ArchiveAge = now.Sub(s.waitingSince)
+	if s.Behind = -1; !r.covers.reached.by.IsZero() {
+		s.Behind = now.Sub(r.covers.reached.by)
 	}
 	return s
 }
@@ -160,6 +152,7 @@ func (r *Receiver) Run(ctx context.Context, cfg *pgconn.Config) (err error) {
 	}
 	s := &stream{r: r, sess: sess, cfg: cfg, votes: votes{begun: make(chan struct{}, 1)}}
 	defer func() { s.sess.close() }() // whichever it is by then
+	asked := r.o.Clock.Now()
 	srv, err := sess.identify(ctx)
 	if err != nil {
 		return err
@@ -174,7 +167,7 @@ func (r *Receiver) Run(ctx context.Context, cfg *pgconn.Config) (err error) {
 		return fmt.Errorf("the server is of cluster %d, not %d: its log does not belong here", srv.systemID, known)
 	}
 	s.votes.system = srv.systemID
-	s.srv, s.log, s.spill, s.segmentSize = srv, r.o.Vault.Log(srv.systemID, srv.segmentSize), r.spill, srv.segmentSize
+	s.srv, s.identified, s.log, s.spill, s.segmentSize = srv, asked, r.o.Vault.Log(srv.systemID, srv.segmentSize), r.spill, srv.segmentSize
 	if s.spool, err = openSpool(r.o.Spool, srv.segmentSize, r.o.SpoolMax); err != nil {
 		return err
 	}
@@ -192,7 +185,8 @@ type stream struct {
 	spool *spool
 	spill *spill // nil = there is no second place
 
-	segmentSize uint64 // of the server, in bytes; srv is receiveAll's alone
+	segmentSize uint64    // of the server, in bytes; srv is receiveAll's alone
+	identified  time.Time // when srv was asked for; likewise
 
 	votes    votes
 	tally    tally
@@ -257,6 +251,7 @@ func (s *stream) receiveAll(ctx context.Context) error {
 		if err := s.toldBefore(ctx, min(stored, from), from); err != nil {
 			return err
 		}
+		s.r.connected(timeline, s.srv, s.identified)
 		err = s.sess.start(ctx, s.r.o.Slot, timeline, from)
 		if slotLost(err) { // the log itself may still be there
 			s.r.log.WarnContext(ctx, "the server has given up the archive's slot, making it anew", "err", err)
@@ -277,6 +272,7 @@ func (s *stream) receiveAll(ctx context.Context) error {
 		if err := s.drained(ctx); err != nil {
 			return err
 		}
+		s.identified = s.r.o.Clock.Now()
 		if s.srv, err = s.sess.identify(ctx); err != nil {
 			return err
 		}
@@ -330,15 +326,25 @@ func (s *stream) behindGap(ctx context.Context, asked place, history wal.History
 	return at.timeline, at.lsn
 }
 
-// replyEvery is how often the server hears how far we are; its own limit is wal_sender_timeout, which Holdfast sets to 5 s.
-const replyEvery = time.Second
+const (
+	// replyEvery is how often the server hears how far we are, and is asked how far it is; its own limit is wal_sender_timeout, which
+	// Holdfast sets to 5 s.
+	replyEvery = time.Second
+	// silentMax is how long it may leave that unanswered. A line that is dead without a word is held up by nothing else for a
+	// quarter of an hour.
+	silentMax = 30 * time.Second
+)
 
 // receive spools one timeline until it ends. It alone uses the connection.
 func (s *stream) receive(ctx context.Context, timeline uint32, from wal.LSN) error {
 	at := from
 	s.tally = tally{since: s.r.o.Clock.Now(), look: replyEvery}
 	for {
-		if err := s.sess.reply(at, s.released(at), s.r.o.Clock.Now()); err != nil {
+		ask, err := s.r.ask(s.spool.full())
+		if err == nil {
+			err = s.sess.reply(at, s.released(at), ask, s.r.o.Clock.Now())
+		}
+		if err != nil {
 			return err
 		}
 		round, cancel := context.WithTimeout(ctx, s.tally.look)
@@ -495,8 +501,38 @@ func (r *Receiver) heard(timeline uint32, at wal.LSN, m message, now time.Time) 
 	defer r.mu.Unlock()
 	r.status.heard, r.status.Received, r.status.SpoolFull, r.status.Streaming = now, at, false, true
 	r.status.ServerEnd = max(r.status.ServerEnd, m.serverEnd)
-	if at >= m.serverEnd {
-		r.caught = caught{timeline: timeline, end: at, at: m.sent}
+	if timeline == r.covers.timeline {
+		r.covers.hear(m, at)
+	}
+	r.cover()
+}
+
+// connected notes on which timeline a server's log comes, and how far that was when it was asked.
+func (r *Receiver) connected(timeline uint32, srv server, asked time.Time) {
+	if timeline != srv.timeline { // where an older one ends says nothing of what it writes now
+		timeline = 0
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.covers.begin(timeline, srv.flushed, asked)
+	r.cover()
+}
+
+// ask reports whether the server should be asked how far it is. full = what it says is not read now.
+func (r *Receiver) ask(full bool) (bool, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := r.o.Clock.Now()
+	if c := &r.covers; !full && !c.asked.IsZero() && now.Sub(c.asked) > silentMax && now.Sub(r.status.heard) > silentMax {
+		return false, fmt.Errorf("the server has said nothing for %s", now.Sub(r.status.heard).Round(time.Second))
+	}
+	return r.covers.ask(now), nil
+}
+
+// cover notes how far the vault is. The caller holds the lock.
+func (r *Receiver) cover() {
+	if r.status.Timeline == r.covers.timeline {
+		r.covers.reach(r.status.Archived)
 	}
 }
 
@@ -504,4 +540,5 @@ func (r *Receiver) update(f func(*Status)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	f(&r.status)
+	r.cover()
 }

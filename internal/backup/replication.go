@@ -280,23 +280,26 @@ func (s *session) finish(ctx context.Context) error {
 	}
 }
 
-// reply tells the server how far we are. flushed decides what its slot lets go of.
-func (s *session) reply(written, flushed wal.LSN, now time.Time) error {
-	s.conn.Frontend().Send(&pgproto3.CopyData{Data: statusUpdate(written, flushed, now)})
+// reply tells the server how far we are, and asks it for an answer. flushed decides what its slot lets go of.
+func (s *session) reply(written, flushed wal.LSN, ask bool, now time.Time) error {
+	s.conn.Frontend().Send(&pgproto3.CopyData{Data: statusUpdate(written, flushed, ask, now)})
 	if err := s.conn.Frontend().Flush(); err != nil {
 		return fmt.Errorf("report the archived position: %w", err)
 	}
 	return nil
 }
 
-// statusUpdate is a standby's word on where it is (protocol-replication, "Standby status update"); no answer is wanted.
-func statusUpdate(written, flushed wal.LSN, now time.Time) []byte {
+// statusUpdate is a standby's word on where it is (protocol-replication, "Standby status update"); ask = an answer is wanted.
+func statusUpdate(written, flushed wal.LSN, ask bool, now time.Time) []byte {
 	be := binary.BigEndian
 	b := append(make([]byte, 0, 34), standbyStatus)
 	b = be.AppendUint64(b, uint64(written))
 	b = be.AppendUint64(b, uint64(flushed))
 	b = be.AppendUint64(b, uint64(flushed)) // as applied, which means nothing here
 	b = be.AppendUint64(b, uint64(now.UnixMicro()-pgEpochMicros))
+	if ask {
+		return append(b, 1)
+	}
 	return append(b, 0)
 }
 

@@ -113,16 +113,18 @@ func TestWhatTheServerStreamsIsRead(t *testing.T) {
 
 // The bytes are those that the manual gives for a standby status update.
 func TestAWordOnWhereWeAreGoesOverTheWire(t *testing.T) {
-	got := statusUpdate(wal.LSN(0x1_00000002), wal.LSN(3), time.Date(2000, 1, 1, 0, 0, 1, 0, time.UTC))
-	want := []byte{
-		'r',
-		0, 0, 0, 1, 0, 0, 0, 2,
-		0, 0, 0, 0, 0, 0, 0, 3,
-		0, 0, 0, 0, 0, 0, 0, 3,
-		0, 0, 0, 0, 0, 0x0f, 0x42, 0x40,
-		0,
-	}
-	if !bytes.Equal(got, want) {
-		t.Errorf("sent %x, want %x", got, want)
+	for ask, last := range map[bool]byte{false: 0, true: 1} {
+		got := statusUpdate(wal.LSN(0x1_00000002), wal.LSN(3), ask, time.Date(2000, 1, 1, 0, 0, 1, 0, time.UTC))
+		want := []byte{
+			'r',
+			0, 0, 0, 1, 0, 0, 0, 2,
+			0, 0, 0, 0, 0, 0, 0, 3,
+			0, 0, 0, 0, 0, 0, 0, 3,
+			0, 0, 0, 0, 0, 0x0f, 0x42, 0x40,
+			last,
+		}
+		if !bytes.Equal(got, want) {
+			t.Errorf("sent %x, want %x", got, want)
+		}
 	}
 }

@@ -39,10 +39,9 @@ type spill struct {
 // spilledSegment is one that lies in the second place.
 type spilledSegment struct {
 	object string
-	bytes  int64     // on its disk
-	since  time.Time // since when its log waits for the vault
-	system uint64    // the cluster that it is of, as it says itself
-	place  wal.Held  // where in the log it lies, as it says itself; zero = it does not
+	bytes  int64    // on its disk
+	system uint64   // the cluster that it is of, as it says itself
+	place  wal.Held // where in the log it lies, as it says itself; zero = it does not
 }
 
 const (
@@ -133,7 +132,7 @@ func (p *spill) list() error {
 				return fmt.Errorf("open the second place: %w", err)
 			}
 			system, place := placeOf(filepath.Join(p.dir, e.Name()))
-			held = append(held, spilledSegment{e.Name(), st.Size(), st.ModTime(), system, place})
+			held = append(held, spilledSegment{e.Name(), st.Size(), system, place})
 		}
 	}
 	p.held, p.passed = held, passed
@@ -227,28 +226,22 @@ func (p *spill) put(log *vault.Log, part part, content []byte, covers time.Time)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.held = append(p.held, spilledSegment{object, int64(len(raw)), part.since, system, place})
+	p.held = append(p.held, spilledSegment{object, int64(len(raw)), system, place})
 	return nil
 }
 
-// waiting is how many segments are there, and since when the oldest waits.
-func (p *spill) waiting() (segments int, since time.Time) {
+// waiting is how many segments are there.
+func (p *spill) waiting() int {
 	if p == nil {
-		return 0, time.Time{}
+		return 0
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.held) == 0 {
-		return 0, time.Time{}
-	}
-	return len(p.held), p.held[0].since
+	return len(p.held)
 }
 
 // empty reports whether nothing waits there.
-func (p *spill) empty() bool {
-	n, _ := p.waiting()
-	return n == 0
-}
+func (p *spill) empty() bool { return p.waiting() == 0 }
 
 // draining says how the second place is brought into the vault.
 type draining struct {

@@ -33,7 +33,7 @@ func (s *stream) noteSpill(failed error) {
 		return
 	}
 	var holds, room int64
-	n, _ := s.spill.waiting()
+	n := s.spill.waiting()
 	if failed == nil {
 		failed, _ = s.spill.trouble()
 	}
@@ -111,7 +111,7 @@ func (s *stream) spillOldest() error {
 		s.r.mu.Lock()
 		s.r.status.Released = max(s.r.status.Released, end)
 		s.r.mu.Unlock()
-		if err := s.spool.stored(p, s.r.o.Clock.Now()); err != nil {
+		if err := s.spool.stored(p); err != nil {
 			return err
 		}
 	}
@@ -120,7 +120,7 @@ func (s *stream) spillOldest() error {
 
 // drainSpill brings into the vault what lies in the second place, for as long as more says so; empty = nothing is left there.
 func (s *stream) drainSpill(ctx context.Context, more func() bool) (empty bool, err error) {
-	if n, _ := s.spill.waiting(); n == 0 {
+	if s.spill.waiting() == 0 {
 		return true, nil
 	}
 	defer s.noteSpill(nil)
@@ -139,8 +139,7 @@ func (s *stream) drainSpill(ctx context.Context, more func() bool) (empty bool, 
 		s.r.log.ErrorContext(ctx, "log in the second place cannot be brought to the vault, and is set aside", "object", object, "err", err)
 		s.r.lostSpilled(object, s.segmentSize, err)
 	}})
-	n, _ := s.spill.waiting()
-	return n == 0, err
+	return s.spill.waiting() == 0, err
 }
 
 // lostSpilled tells of one segment that was in the second place alone. Several in a row are one gap.
@@ -203,8 +202,7 @@ func mayForget(st Status, at, keep wal.LSN, full bool) wal.LSN {
 // drained returns when the vault holds all that was spooled, and all of the second place.
 func (s *stream) drained(ctx context.Context) error {
 	for {
-		n, _ := s.spool.waiting()
-		if elsewhere, _ := s.spill.waiting(); n == 0 && elsewhere == 0 {
+		if s.spool.waiting() == 0 && s.spill.waiting() == 0 {
 			return nil
 		}
 		t := s.r.o.Clock.NewTimer(20 * time.Millisecond)

@@ -37,7 +37,6 @@ type spooled struct {
 	written  uint64    // bytes from start
 	flushed  uint64    // 0 <= flushed <= written
 	archived uint64    // 0 <= archived <= flushed: bytes that the vault holds
-	since    time.Time // when the oldest byte beyond archived came; zero when there is none
 	came     time.Time // when the newest byte did
 	ended    bool      // no more will come: the timeline ends here
 }
@@ -73,9 +72,6 @@ func (s *spool) append(timeline uint32, lsn wal.LSN, data []byte, now time.Time)
 			return fmt.Errorf("spool log at %s: %w", lsn, err)
 		}
 		s.mu.Lock()
-		if seg.since.IsZero() {
-			seg.since = now
-		}
 		seg.written += n
 		seg.came = now
 		full := seg.written == s.size
@@ -153,8 +149,7 @@ func (s *spool) flush() error {
 type part struct {
 	seg     *spooled
 	length  uint64
-	had     uint64    // of these, the vault has so many
-	since   time.Time // since when its oldest byte waits
+	had     uint64 // of these, the vault has so many
 	whole   bool
 	retired bool // nothing more follows in this segment
 }
@@ -168,7 +163,7 @@ func (s *spool) next(partial bool) (part, bool) {
 		return part{}, false
 	}
 	seg := s.segs[0]
-	p := part{seg: seg, length: seg.flushed, had: seg.archived, since: seg.since}
+	p := part{seg: seg, length: seg.flushed, had: seg.archived}
 	switch {
 	case seg.flushed == s.size:
 		p.whole, p.retired = true, true
@@ -212,13 +207,9 @@ func (p part) read() ([]byte, error) {
 }
 
 // stored notes that the vault holds a piece, and drops the segment when nothing more follows in it.
-func (s *spool) stored(p part, now time.Time) error {
+func (s *spool) stored(p part) error {
 	s.mu.Lock()
 	p.seg.archived = p.length
-	p.seg.since = time.Time{}
-	if p.seg.written > p.length {
-		p.seg.since = now // what came since is younger than this; saying it is no older than now errs by one upload
-	}
 	gone := p.retired && len(s.segs) > 0 && s.segs[0] == p.seg // else the other of vault and second place has it too, and was quicker
 	if gone {
 		s.segs = s.segs[1:]
@@ -234,17 +225,14 @@ func (s *spool) stored(p part, now time.Time) error {
 	return nil
 }
 
-// waiting is how many bytes are not in the vault, and since when the oldest waits (zero = none).
-func (s *spool) waiting() (bytes int64, since time.Time) {
+// waiting is how many bytes are not in the vault.
+func (s *spool) waiting() (bytes int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, seg := range s.segs {
 		bytes += int64(seg.written - seg.archived)
-		if since.IsZero() {
-			since = seg.since
-		}
 	}
-	return bytes, since
+	return bytes
 }
 
 // full reports whether the stream must wait.

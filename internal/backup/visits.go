@@ -80,6 +80,7 @@ func (s *stream) visit(ctx context.Context, timeline uint32, at wal.LSN) (wal.LS
 		return at, err
 	}
 	s.sess = sess
+	asked := s.r.o.Clock.Now()
 	srv, err := sess.identify(ctx)
 	switch {
 	case err != nil:
@@ -87,6 +88,7 @@ func (s *stream) visit(ctx context.Context, timeline uint32, at wal.LSN) (wal.LS
 	case srv.systemID != s.srv.systemID || srv.timeline != s.srv.timeline || srv.segmentSize != s.srv.segmentSize:
 		return at, fmt.Errorf("the server of cluster %d on timeline %d is now of cluster %d on timeline %d", s.srv.systemID, s.srv.timeline, srv.systemID, srv.timeline)
 	}
+	s.r.connected(timeline, srv, asked)
 	s.tally = tally{look: glance}
 	return at, sayOnly(sess.start(ctx, s.r.o.Slot, timeline, at))
 }

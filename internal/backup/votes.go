@@ -268,7 +268,7 @@ func (s *stream) tellVault(ctx context.Context, i int, conn *pgconn.HijackedConn
 		if err := conn.Conn.SetWriteDeadline(time.Now().Add(voteWait)); err != nil { // of a socket: its own clock
 			return err
 		}
-		word, err := (&pgproto3.CopyData{Data: statusUpdate(at, at, s.r.o.Clock.Now())}).Encode(nil)
+		word, err := (&pgproto3.CopyData{Data: statusUpdate(at, at, false, s.r.o.Clock.Now())}).Encode(nil)
 		if err != nil {
 			return fmt.Errorf("vote %d: %w", i, err)
 		}

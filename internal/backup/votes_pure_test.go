@@ -70,7 +70,7 @@ func TestNoVoteTellsAPositionBehindAHole(t *testing.T) {
 		t.Fatalf("a vote tells %s", at)
 	}
 	name := wal.SegmentName(1, 5*size, size) + "-" + strings.Repeat("0", 64) + ".zst.aes"
-	s.spill.held = []spilledSegment{{object: name, bytes: 1, since: time.Now()}}
+	s.spill.held = []spilledSegment{{object: name, bytes: 1}}
 	if at := s.storedTo(); at != 0 {
 		t.Errorf("while log waits in the second place a vote tells %s", at)
 	}
@@ -81,7 +81,7 @@ func TestNoVoteTellsAPositionBehindAHole(t *testing.T) {
 			t.Errorf("when %v is told as lost a vote tells %s", g, at)
 		}
 	})
-	s.spill.held = []spilledSegment{{object: name, bytes: 1, since: time.Now()}} // and nothing lies there: it cannot be read
+	s.spill.held = []spilledSegment{{object: name, bytes: 1}} // and nothing lies there: it cannot be read
 	s.spill.unread = time.Now().Add(-unreadFor)
 	if empty, err := s.drainSpill(t.Context(), func() bool { return true }); !empty {
 		t.Fatalf("the second place is not empty: %v", err)

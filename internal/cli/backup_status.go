@@ -253,7 +253,7 @@ func (s backupStatus) write(out io.Writer) error {
 		p("  restores   any moment from %s to %s (log up to %s)\n", momentText(w.From), momentText(w.To), w.End)
 	}
 	if s.Log != nil {
-		p("  log        can be read in the vault up to %s, %s behind (from %s) %s\n", s.Log.Archived, round(s.Log.Lag), s.Log.Host, s.Log.Trouble)
+		p("  log        can be read in the vault up to %s, %s (from %s) %s\n", s.Log.Archived, logBehind(s.Log), s.Log.Host, s.Log.Trouble)
 	}
 	p("  retention  %s\n", choreText(s.Retention))
 	for _, c := range s.Upkeep {

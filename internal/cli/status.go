@@ -158,7 +158,7 @@ func writeStatus(out io.Writer, st api.Status) error {
 			p("  waits for a restart: %s\n", line)
 		}
 		if a := d.Archive; a != nil {
-			p("  log in vault %s up to %s, %s behind (from %s) %s\n", a.Vault, a.Archived, round(a.Lag), a.Host, a.Trouble)
+			p("  log in vault %s up to %s, %s (from %s) %s\n", a.Vault, a.Archived, logBehind(a), a.Host, a.Trouble)
 			if v := d.ByVault; v != nil && v.Holds {
 				p("  every acknowledged commit is in the vault: the loss of all servers loses none\n")
 			} else if v != nil {
@@ -253,6 +253,14 @@ func yes(b bool) string {
 		return "yes"
 	}
 	return ""
+}
+
+// logBehind is how much of its log a database would lose at most with all of its servers.
+func logBehind(a *api.ArchiveStatus) string {
+	if a.Lag == nil {
+		return "how far behind is not known yet"
+	}
+	return "at most " + round(*a.Lag) + " behind"
 }
 
 func round(d event.Duration) string {

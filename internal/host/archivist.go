@@ -28,9 +28,10 @@ type archivist struct {
 	db   plan.Database
 	plan plan.Backup
 
-	mu   sync.Mutex // guards what follows
-	told agent.Archive
-	gaps gaps
+	mu      sync.Mutex // guards what follows
+	told    agent.Archive
+	covered time.Time // every commit that was acknowledged before is in the vault; zero = not known
+	gaps    gaps
 
 	looking sync.Mutex   // one look through the whole vault at a time, so that an older one never counts behind a newer one
 	from    vault.Backup // newest base backup that the log leads on from; its ID is "" while there is none
@@ -220,11 +221,12 @@ func (a *archivist) tell(s backup.Status) {
 		a.gaps.judged = false
 	}
 	a.gaps.streaming, a.second = s.Streaming, s
-	a.told.Lag, a.told.Trouble = s.ArchiveAge.Truncate(time.Second), s.VaultError
+	a.covers(s, a.host.clock.Now())
+	a.told.Trouble = s.VaultError
 	if !s.Connected && a.told.Trouble == "" {
 		a.told.Trouble = "no stream from the primary"
 	}
-	a.host.agent.Archive(a.db.Name, a.told, true)
+	a.say()
 }
 
 // note keeps why the archive does not go on.
@@ -233,7 +235,7 @@ func (a *archivist) note(err error) {
 	defer a.mu.Unlock()
 	a.told.Vault, a.told.Trouble = a.plan.Vault, firstLine(err.Error())
 	a.gaps.streaming = false
-	a.host.agent.Archive(a.db.Name, a.told, true)
+	a.say()
 }
 
 func firstLine(s string) string { line, _, _ := strings.Cut(s, "\n"); return line }

@@ -359,6 +359,7 @@ func (h *Host) run(ctx context.Context, down <-chan struct{}) error {
 	for _, a := range h.archives {
 		g.Go(func() error { return a.run(ctx) })
 		g.Go(func() error { return a.watchQueue(ctx) })
+		g.Go(func() error { return a.keepSaying(ctx) })
 	}
 	for _, k := range h.keepers {
 		g.Go(func() error { return k.run(ctx) })
