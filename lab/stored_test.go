@@ -21,13 +21,16 @@ import (
 	"holdfast/lab"
 )
 
+// createAcks makes the table of rows that clients were told are safe, as [lab.World.Writer] writes it.
+const createAcks = "CREATE TABLE lab_acks (writer text NOT NULL, id bigint NOT NULL)"
+
 // told inserts one row after the other through a host's listener, and keeps which of them it was told are safe.
 type told struct {
 	mu   sync.Mutex // guards what follows
-	safe []int
+	safe []int64
 }
 
-func (l *told) ids() []int {
+func (l *told) ids() []int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Clone(l.safe)
@@ -35,7 +38,7 @@ func (l *told) ids() []int {
 
 func (l *told) run(ctx context.Context, dsn string) {
 	var conn *pgx.Conn
-	for n := 1; ctx.Err() == nil; n++ {
+	for n := int64(1); ctx.Err() == nil; n++ {
 		if conn == nil || conn.IsClosed() {
 			var err error
 			if conn, err = pgx.Connect(ctx, dsn); err != nil {
@@ -44,7 +47,7 @@ func (l *told) run(ctx context.Context, dsn string) {
 				continue
 			}
 		}
-		if _, err := conn.Exec(ctx, "INSERT INTO told VALUES ($1)", n); err != nil {
+		if _, err := conn.Exec(ctx, "INSERT INTO lab_acks VALUES ('told', $1)", n); err != nil {
 			_ = conn.Close(context.Background()) // what became of that row is not known, and nobody counts on it
 			conn = nil
 			continue
@@ -60,26 +63,32 @@ func (l *told) run(ctx context.Context, dsn string) {
 
 // snatch takes the vault as it lies there at one moment, with the rows that clients had been told are safe before it. While
 // it is taken the vault is away; during is called then.
-func snatch(t *testing.T, w *lab.World, l *told, during func()) (copied string, safe []int) {
+func snatch(t *testing.T, w *lab.World, l *told, during func()) (copied string, safe []int64) {
 	t.Helper()
 	dir := filepath.Join(w.Root, "vault")
 	safe = l.ids()
-	if err := os.Rename(dir, dir+".away"); err != nil {
-		t.Fatal(err)
-	}
+	back := takeAway(t, dir)
 	during()
 	copied = filepath.Join(t.TempDir(), "vault")
 	if err := os.CopyFS(copied, os.DirFS(dir+".away")); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Rename(dir+".away", dir); err != nil {
-		t.Fatal(err)
-	}
+	back()
 	return copied, safe
 }
 
 // heldIn restores the database from a vault alone, and checks that every row of safe is there.
-func heldIn(t *testing.T, w *lab.World, dir string, safe []int) {
+func heldIn(t *testing.T, w *lab.World, dir string, safe []int64) {
+	t.Helper()
+	lost := missingIn(t, w, dir, safe)
+	t.Logf("%d rows were acknowledged, %d of them are not in the vault", len(safe), len(lost))
+	if len(lost) > 0 {
+		t.Errorf("acknowledged and lost with the site: %v", lost[:min(len(lost), 20)])
+	}
+}
+
+// missingIn restores the database from a vault alone, and gives the rows that are not there.
+func missingIn(t *testing.T, w *lab.World, dir string, rows []int64) (lost []int64) {
 	t.Helper()
 	ctx := t.Context()
 	key, err := os.ReadFile(filepath.Join(w.Root, "secrets", "vault.key"))
@@ -133,14 +142,10 @@ func heldIn(t *testing.T, w *lab.World, dir string, safe []int) {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close(ctx) }()
-	var lost []int
-	if err := conn.QueryRow(ctx, "SELECT coalesce(array_agg(n), '{}') FROM unnest($1::int[]) n WHERE NOT EXISTS (SELECT FROM told WHERE told.n = n.n)", safe).Scan(&lost); err != nil {
+	if err := conn.QueryRow(ctx, "SELECT coalesce(array_agg(n), '{}') FROM unnest($1::bigint[]) n WHERE NOT EXISTS (SELECT FROM lab_acks WHERE id = n.n)", rows).Scan(&lost); err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("%d rows were acknowledged, %d of them are not in the vault", len(safe), len(lost))
-	if len(lost) > 0 {
-		t.Errorf("acknowledged and lost with the site: %v", lost[:min(len(lost), 20)])
-	}
+	return lost
 }
 
 // Commits wait for the vault: whenever every server is lost at once, the vault alone has each row that a client was told is
@@ -160,7 +165,7 @@ func TestWhatTheVaultAcknowledgesSurvivesTheLossOfEveryServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := conn.Exec(t.Context(), "CREATE TABLE told (n int primary key)"); err != nil {
+	if _, err := conn.Exec(t.Context(), createAcks); err != nil {
 		t.Fatal(err)
 	}
 	_ = conn.Close(t.Context()) // it has done its work
