@@ -26,17 +26,22 @@ import (
 const (
 	logWriters = 4                      // sessions that commit one row after the other
 	markEvery  = 50 * time.Millisecond  // how often a commit's way into the archive is timed
-	lookEvery  = 20 * time.Millisecond  // how often the archive's end is looked at, on processors that the server shares
+	lookEvery  = 50 * time.Millisecond  // how often the archive's end is looked at, on processors that the server shares
+	pushedLook = 250 * time.Millisecond // how often the server is asked how far pgBackRest is: a question takes the server's time
 	logSettle  = 2 * time.Minute        // how long the last commit may take into the archive
-	pushAfter  = "5s"                   // archive_timeout of pgBackRest's rounds: it takes whole segments alone
-	nobody     = "no archive"           // the system of rounds in which nothing takes the log
+	pushAfter  = "5s"                   // archive_timeout of pgBackRest's slices: it takes whole segments alone
+	nobody     = "no archive"           // the system of slices in which nothing takes the log
 	returnPoll = 100 * time.Millisecond // how often it is looked whether what was held up has arrived
+	slowBegin  = 2 * time.Second        // of a slice, which is not counted
 )
 
-// logged is one round of archiving the log.
+// logged is one slice of archiving the log.
 type logged struct {
 	system    string
+	slice     int // slices of one number were measured one behind the other, one of each system
 	tps       float64
+	server    time.Duration   // processor time of the server's processes and what they began, a commit
+	archiver  time.Duration   // that of a process beside the server which takes the log, a commit
 	lags      []time.Duration // of each marked commit, until its log was durable in the archive
 	arrival   float64         // log written, 10^6 bytes a second
 	drain     float64         // with the vault back: log stored, in the same unit; 0 = not measured
@@ -44,8 +49,8 @@ type logged struct {
 	backlog   float64 // 10^6 bytes when it came back
 }
 
-// playLog measures what archiving the log costs the primary and how long a commit is on its way, by each system, in an
-// order of chance; and how fast Holdfast catches up when its vault was away.
+// playLog measures what archiving the log costs the primary and how long a commit is on its way, in short slices of each
+// system one behind the other, in an order of chance; and once a round how fast Holdfast catches up when its vault was away.
 func (b *bench) playLog(ctx context.Context) error {
 	if b.logTime == 0 {
 		return nil
@@ -65,28 +70,36 @@ func (b *bench) playLog(ctx context.Context) error {
 			ways = append(ways, s)
 		}
 	}
-	for round := range b.rounds {
+	for slice := range b.rounds * b.logSlices {
+		last := (slice+1)%b.logSlices == 0 // of its round
 		for _, i := range dice.Perm(len(ways)) {
-			l, err := b.logRound(ctx, ways[i])
+			l, err := b.logSlice(ctx, ways[i], last)
 			if err != nil {
-				return fmt.Errorf("round %d: archive the log by %s: %w", round+1, ways[i].name, err)
+				return fmt.Errorf("slice %d: archive the log by %s: %w", slice+1, ways[i].name, err)
 			}
+			l.slice = slice
 			b.logs = append(b.logs, l)
-			p50, p99 := quantile(l.lags, 0.5), quantile(l.lags, 0.99)
-			fmt.Fprintf(b.out, "round %d: log         %-16s %6.0f commits/s %5.1f MB/s lag p50 %s p99 %s\n", round+1, l.system, l.tps, l.arrival, p50.Round(time.Millisecond), p99.Round(time.Millisecond))
-			if l.drain > 0 {
-				fmt.Fprintf(b.out, "round %d: drain       %-16s %5.1f MB waited, %.1f MB/s while %.1f MB/s arrived: %s\n", round+1, l.system, l.backlog, l.drain, l.arrival, l.drainTook.Round(10*time.Millisecond))
-			}
+			b.tellSlice(l)
 		}
 	}
 	return nil
 }
 
-// logRound loads the server while one system takes its log.
-func (b *bench) logRound(ctx context.Context, s system) (out logged, err error) {
+func (b *bench) tellSlice(l logged) {
+	p50, p99 := quantile(l.lags, 0.5), quantile(l.lags, 0.99)
+	_, _ = fmt.Fprintf(b.out, "slice %d: log         %-16s %6.0f commits/s %5.1f MB/s processor %3d us a commit in the server, %2d beside it; lag p50 %s p99 %s\n",
+		l.slice+1, l.system, l.tps, l.arrival, l.server.Microseconds(), l.archiver.Microseconds(), p50.Round(time.Millisecond), p99.Round(time.Millisecond)) // standard output
+	if l.drain > 0 {
+		_, _ = fmt.Fprintf(b.out, "slice %d: drain       %-16s %5.1f MB waited, %.1f MB/s while %.1f MB/s arrived: %s\n",
+			l.slice+1, l.system, l.backlog, l.drain, l.arrival, l.drainTook.Round(10*time.Millisecond)) // standard output
+	}
+}
+
+// logSlice loads the server while one system takes its log. drained = afterwards it is Holdfast's turn to catch up.
+func (b *bench) logSlice(ctx context.Context, s system, drained bool) (out logged, err error) {
 	out.system = s.name
 	command, timeout := "/bin/true", "0"
-	var reached func() wal.LSN // how far the archive holds the log
+	way := archived{look: lookEvery}
 	switch s.name {
 	case ours:
 		if err := b.fresh(ctx, s); err != nil {
@@ -97,7 +110,7 @@ func (b *bench) logRound(ctx context.Context, s system) (out logged, err error) 
 			return out, err
 		}
 		defer func() { err = errors.Join(err, a.stop()) }()
-		reached = a.reached
+		way.reached, way.pid = a.reached, a.cmd.Process.Pid
 	case pgBackRest:
 		if err := b.fresh(ctx, s); err != nil {
 			return out, err
@@ -108,7 +121,7 @@ func (b *bench) logRound(ctx context.Context, s system) (out logged, err error) 
 			return out, err
 		}
 		defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }() // it only asked
-		reached = pushed(ctx, conn)
+		way.reached, way.look = pushed(ctx, conn), pushedLook
 	}
 	if err := b.server.archiveBy(ctx, command, timeout); err != nil {
 		return out, err
@@ -116,20 +129,20 @@ func (b *bench) logRound(ctx context.Context, s system) (out logged, err error) 
 	defer func() {
 		err = errors.Join(err, b.server.archiveBy(context.WithoutCancel(ctx), "cp %p "+b.server.archive+"/%f", "0"))
 	}()
-	load, err := b.startWriters(ctx, reached)
+	load, err := b.startWriters(ctx, way)
 	if err != nil {
 		return out, err
 	}
 	defer load.end()
-	sleepFor(ctx, 2*time.Second) // what begins slowly is not counted
+	sleepFor(ctx, slowBegin)
 	if err := load.count(ctx, b.logTime, &out); err != nil {
 		return out, err
 	}
-	if s.name == ours {
+	if s.name == ours && drained {
 		if err := load.settle(ctx); err != nil { // the vault's absence is no part of a commit's way
 			return out, err
 		}
-		if err := b.drain(ctx, s.repo, load, reached, &out); err != nil {
+		if err := b.drain(ctx, s.repo, load, way.reached, &out); err != nil {
 			return out, err
 		}
 	}
@@ -166,6 +179,9 @@ type archiving struct {
 
 func (b *bench) startArchive(ctx context.Context, repo string) (*archiving, error) {
 	a := &archiving{cmd: exec.CommandContext(ctx, b.program, "-step", "log", "-vault", repo, "-conn", b.server.dsn(), "-to", filepath.Join(b.server.home, "spool"))}
+	if b.profile != "" {
+		a.cmd.Args = append(a.cmd.Args, "-profile", b.profile)
+	}
 	a.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: b.server.cred, Setpgid: true}
 	a.cmd.Stderr = os.Stderr
 	a.cmd.Dir = b.server.home
@@ -218,195 +234,6 @@ func pushed(ctx context.Context, conn *pgx.Conn) func() wal.LSN {
 	}
 }
 
-// writers commit rows, and mark some commits to see when the archive has them.
-type writers struct {
-	b       *bench
-	reached func() wal.LSN
-	commits atomic.Int64
-	cancel  context.CancelFunc
-	wg      sync.WaitGroup
-	once    sync.Once
-
-	mu     sync.Mutex // guards what follows
-	errs   []error
-	open   []marked
-	lags   []time.Duration
-	timing bool // commits are marked now
-	asking *pgx.Conn
-}
-
-type marked struct {
-	at  time.Time
-	lsn wal.LSN
-}
-
-func (b *bench) startWriters(ctx context.Context, reached func() wal.LSN) (*writers, error) {
-	asking, err := pgx.Connect(ctx, b.server.dsn())
-	if err != nil {
-		return nil, err
-	}
-	run, cancel := context.WithCancel(ctx)
-	w := &writers{b: b, reached: reached, cancel: cancel, asking: asking}
-	for range logWriters {
-		w.wg.Go(func() { w.note(w.write(run)) })
-	}
-	if reached != nil {
-		w.wg.Go(func() { w.note(w.mark(run)) })
-		w.wg.Go(func() {
-			for sleepFor(run, lookEvery) {
-				w.look()
-			}
-		})
-	}
-	return w, nil
-}
-
-func (w *writers) note(err error) {
-	if err != nil && !errors.Is(err, context.Canceled) {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		w.errs = append(w.errs, err)
-	}
-}
-
-func (w *writers) write(ctx context.Context) error {
-	conn, err := pgx.Connect(ctx, w.b.server.dsn())
-	if err != nil {
-		return err
-	}
-	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }() // each statement has told its own error
-	if _, err := conn.Exec(ctx, "set synchronous_commit = on"); err != nil {
-		return err
-	}
-	for ctx.Err() == nil {
-		if _, err := conn.Exec(ctx, "insert into log_load (body) select string_agg(md5(random()::text), '') from generate_series(1, 30)"); err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return err
-		}
-		w.commits.Add(1)
-	}
-	return nil
-}
-
-// mark notes when a commit returned, and where the log was then.
-func (w *writers) mark(ctx context.Context) error {
-	conn, err := pgx.Connect(ctx, w.b.server.dsn())
-	if err != nil {
-		return err
-	}
-	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }() // each statement has told its own error
-	for sleepFor(ctx, markEvery) {
-		var text string
-		if err := conn.QueryRow(ctx, "select pg_current_wal_flush_lsn()::text").Scan(&text); err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return err
-		}
-		at := time.Now()
-		lsn, err := wal.ParseLSN(text)
-		if err != nil {
-			return err
-		}
-		w.mu.Lock()
-		if w.timing {
-			w.open = append(w.open, marked{at, lsn})
-		}
-		w.mu.Unlock()
-	}
-	return nil
-}
-
-// look settles the marks that the archive has reached.
-func (w *writers) look() {
-	at, now := w.reached(), time.Now()
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.open = slices.DeleteFunc(w.open, func(m marked) bool {
-		if m.lsn > at {
-			return false
-		}
-		w.lags = append(w.lags, now.Sub(m.at))
-		return true
-	})
-}
-
-// position is how far the server has written.
-func (w *writers) position(ctx context.Context) (wal.LSN, error) {
-	var text string
-	if err := w.asking.QueryRow(ctx, "select pg_current_wal_flush_lsn()::text").Scan(&text); err != nil {
-		return 0, err
-	}
-	return wal.ParseLSN(text)
-}
-
-// count measures for a while.
-func (w *writers) count(ctx context.Context, d time.Duration, out *logged) error {
-	set := func(on bool) {
-		w.mu.Lock()
-		w.timing = on
-		w.mu.Unlock()
-	}
-	from, err := w.position(ctx)
-	if err != nil {
-		return err
-	}
-	set(true)
-	defer set(false)
-	began, before := time.Now(), w.commits.Load()
-	sleepFor(ctx, d)
-	took := time.Since(began).Seconds()
-	to, err := w.position(ctx)
-	out.tps, out.arrival = float64(w.commits.Load()-before)/took, float64(to-from)/1e6/took
-	return errors.Join(append(w.failed(), err, ctx.Err())...)
-}
-
-func (w *writers) failed() []error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return slices.Clone(w.errs)
-}
-
-func (w *writers) end() {
-	w.once.Do(func() {
-		w.cancel()
-		w.wg.Wait()
-	})
-}
-
-// settle waits until the archive has reached all marks.
-func (w *writers) settle(ctx context.Context) error {
-	for end := time.Now().Add(logSettle); ; {
-		w.look()
-		w.mu.Lock()
-		left := len(w.open)
-		w.mu.Unlock()
-		if left == 0 {
-			return nil
-		}
-		if time.Now().After(end) || !sleepFor(ctx, lookEvery) {
-			return fmt.Errorf("%d commits have not come into the archive", left)
-		}
-	}
-}
-
-// result gives what the marks came to. pushing = only whole segments are taken: the last is closed for them.
-func (w *writers) result(ctx context.Context, pushing bool) ([]time.Duration, error) {
-	defer func() { _ = w.asking.Close(context.WithoutCancel(ctx)) }() // it only asked
-	if w.reached == nil {
-		return nil, errors.Join(w.failed()...)
-	}
-	if pushing {
-		if _, err := w.asking.Exec(ctx, "select pg_switch_wal()"); err != nil {
-			return nil, err
-		}
-	}
-	err := w.settle(ctx)
-	return w.lags, errors.Join(append(w.failed(), err)...)
-}
-
 // drain takes the vault away, brings it back, and measures how what waited and what still comes are stored.
 func (b *bench) drain(ctx context.Context, repo string, w *writers, reached func() wal.LSN, out *logged) error {
 	if err := os.Rename(repo, repo+".away"); err != nil {
@@ -435,6 +262,12 @@ func (b *bench) drain(ctx context.Context, repo string, w *writers, reached func
 	return nil
 }
 
+// sleepUntil waits for a time, which may be past.
+func sleepUntil(ctx context.Context, at time.Time) bool {
+	d := time.Until(at)
+	return d <= 0 || sleepFor(ctx, d)
+}
+
 func sleepFor(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -447,7 +280,7 @@ func sleepFor(ctx context.Context, d time.Duration) bool {
 }
 
 // quantile is the least value that a share of them does not exceed; 0 of none.
-func quantile(v []time.Duration, share float64) time.Duration {
+func quantile[T time.Duration | float64](v []T, share float64) T {
 	if len(v) == 0 {
 		return 0
 	}

@@ -6,13 +6,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/zeebo/blake3"
 )
 
-// The targets of archiving the log, in medians of rounds; the lag over all marks of all rounds.
+// The targets of archiving the log, in medians of slices; the lag over all marks of all rounds.
 const (
 	lagMost    = 5 * time.Second // p99 from a commit until its log is durable in the vault
 	lossMost   = 0.05            // of the commits a second that are made with no archive at all
@@ -45,22 +46,33 @@ func lagsOf(list []logged) []time.Duration {
 	return out
 }
 
-// commitsKept gives a system's commits a second against those with no archive; NaN when either was not measured.
-func (b *bench) commitsKept(system string) float64 {
-	tps := func(l logged) float64 { return l.tps }
-	return median(logEach(b.logsOf(system), tps)) / median(logEach(b.logsOf(nobody), tps))
+// commitsKept gives a system's commits a second against those with no archive, slice by slice: each against the one that
+// was measured beside it, for what a machine shared with others can do is another thing every minute.
+func (b *bench) commitsKept(system string) []float64 {
+	none := map[int]float64{}
+	for _, l := range b.logsOf(nobody) {
+		none[l.slice] = l.tps
+	}
+	var out []float64
+	for _, l := range b.logsOf(system) {
+		if tps, ok := none[l.slice]; ok {
+			out = append(out, l.tps/tps)
+		}
+	}
+	return out
 }
 
 // drained is how many times as fast as log arrives it is stored after the vault was away.
 func (b *bench) drained() float64 {
-	return median(logEach(b.logsOf(ours), func(l logged) float64 { return l.drain / l.arrival }))
+	list := slices.DeleteFunc(b.logsOf(ours), func(l logged) bool { return l.drain == 0 })
+	return median(logEach(list, func(l logged) float64 { return l.drain / l.arrival }))
 }
 
 func (b *bench) reportLog(p func(format string, args ...any)) {
 	if len(b.logs) == 0 {
 		return
 	}
-	p("\nlog\tcommits/s\tof none\tMB/s written\tlag p50\tp99\tmost\n")
+	p("\nlog\tcommits/s\tof none\tmiddle half\tus a commit: server + archiver\tMB/s written\tlag p50\tp99\tmost\n")
 	for _, name := range []string{nobody, ours, pgBackRest} {
 		list := b.logsOf(name)
 		if len(list) == 0 {
@@ -71,11 +83,16 @@ func (b *bench) reportLog(p func(format string, args ...any)) {
 		if len(lags) > 0 {
 			text = fmt.Sprintf("%s\t%s\t%s", quantile(lags, 0.5).Round(time.Millisecond), quantile(lags, 0.99).Round(time.Millisecond), quantile(lags, 1).Round(time.Millisecond))
 		}
-		p("%s\t%.0f\t%.3f\t%.1f\t%s\n", name, median(logEach(list, func(l logged) float64 { return l.tps })), b.commitsKept(name),
-			median(logEach(list, func(l logged) float64 { return l.arrival })), text)
+		kept := b.commitsKept(name)
+		p("%s\t%.0f\t%.3f\t%.3f to %.3f\t%.0f + %.1f\t%.1f\t%s\n", name, median(logEach(list, func(l logged) float64 { return l.tps })), median(kept),
+			quantile(kept, 0.25), quantile(kept, 0.75), median(logEach(list, func(l logged) float64 { return micros(l.server) })),
+			median(logEach(list, func(l logged) float64 { return micros(l.archiver) })), median(logEach(list, func(l logged) float64 { return l.arrival })), text)
 	}
+	p("The shares of none are medians of %d slices, each against the slice with no archive beside it.\n", len(b.logsOf(nobody)))
 	p("%s takes whole segments alone, closed after %s at most. After %s without its vault %s stored the log %.1f times as fast as it came.\n", pgBackRest, pushAfter, b.logAway, ours, b.drained())
 }
+
+func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
 
 // verdictLog names the targets that archiving missed.
 func (b *bench) verdictLog() []error {
@@ -83,7 +100,7 @@ func (b *bench) verdictLog() []error {
 	if lag := quantile(lagsOf(b.logsOf(ours)), 0.99); lag > lagMost {
 		missed = append(missed, fmt.Errorf("the log is in the vault %s after the commit (p99), the target is %s", lag.Round(time.Millisecond), lagMost))
 	}
-	if kept := b.commitsKept(ours); kept < 1-lossMost {
+	if kept := median(b.commitsKept(ours)); kept < 1-lossMost {
 		missed = append(missed, fmt.Errorf("archiving leaves %.3f of the commits, the target is %.2f", kept, 1-lossMost))
 	}
 	if d := b.drained(); d < drainLeast {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"runtime/pprof"
 	"sync"
 	"time"
 
@@ -18,6 +19,17 @@ import (
 // takeLog streams the server's log into the vault and prints, each time it has moved, how far the vault holds it, until
 // its input ends.
 func takeLog(ctx context.Context, o options, v *vault.Vault, out io.Writer) error {
+	if o.profile != "" {
+		to, err := os.Create(o.profile)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = to.Close() }() // pprof gives no error of a write either
+		if err := pprof.StartCPUProfile(to); err != nil {
+			return err
+		}
+		defer pprof.StopCPUProfile()
+	}
 	conf, err := backup.StreamFrom(o.conn)
 	if err != nil {
 		return err

@@ -34,8 +34,12 @@ type options struct {
 	only   string
 	kopia  string
 
-	logTime time.Duration
-	logAway time.Duration
+	logTime   time.Duration
+	logSlices int
+	logAway   time.Duration
+	logOnly   bool
+	logRate   int // commits a second; 0 = as many as can be
+	profile   string
 
 	step  string // set in a process that the run starts: what it does for Holdfast
 	conn  string
@@ -54,8 +58,12 @@ func main() {
 	flag.BoolVar(&o.keep, "keep", false, "keep data, repositories and logs")
 	flag.StringVar(&o.only, "only", "", "measure only systems that this `expression` matches; targets are judged where all they need was measured")
 	flag.StringVar(&o.kopia, "kopia", "kopia", "the kopia `program`, measured where it is found")
-	flag.DurationVar(&o.logTime, "log", 10*time.Second, "how long each round of archiving the log lasts; 0 = the log is left out")
-	flag.DurationVar(&o.logAway, "away", 20*time.Second, "how long the vault is away in each of them, before it must catch up")
+	flag.DurationVar(&o.logTime, "log", 6*time.Second, "how long each slice of archiving the log is counted; 0 = the log is left out")
+	flag.IntVar(&o.logSlices, "slices", 3, "how many slices of each system a round has")
+	flag.DurationVar(&o.logAway, "away", 20*time.Second, "how long the vault is away in the last slice of each round, before it must catch up")
+	flag.BoolVar(&o.logOnly, "log-only", false, "measure nothing but archiving the log")
+	flag.IntVar(&o.logRate, "rate", 0, "let the log's writers make so many commits a `second` at most, to compare processor times at one load; 0 = as many as they can")
+	flag.StringVar(&o.profile, "profile", "", "write where Holdfast's process that takes the log spends its processor time in its last slice to this `file`, for go tool pprof")
 	flag.StringVar(&o.step, "step", "", "used by the run itself: one step of Holdfast's own in a process of its own")
 	flag.StringVar(&o.conn, "conn", "", "with -step: the server")
 	flag.StringVar(&o.data, "data", "", "with -step: its data directory")
@@ -92,8 +100,8 @@ type bench struct {
 
 // run measures everything, prints it, and returns an error when a copy differs or a target was missed.
 func run(ctx context.Context, o options, out io.Writer) (err error) {
-	if o.rounds < 1 || o.mb < 20 {
-		return fmt.Errorf("-rounds %d -mb %d: at least one round and 20 MB are needed", o.rounds, o.mb)
+	if o.rounds < 1 || o.mb < 20 || o.logSlices < 1 || o.logRate < 0 {
+		return fmt.Errorf("-rounds %d -mb %d -slices %d -rate %d: at least one round of one slice and 20 MB are needed", o.rounds, o.mb, o.logSlices, o.logRate)
 	}
 	only, err := regexp.Compile(o.only)
 	if err != nil {
@@ -126,8 +134,10 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 			b.systems = append(b.systems, s)
 		}
 	}
-	if err := b.play(ctx); err != nil {
-		return err
+	if !b.logOnly {
+		if err := b.play(ctx); err != nil {
+			return err
+		}
 	}
 	if err := b.playLog(ctx); err != nil {
 		return err

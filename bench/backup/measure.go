@@ -129,15 +129,55 @@ func endedChildren(pid int) (time.Duration, error) { return ticksOf(pid, 13) } /
 // usedBy is the processor time of a process so far.
 func usedBy(pid int) (time.Duration, error) { return ticksOf(pid, 11) } // utime and stime
 
+// usedByAll is the processor time so far of a process, of its children that live, and of all that have ended and were
+// waited for by these.
+func usedByAll(pid int) (time.Duration, error) {
+	var sum time.Duration
+	dirs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		return 0, err
+	}
+	for _, dir := range dirs {
+		one, _ := strconv.Atoi(filepath.Base(dir)) // it is a number
+		fields, err := statOf(one)
+		if err != nil || one != pid && fields[1] != strconv.Itoa(pid) { // it has ended, and its parent counts it, or it is another's
+			continue
+		}
+		own, err := addTicks(fields[11:13])
+		ended, errEnded := addTicks(fields[13:15])
+		if err := errors.Join(err, errEnded); err != nil {
+			return 0, err
+		}
+		sum += own + ended
+	}
+	return sum, nil
+}
+
 // ticksOf adds up two fields of /proc/PID/stat, counted from the first one behind the name.
 func ticksOf(pid, field int) (time.Duration, error) {
+	fields, err := statOf(pid)
+	if err != nil {
+		return 0, err
+	}
+	return addTicks(fields[field : field+2])
+}
+
+// statOf gives the fields of /proc/PID/stat behind the name: state, parent and so on (proc(5)).
+func statOf(pid int) ([]string, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return 0, fmt.Errorf("read what a process used: %w", err)
+		return nil, fmt.Errorf("read what a process used: %w", err)
 	}
 	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
+	if len(fields) < 15 {
+		return nil, fmt.Errorf("read what process %d used: %d fields", pid, len(fields))
+	}
+	return fields, nil
+}
+
+func addTicks(fields []string) (time.Duration, error) {
 	var sum int64
-	for _, f := range fields[field : field+2] {
+	for _, f := range fields {
 		n, err := strconv.ParseInt(f, 10, 64)
 		if err != nil {
 			return 0, fmt.Errorf("read what a process used: %w", err)

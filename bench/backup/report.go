@@ -64,6 +64,24 @@ func (b *bench) againOpened() float64 {
 func (b *bench) report() {
 	w := tabwriter.NewWriter(b.out, 0, 8, 2, ' ', 0)
 	p := func(format string, args ...any) { _, _ = fmt.Fprintf(w, format, args...) } // standard output
+	if !b.logOnly {
+		b.reportBackups(p)
+	}
+	b.reportLog(p)
+	p("\nlimits on this data, one core\tMB/s\t\n")
+	for _, l := range b.limits {
+		p("%s\t%.0f\t%s\n", l.what, l.rate, l.note)
+	}
+	if !b.logOnly {
+		b.prices(p)
+		p("\nCPU s counts the program, its children and the server's processes. Every restored copy was started and compared.\n")
+	}
+	p("\nMB = 10^6 bytes.\n")
+	p("Load after the run %s, of which the bench itself is a part.\n", machine.Load())
+	_ = w.Flush()
+}
+
+func (b *bench) reportBackups(p func(format string, args ...any)) {
 	p("\nwhat\tsystem\tseconds: min / median / max\tMB/s\tCPU s\tMB stored\tof the data\tMiB at most\n")
 	for _, what := range []string{"full", clustered.what, scattered.what, "full again", opening, "restore"} {
 		for _, s := range b.systems {
@@ -89,15 +107,6 @@ func (b *bench) report() {
 	if len(b.of(ours, opening)) > 0 {
 		p("A backup of Holdfast's is made with the vault held open, as agents hold it. Opened for each, the first of them would be %.2f times as fast.\n", b.againOpened())
 	}
-	b.reportLog(p)
-	p("\nlimits on this data, one core\tMB/s\t\n")
-	for _, l := range b.limits {
-		p("%s\t%.0f\t%s\n", l.what, l.rate, l.note)
-	}
-	b.prices(p)
-	p("\nMB = 10^6 bytes. CPU s counts the program, its children and the server's processes. Every restored copy was started and compared.\n")
-	p("Load after the run %s, of which the bench itself is a part.\n", machine.Load())
-	_ = w.Flush()
 }
 
 // verdict names every copy that differs and every target that was missed.
