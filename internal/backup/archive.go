@@ -3,6 +3,7 @@ package backup
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"time"
 
@@ -146,7 +147,7 @@ func (s *stream) archive(ctx context.Context, partial bool, more func() bool) er
 			return nil
 		}
 		if p.length > p.had {
-			content, err := p.read()
+			err := s.growing.upTo(s.log, p)
 			if errors.Is(err, os.ErrClosed) { // it went to the second place meanwhile
 				continue
 			}
@@ -155,11 +156,7 @@ func (s *stream) archive(ctx context.Context, partial bool, more func() bool) er
 			}
 			end := p.seg.start + wal.LSN(p.length)
 			at := s.r.coveredAt(p.seg.timeline, end)
-			store := s.log.StorePartial
-			if p.whole {
-				store = s.log.StoreSegment
-			}
-			drop, err := store(ctx, p.seg.timeline, p.seg.start, content, at)
+			drop, err := s.growing.to.Store(ctx, at)
 			if err != nil {
 				return err
 			}
@@ -175,11 +172,48 @@ func (s *stream) archive(ctx context.Context, partial bool, more func() bool) er
 				return err
 			}
 		}
+		if p.retired {
+			s.growing.seg, s.growing.to = nil, nil
+		}
 		if err := s.spool.stored(p); err != nil {
 			return err
 		}
 		partial = partial && p.retired
 	}
+}
+
+// growing is the oldest segment of the spool, as far as it was taken for the vault: each byte is read, hashed and compressed once.
+type growing struct {
+	seg  *spooled // nil = none
+	to   *vault.Growing
+	room []byte
+}
+
+// spoolPiece is how much of the spool, in bytes, is read at once.
+const spoolPiece = 1 << 20
+
+// upTo takes what is not taken yet of a piece. After an error it goes on where it was.
+func (g *growing) upTo(log *vault.Log, p part) error {
+	if g.seg != p.seg {
+		to, err := log.Grow(p.seg.timeline, p.seg.start)
+		if err != nil {
+			return err
+		}
+		g.seg, g.to = p.seg, to
+	}
+	if g.room == nil {
+		g.room = make([]byte, spoolPiece)
+	}
+	for at := g.to.Len(); at < p.length; at = g.to.Len() {
+		piece := g.room[:min(p.length-at, spoolPiece)]
+		if _, err := p.seg.file.ReadAt(piece, int64(at)); err != nil {
+			return fmt.Errorf("read spool at %s: %w", p.seg.start+wal.LSN(at), err)
+		}
+		if err := g.to.Add(piece); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // choose is what of the spool is stored next. again = what is older went to the second place meanwhile, and the vault never

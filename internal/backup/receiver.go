@@ -192,8 +192,9 @@ type stream struct {
 	tally    tally
 	gathered []byte // of receiveRound: its memory, used again
 
-	stored time.Time // when the vault last took a piece; archiveAll's alone
-	stores int       // how often it took anything; likewise
+	stored  time.Time // when the vault last took a piece; archiveAll's alone
+	stores  int       // how often it took anything; likewise
+	growing growing   // likewise
 }
 
 func (s *stream) run(ctx context.Context) error {

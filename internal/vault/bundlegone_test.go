@@ -67,7 +67,9 @@ func TestASegmentIsNotForgottenForABundleThatIsGone(t *testing.T) {
 				hash, err := v.walHash(content(9))
 				must(err)
 				segment = path.Join(l.dir(1), wal.SegmentName(1, size, size)+"-"+hash+walSuffix)
-				raw, err = v.sealWAL(walHeader{kind: walSegment, timeline: 1, systemID: 7, start: size, segmentSize: size}, content(9))
+				packed, err := v.packed(content(9))
+				must(err)
+				raw, err = v.sealWAL(walHeader{kind: walSegment, timeline: 1, systemID: 7, start: size, segmentSize: size}, packed)
 				must(err)
 			}
 			must(v.recorder.Store.Put(ctx, segment, store.Bytes(raw)))

@@ -22,14 +22,14 @@ func (l *Log) Seal(timeline uint32, start wal.LSN, content []byte, covers time.T
 	if uint64(len(content)) != l.segmentSize || start.SegmentStart(l.segmentSize) != start {
 		return "", nil, fmt.Errorf("seal log segment at %s: %d bytes are not a whole segment of %d", start, len(content), l.segmentSize)
 	}
-	hash, err := l.vault.walHash(content)
+	p, err := l.vault.packed(content)
 	if err == nil {
-		raw, err = l.vault.sealWAL(walHeader{kind: walSegment, timeline: timeline, systemID: l.systemID, start: start, segmentSize: l.segmentSize, covers: covers}, content)
+		raw, err = l.vault.sealWAL(walHeader{kind: walSegment, timeline: timeline, systemID: l.systemID, start: start, segmentSize: l.segmentSize, covers: covers}, p)
 	}
 	if err != nil {
 		return "", nil, fmt.Errorf("seal log %s: %w", name, err)
 	}
-	return name + "-" + hash + walSuffix, raw, nil
+	return name + "-" + p.name() + walSuffix, raw, nil
 }
 
 // IsSealed reports whether a name is one that [Log.Seal] gives.

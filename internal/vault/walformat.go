@@ -29,7 +29,7 @@ import (
 //	40 8   segment size in bytes; 0 for a history
 //	48 8   covers: microseconds since 1970; 0 = unknown
 //	56 12  nonce
-//	68     zstd(content) sealed with AES-256-GCM
+//	68     zstd(content), in one or several frames, sealed with AES-256-GCM
 //
 // Integers are big-endian.
 const (
@@ -94,24 +94,12 @@ func parseWALHeader(b []byte) (walHeader, error) {
 }
 
 // sealWAL gives the object's bytes.
-func (v *Vault) sealWAL(h walHeader, content []byte) ([]byte, error) {
-	h.length = uint64(len(content))
+func (v *Vault) sealWAL(h walHeader, p *packing) ([]byte, error) {
 	gcm, err := v.walCipher()
 	if err != nil {
 		return nil, err
 	}
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
-	if err != nil {
-		return nil, err
-	}
-	head := h.bytes()
-	packed := enc.EncodeAll(content, make([]byte, 0, len(content)/4))
-	if err := enc.Close(); err != nil {
-		return nil, err
-	}
-	out := make([]byte, walHeaderSize, walHeaderSize+len(packed)+gcm.Overhead())
-	copy(out, head)
-	return gcm.Seal(out, head[walNonce:], packed, head), nil
+	return p.seal(h, gcm), nil
 }
 
 // openWAL authenticates an object and gives its content.
@@ -159,5 +147,7 @@ func (v *Vault) walHash(content []byte) (string, error) {
 		return "", err
 	}
 	_, _ = h.Write(content) // a hash takes all
-	return hex.EncodeToString(h.Sum(nil)[:16]), nil
+	return walName(h), nil
 }
+
+func walName(h *blake3.Hasher) string { return hex.EncodeToString(h.Sum(nil)[:16]) }

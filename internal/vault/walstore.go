@@ -56,53 +56,33 @@ func (l *Log) dir(timeline uint32) string { return fmt.Sprintf("%s/%08X", l.root
 // PutSegment stores a whole segment. covers is the sender's clock when it sent the segment's end (zero =
 // unknown). Storing the same content again is no error, other content is a *DuplicateError.
 func (l *Log) PutSegment(ctx context.Context, timeline uint32, start wal.LSN, content []byte, covers time.Time) error {
-	drop, err := l.StoreSegment(ctx, timeline, start, content, covers)
-	if err != nil {
-		return err
-	}
-	return drop(ctx)
-}
-
-// StoreSegment is PutSegment for who must not wait longer than until the segment is stored: drop then removes the beginnings of
-// it. Where drop is never called they stay until the next one that is.
-func (l *Log) StoreSegment(ctx context.Context, timeline uint32, start wal.LSN, content []byte, covers time.Time) (drop func(context.Context) error, err error) {
 	if uint64(len(content)) != l.segmentSize || start.SegmentStart(l.segmentSize) != start {
-		return nil, fmt.Errorf("store log segment at %s: %d bytes are not a whole segment of %d", start, len(content), l.segmentSize)
+		return fmt.Errorf("store log segment at %s: %d bytes are not a whole segment of %d", start, len(content), l.segmentSize)
 	}
-	name := wal.SegmentName(timeline, start, l.segmentSize)
-	h := walHeader{kind: walSegment, timeline: timeline, systemID: l.systemID, start: start, segmentSize: l.segmentSize, covers: covers}
-	object, names, err := l.put(ctx, name, name+"-", h, content)
-	if err != nil {
-		return nil, err
-	}
-	return func(ctx context.Context) error {
-		return l.dropPartials(ctx, timeline, names, name, l.segmentSize, object)
-	}, nil
+	return l.putPiece(ctx, timeline, start, content, covers)
 }
 
 // PutPartial stores the beginning of a segment, and removes shorter beginnings of it.
 func (l *Log) PutPartial(ctx context.Context, timeline uint32, start wal.LSN, content []byte, covers time.Time) error {
-	drop, err := l.StorePartial(ctx, timeline, start, content, covers)
+	if len(content) == 0 || uint64(len(content)) >= l.segmentSize || start.SegmentStart(l.segmentSize) != start {
+		return fmt.Errorf("store partial log segment at %s: %d bytes are no beginning of a segment of %d", start, len(content), l.segmentSize)
+	}
+	return l.putPiece(ctx, timeline, start, content, covers)
+}
+
+func (l *Log) putPiece(ctx context.Context, timeline uint32, start wal.LSN, content []byte, covers time.Time) error {
+	g, err := l.Grow(timeline, start)
+	if err == nil {
+		err = g.Add(content)
+	}
+	if err != nil {
+		return err
+	}
+	drop, err := g.Store(ctx, covers)
 	if err != nil {
 		return err
 	}
 	return drop(ctx)
-}
-
-// StorePartial is PutPartial as StoreSegment is PutSegment.
-func (l *Log) StorePartial(ctx context.Context, timeline uint32, start wal.LSN, content []byte, covers time.Time) (drop func(context.Context) error, err error) {
-	if len(content) == 0 || uint64(len(content)) >= l.segmentSize || start.SegmentStart(l.segmentSize) != start {
-		return nil, fmt.Errorf("store partial log segment at %s: %d bytes are no beginning of a segment of %d", start, len(content), l.segmentSize)
-	}
-	name := wal.SegmentName(timeline, start, l.segmentSize)
-	h := walHeader{kind: walPartial, timeline: timeline, systemID: l.systemID, start: start, segmentSize: l.segmentSize, covers: covers}
-	object, names, err := l.put(ctx, name, fmt.Sprintf("%s.partial-%08x-", name, len(content)), h, content)
-	if err != nil {
-		return nil, err
-	}
-	return func(ctx context.Context) error {
-		return l.dropPartials(ctx, timeline, names, name, uint64(len(content)), object)
-	}, nil
 }
 
 // PutHistory stores a timeline's history file.
@@ -111,19 +91,19 @@ func (l *Log) PutHistory(ctx context.Context, timeline uint32, content []byte) e
 		return err
 	}
 	name := wal.HistoryName(timeline)
-	_, _, err := l.put(ctx, name, name+"-", walHeader{kind: walHistory, timeline: timeline, systemID: l.systemID}, content)
+	p, err := l.vault.packed(content)
+	if err != nil {
+		return fmt.Errorf("store log %s: %w", name, err)
+	}
+	_, _, err = l.put(ctx, name, name+"-", walHeader{kind: walHistory, timeline: timeline, systemID: l.systemID}, p)
 	return err
 }
 
 // put stores content under prefix plus its hash, unless that is there, and gives the name of the object that holds it, with the
 // list of its neighbours that shows it. The check for other content runs before, so that what is stored stays alone, and after, for
 // two writers may come at the same moment: where lists lag, once a list shows what was stored, so that one of the two sees the other.
-func (l *Log) put(ctx context.Context, name, prefix string, h walHeader, content []byte) (full string, names []string, err error) {
-	hash, err := l.vault.walHash(content)
-	if err != nil {
-		return "", nil, fmt.Errorf("store log %s: %w", name, err)
-	}
-	object := prefix + hash + walSuffix
+func (l *Log) put(ctx context.Context, name, prefix string, h walHeader, content *packing) (full string, names []string, err error) {
+	object := prefix + content.name() + walSuffix
 	full = path.Join(l.dir(h.timeline), object)
 	held, names, err := l.others(ctx, h, name, prefix, object)
 	if err != nil || held != "" {
@@ -140,7 +120,7 @@ func (l *Log) put(ctx context.Context, name, prefix string, h walHeader, content
 	}
 	err = l.vault.untilListed(ctx, func(ctx context.Context) (bool, error) {
 		held, names, err = l.others(ctx, h, name, prefix, object)
-		return held != "" || l.outgrown(h, len(content), names), err
+		return held != "" || l.outgrown(h, content.size, names), err
 	})
 	if twice, ok := errors.AsType[*DuplicateError](err); ok {
 		return "", nil, twice
@@ -155,7 +135,7 @@ func (l *Log) put(ctx context.Context, name, prefix string, h walHeader, content
 }
 
 // outgrown reports whether a list shows more of a segment than the beginning that was stored: another writer has let go of that.
-func (l *Log) outgrown(h walHeader, size int, names []string) bool {
+func (l *Log) outgrown(h walHeader, size uint64, names []string) bool {
 	return h.kind == walPartial && slices.ContainsFunc(l.pieces(h.timeline, names), func(p wal.Held) bool {
 		return p.Start == h.start && p.End > h.start+wal.LSN(size)
 	})
@@ -477,7 +457,11 @@ const coveredFile = "covered" + walSuffix
 // PutCovered records that everything the server had written when its clock showed at, up to position end on
 // timeline, is held.
 func (l *Log) PutCovered(ctx context.Context, timeline uint32, end wal.LSN, at time.Time) error {
-	raw, err := l.vault.sealWAL(walHeader{kind: walCovered, timeline: timeline, systemID: l.systemID, start: end, covers: at}, nil)
+	var raw []byte
+	nothing, err := l.vault.newPacking()
+	if err == nil {
+		raw, err = l.vault.sealWAL(walHeader{kind: walCovered, timeline: timeline, systemID: l.systemID, start: end, covers: at}, nothing)
+	}
 	if err == nil {
 		err = l.vault.files.Replace(ctx, path.Join(l.dir(timeline), coveredFile), store.Bytes(raw))
 	}
