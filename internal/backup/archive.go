@@ -16,8 +16,8 @@ const drainFor = 5 * time.Second
 
 // syncEvery is how long log of an unfinished segment may wait for its sync to this host's disk. Each sync is a write of
 // the file system's journal, for which the primary's own commits on that disk wait; the server keeps all that the vault
-// does not hold, so nothing depends on it but when the vault gets it.
-const syncEvery = 250 * time.Millisecond
+// does not hold, so nothing depends on it. What the vault is to have is synced before, see [stream.partDue].
+const syncEvery = 5 * time.Second
 
 // coverEvery is how often the vault is told that nothing has happened, as a multiple of PartialEvery. It bounds what a restore to a
 // time on an idle database can be asked for.
@@ -27,11 +27,8 @@ const coverEvery = 5
 // is on the disk.
 func (s *stream) flushAll(received <-chan struct{}, flushed chan<- struct{}) error {
 	for last := false; ; {
-		if err := s.spool.flush(); err != nil {
+		if err := s.sync(); err != nil {
 			return err
-		}
-		if at := s.spool.flushedTo(); at > 0 {
-			s.r.update(func(st *Status) { st.Flushed = max(st.Flushed, at) })
 		}
 		select {
 		case flushed <- struct{}{}:
@@ -47,6 +44,17 @@ func (s *stream) flushAll(received <-chan struct{}, flushed chan<- struct{}) err
 			last = s.untilRipe(received)
 		}
 	}
+}
+
+// sync makes durable on this host's disk what was spooled, and says so.
+func (s *stream) sync() error {
+	if err := s.spool.flush(); err != nil {
+		return err
+	}
+	if at := s.spool.flushedTo(); at > 0 {
+		s.r.update(func(st *Status) { st.Flushed = max(st.Flushed, at) })
+	}
+	return nil
 }
 
 // untilRipe waits until what has come should be synced; it reports whether the stream has ended.
@@ -80,12 +88,18 @@ func (s *stream) archiveAll(received, flushed <-chan struct{}) error {
 	look := s.r.o.PartialEvery / 4
 	tick := s.r.o.Clock.NewTimer(look)
 	defer tick.Stop()
+	yielding := beginYielding(ctx, s.r.log)
+	defer yielding.end()
 	partial, covered := false, s.r.o.Clock.Now()
 	var deadline <-chan time.Time
 	more := s.untilOver(received)
 	for {
 		before := s.stores
-		err := s.archive(ctx, partial, more)
+		do := yielding.do
+		if deadline != nil || s.urgent() {
+			do = func(f func() error) error { return f() }
+		}
+		err := do(func() error { return s.archive(ctx, partial, more) })
 		if _, ok := errors.AsType[*vault.DuplicateError](err); ok {
 			return err
 		}
@@ -110,9 +124,41 @@ func (s *stream) archiveAll(received, flushed <-chan struct{}) error {
 			partial = deadline != nil || s.votes.standing()
 		case <-tick.C():
 			tick.Reset(look)
-			partial = deadline != nil || s.spool.partDue(s.stored, s.r.o.PartialEvery, s.r.o.Clock.Now())
+			var err error
+			if partial, err = s.partDue(); err != nil {
+				return err
+			}
+			partial = partial || deadline != nil
 		}
 	}
+}
+
+// partDue reports whether the beginning of a segment is to be stored now. What came of it is on this host's disk then.
+func (s *stream) partDue() (bool, error) {
+	if !s.spool.partDue(s.stored, s.r.o.PartialEvery, s.r.o.Clock.Now()) {
+		return false, nil
+	}
+	return true, s.sync()
+}
+
+// urgentFrom is how many segments wait when the vault was away, or is slow.
+const urgentFrom = 4
+
+// urgent reports whether the vault is to have what waits as soon as can be, whatever that takes from the primary.
+func (s *stream) urgent() bool {
+	if !s.spill.empty() {
+		return true
+	}
+	waiting, age := s.spool.waiting(), 0.0
+	if waiting > 0 {
+		age = float64(s.r.o.Clock.Now().Sub(s.stored)) / float64(s.r.o.PartialEvery)
+	}
+	return urgent(s.votes.standing(), waiting, s.segmentSize, age)
+}
+
+// urgent judges that. age is how long ago the vault took the last piece, in times of PartialEvery, while another waits. Pure.
+func urgent(votes bool, waiting int64, segment uint64, age float64) bool {
+	return votes || waiting > urgentFrom*int64(segment) || age > 2
 }
 
 // untilOver says whether there is time for another piece of the second place: that may be much, and lies safe where it is

@@ -16,7 +16,7 @@ func TestWhenABeginningIsStored(t *testing.T) {
 		want                       bool
 	}{
 		{"nothing came", 1 << 20, 1 << 20, 1 << 20, -1, time.Hour, false},
-		{"what came is not on the disk", 2 << 20, 1 << 20, 1 << 20, time.Second, time.Hour, false},
+		{"what came is not on the disk yet", 2 << 20, 1 << 20, 1 << 20, time.Second, 2 * time.Second, true},
 		{"a piece was stored a moment ago", 2 << 20, 2 << 20, 1 << 20, time.Second, 2*time.Second - 1, false},
 		{"a little came", 2 << 20, 2 << 20, 1 << 20, time.Second, 2 * time.Second, true},
 		{"the segment will be full after more than three seconds", 5 << 20, 5 << 20, 0, time.Second, 2 * time.Second, true},

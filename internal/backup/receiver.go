@@ -430,7 +430,7 @@ func (s *stream) takeWaiting(ctx context.Context, g *gathering) (answer bool, er
 	}
 }
 
-// takeOne waits for a message and takes it; answer = the server asks where this stream is.
+// takeOne waits for a message and takes it; answer = the server asks where this stream is, or is to be left at once.
 func (s *stream) takeOne(ctx context.Context, g *gathering) (size int, answer bool, err error) {
 	m, err := s.sess.receive(ctx)
 	if err != nil {
@@ -445,7 +445,7 @@ func (s *stream) takeOne(ctx context.Context, g *gathering) (size int, answer bo
 	now := s.r.o.Clock.Now()
 	s.r.heard(g.timeline, g.end(), m, now)
 	s.tally.add(len(m.data), g.end() >= m.serverEnd, now)
-	return len(m.data), m.wantReply, nil
+	return len(m.data), m.wantReply || s.tally.clear(s.r.visits.busyAt, now), nil
 }
 
 // gathering is log that came and is not in the spool yet.

@@ -22,6 +22,8 @@ type spool struct {
 	size uint64 // segment size in bytes
 	max  int64  // bytes that may wait
 
+	syncing sync.Mutex // of who syncs; taken before mu, so that no segment is dropped that is being synced
+
 	mu   sync.Mutex    // guards everything below and the segments' fields
 	segs []*spooled    // oldest first; the stream appends to the last
 	wake chan struct{} // something came
@@ -125,6 +127,8 @@ func (s *spool) end() {
 
 // flush makes durable what was appended before the call.
 func (s *spool) flush() error {
+	s.syncing.Lock()
+	defer s.syncing.Unlock()
 	s.mu.Lock()
 	var todo []*spooled
 	var upTo []uint64
@@ -179,8 +183,7 @@ func (s *spool) next(partial bool) (part, bool) {
 
 // partDue reports whether the beginning of the segment that is being filled should be stored now: it grew, the last piece was
 // stored so long ago, and at the rate at which log came since the segment will not be full within half of that again. A
-// beginning is hashed, compressed and stored from the segment's first byte on, and all of it once more with the whole
-// segment.
+// beginning is enciphered and stored from the segment's first byte on, and all of it once more with the whole segment.
 func (s *spool) partDue(last time.Time, every time.Duration, now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -189,7 +192,7 @@ func (s *spool) partDue(last time.Time, every time.Duration, now time.Time) bool
 		return false
 	}
 	seg := s.segs[0]
-	if seg.flushed <= seg.archived {
+	if seg.written <= seg.archived {
 		return false
 	}
 	came := seg.came.Sub(last)

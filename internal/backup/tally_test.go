@@ -51,6 +51,47 @@ func TestWhichServerIsLeft(t *testing.T) {
 	}
 }
 
+// One that was busy is left at once when as much has gathered as it commits, and is looked at again now and then.
+func TestWhatHasGatheredNeedsNoLook(t *testing.T) {
+	began := time.Date(2026, 11, 21, 14, 0, 0, 0, time.UTC)
+	y := tally{since: began, look: time.Second}
+	for range 500 {
+		y.add(1000, false, began)
+	}
+	if y.clear(busyAt, began.Add(time.Hour)) {
+		t.Error("one that was not left yet is left without a look")
+	}
+	if !y.busy(busyAt, began.Add(time.Second)) {
+		t.Fatal("it is not left")
+	}
+	visit := func(gathered int, caught bool) bool {
+		y = y.visited(began)
+		y.add(gathered-10, false, began)
+		y.add(10, caught, began)
+		return y.busy(busyAt, began.Add(time.Second))
+	}
+	if visit(2*busyAt*1000, false) {
+		t.Error("it is left while something waits still")
+	}
+	if visit(2*busyAt*1000-1, true) {
+		t.Error("it is left without a look though too little has gathered")
+	}
+	for i := range glances - 1 {
+		if !visit(2*busyAt*1000, true) {
+			t.Fatalf("visit %d: it is looked at", i+1)
+		}
+	}
+	if visit(2*busyAt*1000, true) {
+		t.Fatal("it is never looked at")
+	}
+	if !visit(2*busyAt*1000, true) {
+		t.Error("after that look it is looked at again")
+	}
+	if got := (&tally{since: began, look: time.Second, mean: 700, unlooks: 3}); got.busy(busyAt, began.Add(time.Second)) || got.mean != 700 || got.unlooks != 0 {
+		t.Errorf("one that has said nothing: %+v", *got)
+	}
+}
+
 // Whoever comes back and finds log removed does not call all that this stream has taken a gap; the end of a timeline and of
 // the context stay what they are.
 func TestARefusalToGoOnIsNoGap(t *testing.T) {

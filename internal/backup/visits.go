@@ -22,6 +22,8 @@ const (
 	awayFor = time.Second           // how long it stays away; part of a commit's way into the vault
 	glance  = 40 * time.Millisecond // how long it looks, with all of the log taken, whether the server is still busy
 	leaveIn = 10 * time.Second      // how long the server may take to let it go
+	glances = 10                    // of so many visits one takes that look; the others judge by how much has gathered
+	clearly = 2                     // times busyAt is a rate that needs no look
 )
 
 // visits are busyAt and awayFor, but in tests.
@@ -34,28 +36,55 @@ type visits struct {
 type tally struct {
 	since time.Time     // from when on they count; zero = not before all that waited is taken
 	small int           // of them
+	bytes int64         // of log in them
 	look  time.Duration // how long they are counted before they are judged
+
+	left    time.Time // when the server was left; zero = it was not
+	came    int64     // bytes of log that had gathered since then
+	mean    float64   // bytes of log in a small message, when they were counted last; 0 = not known
+	unlooks int       // visits since they were
 }
 
 // add counts a message of so many bytes of log. caught = with it nothing waits at the server.
 func (t *tally) add(bytes int, caught bool, now time.Time) {
 	switch {
-	case t.since.IsZero() && caught:
-		t.since = now
-	case !t.since.IsZero() && bytes > 0 && bytes < bulk: // a larger one is of many commits, or of one that shares its wake-up with nobody
-		t.small++
+	case t.since.IsZero():
+		t.came += int64(bytes)
+		if caught {
+			t.since = now
+		}
+	case bytes > 0 && bytes < bulk: // a larger one is of many commits, or of one that shares its wake-up with nobody
+		t.small, t.bytes = t.small+1, t.bytes+int64(bytes)
 	}
+}
+
+// clear reports, with all taken that had gathered, whether that was so much that no look is needed at how often the server
+// commits: each look is a time in which it is woken for each commit.
+func (t *tally) clear(at float64, now time.Time) bool {
+	return !t.since.IsZero() && !t.left.IsZero() && t.mean > 0 && t.unlooks < glances-1 && float64(t.came)/t.mean >= clearly*at*now.Sub(t.left).Seconds()
 }
 
 // busy judges what was counted, once that was long enough, against messages a second, and begins anew.
 func (t *tally) busy(at float64, now time.Time) bool {
+	if t.clear(at, now) {
+		*t = tally{since: now, look: replyEvery, mean: t.mean, unlooks: t.unlooks + 1}
+		return true
+	}
 	took := now.Sub(t.since)
 	if t.since.IsZero() || took < t.look {
 		return false
 	}
-	busy := float64(t.small) >= at*took.Seconds()
-	*t = tally{since: now, look: replyEvery}
+	busy, mean := float64(t.small) >= at*took.Seconds(), t.mean
+	if t.small > 0 {
+		mean = float64(t.bytes) / float64(t.small)
+	}
+	*t = tally{since: now, look: replyEvery, mean: mean}
 	return busy
+}
+
+// visited is the tally of a visit to a server that was left at that time.
+func (t *tally) visited(left time.Time) tally {
+	return tally{look: glance, left: left, mean: t.mean, unlooks: t.unlooks}
 }
 
 // visit leaves the server for a while, and comes back to where the log goes on. at is the end of what is spooled, then and
@@ -71,7 +100,7 @@ func (s *stream) visit(ctx context.Context, timeline uint32, at wal.LSN) (wal.LS
 	if err != nil {
 		return at, fmt.Errorf("leave the server for a while: %w", err)
 	}
-	signal(s.spool.ripe) // nothing more comes for now: what came can be synced
+	left := s.r.o.Clock.Now()
 	if err := s.pause(ctx, s.r.visits.away); err != nil {
 		return at, err
 	}
@@ -89,7 +118,7 @@ func (s *stream) visit(ctx context.Context, timeline uint32, at wal.LSN) (wal.LS
 		return at, fmt.Errorf("the server of cluster %d on timeline %d is now of cluster %d on timeline %d", s.srv.systemID, s.srv.timeline, srv.systemID, srv.timeline)
 	}
 	s.r.connected(timeline, srv, asked)
-	s.tally = tally{look: glance}
+	s.tally = s.tally.visited(left)
 	return at, sayOnly(sess.start(ctx, s.r.o.Slot, timeline, at))
 }
 
