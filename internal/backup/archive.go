@@ -207,12 +207,8 @@ func (s *stream) archive(ctx context.Context, partial bool, more func() bool) er
 				return err
 			}
 			s.stored, s.stores = s.r.o.Clock.Now(), s.stores+1
-			s.r.update(func(st *Status) {
-				st.Archived = max(st.Archived, end)
-				if at.After(st.CoveredUntil) {
-					st.CoveredUntil = at
-				}
-			})
+			s.r.update(func(st *Status) { st.Archived = max(st.Archived, end) })
+			s.r.vaultKnows(at)
 			s.votes.wakeAll() // before what may take a while
 			if err := drop(ctx); err != nil {
 				return err
@@ -279,21 +275,27 @@ func (r *Receiver) coveredAt(timeline uint32, end wal.LSN) time.Time {
 // recordCovered tells the vault how far in time its log reaches, once for each such moment.
 func (s *stream) recordCovered(ctx context.Context) error {
 	s.r.mu.Lock()
-	c, timeline, known := s.r.covers.reached, s.r.covers.timeline, s.r.status.CoveredUntil
+	c, timeline, told := s.r.covers.reached, s.r.covers.timeline, s.r.covers.told
 	s.r.mu.Unlock()
-	if timeline == 0 || !c.at.After(known) {
+	if timeline == 0 || !c.at.After(told) {
 		return nil
 	}
 	if err := s.log.PutCovered(ctx, timeline, c.end, c.at); err != nil {
 		return err
 	}
 	s.stores++
-	s.r.mu.Lock()
-	defer s.r.mu.Unlock()
-	if c.at.After(s.r.status.CoveredUntil) {
-		s.r.status.CoveredUntil = c.at
-	}
+	s.r.vaultKnows(c.at)
 	return nil
+}
+
+// vaultKnows notes until when the vault knows, by the server's clock, that it has everything; zero changes nothing.
+func (r *Receiver) vaultKnows(at time.Time) {
+	if at.IsZero() {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.covers.told, r.status.CoveredUntil = at, at
 }
 
 // noteVault keeps the status and logs when the vault's state changes, not each time. While something waits, only what was stored

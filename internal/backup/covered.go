@@ -26,9 +26,11 @@ type mark struct {
 
 // covering makes marks of what a server says on one timeline, and keeps those that the vault has not come to.
 type covering struct {
-	timeline uint32 // of the marks; 0 = the stream is of an older one than the server's, and says nothing of it
-	waiting  []mark // oldest first
-	reached  mark   // newest that the vault has come to
+	timeline uint32        // of the marks; 0 = the stream is of an older one than the server's, and says nothing of it
+	waiting  []mark        // oldest first
+	reached  mark          // newest that the vault has come to
+	told     time.Time     // by the server's clock: until when the vault itself knows that it has everything; zero = not of this clock
+	apart    time.Duration // of two marks at least; 0 = marksApart
 
 	asked  time.Time // the question that is not answered yet; zero = there is none
 	floor  time.Time // what comes now was read at the server after this, by our clock; zero = nothing is known
@@ -38,9 +40,9 @@ type covering struct {
 }
 
 const (
-	// marksMax is how many marks wait at most. Beyond it every second one is given up, so that older ones lie further apart.
+	// marksMax is how many marks wait at most. Beyond it every second one is given up, and the next lie as far apart.
 	marksMax = 64
-	// marksApart is what lies between two of them at least.
+	// marksApart is what lies between two of them at least, until there were too many.
 	marksApart = 100 * time.Millisecond
 )
 
@@ -65,11 +67,14 @@ func (c *covering) ask(now time.Time) bool {
 
 // hear takes a message; at is where the log ends that has come with it.
 func (c *covering) hear(m message, at wal.LSN) {
+	if m.sent.Before(c.sent) {
+		c.clockSetBack()
+	}
 	all := at >= m.serverEnd
 	switch {
 	case m.data != nil:
 		if all {
-			c.add(mark{end: at, at: slices.MinFunc([]time.Time{c.sent, m.sent}, time.Time.Compare), by: c.floor})
+			c.add(mark{end: at, at: c.sent, by: c.floor})
 		}
 		c.pieces = true
 	case !m.wantReply && !c.asked.IsZero(): // one that wants a reply is no answer
@@ -81,7 +86,15 @@ func (c *covering) hear(m message, at wal.LSN) {
 	c.sent = m.sent
 }
 
-// add keeps a mark, unless it lies so close behind the last one that this one will do.
+// clockSetBack forgets what was known by the server's clock: those moments come again.
+func (c *covering) clockSetBack() {
+	c.reached.at, c.told, c.heard, c.sent = time.Time{}, time.Time{}, time.Time{}, time.Time{}
+	for i := range c.waiting {
+		c.waiting[i].at = time.Time{}
+	}
+}
+
+// add keeps a mark; the one before it only where that lies far enough behind the one before itself.
 func (c *covering) add(m mark) {
 	if c.timeline == 0 {
 		return
@@ -92,7 +105,8 @@ func (c *covering) add(m mark) {
 			*last = last.with(m)
 			return
 		}
-		if m.by.Sub(last.by) < marksApart && m.at.Sub(last.at) < marksApart {
+		if n > 1 && c.waiting[n-2].near(m, max(c.apart, marksApart)) {
+			*last = m // the newest one moves along
 			return
 		}
 	}
@@ -103,7 +117,7 @@ func (c *covering) add(m mark) {
 				kept = append(kept, m)
 			}
 		}
-		c.waiting = kept
+		c.waiting, c.apart = kept, 2*max(c.apart, marksApart)
 	}
 }
 
@@ -118,6 +132,11 @@ func (m mark) with(o mark) mark {
 	return m
 }
 
+// near reports whether so little time lies between m and a later one that none is needed between them.
+func (m mark) near(later mark, apart time.Duration) bool {
+	return later.by.Sub(m.by) < apart && later.at.Sub(m.at) < apart
+}
+
 // reach notes that the vault holds all of the timeline up to end.
 func (c *covering) reach(end wal.LSN) {
 	n := 0
@@ -126,7 +145,9 @@ func (c *covering) reach(end wal.LSN) {
 		c.reached.end = m.end
 		c.reached = c.reached.with(m)
 	}
-	c.waiting = slices.Delete(c.waiting, 0, n)
+	if c.waiting = slices.Delete(c.waiting, 0, n); len(c.waiting) < marksMax/8 {
+		c.apart = 0
+	}
 }
 
 // at is up to which moment by the server's clock everything lies before end; zero = not known.

@@ -245,3 +245,57 @@ func TestADeadLineIsNotWaitedForAllDay(t *testing.T) {
 		}
 	}
 }
+
+// A server whose clock was 400 days ahead says nothing of those days when that is mended, nor is the vault left to believe it.
+func TestAClockThatIsSetBackBeginsAnew(t *testing.T) {
+	l := &line{flushed: []flush{{0, 10}}, sent: 10, came: 10, skew: 400 * 24 * time.Hour}
+	var c covering
+	c.begin(1, 10, l.ours())
+	c.reach(10)
+	write := func(n int) {
+		for range n {
+			l.flushed = append(l.flushed, flush{l.now, l.end() + 200})
+			l.settle(&c, replyEvery)
+		}
+	}
+	write(10)
+	c.told = c.reached.at
+	if !c.told.After(l.ours().Add(399 * 24 * time.Hour)) {
+		t.Fatalf("ahead of time it says %s", c.told)
+	}
+	l.skew = 0
+	write(10)
+	if c.reached.at.After(l.ours()) || c.reached.at.Before(l.ours().Add(-5*time.Second)) || c.reached.at.Before(c.told) {
+		t.Errorf("at %s everything until %s is there, and the vault was told %s", l.ours(), c.reached.at, c.told)
+	}
+	if at := c.at(1, l.came); at.After(l.ours()) {
+		t.Errorf("a piece that is stored now would say %s", at)
+	}
+}
+
+// A vault that is away for an hour and takes it all again, bit by bit: at each step what is known is not much older than what it has.
+func TestWhatWaitsForLongIsKnownEvenly(t *testing.T) {
+	l := &line{flushed: []flush{{0, 10}}, sent: 10, came: 10}
+	var c covering
+	c.begin(1, 10, l.ours())
+	var ends []wal.LSN
+	for range 3600 {
+		l.flushed = append(l.flushed, flush{l.now, l.end() + 90})
+		if c.ask(l.ours()) {
+			l.asked = true
+		}
+		l.turn(func() {})
+		l.turn(func() {})
+		for len(l.on) > 0 {
+			l.hear(&c)
+		}
+		ends = append(ends, l.came)
+		l.now += time.Second
+	}
+	for s := 600; s < 3600; s += 100 {
+		c.reach(ends[s])
+		if age := lineBegan.Add(time.Duration(s) * time.Second).Sub(c.reached.by); age < 0 || age > 4*time.Minute {
+			t.Errorf("with the log of the first %d s everything is known to be there that is older than %s", s, age)
+		}
+	}
+}
