@@ -318,7 +318,12 @@ func historyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "history",
 		Short: "What happened on the hosts that answer, and why",
-		Args:  cobra.NoArgs,
+		Long: `What each host that answers did, what it was asked for and how that ended, with the reasons, oldest first. A host keeps
+the newest of it, one to two MiB, over restarts of its agent, in diary.jsonl and diary.former.jsonl below its data. What
+happens again and again is told five times; after that one line stands for all the others, and says how many.`,
+		Example: `  holdfast history | tail
+  holdfast history --output json | jq '.[] | select(.room == "database")'`,
+		Args: cobra.NoArgs,
 		RunE: asOperator(&root, func(cmd *cobra.Command, client *api.Client, _ []string) error {
 			events, err := client.Events(cmd.Context())
 			if err != nil {
@@ -329,14 +334,8 @@ func historyCommand() *cobra.Command {
 				return json.NewEncoder(cmd.OutOrStdout()).Encode(events)
 			}
 			for _, e := range events {
-				_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s  %s  %s %s: %s (%s)\n", e.At.Format("2006-01-02 15:04:05.000"), e.Host, e.Room, e.Subject, e.What, round(e.Took))
-				if err != nil {
+				if err := writeEvent(cmd.OutOrStdout(), e); err != nil {
 					return err
-				}
-				for _, why := range e.Because {
-					if _, err := fmt.Fprintf(cmd.OutOrStdout(), "                           %s\n", why); err != nil {
-						return err
-					}
 				}
 			}
 			return nil
@@ -345,4 +344,19 @@ func historyCommand() *cobra.Command {
 	cmd.Flags().StringVar(&root, "root", "", rootUsage)
 	outputFlag(cmd, &output)
 	return cmd
+}
+
+// writeEvent tells one event, its reasons below it.
+func writeEvent(out io.Writer, e event.Event) error {
+	again := ""
+	if e.Times > 1 {
+		again = fmt.Sprintf("; %d times since %s", e.Times, e.Since.Local().Format("2006-01-02 15:04:05"))
+	}
+	_, err := fmt.Fprintf(out, "%s  %s  %s %s: %s (%s%s)\n", e.At.Local().Format("2006-01-02 15:04:05.000"), e.Host, e.Room, e.Subject, e.What, round(e.Took), again)
+	for _, why := range e.Because {
+		if err == nil {
+			_, err = fmt.Fprintf(out, "                           %s\n", why)
+		}
+	}
+	return err
 }

@@ -12,6 +12,10 @@ type Event struct {
 	What    string    `json:"what"`    // a constant sentence: "standby promoted"
 	Because []string  `json:"because,omitempty"`
 	Took    Duration  `json:"took,omitempty"`
+	// Times says that this stands for so many happenings, equal but for their numbers, of which the first was at Since and
+	// the last, whose words these are, at At. 0 = it stands for itself.
+	Times int       `json:"times,omitempty"`
+	Since time.Time `json:"since,omitzero"`
 }
 
 // Duration prints as text in JSON ("1.2s").
