@@ -33,7 +33,8 @@ type Source struct {
 	Store    cluster.Store
 	Snapshot func() agent.Snapshot
 	Events   func() []event.Event
-	Members  func() []string // hosts that gossip believes alive
+	Note     func(event.Event) // keeps what was asked for in the diary that Events shows; nil = nobody does
+	Members  func() []string   // hosts that gossip believes alive
 	Policy   func(database string) database.Policy
 	Cluster  Cluster
 	Log      *slog.Logger
@@ -138,6 +139,7 @@ func (s Source) ask(w http.ResponseWriter, r *http.Request) {
 	// asked is told that it failed, and it is agreed on, and carried out, when they are back.
 	if _, err = s.Store.Get(r.Context(), agent.KeyRequests+q.ID); err == nil {
 		_, err = s.Store.Put(r.Context(), agent.KeyRequests+q.ID, value, 0)
+		s.noteAsked(q, err)
 	}
 	if err != nil {
 		s.unavailable(w, err)
@@ -257,6 +259,7 @@ func (s Source) stopping(w http.ResponseWriter, r *http.Request) {
 		s.unavailable(w, err)
 		return
 	}
+	s.note("cluster", s.Plan.Application, "the whole application is being stopped", asker(r)+" asked for it")
 	s.answer(w, http.StatusOK, true)
 }
 
@@ -264,7 +267,9 @@ func (s Source) stopping(w http.ResponseWriter, r *http.Request) {
 func (s Source) going(w http.ResponseWriter, r *http.Request) {
 	e, err := s.Store.Get(r.Context(), agent.KeyStopping)
 	if err == nil && e.Revision != 0 {
-		err = s.Store.Delete(r.Context(), agent.KeyStopping, e.Revision)
+		if err = s.Store.Delete(r.Context(), agent.KeyStopping, e.Revision); err == nil {
+			s.note("cluster", s.Plan.Application, "the application is not being stopped any more", asker(r)+" asked for it")
+		}
 	}
 	if err != nil {
 		s.unavailable(w, err)

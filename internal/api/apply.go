@@ -81,11 +81,26 @@ func (s Source) applyPlan(w http.ResponseWriter, r *http.Request) {
 			Remedy: "look at the difference again: holdfast apply PLAN --dry-run",
 		})
 	case err != nil:
+		s.noteApplied(r, out, err)
 		s.unavailable(w, err)
 	default:
 		out.Done = true
+		s.noteApplied(r, out, nil)
 		s.answer(w, http.StatusOK, out)
 	}
+}
+
+// noteApplied tells of a plan that was written, and what it changes. err != nil: it may have been, or not.
+func (s Source) noteApplied(r *http.Request, done Applied, err error) {
+	what := "applied"
+	if err != nil {
+		what += ", and whether it counts is not known: " + err.Error()
+	}
+	because := []string{asker(r) + " asked for it"}
+	for _, c := range done.Changes {
+		because = append(because, c.String())
+	}
+	s.note("plan", s.Plan.Application, what, because...)
 }
 
 // at is the plan that counts where text is the one that was applied last.

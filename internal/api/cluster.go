@@ -90,6 +90,9 @@ func (s Source) clusterRoutes(mux *http.ServeMux) {
 			return
 		}
 		order, err := s.Cluster.Replace(r.Context(), name)
+		if err == nil {
+			s.note("cluster", name, "its place among the members of the agreed state is given to an empty one", asker(r)+" asked for it")
+		}
 		s.outcome(w, order, err)
 	}))
 	mux.HandleFunc("POST /v1/cluster/join", s.operator(func(w http.ResponseWriter, r *http.Request) {
@@ -101,7 +104,11 @@ func (s Source) clusterRoutes(mux *http.ServeMux) {
 			})
 			return
 		}
-		s.outcome(w, true, s.Cluster.Join(r.Context(), order))
+		err := s.Cluster.Join(r.Context(), order)
+		if err == nil {
+			s.note("cluster", s.Self, "it enters the cluster of the agreed state anew", asker(r)+" asked for it")
+		}
+		s.outcome(w, true, err)
 	}))
 }
 

@@ -60,7 +60,7 @@ The pause ends by itself after --for, and with "holdfast database resume NAME". 
 	}
 	cmd.Flags().StringVar(&root, "root", "", rootUsage)
 	cmd.Flags().DurationVar(&lasts, "for", 0, "how long at most, such as 30m or 2h (required)")
-	cmd.Flags().StringVar(&reason, "reason", "", "why, for those who read the status meanwhile")
+	cmd.Flags().StringVar(&reason, "reason", "", "why, for those who read the status meanwhile and the history later")
 	outputFlag(cmd, &output)
 	return cmd
 }

@@ -88,15 +88,7 @@ func requestsCommand() *cobra.Command {
 
 // wish is what a request asks for, in words.
 func wish(q api.OpenRequest) string {
-	words := q.Kind
-	if to := q.Args[agent.ArgTo]; to != "" {
-		words += " to " + to
-	}
-	for _, moment := range []struct{ arg, word string }{{agent.ArgAt, "at"}, {agent.ArgUntil, "until"}} {
-		if at, err := time.Parse(time.RFC3339Nano, q.Args[moment.arg]); err == nil {
-			words += " " + moment.word + " " + at.Local().Format("2006-01-02 15:04:05")
-		}
-	}
+	words := api.Wish(q.Asked, time.Local)
 	if why := q.Args[agent.ArgReason]; why != "" {
 		words += " (" + why + ")"
 	}

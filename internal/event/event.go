@@ -12,6 +12,10 @@ type Event struct {
 	What    string    `json:"what"`    // a constant sentence: "standby promoted"
 	Because []string  `json:"because,omitempty"`
 	Took    Duration  `json:"took,omitempty"`
+	// Request is the id of what an operator asked for, where this tells of it, and Settled the revision of the agreed state
+	// at which it was settled; 0 = it was not, yet.
+	Request string `json:"request,omitempty"`
+	Settled int64  `json:"settled,omitempty"`
 	// Times says that this stands for so many happenings, equal but for their numbers, of which the first was at Since and
 	// the last, whose words these are, at At. 0 = it stands for itself.
 	Times int       `json:"times,omitempty"`

@@ -24,6 +24,7 @@ type applied struct {
 	prepare func(*plan.Plan) *plan.Plan // nil = as parsed
 	keep    string                      // file of the text that was applied last; "" = it is not kept
 	log     *slog.Logger
+	begun   string // hash of the plan that counted when this host began
 
 	mu    sync.Mutex // guards what follows
 	now   *plan.Plan
@@ -49,6 +50,7 @@ func newApplied(cfg Config) *applied {
 			a.now, a.hash, a.text, a.kept = a.start.Overlay(p), canonicalHash(a.start, text), string(text), string(text)
 		}
 	}
+	a.begun = a.hash
 	return a
 }
 

@@ -351,6 +351,7 @@ func (h *Host) run(ctx context.Context, down <-chan struct{}) error {
 	g.Go(func() error { return h.restored.run(ctx) })
 	g.Go(func() error { return h.changes(ctx) })
 	g.Go(func() error { return h.settle(ctx) })
+	g.Go(func() error { return h.noteSettled(ctx) })
 	for _, c := range h.comparers {
 		g.Go(func() error { return c.run(ctx) })
 	}
@@ -453,7 +454,7 @@ func (h *Host) serve() (func(ctx context.Context) error, error) {
 	mux := http.NewServeMux()
 	mux.Handle(heartbeat.Path, h.beats.publisher)
 	mux.Handle("/v1/", api.Handler(api.Source{
-		Plan: h.cfg.Plan, Applied: h.applied.plan, Check: h.checkApply, Prepare: h.cfg.Prepare, Self: h.cfg.Self, Store: h.store, Members: h.memberNames, Policy: h.policy, Snapshot: h.agent.Last, Events: h.diary.Recent, Log: h.cfg.Log, Cluster: h,
+		Plan: h.cfg.Plan, Applied: h.applied.plan, Check: h.checkApply, Prepare: h.cfg.Prepare, Self: h.cfg.Self, Store: h.store, Members: h.memberNames, Policy: h.policy, Snapshot: h.agent.Last, Events: h.diary.Recent, Note: h.diary.Record, Log: h.cfg.Log, Cluster: h,
 		Salvage: h.salvages,
 	}))
 	srv := &http.Server{Handler: mux, TLSConfig: conf, ReadHeaderTimeout: 5 * time.Second, ErrorLog: nil}

@@ -63,6 +63,7 @@ func (h *Host) settle(ctx context.Context) error {
 	}
 	again := h.clock.NewTimer(settleAgain)
 	defer again.Stop()
+	follows := h.applied.begun
 	for {
 		select {
 		case <-ctx.Done():
@@ -72,6 +73,10 @@ func (h *Host) settle(ctx context.Context) error {
 		case <-again.C():
 		}
 		store()
+		if now := h.applied.named(); now != follows {
+			follows = now
+			h.diary.Note("plan", h.cfg.Plan.Application, "this host follows the plan that was applied", []string{"it is plan " + now}, 0)
+		}
 		h.settings.find(ctx, h.plan(), h.servers)
 		again.Stop()
 		again.Reset(settleAgain)

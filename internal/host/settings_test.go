@@ -64,6 +64,43 @@ databases: { records: { postgres: 15, standbys: 2, acknowledged_by: 1 } }
 	}
 }
 
+func TestAHostNotesThatItFollowsAnotherPlan(t *testing.T) {
+	const text = `application: clinic
+sites: { b: { hosts: { b1: { address: 127.61.1.1 }, b2: { address: 127.61.1.2 }, b3: { address: 127.61.1.3 } } } }
+databases: { records: { postgres: 15, standbys: 2, acknowledged_by: 1 } }
+`
+	p, mistakes := plan.Parse("/plan/holdfast.yaml", []byte(text))
+	if p == nil {
+		t.Fatal(mistakes)
+	}
+	cfg := Config{Plan: p, Self: "b1", Dir: t.TempDir(), Log: slog.New(slog.DiscardHandler)}
+	now := time.Now()
+	h := &Host{cfg: cfg, clock: clock.Real(), applied: newApplied(cfg), settings: newSettings(), services: &services{}, diary: aDiary(t, cfg.Dir, &now)}
+	h.services.plan = h.plan
+	for _, c := range []struct {
+		text string
+		want int
+	}{{text + "# the same\n", 0}, {strings.Replace(text, "acknowledged_by: 1", "acknowledged_by: 2", 1), 1}} {
+		h.adopt([]byte(c.text))
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- h.settle(ctx) }()
+		for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+			// The text is kept before anything is noted, so that which is not noted is seen as well: by the end of settle.
+			if got, err := os.ReadFile(appliedFile(cfg.Dir)); err == nil && string(got) == c.text && len(h.diary.Recent()) >= c.want {
+				break
+			}
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if said := saidBy(h.diary); len(said) != c.want || c.want > 0 && said[0] != "this host follows the plan that was applied" {
+			t.Errorf("after %q the diary says %q", c.text, said)
+		}
+	}
+}
+
 // An instance is another version when the role or the password of an address that it uses is, and not by another role.
 func TestAnInstanceIsAnotherVersionWithAnotherLogin(t *testing.T) {
 	t.Parallel()
