@@ -281,12 +281,16 @@ func (r *baseRun) copyFiles(ctx context.Context, conn *pgx.Conn, root *os.Root, 
 		return err
 	}
 	defer closeSpaces() // nothing was written through them
-	return r.whileItHolds(ctx, conn, *b, func(ctx context.Context) error {
+	err = r.whileItHolds(ctx, conn, *b, func(ctx context.Context) error {
 		return r.copyListed(ctx, &copier{
 			root: root, spaces: spaces, to: w, checksums: b.Checksums, start: uint64(b.Start), from: from, take: take, compare: !take && comparable(*b, from),
 			pace: r.pace.wait, keep: func() error { return r.keep(w) }, bytes: func(n int) { r.done.Add(int64(n)); r.tick() },
 		}, files, b)
 	})
+	if err == nil && len(b.Differs) > 0 {
+		b.Differs = r.nameRelations(ctx, conn, b.Differs)
+	}
+	return err
 }
 
 // earlier is the backup to take chunks from or to compare with. One that cannot be read is no reason not to make a new

@@ -119,13 +119,24 @@ type earlier struct {
 	facts   facts
 	reader  *vault.Reader
 	entries map[string]vault.Entry // by path below the data directory
+	doubted string                 // a later backup in which pages changed behind the log, and nobody has accepted that; "" = none
 }
 
-// findEarlier opens the newest backup that was made from the directory that now tells of; nil when there is none.
+// findEarlier opens the newest backup that was made from the directory that now tells of; nil when there is none. While a
+// suspicion stands, that is one from before it: compared with what was made since, the change would seem to be none.
 func findEarlier(ctx context.Context, v *vault.Vault, database string, now facts) (*earlier, error) {
 	all, err := v.Backups(ctx, database)
 	if err != nil {
 		return nil, err
+	}
+	changed, err := StandingChangeIn(ctx, v, all)
+	if err != nil {
+		return nil, err
+	}
+	doubted := ""
+	if changed != nil {
+		doubted = changed.Backup
+		all = all[:slices.IndexFunc(all, func(b vault.Backup) bool { return b.ID == doubted })]
 	}
 	tried := 0
 	for _, b := range slices.Backward(all) {
@@ -137,8 +148,11 @@ func findEarlier(ctx context.Context, v *vault.Vault, database string, now facts
 		}
 		tried++
 		e, err := openEarlier(ctx, v, b)
-		if err != nil || e.facts.sameDir(now) {
-			return e, err
+		if err != nil {
+			return nil, err
+		}
+		if e.doubted = doubted; e.facts.sameDir(now) {
+			return e, nil
 		}
 	}
 	return nil, nil
@@ -205,6 +219,8 @@ func mayTake(mode Mode, b vault.Backup, from *earlier, size int64, now time.Time
 		return false, "without page checksums pages change and their positions in the log do not"
 	case b.Start < e.Stop:
 		return false, "the server's log stands before the end of " + e.ID + ": its disk was set back"
+	case from.doubted != "":
+		return false, "pages changed behind the log since " + e.ID + ", as " + from.doubted + " found"
 	case len(e.BadPages) > 0 || len(e.Differs) > 0:
 		return false, e.ID + " holds pages that are doubtful"
 	case now.Sub(e.Reread) > rereadEvery || now.Before(e.Reread):

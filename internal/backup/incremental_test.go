@@ -120,12 +120,21 @@ func TestAReadingOfEverythingTellsWhatChangedBehindTheLog(t *testing.T) {
 		t.Errorf("the fast one: %+v", fast)
 	}
 	again := baseBy(t, v, s, backup.Proven)
-	if want := rel + " blocks 0 to 127"; len(again.Differs) != 1 || again.Differs[0] != want || len(again.BadPages) > 0 || again.Earlier != fast.ID {
+	if want := "postgres: table public.rows blocks 0 to 127 (" + rel + ")"; len(again.Differs) != 1 || again.Differs[0] != want || len(again.BadPages) > 0 || again.Earlier != fast.ID {
 		t.Errorf("since %s differ %v, want %s", again.Earlier, again.Differs, want)
 	}
 	after := baseBy(t, v, s, backup.Fast)
 	if after.Took {
 		t.Errorf("a fast backup built on %s, which is doubtful: %s was the first", after.Earlier, first.ID)
+	}
+	if after.Earlier != fast.ID || len(after.Differs) != 1 {
+		t.Errorf("compared with %s it differs in %v: the change seems to be over", after.Earlier, after.Differs)
+	}
+	if err := v.PutNote(t.Context(), vault.Note{Backup: after.ID, Kind: vault.Accepted, By: "ada", At: time.Now(), Reason: "it was me"}); err != nil {
+		t.Fatal(err)
+	}
+	if taken := baseBy(t, v, s, backup.Proven); taken.Earlier != after.ID || len(taken.Differs) > 0 {
+		t.Errorf("accepted, and compared with %s it differs in %v", taken.Earlier, taken.Differs)
 	}
 	_ = stop()
 }

@@ -116,6 +116,8 @@ func Prune(ctx context.Context, o PruneOptions) (Pruned, error) {
 	ways := waysTo(c, o.Points)
 	out.Fates = fates(o, c.Backups, notes)
 	keepWays(out.Fates, ways)
+	changed, _ := StandingChange(c.Backups, notes)
+	keepChanged(out.Fates, changed)
 	if o.unagreed {
 		keepAll(out.Fates)
 	}
@@ -137,7 +139,7 @@ func Prune(ctx context.Context, o PruneOptions) (Pruned, error) {
 	if o.unagreed {
 		return out, nil
 	}
-	if err := o.pruneLog(ctx, c, ways, &out); err != nil {
+	if err := o.pruneLog(ctx, c, ways, changed, &out); err != nil {
 		return out, fmt.Errorf("prune the log of %s: %w", o.Database, err)
 	}
 	return out, nil
@@ -297,7 +299,7 @@ func (o PruneOptions) sweep(ctx context.Context, f *Fate, beside besides) error 
 }
 
 // pruneLog lets go of log that neither a backup on the list nor a moment of the window needs.
-func (o PruneOptions) pruneLog(ctx context.Context, c restore.Catalogue, ways []wayTo, out *Pruned) error {
+func (o PruneOptions) pruneLog(ctx context.Context, c restore.Catalogue, ways []wayTo, changed Changed, out *Pruned) error {
 	pitr := o.Policy.WithDefaults().PITR
 	for id, log := range c.Logs {
 		var own []vault.Backup
@@ -307,7 +309,7 @@ func (o PruneOptions) pruneLog(ctx context.Context, c restore.Catalogue, ways []
 			}
 		}
 		pieces, because := needless(own, out.Fates, log, pitr+o.Grace, o.Now)
-		pieces = withoutWays(pieces, ways)
+		pieces = changed.withoutLog(withoutWays(pieces, ways), own, log.SegmentSize)
 		out.Because = because
 		out.Segments += len(pieces)
 		if o.DryRun { // else even when nothing is to go: what a lock kept before may be wanted again

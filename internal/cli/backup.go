@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"holdfast/internal/agent"
+	"holdfast/internal/backup"
 	"holdfast/internal/event"
 	"holdfast/internal/problem"
 	"holdfast/internal/vault"
@@ -30,11 +31,12 @@ lead to any moment between. Each base backup is restored on trial and looked at 
   holdfast backup validate records   restore the newest on trial, and look at it
   holdfast backup status             how it stands, and what comes next
   holdfast backup list               what there is, and what is proven
-  holdfast backup window records     which moments can be restored`,
+  holdfast backup window records     which moments can be restored
+  holdfast backup accept BACKUP --reason "the disk was exchanged"   end the alarm of pages that changed behind the log`,
 		Args: cobra.NoArgs,
 	}
 	cmd.AddCommand(backupRunCommand(), backupCancelCommand(), backupValidateCommand(), backupListCommand(), backupWindowCommand(),
-		backupStatusCommand(), backupPruneCommand(), backupPinCommand(), backupUnpinCommand(), backupHoldCommand(), backupReleaseCommand())
+		backupStatusCommand(), backupPruneCommand(), backupPinCommand(), backupUnpinCommand(), backupHoldCommand(), backupReleaseCommand(), backupAcceptCommand())
 	return cmd
 }
 
@@ -87,7 +89,8 @@ holdfast backup cancel does. A backup that was cut off goes on from what the vau
   fast    takes over what no log changed since the backup before; everything is read where that is doubtful, and weekly
   auto    fast from 128 GiB on, else proven
 
-Exit status 1 when it was not made, or was made and is not proven.`,
+Exit status 1 when it was not made, or was made and is not proven, or when pages were found that changed though no log
+changed them.`,
 		Example: `  holdfast backup run records
   holdfast backup run records --mode fast
   holdfast backup run records --limit 50MiB
@@ -123,7 +126,7 @@ Exit status 1 when it was not made, or was made and is not proven.`,
 
 // backupAnswer is what `backup run` came to.
 type backupAnswer struct {
-	OK      bool           `json:"ok"` // made and proven
+	OK      bool           `json:"ok"` // made and proven, and no page changed behind the log
 	Request string         `json:"request"`
 	Host    string         `json:"host,omitempty"`
 	Text    string         `json:"text"`
@@ -214,6 +217,10 @@ func backupProblem(name string, a backupAnswer) error {
 			Title:   "base backup " + a.Backup.ID + " was made, and restoring it on trial found it bad: " + proofText(*a.Backup),
 			Meaning: "It is never chosen for a restore. Older backups are as they were; the live database may be damaged in the same place.",
 			Remedy:  "look at the objects that are named, and keep the older backups until this is understood"}
+	}
+	if b := a.Backup; b != nil && len(b.Differs) > 0 {
+		c := backup.Changed{Backup: b.ID, At: b.Stopped, Before: b.Earlier, Objects: b.Differs}.Problem(name)
+		return &c
 	}
 	return &problem.Problem{Code: "backup.failed", Subject: name, Severity: problem.Critical, Title: a.Text,
 		Meaning: "Older backups are as they were. The database was not touched.",

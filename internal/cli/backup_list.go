@@ -255,7 +255,7 @@ func writeBackups(out io.Writer, all []held) error {
 		}
 		p("  BACKUP\tFINISHED\tAGE\tSIZE\tSTORED\tTIMELINE\tPROVEN\n")
 		for _, b := range h.Backups {
-			p("  %s\t%s\t%s\t%s\t%s\t%d\t%s\n", b.ID, momentText(b.Stopped), ageText(time.Duration(b.Age)), sizeText(b.Bytes), sizeText(b.Stored), b.Timeline, proofText(b.Backup))
+			p("  %s\t%s\t%s\t%s\t%s\t%d\t%s\n", b.ID, momentText(b.Stopped), ageText(time.Duration(b.Age)), sizeText(b.Bytes), sizeText(b.Stored), b.Timeline, proofText(b.Backup)+changedText(b.Backup))
 		}
 		p("\n")
 		for _, line := range append(windowLines(h), restoreLine(h)) {
@@ -266,6 +266,14 @@ func writeBackups(out io.Writer, all []held) error {
 		}
 	}
 	return w.Flush()
+}
+
+// changedText says that a backup was found to be made of pages that changed behind the log.
+func changedText(b vault.Backup) string {
+	if len(b.Differs) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; CHANGED since %s though no log changed it, in %s: %s", b.Earlier, planCount(len(b.Differs), "place"), b.Differs[0])
 }
 
 func writeWindows(out io.Writer, all []held) error {

@@ -96,6 +96,26 @@ func backupReleaseCommand() *cobra.Command {
 	return cmd
 }
 
+func backupAcceptCommand() *cobra.Command {
+	n := &noting{
+		said: "is accepted: what changed behind the log up to it is taken as it is", question: "Take the data as it is, and let the backups from before go by the plan?", reasoned: true,
+		do: func(ctx context.Context, v *vault.Vault, backup, reason string) error {
+			return v.PutNote(ctx, vault.Note{Backup: backup, Kind: vault.Accepted, By: whoami(), At: time.Now(), Reason: reason})
+		},
+	}
+	cmd := &cobra.Command{
+		Use: "accept BACKUP", Short: "Take a backup's data as it is, though pages changed behind the log",
+		Long: `Ends the problem backup.changed-silently for this backup and those before it: the next reading of everything is compared
+with the newest backup again, and retention judges the backups from before by the plan alone. Who did it, and why, stays
+noted with the backup.`,
+		Example: `  holdfast backup accept records-20261121T010000Z-a1b2c3 --reason "the disk was exchanged, the table restored"`,
+		Args:    usageArgs(cobra.ExactArgs(1)),
+		RunE:    n.run,
+	}
+	n.flags(cmd)
+	return cmd
+}
+
 func (n *noting) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&n.root, "root", "", rootUsage)
 	cmd.Flags().StringVar(&n.reason, "reason", "", "why, for whoever reads it later")

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"holdfast/internal/agent"
 	"holdfast/internal/api"
+	"holdfast/internal/backup"
 	"holdfast/internal/event"
 	"holdfast/internal/plan"
 	"holdfast/internal/vault"
@@ -30,6 +32,7 @@ type backupStatus struct {
 	Retention *api.ChoreStatus   `json:"retention,omitempty"`
 	Upkeep    []api.ChoreStatus  `json:"upkeep"`             // of its vault, retention apart
 	Copies    []copyStanding     `json:"copies"`             // of its vault
+	Changed   *backup.Changed    `json:"changed,omitempty"`  // pages that changed behind the log, as nobody has accepted
 	Trouble   []string           `json:"trouble,omitempty"`  // what could not be asked
 	Problems  []string           `json:"problems,omitempty"` // titles, as in holdfast status
 }
@@ -70,7 +73,8 @@ func backupStatusCommand() *cobra.Command {
 		Use:   "status [NAME]",
 		Short: "Say how the backups stand: the last and the next, what can be restored, what retention and upkeep came to",
 		Long: `Asks the vault what it holds, and the agents what they do. When one of them does not answer, what the other says is shown.
-Status 1 when there is no proven backup, when the last run did not succeed, or when somebody did not answer.`,
+Status 1 when there is no proven backup, when the last run did not succeed, when
+somebody did not answer, or while pages have changed behind the log and nobody has accepted that.`,
 		Example: `  holdfast backup status
   holdfast backup status records --output json | jq '.[].log.lag'`,
 		Args: usageArgs(cobra.MaximumNArgs(1)),
@@ -105,7 +109,7 @@ Status 1 when there is no proven backup, when the last run did not succeed, or w
 }
 
 func (s backupStatus) bad() bool {
-	return s.Proven == 0 || s.Attempt != nil && !s.Attempt.OK || len(s.Trouble) > 0
+	return s.Proven == 0 || s.Changed != nil || s.Attempt != nil && !s.Attempt.OK || len(s.Trouble) > 0
 }
 
 func (a application) backupStatuses(ctx context.Context, names []string) ([]backupStatus, error) {
@@ -160,6 +164,13 @@ func (a application) lookAtVault(ctx context.Context, s *backupStatus) error {
 	}
 	if s.Backups > 0 {
 		s.Last = lastOf(h.Backups[0].Backup)
+	}
+	made := make([]vault.Backup, 0, len(h.Backups))
+	for _, b := range slices.Backward(h.Backups) {
+		made = append(made, b.Backup)
+	}
+	if s.Changed, err = backup.StandingChangeIn(ctx, v, made); err != nil {
+		return err
 	}
 	lacks, err := v.Compare(ctx)
 	if err != nil {
@@ -247,6 +258,9 @@ func (s backupStatus) write(out io.Writer) error {
 		p("  last       none: holdfast backup run %s\n", s.Database)
 	}
 	p("  backups    %d, %d of them proven\n", s.Backups, s.Proven)
+	if c := s.Changed; c != nil {
+		p("  CHANGED    %s\n  do         %s\n", c.Problem(s.Database).Title, c.Problem(s.Database).Remedy)
+	}
 	p("  last run   %s\n", choreText(s.Attempt))
 	p("  trial      %s\n", choreText(s.Proving))
 	for _, w := range s.Windows {

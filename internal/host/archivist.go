@@ -39,6 +39,8 @@ type archivist struct {
 
 	queue seen
 
+	changed *backup.Changed // pages that changed behind the log, as nobody has accepted; nil = none
+
 	second      backup.Status // of the receiver, as it stands with the second place
 	secondIn    string        // that place; "" = there is none, or no receiver
 	left        left          // what lies there while no receiver says so
@@ -364,6 +366,13 @@ func (a *archivist) due(ctx context.Context, v *vault.Vault) (backup.Wanted, err
 	a.mu.Lock()
 	a.listed = leadsFrom(all, rec).ID
 	a.mu.Unlock()
+	changed, err := backup.StandingChangeIn(ctx, v, all)
+	if err != nil {
+		return backup.Wanted{}, err
+	}
+	a.mu.Lock()
+	a.changed = changed
+	a.mu.Unlock()
 	if err := a.provenSince(ctx, all); err != nil {
 		return backup.Wanted{}, err
 	}
@@ -484,7 +493,7 @@ func (a *archivist) progress(ctx context.Context, asked *agent.Asked, p backup.P
 }
 
 func (a *archivist) settle(ctx context.Context, q agent.Asked, r backup.Result, err error) {
-	a.settleWith(ctx, q, r.Backup, err == nil && r.Backup.Validated(), sayBase(r, err))
+	a.settleWith(ctx, q, r.Backup, err == nil && r.Backup.Validated() && len(r.Backup.Differs) == 0, sayBase(r, err))
 }
 
 // settleWith answers a request with the backup that it was about.

@@ -14,7 +14,7 @@ const (
 	queueAlarm = 85
 )
 
-// problems are those of the log that waits for the vault, or that it cannot take.
+// problems are those of the log that waits for the vault, or that it cannot take, and of pages that changed behind the log.
 func (a *archivist) problems() []problem.Problem {
 	if !a.named() {
 		return a.leftProblems()
@@ -24,6 +24,9 @@ func (a *archivist) problems() []problem.Problem {
 	at, lost := storedUpTo(a.told.Archived, a.gaps.streaming, a.queue, rec)
 	out := twiceProblem(a.db.Name, a.gaps.twice)
 	second, dir := a.second, a.secondIn
+	if a.changed != nil {
+		out = append(out, a.changed.Problem(a.db.Name))
+	}
 	a.mu.Unlock()
 	if dir == "" {
 		out = append(out, a.leftProblems()...)

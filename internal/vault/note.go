@@ -23,6 +23,8 @@ const (
 	Hold   = "hold"   // a legal hold: it must stay, and lifting that needs a reason
 	Doomed = "doomed" // retention will let it go when the grace is over
 	Lifted = "lifted" // a legal hold was lifted: who did, and why; it stays with the backup
+	// Accepted says that an operator has looked at what changed behind the log in this backup, and takes the data as it is.
+	Accepted = "accepted"
 )
 
 // Note says something about one backup beside what is in it. There is at most one of a kind for a backup.
@@ -80,7 +82,7 @@ func (v *Vault) notes(ctx context.Context) ([]Note, error) {
 // PutNote writes a note, in the place of an older one of its kind. It makes sure afterwards that the backup is still
 // listed: otherwise ErrNoBackup, and nothing is noted.
 func (v *Vault) PutNote(ctx context.Context, n Note) error {
-	if n.Backup == "" || n.By == "" || n.At.IsZero() || !slices.Contains([]string{Pin, Hold, Doomed, Lifted}, n.Kind) {
+	if n.Backup == "" || n.By == "" || n.At.IsZero() || !slices.Contains([]string{Pin, Hold, Doomed, Lifted, Accepted}, n.Kind) {
 		return fmt.Errorf("note %q on backup %q: it must name backup, kind, who and when", n.Kind, n.Backup)
 	}
 	n.At = n.At.UTC().Truncate(time.Second)
@@ -250,7 +252,7 @@ func (v *Vault) Forget(ctx context.Context, backup string) (gone bool, err error
 		if err := dropManifests(ctx, w, map[string]string{repo.TypeLabel: typeValidation, "backup": backup}); err != nil {
 			return err
 		}
-		return errors.Join(dropManifests(ctx, w, noteLabels(backup, Doomed)), dropManifests(ctx, w, noteLabels(backup, Lifted)))
+		return errors.Join(dropManifests(ctx, w, noteLabels(backup, Doomed)), dropManifests(ctx, w, noteLabels(backup, Lifted)), dropManifests(ctx, w, noteLabels(backup, Accepted)))
 	})
 	if err != nil {
 		return true, fmt.Errorf("remove what was noted on backup %s: %w", backup, err)
