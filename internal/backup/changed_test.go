@@ -39,8 +39,8 @@ func TestAChangeBehindTheLogStandsUntilItIsAccepted(t *testing.T) {
 		notes        []vault.Note
 		want, before string
 	}{
-		"nothing changed":                                   {made: aYearOfChange(6)},
-		"one found it":                                      {made: aYearOfChange(6, 5), want: "b5", before: "b4"},
+		"nothing changed": {made: aYearOfChange(6)},
+		"one found it":    {made: aYearOfChange(6, 5), want: "b5", before: "b4"},
 		"later ones that find nothing do not end it":        {made: aYearOfChange(6, 3), want: "b3", before: "b2"},
 		"the first of several counts":                       {made: aYearOfChange(6, 3, 5), want: "b3", before: "b2"},
 		"the one that found it is accepted":                 {made: aYearOfChange(6, 3), notes: accepted("b3")},

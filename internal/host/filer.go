@@ -113,8 +113,8 @@ func (f *filer) run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if asked == nil && id != "" {
-			f.pointTried(b, err)
+		if id != "" {
+			f.pointEnded(ctx, asked, b, err)
 			continue
 		}
 		f.ended(ctx, asked, b, err)
@@ -254,9 +254,8 @@ func (f *filer) ended(ctx context.Context, asked *agent.Asked, b vault.FileBacku
 	if err != nil {
 		f.fail(ctx, "backup of files did not succeed", err)
 	} else {
-		f.failed = time.Time{}
-		f.complain(incomplete(f.set.Name, b))
-		f.tell(func(t *agent.Files) { t.Trouble = "" })
+		f.succeeded(b)
+		f.pointRefused(nil)
 	}
 	text := sayFiles(b, err)
 	f.host.diary.Note("files", f.set.Name, text, nil, b.Ended.Sub(b.Started))
@@ -265,9 +264,19 @@ func (f *filer) ended(ctx context.Context, asked *agent.Asked, b vault.FileBacku
 	}
 }
 
+// succeeded takes back what was wrong with the backups of the set.
+func (f *filer) succeeded(b vault.FileBackup) {
+	f.failed = time.Time{}
+	f.complain(incomplete(f.set.Name, b))
+	f.tell(func(t *agent.Files) { t.Trouble = "" })
+}
+
 // settle answers whoever asked.
 func (f *filer) settle(ctx context.Context, asked *agent.Asked, b vault.FileBackup, err error) {
 	s := agent.Settled{ID: asked.ID, OK: err == nil && b.Complete(), Host: f.host.cfg.Self, Text: sayFiles(b, err)}
+	if asked.Kind == "point" {
+		s.Text = sayPoint(b, err)
+	}
 	if p, ok := errors.AsType[*problem.Problem](err); ok {
 		s.Text = p.Text()
 	}
@@ -349,6 +358,9 @@ func (f *filer) problems() []problem.Problem {
 	}
 	if f.points.wrong != nil {
 		out = append(out, *f.points.wrong)
+	}
+	if f.points.refused != nil {
+		out = append(out, *f.points.refused)
 	}
 	return out
 }

@@ -2,11 +2,13 @@ package host
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
 	"holdfast/internal/agent"
 	"holdfast/internal/plan"
+	"holdfast/internal/problem"
 	"holdfast/internal/vault"
 )
 
@@ -59,5 +61,33 @@ func TestRecoveryPointsAreMadeAtTheirHour(t *testing.T) {
 	f.host.applied.now = &now
 	if wanted(day(9, 4)) || len(f.problems()) > 0 {
 		t.Error("the plan wants none any more")
+	}
+}
+
+// A recovery point that was asked for and given up is no failed backup: nothing is tried again for it, backups go on at their
+// pace, and the next thing of the set that succeeds ends the problem.
+func TestARecoveryPointThatWasAskedForAndNotMade(t *testing.T) {
+	f := filersOf(t, aFilerHost(t, plan.Moment{Database: "records"}), 1)[0]
+	asked := &agent.Asked{ID: "q1", Room: "files", Kind: "point", Subject: "letters"}
+	made := vault.FileBackup{ID: "b1", Host: "h1", Started: time.Now(), Ended: time.Now()}
+	for name, ends := range map[string]func(){
+		"the next point":   func() { f.pointEnded(t.Context(), asked, made, nil) },
+		"the next backup":  func() { f.ended(t.Context(), nil, made, nil) },
+		"one that was due": func() { f.pointEnded(t.Context(), nil, made, nil) },
+	} {
+		f.pointEnded(t.Context(), asked, vault.FileBackup{}, errors.New("files and database stood still for 5s, which is the limit"))
+		p := f.problems()
+		if len(p) != 1 || p[0].Code != "files.no-point" || p[0].Severity != problem.Degraded || strings.Contains(p[0].Text(), "again every") || strings.Contains(p[0].Text(), "no backup") {
+			t.Errorf("problems %+v", p)
+		}
+		if !f.failed.IsZero() || f.told.Trouble != "" {
+			t.Errorf("the backups of the set count as failed: %s, %q", f.failed, f.told.Trouble)
+		}
+		if id, err := f.pointWanted(nil, time.Now()); id != "" || err != nil || len(f.problems()) != 1 {
+			t.Errorf("a look at the schedule: %q, %v, %+v", id, err, f.problems())
+		}
+		if ends(); len(f.problems()) > 0 {
+			t.Errorf("%s did not end it: %+v", name, f.problems())
+		}
 	}
 }
