@@ -67,7 +67,11 @@ func TestARunningPlanWithAVaultInABucketAndADirectory(t *testing.T) {
 	w.Await("the bucket is back", 2*recoverMax, func(st api.Status) bool { return !has("vault.copy-away")(st) && !has("vault.copy-behind")(st) })
 	load.Recovered()
 	for _, args := range [][]string{{"vault", "sync"}, {"vault", "status"}, {"vault", "scrub"}, {"backup", "validate", "records", "--backup", proven}, {"receipt", "list"}, {"receipt", "verify"}} {
-		if out, err := w.Run(args...); err != nil {
+		out, err := w.Run(args...)
+		if args[1] == "status" && strings.Contains(out, "key        DEGRADED") { // nobody has put a sheet of its key away here
+			err = nil
+		}
+		if err != nil {
 			t.Errorf("%s: %v\n%s", strings.Join(args, " "), err, out)
 		} else if args[0] == "receipt" && (!strings.Contains(out, "validation") || args[1] == "verify" && !strings.Contains(out, "proven. Each was signed")) {
 			t.Errorf("%s says\n%s", strings.Join(args, " "), out)

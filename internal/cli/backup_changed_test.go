@@ -29,6 +29,11 @@ func TestAChangeBehindTheLogIsAnAlarm(t *testing.T) {
 	if s.bad() {
 		t.Fatal("nothing is wrong yet")
 	}
+	s.Key = "no copy of its key has been shown to open it"
+	var first bytes.Buffer
+	if err := s.write(&first); err != nil || s.bad() || !strings.Contains(first.String(), "key        DEGRADED: no copy of its key") {
+		t.Errorf("%v, bad %t:\n%s", err, s.bad(), first.String())
+	}
 	s.Changed = &backup.Changed{Backup: "r-2", Before: "r-1", Objects: b.Differs}
 	var out bytes.Buffer
 	if err := s.write(&out); err != nil || !s.bad() || !strings.Contains(out.String(), where) || !strings.Contains(out.String(), "holdfast backup accept r-2") {

@@ -32,6 +32,7 @@ type backupStatus struct {
 	Retention *api.ChoreStatus   `json:"retention,omitempty"`
 	Upkeep    []api.ChoreStatus  `json:"upkeep"`             // of its vault, retention apart
 	Copies    []copyStanding     `json:"copies"`             // of its vault
+	Key       string             `json:"key,omitempty"`      // no copy of its vault's key away from the hosts was shown to open it
 	Changed   *backup.Changed    `json:"changed,omitempty"`  // pages that changed behind the log, as nobody has accepted
 	Trouble   []string           `json:"trouble,omitempty"`  // what could not be asked
 	Problems  []string           `json:"problems,omitempty"` // titles, as in holdfast status
@@ -172,6 +173,13 @@ func (a application) lookAtVault(ctx context.Context, s *backupStatus) error {
 	if s.Changed, err = backup.StandingChangeIn(ctx, v, made); err != nil {
 		return err
 	}
+	keys, err := v.Keys(ctx)
+	if err != nil {
+		return err
+	}
+	if p := keys.Trouble(s.Vault, time.Now()); p != nil {
+		s.Key = p.Title + "; do: " + p.Remedy
+	}
 	lacks, err := v.Compare(ctx)
 	if err != nil {
 		return err
@@ -284,6 +292,9 @@ func (s backupStatus) write(out io.Writer) error {
 		default:
 			p("  copy       %s holds everything%s\n", c.Copy, c.logText())
 		}
+	}
+	if s.Key != "" {
+		p("  key        DEGRADED: %s\n", s.Key)
 	}
 	for _, t := range s.Trouble {
 		p("  trouble    %s\n", t)

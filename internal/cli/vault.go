@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -52,7 +53,9 @@ func vaultStatusCommand() *cobra.Command {
 		Use:   "status [NAME]",
 		Short: "Say of each copy of a vault what is in it, and whether it can be read and written now",
 		Long: `Asks the vaults themselves, from this host. Whether a copy can be written is found by storing a small object in it and
-reading it back; --read-only leaves that out, and so does --vault. Status 1 when a copy is not as it should be.`,
+reading it back; --read-only leaves that out, and so does --vault. Status 1 when a copy is not as it should be, and while the
+vault is DEGRADED because no copy of its key away from the hosts was shown to open it, or not for 180 days. With --vault
+the key was brought along, so that does not count.`,
 		Example: `  holdfast vault status
   holdfast vault status main --output json | jq '.[].contents.bytes'
   holdfast vault status --vault s3://clinic-backup/records --key vault.key`,
@@ -74,6 +77,9 @@ reading it back; --read-only leaves that out, and so does --vault. Status 1 when
 				if s.Trouble != "" {
 					err = errors.Join(err, fmt.Errorf("vault %s at %s is not as it should be", s.Vault, s.Address))
 				}
+			}
+			if err == nil && from.url == "" && slices.ContainsFunc(all, func(s vaultStatus) bool { return s.KeyTrouble != "" }) {
+				err = exitError{1} // its line has said why
 			}
 			return err
 		},
