@@ -400,7 +400,10 @@ func (a *archivist) dueOrNot(ctx context.Context, v *vault.Vault) (backup.Wanted
 // base makes one base backup from the server here, tells when it is stored, and proves it. Whoever asked for it can take that back
 // meanwhile.
 func (a *archivist) base(ctx context.Context, v *vault.Vault, asked *agent.Asked, mode backup.Mode, stored func(vault.Backup)) (backup.Result, error) {
-	limit := int64(0)
+	limit, err := baseLimit(a.wanted(), asked)
+	if err != nil {
+		return backup.Result{}, err
+	}
 	if asked != nil {
 		var done func()
 		ctx, done = a.untilCancelled(ctx, asked.ID)
@@ -408,12 +411,6 @@ func (a *archivist) base(ctx context.Context, v *vault.Vault, asked *agent.Asked
 		mode = backup.Mode(asked.Args[agent.ArgMode])
 		if mode == "full" {
 			mode = ""
-		}
-		if text := asked.Args[agent.ArgLimit]; text != "" {
-			var err error
-			if limit, err = strconv.ParseInt(text, 10, 64); err != nil {
-				return backup.Result{}, fmt.Errorf("read the limit: %w", err)
-			}
 		}
 	}
 	server := a.host.servers[a.db.Name]
@@ -446,6 +443,23 @@ func (a *archivist) base(ctx context.Context, v *vault.Vault, asked *agent.Asked
 	}
 	result.Backup = proven
 	return result, nil
+}
+
+// baseLimit is how many bytes a second a base backup may read: what whoever asked for it said, or the plan for one of the
+// schedule (asked is nil); 0 = no limit. Pure.
+func baseLimit(b plan.Backup, asked *agent.Asked) (int64, error) {
+	if asked == nil {
+		return b.Limit, nil
+	}
+	text := asked.Args[agent.ArgLimit]
+	if text == "" {
+		return 0, nil
+	}
+	limit, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("read the limit: %w", err)
+	}
+	return limit, nil
 }
 
 // errCancelled ends a base backup that whoever asked for it has taken back.

@@ -327,6 +327,9 @@ func (d *differ) backups() {
 		if old.Zone != b.Zone || old.Jitter != b.Jitter {
 			d.add(subject, Reloads, "its times are those of %s, %s late at most (was %s, %s)", zoneText(b.Zone), spanOrWord(b.Jitter), zoneText(old.Zone), spanOrWord(old.Jitter))
 		}
+		if old.Limit != b.Limit {
+			d.add(subject, Reloads, "a base backup that the schedule makes reads %s (was %s), from the next one on", rateOrAny(b.Limit), rateOrAny(old.Limit))
+		}
 		if old.All != b.All || old.HalfDaily != b.HalfDaily || old.Daily != b.Daily {
 			d.add(subject, Reloads, "all stay for %s, one of 12 hours for %s, one of a day for %s (was %s, %s, %s), except the last proven backup, which stays",
 				spanOrWord(b.All), spanOrWord(b.HalfDaily), spanOrWord(b.Daily), spanOrWord(old.All), spanOrWord(old.HalfDaily), spanOrWord(old.Daily))

@@ -104,6 +104,7 @@ type (
 		prove       located[Schedule]
 		zone        located[string]
 		jitter      located[time.Duration]
+		limit       located[int64]
 		pitr        located[time.Duration]
 		all         located[time.Duration]
 		halfDaily   located[time.Duration]
@@ -277,6 +278,7 @@ func backup() form[backupFile] {
 		key("prove", scheduleOrNever(), `When a backup that was never proven, or else the newest, is restored on trial again (default "Sunday 05:00"); each is, besides, when it is made.`, func(f *backupFile) *located[Schedule] { return &f.prove }),
 		key("zone", zone(), "Time zone of these times, such as Europe/Berlin (default UTC).", func(f *backupFile) *located[string] { return &f.zone }),
 		key("jitter", spanOrNone(time.Second, 6*time.Hour), "By how much each run may be late, so that not everything begins at once (default none).", func(f *backupFile) *located[time.Duration] { return &f.jitter }),
+		key("limit", rate(), "Most that a base backup which the schedule makes reads, such as 50MB/s (default: no limit).", func(f *backupFile) *located[int64] { return &f.limit }),
 		key("all", spanOrNone(time.Hour, 100*year), "How long every backup stays (default 24h).", func(f *backupFile) *located[time.Duration] { return &f.all }),
 		key("half_daily", spanOrNone(time.Hour, 100*year), "How long one backup of each 12 hours stays (default 7d).", func(f *backupFile) *located[time.Duration] { return &f.halfDaily }),
 		key("daily", spanOrNone(day, 100*year), "How long one backup of each day stays (default 15d; always a day longer than pitr).", func(f *backupFile) *located[time.Duration] { return &f.daily }),

@@ -185,7 +185,7 @@ func resolveFileBackup(ms *mistakes, p *Plan, b named[backupFile]) FileBackup {
 		name string
 		at   Place
 	}{{"full", f.full.at}, {"incremental", f.incremental.at}, {"pitr", f.pitr.at}, {"validate", f.validate.at},
-		{"prove", f.prove.at}, {"zone", f.zone.at}, {"jitter", f.jitter.at}, {"spill", f.spill.at}} {
+		{"prove", f.prove.at}, {"zone", f.zone.at}, {"jitter", f.jitter.at}, {"limit", f.limit.at}, {"spill", f.spill.at}} {
 		onlyFor(ms, at.to(k.name), k.at, "databases (a file set has every and keep)")
 	}
 	every := f.every.or(filesEvery)

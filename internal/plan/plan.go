@@ -268,6 +268,7 @@ type Backup struct {
 	Prove       Schedule      // when one is restored on trial again; zero = only as it is made
 	Zone        string        // in which the schedules are read; "" = UTC
 	Jitter      time.Duration // by how much a run may be late
+	Limit       int64         // bytes a second that a base backup which the schedule makes may read; 0 = no limit
 	All         time.Duration // how long every backup stays (default 24 h); 0 = none
 	HalfDaily   time.Duration // how long one of each 12 hours stays (default 7 d); 0 = none
 	Daily       time.Duration // how long one of each day stays (default 15 d); 0 = a day longer than PITR

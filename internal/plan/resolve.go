@@ -260,7 +260,7 @@ func resolveBackup(ms *mistakes, p *Plan, b named[backupFile]) Backup {
 		Full:        f.full.or(Schedule{Text: "daily 01:00", Cron: "0 1 * * *"}),
 		Incremental: f.incremental.value,
 		Prove:       f.prove.or(Schedule{Text: "Sunday 05:00", Cron: "0 5 * * 0"}),
-		Zone:        f.zone.value, Jitter: f.jitter.value,
+		Zone:        f.zone.value, Jitter: f.jitter.value, Limit: f.limit.value,
 		PITR: f.pitr.or(14 * day), All: f.all.or(day), HalfDaily: f.halfDaily.or(7 * day), Daily: f.daily.or(15 * day), Weekly: f.weekly.or(2 * year),
 		Validate: f.validate.value.resolved(), Spill: f.spill.value,
 	}

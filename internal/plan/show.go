@@ -254,6 +254,9 @@ func showBackup(b Backup) mapping {
 	m.put("prove", scheduleWord(b.Prove))
 	m.put("zone", zoneText(b.Zone))
 	m.put("jitter", spanOrWord(b.Jitter))
+	if b.Limit > 0 {
+		m.put("limit", formatSize(b.Limit)+"/s")
+	}
 	m.put("pitr", spanOrWord(b.PITR))
 	m.put("all", spanOrWord(b.All))
 	m.put("half_daily", spanOrWord(b.HalfDaily))
