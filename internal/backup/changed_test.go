@@ -34,6 +34,8 @@ func TestAChangeBehindTheLogStandsUntilItIsAccepted(t *testing.T) {
 	accepted := func(id string) []vault.Note { return []vault.Note{{Backup: id, Kind: vault.Accepted}} }
 	unproven := aYearOfChange(6, 3)
 	unproven[2].Validation = nil
+	fresh := aYearOfChange(2, 1)
+	fresh[0].Validation = nil
 	for name, c := range map[string]struct {
 		made         []vault.Backup
 		notes        []vault.Note
@@ -41,16 +43,16 @@ func TestAChangeBehindTheLogStandsUntilItIsAccepted(t *testing.T) {
 	}{
 		"nothing changed": {made: aYearOfChange(6)},
 		"one found it":    {made: aYearOfChange(6, 5), want: "b5", before: "b4"},
-		"later ones that find nothing do not end it":        {made: aYearOfChange(6, 3), want: "b3", before: "b2"},
-		"the first of several counts":                       {made: aYearOfChange(6, 3, 5), want: "b3", before: "b2"},
-		"the one that found it is accepted":                 {made: aYearOfChange(6, 3), notes: accepted("b3")},
-		"a later one is accepted":                           {made: aYearOfChange(6, 3), notes: accepted("b5")},
-		"one from before is accepted":                       {made: aYearOfChange(6, 3), notes: accepted("b2"), want: "b3", before: "b2"},
-		"it changes again afterwards":                       {made: aYearOfChange(6, 3, 5), notes: accepted("b3"), want: "b5", before: "b4"},
-		"a pin is no acceptance":                            {made: aYearOfChange(6, 3), notes: []vault.Note{{Backup: "b3", Kind: vault.Pin}}, want: "b3", before: "b2"},
-		"the one before is not proven":                      {made: unproven, want: "b3", before: "b1"},
-		"none from before is left":                          {made: aYearOfChange(6, 3)[3:], want: "b3"},
-		"none is proven: what it was compared with is good": {made: aYearOfChange(2, 1), want: "b1", before: "b0"},
+		"later ones that find nothing do not end it": {made: aYearOfChange(6, 3), want: "b3", before: "b2"},
+		"the first of several counts":                {made: aYearOfChange(6, 3, 5), want: "b3", before: "b2"},
+		"the one that found it is accepted":          {made: aYearOfChange(6, 3), notes: accepted("b3")},
+		"a later one is accepted":                    {made: aYearOfChange(6, 3), notes: accepted("b5")},
+		"one from before is accepted":                {made: aYearOfChange(6, 3), notes: accepted("b2"), want: "b3", before: "b2"},
+		"it changes again afterwards":                {made: aYearOfChange(6, 3, 5), notes: accepted("b3"), want: "b5", before: "b4"},
+		"a pin is no acceptance":                     {made: aYearOfChange(6, 3), notes: []vault.Note{{Backup: "b3", Kind: vault.Pin}}, want: "b3", before: "b2"},
+		"the one before is not proven":               {made: unproven, want: "b3", before: "b1"},
+		"none from before is left":                   {made: aYearOfChange(6, 3)[3:], want: "b3"},
+		"none is proven, and one was compared with":  {made: fresh, want: "b1", before: "b0"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, stands := StandingChange(c.made, c.notes)
@@ -87,7 +89,7 @@ func TestWhatIsFromBeforeAChangeStays(t *testing.T) {
 			t.Errorf("a change stands: %t; kept are b99 %t, b100 %t, b101 %t, b102 %t", stands, kept("b99"), kept("b100"), kept("b101"), kept("b102"))
 		}
 		listed := slices.DeleteFunc(slices.Clone(made), func(b vault.Backup) bool { return !kept(b.ID) })
-		pieces, _ := needless(listed, judged, restore.HeldLog{SegmentSize: segment, Held: held}, 15*day, o.Now)
+		pieces, _ := needless(listed, judged, restore.HeldLog{SegmentSize: segment, Held: held}, 14*day, o.Now)
 		pieces = c.withoutLog(pieces, listed, segment)
 		goes := func(object string) bool {
 			return slices.ContainsFunc(pieces, func(p wal.Held) bool { return p.Object == object })

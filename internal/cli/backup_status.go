@@ -74,7 +74,7 @@ func backupStatusCommand() *cobra.Command {
 		Use:   "status [NAME]",
 		Short: "Say how the backups stand: the last and the next, what can be restored, what retention and upkeep came to",
 		Long: `Asks the vault what it holds, and the agents what they do. When one of them does not answer, what the other says is shown.
-Status 1 when there is no proven backup, when the last run did not succeed, when
+NAME may be a file set too. Status 1 when there is no proven backup, when the last run did not succeed, when
 somebody did not answer, or while pages have changed behind the log and nobody has accepted that.`,
 		Example: `  holdfast backup status
   holdfast backup status records --output json | jq '.[].log.lag'`,
@@ -86,6 +86,11 @@ somebody did not answer, or while pages have changed behind the log and nobody h
 			a, err := findApplication(cmd, root)
 			if err != nil {
 				return err
+			}
+			if len(args) == 1 {
+				if _, set := a.plan.FileSetNamed(args[0]); set {
+					return a.setStatus(cmd, args[0], output)
+				}
 			}
 			all, err := a.backupStatuses(cmd.Context(), args)
 			if err != nil {

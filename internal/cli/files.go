@@ -407,17 +407,26 @@ func writeFilesStatus(p func(string, ...any), all []api.FilesStatus) {
 	if len(all) == 0 {
 		return
 	}
-	p("\nFILES\tHOST\tLAST BACKUP\tTOOK\tFILES\tSTORED\tNEXT\n")
+	p("\nFILES\tHOST\tLAST BACKUP\tTOOK\tFILES\tSIZE\tREAD\tSTORED\tNEXT\n")
 	for _, f := range all {
 		switch b := f.Last; {
 		case !f.Heard:
 			p("%s\t%s\tits host does not answer\n", f.Name, f.Host)
 		case b == nil:
-			p("%s\t%s\tnone yet\t\t\t\t%s\n", f.Name, f.Host, nextText(f))
+			p("%s\t%s\tnone yet\t\t\t\t\t\t%s\n", f.Name, f.Host, nextText(f))
 		default:
-			p("%s\t%s\t%s, %s\t%s\t%d\t%s\t%s\n", f.Name, f.Host, b.At.Local().Format("2006-01-02 15:04:05"), agentComplete(*b), tookText(b.Took), b.Files, sizeText(b.Stored), nextText(f))
+			p("%s\t%s\t%s, %s\t%s\t%d\t%s\t%s\t%s\t%s\n", f.Name, f.Host, b.At.Local().Format("2006-01-02 15:04:05"), agentComplete(*b), tookText(b.Took), b.Files, sizeText(b.Bytes), readText(*b), sizeText(b.Stored), nextText(f))
 		}
 	}
+}
+
+// readText is how much of the files was read, and how fast; what had not changed since the backup before is not read.
+func readText(b agent.FileBackup) string {
+	text := sizeText(b.Read)
+	if took := b.Took.Seconds(); took > 0 && b.Read > 0 {
+		text += ", " + sizeText(int64(float64(b.Read)/took)) + "/s"
+	}
+	return text
 }
 
 func agentComplete(b agent.FileBackup) string {
