@@ -67,26 +67,43 @@ func TestLostRowsAreCounted(t *testing.T) {
 func TestVerdict(t *testing.T) {
 	good := func() []round {
 		var out []round
-		for _, f := range faults {
-			out = append(out, round{system: ours, fault: f, outage: targets[f], acknowledged: 100})
+		for _, f := range faults { // three at the aim, and the worst at the target
+			usual, ok := aims[f]
+			if !ok {
+				usual = targets[f]
+			}
+			for _, outage := range []time.Duration{usual, usual, usual, targets[f]} {
+				out = append(out, round{system: ours, fault: f, outage: outage, acknowledged: 100})
+			}
 		}
 		return out
+	}
+	slower := func(r []round, f fault, by float64) []round {
+		for i := range r {
+			if r[i].fault == f && r[i].outage == aims[f] {
+				r[i].outage = time.Duration(by * float64(aims[f]))
+			}
+		}
+		return r
 	}
 	for _, c := range []struct {
 		name   string
 		change func([]round) []round
 		want   string // "" = all is well
 	}{
-		{"every target met to the point is well", func(r []round) []round { return r }, ""},
+		{"every target and every aim met to the point is well", func(r []round) []round { return r }, ""},
 		{"one slow round among quick ones is told", func(r []round) []round {
 			return append(r, round{system: ours, fault: switchover, outage: targets[switchover] + 10*ms})
 		}, "switchover: an outage of 1.01 s"},
+		{"a median above its aim is told", func(r []round) []round { return slower(r, hostLoss, 1.03) }, "host-loss: a median outage of 6.180 s, 6.00 s is aimed at, and 2 % beside it"},
+		{"a switchover's likewise", func(r []round) []round { return slower(r, switchover, 1.05) }, "switchover: a median outage of 0.525 s"},
+		{"as much as measuring may add is well", func(r []round) []round { return slower(r, hostLoss, 1.0199) }, ""},
 		{"a lost row is told", func(r []round) []round { r[0].lost = 1; return r }, "crash: 1 acknowledged rows are lost"},
 		{"a lost row of an unfinished round is told", func(r []round) []round {
 			return append(r, round{system: ours, fault: crash, lost: 2, err: errors.New("no")})
 		}, "crash: 2 acknowledged rows are lost"},
-		{"an unfinished round is told", func(r []round) []round { r[1].err = errors.New("no"); return r }, "host-loss: 0 rounds measured, 1 not finished"},
-		{"a fault that was never measured is told", func(r []round) []round { return r[:3] }, "switchover: 0 rounds measured"},
+		{"an unfinished round is told", func(r []round) []round { r[4].err = errors.New("no"); return r }, "host-loss: 3 rounds measured, 1 not finished"},
+		{"a fault that was never measured is told", func(r []round) []round { return r[:12] }, "switchover: 0 rounds measured"},
 		{"what befalls a peer is not ours", func(r []round) []round {
 			return append(r, round{system: "patroni-default", fault: crash, outage: time.Hour, lost: 9})
 		}, ""},
