@@ -183,6 +183,12 @@ func writeProposal(out io.Writer, p rebuild.Proposal, dryRun bool) error {
 	fmt.Fprintf(&b, "A cluster of one would be founded on %s with %s (rebuilding number %d).\n", p.Survivor, p.From, p.Number)
 	for _, d := range p.Databases {
 		fmt.Fprintf(&b, "  database %s: epoch %d after %d; %s\n", d.Name, d.Epoch, d.Was, d.Next)
+		if o := d.Older; o != nil {
+			fmt.Fprintf(&b, "    This record is old: epoch %d is known of (%s). So %s.\n", o.Epoch, o.Told, o.Means)
+			for _, do := range o.Do {
+				fmt.Fprintf(&b, "    - %s\n", do)
+			}
+		}
 	}
 	if dryRun {
 		b.WriteString("Nothing was changed.\n")

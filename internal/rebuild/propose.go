@@ -1,6 +1,7 @@
 package rebuild
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -45,10 +46,11 @@ type Proposal struct {
 // DatabaseOutlook is what becomes of one database's record.
 type DatabaseOutlook struct {
 	Name    string `json:"name"`
-	Primary string `json:"primary"` // the last one that is known
-	Was     int64  `json:"was"`     // epoch
-	Epoch   int64  `json:"epoch"`   // that it begins with
-	Next    string `json:"next"`    // what must happen then, in words
+	Primary string `json:"primary"`         // the last one that is known
+	Was     int64  `json:"was"`             // epoch
+	Epoch   int64  `json:"epoch"`           // that it begins with
+	Next    string `json:"next"`            // what must happen then, in words
+	Older   *Older `json:"older,omitempty"` // the record is from before an epoch that was heard of
 }
 
 // ErrNothingLeft means that neither the survivor's disk nor a vault holds an agreed state.
@@ -103,8 +105,10 @@ func (p *Proposal) describe(f Found) {
 	}
 }
 
-// choose takes the newer of what is left. Revisions compare within one cluster alone; between two the one that was
-// rebuilt more often is the later. The survivor's own data win a tie: they are what it agreed to itself.
+// choose takes the newer of what is left. The one that was rebuilt more often is the later; then the one whose databases
+// are further, for epochs and generations only ever rise. Revisions come last: they compare within one cluster alone,
+// and in one that was put back to an old backup they grow again with whatever passes. The survivor's own data win a
+// tie: they are what it agreed to itself.
 func (f Found) choose(p *Proposal) (*State, error) {
 	own, saved := f.Own, f.Saved
 	switch {
@@ -114,21 +118,46 @@ func (f Found) choose(p *Proposal) (*State, error) {
 		p.Files = saved.Files
 		p.From = "the newest saving in a vault"
 		return saved, nil
-	case saved == nil, saved.Recovery < own.Recovery, saved.Recovery == own.Recovery && (saved.ClusterID != own.ClusterID || saved.Revision <= own.Revision):
-		p.From = "the agreed state on " + f.Survivor + "'s own disk"
-		return own, nil
-	default:
+	case saved != nil && saved.newerThan(own):
 		p.From = "the newest saving in a vault, which is newer than " + f.Survivor + "'s own disk"
 		return saved, nil
+	default:
+		p.From = "the agreed state on " + f.Survivor + "'s own disk"
+		return own, nil
 	}
+}
+
+func (s *State) newerThan(other *State) bool {
+	switch {
+	case s.Recovery != other.Recovery:
+		return s.Recovery > other.Recovery
+	case s.ahead(other) != other.ahead(s):
+		return s.ahead(other)
+	default:
+		return s.ClusterID == other.ClusterID && s.Revision > other.Revision
+	}
+}
+
+// ahead reports whether some database's record is later than in another state, and none is earlier.
+func (s *State) ahead(other *State) bool {
+	theirs, later := recordsOf(other), false
+	for name, r := range recordsOf(s) {
+		o, ok := theirs[name]
+		if !ok {
+			continue
+		}
+		order := cmp.Or(cmp.Compare(r.Epoch, o.Epoch), cmp.Compare(r.Generation, o.Generation))
+		if order < 0 {
+			return false
+		}
+		later = later || order > 0
+	}
+	return later
 }
 
 // unknown says what nobody who is left can know.
 func (p *Proposal) unknown(f Found, from *State) {
-	lost := strings.Join(p.Lost, " and ")
-	if lost == "" {
-		lost = "other hosts"
-	}
+	lost := f.lost()
 	p.Unknown = append(p.Unknown,
 		"what "+lost+" agreed on after that: changes of the plan, of primaries, of standbys",
 		"commits that were acknowledged and that only "+lost+" may hold; the standbys and the archive in the vault have the rest",
@@ -167,7 +196,8 @@ func (p *Proposal) entries(f Found, from *State) error {
 			if err != nil {
 				return fmt.Errorf("write the record of database %s: %w", name, err)
 			}
-			p.Databases = append(p.Databases, DatabaseOutlook{Name: name, Primary: r.Primary, Was: r.Epoch, Epoch: next.Epoch, Next: outlook(r, f.Survivor, f.has(name))})
+			older := f.olderThan(name, r)
+			p.Databases = append(p.Databases, DatabaseOutlook{Name: name, Primary: r.Primary, Was: r.Epoch, Epoch: next.Epoch, Next: f.outlook(name, r, older), Older: older})
 			e.Value = value
 		}
 		p.Entries = append(p.Entries, cluster.Entry{Key: e.Key, Value: e.Value})
@@ -181,31 +211,35 @@ func (p *Proposal) entries(f Found, from *State) error {
 	return nil
 }
 
-// has reports whether the survivor's own disk holds a server of a database: each has a promise beside it.
-func (f Found) has(name string) bool {
-	return slices.ContainsFunc(f.Promises, func(p Promise) bool { return p.Database == name && p.Host == f.Survivor })
-}
-
 // outlook says what must happen before a database serves again.
-func outlook(r database.Record, survivor string, has bool) string {
+func (f Found) outlook(name string, r database.Record, older *Older) string {
+	survivor := f.Survivor
 	switch {
 	case r.Phase == database.Creating:
 		return "it had not been made yet, and nothing was ever acknowledged"
-	case !r.Holds(survivor), !has:
+	case !r.Holds(survivor), f.incarnation(name) == "":
 		return survivor + " holds no copy: restore it from its vault"
+	case older != nil && r.Primary == survivor:
+		return fmt.Sprintf("%s was its primary in epoch %d, which is not the last one", survivor, r.Epoch)
+	case older != nil:
+		return fmt.Sprintf("%s was a standby in epoch %d, which is not the last one", survivor, r.Epoch)
 	case r.Primary == survivor:
-		return survivor + " was its primary and holds every commit of its last known epoch; it opens once " + standbys(r.W) +
-			" again, or by a forced failover"
+		return survivor + " was its primary and holds every commit of its last known epoch; it opens " + standbys(r.W)
 	default:
 		return survivor + " was a standby; it serves after a forced failover, which shows what would be lost"
 	}
 }
 
+// standbys says when a primary opens that came back by itself.
 func standbys(w int) string {
-	if w == 1 {
-		return "a standby follows"
+	switch w {
+	case 0:
+		return "at once"
+	case 1:
+		return "once a standby follows"
+	default:
+		return fmt.Sprintf("once %d standbys follow", w)
 	}
-	return fmt.Sprintf("%d standbys follow", w)
 }
 
 func promisesOf(s *State) []Promise {

@@ -68,6 +68,7 @@ func TestPropose(t *testing.T) {
 	other := state(t, 8, 9000, record(2, 20))
 	rebuilt := state(t, 9, 5, record(1004, 1040))
 	rebuilt.Recovery = 1
+	putBack := state(t, 7, 200, record(2, 20)) // to an old backup, and has written much since that passes
 	for _, c := range []struct {
 		name  string
 		found rebuild.Found
@@ -79,6 +80,8 @@ func TestPropose(t *testing.T) {
 		{"nothing of its own", found(nil, saved), "the newest saving in a vault", 3},
 		{"no vault", found(own, nil), "the agreed state on b1's own disk", 4},
 		{"a saving of another cluster that was rebuilt no more often does not win by its revision", found(own, other), "the agreed state on b1's own disk", 4},
+		{"a saving of a later epoch wins over an old backup whose revisions have grown since", found(putBack, newer), "the newest saving in a vault, which is newer than b1's own disk", 6},
+		{"an old backup that was saved does not win over what is further", found(own, putBack), "the agreed state on b1's own disk", 4},
 		{"a saving of a later cluster wins", found(own, rebuilt), "the newest saving in a vault, which is newer than b1's own disk", 1004},
 		{"own data of a later cluster win", found(rebuilt, own), "the agreed state on b1's own disk", 1004},
 	} {
@@ -122,6 +125,77 @@ func TestProposeIsAboveEveryPromise(t *testing.T) {
 	}
 	if p.Number != 4 {
 		t.Errorf("number %d, though rebuilding 3 was heard of", p.Number)
+	}
+}
+
+// A record from before the last failover is never called the last one: whoever was its primary may lack what another
+// acknowledged since.
+func TestARecordThatIsOlderThanAPromiseIsSaidToBe(t *testing.T) {
+	led := record(2, 20) // by b1
+	led.Primary, led.Incarnation = "b1", "i1"
+	unmade := led
+	unmade.Phase = database.Recruiting
+	promised := func(epoch, generation int64, incarnation string) []rebuild.Promise {
+		return []rebuild.Promise{{Database: "records", Host: "b1", Promise: database.Promise{Epoch: epoch, Generation: generation, Incarnation: incarnation}}}
+	}
+	for _, c := range []struct {
+		name  string
+		own   database.Record
+		saved *database.Record // of a saving that loses to the survivor's own disk
+		said  []rebuild.Promise
+		want  int64 // epoch that is known of; 0 = the record is the last
+		next  string
+		means string
+		do    string // part of the last thing to do
+	}{
+		{"the primary's own promise is the record's", led, nil, promised(2, 20, "i1"), 0, "holds every commit of its last known epoch; it opens once a standby follows", "", ""},
+		{"other voters within the epoch", led, nil, promised(2, 25, "i1"), 0, "holds every commit", "", ""},
+		{"the primary promised two epochs more", led, nil, promised(4, 40, "i1"), 4, "was its primary in epoch 2, which is not the last", "of epochs 3 to 4, and commits that were acknowledged then may be on b2 and b3 alone", "opens by itself once a standby follows"},
+		{"its data were made anew since", led, nil, promised(3, 30, "i9"), 3, "in epoch 2, which is not the last", "of epoch 3, and", "nor by force"},
+		{"a standby promised more", record(2, 20), nil, promised(3, 30, "i1"), 3, "was a standby in epoch 2, which is not the last", "of epoch 3, and", "went another way"},
+		{"an election that was under way has ended since", unmade, nil, promised(2, 25, "i1"), 2, "which is not the last", "of epoch 2 since", "opens by itself"},
+		{"a saving that loses knows of more", led, new(record(5, 50)), promised(2, 20, "i1"), 5, "which is not the last", "of epochs 3 to 5", "opens by itself"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := found(state(t, 7, 100, c.own), nil)
+			if c.saved != nil {
+				f.Saved, f.Own.Recovery = state(t, 8, 9, *c.saved), 1
+			}
+			f.Promises = c.said
+			p, err := rebuild.Propose(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			d := p.Databases[0]
+			if !strings.Contains(d.Next, c.next) || d.Epoch <= c.want {
+				t.Errorf("epoch %d; %s", d.Epoch, d.Next)
+			}
+			if c.want == 0 {
+				if d.Older != nil {
+					t.Errorf("said to be old: %+v", d.Older)
+				}
+				return
+			}
+			if strings.Contains(d.Next, "every commit") {
+				t.Errorf("it says %q, which nobody can know", d.Next)
+			}
+			if d.Older == nil || d.Older.Epoch != c.want || !strings.Contains(d.Older.Means, c.means) || !strings.Contains(d.Older.Do[len(d.Older.Do)-1], c.do) {
+				t.Errorf("said to be %+v", d.Older)
+			}
+		})
+	}
+}
+
+// Where the survivor has nothing of its own, the saving is what it begins with, and may be from before a failover too.
+func TestASavingFromBeforeTheLastFailoverIsSaidToBe(t *testing.T) {
+	f := found(nil, state(t, 7, 100, record(2, 20)))
+	f.Saved.Promises = []rebuild.Promise{{Database: "records", Host: "b3", Promise: database.Promise{Epoch: 3, Generation: 30, Incarnation: "i3"}}}
+	p, err := rebuild.Propose(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o := p.Databases[0].Older; o == nil || o.Epoch != 3 || !strings.Contains(o.Told, "b3 had promised it, says the saving") {
+		t.Errorf("said to be %+v", o)
 	}
 }
 
