@@ -125,6 +125,6 @@ func (t *twins) problems() []problem.Problem {
 		Code: "host.runs-twice", Subject: t.host, Severity: problem.Critical,
 		Title:   fmt.Sprintf("two agents run as host %s: %s; and %s", t.host, t.own, t.other),
 		Meaning: "Two machines use one host's identity, as after a copied disk. What one of them promised the other may not know, so a commit that both seem to hold may be on one alone.",
-		Remedy:  "end one of them for good at once: stop its agent and move its files away; take the machine in again as another host",
+		Remedy:  "end one of them for good at once: stop its agent and move its files away; its machine can only be a host again under a name of its own, which waits for a stop of the application (handbook, standbys)",
 	}}
 }
