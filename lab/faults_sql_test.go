@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -116,7 +118,7 @@ func promotedByHand(r *lab.Round) {
 	far := r.Standbys()[0]
 	r.Fault()
 	postmaster := r.W.PID(far, "db/records/pgdata/postmaster.pid")
-	if err := promoteByHand(r, far); err != nil {
+	if err := promoteByHand(r, far, postmaster); err != nil {
 		r.Fatal(err)
 	}
 	for len(r.W.Server(far)) > 0 && slices.Contains(r.W.Server(far), postmaster) {
@@ -133,13 +135,19 @@ func promotedByHand(r *lab.Round) {
 // foundMax is how long a server that was promoted by hand may live, on a busy machine.
 const foundMax = 30 * time.Second
 
-func promoteByHand(r *lab.Round, host string) error {
+// promoteByHand does what an operator would, with the program that came with the server: one of another version
+// does not understand its files.
+func promoteByHand(r *lab.Round, host string, postmaster int) error {
+	program, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", postmaster))
+	if err != nil {
+		return err
+	}
 	data := fmt.Sprintf("%s/hosts/%s/db/records/pgdata", r.W.Root, host)
 	owner, err := exec.Command("stat", "-c", "%U", data).Output()
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command("runuser", "-u", strings.TrimSpace(string(owner)), "--", "pg_ctl", "promote", "-W", "-D", data)
+	cmd := exec.Command("runuser", "-u", strings.TrimSpace(string(owner)), "--", filepath.Join(filepath.Dir(program), "pg_ctl"), "promote", "-W", "-D", data)
 	if strings.TrimSpace(string(owner)) == "root" {
 		return errors.New("the server's data belong to root")
 	}
