@@ -38,14 +38,6 @@ func TestABackupThatLastsLongLosesNothingToACleanUp(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		cleanUp := func() error {
-			t.Helper()
-			m, err := vault.Open(t.Context(), config("").In(place))
-			must(err)
-			_, err = m.Reclaim(t.Context(), vault.ReclaimOptions{})
-			must(m.Close(t.Context()))
-			return err
-		}
 		v, err := vault.Create(t.Context(), config("").In(place))
 		must(err)
 		found := large() // of a pack of their own, which is freed whole
@@ -77,7 +69,7 @@ func TestABackupThatLastsLongLosesNothingToACleanUp(t *testing.T) {
 			if step%24 != 20 {
 				continue
 			}
-			err := cleanUp()
+			err := cleanUp(t, place)
 			if p, ok := errors.AsType[*problem.Problem](err); ok && p.Code == "vault.long-backup" {
 				waited++
 			} else if err != nil {
@@ -94,7 +86,7 @@ func TestABackupThatLastsLongLosesNothingToACleanUp(t *testing.T) {
 		put(dead, "pgdata/x", []byte("x"))
 		for day := range 8 {
 			time.Sleep(24 * time.Hour)
-			if err := cleanUp(); err != nil {
+			if err := cleanUp(t, place); err != nil {
 				t.Errorf("%d days behind it: %v", day+1, err)
 			}
 		}
@@ -208,10 +200,7 @@ func TestABackupWhoseEntryTakesADayIsNotListed(t *testing.T) {
 				entry := func() {
 					for range c.cleaned {
 						time.Sleep(time.Hour)
-						m, err := vault.Open(t.Context(), config("").In(place))
-						must(err)
-						_, err = m.Reclaim(t.Context(), vault.ReclaimOptions{})
-						must(errors.Join(err, m.Close(t.Context())))
+						must(cleanUp(t, place))
 						time.Sleep(25 * time.Hour)
 					}
 					time.Sleep(25 * time.Hour)
@@ -224,19 +213,38 @@ func TestABackupWhoseEntryTakesADayIsNotListed(t *testing.T) {
 					}
 				}
 				host.sleep.Store(&first)
-				if _, err := w.Commit(vault.Backup{Database: "orders", Kind: "full", SystemID: 7, Timeline: 1, SegmentSize: 16 << 20}); err == nil {
-					t.Error("it is said to be stored")
-				}
-				last, err := vault.Open(t.Context(), config("").In(place))
-				must(err)
-				list, err := last.Backups(t.Context(), "")
-				if err != nil || len(list) != 0 {
-					t.Errorf("%d backups are listed: %v", len(list), err)
-				}
-				must(errors.Join(last.Close(t.Context()), v.Close(t.Context())))
+				isNotStored(t, place, w)
+				must(v.Close(t.Context()))
 			})
 		})
 	}
+}
+
+// isNotStored commits what was written, which must not succeed, and looks whether it is listed all the same.
+func isNotStored(t *testing.T, place *memory, w *vault.Writer) {
+	t.Helper()
+	if _, err := w.Commit(vault.Backup{Database: "orders", Kind: "full", SystemID: 7, Timeline: 1, SegmentSize: 16 << 20}); err == nil {
+		t.Error("it is said to be stored")
+	}
+	v, err := vault.Open(t.Context(), config("").In(place))
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := v.Backups(t.Context(), "")
+	if err = errors.Join(err, v.Close(t.Context())); err != nil || len(list) != 0 {
+		t.Errorf("%d backups are listed: %v", len(list), err)
+	}
+}
+
+// cleanUp frees what nothing needs, by another opening of the vault.
+func cleanUp(t *testing.T, place *memory) error {
+	t.Helper()
+	v, err := vault.Open(t.Context(), config("").In(place))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = v.Reclaim(t.Context(), vault.ReclaimOptions{})
+	return errors.Join(err, v.Close(t.Context()))
 }
 
 // A host sleeps while a backup is committed, and what the backup found in the vault is freed meanwhile. It is not listed.
@@ -258,10 +266,7 @@ func TestABackupWhoseCommitSleepsForDaysIsNotListed(t *testing.T) {
 		sleep := func() {
 			for range 9 {
 				time.Sleep(25 * time.Hour)
-				m, err := vault.Open(t.Context(), config("").In(place))
-				must(err)
-				_, err = m.Reclaim(t.Context(), vault.ReclaimOptions{})
-				must(errors.Join(err, m.Close(t.Context())))
+				must(cleanUp(t, place))
 			}
 		}
 		w, err := v.Begin(t.Context(), "drowsy")
@@ -272,16 +277,8 @@ func TestABackupWhoseCommitSleepsForDaysIsNotListed(t *testing.T) {
 			must(errors.Join(err, f.Keep()))
 		}
 		host.sleep.Store(&sleep)
-		if _, err := w.Commit(vault.Backup{Database: "orders", Kind: "full", SystemID: 7, Timeline: 1, SegmentSize: 16 << 20}); err == nil {
-			t.Error("it is said to be stored")
-		}
-		last, err := vault.Open(t.Context(), config("").In(place))
-		must(err)
-		list, err := last.Backups(t.Context(), "")
-		if err != nil || len(list) != 0 {
-			t.Errorf("%d backups are listed: %v", len(list), err)
-		}
-		must(errors.Join(last.Close(t.Context()), v.Close(t.Context())))
+		isNotStored(t, place, w)
+		must(v.Close(t.Context()))
 		place.mu.Lock()
 		defer place.mu.Unlock()
 		for name, b := range place.blobs {

@@ -38,6 +38,14 @@ func newShelf(names ...string) *shelf {
 	return s
 }
 
+// set is what was made of several blobs, and of which; "" = nothing was.
+func (s *shelf) set() (made string) {
+	for name, content := range s.contents {
+		made = strings.TrimSuffix(name, "hash-snew-c1") + "=" + content
+	}
+	return made
+}
+
 func (s *shelf) List(_ context.Context, prefix string, each func(Blob) error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -200,11 +208,7 @@ func TestWhichEpochIsCompacted(t *testing.T) {
 			if err != nil || did != (c.want != "") {
 				t.Fatalf("%v, %v", did, err)
 			}
-			got := ""
-			for name, content := range s.contents {
-				got = strings.TrimSuffix(name, "hash-snew-c1") + "=" + content
-			}
-			equal(t, got, c.want)
+			equal(t, s.set(), c.want)
 		})
 	}
 }
@@ -227,11 +231,7 @@ func TestWhichEpochsAreJoined(t *testing.T) {
 			if err != nil || did != (c.want != "") {
 				t.Fatalf("%v, %v", did, err)
 			}
-			got := ""
-			for name, content := range s.contents {
-				got = strings.TrimSuffix(name, "hash-snew-c1") + "=" + content
-			}
-			equal(t, got, c.want)
+			equal(t, s.set(), c.want)
 		})
 	}
 }
