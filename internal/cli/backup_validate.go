@@ -65,7 +65,7 @@ Exit status 1 when the backup was found bad, or nothing was found out.`,
 	w.from.add(cmd)
 	cmd.Flags().StringVar(&w.id, "backup", "", "which base backup (default: the newest that has not been restored on trial)")
 	cmd.Flags().StringVar(&w.dir, "dir", "/var/tmp", "with --vault: where the scratch copy is made")
-	cmd.Flags().StringVar(&w.binDir, "bin-dir", "", "with --vault: where PostgreSQL's programs are (default: where distributions put them)")
+	cmd.Flags().StringVar(&w.binDir, "bin-dir", "", "with --vault: "+binDirUsage)
 	cmd.Flags().StringVar(&w.rate, "limit", "", "with --vault: write and read no more than this a second, such as 50MiB (default: no limit)")
 	cmd.Flags().BoolVar(&w.noRecord, "no-record", false, "with --vault: say the outcome, and write nothing into the vault")
 	cmd.Flags().DurationVar(&w.wait, "timeout", backupMax, "how long to wait for the host")

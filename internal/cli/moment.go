@@ -11,6 +11,13 @@ import (
 
 const atUsage = `the moment: latest, a time ("2026-11-20 14:30:00", 14:30, "10m ago"), a log position (0/3000060), xid:NUMBER, name:NAME, or immediate for the end of the newest base backup; before: in front stops just before it`
 
+// What commands that restore say of options that they share.
+const (
+	binDirUsage   = "where PostgreSQL's programs are (default: where distributions put them)"
+	ownerDefault  = " (default: postgres for root, else you)"
+	timelineUsage = "follow this timeline (default: the newest that leads there)"
+)
+
 // moment reads --at. Besides what a restore itself understands it takes a time of the day, the latest that has
 // been ("14:30"), an age ("10m ago"), and a transaction with a position before its commit (xid:812@0/3000060),
 // which saves replaying from the oldest backup.

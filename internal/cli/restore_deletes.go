@@ -11,7 +11,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"holdfast/internal/backup"
 	"holdfast/internal/restore"
 )
 
@@ -31,27 +30,11 @@ type foundDelete struct {
 
 // listDeletes lists transactions that deleted rows, most rows first.
 func (w *tableWords) listDeletes(ctx context.Context, cmd *cobra.Command, name string, now time.Time) error {
-	a, err := findApplication(cmd, w.root)
+	l, err := w.beside(ctx, cmd, name)
 	if err != nil {
 		return err
 	}
-	d, b, err := a.backupOf(name)
-	if err != nil {
-		return err
-	}
-	inside, err := databaseInside(d, w.database)
-	if err != nil {
-		return err
-	}
-	dsn, err := a.livePrimary(ctx, d, inside)
-	if err != nil {
-		return err
-	}
-	conf, err := backup.ReadFrom(dsn)
-	if err != nil {
-		return err
-	}
-	v, err := a.openVault(ctx, b.Vault)
+	v, err := l.app.openVault(ctx, l.vault)
 	if err != nil {
 		return err
 	}
@@ -60,7 +43,7 @@ func (w *tableWords) listDeletes(ctx context.Context, cmd *cobra.Command, name s
 	line.show("reading the log of "+name+" in vault "+v.Name(), "")
 	found := foundDeletes{Database: name, From: now.Add(-w.since), Deletes: []foundDelete{}}
 	deletes, err := restore.FindDeletes(ctx, restore.DeleteOptions{
-		Vault: v, Database: name, From: found.From, AtLeast: w.atLeast, BinDir: d.BinDir, Catalog: conf,
+		Vault: v, Database: name, From: found.From, AtLeast: w.atLeast, BinDir: l.db.BinDir, Catalog: l.conn,
 	})
 	line.end()
 	if err != nil {

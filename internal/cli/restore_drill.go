@@ -67,9 +67,9 @@ Exit status 1 when a restore failed. A forecast that missed by more than a quart
 	cmd.Flags().StringVar(&w.at, "at", "latest", atUsage)
 	cmd.Flags().IntVar(&w.runs, "runs", 1, "how many times, one after the other")
 	cmd.Flags().StringVar(&w.scratch, "scratch", "", "where the copy is made (default: scratch below the data root; with --vault /var/tmp)")
-	cmd.Flags().StringVar(&w.owner, "owner", "", "user as whom the server runs (default: postgres for root, else you)")
-	cmd.Flags().StringVar(&w.binDir, "bin-dir", "", "where PostgreSQL's programs are (default: where distributions put them)")
-	cmd.Flags().Uint32Var(&w.timeline, "timeline", 0, "follow this timeline (default: the newest that leads there)")
+	cmd.Flags().StringVar(&w.owner, "owner", "", "user as whom the server runs"+ownerDefault)
+	cmd.Flags().StringVar(&w.binDir, "bin-dir", "", binDirUsage)
+	cmd.Flags().Uint32Var(&w.timeline, "timeline", 0, timelineUsage)
 	outputFlag(cmd, &w.output)
 	return cmd
 }

@@ -6,13 +6,47 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/spf13/cobra"
+
 	"holdfast/internal/api"
+	"holdfast/internal/backup"
 	"holdfast/internal/database/postgres"
 	"holdfast/internal/local"
 	"holdfast/internal/plan"
 	"holdfast/internal/problem"
 	"holdfast/internal/restore"
 )
+
+// liveDatabase is what a table is taken out of a backup for: a database of the plan, with the vault of its backups.
+type liveDatabase struct {
+	app   application
+	db    plan.Database
+	vault string
+	conn  *pgx.ConnConfig // to the SQL database inside it
+}
+
+// beside finds the live database that the words are about.
+func (w *tableWords) beside(ctx context.Context, cmd *cobra.Command, name string) (l liveDatabase, err error) {
+	if l.app, err = findApplication(cmd, w.root); err != nil {
+		return l, err
+	}
+	d, b, err := l.app.backupOf(name)
+	if err != nil {
+		return l, err
+	}
+	l.db, l.vault = d, b.Vault
+	inside, err := databaseInside(d, w.database)
+	if err != nil {
+		return l, err
+	}
+	dsn, err := l.app.livePrimary(ctx, d, inside)
+	if err != nil {
+		return l, err
+	}
+	l.conn, err = backup.ReadFrom(dsn)
+	return l, err
+}
 
 // livePrimary is a connection string to a database inside the live cluster, through the primary's private
 // socket on this machine: there and by certificates between hosts alone may one be Holdfast's own role.

@@ -13,7 +13,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"holdfast/internal/backup"
 	"holdfast/internal/event"
 	"holdfast/internal/problem"
 	"holdfast/internal/restore"
@@ -40,23 +39,7 @@ type broughtBack struct {
 // bringBack restores beside the live database, shows the difference, and puts back what is missing if that is
 // wanted and confirmed.
 func (w *tableWords) bringBack(ctx context.Context, cmd *cobra.Command, name string, at restore.Target) (err error) {
-	a, err := findApplication(cmd, w.root)
-	if err != nil {
-		return err
-	}
-	d, b, err := a.backupOf(name)
-	if err != nil {
-		return err
-	}
-	inside, err := databaseInside(d, w.database)
-	if err != nil {
-		return err
-	}
-	dsn, err := a.livePrimary(ctx, d, inside)
-	if err != nil {
-		return err
-	}
-	live, err := backup.ReadFrom(dsn)
+	l, err := w.beside(ctx, cmd, name)
 	if err != nil {
 		return err
 	}
@@ -64,11 +47,11 @@ func (w *tableWords) bringBack(ctx context.Context, cmd *cobra.Command, name str
 	if err != nil {
 		return err
 	}
-	dir, err := a.scratchDir(w.scratch)
+	dir, err := l.app.scratchDir(w.scratch)
 	if err != nil {
 		return err
 	}
-	v, err := a.openVault(ctx, b.Vault)
+	v, err := l.app.openVault(ctx, l.vault)
 	if err != nil {
 		return err
 	}
@@ -76,7 +59,7 @@ func (w *tableWords) bringBack(ctx context.Context, cmd *cobra.Command, name str
 	began := time.Now()
 	line := newProgressLine(cmd.ErrOrStderr())
 	beside, err := restore.OpenBeside(ctx, restore.RecordsOptions{
-		Vault: v, Database: name, At: at, Live: live, Table: w.table, Dir: dir, Owner: owner, BinDir: d.BinDir, Progress: line.restored,
+		Vault: v, Database: name, At: at, Live: l.conn, Table: w.table, Dir: dir, Owner: owner, BinDir: l.db.BinDir, Progress: line.restored,
 	})
 	if err != nil {
 		line.end()
@@ -98,7 +81,7 @@ func (w *tableWords) bringBack(ctx context.Context, cmd *cobra.Command, name str
 		return err
 	}
 	out.Took = event.Duration(time.Since(began))
-	return w.finish(ctx, cmd, beside, out, func(done broughtBack) { a.restored(ctx, cmd, v.Name(), putBackReceipt(done)) })
+	return w.finish(ctx, cmd, beside, out, func(done broughtBack) { l.app.restored(ctx, cmd, v.Name(), putBackReceipt(done)) })
 }
 
 // collectRows reads the rows that are to be shown.
