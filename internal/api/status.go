@@ -409,7 +409,7 @@ func problems(p *plan.Plan, self string, s agent.Snapshot, st Status) []problem.
 			continue
 		}
 		for _, x := range rep.Problems {
-			x = withBackup(x, p, st)
+			x = stopWords(withBackup(x, p, st), h.Name, s)
 			if !slices.Contains(out, x) {
 				out = append(out, x)
 			}

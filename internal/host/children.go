@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"holdfast/internal/database/kernelpath"
@@ -85,33 +84,4 @@ func portsFree(ctx context.Context, cfg Config, self plan.Host) error {
 		}
 	}
 	return errors.Join(bad...)
-}
-
-// goDown ends everything of this host: services first, then the database in an order that lets standbys have all
-// of the primary's log, then listeners, at last the etcd member. keep is ended first so that nothing comes back.
-func (h *Host) goDown(ctx context.Context, stopKeeping func()) error {
-	stopKeeping()
-	h.agent.Stop()
-	err := h.agent.WaitStopped(ctx, time.Minute)
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-	defer cancel()
-	errs := []error{err}
-	for name, s := range h.servers {
-		if e := s.Kill(ctx, "the host is stopped"); e != nil {
-			errs = append(errs, fmt.Errorf("stop database %s: %w", name, e))
-		}
-	}
-	for _, c := range append(slices.Clone(h.children), *h.edge) {
-		if e := c.stop(ctx, stopGrace); e != nil {
-			errs = append(errs, fmt.Errorf("stop %s: %w", c.name, e))
-		}
-	}
-	errs = append(errs, h.restored.stop(ctx))
-	errs = append(errs, kernelpath.Sweep(h.cfg.Plan.Application, h.self.Name)) // of listeners that were killed
-	if h.etcd != nil {
-		if e := h.etcd.stop(ctx, stopGrace); e != nil {
-			errs = append(errs, fmt.Errorf("stop etcd: %w", e))
-		}
-	}
-	return errors.Join(errs...)
 }

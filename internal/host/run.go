@@ -390,7 +390,7 @@ func (h *Host) run(ctx context.Context, down <-chan struct{}) error {
 			return errJoins
 		case <-down:
 		}
-		err := h.goDown(ctx, stopKeeping)
+		err := h.goDown(ctx, stopKeeping, g.Go)
 		return errors.Join(err, errDown)
 	})
 	err = g.Wait()
