@@ -263,7 +263,7 @@ func (s Source) stopping(w http.ResponseWriter, r *http.Request) {
 	s.answer(w, http.StatusOK, true)
 }
 
-// going takes that back.
+// going takes that back, and tells whether it stood.
 func (s Source) going(w http.ResponseWriter, r *http.Request) {
 	e, err := s.Store.Get(r.Context(), agent.KeyStopping)
 	if err == nil && e.Revision != 0 {
@@ -275,5 +275,5 @@ func (s Source) going(w http.ResponseWriter, r *http.Request) {
 		s.unavailable(w, err)
 		return
 	}
-	s.answer(w, http.StatusOK, true)
+	s.answer(w, http.StatusOK, e.Revision != 0)
 }

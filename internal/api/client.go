@@ -164,14 +164,17 @@ func (c *Client) Apply(ctx context.Context, q Apply) (Applied, error) {
 	return out, err
 }
 
-// SetStopping says that the whole application is being stopped, or that it is not.
-func (c *Client) SetStopping(ctx context.Context, stopping bool) error {
-	method := http.MethodDelete
-	if stopping {
-		method = http.MethodPut
-	}
-	_, err := c.call(ctx, method, "/v1/stopping", nil, nil)
+// Stop says that the whole application is being stopped.
+func (c *Client) Stop(ctx context.Context) error {
+	_, err := c.call(ctx, http.MethodPut, "/v1/stopping", nil, nil)
 	return err
+}
+
+// Start takes a stop of the whole application back, and reports whether one stood. An agent of before this answer says
+// yes in either case.
+func (c *Client) Start(ctx context.Context) (stood bool, err error) {
+	_, err = c.call(ctx, http.MethodDelete, "/v1/stopping", nil, &stood)
+	return stood, err
 }
 
 // call tries each agent in turn. A refusal is an answer and ends it.

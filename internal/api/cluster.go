@@ -17,6 +17,8 @@ import (
 type Cluster interface {
 	// Describe tells how this host sees the members. It answers without a majority too.
 	Describe(ctx context.Context) ClusterStatus
+	// MayReplace refuses what Replace would refuse, and changes nothing.
+	MayReplace(ctx context.Context, host string) error
 	// Replace gives the place of a host whose member is gone to an empty one, and returns what that host must be
 	// told ([Client.Join]). Repeated, it gives another new member the place; only the last order then holds.
 	Replace(ctx context.Context, host string) (JoinOrder, error)
@@ -83,17 +85,26 @@ func (s Source) clusterRoutes(mux *http.ServeMux) {
 	mux.HandleFunc("GET /v1/cluster", func(w http.ResponseWriter, r *http.Request) {
 		s.answer(w, http.StatusOK, s.Cluster.Describe(r.Context()))
 	})
-	mux.HandleFunc("POST /v1/cluster/replace/{host}", s.operator(func(w http.ResponseWriter, r *http.Request) {
-		name := r.PathValue("host")
-		if _, ok := s.Plan.Host(name); !ok {
-			s.refuse(w, http.StatusNotFound, UnknownHost(name, s.Plan.HostNames()))
-			return
-		}
-		order, err := s.Cluster.Replace(r.Context(), name)
+	known := func(do func(r *http.Request, host string) (any, error)) http.HandlerFunc {
+		return s.operator(func(w http.ResponseWriter, r *http.Request) {
+			name := r.PathValue("host")
+			if _, ok := s.Plan.Host(name); !ok {
+				s.refuse(w, http.StatusNotFound, UnknownHost(name, s.Plan.HostNames()))
+				return
+			}
+			body, err := do(r, name)
+			s.outcome(w, body, err)
+		})
+	}
+	mux.HandleFunc("GET /v1/cluster/replace/{host}", known(func(r *http.Request, host string) (any, error) {
+		return true, s.Cluster.MayReplace(r.Context(), host)
+	}))
+	mux.HandleFunc("POST /v1/cluster/replace/{host}", known(func(r *http.Request, host string) (any, error) {
+		order, err := s.Cluster.Replace(r.Context(), host)
 		if err == nil {
-			s.note("cluster", name, "its place among the members of the agreed state is given to an empty one", asker(r)+" asked for it")
+			s.note("cluster", host, "its place among the members of the agreed state is given to an empty one", asker(r)+" asked for it")
 		}
-		s.outcome(w, order, err)
+		return order, err
 	}))
 	mux.HandleFunc("POST /v1/cluster/join", s.operator(func(w http.ResponseWriter, r *http.Request) {
 		var order JoinOrder
@@ -141,6 +152,12 @@ func (c *Client) Clusters(ctx context.Context) ([]ClusterStatus, error) {
 		return nil, unreachable(errors.Join(errs...))
 	}
 	return all, nil
+}
+
+// MayReplace refuses what [Client.ReplaceMember] would refuse.
+func (c *Client) MayReplace(ctx context.Context, host string) error {
+	_, err := c.call(ctx, http.MethodGet, "/v1/cluster/replace/"+url.PathEscape(host), nil, nil)
+	return err
 }
 
 // ReplaceMember asks a host that reaches a majority to give host's place to an empty member.

@@ -22,9 +22,9 @@ import (
 func clusterCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "cluster", Args: cobra.NoArgs,
-		Short: "The agreed state (etcd): its members, a dead member's place, and the loss of most of them",
+		Short: "The agreed state (etcd): its members, a dead member's place, the loss of most of them, and a stop of everything",
 	}
-	cmd.AddCommand(clusterStatusCommand(), clusterReplaceCommand(), clusterRecoverCommand())
+	cmd.AddCommand(clusterStatusCommand(), clusterStartCommand(), clusterReplaceCommand(), clusterRecoverCommand())
 	return cmd
 }
 
@@ -51,6 +51,34 @@ func clusterStatusCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&root, "root", "", rootUsage)
 	outputFlag(cmd, &output)
+	return cmd
+}
+
+func clusterStartCommand() *cobra.Command {
+	var root string
+	cmd := &cobra.Command{
+		Use:   "start",
+		Short: "Take back a stop of the whole application (holdfast down)",
+		Long: `A stop of the whole application stands in the agreed state until it is taken back, so that hosts which are started one
+after the other do not take each other for dead. Start the agent of each host first: this takes the stop back once a
+majority of them runs, and every host whose agent runs starts its databases and services then. On one machine,
+holdfast up does both.`,
+		Example: `  holdfast cluster start`,
+		Args:    cobra.NoArgs,
+		RunE: asOperator(&root, func(cmd *cobra.Command, client *api.Client, _ []string) error {
+			stood, err := client.Start(cmd.Context())
+			if err != nil {
+				return err
+			}
+			text := "the stop is taken back: every host whose agent runs starts its databases and services (holdfast status)"
+			if !stood {
+				text = "no stop stands, so there is nothing to take back (holdfast status)"
+			}
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), text)
+			return err
+		}),
+	}
+	cmd.Flags().StringVar(&root, "root", "", rootUsage)
 	return cmd
 }
 
@@ -138,13 +166,14 @@ func clusterReplaceCommand() *cobra.Command {
 		Short: "Take a host in again whose etcd data are gone, or that was written off",
 		Long: `The host's place among the members is given to an empty one, which catches up and then votes. The host's agent
 must run; what its member held before is put aside on its disk and not deleted. Databases are not touched: their copies
-on that host are made good by the usual rules. A member that serves is refused.
+on that host are made good by the usual rules. A member that serves is refused, by --dry-run too. A host that keeps no
+member enters the cluster again, and votes as little as before.
 
 Voters stay odd: after the loss of two of three hosts the first one that comes back follows without a vote until the
 second one is there.`,
 		Example: `  holdfast cluster replace east-2
   holdfast cluster replace east-2 --dry-run`,
-		Args: cobra.ExactArgs(1),
+		Args: usageArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := findContext(root)
 			if err != nil {
@@ -180,31 +209,46 @@ second one is there.`,
 	return cmd
 }
 
-// sayReplace says what stands and what would happen.
+// sayReplace says what stands and what would happen, or refuses what would be refused.
 func sayReplace(cmd *cobra.Command, client *api.Client, host string) error {
+	if err := client.MayReplace(cmd.Context(), host); err != nil {
+		return err
+	}
 	all, err := client.Clusters(cmd.Context())
 	if err != nil {
 		return err
 	}
-	b := best(all)
-	text := "it has no seat yet"
-	for _, s := range b.Seats {
-		if s.Host == host {
-			text = fmt.Sprintf("it has a seat (%s) and serves: %s %s", s.Role, serves(s), s.Trouble)
-		}
-	}
-	_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %s.\nIts seat would be given to an empty member on the same host; the host's old etcd data would be put aside. Nothing was changed yet.\n", host, text)
+	_, err = fmt.Fprintln(cmd.OutOrStdout(), wouldReplace(best(all), host)+"\nNothing was changed yet.")
 	return err
 }
 
-// replaceMember carries the order from the cluster to the host, and waits until its member takes part. etcd refuses a
+// wouldReplace says what stands, and what a replacement would do.
+func wouldReplace(s api.ClusterStatus, host string) string {
+	for _, x := range s.Seats {
+		if x.Host == host {
+			return strings.TrimSpace(fmt.Sprintf("%s: it has a seat (%s) and serves: %s %s", host, x.Role, serves(x), x.Trouble)) +
+				".\nIts seat would be given to an empty member on the same host; the host's old etcd data would be put aside."
+		}
+	}
+	return host + ": it has no seat.\nWhere the plan gives it one, an empty member would take it; else its agent would only enter the cluster again. Old etcd data would be put aside."
+}
+
+// replaceMember carries the order from the cluster to the host, and waits until the host takes part. etcd refuses a
 // change of members while another is settling, and the host may be about to restart: both are tried again.
 func replaceMember(ctx context.Context, out io.Writer, client *api.Client, host, address string) error {
 	order, err := persist(ctx, func() (api.JoinOrder, error) { return client.ReplaceMember(ctx, host) })
 	if err != nil {
 		return fmt.Errorf("give the place of %s away: %w", host, err)
 	}
-	if _, err := fmt.Fprintf(out, "the place of %s is an empty member's now\n", host); err != nil {
+	all, err := persist(ctx, func() ([]api.ClusterStatus, error) { return client.Clusters(ctx) })
+	if err != nil {
+		return fmt.Errorf("see whether %s has a place: %w", host, err)
+	}
+	said := "the place of " + host + " is an empty member's now"
+	if !hasSeat(best(all), host) {
+		said = host + " keeps no member; its agent is told to enter the cluster"
+	}
+	if _, err := fmt.Fprintln(out, said); err != nil {
 		return err
 	}
 	if _, err := persist(ctx, func() (bool, error) { return true, client.Join(ctx, address, order) }); err != nil {
@@ -213,17 +257,36 @@ func replaceMember(ctx context.Context, out io.Writer, client *api.Client, host,
 	for {
 		all, err := client.Clusters(ctx)
 		if err == nil {
-			if text := seated(best(all), host); text != "" {
+			if text := takenIn(all, host); text != "" {
 				_, err := fmt.Fprintln(out, text)
 				return err
 			}
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("wait until the member of %s serves (it goes on by itself): %w", host, errors.Join(ctx.Err(), err))
+			return fmt.Errorf("wait until %s takes part (it goes on by itself): %w", host, errors.Join(ctx.Err(), err))
 		case <-time.After(300 * time.Millisecond):
 		}
 	}
+}
+
+func hasSeat(s api.ClusterStatus, host string) bool {
+	return slices.ContainsFunc(s.Seats, func(x api.SeatStatus) bool { return x.Host == host })
+}
+
+// takenIn says that a host takes part again, or "": by its member; one that keeps none, by its own word that the agreed
+// state of the others answers it and that it is not written off.
+func takenIn(all []api.ClusterStatus, host string) string {
+	b := best(all)
+	if hasSeat(b, host) {
+		return seated(b, host)
+	}
+	for _, s := range all {
+		if s.Host == host && s.Reachable && s.WrittenOff == "" && s.ClusterID == b.ClusterID {
+			return host + " takes part again; it keeps no member, so it has no vote"
+		}
+	}
+	return ""
 }
 
 // seated says that a host's member takes part, or "".

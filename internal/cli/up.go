@@ -164,7 +164,7 @@ func watchOver(ctx context.Context, out io.Writer, say func(string, ...any), c l
 	<-ctx.Done()
 	say("stopping: services, then databases, then etcd")
 	quiet, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-	if err := client.SetStopping(quiet, true); err != nil {
+	if err := client.Stop(quiet); err != nil {
 		say("the hosts were not told together that they stop (%v); each stops by itself", err)
 	}
 	cancel()
@@ -180,7 +180,7 @@ func watchOver(ctx context.Context, out io.Writer, say func(string, ...any), c l
 // clearStopping takes back what the last stop said, as soon as a majority of hosts is up.
 func clearStopping(ctx context.Context, client *api.Client, say func(string, ...any)) {
 	for {
-		if client.SetStopping(ctx, false) == nil {
+		if _, err := client.Start(ctx); err == nil {
 			return
 		}
 		select {
@@ -259,7 +259,13 @@ func downCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "down",
 		Short: "End in good order what `up` runs on this machine, or left running",
-		Args:  cobra.NoArgs,
+		Long: `The whole application stops: services, then databases, then etcd, each standby after its primary. The agents of this
+machine end then. Agents of hosts on other machines are told that everything stops, too, and end their services and
+databases; they themselves go on, and wait.
+
+To run it again: holdfast up PLAN where ` + "`up`" + ` ran it; on machines of their own start the agents that have ended, then
+take the stop back from any of them: holdfast cluster start.`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := findContext(root)
 			if err != nil {
@@ -319,7 +325,7 @@ func down(ctx context.Context, say func(string, ...any), c local.Context) error 
 		return err
 	}
 	defer client.Close()
-	if err := client.SetStopping(ctx, true); err != nil {
+	if err := client.Stop(ctx); err != nil {
 		say("the hosts were not told together that they stop (%v); each stops by itself", err)
 	}
 	var errs []error

@@ -212,9 +212,13 @@ func join(ctx context.Context, cfg Config) error {
 	return durable.SyncDir(cfg.Dir)
 }
 
-// same reports whether a host has entered with this very seat already. Its member may have run by now, and must not
-// begin empty under the same id once more.
+// same reports whether a host has entered with this very order already. Its member may have run by now, and must not
+// begin empty under the same id once more. An order to a host that keeps no member says nothing but which cluster it is and
+// who is asked.
 func (f founding) same(order founding) bool {
+	if f.Seat == 0 && order.Seat == 0 && f.Join && order.Join {
+		return f.ClusterID == order.ClusterID && f.Recovery == order.Recovery && slices.Equal(f.Clients, order.Clients)
+	}
 	return f.Seat != 0 && f.Seat == order.Seat && f.ClusterID == order.ClusterID
 }
 

@@ -88,6 +88,30 @@ func TestAnOrderToJoinIsCarriedOutOnceAndKeepsTheOldData(t *testing.T) {
 	must(join(t.Context(), cfg))
 }
 
+func TestAnOrderIsTheSameOnlyWhileItWouldChangeNothing(t *testing.T) {
+	seated := founding{ClusterID: 7, Recovery: 1, Join: true, Seat: 41, Clients: []string{"https://b1:2379"}}
+	bare := founding{ClusterID: 7, Recovery: 1, Join: true, Clients: []string{"https://b1:2379"}}
+	change := func(f founding, how func(*founding)) founding { how(&f); return f }
+	for _, c := range []struct {
+		name       string
+		now, order founding
+		same       bool
+	}{
+		{"the same seat", seated, seated, true},
+		{"another seat", seated, change(seated, func(f *founding) { f.Seat++ }), false},
+		{"a host that keeps no member, and entered", bare, bare, true},
+		{"it was written off since", bare, change(bare, func(f *founding) { f.Recovery++ }), false},
+		{"another cluster", bare, change(bare, func(f *founding) { f.ClusterID++ }), false},
+		{"others are to be asked", bare, change(bare, func(f *founding) { f.Clients = []string{"https://b2:2379"} }), false},
+		{"a host of the first cluster is given a seat", founding{ClusterID: 7}, seated, false},
+		{"a host that was founded with the cluster is told to enter it", founding{ClusterID: 7, Clients: bare.Clients}, bare, false},
+	} {
+		if got := c.now.same(c.order); got != c.same {
+			t.Errorf("%s: %t, want %t", c.name, got, c.same)
+		}
+	}
+}
+
 func TestARebuildingThatIsCutShortLeavesNoMemberThatBeginsEmpty(t *testing.T) {
 	dir := t.TempDir()
 	data, marker := memberFiles(dir)

@@ -145,21 +145,33 @@ func (h *Host) fsync() event.Duration {
 	return event.Duration(worst)
 }
 
-// Replace implements api.Cluster.
-func (h *Host) Replace(ctx context.Context, name string) (api.JoinOrder, error) {
+// MayReplace implements api.Cluster.
+func (h *Host) MayReplace(ctx context.Context, name string) error {
+	_, _, err := h.replaceable(ctx, name)
+	return err
+}
+
+// replaceable is a host whose place may be given away, or that keeps none, with the seats that there are.
+func (h *Host) replaceable(ctx context.Context, name string) (plan.Host, []etcd.Seat, error) {
 	to, ok := h.cfg.Plan.Host(name)
 	if !ok {
 		p := api.UnknownHost(name, h.cfg.Plan.HostNames())
-		return nil, &p
+		return to, nil, &p
 	}
 	seats, err := h.store.Seats(ctx)
+	if err == nil && to.Etcd {
+		err = h.mayReplace(ctx, to, seats)
+	}
+	return to, seats, err
+}
+
+// Replace implements api.Cluster.
+func (h *Host) Replace(ctx context.Context, name string) (api.JoinOrder, error) {
+	to, seats, err := h.replaceable(ctx, name)
 	if err != nil {
 		return nil, err
 	}
 	if to.Etcd {
-		if err := h.mayReplace(ctx, to, seats); err != nil {
-			return nil, err
-		}
 		if err := h.store.Replace(ctx, to.Name, peerURL(h.cfg.Plan, to)); err != nil {
 			return nil, err
 		}
