@@ -23,15 +23,15 @@ func applyCommand() *cobra.Command {
 takes it over while it runs. Nothing is ever deleted: a copy that the plan does not want any more is stopped, and its
 data are kept.
 
-Services with their routes and checks, databases with their standbys, settings, listeners and programs, and when backups
-are made and how long they stay change at run time. Hosts, Holdfast's own ports, the release, roles, vaults, and which
+Services with their routes and checks, databases with their standbys, settings, listeners, roles and programs, and when
+backups are made and how long they stay change at run time. Hosts, Holdfast's own ports, the release, vaults, and which
 databases there are do not in this version: they are refused by name, and nothing is changed then.
 
 Each change is shown with its effect: reload (nobody notices), restart (instances one at a time), pending (a setting
 that PostgreSQL reads at its start: holdfast database restart NAME --pending), pause (sessions are cut), stop.`,
 		Example: `  holdfast apply holdfast.yaml --dry-run
   holdfast apply holdfast.yaml --yes`,
-		Args: cobra.MaximumNArgs(1),
+		Args: usageArgs(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			file := planFileDefault
 			if len(args) > 0 {

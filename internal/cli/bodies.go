@@ -21,7 +21,7 @@ import (
 
 func body(use, short string, run func(cmd *cobra.Command, spec string) error) *cobra.Command {
 	return &cobra.Command{
-		Use: use + " SPECFILE", Short: short, Hidden: true, Args: cobra.ExactArgs(1),
+		Use: use + " SPECFILE", Short: short, Hidden: true, Args: usageArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error { return run(cmd, args[0]) },
 	}
 }

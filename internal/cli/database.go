@@ -15,6 +15,7 @@ import (
 	"holdfast/internal/agent"
 	"holdfast/internal/api"
 	"holdfast/internal/database"
+	"holdfast/internal/problem"
 )
 
 func databaseCommand() *cobra.Command {
@@ -33,7 +34,7 @@ gone this moment, and why not each of the others; what keeps anybody from taking
 that answer, a failover that could not help); and what a forced failover would lose. Nothing is changed.`,
 		Example: `  holdfast database explain records
   holdfast database explain records --output json | jq .election.blocks`,
-		Args: cobra.ExactArgs(1),
+		Args: usageArgs(cobra.ExactArgs(1)),
 		RunE: asOperator(&root, func(cmd *cobra.Command, client *api.Client, args []string) error {
 			st, err := client.Status(cmd.Context())
 			if err != nil {
@@ -162,7 +163,7 @@ happened stands in the history. "holdfast database requests" lists what waits, "
 		Example: `  holdfast database switchover records
   holdfast database switchover records --to east-2 --yes
   holdfast database switchover records --at 04:00`,
-		Args: cobra.ExactArgs(1),
+		Args: usageArgs(cobra.ExactArgs(1)),
 		RunE: asOperator(&root, func(cmd *cobra.Command, client *api.Client, args []string) error {
 			due, err := dueMoment(at, time.Now())
 			if err != nil {
@@ -198,7 +199,7 @@ happened stands in the history. "holdfast database requests" lists what waits, "
 				return json.NewEncoder(cmd.OutOrStdout()).Encode(done)
 			}
 			if !done.OK {
-				return fmt.Errorf("the switchover of %s did not happen: %s", args[0], done.Text)
+				return notSwitched(args[0], "the switchover did not happen: "+done.Text)
 			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s (%s)\n", done.Text, time.Since(began).Round(10*time.Millisecond))
 			return err
@@ -276,10 +277,30 @@ func showCandidates(cmd *cobra.Command, client *api.Client, name, to, output str
 		return err
 	}
 	if !able {
-		return fmt.Errorf("a switchover of %s would be refused now; nothing was changed", name)
+		return notSwitched(name, "a switchover would be refused now: "+refusal(c, to))
 	}
 	_, err = fmt.Fprintln(cmd.OutOrStdout(), "Nothing was changed. Sessions would be ended once; new ones wait for the change.")
 	return err
+}
+
+// refusal says why no switchover can be: to one host, or with "" to any.
+func refusal(c api.Candidates, to string) string {
+	switch {
+	case to == "":
+		return "no standby could take over"
+	case to == c.Primary:
+		return to + " is the primary already"
+	}
+	return c.Refused[to]
+}
+
+// notSwitched is a switchover that was refused, or that ended with the primary of before.
+func notSwitched(name, title string) error {
+	return &problem.Problem{
+		Code: "database.not-switched", Subject: name, Severity: problem.Note, Title: title,
+		Meaning: "The primary is the one of before, and nothing is lost.",
+		Remedy:  "see who could take over, and why the others could not: holdfast database switchover " + name + " --dry-run",
+	}
 }
 
 // confirm asks a person; without a terminal the answer is no.

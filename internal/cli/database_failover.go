@@ -34,7 +34,7 @@ anything else: see holdfast database salvage --help.`,
 		Example: `  holdfast database failover records --force --dry-run
   holdfast database failover records --force
   holdfast database failover records --force --to east-2 --yes`,
-		Args: cobra.ExactArgs(1),
+		Args: usageArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			w.name = args[0]
 			return w.run(cmd)

@@ -31,7 +31,7 @@ primary that loses touch with the others is fenced by its own deadline, and a se
 The pause ends by itself after --for, and with "holdfast database resume NAME". Another pause takes the place of the first.`,
 		Example: `  holdfast database pause records --for 30m --reason "new disk in east-2"
   holdfast database resume records`,
-		Args: cobra.ExactArgs(1),
+		Args: usageArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if lasts <= 0 {
 				return fmt.Errorf("say how long: --for 30m: %w", errUsage)
@@ -98,7 +98,7 @@ func resumeCommand() *cobra.Command {
 		Use:     "resume NAME",
 		Short:   "End a pause, or let automatic moves go on that could not help: what is due is done at once",
 		Example: "  holdfast database resume records",
-		Args:    cobra.ExactArgs(1),
+		Args:    usageArgs(cobra.ExactArgs(1)),
 		RunE: asOperator(&root, func(cmd *cobra.Command, client *api.Client, args []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), knownMax)
 			defer cancel()

@@ -102,7 +102,7 @@ func cancelCommand() *cobra.Command {
 		Short: "End a request that is not settled yet; a change of primary that has begun is not cut short",
 		Example: `  holdfast database requests
   holdfast database cancel 3f9a6c0d5e7b1a24`,
-		Args: cobra.ExactArgs(1),
+		Args: usageArgs(cobra.ExactArgs(1)),
 		RunE: asOperator(&root, func(cmd *cobra.Command, client *api.Client, args []string) error {
 			q, err := client.Cancel(cmd.Context(), args[0])
 			if err != nil {

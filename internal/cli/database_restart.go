@@ -36,7 +36,7 @@ Any host carries it on if another fails. What has not begun is ended by "holdfas
 		Example: `  holdfast database restart records --pending --dry-run
   holdfast database restart records --pending
   holdfast database restart records --yes`,
-		Args: cobra.ExactArgs(1),
+		Args: usageArgs(cobra.ExactArgs(1)),
 		RunE: asOperator(&root, func(cmd *cobra.Command, client *api.Client, args []string) error {
 			needed, err := showRestart(cmd, client, args[0], pending, dryRun, output)
 			if err != nil || dryRun || !needed {

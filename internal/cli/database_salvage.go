@@ -38,7 +38,7 @@ func salvageListCommand() *cobra.Command {
 		Use:     "list NAME",
 		Short:   "What was put aside, on every host that answers",
 		Example: "  holdfast database salvage list records",
-		Args:    cobra.ExactArgs(1),
+		Args:    usageArgs(cobra.ExactArgs(1)),
 		RunE: asOperator(&root, func(cmd *cobra.Command, client *api.Client, args []string) error {
 			all, silent, err := salvagesOf(cmd.Context(), client, args[0])
 			if err != nil {
@@ -106,7 +106,7 @@ through those.`,
 		Example: `  holdfast database salvage show records
   holdfast database salvage show records --table public.orders --state acknowledged --skip 40
   holdfast database salvage show records epoch-7-0a1b2c3d4e5f --output json`,
-		Args: cobra.RangeArgs(1, 2),
+		Args: usageArgs(cobra.RangeArgs(1, 2)),
 		RunE: asOperator(&root, func(cmd *cobra.Command, client *api.Client, args []string) error {
 			id := ""
 			if len(args) == 2 {
@@ -231,7 +231,7 @@ func salvageWaiveCommand() *cobra.Command {
 		Use:     "waive NAME ID",
 		Short:   "Decide that commits that were put aside are not needed, so that their server may come back",
 		Example: `  holdfast database salvage waive records epoch-7-0a1b2c3d4e5f --reason "test data only"`,
-		Args:    cobra.ExactArgs(2),
+		Args:    usageArgs(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if reason == "" {
 				return fmt.Errorf("--reason says why nobody needs these commits; the history keeps it: %w", errUsage)

@@ -29,7 +29,7 @@ on both sides or deleted stands there for review. Rows are found by primary key;
 
 When both files are written and synced, the decision is noted, and the server that waited is made a copy again.`,
 		Example: "  holdfast database salvage export records epoch-7-0a1b2c3d4e5f --to ./lost",
-		Args:    cobra.ExactArgs(2),
+		Args:    usageArgs(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if to == "" {
 				return fmt.Errorf("--to names the folder: %w", errUsage)

@@ -65,7 +65,7 @@ code and a remedy; they do not change the exit status.`,
 		Example: `  holdfast plan check
   holdfast plan check examples/clinic/holdfast.yaml
   holdfast plan check --output json | jq '.warnings[].code'`,
-		Args: cobra.MaximumNArgs(1),
+		Args: usageArgs(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := judgePlanOutput(output); err != nil {
 				return err
@@ -101,7 +101,7 @@ func planShowCommand() *cobra.Command {
 The output is a plan file again. Secrets appear as the references that they are, never as values.`,
 		Example: `  holdfast plan show
   holdfast plan show old.yaml > full.yaml`,
-		Args: cobra.MaximumNArgs(1),
+		Args: usageArgs(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p, err := goodPlan(cmd, planArgument(args))
 			if err != nil {
@@ -142,7 +142,7 @@ func planDiffCommand() *cobra.Command {
 what a plan no longer names is stopped and kept until holdfast purge.`,
 		Example: `  holdfast plan diff holdfast.yaml holdfast-new.yaml
   git show HEAD~1:holdfast.yaml > old.yaml && holdfast plan diff old.yaml holdfast.yaml`,
-		Args: cobra.ExactArgs(2),
+		Args: usageArgs(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := judgePlanOutput(output); err != nil {
 				return err

@@ -39,7 +39,7 @@ Certificates are made on the first start; so are secrets whose file: lies below 
 Ctrl-C ends everything in good order; the next start goes on with the same data.`,
 		Example: `  holdfast up examples/clinic/holdfast.yaml
   holdfast up --root /tmp/try holdfast.yaml`,
-		Args: cobra.MaximumNArgs(1),
+		Args: usageArgs(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			file := planArgument(args)
 			p, err := goodPlan(cmd, file)
