@@ -47,8 +47,11 @@ func TestWhatIsAskedForIsNoted(t *testing.T) {
 	ask("resume", nil)
 	ask("restart", map[string]string{agent.ArgPending: "true"})
 	ask("failover", map[string]string{agent.ArgTo: "b3", agent.ArgVia: "b1", agent.ArgFormer: "i1", agent.ArgFloor: "0/3000060"})
-	for _, stops := range []bool{true, false, false} { // the third takes back what is not there
-		if err := s.client.SetStopping(t.Context(), stops); err != nil {
+	if err := s.client.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second takes back what is not there
+		if _, err := s.client.Start(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
