@@ -27,6 +27,8 @@ type HeldLog struct {
 	Held        []wal.Held
 	Histories   map[uint32]wal.History
 	Covered     map[uint32]Mark // by timeline: how far in time the log is known to be whole
+	// Before says the same of each run of log behind which some is missing: by timeline, in the order of position.
+	Before map[uint32][]Mark
 }
 
 // Mark says that everything written when the server's clock showed At ends at End.
@@ -54,7 +56,13 @@ type Window struct {
 	Start  wal.LSN   // the same as a position
 	To     time.Time // zero = unknown, at least From
 	End    wal.LSN
+
+	SystemID uint64
+	Missing  wal.Hole // log that is missing behind End, where some is held behind it; zero = none is known of
 }
+
+// marksTried bounds how many pieces of a run are asked for a time: whoever stores the log gives nearly each of them one.
+const marksTried = 8
 
 // recordSpan is how far behind a position its record may end, in bytes, and at least a segment. A longer one, which only a
 // message of an extension or a commit of millions of things is, is not among the log: a restore to it is refused.
@@ -114,7 +122,7 @@ func unseen(c Catalogue, away []error) *problem.Problem {
 }
 
 func loadLog(ctx context.Context, log *vault.Log) (HeldLog, error) {
-	h := HeldLog{SegmentSize: log.SegmentSize(), Histories: map[uint32]wal.History{}, Covered: map[uint32]Mark{}}
+	h := HeldLog{SegmentSize: log.SegmentSize(), Histories: map[uint32]wal.History{}, Covered: map[uint32]Mark{}, Before: map[uint32][]Mark{}}
 	timelines, err := log.Timelines(ctx)
 	if err != nil {
 		return h, err
@@ -137,21 +145,47 @@ func loadLog(ctx context.Context, log *vault.Log) (HeldLog, error) {
 		return h, err
 	}
 	for _, t := range timelines {
-		for _, p := range slices.Backward(h.Held) { // the last piece says so too, and may be newer
-			if p.Timeline != t {
-				continue
-			}
-			at, err := log.Covers(ctx, p)
-			if err != nil {
+		runs := runsOf(h.Held, t)
+		for i, run := range runs {
+			m, err := markOf(ctx, log, run)
+			switch {
+			case err != nil:
 				return h, err
+			case i < len(runs)-1 && !m.At.IsZero():
+				h.Before[t] = append(h.Before[t], m)
+			case i == len(runs)-1 && m.At.After(h.Covered[t].At): // the last piece says so too, and may be newer
+				h.Covered[t] = m
 			}
-			if at.After(h.Covered[t].At) {
-				h.Covered[t] = Mark{End: p.End, At: at}
-			}
-			break
 		}
 	}
 	return h, nil
+}
+
+// runsOf are the pieces of a timeline, cut where log is missing between them. held is in the order of [wal.Sorted]. Pure.
+func runsOf(held []wal.Held, timeline uint32) (runs [][]wal.Held) {
+	end := wal.LSN(0)
+	for _, p := range held {
+		if p.Timeline != timeline {
+			continue
+		}
+		if len(runs) == 0 || p.Start > end {
+			runs = append(runs, nil)
+		}
+		runs[len(runs)-1] = append(runs[len(runs)-1], p)
+		end = max(end, p.End)
+	}
+	return runs
+}
+
+// markOf is the newest moment that one of the last pieces of a run tells.
+func markOf(ctx context.Context, log *vault.Log, run []wal.Held) (Mark, error) {
+	for _, p := range slices.Backward(run[max(0, len(run)-marksTried):]) {
+		at, err := log.Covers(ctx, p)
+		if err != nil || !at.IsZero() {
+			return Mark{End: p.End, At: at}, err
+		}
+	}
+	return Mark{}, nil
 }
 
 // Choose picks the base backup and the log for a target: the backup that leaves the least to replay. When
@@ -228,11 +262,11 @@ func try(c Catalogue, b vault.Backup, t Target) (ch Choice, why string) {
 	case t.Kind == AtTime && t.Time.Before(b.Stopped):
 		return ch, "ended after that, at " + stamp(b.Stopped)
 	case t.Kind == AtTime && t.Time.After(covered):
-		return ch, "its log is known to be whole up to " + stamp(covered) + " only"
+		return ch, "its log is known to be whole up to " + stamp(covered) + " only" + missingText(missing(log, history, end), ", and missing is ")
 	case t.LSN != 0 && t.LSN < b.Stop:
 		return ch, "became consistent behind that, at " + b.Stop.String()
 	case t.LSN != 0 && t.LSN > end:
-		return ch, "its log ends before that, at " + end.String()
+		return ch, "its log ends before that, at " + end.String() + missingText(missing(log, history, end), ", and missing is ")
 	}
 	switch t.Kind { // nothing behind the target's segment is read
 	case AtLSN: // but what holds the first record at or behind the position: that ends the replay
@@ -272,12 +306,36 @@ func way(log HeldLog, b vault.Backup, t Target) (uint32, wal.History, bool) {
 func coveredOn(log HeldLog, h wal.History, end wal.LSN) time.Time {
 	var at time.Time
 	for _, s := range h {
-		m := log.Covered[s.Timeline]
-		if m.End <= end && (s.End == 0 || m.End <= s.End) && m.At.After(at) {
-			at = m.At
+		for _, m := range append([]Mark{log.Covered[s.Timeline]}, log.Before[s.Timeline]...) {
+			if m.End <= end && (s.End == 0 || m.End <= s.End) && m.At.After(at) {
+				at = m.At
+			}
 		}
 	}
 	return at
+}
+
+// missing is the log that is missing behind end, where some on the same history is held behind it; zero = none is known of.
+func missing(log HeldLog, h wal.History, end wal.LSN) wal.Hole {
+	hole := wal.Hole{From: end}
+	for _, p := range log.Held {
+		if p.Start > end && h.Holds(p.Timeline, p.Start) && (hole.To == 0 || p.Start < hole.To) {
+			hole.To = p.Start
+		}
+	}
+	tl, ok := h.At(end)
+	if hole.To == 0 || !ok {
+		return wal.Hole{}
+	}
+	hole.Timeline = tl
+	return hole
+}
+
+func missingText(h wal.Hole, before string) string {
+	if h.To == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%slog from %s to %s on timeline %d", before, h.From, h.To, h.Timeline)
 }
 
 // Windows lists what can be restored, newest backup first.
@@ -285,7 +343,8 @@ func Windows(c Catalogue) []Window {
 	var out []Window
 	for _, b := range slices.Backward(c.Backups) {
 		if ch, why := try(c, b, Target{Kind: Latest}); why == "" {
-			w := Window{Backup: b.ID, From: b.Stopped, Start: b.Stop, To: ch.Covered, End: ch.End}
+			log := c.Logs[b.SystemID]
+			w := Window{Backup: b.ID, From: b.Stopped, Start: b.Stop, To: ch.Covered, End: ch.End, SystemID: b.SystemID, Missing: missing(log, log.Histories[ch.Timeline], ch.End)}
 			if w.To.Before(w.From) {
 				w.To = w.From
 			}
@@ -295,29 +354,58 @@ func Windows(c Catalogue) []Window {
 	return out
 }
 
+// ranges are the windows, oldest first, with those of one cluster that overlap in time as one.
+func ranges(c Catalogue) []Window {
+	sorted := slices.SortedFunc(slices.Values(Windows(c)), func(a, b Window) int {
+		return cmp.Or(a.From.Compare(b.From), a.To.Compare(b.To))
+	})
+	var out []Window
+	for _, w := range sorted {
+		n := len(out) - 1
+		if n < 0 || w.SystemID != out[n].SystemID || w.From.After(out[n].To) {
+			out = append(out, w)
+			continue
+		}
+		out[n].Start = min(out[n].Start, w.Start)
+		if w.End >= out[n].End {
+			out[n].End, out[n].Missing = w.End, w.Missing
+		}
+		if w.To.After(out[n].To) {
+			out[n].To = w.To
+		}
+	}
+	return out
+}
+
 func outside(c Catalogue, t Target, because []string) error {
 	p := &problem.Problem{Code: "restore.outside-window", Subject: c.Database, Severity: problem.Critical,
-		Title: fmt.Sprintf("cannot be restored to %s", t), Remedy: "choose a moment inside the window: holdfast backup list " + c.Database}
-	windows := Windows(c)
-	if len(windows) == 0 {
+		Title: fmt.Sprintf("cannot be restored to %s", t), Remedy: "choose a moment inside what is possible: holdfast backup window " + c.Database}
+	possible := ranges(c)
+	if len(possible) == 0 {
 		p.Meaning = "No backup in the vault can be restored at all."
 		p.Remedy = "make a new base backup at once: holdfast backup run " + c.Database
-	} else {
-		from, to := windows[0], windows[0]
-		for _, w := range windows {
-			if w.From.Before(from.From) {
-				from = w
-			}
-			if w.To.After(to.To) {
-				to = w
-			}
+	}
+	for i, r := range possible {
+		text := r.text()
+		if i == 0 {
+			p.Meaning = "Possible is " + text + "."
+			continue
 		}
-		p.Meaning = fmt.Sprintf("Possible is %s to %s (%s to %s).", stamp(from.From), stamp(to.To), from.Start, to.End)
+		p.Meaning += "\n  Possible is " + text + ", and nothing between that and the one before."
 	}
 	for _, why := range because {
 		p.Meaning += "\n  " + why
 	}
 	return p
+}
+
+// text says no moment that is outside: seconds are rounded to the inside, where the range has one.
+func (w Window) text() string {
+	from := w.From.Add(time.Second - 1).Truncate(time.Second)
+	if from.After(w.To) {
+		from = w.From
+	}
+	return fmt.Sprintf("%s to %s (%s to %s%s)", stamp(from), stamp(w.To), w.Start, w.End, missingText(w.Missing, "; behind that is missing "))
 }
 
 func stamp(t time.Time) string {

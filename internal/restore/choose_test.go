@@ -184,6 +184,66 @@ func TestARecoveryPointIsReachedOnItsOwnTimeline(t *testing.T) {
 	}
 }
 
+// Where log is missing in the middle, a refusal tells what lies on both sides of it as possible, what does not, and which log is
+// missing; and the time of the log before it is known.
+func TestAHoleInTheLogIsNotToldAsPossible(t *testing.T) {
+	holed := func(from, to int) restore.Catalogue { // log of these segments is missing
+		cat := catalogue()
+		l := cat.Logs[7]
+		l.Held = append(segments(1, 1, from-1), segments(1, to+1, 12)...)
+		l.Before = map[uint32][]restore.Mark{1: {{End: lsn(from), At: hour(from - 1)}}}
+		cat.Logs[7] = l
+		return cat
+	}
+	first, second := "Possible is 2026-11-20 01:00:00Z to 2026-11-20 06:00:00Z (0/1000FA0 to 0/7000000; behind that is missing log from 0/7000000 to 0/8000000 on timeline 1).",
+		"Possible is 2026-11-20 09:00:00Z to 2026-11-20 12:00:00Z (0/9000FA0 to 0/D000000), and nothing between"
+	for _, c := range []struct {
+		name   string
+		cat    restore.Catalogue
+		target restore.Target
+		says   []string // nothing = it is possible
+	}{
+		{"a time in the hole", holed(7, 7), restore.Target{Kind: restore.AtTime, Time: hour(7)},
+			[]string{first, second, "five: its log is known to be whole up to 2026-11-20 06:00:00Z only, and missing is log from 0/7000000 to 0/8000000"}},
+		{"a position in the hole", holed(7, 7), restore.Target{Kind: restore.AtLSN, LSN: lsn(7) + 5}, []string{first, second}},
+		{"a time before it", holed(7, 7), restore.Target{Kind: restore.AtTime, Time: hour(5).Add(30 * time.Minute)}, nil},
+		{"a time behind it that no backup leads to", holed(11, 11), restore.Target{Kind: restore.AtTime, Time: hour(12)},
+			[]string{"Possible is 2026-11-20 01:00:00Z to 2026-11-20 10:00:00Z (0/1000FA0 to 0/B000000; behind that is missing log from 0/B000000 to 0/C000000 on timeline 1)."}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ch, err := restore.Choose(c.cat, c.target)
+			if len(c.says) == 0 {
+				if err != nil || ch.Backup.ID != "five" || ch.End != lsn(7) {
+					t.Errorf("chose %s up to %s: %v", ch.Backup.ID, ch.End, err)
+				}
+				return
+			}
+			p, ok := errors.AsType[*problem.Problem](err)
+			if !ok {
+				t.Fatalf("got %v", err)
+			}
+			for _, want := range c.says {
+				if !strings.Contains(p.Text(), want) {
+					t.Errorf("does not say %q:\n%s", want, p.Text())
+				}
+			}
+			if strings.Contains(p.Text(), "0/1000FA0 to 0/D000000") {
+				t.Errorf("tells both sides of the hole as one:\n%s", p.Text())
+			}
+		})
+	}
+}
+
+// A range that is told begins with a second that can be restored.
+func TestARangeBeginsInside(t *testing.T) {
+	cat := catalogue()
+	cat.Backups[0].Stopped = hour(1).Add(300 * time.Millisecond)
+	_, err := restore.Choose(cat, restore.Target{Kind: restore.AtTime, Time: hour(1)})
+	if p, ok := errors.AsType[*problem.Problem](err); !ok || !strings.Contains(p.Text(), "Possible is 2026-11-20 01:00:01Z to") {
+		t.Errorf("got %v", err)
+	}
+}
+
 // Whatever is chosen, the log it comes with begins at the backup, has no hole and reaches the target.
 func TestWhatIsChosenLeadsThere(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
