@@ -297,7 +297,10 @@ or right is found now. A place with anything in it is refused and left as it is.
 				return err
 			}
 			if dryRun {
-				_, err := fmt.Fprintf(cmd.OutOrStdout(), "would make vault %s at %s for application %s; nothing was asked or changed\n", v.Name, placesText(place), place.Application)
+				if err := vault.Vacant(cmd.Context(), place); err != nil {
+					return err
+				}
+				_, err := fmt.Fprintf(cmd.OutOrStdout(), "would make vault %s at %s for application %s; nothing is there yet, and nothing was made\n", v.Name, placesText(place), place.Application)
 				return err
 			}
 			made, err := vault.Create(cmd.Context(), place)
@@ -310,6 +313,6 @@ or right is found now. A place with anything in it is refused and left as it is.
 		},
 	}
 	cmd.Flags().StringVar(&root, "root", "", rootUsage)
-	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "say what would be made, and make nothing")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "say what would be made, or why it would be refused, and make nothing")
 	return cmd
 }

@@ -77,8 +77,16 @@ func says(t *testing.T, text string, want ...string) {
 func TestAVaultOfTwoCopiesByTheCommandLine(t *testing.T) {
 	root := twoCopies(t)
 	at := "--root=" + root
-	says(t, words(t, 0, "vault", "init", "main", at, "--dry-run"), "/home and file://", "nothing was asked or changed")
+	says(t, words(t, 0, "vault", "init", "main", at, "--dry-run"), "/home and file://", "nothing was made")
+	for _, place := range []string{"home", "away"} {
+		if _, err := os.Stat(filepath.Join(root, place)); err == nil {
+			t.Errorf("a dry run made %s", place)
+		}
+	}
 	words(t, 0, "vault", "init", "main", at)
+	for _, dry := range []string{"--dry-run", "--dry-run=false"} {
+		says(t, words(t, 1, "vault", "init", "main", at, dry), "vault.exists")
+	}
 	says(t, words(t, 1, "vault", "status", at), "copy home", "copy away", "holds all that the others hold", "scrubbed   never")
 	says(t, words(t, 0, "vault", "scrub", at), "everything is what was stored")
 

@@ -168,6 +168,30 @@ func Create(ctx context.Context, cfg Config) (*Vault, error) {
 	return v, nil
 }
 
+// Vacant refuses what [Create] would refuse for what lies in the vault's places already, and makes and writes nothing. A
+// directory that is not there yet is vacant, a bucket that is not there is vault.no-bucket.
+func Vacant(ctx context.Context, cfg Config) error {
+	name := cfg.label()
+	if cfg.Key.Reveal() == "" {
+		return emptyKey(name)
+	}
+	for _, p := range cfg.all() {
+		files, err := p.openStore(ctx, false, true)
+		switch {
+		case errors.Is(err, store.ErrNotFound):
+			continue
+		case err != nil:
+			return unusable(name, p.URL, fmt.Errorf("look where vault %s would be made: %w", name, err))
+		}
+		err = claim(ctx, files, name)
+		closeStore(files)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // claim refuses a place with anything in it.
 func claim(ctx context.Context, files store.Store, name string) error {
 	for _, there := range []struct {
