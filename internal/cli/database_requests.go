@@ -20,9 +20,9 @@ func dueMoment(s string, now time.Time) (time.Time, error) {
 		return time.Time{}, nil
 	}
 	if rest, ok := strings.CutPrefix(s, "in "); ok {
-		d, err := time.ParseDuration(strings.ReplaceAll(rest, " ", ""))
+		d, err := parseSpan(rest)
 		if err != nil || d <= 0 {
-			return time.Time{}, fmt.Errorf("--at %q: it reads like \"in 2h\" or \"in 90m\": %w", s, errUsage)
+			return time.Time{}, fmt.Errorf("--at %q: it reads like \"in 2h\", \"in 90m\" or \"in 2 days\": %w", s, errUsage)
 		}
 		return now.Add(d), nil
 	}

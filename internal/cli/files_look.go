@@ -28,7 +28,7 @@ type whichFiles struct {
 func (w *whichFiles) add(cmd *cobra.Command) {
 	w.from.add(cmd)
 	cmd.Flags().StringVar(&w.backup, "backup", "", "the backup, as holdfast files list names it (default: the newest)")
-	cmd.Flags().StringVar(&w.at, "at", "", `the newest backup that began by then: a time ("2026-11-20 14:30:00", 14:30, "10m ago")`)
+	cmd.Flags().StringVar(&w.at, "at", "", `the newest backup that began by then: a time ("2026-11-20 14:30:00", 14:30, "10m ago", "2 days ago")`)
 	cmd.Flags().StringVar(&w.on, "host", "", "the host whose directory it was (default: whichever the newest is of)")
 }
 

@@ -9,7 +9,7 @@ import (
 	"holdfast/internal/vault/wal"
 )
 
-const atUsage = `the moment: latest, a time ("2026-11-20 14:30:00", 14:30, "10m ago"), a log position (0/3000060), xid:NUMBER, name:NAME, or immediate for the end of the newest base backup; before: in front stops just before it`
+const atUsage = `the moment: latest, a time ("2026-11-20 14:30:00", 14:30, "10m ago", "2 days ago"), a log position (0/3000060), xid:NUMBER, name:NAME, or immediate for the end of the newest base backup; before: in front stops just before it`
 
 // What commands that restore say of options that they share.
 const (
@@ -19,19 +19,18 @@ const (
 )
 
 // moment reads --at. Besides what a restore itself understands it takes a time of the day, the latest that has
-// been ("14:30"), an age ("10m ago"), and a transaction with a position before its commit (xid:812@0/3000060),
+// been ("14:30"), an age ("10m ago", "2 days ago"), and a transaction with a position before its commit (xid:812@0/3000060),
 // which saves replaying from the oldest backup.
 func moment(s string, now time.Time) (restore.Target, error) {
 	rest, before := strings.CutPrefix(strings.TrimSpace(s), "before:")
 	if at, ok := clockTime(rest, now); ok {
 		return restore.Target{Kind: restore.AtTime, Time: at, Exclusive: before}, nil
 	}
-	if age, ok := strings.CutSuffix(rest, " ago"); ok {
-		d, err := time.ParseDuration(strings.ReplaceAll(age, " ", ""))
-		if err != nil || d < 0 {
-			return restore.Target{}, fmt.Errorf("--at %q: an age reads like \"10m ago\" or \"1h30m ago\": %w", s, errUsage)
+	if at, ok, err := agoTime(rest, now); ok {
+		if err != nil {
+			return restore.Target{}, fmt.Errorf("--at %q: %w: %w", s, err, errUsage)
 		}
-		return restore.Target{Kind: restore.AtTime, Time: now.Add(-d), Exclusive: before}, nil
+		return restore.Target{Kind: restore.AtTime, Time: at, Exclusive: before}, nil
 	}
 	whole, position, hinted := strings.Cut(s, "@")
 	t, err := restore.ParseTarget(whole, now.Location())
@@ -44,6 +43,16 @@ func moment(s string, now time.Time) (restore.Target, error) {
 		}
 	}
 	return t, nil
+}
+
+// agoTime reads an age; ok = s is meant for one.
+func agoTime(s string, now time.Time) (at time.Time, ok bool, err error) {
+	age, ok := strings.CutSuffix(s, " ago")
+	if !ok {
+		return time.Time{}, false, nil
+	}
+	d, err := parseSpan(age)
+	return now.Add(-d), true, err
 }
 
 // clockTime is the last time that the clock showed s.

@@ -14,7 +14,7 @@ import (
 type tableWords struct {
 	root, output, database, table, at, where, scratch, into string
 	diff, putBack, findDeletes, dryRun, yes, keep           bool
-	since                                                   time.Duration
+	since                                                   span
 	rows, atLeast                                           int
 }
 
@@ -57,7 +57,8 @@ measured: holdfast restore drill NAME.`,
 	}
 	cmd.Flags().StringVar(&w.root, "root", "", rootUsage)
 	cmd.Flags().BoolVar(&w.findDeletes, "find-deletes", false, "list the transactions that deleted rows, from the log in the vault")
-	cmd.Flags().DurationVar(&w.since, "since", 24*time.Hour, "with --find-deletes: how far back to look")
+	w.since = span(24 * time.Hour)
+	cmd.Flags().Var(&w.since, "since", `with --find-deletes: how far back to look, such as 1h, 2d or "1 week"`)
 	cmd.Flags().IntVar(&w.atLeast, "at-least", 1, "with --find-deletes: rows that one transaction deleted from one table")
 	cmd.Flags().StringVar(&w.table, "table", "", "the table, with its schema where it is not public")
 	cmd.Flags().StringVar(&w.at, "at", "", atUsage)

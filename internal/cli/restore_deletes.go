@@ -41,7 +41,7 @@ func (w *tableWords) listDeletes(ctx context.Context, cmd *cobra.Command, name s
 	defer closeVault(ctx, v)
 	line := newProgressLine(cmd.ErrOrStderr())
 	line.show("reading the log of "+name+" in vault "+v.Name(), "")
-	found := foundDeletes{Database: name, From: now.Add(-w.since), Deletes: []foundDelete{}}
+	found := foundDeletes{Database: name, From: now.Add(-time.Duration(w.since)), Deletes: []foundDelete{}}
 	deletes, err := restore.FindDeletes(ctx, restore.DeleteOptions{
 		Vault: v, Database: name, From: found.From, AtLeast: w.atLeast, BinDir: l.db.BinDir, Catalog: l.conn,
 	})

@@ -68,6 +68,9 @@ func TestMoment(t *testing.T) {
 		"a time of the day is the last one":       {"10:41", restore.Target{Kind: restore.AtTime, Time: time.Date(2026, 11, 20, 10, 41, 0, 0, zone)}},
 		"one that is yet to come was yesterday's": {"23:59:30", restore.Target{Kind: restore.AtTime, Time: time.Date(2026, 11, 19, 23, 59, 30, 0, zone)}},
 		"an age counts back from now":             {"1h30m ago", restore.Target{Kind: restore.AtTime, Time: now.Add(-90 * time.Minute)}},
+		"an age in days":                          {"2 days ago", restore.Target{Kind: restore.AtTime, Time: now.Add(-48 * time.Hour)}},
+		"an age in days and hours, short":         {"before:2d12h ago", restore.Target{Kind: restore.AtTime, Time: now.Add(-60 * time.Hour), Exclusive: true}},
+		"an age in words":                         {"1 week 1 day 30 minutes ago", restore.Target{Kind: restore.AtTime, Time: now.Add(-8*24*time.Hour - 30*time.Minute)}},
 		"before makes it exclusive":               {"before:10:41", restore.Target{Kind: restore.AtTime, Time: time.Date(2026, 11, 20, 10, 41, 0, 0, zone), Exclusive: true}},
 		"a time without a zone is local":          {"2026-11-20 10:41:07", restore.Target{Kind: restore.AtTime, Time: time.Date(2026, 11, 20, 10, 41, 7, 0, zone)}},
 		"a transaction":                           {"before:xid:812", restore.Target{Kind: restore.AtXID, XID: 812, Exclusive: true}},
@@ -83,11 +86,32 @@ func TestMoment(t *testing.T) {
 			}
 		})
 	}
-	for _, words := range []string{"yesterday", "10m", "x ago", "-5m ago", "xid:2", "xid:5@", "0/3000060@0/28", "before:latest", "25:00"} {
+	for _, words := range []string{"yesterday", "10m", "x ago", "-5m ago", "2 ago", "days ago", "2 fortnights ago", "9999999 weeks ago", " ago", "xid:2", "xid:5@", "0/3000060@0/28", "before:latest", "25:00"} {
 		if got, err := moment(words, now); err == nil {
 			t.Errorf("%q was taken for %v", words, got)
 		}
 	}
+}
+
+// Whatever takes a moment or a span takes days, as the examples of --help do.
+func TestDaysAreTakenWhereverAMomentIs(t *testing.T) {
+	now := time.Date(2026, 11, 20, 14, 30, 0, 0, time.UTC)
+	if at, err := momentFlag("--since", "2 days ago", now); err != nil || !at.Equal(now.Add(-48*time.Hour)) {
+		t.Errorf("undelete: %v, %v", at, err)
+	}
+	if at, err := dueMoment("in 2 days", now); err != nil || !at.Equal(now.Add(48*time.Hour)) {
+		t.Errorf("a switchover: %v, %v", at, err)
+	}
+	for _, bad := range []string{"in -1h", "in 0 days", "in days"} {
+		if at, err := dueMoment(bad, now); err == nil {
+			t.Errorf("a switchover %q was taken for %v", bad, at)
+		}
+	}
+	var since span
+	if err := since.Set("1.5d"); err != nil || since != span(36*time.Hour) {
+		t.Errorf("--since: %v, %v", since, err)
+	}
+	says(t, words(t, 1, "files", "ls", "letters", "--at", "2 days ago", "--root", t.TempDir()), "context.json") // the moment is read first
 }
 
 // What --find-deletes prints is what --at takes.

@@ -105,8 +105,9 @@ Without: brings deleted objects back where they were, all of them, or those dele
 			if err := f.check(); err != nil {
 				return err
 			}
-			at, atErr := momentFlag("--at", f.at)
-			since, sinceErr := momentFlag("--since", f.since)
+			now := time.Now()
+			at, atErr := momentFlag("--at", f.at, now)
+			since, sinceErr := momentFlag("--since", f.since, now)
 			if err := errors.Join(atErr, sinceErr); err != nil {
 				return err
 			}
@@ -122,7 +123,7 @@ Without: brings deleted objects back where they were, all of them, or those dele
 		},
 	}
 	f.add(cmd)
-	cmd.Flags().StringVar(&f.at, "at", "", "a moment, local time or RFC 3339: make the vault as it was then; needs --to")
+	cmd.Flags().StringVar(&f.at, "at", "", `a moment, local time or RFC 3339, or "2 days ago": make the vault as it was then; needs --to`)
 	cmd.Flags().StringVar(&f.to, "to", "", "an empty directory, or one that is to be made; needs --at")
 	cmd.Flags().StringVar(&f.since, "since", "", "bring back only what was deleted then or later")
 	cmd.Flags().StringVar(&f.prefix, "prefix", "", "bring back only objects whose names begin so")
@@ -132,16 +133,25 @@ Without: brings deleted objects back where they were, all of them, or those dele
 }
 
 // momentFlag reads a moment; "" is none.
-func momentFlag(flag, text string) (time.Time, error) {
+func momentFlag(flag, text string, now time.Time) (time.Time, error) {
 	if text == "" {
 		return time.Time{}, nil
+	}
+	if at, ok := clockTime(text, now); ok {
+		return at, nil
+	}
+	if at, ok, err := agoTime(text, now); ok {
+		if err != nil {
+			err = fmt.Errorf("%s %q: %w: %w", flag, text, err, errUsage)
+		}
+		return at, err
 	}
 	for _, layout := range []string{time.RFC3339Nano, "2006-01-02 15:04:05", "2006-01-02 15:04"} {
 		if at, err := time.ParseInLocation(layout, text, time.Local); err == nil {
 			return at, nil
 		}
 	}
-	return time.Time{}, fmt.Errorf("%s %q is no moment such as 2026-11-20 09:00, or 2026-11-20T09:00:00Z: %w", flag, text, errUsage)
+	return time.Time{}, fmt.Errorf("%s %q is no moment such as 2026-11-20 09:00, 14:30, \"2 days ago\" or 2026-11-20T09:00:00Z: %w", flag, text, errUsage)
 }
 
 func (f *undeleteFlags) asItWas(cmd *cobra.Command, args []string, at time.Time) (failed error) {
