@@ -98,7 +98,7 @@ func TestReceiptsByTheCommandLine(t *testing.T) {
 
 	says(t, words(t, 0, "receipt", "rotate", at), "h1 signs with key ")
 	write()
-	says(t, words(t, 0, "receipt", "verify", at), "1 key done", "main: proven.")
+	says(t, words(t, 0, "receipt", "verify", at), "1 key done", "main: proven.", "its head 5 is noted by h1-", "its head is noted up to 2, by operator-", "whether more was behind 5, and was cut off, cannot be told")
 
 	out := filepath.Join(t.TempDir(), "evidence")
 	says(t, words(t, 0, "receipt", "export", out, at), "10 receipts in ")
@@ -108,7 +108,11 @@ func TestReceiptsByTheCommandLine(t *testing.T) {
 	if err != nil || len(files) != 5 {
 		t.Fatal(files, err)
 	}
-	says(t, words(t, 0, "receipt", "verify", files[2], "--public", ours), "files: proven.")
+	says(t, words(t, 0, "receipt", "verify", files[2], "--public", ours), "files: proven.", "whether others are missing is not judged")
+	// Of a chain that is alone nobody notes how far it goes: that none is missing behind its last is not said.
+	lone := verified{Report: receipt.Report{Chains: []receipt.Chain{{Chain: "h1-1", Last: 3}}}}
+	says(t, noneMissingText(lone)+notedText(lone.Chains[0]), "No head is noted", "a chain of which none is here, could be cut off unseen", "noted by no other chain")
+	says(t, words(t, 0, "receipt", "verify", out, "--public", ours), "none is missing up to the heads that are noted (", "could be cut off unseen")
 	// The data root's own authority judges files too. Another's does not stand behind them.
 	says(t, words(t, 0, "receipt", "verify", out, at), "files: proven.")
 	if _, err := auth.CreateAuthority(filepath.Join(root, "other"), "clinic"); err != nil {

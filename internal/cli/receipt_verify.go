@@ -20,7 +20,7 @@ func receiptVerifyCommand() *cobra.Command {
 	var w receiptWords
 	cmd := &cobra.Command{
 		Use:   "verify [FILE|DIR...]",
-		Short: "Prove receipts: every signature, who vouches for it, and that none is missing, changed, exchanged or cut off",
+		Short: "Prove receipts: every signature, who vouches for it, and that none up to the heads that are noted is missing, changed or exchanged",
 		Long: `Judges the receipts of the plan's vaults, of --vault, of a directory as receipt export writes it, or of single files, of which
 only the signatures can be judged. It needs no agent, and no vault where files are given.
 
@@ -28,6 +28,10 @@ only the signatures can be judged. It needs no agent, and no vault where files a
 With neither, and with --vault without --public, signatures are checked only against the keys and authorities that the
 receipts bring along, which anybody can make: that is said, "trusted" is false in JSON, and their fingerprints are printed, to be
 compared. The exit status is 0 then when they are whole.
+
+Each receipt notes the head (the last receipt) of every other chain that its writer saw. Up to the heads that are noted it is
+proven that none is missing; what was written behind them, or a chain that none notes, could be cut off unseen, and which heads
+are noted is said. The hosts that wrote them keep them too.
 
 Exit status 1 when anything does not hold, and when whoever signed is not among those whom you said to trust.`,
 		Example: `  holdfast receipt verify
@@ -54,7 +58,8 @@ Exit status 1 when anything does not hold, and when whoever signed is not among 
 
 // verified is what one place's receipts prove.
 type verified struct {
-	From string `json:"from"`
+	From  string `json:"from"`
+	Alone bool   `json:"alone,omitempty"` // single receipts: whether others are missing is not judged
 	receipt.Report
 }
 
@@ -73,7 +78,7 @@ func (w *receiptWords) verify(out io.Writer, all []gathered, t receipt.Trust) er
 		if len(g.all)+len(g.faults) == 0 {
 			rep.Faults = []string{"there are no receipts"}
 		}
-		reports, faults = append(reports, verified{g.from, rep}), append(faults, rep.Faults...)
+		reports, faults = append(reports, verified{g.from, g.alone, rep}), append(faults, rep.Faults...)
 	}
 	var err error
 	if w.output == "json" {
@@ -97,15 +102,46 @@ func writeVerified(out io.Writer, reports []verified) error {
 	for _, r := range reports {
 		for _, c := range r.Chains {
 			fmt.Fprintf(&b, "%s: %d receipts, %d to %d, %s to %s\n  %s\n  %s\n", c.Chain, c.Count, c.First, c.Last, momentText(c.Oldest), momentText(c.Newest), strings.Join(c.Kinds, ", "), signedText(c))
+			if !r.Alone {
+				fmt.Fprintf(&b, "  %s\n", notedText(c))
+			}
 		}
 		if r.OK && r.Trusted {
-			fmt.Fprintf(&b, "%s: proven. Each was signed by who it says and is as it was signed; none is missing.\n", r.From)
+			fmt.Fprintf(&b, "%s: proven. Each was signed by who it says and is as it was signed; %s.\n", r.From, noneMissingText(r))
 		} else if r.OK {
 			fmt.Fprintf(&b, "%s: whole and in order, and NOT PROVEN: nobody was given to be trusted. The signatures fit the keys and authorities that the receipts bring along, which anybody can make: compare the fingerprints, or give --public ca.crt.\n", r.From)
 		}
 	}
 	_, err := io.WriteString(out, b.String())
 	return err
+}
+
+// notedText says how far it is proven that nothing was cut off a chain's end.
+func notedText(c receipt.Chain) string {
+	switch {
+	case c.Noted == 0:
+		return "its head is noted by no other chain: whether more was behind it, and was cut off, cannot be told"
+	case c.Noted < c.Last:
+		return fmt.Sprintf("its head is noted up to %d, by %s: whether more was behind %d, and was cut off, cannot be told", c.Noted, c.NotedBy, c.Last)
+	}
+	return fmt.Sprintf("its head %d is noted by %s", c.Noted, c.NotedBy)
+}
+
+// noneMissingText says what is proven of receipts that are not there.
+func noneMissingText(r verified) string {
+	if r.Alone {
+		return "whether others are missing is not judged of single ones"
+	}
+	var heads []string
+	for _, c := range r.Chains {
+		if c.Noted > 0 {
+			heads = append(heads, fmt.Sprintf("%s/%d", c.Chain, c.Noted))
+		}
+	}
+	if len(heads) == 0 {
+		return "none is missing between the first and the last of a chain. No head is noted, so what was behind the last ones, or a chain of which none is here, could be cut off unseen"
+	}
+	return "none is missing up to the heads that are noted (" + strings.Join(heads, ", ") + "). What was written behind these, or a chain that no receipt notes, could be cut off unseen"
 }
 
 func receiptExportCommand() *cobra.Command {

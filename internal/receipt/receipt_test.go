@@ -147,6 +147,14 @@ func TestReceiptsOfSeveralHostsAreWholeAndTrusted(t *testing.T) {
 	if !rep.Trusted || len(rep.Chains) != 2 || rep.Chains[0].Signed.Name != "b1" || rep.Chains[0].Signed.Role != "host" || rep.Chains[0].Last != 3 || !slices.Equal(rep.Chains[0].Kinds, []string{"3 backup done"}) {
 		t.Errorf("%+v", rep)
 	}
+	// How far each chain is noted by the other is told: what is behind that, or a chain that none notes, is not missed.
+	if a, b := rep.Chains[0], rep.Chains[1]; a.Noted != 3 || a.NotedBy != b.Chain+"/3" || b.Noted != 2 || b.NotedBy != a.Chain+"/3" {
+		t.Errorf("noted: %+v", rep.Chains)
+	}
+	cut := slices.DeleteFunc(w.shelf.all(t), func(r receipt.Receipt) bool { return r.Chain == rep.Chains[1].Chain && r.Sequence == 3 })
+	if rep := receipt.Verify(cut, w.trust, false); !rep.OK || rep.Chains[1].Last != 2 || rep.Chains[0].Noted != 2 {
+		t.Errorf("without the last that nobody saw: %+v", rep)
+	}
 	// Without the authority's certificate the same holds, and nobody is trusted.
 	if rep := receipt.Verify(w.shelf.all(t), receipt.Trust{}, false); !rep.OK || rep.Trusted {
 		t.Errorf("without trust: %+v", rep)

@@ -31,10 +31,14 @@ type Chain struct {
 	Kinds   []string  `json:"kinds"` // how many of which kind and outcome, in words
 	Faults  []string  `json:"faults,omitempty"`
 	Trusted bool      `json:"trusted"`
+	// Noted is the furthest of it that a receipt of another chain names: what is behind could be cut off unseen, so only up to
+	// there is it proven that nothing is missing at its end. Zero = none names it.
+	Noted   int64  `json:"noted"`
+	NotedBy string `json:"noted_by,omitempty"` // the receipt
 }
 
 // Verify judges receipts: each signature and who vouches for its key, and each chain: whole from its first on, in order,
-// without a fork, and as long as other chains have seen it. alone says that they are single receipts from a chain of which
+// without a fork, and as long as other chains have seen it: an end, or a whole chain, that no other has noted is not missed. alone says that they are single receipts from a chain of which
 // the others are elsewhere: then only signatures are judged, and order among what is there. Pure.
 func Verify(all []Receipt, t Trust, alone bool) Report {
 	r := Report{Trusted: t.given(), Chains: []Chain{}}
@@ -45,7 +49,7 @@ func Verify(all []Receipt, t Trust, alone bool) Report {
 	for _, name := range slices.Sorted(maps.Keys(chains)) {
 		c := t.chain(name, chains[name], alone)
 		if !alone {
-			c.Faults = append(c.Faults, cutOff(c, chains)...)
+			c.Faults = append(c.Faults, cutOff(&c, chains)...)
 		}
 		r.Trusted = r.Trusted && c.Trusted
 		for _, f := range c.Faults {
@@ -159,8 +163,9 @@ func nextKey(x Receipt) string {
 	return d.Next
 }
 
-// cutOff says what others saw of a chain that is not there, or is another; each once, with the first who saw it.
-func cutOff(c Chain, chains map[string][]Receipt) (faults []string) {
+// cutOff says what others saw of a chain that is not there, or is another; each once, with the first who saw it. It notes in c how
+// far they saw it.
+func cutOff(c *Chain, chains map[string][]Receipt) (faults []string) {
 	last, told := Head{}, map[Head]bool{}
 	by := ""
 	for _, name := range slices.Sorted(maps.Keys(chains)) {
@@ -183,6 +188,7 @@ func cutOff(c Chain, chains map[string][]Receipt) (faults []string) {
 			}
 		}
 	}
+	c.Noted, c.NotedBy = last.Sequence, by
 	if last.Sequence > c.Last {
 		faults = append(faults, fmt.Sprintf("missing at the end are %d to %d: %s saw them", c.Last+1, last.Sequence, by))
 	}
