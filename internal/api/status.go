@@ -417,6 +417,9 @@ func problems(p *plan.Plan, self string, s agent.Snapshot, st Status) []problem.
 	}
 	rank := map[problem.Severity]int{problem.Critical: 0, problem.Degraded: 1, problem.Note: 2}
 	slices.SortStableFunc(out, func(a, b problem.Problem) int { return rank[a.Severity] - rank[b.Severity] })
+	if out == nil {
+		return []problem.Problem{} // in JSON an empty list, and not null
+	}
 	return out
 }
 

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 	"time"
@@ -182,6 +183,14 @@ func TestVerdictAndWhatADeathWouldCost(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Where nothing is wrong a program reads an empty list, as the handbook says, and not null.
+func TestNoProblemsAreAnEmptyList(t *testing.T) {
+	raw, err := json.Marshal(Describe(clinic(), "b1", allWell().snapshot()))
+	if err != nil || !strings.Contains(string(raw), `"problems":[]`) {
+		t.Errorf("%v: %s", err, raw)
 	}
 }
 
