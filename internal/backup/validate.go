@@ -185,10 +185,9 @@ func (v *validation) passedSoFar() bool { return v.outcome().Passed }
 func (v *validation) run(ctx context.Context, c restore.Catalogue) (err error) {
 	v.b.Validation = nil
 	c.Backups = []vault.Backup{v.b}
-	if v.o.BinDir == "" { // not the backup's fault: found out before anything is said about it
-		if v.o.BinDir, err = restore.FindBinDir(v.b.ServerVersion / 10000); err != nil {
-			return err
-		}
+	// Not the backup's fault: found out before anything is said about it.
+	if v.o.BinDir, err = restore.Programs(v.o.BinDir, v.b.ServerVersion/10000); err != nil {
+		return err
 	}
 	if err := os.MkdirAll(v.o.Dir, 0o755); err != nil {
 		return err

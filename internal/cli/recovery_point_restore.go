@@ -187,9 +187,7 @@ func (w *pointWords) complete(o *point.Options, a *application) (err error) {
 			o.Commands = commandsOf(a.plan, set, d)
 		}
 	}
-	if o.BinDir == "" { // found out before an hour of copying
-		o.BinDir, err = restore.FindBinDir(o.Choice.Backup.ServerVersion / 10000)
-	}
+	o.BinDir, err = restore.Programs(o.BinDir, o.Choice.Backup.ServerVersion/10000) // before an hour of copying
 	return err
 }
 

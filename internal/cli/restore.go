@@ -35,7 +35,8 @@ sequences, functions, indexes and constraints that it needs; it need not be ther
 tables, triggers and row policies are left out and named. Without --table, a whole SQL database comes back as a new one.
 Nothing that is live is changed either way, and what cannot be put there whole is not put there at all.
 
-When the whole database is wanted at a moment: holdfast restore database NAME --to DIR. How long that takes, tried and
+When the whole database is wanted at a moment: holdfast restore database NAME --to DIR; with a vault and its key alone, when
+everything else is gone: holdfast restore database NAME --vault URL --key FILE --to DIR. How long that takes, tried and
 measured: holdfast restore drill NAME.`,
 		Example: `  holdfast restore records --find-deletes --since 1h
   holdfast restore records --table appointments --at 10:41 --diff
@@ -73,8 +74,22 @@ measured: holdfast restore drill NAME.`,
 	cmd.Flags().StringVar(&w.scratch, "scratch", "", "where the copy is made (default: scratch below the data root)")
 	cmd.Flags().BoolVar(&w.keep, "keep", false, "keep the copy's files")
 	outputFlag(cmd, &w.output)
+	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		if c == cmd {
+			err = hintAlone(err)
+		}
+		return fmt.Errorf("%w: %w", err, errUsage)
+	})
 	cmd.AddCommand(restoreDatabaseCommand(), restoreFilesCommand(), restoreDrillCommand(), restoreReleaseCommand(), restoreStopCommand(), restoreStartCommand(), restoreUndoCommand())
 	return cmd
+}
+
+// hintAlone tells who has a vault and its key alone, and looks for them here, where they are taken.
+func hintAlone(err error) error {
+	if text := err.Error(); text != "unknown flag: --vault" && text != "unknown flag: --key" {
+		return err
+	}
+	return fmt.Errorf("%w: from a vault and its key alone, without plan and agents, a whole database is restored: holdfast restore database NAME --vault URL --key FILE --to DIR; which databases the vault holds: holdfast backup list --vault URL --key FILE", err)
 }
 
 // check refuses words that do not go together.

@@ -188,13 +188,16 @@ func (w *databaseWords) run(ctx context.Context, cmd *cobra.Command, name string
 		Address: v.Address(), Times: timed{Began: began.UTC(), Loss: lossAt(began, known)}, Database: name, Vault: v.Name(), At: at.String(), DryRun: w.dryRun, Backup: choice.Backup, Timeline: choice.Timeline, Pieces: len(choice.Pieces),
 		Log: int64(len(choice.Pieces)) * int64(choice.Backup.SegmentSize), End: choice.End.String(), Covered: choice.Covered, Because: choice.Because, BinDir: w.binDir, Unseen: choice.Unseen,
 	}
-	if out.BinDir == "" { // found out before an hour of copying
-		if out.BinDir, err = restore.FindBinDir(choice.Backup.ServerVersion / 10000); err != nil {
-			return err
-		}
+	if out.BinDir, err = restore.Programs(w.binDir, choice.Backup.ServerVersion/10000); err != nil { // before an hour of copying
+		return err
 	}
 	if out.Place, err = restore.Survey(dir, choice, w.delta, w.spaces); err != nil {
 		return err
+	}
+	if !w.dryRun { // before anything is read for a forecast, or told of one
+		if err := out.Place.Refusal(name); err != nil {
+			return err
+		}
 	}
 	out.Times.Expected, err = w.foresee(ctx, cmd, v, known, choice, out.Place)
 	if err != nil && ctx.Err() != nil {

@@ -194,10 +194,8 @@ func (r *rehearsal) once(ctx context.Context) (d drill, unseen *problem.Problem,
 	if o.Choice, err = restore.Choose(c, r.target); err != nil {
 		return d, c.Unseen, err
 	}
-	if o.BinDir == "" { // found out before an hour of copying
-		if o.BinDir, err = restore.FindBinDir(o.Choice.Backup.ServerVersion / 10000); err != nil {
-			return d, c.Unseen, err
-		}
+	if o.BinDir, err = restore.Programs(o.BinDir, o.Choice.Backup.ServerVersion/10000); err != nil { // before an hour of copying
+		return d, c.Unseen, err
 	}
 	if err := backup.DrillRoom(ctx, o); err != nil { // the sample is written there too
 		return d, c.Unseen, err

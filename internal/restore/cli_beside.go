@@ -37,11 +37,14 @@ func OpenBeside(ctx context.Context, o RecordsOptions) (b *Beside, err error) {
 	if b.Choice, err = Choose(c, o.At); err != nil {
 		return b, err
 	}
+	if o.BinDir, err = Programs(o.BinDir, b.Choice.Backup.ServerVersion/10000); err != nil {
+		return b, err
+	}
 	if b.live, err = pgx.ConnectConfig(ctx, o.Live); err != nil {
 		return b, fmt.Errorf("reach the live database: %w", err)
 	}
-	if _, err := shape(ctx, b.live, o.Table); err != nil { // before an hour of restoring
-		return b, fmt.Errorf("look at %s in the live database: %w", o.Table, err)
+	if _, err := liveShape(ctx, b.live, o.Table); err != nil { // before an hour of restoring
+		return b, err
 	}
 	if b.trial, err = openTrial(ctx, o.Dir, ForDiff, b.Choice.Backup.ID); err != nil {
 		return b, err

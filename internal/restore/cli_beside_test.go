@@ -2,6 +2,7 @@ package restore_test
 
 import (
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -19,9 +20,23 @@ func TestBesideShowsRowsAndLeavesNothing(t *testing.T) {
 	w.server.Exec("postgres", `delete from notes where k like 'it%'`, `update notes set "Odd Name" = 9 where k = 'c'`, `insert into notes values ('d', 4)`)
 	w.archived()
 	dir := pgtest.Dir(t)
-	b, err := restore.OpenBeside(t.Context(), restore.RecordsOptions{
+	options := restore.RecordsOptions{
 		Vault: w.vault, Database: "orders", At: restore.Target{Kind: restore.AtLSN, LSN: at, Exclusive: true}, Live: w.live, Table: "notes", Dir: dir, Owner: w.owner,
-	})
+	}
+	gone := options
+	gone.Table = "nosuch"
+	if _, err := restore.OpenBeside(t.Context(), gone); !isProblem(err, "restore.no-table") || !strings.Contains(err.Error(), "--into") {
+		t.Errorf("a table that is not there: %v", err)
+	}
+	other := options
+	other.BinDir = t.TempDir()
+	if _, err := restore.OpenBeside(t.Context(), other); !isProblem(err, "restore.no-postgres") {
+		t.Errorf("programs that are not there: %v", err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+		t.Errorf("what was refused left %v, %v", left, err)
+	}
+	b, err := restore.OpenBeside(t.Context(), options)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -37,6 +37,29 @@ func (p Place) Fits() bool {
 	return p.State != "occupied" && p.Free >= p.Need
 }
 
+// Refusal is why a restore of a database would not accept the place, as [Run] would say it; nil = nothing is known that speaks
+// against it. How much room files take that are gone on with is told by Run alone.
+func (p Place) Refusal(database string) error {
+	if p.State == "occupied" {
+		if err := stopped(p.Dir, database); err != nil {
+			return err
+		}
+		return notEmpty(database, p.Dir, p.Found)
+	}
+	if p.State == "interrupted" || p.State == "same" {
+		return nil
+	}
+	if p.Free < p.Need {
+		return tooSmall(database, p.Dir, p.Free, p.Need)
+	}
+	for _, s := range p.Tablespaces {
+		if s.Free < s.Need {
+			return tooSmall(database, s.Dir, s.Free, s.Need)
+		}
+	}
+	return nil
+}
+
 // Survey looks at a directory that a choice is to be restored to, and at the places of its tablespaces, and changes
 // nothing. What it says of room counts files that are there and will be written over.
 func Survey(dir string, c Choice, delta bool, tablespaces map[string]string) (Place, error) {

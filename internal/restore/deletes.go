@@ -75,10 +75,8 @@ func FindDeletes(ctx context.Context, o DeleteOptions) (out []Delete, err error)
 			break
 		}
 	}
-	if o.BinDir == "" {
-		if o.BinDir, err = FindBinDir(choice.Backup.ServerVersion / 10000); err != nil {
-			return nil, err
-		}
+	if o.BinDir, err = Programs(o.BinDir, choice.Backup.ServerVersion/10000); err != nil {
+		return nil, err
 	}
 	if _, err := os.Stat(filepath.Join(o.BinDir, logProgram)); err != nil {
 		return nil, &problem.Problem{Code: "restore.no-waldump", Subject: o.Database, Severity: problem.Critical,

@@ -74,10 +74,14 @@ func Diff(ctx context.Context, live, then *pgx.Conn, table, where string) (DiffR
 }
 
 func shapes(ctx context.Context, live, then *pgx.Conn, table string) (l, t tableShape, err error) {
-	if l, err = shape(ctx, live, table); err != nil {
-		return l, t, fmt.Errorf("look at %s in the live database: %w", table, err)
+	if l, err = liveShape(ctx, live, table); err != nil {
+		return l, t, err
 	}
-	if t, err = shape(ctx, then, table); err != nil {
+	if t, err = shape(ctx, then, table); errors.Is(err, errNoTable) {
+		return l, t, &problem.Problem{Code: "restore.not-there-then", Subject: table, Severity: problem.Note, Title: "the restored SQL database has no such table",
+			Meaning: "It did not exist at that moment. Nothing in the live cluster was changed.", Remedy: "choose another moment with --at, or another name"}
+	}
+	if err != nil {
 		return l, t, fmt.Errorf("look at %s in the restored database: %w", table, err)
 	}
 	if !slices.Equal(l.key, t.key) {
@@ -88,12 +92,29 @@ func shapes(ctx context.Context, live, then *pgx.Conn, table string) (l, t table
 	return l, t, nil
 }
 
+// errNoTable says that an SQL database has no table of that name.
+var errNoTable = errors.New("there is no such table")
+
+// liveShape is the shape of a table that is to be compared; restore.no-table when it is not there (any more).
+func liveShape(ctx context.Context, live *pgx.Conn, table string) (tableShape, error) {
+	s, err := shape(ctx, live, table)
+	switch {
+	case errors.Is(err, errNoTable):
+		return s, &problem.Problem{Code: "restore.no-table", Subject: table, Severity: problem.Note, Title: "SQL database " + live.Config().Database + " has no such table now",
+			Meaning: "There is nothing to compare with, or to put rows back into. Nothing was restored or changed.",
+			Remedy:  "see its name, with its schema where it is not public, and name its SQL database with --database; a table that was dropped comes back whole, beside what is live, with --into NEWSCHEMA instead of --diff or --put-back"}
+	case err != nil:
+		return s, fmt.Errorf("look at %s in the live database: %w", table, err)
+	}
+	return s, nil
+}
+
 func shape(ctx context.Context, conn *pgx.Conn, table string) (tableShape, error) {
 	var s tableShape
 	var oid uint32
 	err := conn.QueryRow(ctx, "select c.oid, format('%I.%I', n.nspname, c.relname) from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = to_regclass($1) and c.relkind in ('r', 'p')", table).Scan(&oid, &s.name)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return s, errors.New("there is no such table")
+		return s, errNoTable
 	}
 	if err != nil {
 		return s, err

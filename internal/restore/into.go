@@ -108,10 +108,8 @@ func (n *Into) choose(ctx context.Context) error {
 	if n.Choice, err = Choose(c, n.o.At); err != nil {
 		return err
 	}
-	if n.o.BinDir == "" {
-		if n.o.BinDir, err = FindBinDir(n.Choice.Backup.ServerVersion / 10000); err != nil {
-			return err
-		}
+	if n.o.BinDir, err = Programs(n.o.BinDir, n.Choice.Backup.ServerVersion/10000); err != nil {
+		return err
 	}
 	return hasPrograms(n.o.BinDir, "pg_dump", "psql") // before an hour of restoring
 }

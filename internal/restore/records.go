@@ -44,13 +44,16 @@ func Records(ctx context.Context, o RecordsOptions) (rep RecordsReport, err erro
 	if rep.Choice, err = Choose(c, o.At); err != nil {
 		return rep, err
 	}
+	if o.BinDir, err = Programs(o.BinDir, rep.Choice.Backup.ServerVersion/10000); err != nil {
+		return rep, err
+	}
 	live, err := pgx.ConnectConfig(ctx, o.Live)
 	if err != nil {
 		return rep, fmt.Errorf("reach the live database: %w", err)
 	}
 	defer func() { _ = live.Close(context.WithoutCancel(ctx)) }() // PutBack has committed or not
-	if _, err := shape(ctx, live, o.Table); err != nil {          // before an hour of restoring
-		return rep, fmt.Errorf("look at %s in the live database: %w", o.Table, err)
+	if _, err := liveShape(ctx, live, o.Table); err != nil {      // before an hour of restoring
+		return rep, err
 	}
 	trial, err := openTrial(ctx, o.Dir, ForRecords, rep.Choice.Backup.ID)
 	if err != nil {

@@ -254,8 +254,12 @@ func (r *run) claimOver(found string) error {
 	if r.o.Delta {
 		return samePlace(r.o.Dir, c)
 	}
-	return &problem.Problem{Code: "restore.not-empty", Subject: c.Backup.Database, Severity: problem.Critical,
-		Title: r.o.Dir + " is not empty", Meaning: fmt.Sprintf("It holds %s. Nothing was touched: a restore never writes over what is there.", found),
+	return notEmpty(c.Backup.Database, r.o.Dir, found)
+}
+
+func notEmpty(database, dir, found string) *problem.Problem {
+	return &problem.Problem{Code: "restore.not-empty", Subject: database, Severity: problem.Critical,
+		Title: dir + " is not empty", Meaning: fmt.Sprintf("It holds %s. Nothing was touched: a restore never writes over what is there.", found),
 		Remedy: "name an empty directory with --to"}
 }
 

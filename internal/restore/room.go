@@ -170,7 +170,12 @@ func (r *run) room(wanted []vault.Entry) error {
 	if n == nil {
 		return nil
 	}
-	return &problem.Problem{Code: "restore.no-space", Subject: r.o.Choice.Backup.Database, Severity: problem.Critical,
-		Title: fmt.Sprintf("the disk of %s has %d MB free, %d MB are needed", n.dir, n.free>>20, n.bytes>>20), Meaning: "Nothing was written.",
+	return tooSmall(r.o.Choice.Backup.Database, n.dir, n.free, n.bytes)
+}
+
+// tooSmall says that a restore does not fit; free and needed in bytes.
+func tooSmall(database, dir string, free, needed int64) *problem.Problem {
+	return &problem.Problem{Code: "restore.no-space", Subject: database, Severity: problem.Critical,
+		Title: fmt.Sprintf("the disk of %s has %d MB free, %d MB are needed", dir, free>>20, needed>>20), Meaning: "Nothing was written.",
 		Remedy: "name a directory on a larger disk with --to, for a tablespace with --tablespace"}
 }

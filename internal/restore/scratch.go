@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -69,9 +70,42 @@ func FindBinDir(major int) (string, error) {
 			return filepath.Dir(p), nil
 		}
 	}
-	return "", &problem.Problem{Code: "restore.no-postgres", Subject: fmt.Sprintf("PostgreSQL %d", major), Severity: problem.Critical,
-		Title: "its programs are not on this host", Meaning: "A backup is only restored with the version that it was made with.",
-		Remedy: fmt.Sprintf("install them: apt install postgresql-%d", major)}
+	return "", noPostgres(major, "its programs are not on this host", fmt.Sprintf("install them: apt install postgresql-%d", major))
+}
+
+func noPostgres(major int, title, remedy string) error {
+	return &problem.Problem{Code: "restore.no-postgres", Subject: fmt.Sprintf("PostgreSQL %d", major), Severity: problem.Critical,
+		Title: title, Meaning: "A backup is only restored with the version that it was made with. Nothing was written.", Remedy: remedy}
+}
+
+// Programs is where PostgreSQL's programs of a major version are: in dir where one is named, which must hold that version's, else
+// where [FindBinDir] finds them. restore.no-postgres says why not. It is asked before anything is copied: the server itself
+// would refuse another version's data when all of them are there.
+func Programs(dir string, major int) (string, error) {
+	if dir == "" {
+		return FindBinDir(major)
+	}
+	remedy := fmt.Sprintf("name the directory of the programs of PostgreSQL %d (--bin-dir, or bin_dir in the plan), or none where they lie where distributions put them; to install them: apt install postgresql-%d", major, major)
+	out, err := exec.Command(filepath.Join(dir, "postgres"), "--version").Output()
+	if err != nil {
+		return "", noPostgres(major, fmt.Sprintf("%s does not hold its programs: %v", dir, err), remedy)
+	}
+	if v := versionTold(string(out)); v != 0 && major != 0 && v != major {
+		return "", noPostgres(major, fmt.Sprintf("%s holds the programs of another version: %s", dir, strings.TrimSpace(string(out))), remedy)
+	}
+	return dir, nil
+}
+
+// versionTold is the major version in what `postgres --version` prints, "postgres (PostgreSQL) 15.4 (Debian 15.4-1)" or "… 19beta1";
+// 0 = it cannot be told, and the server itself judges.
+func versionTold(s string) int {
+	_, rest, _ := strings.Cut(s, ") ")
+	digits := rest[:len(rest)-len(strings.TrimLeft(rest, "0123456789"))]
+	v, err := strconv.Atoi(digits)
+	if err != nil {
+		return 0
+	}
+	return v
 }
 
 // EndedEarlyError says that the log ended before the target: PostgreSQL replayed all there is.
