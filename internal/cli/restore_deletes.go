@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"holdfast/internal/backup"
 	"holdfast/internal/restore"
 )
 
@@ -34,6 +35,10 @@ func (w *tableWords) listDeletes(ctx context.Context, cmd *cobra.Command, name s
 	if err != nil {
 		return err
 	}
+	conf, err := backup.ReadFrom(l.dsn)
+	if err != nil {
+		return err
+	}
 	v, err := l.app.openVault(ctx, l.vault)
 	if err != nil {
 		return err
@@ -43,7 +48,7 @@ func (w *tableWords) listDeletes(ctx context.Context, cmd *cobra.Command, name s
 	line.show("reading the log of "+name+" in vault "+v.Name(), "")
 	found := foundDeletes{Database: name, From: now.Add(-time.Duration(w.since)), Deletes: []foundDelete{}}
 	deletes, err := restore.FindDeletes(ctx, restore.DeleteOptions{
-		Vault: v, Database: name, From: found.From, AtLeast: w.atLeast, BinDir: l.db.BinDir, Catalog: l.conn,
+		Vault: v, Database: name, From: found.From, AtLeast: w.atLeast, BinDir: l.db.BinDir, Catalog: conf,
 	})
 	line.end()
 	if err != nil {

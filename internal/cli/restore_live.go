@@ -6,11 +6,9 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
 	"holdfast/internal/api"
-	"holdfast/internal/backup"
 	"holdfast/internal/database/postgres"
 	"holdfast/internal/local"
 	"holdfast/internal/plan"
@@ -23,7 +21,7 @@ type liveDatabase struct {
 	app   application
 	db    plan.Database
 	vault string
-	conn  *pgx.ConnConfig // to the SQL database inside it
+	dsn   string // leads to the SQL database inside it
 }
 
 // beside finds the live database that the words are about.
@@ -40,11 +38,7 @@ func (w *tableWords) beside(ctx context.Context, cmd *cobra.Command, name string
 	if err != nil {
 		return l, err
 	}
-	dsn, err := l.app.livePrimary(ctx, d, inside)
-	if err != nil {
-		return l, err
-	}
-	l.conn, err = backup.ReadFrom(dsn)
+	l.dsn, err = l.app.livePrimary(ctx, d, inside)
 	return l, err
 }
 

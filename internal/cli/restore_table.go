@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"holdfast/internal/backup"
 	"holdfast/internal/event"
 	"holdfast/internal/problem"
 	"holdfast/internal/restore"
@@ -43,6 +44,10 @@ func (w *tableWords) bringBack(ctx context.Context, cmd *cobra.Command, name str
 	if err != nil {
 		return err
 	}
+	live, err := backup.ReadFrom(l.dsn)
+	if err != nil {
+		return err
+	}
 	owner, err := restore.DefaultOwner()
 	if err != nil {
 		return err
@@ -59,7 +64,7 @@ func (w *tableWords) bringBack(ctx context.Context, cmd *cobra.Command, name str
 	began := time.Now()
 	line := newProgressLine(cmd.ErrOrStderr())
 	beside, err := restore.OpenBeside(ctx, restore.RecordsOptions{
-		Vault: v, Database: name, At: at, Live: l.conn, Table: w.table, Dir: dir, Owner: owner, BinDir: l.db.BinDir, Progress: line.restored,
+		Vault: v, Database: name, At: at, Live: live, Table: w.table, Dir: dir, Owner: owner, BinDir: l.db.BinDir, Progress: line.restored,
 	})
 	if err != nil {
 		line.end()
