@@ -143,6 +143,7 @@ func elsewhere() []other {
 		{12, links, "CI", "a standby that the primary alone does not reach leaves, both ways and one way; nothing fails over"},
 		{13, links, "CI", "20 s without a majority of etcd: no failed request, agents killed meanwhile"},
 		{22, "`TestStandbysChangeWhileTheDatabaseRuns`", "CI", "standbys are added, removed, made asynchronous and cascading, W goes up, down, to 0 and back, under load; each step with the agent's memory lost after it: `internal/database`"},
+		{17, "`TestAnOldAgreedStateIsRebuiltWithoutTheNewestOne`", "make lab", "the newest state is lost: a forced failover is refused, the outlook of a rebuilding says that its record is old, and the rebuilt application is whole again"},
 		{18, "`TestAPrimaryThatCannotWrite`; `sim`: hang disk, slow disk", "CI", "a disk that hangs, of the model"},
 		{26, chain, "CI", "a switchover, and the refusal of one to an unknown host"},
 		{26, "`TestTheKernelPathFollowsThePrimary`", "make lab", "a switchover and a killed primary while rules lead each host's own clients straight to it"},
