@@ -211,24 +211,53 @@ func (r *baseRun) begin(ctx context.Context, conn *pgx.Conn) (vault.Backup, erro
 	return b, err
 }
 
+// copyAll reads the data directory, ends the backup in the server and waits for its log, and until all is stored.
 func (r *baseRun) copyAll(ctx context.Context, conn *pgx.Conn, w *vault.Writer, b vault.Backup) (vault.Backup, error) {
 	root, err := os.OpenRoot(r.o.DataDir)
 	if err != nil {
 		return b, err
 	}
 	defer func() { _ = root.Close() }() // nothing was written through it
-	if err := r.copyFiles(ctx, conn, root, w, &b); err != nil {
-		return b, err
-	}
-	control, err := readControl(ctx, root) // last: it must not be newer than any file that was copied before
+	files, err := r.list(ctx, conn, w, &b)
 	if err != nil {
 		return b, err
 	}
-	if err := storeBytes(w, pgdata.ControlFile, control, time.Now()); err != nil {
+	spaces, closeSpaces, err := openSpaces(b.Tablespaces)
+	if err != nil {
 		return b, err
 	}
-	if err := r.finish(ctx, conn, w, &b); err != nil {
+	defer closeSpaces() // nothing was written through them
+	c := &copier{
+		root: root, spaces: spaces, to: w, checksums: b.Checksums, start: uint64(b.Start), from: r.from, take: b.Took, compare: !b.Took && comparable(b, r.from),
+		pace: r.pace.wait, keep: func() error { return r.keep(w) }, bytes: func(n int) { r.done.Add(int64(n)); r.tick() },
+	}
+	s, storing := c.store(ctx, r.o.Workers)
+	if err := r.readAll(storing, conn, s, files, &b); err != nil {
+		s.fail(err)
+	}
+	found, err := s.wait(storing)
+	if err != nil {
 		return b, err
+	}
+	r.tellOf(ctx, conn, found, &b)
+	return b, nil
+}
+
+// readAll reads the listed files, and what makes a backup of them; some of it may have to be stored still.
+func (r *baseRun) readAll(ctx context.Context, conn *pgx.Conn, s *storing, files []file, b *vault.Backup) error {
+	err := r.whileItHolds(ctx, conn, *b, func(ctx context.Context) error { return r.copyListed(ctx, s, files) })
+	if err != nil {
+		return err
+	}
+	control, err := readControl(ctx, s.root) // last: it must not be newer than any file that was copied before
+	if err != nil {
+		return err
+	}
+	if err := storeBytes(s.to, pgdata.ControlFile, control, time.Now()); err != nil {
+		return err
+	}
+	if err := r.finish(ctx, conn, s.to, b); err != nil {
+		return err
 	}
 	r.report("log")
 	wait := r.o.WaitLog
@@ -238,59 +267,45 @@ func (r *baseRun) copyAll(ctx context.Context, conn *pgx.Conn, w *vault.Writer, 
 		}
 	}
 	if err := wait(ctx, b.SystemID, b.SegmentSize, b.Timeline, b.Stop); err != nil {
-		return b, fmt.Errorf("wait for the log up to %s in the vault: %w", b.Stop, err)
+		return fmt.Errorf("wait for the log up to %s in the vault: %w", b.Stop, err)
 	}
-	return b, nil
+	return nil
 }
 
-func (r *baseRun) copyFiles(ctx context.Context, conn *pgx.Conn, root *os.Root, w *vault.Writer, b *vault.Backup) error {
+// list lists what is to be read, and judges what may be taken over instead.
+func (r *baseRun) list(ctx context.Context, conn *pgx.Conn, w *vault.Writer, b *vault.Backup) ([]file, error) {
 	scanned := time.Now()
 	found, err := scan(r.o.DataDir)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	files := found.files
 	if b.Tablespaces, err = r.nameSpaces(ctx, conn, found.spaces); err != nil {
-		return err
+		return nil, err
 	}
 	for _, d := range found.dirs {
 		d.Path = vault.DataDir + "/" + d.Path
 		w.Dir(d)
 	}
-	for _, f := range files {
+	for _, f := range found.files {
 		r.total += f.size
 	}
-	if r.files, err = factsOf(b.Host, r.o.DataDir, scanned, files); err != nil {
-		return err
+	if r.files, err = factsOf(b.Host, r.o.DataDir, scanned, found.files); err != nil {
+		return nil, err
 	}
-	from := r.from
-	if from != nil && from.backup.SystemID != b.SystemID {
-		from = nil
+	if r.from != nil && r.from.backup.SystemID != b.SystemID {
+		r.from = nil
 	}
-	take, why := mayTake(r.o.Mode, *b, from, r.total, time.Now())
-	r.o.Log.InfoContext(ctx, "base backup begins", "database", r.o.Database, "bytes", r.total, "takes", take, "because", why)
-	if from != nil {
-		b.Earlier = from.backup.ID
+	var why string
+	b.Took, why = mayTake(r.o.Mode, *b, r.from, r.total, time.Now())
+	r.o.Log.InfoContext(ctx, "base backup begins", "database", r.o.Database, "bytes", r.total, "takes", b.Took, "because", why)
+	if r.from != nil {
+		b.Earlier = r.from.backup.ID
 	}
-	if b.Took = take; take {
-		b.Reread = from.backup.Reread
+	if b.Took {
+		b.Reread = r.from.backup.Reread
 	}
 	r.report("copy")
-	spaces, closeSpaces, err := openSpaces(b.Tablespaces)
-	if err != nil {
-		return err
-	}
-	defer closeSpaces() // nothing was written through them
-	err = r.whileItHolds(ctx, conn, *b, func(ctx context.Context) error {
-		return r.copyListed(ctx, &copier{
-			root: root, spaces: spaces, to: w, checksums: b.Checksums, start: uint64(b.Start), from: from, take: take, compare: !take && comparable(*b, from),
-			pace: r.pace.wait, keep: func() error { return r.keep(w) }, bytes: func(n int) { r.done.Add(int64(n)); r.tick() },
-		}, files, b)
-	})
-	if err == nil && len(b.Differs) > 0 {
-		b.Differs = r.nameRelations(ctx, conn, b.Differs)
-	}
-	return err
+	return found.files, nil
 }
 
 // earlier is the backup to take chunks from or to compare with. One that cannot be read is no reason not to make a new
@@ -308,48 +323,44 @@ func (r *baseRun) earlier(ctx context.Context) *earlier {
 	return from
 }
 
-func (r *baseRun) copyListed(ctx context.Context, c *copier, files []file, b *vault.Backup) error {
-	var mu sync.Mutex
-	var bad, differs []string
-	note := func(done copied, err error) error {
-		mu.Lock()
-		defer mu.Unlock()
-		bad, differs = append(bad, done.bad...), append(differs, done.differs...)
-		b.Reused += done.reused
-		return err
-	}
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(r.o.Workers)
+// copyListed reads files by several workers. Each of several stretches is opened by others, for what the vault has of it may be far away.
+func (r *baseRun) copyListed(ctx context.Context, s *storing, files []file) error {
+	reads, ctx := errgroup.WithContext(ctx)
+	reads.SetLimit(r.o.Workers)
+	var opens errgroup.Group
+	opens.SetLimit(r.o.Workers)
 	for _, f := range files {
 		if ctx.Err() != nil {
 			break
 		}
 		if f.size <= stretchSize {
-			g.Go(func() error { return note(c.copyFile(ctx, f)) })
+			reads.Go(func() error { return s.copyFile(ctx, f) })
 			continue
 		}
-		large, done, err := c.open(ctx, f)
-		if err := note(done, err); err != nil {
-			return errors.Join(err, g.Wait())
-		}
-		if large == nil {
-			continue
-		}
-		for i := range large.parts {
-			g.Go(func() error { return note(large.read(ctx, i)) })
-		}
+		opens.Go(func() error {
+			large, err := s.open(ctx, f)
+			if large == nil {
+				return err
+			}
+			for i := range large.parts {
+				reads.Go(func() error { return large.read(ctx, i) })
+			}
+			return nil
+		})
 	}
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	b.BadPages, b.Differs = listFew(bad), listFew(differs)
-	if len(bad) > 0 {
+	return errors.Join(opens.Wait(), reads.Wait())
+}
+
+// tellOf puts into the backup what was found in its files.
+func (r *baseRun) tellOf(ctx context.Context, conn *pgx.Conn, found copied, b *vault.Backup) {
+	b.BadPages, b.Differs, b.Reused = listFew(found.bad), listFew(found.differs), found.reused
+	if len(found.bad) > 0 {
 		r.o.Log.ErrorContext(ctx, "pages with wrong checksums", "database", r.o.Database, "pages", b.BadPages)
 	}
-	if len(differs) > 0 {
+	if len(found.differs) > 0 {
 		r.o.Log.ErrorContext(ctx, "pages are not what they were though no log changed them", "database", r.o.Database, "backup", b.Earlier, "pages", b.Differs)
+		b.Differs = r.nameRelations(ctx, conn, b.Differs)
 	}
-	return nil
 }
 
 func listFew(all []string) []string {
@@ -403,10 +414,7 @@ func (r *baseRun) finish(ctx context.Context, conn *pgx.Conn, w *vault.Writer, b
 	if err := storeBytes(w, "backup_label", []byte(label), b.Stopped); err != nil {
 		return err
 	}
-	if err := storeFacts(w, r.files); err != nil {
-		return err
-	}
-	return nil // its map of tablespaces would lead a server back to where they lay: a restore makes links of its own
+	return storeFacts(w, r.files) // its map of tablespaces would lead a server back to where they lay: a restore makes links of its own
 }
 
 // report tells of a new phase.

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -41,108 +42,129 @@ type copier struct {
 	keep      func() error                           // after each piece that was stored
 }
 
-// copied is what became of one file.
+// copied is what became of files.
 type copied struct {
 	bad     []string // pages whose checksum is wrong and stays wrong
 	differs []string // stretches that are not what they were, though no log changed them
-	reused  int64    // bytes that were taken over unread, or read and not stored
+	reused  int64    // bytes that were taken over unread
+}
+
+func (c *copied) add(d copied) {
+	c.bad, c.differs, c.reused = append(c.bad, d.bad...), append(c.differs, d.differs...), c.reused+d.reused
 }
 
 // reading is one file on its way into the vault. A large one goes by stretches, which many workers read at once: with one
 // worker for each file, the largest table would be waited for by all the others.
 type reading struct {
-	*copier
-	f     file
-	in    *os.File
-	old   []vault.Chunk // what the earlier backup stored of it
-	parts []stretch
-	left  atomic.Int32 // stretches that are not read yet; whoever reads the last one looks at all
+	*storing
+	f      file
+	entry  vault.Entry
+	in     *os.File
+	old    []vault.Chunk // what the earlier backup stored of it
+	parts  []stretch
+	unread atomic.Int32 // stretches that are not read yet; whoever reads the last one closes the file
+	left   atomic.Int32 // stretches that are not read yet, and pieces that are not stored yet
+	failed atomic.Bool  // it lacks something, and is not made part of the backup
 }
 
-// stretch is what one worker has read of a file.
+// stretch is what one worker reads of a file.
 type stretch struct {
-	out   *vault.ChunkWriter
-	done  copied
-	short bool // the file ends within it
-	err   error
+	chunks []vault.Chunk // in their order; whoever stores one fills it in
+	short  bool          // the file ends within it
+
+	mu   sync.Mutex // guards done
+	done copied
 }
 
 // stretchSize is how much of a file one worker reads, in bytes: whole chunks.
 const stretchSize = 32 * vault.ChunkSize
 
-// open begins a file. There is nothing to read of one that has vanished, which is left out, and of one whose chunks can all
-// be taken over.
-func (c *copier) open(ctx context.Context, f file) (*reading, copied, error) {
-	old, err := c.from.chunks(ctx, f)
+// open begins a file; nil = there is nothing to read. One that has vanished is left out, and one whose chunks can all be taken over
+// is made of them.
+func (s *storing) open(ctx context.Context, f file) (*reading, error) {
+	old, err := s.from.chunks(ctx, f)
 	if err != nil {
-		return nil, copied{}, fmt.Errorf("back up %s: %w", f.path, err)
+		return nil, fmt.Errorf("back up %s: %w", f.path, err)
 	}
 	entry := vault.Entry{Path: path.Join(vault.DataDir, f.path), Mode: f.mode, ModTime: f.modTime}
-	if c.take && len(old) > 0 && c.from.facts.Files[f.path].untouched(f.fact, c.from.facts.Scanned) {
-		if done, err := c.takeWhole(entry, old, f.size); err != nil || done {
-			return nil, copied{reused: f.size}, err
+	if s.take && len(old) > 0 && s.from.facts.Files[f.path].untouched(f.fact, s.from.facts.Scanned) {
+		done, err := s.takeWhole(entry, old, f.size)
+		if err != nil {
+			return nil, fmt.Errorf("back up %s: %w", f.path, err)
+		}
+		if done {
+			s.note(copied{reused: f.size})
+			return nil, nil
 		}
 	}
-	root, below := c.root, f.path
-	if oid, rest, ok := pgdata.InSpace(f.path); ok && c.spaces[oid] != nil {
-		root, below = c.spaces[oid], rest
+	root, below := s.root, f.path
+	if oid, rest, ok := pgdata.InSpace(f.path); ok && s.spaces[oid] != nil {
+		root, below = s.spaces[oid], rest
 	}
 	in, err := root.Open(filepath.FromSlash(below))
 	if errors.Is(err, fs.ErrNotExist) {
-		c.bytes(int(f.size))
-		return nil, copied{}, nil
+		s.bytes(int(f.size))
+		return nil, nil
 	}
 	if err != nil {
-		return nil, copied{}, fmt.Errorf("back up %s: %w", f.path, err)
+		return nil, fmt.Errorf("back up %s: %w", f.path, err)
 	}
-	r := &reading{copier: c, f: f, in: in, old: old, parts: make([]stretch, max(1, (f.size+stretchSize-1)/stretchSize))}
-	for i := range r.parts {
-		r.parts[i].out = c.to.Chunked(entry)
-	}
+	r := &reading{storing: s, f: f, entry: entry, in: in, old: old, parts: make([]stretch, max(1, (f.size+stretchSize-1)/stretchSize))}
+	r.unread.Store(int32(len(r.parts)))
 	r.left.Store(int32(len(r.parts)))
-	return r, copied{}, nil
+	return r, nil
 }
 
-// copyFile stores one file of a single stretch.
-func (c *copier) copyFile(ctx context.Context, f file) (copied, error) {
-	r, done, err := c.open(ctx, f)
+// copyFile reads one file of a single stretch.
+func (s *storing) copyFile(ctx context.Context, f file) error {
+	r, err := s.open(ctx, f)
 	if r == nil {
-		return done, err
+		return err
 	}
 	return r.read(ctx, 0)
 }
 
-// read stores one stretch. With the last one the file is part of the backup, as long as it was when it was listed: what grew
-// is in the log. What became of all of it is given then.
-func (r *reading) read(ctx context.Context, i int) (copied, error) {
-	if r.parts[i].err = ctx.Err(); r.parts[i].err == nil {
-		r.parts[i].err = r.pump(ctx, i)
+// read reads one stretch. With the last piece that is stored the file is part of the backup, as long as it was when it was listed: what
+// grew is in the log.
+func (r *reading) read(ctx context.Context, i int) error {
+	err := ctx.Err()
+	if err == nil {
+		err = r.pump(ctx, i)
 	}
-	if r.left.Add(-1) > 0 {
-		return copied{}, r.parts[i].err
+	if r.unread.Add(-1) == 0 {
+		err = errors.Join(err, r.in.Close())
+	}
+	if err != nil {
+		r.failed.Store(true)
+		err = fmt.Errorf("back up %s: %w", r.f.path, err)
+	}
+	return errors.Join(err, r.ended())
+}
+
+// ended counts a stretch that was read, or a piece that was stored, and makes a file of all of them behind the last one.
+func (r *reading) ended() error {
+	if r.left.Add(-1) > 0 || r.failed.Load() {
+		return nil
 	}
 	done, err := r.join()
-	if err = errors.Join(err, r.in.Close()); err != nil {
-		return done, fmt.Errorf("back up %s: %w", r.f.path, err)
+	if err != nil {
+		return fmt.Errorf("back up %s: %w", r.f.path, err)
 	}
-	return done, nil
+	r.note(done)
+	return nil
 }
 
 // join makes a file of its stretches.
 func (r *reading) join() (done copied, err error) {
-	for _, p := range r.parts {
-		if p.err != nil {
-			return done, p.err
-		}
-	}
-	out := r.parts[0].out
-	for i, p := range r.parts {
-		if i > 0 {
-			if err := out.Join(p.out); err != nil {
+	out := r.to.Chunked(r.entry)
+	for i := range r.parts {
+		p := &r.parts[i]
+		for _, k := range p.chunks {
+			if err := out.Add(k); err != nil {
 				return done, err
 			}
 		}
-		done.bad, done.differs, done.reused = append(done.bad, p.done.bad...), append(done.differs, p.done.differs...), done.reused+p.done.reused
+		done.add(p.done)
 		if p.short {
 			break // it was truncated since it was listed; the log repeats that
 		}
@@ -155,7 +177,10 @@ func (c *copier) takeWhole(entry vault.Entry, old []vault.Chunk, size int64) (bo
 	out := c.to.Chunked(entry)
 	sum := int64(0)
 	for _, k := range old {
-		if ok, err := out.Reuse(k); err != nil || !ok {
+		if ok, err := c.to.HasChunk(k); err != nil || !ok {
+			return false, err
+		}
+		if err := out.Add(k); err != nil {
 			return false, err
 		}
 		sum += k.Length
@@ -167,38 +192,32 @@ func (c *copier) takeWhole(entry vault.Entry, old []vault.Chunk, size int64) (bo
 	return true, out.Keep()
 }
 
+// pump reads a stretch, and hands on what has to be stored of it.
 func (r *reading) pump(ctx context.Context, i int) error {
 	p, at := &r.parts[i], int64(i)*stretchSize
 	end := min(at+stretchSize, r.f.size)
-	buf := make([]byte, min(readPiece, end-at))
+	p.chunks = make([]vault.Chunk, 0, (end-at+readPiece-1)/readPiece) // it must not move while some are filled in
 	for at < end {
-		piece := buf[:min(int64(len(buf)), end-at)]
-		if err := r.pace(ctx, len(piece)); err != nil {
+		size := min(readPiece, end-at)
+		if err := r.pace(ctx, int(size)); err != nil {
 			return err
 		}
 		var was *vault.Chunk
-		if k := at / readPiece; k < int64(len(r.old)) && r.old[k].Length == int64(len(piece)) {
+		if k := at / readPiece; k < int64(len(r.old)) && r.old[k].Length == size {
 			was = &r.old[k]
 		}
 		if taken, err := r.takeOver(p, at, was); err != nil {
 			return err
 		} else if taken {
-			at += int64(len(piece))
+			at += size
 			continue
 		}
-		n, err := r.in.ReadAt(piece, at)
-		if err != nil && !errors.Is(err, io.EOF) {
+		n, err := r.readPiece(ctx, p, at, size, was)
+		if err != nil {
 			return err
 		}
-		if n < len(piece) {
-			was = nil
-		}
-		if err := r.store(ctx, r.f, r.in, p.out, piece[:n], at, was, &p.done); err != nil {
-			return err
-		}
-		r.bytes(n)
-		at += int64(n)
-		if p.short = n < len(piece); p.short {
+		at += n
+		if p.short = n < size; p.short {
 			r.bytes(int(end - at))
 			break
 		}
@@ -215,32 +234,46 @@ func (r *reading) takeOver(p *stretch, at int64, was *vault.Chunk) (bool, error)
 	if err != nil || !older {
 		return false, err
 	}
-	ok, err := p.out.Reuse(*was)
+	ok, err := r.to.HasChunk(*was)
 	if ok {
-		p.done.reused += was.Length
+		p.chunks = append(p.chunks, *was)
+		p.note(copied{reused: was.Length})
 		r.bytes(int(was.Length))
 	}
 	return ok, err
 }
 
-// store adds one piece to the file by its bytes.
-func (c *copier) store(ctx context.Context, f file, in *os.File, out *vault.ChunkWriter, piece []byte, at int64, was *vault.Chunk, done *copied) error {
-	if f.relation && c.checksums {
-		bad, err := c.verify(ctx, f, in, piece, at)
+// readPiece reads size bytes at a place, or what there is of them, and hands them on. What is wrong with its pages is found here: read
+// again behind the end of the backup, a page might be from after it.
+func (r *reading) readPiece(ctx context.Context, p *stretch, at, size int64, was *vault.Chunk) (int64, error) {
+	room := r.room()
+	n, err := r.in.ReadAt(room[:size], at)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return 0, err
+	}
+	content := room[:n]
+	if r.f.relation && r.checksums {
+		bad, err := r.verify(ctx, r.f, r.in, content, at)
 		if err != nil {
-			return err
+			return 0, err
 		}
-		done.bad = append(done.bad, bad...)
+		p.note(copied{bad: bad})
 	}
-	now, err := out.Append(piece)
-	if err != nil {
-		return err
+	if int64(n) < size {
+		was = nil
 	}
-	if c.compare && was != nil && !now.Equal(*was) && olderThan(piece, c.from.backup.Start) && logged(piece) {
-		first := at/pgdata.PageSize + int64(f.segment)*pgdata.SegmentPages
-		done.differs = append(done.differs, fmt.Sprintf("%s blocks %d to %d", f.path, first, first+int64(len(piece))/pgdata.PageSize-1))
+	if n == 0 {
+		r.giveBack(room)
+		return 0, nil
 	}
-	return c.keep()
+	p.chunks = append(p.chunks, vault.Chunk{})
+	return int64(n), r.hand(ctx, piece{of: r, part: p, chunk: &p.chunks[len(p.chunks)-1], content: content, at: at, was: was})
+}
+
+func (p *stretch) note(done copied) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.done.add(done)
 }
 
 // verify checks the pages of a piece, and reads a page with a wrong sum again: one that is just being

@@ -173,8 +173,10 @@ func TestAFileChangesWhileItIsCopied(t *testing.T) {
 	for name, x := range cases {
 		write(name, three(500))
 		x.change(name)
-		got, err := c.copyFile(t.Context(), file{path: name, size: x.listed * pgdata.PageSize, mode: 0o600, relation: true})
-		if err != nil || len(got.bad) != x.bad {
+		s, ctx := c.store(t.Context(), 2)
+		err := s.copyFile(ctx, file{path: name, size: x.listed * pgdata.PageSize, mode: 0o600, relation: true})
+		got, stored := s.wait(ctx)
+		if err = errors.Join(err, stored); err != nil || len(got.bad) != x.bad {
 			t.Errorf("%s: bad are %q, %v", name, got.bad, err)
 		}
 	}

@@ -68,7 +68,11 @@ func storeAndRead(t *testing.T, v *vault.Vault, dir string, f file) []byte {
 	r := &baseRun{o: BaseOptions{Vault: v, Workers: 3, CheckpointEvery: 1 << 30}, pace: newPacer(0)}
 	b := vault.Backup{Database: "orders", Kind: "full", Started: time.Now(), Stopped: time.Now()}
 	c := &copier{root: root, to: w, pace: r.pace.wait, keep: func() error { return nil }, bytes: func(n int) { r.done.Add(int64(n)) }}
-	if err := r.copyListed(t.Context(), c, []file{f}, &b); err != nil {
+	s, ctx := c.store(t.Context(), 3)
+	if err := r.copyListed(ctx, s, []file{f}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.wait(ctx); err != nil {
 		t.Fatal(err)
 	}
 	if r.done.Load() != f.size {

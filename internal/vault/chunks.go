@@ -64,8 +64,48 @@ func (r *Reader) parts(ctx context.Context, e Entry) ([]Chunk, error) {
 	return list, nil
 }
 
-// ChunkWriter stores one file by chunks: new ones by their bytes, and ones of an earlier backup by name, which
-// costs nothing. What comes out is a file like any other: nothing depends on the earlier backup.
+// StoreChunk stores ChunkSize bytes of a file, or its last ones. Many goroutines may.
+func (w *Writer) StoreChunk(p []byte) (Chunk, error) {
+	if err := errors.Join(w.vault.broken(), w.work.alive(w.ctx)); err != nil {
+		return Chunk{}, err
+	}
+	if len(p) > ChunkSize {
+		return Chunk{}, fmt.Errorf("%d bytes are no chunk", len(p))
+	}
+	obj := w.repo.NewObject(w.ctx, repo.ObjectOptions{Splitter: splitter, Compress: true})
+	_, err := obj.Write(p)
+	var id repo.ObjectID
+	if err == nil {
+		id, err = obj.Result()
+	}
+	if err = errors.Join(err, obj.Close()); err != nil {
+		return Chunk{}, err
+	}
+	return Chunk{Length: int64(len(p)), object: id}, nil
+}
+
+// HasChunk reports whether the vault holds a chunk still, so that a file may be made of it. Where it does not, its bytes must be stored
+// again.
+func (w *Writer) HasChunk(k Chunk) (bool, error) {
+	if err := w.work.alive(w.ctx); err != nil {
+		return false, err
+	}
+	id, _, direct := k.object.Content()
+	if !direct {
+		return false, nil
+	}
+	about, err := w.vault.repo.ContentInfo(w.ctx, id)
+	if errors.Is(err, repo.ErrContentNotFound) || err == nil && about.Deleted {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for a chunk: %w", err)
+	}
+	return true, nil
+}
+
+// ChunkWriter makes one file of chunks: new ones that were stored, and ones of an earlier backup, which cost nothing. What comes out
+// is a file like any other: nothing depends on the earlier backup.
 type ChunkWriter struct {
 	w       *Writer
 	entry   Entry
@@ -79,74 +119,26 @@ func (w *Writer) Chunked(e Entry) *ChunkWriter {
 	return &ChunkWriter{w: w, entry: e}
 }
 
-// Append adds the next ChunkSize bytes of the file, or its last ones. One goroutine writes one file.
-func (c *ChunkWriter) Append(p []byte) (Chunk, error) {
-	if err := errors.Join(c.w.vault.broken(), c.w.work.alive(c.w.ctx)); err != nil {
-		return Chunk{}, err
-	}
-	if len(p) > ChunkSize || c.at%ChunkSize != 0 {
-		return Chunk{}, fmt.Errorf("store %s: %d bytes at %d are no chunk", c.entry.Path, len(p), c.at)
-	}
-	obj := c.w.repo.NewObject(c.w.ctx, repo.ObjectOptions{Splitter: splitter, Compress: true})
-	_, err := obj.Write(p)
-	var id repo.ObjectID
-	if err == nil {
-		id, err = obj.Result()
-	}
-	if err = errors.Join(err, obj.Close()); err != nil {
-		return Chunk{}, fmt.Errorf("store %s: %w", c.entry.Path, err)
-	}
-	k := Chunk{Length: int64(len(p)), object: id}
-	c.add(k)
-	return k, nil
-}
-
-// Reuse adds a chunk that the vault holds. It is false, and nothing is added, when the vault does not hold it
-// any more: then its bytes must be stored again.
-func (c *ChunkWriter) Reuse(k Chunk) (bool, error) {
+// Add adds the next chunk, which [Writer.StoreChunk] gave, or of which [Writer.HasChunk] said that it is there. All but the last one
+// must be ChunkSize long. One goroutine makes one file.
+func (c *ChunkWriter) Add(k Chunk) error {
 	if k.Length > ChunkSize || c.at%ChunkSize != 0 {
-		return false, fmt.Errorf("store %s: %d bytes at %d are no chunk", c.entry.Path, k.Length, c.at)
+		return fmt.Errorf("store %s: %d bytes at %d are no chunk", c.entry.Path, k.Length, c.at)
 	}
-	if err := c.w.work.alive(c.w.ctx); err != nil {
-		return false, err
-	}
-	id, _, direct := k.object.Content()
-	if !direct {
-		return false, nil
-	}
-	about, err := c.w.vault.repo.ContentInfo(c.w.ctx, id)
-	if errors.Is(err, repo.ErrContentNotFound) || err == nil && about.Deleted {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("look for a chunk of %s: %w", c.entry.Path, err)
-	}
-	c.add(k)
-	return true, nil
-}
-
-// Join adds the chunks of d, which is not used any more: stretches of one file may be stored by several goroutines. All but
-// the last one must be whole chunks.
-func (c *ChunkWriter) Join(d *ChunkWriter) error {
-	for _, e := range d.entries {
-		if c.at%ChunkSize != 0 {
-			return fmt.Errorf("store %s: what follows at %d is no chunk", c.entry.Path, c.at)
-		}
-		c.add(Chunk{Length: e.Length, object: e.Object})
-	}
-	return nil
-}
-
-func (c *ChunkWriter) add(k Chunk) {
 	c.entries = append(c.entries, repo.Part{Start: c.at, Length: k.Length, Object: k.object})
 	c.at += k.Length
+	return nil
 }
 
 // Keep ends the file and makes it part of the backup.
 func (c *ChunkWriter) Keep() error {
 	if len(c.entries) == 0 {
-		if _, err := c.Append(nil); err != nil {
-			return err
+		none, err := c.w.StoreChunk(nil)
+		if err == nil {
+			err = c.Add(none)
+		}
+		if err != nil {
+			return fmt.Errorf("store %s: %w", c.entry.Path, err)
 		}
 	}
 	id, err := c.list()

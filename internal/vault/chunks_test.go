@@ -2,6 +2,7 @@ package vault
 
 import (
 	"bytes"
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -58,6 +59,16 @@ func TestABackupIsMadeOfChunksOfAnotherOne(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	add := func(w *Writer, c *ChunkWriter, p []byte) {
+		t.Helper()
+		k, err := w.StoreChunk(p)
+		if err == nil {
+			err = c.Add(k)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 	first := store(func(w *Writer) {
 		f := w.File(Entry{Path: "pgdata/streamed", Mode: 0o600}) // the way of files that are not relations
 		if _, err := f.Write(content); err != nil {
@@ -68,9 +79,7 @@ func TestABackupIsMadeOfChunksOfAnotherOne(t *testing.T) {
 		}
 		c := w.Chunked(Entry{Path: "pgdata/chunked", Mode: 0o600})
 		for p := range slices.Chunk(content, ChunkSize) {
-			if _, err := c.Append(p); err != nil {
-				t.Fatal(err)
-			}
+			add(w, c, p)
 		}
 		keep(c)
 		keep(w.Chunked(Entry{Path: "pgdata/empty", Mode: 0o600}))
@@ -96,13 +105,14 @@ func TestABackupIsMadeOfChunksOfAnotherOne(t *testing.T) {
 		c := w.Chunked(Entry{Path: "pgdata/chunked", Mode: 0o600})
 		for i, k := range chunks {
 			if i == 1 {
-				if _, err := c.Append(changed[ChunkSize : 2*ChunkSize]); err != nil {
-					t.Fatal(err)
-				}
+				add(w, c, changed[ChunkSize:2*ChunkSize])
 				continue
 			}
-			if ok, err := c.Reuse(k); err != nil || !ok {
+			if ok, err := w.HasChunk(k); err != nil || !ok {
 				t.Fatal(ok, err)
+			}
+			if err := c.Add(k); err != nil {
+				t.Fatal(err)
 			}
 		}
 		keep(c)
@@ -120,8 +130,15 @@ func TestABackupIsMadeOfChunksOfAnotherOne(t *testing.T) {
 	if lost.object, err = repo.ParseObjectID(strings.Repeat("0f", 32)); err != nil {
 		t.Fatal(err)
 	}
-	if ok, err := w.Chunked(Entry{Path: "x"}).Reuse(lost); ok || err != nil {
-		t.Errorf("a chunk that is not there was reused: %t, %v", ok, err)
+	if ok, err := w.HasChunk(lost); ok || err != nil {
+		t.Errorf("a chunk that is not there is to be had: %t, %v", ok, err)
+	}
+	if _, err := w.StoreChunk(make([]byte, ChunkSize+1)); err == nil {
+		t.Error("more than a chunk was stored as one")
+	}
+	short := w.Chunked(Entry{Path: "x"})
+	if err := errors.Join(short.Add(chunks[3]), short.Add(chunks[1])); err == nil {
+		t.Error("a file goes on behind its last chunk")
 	}
 	if err := w.Abort(); err != nil {
 		t.Error(err)
