@@ -132,14 +132,7 @@ func (r *baseRun) run(ctx context.Context) (vault.Backup, error) {
 	if err := r.freshen(ctx, conn); err != nil {
 		return vault.Backup{}, fmt.Errorf("ask the primary for a checkpoint: %w", err)
 	}
-	var looking sync.WaitGroup
-	looking.Go(func() { r.from = r.earlier(ctx) }) // while the server makes its checkpoint
-	b, err := r.begin(ctx, conn)
-	looking.Wait()
-	if err != nil {
-		return vault.Backup{}, err
-	}
-	w, err := r.o.Vault.Begin(ctx, "base backup of "+r.o.Database)
+	w, b, err := r.beginBoth(ctx, conn)
 	if err != nil {
 		return vault.Backup{}, err
 	}
@@ -162,6 +155,20 @@ func (r *baseRun) pageSize() error {
 	return &problem.Problem{Code: "backup.block-size", Subject: r.o.Database, Severity: problem.Critical,
 		Title: fmt.Sprintf("the server uses blocks of %d bytes", control.BlockSize), Meaning: fmt.Sprintf("Holdfast reads pages of %d bytes. No backup was made.", pgdata.PageSize),
 		Remedy: "use a server built with the usual block size"}
+}
+
+// beginBoth starts the backup in the server, which makes a checkpoint, and meanwhile in the vault.
+func (r *baseRun) beginBoth(ctx context.Context, conn *pgx.Conn) (w *vault.Writer, b vault.Backup, err error) {
+	var inVault sync.WaitGroup
+	var unwritten error
+	inVault.Go(func() { w, unwritten = r.o.Vault.Begin(ctx, "base backup of "+r.o.Database) })
+	inVault.Go(func() { r.from = r.earlier(ctx) })
+	b, err = r.begin(ctx, conn)
+	inVault.Wait()
+	if err = errors.Join(err, unwritten); err != nil && w != nil {
+		err = errors.Join(err, w.Abort())
+	}
+	return w, b, err
 }
 
 // begin asks the server what it is, and starts the backup.

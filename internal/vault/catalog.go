@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sync/errgroup"
 
 	"holdfast/internal/vault/store"
 )
@@ -137,17 +138,28 @@ func (r *recorder) Put(ctx context.Context, name string, data store.Data) error 
 	if !catalogued(name) {
 		return r.Store.Put(ctx, name, data)
 	}
-	sum := sha256.New()
-	in := data.Reader()
-	size, err := io.Copy(sum, in)
-	if err = errors.Join(err, in.Close()); err != nil {
+	sum, size := "", int64(0)
+	var summing errgroup.Group // while it is stored: a pack is many megabytes
+	summing.Go(func() (err error) {
+		sum, size, err = sumOf(data)
+		return err
+	})
+	stored := r.Store.Put(ctx, name, data)
+	if err := summing.Wait(); err != nil {
 		return fmt.Errorf("store %s: %w", name, err)
 	}
-	if err := r.Store.Put(ctx, name, data); err != nil {
-		return err
+	if stored != nil {
+		return stored
 	}
-	r.add(row{Name: name, Size: size, Sum: hex.EncodeToString(sum.Sum(nil))})
+	r.add(row{Name: name, Size: size, Sum: sum})
 	return nil
+}
+
+func sumOf(data store.Data) (sum string, size int64, err error) {
+	h := sha256.New()
+	in := data.Reader()
+	size, err = io.Copy(h, in)
+	return hex.EncodeToString(h.Sum(nil)), size, errors.Join(err, in.Close())
 }
 
 func (r *recorder) Delete(ctx context.Context, name string) error {

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"holdfast/internal/vault/repo"
 	"holdfast/internal/vault/repo/snapshot"
 )
@@ -132,37 +134,49 @@ func (v *Vault) OpenBackup(ctx context.Context, id string) (*Reader, error) {
 		return nil, fmt.Errorf("open backup %s: %w", id, err)
 	}
 	r := &Reader{vault: v}
-	if err := r.walk(ctx, "", m.RootEntry.ObjectID); err != nil {
+	if r.entries, err = r.walk(ctx, "", m.RootEntry.ObjectID, make(chan struct{}, walkLanes)); err != nil {
 		return nil, fmt.Errorf("open backup %s: %w", id, err)
 	}
 	return r, nil
 }
 
-func (r *Reader) walk(ctx context.Context, dir string, id repo.ObjectID) error {
+// walkLanes is how many directories are read at once: each is a request where the vault is far away.
+const walkLanes = 8
+
+// walk gives what is in a directory and below it, each directory before what is in it. lanes bounds how many are read at once.
+func (r *Reader) walk(ctx context.Context, dir string, id repo.ObjectID, lanes chan struct{}) ([]Entry, error) {
+	lanes <- struct{}{}
 	list, err := r.list(ctx, id)
 	if err != nil && r.vault.doubt(ctx, id) {
 		list, err = r.list(ctx, id)
 	}
+	<-lanes
 	if err != nil {
-		return fmt.Errorf("read directory %q: %w", dir, err)
+		return nil, fmt.Errorf("read directory %q: %w", dir, err)
 	}
-	for _, e := range list.Entries {
+	below := make([][]Entry, len(list.Entries)) // each entry, and what is below it
+	g, ctx := errgroup.WithContext(ctx)
+	for i, e := range list.Entries {
 		entry := Entry{Path: path.Join(dir, e.Name), Mode: uint32(e.Permissions), Size: e.FileSize, ModTime: e.ModTime.Time()}
 		switch e.Type {
 		case snapshot.TypeDir:
 			entry.Dir = true
-			r.entries = append(r.entries, entry)
-			if err := r.walk(ctx, entry.Path, e.ObjectID); err != nil {
+			g.Go(func() error {
+				in, err := r.walk(ctx, entry.Path, e.ObjectID, lanes)
+				below[i] = append([]Entry{entry}, in...)
 				return err
-			}
+			})
 		case snapshot.TypeFile:
 			entry.object = e.ObjectID.String()
-			r.entries = append(r.entries, entry)
+			below[i] = []Entry{entry}
 		default:
-			return fmt.Errorf("read directory %q: %s is of type %q, which no backup of ours holds", dir, e.Name, e.Type)
+			g.Go(func() error {
+				return fmt.Errorf("read directory %q: %s is of type %q, which no backup of ours holds", dir, e.Name, e.Type)
+			})
 		}
 	}
-	return nil
+	err = g.Wait()
+	return slices.Concat(below...), err
 }
 
 // list reads one directory.

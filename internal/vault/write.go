@@ -115,9 +115,12 @@ func (w *Writer) Abort() error {
 // Commit lists the backup. It fills in ID (unless given), Application, Files, Bytes, Stored and Written, and
 // returns when everything is on the vault's disk. The session is over, whatever it returns.
 func (w *Writer) Commit(b Backup) (Backup, error) {
-	defer w.work.end(w.ctx)
 	b, err := w.commit(b)
-	if err = errors.Join(err, w.repo.Close(w.ctx)); err != nil {
+	err = errors.Join(err, w.repo.Close(w.ctx))
+	var ending sync.WaitGroup // beside the catalog: neither needs the other
+	ending.Go(func() { w.work.end(w.ctx) })
+	defer ending.Wait()
+	if err != nil {
 		return Backup{}, fmt.Errorf("commit backup of %s: %w", b.Database, err)
 	}
 	// The backup is stored: what the catalog lacks is written with the next page, or found by a scrub.

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"holdfast/internal/clock"
@@ -123,11 +124,19 @@ func (s *Store) putOnce(ctx context.Context, name string, data store.Data, repla
 			return fmt.Errorf("store %s: %w", name, err)
 		}
 	}
-	if err := s.makeDir(filepath.ToSlash(filepath.Dir(pathOf(name)))); err != nil {
+	made, err := s.makeDirs(filepath.ToSlash(filepath.Dir(pathOf(name))))
+	if err != nil {
 		return fmt.Errorf("store %s: %w", name, err)
 	}
+	var folders errgroup.Group // they come to the disk beside what lies in the last of them
+	for _, dir := range made {
+		folders.Go(func() error { return durable.SyncDir(filepath.Dir(dir)) })
+	}
 	tmp, err := fill(full, data)
-	if err != nil {
+	if err = errors.Join(err, folders.Wait()); err != nil {
+		if tmp != "" {
+			err = errors.Join(err, os.Remove(tmp))
+		}
 		return fmt.Errorf("store %s: %w", name, err)
 	}
 	defer func() { _ = os.Remove(tmp) }() // gone already when it became the blob
@@ -222,20 +231,34 @@ func same(tmp, full, name string) error {
 
 // makeDir creates missing directories and syncs the parent of each.
 func (s *Store) makeDir(dir string) error {
+	made, err := s.makeDirs(dir)
+	if err != nil {
+		return err
+	}
+	for _, d := range made {
+		if err := durable.SyncDir(filepath.Dir(d)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// makeDirs creates missing directories, and gives them, the outermost first: nothing in them counts before the parent of each is synced.
+func (s *Store) makeDirs(dir string) (made []string, err error) {
 	if dir == "." {
-		return nil
+		return nil, nil
 	}
 	full := filepath.Join(s.root, filepath.FromSlash(dir))
 	if fi, err := os.Stat(full); err == nil && fi.IsDir() {
-		return nil
+		return nil, nil
 	}
-	if err := s.makeDir(filepath.ToSlash(filepath.Dir(filepath.FromSlash(dir)))); err != nil {
-		return err
+	if made, err = s.makeDirs(filepath.ToSlash(filepath.Dir(filepath.FromSlash(dir)))); err != nil {
+		return nil, err
 	}
 	if err := os.Mkdir(full, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
+		return nil, err
 	}
-	return durable.SyncDir(filepath.Dir(full))
+	return append(made, full), nil
 }
 
 // Get reads length bytes from offset on; length below 0 means all of it.
