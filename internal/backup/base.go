@@ -346,6 +346,9 @@ func (r *baseRun) copyListed(ctx context.Context, s *storing, files []file) erro
 		}
 		opens.Go(func() error {
 			large, err := s.open(ctx, f)
+			if err != nil {
+				s.fail(err) // nothing more need be read
+			}
 			if large == nil {
 				return err
 			}

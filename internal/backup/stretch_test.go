@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -96,4 +98,26 @@ func storeAndRead(t *testing.T, v *vault.Vault, dir string, f file) []byte {
 	}
 	t.Fatalf("%s is not in the backup", f.path)
 	return nil
+}
+
+// What cannot be opened ends the reading of everything else, which may take hours, and is what is told.
+func TestAFileThatCannotBeOpenedEndsTheBackup(t *testing.T) {
+	c, dir, _ := copying(t)
+	if err := os.WriteFile(filepath.Join(dir, "other"), make([]byte, 100), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, ctx := c.store(t.Context(), 2)
+	r := &baseRun{o: BaseOptions{Workers: 2}}
+	out := file{path: "../elsewhere", size: 2 * stretchSize, mode: 0o600} // no file below the directory
+	err := r.copyListed(ctx, s, []file{out, {path: "other", size: 100, mode: 0o600}})
+	if err == nil || ctx.Err() == nil {
+		t.Errorf("it goes on: %v", err)
+	}
+	s.fail(errors.New("something that follows"))
+	if _, told := s.wait(ctx); told == nil || !strings.Contains(told.Error(), "../elsewhere") {
+		t.Errorf("told is %v", told)
+	}
+	if err := c.to.Abort(); err != nil {
+		t.Error(err)
+	}
 }
