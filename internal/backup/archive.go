@@ -95,11 +95,12 @@ func (s *stream) archiveAll(received, flushed <-chan struct{}) error {
 	more := s.untilOver(received)
 	for {
 		before := s.stores
-		do := yielding.do
-		if deadline != nil || s.urgent() {
-			do = func(f func() error) error { return f() }
-		}
-		err := do(func() error { return s.archive(ctx, partial, more) })
+		err := s.archive(ctx, partial, more, func(f func() error) error { // judged anew for each piece: many may wait
+			if deadline != nil || s.urgent() {
+				return f()
+			}
+			return yielding.do(f)
+		})
 		if _, ok := errors.AsType[*vault.DuplicateError](err); ok {
 			return err
 		}
@@ -179,8 +180,8 @@ func (s *stream) untilOver(received <-chan struct{}) func() bool {
 	}
 }
 
-// archive stores everything that is ready. more ends it before another piece of the second place.
-func (s *stream) archive(ctx context.Context, partial bool, more func() bool) error {
+// archive stores everything that is ready, and gets each piece ready by do. more ends it before another piece of the second place.
+func (s *stream) archive(ctx context.Context, partial bool, more func() bool, do func(func() error) error) error {
 	for {
 		if empty, err := s.drainSpill(ctx, more); err != nil || !empty { // it is older than what is in the spool
 			return err
@@ -193,25 +194,12 @@ func (s *stream) archive(ctx context.Context, partial bool, more func() bool) er
 			return nil
 		}
 		if p.length > p.had {
-			err := s.growing.upTo(s.log, p)
-			if errors.Is(err, os.ErrClosed) { // it went to the second place meanwhile
+			gone, err := s.storePiece(ctx, p, do)
+			if err != nil {
+				return err
+			}
+			if gone {
 				continue
-			}
-			if err != nil {
-				return err
-			}
-			end := p.seg.start + wal.LSN(p.length)
-			at := s.r.coveredAt(p.seg.timeline, end)
-			drop, err := s.growing.to.Store(ctx, at)
-			if err != nil {
-				return err
-			}
-			s.stored, s.stores = s.r.o.Clock.Now(), s.stores+1
-			s.r.update(func(st *Status) { st.Archived = max(st.Archived, end) })
-			s.r.vaultKnows(at)
-			s.votes.wakeAll() // before what may take a while
-			if err := drop(ctx); err != nil {
-				return err
 			}
 		}
 		if p.retired {
@@ -222,6 +210,32 @@ func (s *stream) archive(ctx context.Context, partial bool, more func() bool) er
 		}
 		partial = partial && p.retired
 	}
+}
+
+// storePiece stores what the vault lacks of a segment. gone = it went to the second place meanwhile.
+func (s *stream) storePiece(ctx context.Context, p part, do func(func() error) error) (gone bool, err error) {
+	end := p.seg.start + wal.LSN(p.length)
+	var at time.Time
+	var drop func(context.Context) error
+	err = do(func() error {
+		err := s.growing.upTo(s.log, p)
+		if gone = errors.Is(err, os.ErrClosed); gone {
+			return nil
+		}
+		if err == nil {
+			at = s.r.coveredAt(p.seg.timeline, end)
+			drop, err = s.growing.to.Store(ctx, at)
+		}
+		return err
+	})
+	if gone || err != nil {
+		return gone, err
+	}
+	s.stored, s.stores = s.r.o.Clock.Now(), s.stores+1
+	s.r.update(func(st *Status) { st.Archived = max(st.Archived, end) })
+	s.r.vaultKnows(at)
+	s.votes.wakeAll() // before what may take a while
+	return false, drop(ctx)
 }
 
 // growing is the oldest segment of the spool, as far as it was taken for the vault: each byte is read, hashed and compressed once.
@@ -288,13 +302,14 @@ func (s *stream) recordCovered(ctx context.Context) error {
 	return nil
 }
 
-// vaultKnows notes until when the vault knows, by the server's clock, that it has everything; zero changes nothing.
+// vaultKnows notes until when the vault knows, by the server's clock, that it has everything; zero changes nothing, nor does what was said
+// by a clock that was set back meanwhile.
 func (r *Receiver) vaultKnows(at time.Time) {
-	if at.IsZero() {
-		return
-	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if at.IsZero() || !r.covers.sent.IsZero() && at.After(r.covers.sent) {
+		return
+	}
 	r.covers.told, r.status.CoveredUntil = at, at
 }
 

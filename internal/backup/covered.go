@@ -44,6 +44,9 @@ const (
 	marksMax = 64
 	// marksApart is what lies between two of them at least, until there were too many.
 	marksApart = 100 * time.Millisecond
+	// answersApart is what lies between two answers of which the server looked for more between. It queues an answer and looks in its next
+	// turn (WalSndLoop); only a question that is there by then, which followed upon the first answer, has the second one out before that.
+	answersApart = replyEvery / 2
 )
 
 // begin starts with a connection to a server, whose log was flushed up to a position when it was asked at a moment. What is
@@ -78,7 +81,7 @@ func (c *covering) hear(m message, at wal.LSN) {
 		}
 		c.pieces = true
 	case !m.wantReply && !c.asked.IsZero(): // one that wants a reply is no answer
-		if all && !c.heard.IsZero() && !c.pieces {
+		if all && !c.heard.IsZero() && !c.pieces && m.sent.Sub(c.heard) >= answersApart {
 			c.add(mark{end: at, at: c.heard, by: c.floor})
 		}
 		c.floor, c.heard, c.asked, c.pieces = c.asked, m.sent, time.Time{}, false

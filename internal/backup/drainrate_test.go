@@ -50,7 +50,7 @@ func TestAnS3VaultGetsEachWaitingSegmentInFourRequests(t *testing.T) {
 		}
 		s := &stream{r: &Receiver{o: ReceiverOptions{Clock: clock.Real()}}, spool: q, spill: newSpill(t.TempDir(), "", v), log: l, segmentSize: sealedSize}
 		before := proxy.Asked()
-		if err := s.archive(t.Context(), false, func() bool { return true }); err != nil {
+		if err := s.archive(t.Context(), false, func() bool { return true }, func(f func() error) error { return f() }); err != nil {
 			t.Fatal(err)
 		}
 		first += segments

@@ -50,6 +50,7 @@ type Receiver struct {
 	status Status
 	system uint64
 	covers covering
+	deaf   time.Time // when what the server says was last not read; zero = never
 	lost   *GapError // log that the server does not have any more; nil = none since the receiver was made
 
 	spill     *spill   // nil = there is no second place
@@ -524,7 +525,10 @@ func (r *Receiver) ask(full bool) (bool, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := r.o.Clock.Now()
-	if c := &r.covers; !full && !c.asked.IsZero() && now.Sub(c.asked) > silentMax && now.Sub(r.status.heard) > silentMax {
+	if full {
+		r.deaf = now
+	}
+	if c := &r.covers; !c.asked.IsZero() && now.Sub(c.asked) > silentMax && now.Sub(r.status.heard) > silentMax && now.Sub(r.deaf) > silentMax {
 		return false, fmt.Errorf("the server has said nothing for %s", now.Sub(r.status.heard).Round(time.Second))
 	}
 	return r.covers.ask(now), nil

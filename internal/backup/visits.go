@@ -24,6 +24,7 @@ const (
 	leaveIn = 10 * time.Second      // how long the server may take to let it go
 	glances = 10                    // of so many visits one takes that look; the others judge by how much has gathered
 	clearly = 2                     // times busyAt is a rate that needs no look
+	bulky   = 20                    // times busyAt is none of small commits: what gathered is of larger ones
 )
 
 // visits are busyAt and awayFor, but in tests.
@@ -61,7 +62,11 @@ func (t *tally) add(bytes int, caught bool, now time.Time) {
 // clear reports, with all taken that had gathered, whether that was so much that no look is needed at how often the server
 // commits: each look is a time in which it is woken for each commit.
 func (t *tally) clear(at float64, now time.Time) bool {
-	return !t.since.IsZero() && !t.left.IsZero() && t.mean > 0 && t.unlooks < glances-1 && float64(t.came)/t.mean >= clearly*at*now.Sub(t.left).Seconds()
+	if t.since.IsZero() || t.left.IsZero() || t.mean <= 0 || t.unlooks >= glances-1 {
+		return false
+	}
+	commits, few := float64(t.came)/t.mean, at*now.Sub(t.left).Seconds()
+	return commits >= clearly*few && commits <= bulky*few
 }
 
 // busy judges what was counted, once that was long enough, against messages a second, and begins anew.

@@ -141,16 +141,38 @@ func loadLog(ctx context.Context, log *vault.Log) (HeldLog, error) {
 		}
 		h.Covered[t] = Mark{End: end, At: at}
 	}
-	if h.Held, err = log.Held(ctx); err != nil {
-		return h, err
+	for range listsTried {
+		if h.Held, err = log.Held(ctx); err != nil {
+			return h, err
+		}
+		if err = h.mark(ctx, log, timelines); !errors.Is(err, vault.ErrReplaced) {
+			break
+		}
 	}
+	if errors.Is(err, vault.ErrReplaced) { // somebody stores and stores; the marks of before the lists are true
+		err = nil
+	}
+	return h, err
+}
+
+// listsTried is how often the log is listed, where what was listed last has been replaced before it could be asked.
+const listsTried = 5
+
+// mark asks the pieces until when they hold everything.
+func (h *HeldLog) mark(ctx context.Context, log *vault.Log, timelines []uint32) error {
+	clear(h.Before)
+	var replaced error
 	for _, t := range timelines {
 		runs := runsOf(h.Held, t)
 		for i, run := range runs {
 			m, err := markOf(ctx, log, run)
 			switch {
+			case errors.Is(err, vault.ErrReplaced):
+				replaced = err
 			case err != nil:
-				return h, err
+				return err
+			}
+			switch {
 			case i < len(runs)-1 && !m.At.IsZero():
 				h.Before[t] = append(h.Before[t], m)
 			case i == len(runs)-1 && m.At.After(h.Covered[t].At): // the last piece says so too, and may be newer
@@ -158,7 +180,7 @@ func loadLog(ctx context.Context, log *vault.Log) (HeldLog, error) {
 			}
 		}
 	}
-	return h, nil
+	return replaced
 }
 
 // runsOf are the pieces of a timeline, cut where log is missing between them. held is in the order of [wal.Sorted]. Pure.
@@ -177,15 +199,21 @@ func runsOf(held []wal.Held, timeline uint32) (runs [][]wal.Held) {
 	return runs
 }
 
-// markOf is the newest moment that one of the last pieces of a run tells.
-func markOf(ctx context.Context, log *vault.Log, run []wal.Held) (Mark, error) {
+// markOf is the newest moment that one of the last pieces of a run tells. The error is [vault.ErrReplaced], beside what others tell, where one
+// of them is not there any more.
+func markOf(ctx context.Context, log *vault.Log, run []wal.Held) (m Mark, err error) {
 	for _, p := range slices.Backward(run[max(0, len(run)-marksTried):]) {
-		at, err := log.Covers(ctx, p)
-		if err != nil || !at.IsZero() {
+		at, failed := log.Covers(ctx, p)
+		switch {
+		case errors.Is(failed, vault.ErrReplaced):
+			err = failed
+		case failed != nil:
+			return m, failed
+		case !at.IsZero():
 			return Mark{End: p.End, At: at}, err
 		}
 	}
-	return Mark{}, nil
+	return m, err
 }
 
 // Choose picks the base backup and the log for a target: the backup that leaves the least to replay. When
@@ -302,17 +330,21 @@ func way(log HeldLog, b vault.Backup, t Target) (uint32, wal.History, bool) {
 	return best, history, best != 0
 }
 
-// coveredOn is the latest moment that the log up to end is known to cover.
+// coveredOn is the latest moment that the log up to end is known to cover, by the clock of the newest server on that way that tells: an
+// earlier one's may have been ahead.
 func coveredOn(log HeldLog, h wal.History, end wal.LSN) time.Time {
-	var at time.Time
-	for _, s := range h {
+	for _, s := range slices.Backward(h) {
+		var best Mark
 		for _, m := range append([]Mark{log.Covered[s.Timeline]}, log.Before[s.Timeline]...) {
-			if m.End <= end && (s.End == 0 || m.End <= s.End) && m.At.After(at) {
-				at = m.At
+			if m.End <= end && (s.End == 0 || m.End <= s.End) && m.At.After(best.At) {
+				best = m
 			}
 		}
+		if !best.At.IsZero() {
+			return best.At
+		}
 	}
-	return at
+	return time.Time{}
 }
 
 // missing is the log that is missing behind end, where some on the same history is held behind it; zero = none is known of.

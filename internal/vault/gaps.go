@@ -3,6 +3,7 @@ package vault
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -154,7 +155,7 @@ func (l *Log) gap(ctx context.Context, lost wal.Hole, of []Backup, held []wal.He
 		return cmp.Or(cmp.Compare(a.End, b.End), cmp.Compare(a.Timeline, b.Timeline))
 	})
 	at, err := l.Covers(ctx, last)
-	if err != nil {
+	if err != nil && !errors.Is(err, ErrReplaced) {
 		return g, false, fmt.Errorf("look how far the log reaches before %s: %w", lost.From, err)
 	}
 	if at.After(g.After) {

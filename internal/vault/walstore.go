@@ -327,7 +327,7 @@ func (l *Log) longest(ctx context.Context, timeline uint32, start wal.LSN) (wal.
 }
 
 // Covers is the sender's clock when it sent the end of this piece: what was committed up to then is held.
-// Zero when that is not known, or the piece has been replaced since it was listed.
+// Zero when that is not known, or the piece is damaged, which a scrub tells; [ErrReplaced] when it is not there any more.
 func (l *Log) Covers(ctx context.Context, piece wal.Held) (time.Time, error) {
 	if _, ok := parseBundleName(piece.Object); ok {
 		return l.bundledCovers(ctx, piece)
@@ -339,8 +339,8 @@ func (l *Log) Covers(ctx context.Context, piece wal.Held) (time.Time, error) {
 		if _, ok := parseBundleName(now.Object); err == nil && ok && !piece.Partial {
 			return l.bundledCovers(ctx, now)
 		}
-		if errors.Is(err, ErrNotHeld) {
-			err = nil
+		if err == nil || errors.Is(err, ErrNotHeld) {
+			err = ErrReplaced
 		}
 		return time.Time{}, err
 	}
@@ -349,10 +349,13 @@ func (l *Log) Covers(ctx context.Context, piece wal.Held) (time.Time, error) {
 	}
 	h, err := parseWALHeader(b.Bytes())
 	if err != nil {
-		return time.Time{}, fmt.Errorf("read log %s: %w", piece.Object, err)
+		return time.Time{}, nil //nolint:nilerr // what it holds is found out by whoever reads it
 	}
 	return h.covers, nil
 }
+
+// ErrReplaced is the answer of a piece of log that is not there any more: a longer one has taken its place, or it was let go of.
+var ErrReplaced = errors.New("the piece of log is not there any more")
 
 // History reads the way to a timeline. Timeline 1 has no file.
 func (l *Log) History(ctx context.Context, timeline uint32) (wal.History, error) {
