@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -19,11 +20,14 @@ import (
 // operator accepts a backup of it ([vault.Accepted]). A later reading that finds no difference does not end it: what the log
 // has written to since is not compared any more.
 type Changed struct {
-	Backup  string    `json:"backup"`           // the first whose reading found it
-	At      time.Time `json:"at"`               // when that one was complete
-	Before  string    `json:"before,omitempty"` // the newest proven backup from before, or what Backup was compared with; "" = none is left
-	Objects []string  `json:"objects"`          // what differs, as Backup names it
-	keep    []string  // those from before that stay
+	Backup   string    `json:"backup"`             // the first whose reading found it
+	Accept   string    `json:"accept,omitempty"`   // the newest that found it: accepting that accepts all of them; "" = Backup
+	At       time.Time `json:"at"`                 // when Backup was complete
+	Before   string    `json:"before,omitempty"`   // the newest proven one from before, or what Backup was compared with; "" = none is left
+	BeforeAt time.Time `json:"before_at,omitzero"` // when Before was complete; zero = not known here
+	Objects  []string  `json:"objects"`            // what differs, as all that found it name it; sorted
+	Cut      bool      `json:"cut,omitempty"`      // more differ than Objects names: a backup lists [badPagesListed] at most
+	keep     []string  // those from before that stay
 }
 
 // changedNamed bounds how many places the problem names.
@@ -31,55 +35,135 @@ const changedNamed = 5
 
 // Problem words it for a database; how many places and which.
 func (c Changed) Problem(database string) problem.Problem {
-	few := strings.Join(c.Objects[:min(len(c.Objects), changedNamed)], ", ")
+	places, cut := namedPlaces(c.Objects) // whoever has one backup alone hands its list over as it is
+	few, least := strings.Join(places[:min(len(places), changedNamed)], ", "), ""
+	if cut || c.Cut {
+		least = "at least "
+	}
+	accept, by := cmp.Or(c.Accept, c.Backup), "base backup "+c.Backup
+	if accept != c.Backup {
+		by = "base backups from " + c.Backup + " to " + accept
+	}
 	p := problem.Problem{Code: "backup.changed-silently", Subject: database, Severity: problem.Critical,
-		Title:   fmt.Sprintf("pages changed on the disk though no log changed them, as base backup %s found in %d places: %s", c.Backup, len(c.Objects), few),
-		Meaning: "A disk, a controller or a program other than PostgreSQL changed them: what the database reads there may be wrong, and that backup and those since are made of it, though they can be restored. ",
+		Title:   fmt.Sprintf("pages changed on the disk though no log changed them, as %s found in %s%d places: %s", by, least, len(places), few),
+		Meaning: "A disk, a controller or a program other than PostgreSQL changed them: what the database reads there may be wrong, and " + c.Backup + " and those since are made of it, though they can be restored. ",
 		Remedy:  "look at what is named and at the disk of that host, and move the database to another: holdfast database switchover " + database}
-	if c.Before == "" {
+	switch {
+	case c.Before == "":
 		p.Meaning += "No backup from before is left."
-	} else {
-		at := c.At.UTC().Add(-time.Second).Format("2006-01-02 15:04:05")
-		p.Meaning += fmt.Sprintf("Backup %s is from before; it stays, and so does the log since, so any moment from its end to %s UTC is restored without the change.", c.Before, at)
+	case c.BeforeAt.IsZero():
+		p.Meaning += "It was compared with backup " + c.Before + ", which is from before."
+		p.Remedy += "; see what from before is left: holdfast backup status " + database
+	default:
+		// Just behind its end nothing but that backup is nearer, so a restore takes it; later, one that holds the change may be.
+		at := c.BeforeAt.UTC().Truncate(time.Second).Add(time.Second).Format("2006-01-02 15:04:05Z07:00")
+		p.Meaning += fmt.Sprintf("Backup %s is from before; it stays, and so does the log since. What is restored to %s, just behind its end, is without the change; a later moment may be restored from a backup that holds it.", c.Before, at)
 		p.Remedy += fmt.Sprintf("; compare with what was there: holdfast restore database %s --at %q --to DIR", database, at)
 	}
-	p.Remedy += "; when it is understood: holdfast backup accept " + c.Backup + " --reason TEXT"
+	p.Remedy += "; when it is understood: holdfast backup accept " + accept + " --reason TEXT"
 	return p
 }
 
+// namedPlaces are the places that a backup's list names, without the line that counts what it does not name; cut = there is one.
+func namedPlaces(list []string) (places []string, cut bool) {
+	if len(list) == 0 {
+		return nil, false
+	}
+	more, last := 0, list[len(list)-1]
+	if _, err := fmt.Sscanf(last, "and %d more", &more); err != nil || last != fmt.Sprintf("and %d more", more) {
+		return list, false
+	}
+	return list[:len(list)-1], true
+}
+
 // StandingChange is what backups of one database, oldest first, and the notes on them leave to be looked at; false = nothing.
-// Accepting a backup accepts those before it too. Pure.
+// Accepting a backup accepts those before it too. While the first finding stands, whatever is made later is compared with a
+// backup from before it, and finds the same again: it is one suspicion, which ends when the newest that found it is accepted. Pure.
 func StandingChange(made []vault.Backup, notes []vault.Note) (Changed, bool) {
-	var c Changed
-	first := -1
+	var found []int
 	for i, b := range made {
-		if first < 0 && len(b.Differs) > 0 {
-			first = i
+		if len(b.Differs) > 0 {
+			found = append(found, i)
 		}
-		if slices.ContainsFunc(notes, func(n vault.Note) bool { return n.Backup == b.ID && n.Kind == vault.Accepted }) {
-			first = -1
-		}
-	}
-	if first < 0 {
-		return c, false
-	}
-	b := made[first]
-	c.Backup, c.At, c.Objects = b.ID, b.Stopped, b.Differs
-	for _, x := range made[:first] {
-		if x.Validated() {
-			c.Before = x.ID
-		}
-		if x.ID == b.Earlier {
-			c.keep = append(c.keep, x.ID)
+		if accepted(notes, b.ID) {
+			found = nil
 		}
 	}
-	if c.Before == "" && len(c.keep) > 0 {
-		c.Before = c.keep[0]
+	if len(found) == 0 {
+		return Changed{}, false
 	}
-	if c.Before != "" {
-		c.keep = append(c.keep, c.Before)
+	first := made[found[0]]
+	c := Changed{Backup: first.ID, Accept: made[found[len(found)-1]].ID, At: first.Stopped}
+	for _, i := range found {
+		places, cut := namedPlaces(made[i].Differs)
+		c.Objects, c.Cut = append(c.Objects, places...), c.Cut || cut
+		if e := made[i].Earlier; slices.ContainsFunc(made, func(b vault.Backup) bool { return b.ID == e }) {
+			c.keep = append(c.keep, e)
+		}
 	}
+	slices.Sort(c.Objects)
+	c.Objects = slices.Compact(c.Objects)
+	if b, ok := goodCopy(made[:found[0]], first); ok {
+		c.Before, c.BeforeAt, c.keep = b.ID, b.Stopped, append(c.keep, b.ID)
+	}
+	slices.Sort(c.keep)
+	c.keep = slices.Compact(c.keep)
 	return c, true
+}
+
+func accepted(notes []vault.Note, backup string) bool {
+	return slices.ContainsFunc(notes, func(n vault.Note) bool { return n.Backup == backup && n.Kind == vault.Accepted })
+}
+
+// goodCopy is the newest proven backup of those before the one that found a change which cannot hold it: of the same cluster, and
+// made not later than what found was compared with, for the change happened somewhere between the two. When none is proven, it
+// is what found was compared with, if nobody tried that.
+func goodCopy(before []vault.Backup, found vault.Backup) (vault.Backup, bool) {
+	compared := slices.IndexFunc(before, func(b vault.Backup) bool { return b.ID == found.Earlier })
+	for i, b := range slices.Backward(before) {
+		early := i <= compared
+		if compared < 0 { // it was let go of; its ID tells when it was made
+			then := madeAt(found.Earlier)
+			early = madeAt(b.ID) != "" && madeAt(b.ID) <= then
+		}
+		if early && b.Validated() && b.SystemID == found.SystemID {
+			return b, true
+		}
+	}
+	if compared >= 0 && before[compared].Validation == nil && before[compared].SystemID == found.SystemID {
+		return before[compared], true
+	}
+	return vault.Backup{}, false
+}
+
+// madeAt is the time in a backup's ID, which sorts as text; "" = it has none.
+func madeAt(id string) string {
+	parts := strings.Split(id, "-")
+	if len(parts) < 3 {
+		return ""
+	}
+	at := parts[len(parts)-2]
+	if _, err := time.Parse("20060102T150405Z", at); err != nil {
+		return ""
+	}
+	return at
+}
+
+// ToAccept are the backups on which an acceptance of one belongs, oldest first and that one last, from all of a vault: each
+// earlier one of its database that differs needs its own, for a note is forgotten with its backup, and a pinned backup from
+// before would stand as a finding again. false = it is no base backup. Pure.
+func ToAccept(all []vault.Backup, notes []vault.Note, id string) ([]string, bool) {
+	at := slices.IndexFunc(all, func(b vault.Backup) bool { return b.ID == id })
+	if at < 0 {
+		return nil, false
+	}
+	var out []string
+	for _, b := range all[:at] {
+		if b.Database == all[at].Database && len(b.Differs) > 0 && !accepted(notes, b.ID) {
+			out = append(out, b.ID)
+		}
+	}
+	return append(out, id), true
 }
 
 // keepChanged keeps what a standing suspicion is about, and what from before it leads back. Pure.
@@ -100,15 +184,17 @@ func keepChanged(all []Fate, c Changed) {
 	}
 }
 
-// withoutLog takes out of what may go the log since the good backup: with it any moment can be made again without what changed
-// on the disk. own are the backups of that log. Pure.
+// withoutLog takes out of what may go the log since the oldest backup from before that stays: with it any moment can be made again
+// without what changed on the disk. own are the backups of that log. Pure.
 func (c Changed) withoutLog(pieces []wal.Held, own []vault.Backup, segmentSize uint64) []wal.Held {
-	at := slices.IndexFunc(own, func(b vault.Backup) bool { return b.ID == c.Before })
-	if at < 0 {
-		return pieces
+	for _, b := range own {
+		if !slices.Contains(c.keep, b.ID) {
+			continue
+		}
+		from := b.Start.SegmentStart(segmentSize)
+		pieces = slices.DeleteFunc(pieces, func(p wal.Held) bool { return p.Timeline >= b.Timeline && p.End > from })
 	}
-	from := own[at].Start.SegmentStart(segmentSize)
-	return slices.DeleteFunc(pieces, func(p wal.Held) bool { return p.Timeline >= own[at].Timeline && p.End > from })
+	return pieces
 }
 
 // StandingChangeIn is [StandingChange] of what a vault lists; nil = nothing stands.

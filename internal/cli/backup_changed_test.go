@@ -2,7 +2,11 @@ package cli
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +14,8 @@ import (
 	"holdfast/internal/agent"
 	"holdfast/internal/api"
 	"holdfast/internal/backup"
+	"holdfast/internal/local"
+	"holdfast/internal/plan"
 	"holdfast/internal/problem"
 	"holdfast/internal/vault"
 )
@@ -38,5 +44,69 @@ func TestAChangeBehindTheLogIsAnAlarm(t *testing.T) {
 	var out bytes.Buffer
 	if err := s.write(&out); err != nil || !s.bad() || !strings.Contains(out.String(), where) || !strings.Contains(out.String(), "holdfast backup accept r-2") {
 		t.Errorf("%v, bad %t:\n%s", err, s.bad(), out.String())
+	}
+}
+
+// An acceptance lies on each backup that differs, so that it does not end with the newest of them; a file set's is refused.
+func TestAcceptingABackupOnTheCommandLine(t *testing.T) {
+	root := twoCopies(t)
+	words(t, 0, "vault", "init", "main", "--root="+root)
+	raw, err := os.ReadFile(filepath.Join(root, "holdfast.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, mistakes := plan.Parse("holdfast.yaml", raw)
+	if len(mistakes) > 0 {
+		t.Fatal(mistakes)
+	}
+	a := application{Context: local.Context{Root: root}, plan: p.WithRoot(root)}
+	v, err := a.openToWrite(t.Context(), "main")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ids []string
+	for i, differs := range [][]string{nil, {"t"}, nil, {"t"}} {
+		at := time.Now().Add(time.Duration(i-9) * time.Hour)
+		w, err := v.Begin(t.Context(), "test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := w.File(vault.Entry{Path: "pgdata/PG_VERSION", Mode: 0o600, ModTime: at})
+		if _, err = f.Write([]byte("15")); err == nil {
+			err = f.Keep()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := w.Commit(vault.Backup{Database: "records", Kind: "full", SystemID: 7, Timeline: 1, Started: at, Stopped: at, Differs: differs})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, b.ID)
+	}
+	keepFiles(t, v, filepath.Join(root, "set"))
+	sets, err := v.FileBackups(t.Context(), "")
+	if err != nil || len(sets) != 1 {
+		t.Fatal(sets, err)
+	}
+	set := sets[0].ID
+	if err := v.Close(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	says(t, words(t, 1, "backup", "accept", set, "--root="+root, "--reason", "x", "--yes"), "backup.unknown", "no base backup of a database")
+	says(t, words(t, 0, "backup", "accept", ids[3], "--root="+root, "--reason", "the disk was exchanged", "--yes"), ids[3]+" is accepted")
+	if v, err = a.openVault(t.Context(), "main"); err != nil {
+		t.Fatal(err)
+	}
+	defer closeVault(context.Background(), v)
+	notes, err := v.Notes(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, id := range ids {
+		on := slices.ContainsFunc(notes, func(n vault.Note) bool { return n.Backup == id && n.Kind == vault.Accepted })
+		if on != (i == 1 || i == 3) {
+			t.Errorf("backup %d is accepted: %t", i, on)
+		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"holdfast/internal/backup"
 	"holdfast/internal/problem"
 	"holdfast/internal/vault"
 )
@@ -99,21 +100,44 @@ func backupReleaseCommand() *cobra.Command {
 func backupAcceptCommand() *cobra.Command {
 	n := &noting{
 		said: "is accepted: what changed behind the log up to it is taken as it is", question: "Take the data as it is, and let the backups from before go by the plan?", reasoned: true,
-		do: func(ctx context.Context, v *vault.Vault, backup, reason string) error {
-			return v.PutNote(ctx, vault.Note{Backup: backup, Kind: vault.Accepted, By: whoami(), At: time.Now(), Reason: reason})
-		},
+		do: accept,
 	}
 	cmd := &cobra.Command{
 		Use: "accept BACKUP", Short: "Take a backup's data as it is, though pages changed behind the log",
 		Long: `Ends the problem backup.changed-silently for this backup and those before it: the next reading of everything is compared
 with the newest backup again, and retention judges the backups from before by the plan alone. Who did it, and why, stays
-noted with the backup.`,
+noted with the backup, and with each before it that found a change.`,
 		Example: `  holdfast backup accept records-20261121T010000Z-a1b2c3 --reason "the disk was exchanged, the table restored"`,
 		Args:    usageArgs(cobra.ExactArgs(1)),
 		RunE:    n.run,
 	}
 	n.flags(cmd)
 	return cmd
+}
+
+// accept notes it on the backup, and on each from before that found a change. The named one comes last: what is interrupted
+// leaves the problem standing, and is asked for again.
+func accept(ctx context.Context, v *vault.Vault, id, reason string) error {
+	all, err := v.Backups(ctx, "")
+	if err != nil {
+		return err
+	}
+	notes, err := v.Notes(ctx)
+	if err != nil {
+		return err
+	}
+	ids, ok := backup.ToAccept(all, notes, id)
+	if !ok {
+		return &problem.Problem{Code: "backup.unknown", Subject: id, Severity: problem.Note, Title: "it is no base backup of a database, so no pages of it changed behind a log",
+			Meaning: "Nothing was changed.", Remedy: "see those there are: holdfast backup list"}
+	}
+	for _, x := range ids {
+		err := v.PutNote(ctx, vault.Note{Backup: x, Kind: vault.Accepted, By: whoami(), At: time.Now(), Reason: reason})
+		if err != nil && (x == id || !errors.Is(err, vault.ErrNoBackup)) { // retention may take an earlier one off the list meanwhile
+			return err
+		}
+	}
+	return nil
 }
 
 func (n *noting) flags(cmd *cobra.Command) {
