@@ -10,6 +10,7 @@ import (
 	"holdfast/internal/agent"
 	"holdfast/internal/cluster"
 	"holdfast/internal/database/kernelpath"
+	"holdfast/internal/problem"
 )
 
 const (
@@ -18,11 +19,14 @@ const (
 	// askStopMax bounds the question whether the whole application stops: the answer of before serves too.
 	askStopMax = 2 * time.Second
 	stopAgain  = 200 * time.Millisecond
+	// hearStop is how long a standby listens for its primary's stop before it ends: hosts that are told to end together hear of it
+	// one after the other, each asks whether it was agreed, and a report takes a round and a beat.
+	hearStop = time.Second
 )
 
 // goDown ends everything of this host: services first, then the databases, then listeners, at last the etcd member. keep
 // is ended first so that nothing comes back. Where the whole application stops, a standby waits for its primary, so that
-// it has all of its log; where this host alone does, it waits for nobody, for nobody else ends. begin starts what is waited
+// it has all of its log; where nothing says so, it waits only if its primary says that it stops, too. begin starts what is waited
 // for after goDown, too: a stop of a server may wait for work that only the end of the agent's rounds interrupts.
 func (h *Host) goDown(ctx context.Context, stopKeeping func(), begin func(func() error)) error {
 	stopKeeping()
@@ -86,6 +90,9 @@ type fastStopper interface {
 // stopStandby ends a server that is no primary in good order, and looks again until ctx ends: an action of a round that
 // was under way may start it once more.
 func (h *Host) stopStandby(ctx context.Context, name string, s fastStopper, last func() agent.Snapshot) {
+	if !h.sleep(ctx, hearStop) {
+		return
+	}
 	for {
 		if mayStopNow(last(), h.cfg.Self, name) {
 			if err := s.StopFast(ctx); err != nil && ctx.Err() == nil {
@@ -99,15 +106,26 @@ func (h *Host) stopStandby(ctx context.Context, name string, s fastStopper, last
 }
 
 // mayStopNow reports whether this host's own server of a database is to be ended here: the rounds start nothing any more,
-// it runs, and it is no primary, which the rounds end themselves.
+// it runs, and it is no primary, which the rounds end themselves. A standby whose primary stops, too, is left to them as well:
+// they end it once the primary has ended or is silent, and so it gets all of the log. Hosts that were all told to end without a
+// majority stop so, for nothing could be agreed.
 func mayStopNow(now agent.Snapshot, self, name string) bool {
 	if !now.Facts.Stopping {
 		return false
 	}
 	for _, d := range now.Facts.Databases {
 		if d.Name == name {
-			return d.Local.Running && (!now.Facts.Known || d.Record.Primary != self)
+			return d.Local.Running && (!now.Facts.Known || d.Record.Primary != self && !saysItStops(now, d.Record.Primary))
 		}
 	}
 	return false
+}
+
+// saysItStops reports whether a peer's newest report tells of a stop. Reports have one code for it, whatever stops; the API words
+// it for people.
+func saysItStops(now agent.Snapshot, host string) bool {
+	return slices.ContainsFunc(now.Facts.Peers, func(p agent.PeerFacts) bool {
+		return p.Host == host && p.Report != nil &&
+			slices.ContainsFunc(p.Report.Problems, func(x problem.Problem) bool { return x.Code == "cluster.stopping" })
+	})
 }

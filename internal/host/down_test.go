@@ -6,12 +6,14 @@ import (
 	"log/slog"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"holdfast/internal/agent"
 	"holdfast/internal/clock"
 	"holdfast/internal/cluster"
 	"holdfast/internal/database"
+	"holdfast/internal/problem"
 )
 
 // told answers a question after the agreed state.
@@ -49,6 +51,16 @@ func records(primary string, running bool) agent.Snapshot {
 	}}}
 }
 
+// saying adds what the newest report of a peer says. Of b4 nothing was ever heard.
+func saying(now agent.Snapshot, host string, codes ...string) agent.Snapshot {
+	p := agent.PeerFacts{Host: host, Report: &agent.Report{Host: host}}
+	for _, code := range codes {
+		p.Report.Problems = append(p.Report.Problems, problem.Problem{Code: code})
+	}
+	now.Facts.Peers = append(now.Facts.Peers, agent.PeerFacts{Host: "b4"}, p)
+	return now
+}
+
 func TestAStandbyIsEndedAndAPrimaryIsLeftToTheRounds(t *testing.T) {
 	unread := records("", true)
 	unread.Facts.Known = false
@@ -58,6 +70,10 @@ func TestAStandbyIsEndedAndAPrimaryIsLeftToTheRounds(t *testing.T) {
 		now  agent.Snapshot
 		want bool
 	}{
+		"its primary stops, too":                      {saying(records("b1", true), "b1", "disk.filling", "cluster.stopping"), false},
+		"its primary has a problem and goes on":       {saying(records("b1", true), "b1", "cluster.unreachable"), true},
+		"another standby stops, too":                  {saying(records("b1", true), "b3", "cluster.stopping"), true},
+		"nothing was ever heard of its primary":       {saying(records("b4", true), "b3", "cluster.stopping"), true},
 		"a standby that runs":                         {records("b1", true), true},
 		"a standby that is gone":                      {records("b1", false), false},
 		"the primary":                                 {records("b2", true), false},
@@ -103,4 +119,23 @@ func TestAStandbyThatIsStartedOnceMoreIsEndedOnceMore(t *testing.T) {
 	if n := s.stops.Load(); n != 2 || s.running.Load() {
 		t.Errorf("it was ended %d times, and runs: %t", n, s.running.Load())
 	}
+}
+
+// Hosts that are told to end together hear of it one after the other: a standby may be the first.
+func TestAStandbyThatStopsFirstStillHearsOfItsPrimary(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &Host{cfg: Config{Self: "b2", Log: slog.New(slog.DiscardHandler)}, clock: clock.Real()}
+		s, began := &server{}, time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), goodOrderMax)
+		defer cancel()
+		h.stopStandby(ctx, "records", s, func() agent.Snapshot {
+			if time.Since(began) < hearStop/2 {
+				return records("b1", true)
+			}
+			return saying(records("b1", true), "b1", "cluster.stopping")
+		})
+		if n := s.stops.Load(); n > 0 {
+			t.Errorf("it was ended %d times though its primary stops", n)
+		}
+	})
 }
