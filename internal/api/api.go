@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -263,7 +264,8 @@ func (s Source) stopping(w http.ResponseWriter, r *http.Request) {
 	s.answer(w, http.StatusOK, true)
 }
 
-// going takes that back, and tells whether it stood.
+// going takes that back, and tells whether it stood. A stop that is written anew between the look and the deletion is another
+// one: it stands, and the answer is no "not reached", with which a client would have the next agent delete it.
 func (s Source) going(w http.ResponseWriter, r *http.Request) {
 	e, err := s.Store.Get(r.Context(), agent.KeyStopping)
 	if err == nil && e.Revision != 0 {
@@ -271,9 +273,22 @@ func (s Source) going(w http.ResponseWriter, r *http.Request) {
 			s.note("cluster", s.Plan.Application, "the application is not being stopped any more", asker(r)+" asked for it")
 		}
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, cluster.ErrConflict) && !s.takenBack(r):
+		s.refuse(w, http.StatusConflict, problem.Problem{
+			Code: "cluster.stopping-again", Subject: s.Plan.Application, Severity: problem.Note, Title: "it was stopped once more meanwhile",
+			Meaning: "The stop stands.", Remedy: "if it shall run: holdfast cluster start",
+		})
+	case err != nil && !errors.Is(err, cluster.ErrConflict):
 		s.unavailable(w, err)
-		return
+	default:
+		s.answer(w, http.StatusOK, e.Revision != 0)
 	}
-	s.answer(w, http.StatusOK, e.Revision != 0)
+}
+
+// takenBack reports whether no stop stands any more, though it was not we who took it back. Without an answer one may stand,
+// and whoever wrote it is not overruled.
+func (s Source) takenBack(r *http.Request) bool {
+	e, err := s.Store.Get(r.Context(), agent.KeyStopping)
+	return err == nil && e.Revision == 0
 }

@@ -237,6 +237,70 @@ func TestARequestFromAskingToItsAnswer(t *testing.T) {
 	}
 }
 
+// betweenLookAndDeletion is a store in which something happens once the key of a stop was read for the first time. blind: the
+// second look at it has no answer.
+type betweenLookAndDeletion struct {
+	cluster.Store
+	happens func() error
+	blind   bool
+	looks   int
+}
+
+func (b *betweenLookAndDeletion) Get(ctx context.Context, key string) (cluster.Entry, error) {
+	b.looks++
+	if b.looks == 2 && b.blind {
+		return cluster.Entry{}, cluster.ErrUnavailable
+	}
+	e, err := b.Store.Get(ctx, key)
+	if b.looks == 1 {
+		err = errors.Join(err, b.happens())
+	}
+	return e, err
+}
+
+func TestAStopThatIsWrittenAnewIsNotTakenBack(t *testing.T) {
+	stop := func(s cluster.Store) error {
+		_, err := s.Set(t.Context(), agent.KeyStopping, []byte(`true`))
+		return err
+	}
+	for name, c := range map[string]struct {
+		happens func(cluster.Store) error
+		blind   bool
+		code    string // of what whoever takes it back is told; "" = that it is taken back
+	}{
+		"it is stopped once more":                                      {stop, false, "cluster.stopping-again"},
+		"it is stopped once more, and the agreed state is away for it": {stop, true, "cluster.stopping-again"},
+		"somebody else takes it back": {func(s cluster.Store) error {
+			e, err := s.Get(t.Context(), agent.KeyStopping)
+			return errors.Join(err, s.Delete(t.Context(), agent.KeyStopping, e.Revision))
+		}, false, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var between *betweenLookAndDeletion
+			s := serveWith(t, "b1", func(src *Source) {
+				inner := src.Store
+				between = &betweenLookAndDeletion{Store: inner, happens: func() error { return c.happens(inner) }, blind: c.blind}
+				src.Store = between
+			})
+			if err := s.client.Stop(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			s.client.urls = append(s.client.urls, s.client.urls[0]) // a next agent, which must not be asked
+			stood, err := s.client.Start(t.Context())
+			code := ""
+			if p := (*problem.Problem)(nil); errors.As(err, &p) {
+				code = p.Code
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			e, err := s.store.Get(t.Context(), agent.KeyStopping)
+			if err != nil || code != c.code || stood != (code == "") || (e.Revision != 0) != (code != "") {
+				t.Errorf("it is told %q, that one stood: %t; the key is there: %t; %v", code, stood, e.Revision != 0, err)
+			}
+		})
+	}
+}
+
 func TestStoppingIsSetAndTakenBack(t *testing.T) {
 	s := serve(t, "b1")
 	there := func() bool {

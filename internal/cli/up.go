@@ -177,10 +177,16 @@ func watchOver(ctx context.Context, out io.Writer, say func(string, ...any), c l
 	return nil
 }
 
-// clearStopping takes back what the last stop said, as soon as a majority of hosts is up.
+// clearStopping takes back what the last stop said, as soon as a majority of hosts is up. A stop that somebody asks for meanwhile
+// is not the last one: it stands.
 func clearStopping(ctx context.Context, client *api.Client, say func(string, ...any)) {
 	for {
-		if _, err := client.Start(ctx); err == nil {
+		_, err := client.Start(ctx)
+		if err == nil {
+			return
+		}
+		if p := (*problem.Problem)(nil); errors.As(err, &p) && p.Code == "cluster.stopping-again" {
+			say("the stop is not taken back: %s; %s", p.Title, p.Remedy)
 			return
 		}
 		select {
