@@ -199,7 +199,8 @@ happened stands in the history. "holdfast database requests" lists what waits, "
 				return json.NewEncoder(cmd.OutOrStdout()).Encode(done)
 			}
 			if !done.OK {
-				return notSwitched(args[0], "the switchover did not happen: "+done.Text)
+				return notSwitched(args[0], "the switchover did not happen: "+done.Text,
+					"The host that was asked for did not take over. Who is the primary now, the message or holdfast status says.")
 			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s (%s)\n", done.Text, time.Since(began).Round(10*time.Millisecond))
 			return err
@@ -277,7 +278,7 @@ func showCandidates(cmd *cobra.Command, client *api.Client, name, to, output str
 		return err
 	}
 	if !able {
-		return notSwitched(name, "a switchover would be refused now: "+refusal(c, to))
+		return notSwitched(name, "a switchover would be refused now: "+refusal(c, to), "Nothing was changed.")
 	}
 	_, err = fmt.Fprintln(cmd.OutOrStdout(), "Nothing was changed. Sessions would be ended once; new ones wait for the change.")
 	return err
@@ -294,11 +295,12 @@ func refusal(c api.Candidates, to string) string {
 	return c.Refused[to]
 }
 
-// notSwitched is a switchover that was refused, or that ended with the primary of before.
-func notSwitched(name, title string) error {
+// notSwitched is a switchover that would be refused, was refused, or ended otherwise than asked: with the primary of before, or
+// with a third host where the primary died meanwhile. So who asks says what it means.
+func notSwitched(name, title, meaning string) error {
 	return &problem.Problem{
 		Code: "database.not-switched", Subject: name, Severity: problem.Note, Title: title,
-		Meaning: "The primary is the one of before, and nothing is lost.",
+		Meaning: meaning,
 		Remedy:  "see who could take over, and why the others could not: holdfast database switchover " + name + " --dry-run",
 	}
 }

@@ -41,8 +41,8 @@ func TestARefusedSwitchoverHasACodeAndAWayOn(t *testing.T) {
 	c := api.Candidates{Primary: "h1", Refused: map[string]string{"h2": "", "h3": "h3 follows asynchronously"}}
 	for to, want := range map[string]string{"": "no standby", "h1": "the primary already", "h3": "asynchronously"} {
 		var p *problem.Problem
-		err := notSwitched("records", refusal(c, to))
-		if !errors.As(err, &p) || p.Code != "database.not-switched" || p.Subject != "records" || !strings.Contains(p.Title, want) || !strings.Contains(p.Remedy, "--dry-run") {
+		err := notSwitched("records", refusal(c, to), "Nothing was changed.")
+		if !errors.As(err, &p) || p.Code != "database.not-switched" || p.Subject != "records" || !strings.Contains(p.Title, want) || p.Meaning != "Nothing was changed." || !strings.Contains(p.Remedy, "--dry-run") {
 			t.Errorf("to %q: %v", to, err)
 		}
 	}
