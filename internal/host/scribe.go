@@ -34,17 +34,18 @@ func (h *Host) noteSettled(ctx context.Context) error {
 	return nil
 }
 
-// look notes the answers that came since the last one. At first it notes those that came after the last of which the diary
-// knows, for they belong to the end of an earlier life.
+// look notes the answers that came since the last one. At first it notes those that belong to the end of an earlier life: what
+// came after the last of which the diary knows, and what was asked for by the diary and has no end in it, for revisions begin
+// anew with an agreed state that was rebuilt. A diary that knows of no answer says nothing of when the others came, perhaps long
+// ago: they are not told as if it were now.
 func (s *scribe) look(now agent.Snapshot) {
 	if !now.Facts.Known {
 		return
 	}
-	known := int64(0)
-	if s.seen == nil {
-		for _, e := range s.diary.Recent() {
-			known = max(known, e.Settled)
-		}
+	late := s.seen == nil
+	known, open := int64(0), map[string]bool{}
+	if late {
+		known, open = s.remembered()
 	}
 	var fresh []cluster.Entry
 	seen := map[string]bool{}
@@ -53,12 +54,15 @@ func (s *scribe) look(now agent.Snapshot) {
 			continue
 		}
 		seen[key] = true
-		if !s.seen[key] && entry.Revision > known {
+		isNew := !s.seen[key]
+		if late {
+			isNew = known > 0 && entry.Revision > known || open[strings.TrimPrefix(key, agent.KeyAnswers)]
+		}
+		if isNew {
 			fresh = append(fresh, entry)
 		}
 	}
 	slices.SortFunc(fresh, func(a, b cluster.Entry) int { return int(a.Revision - b.Revision) })
-	late := s.seen == nil
 	s.seen = seen
 	for _, entry := range fresh {
 		var answer agent.Settled
@@ -66,6 +70,19 @@ func (s *scribe) look(now agent.Snapshot) {
 			s.note(now, answer, entry.Revision, late)
 		}
 	}
+}
+
+// remembered is what the diary of earlier lives knows: the newest revision of an answer (0 = of none), and the ids of requests
+// that were asked for and of which it tells no end.
+func (s *scribe) remembered() (known int64, open map[string]bool) {
+	open = map[string]bool{}
+	for _, e := range s.diary.Recent() {
+		known = max(known, e.Settled)
+		if _, told := open[e.Request]; e.Settled != 0 || e.Request != "" && !told {
+			open[e.Request] = e.Settled == 0
+		}
+	}
+	return known, open
 }
 
 func (s *scribe) note(now agent.Snapshot, answer agent.Settled, revision int64, late bool) {

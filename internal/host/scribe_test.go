@@ -63,6 +63,34 @@ func TestTheHistoryTellsHowRequestsEnded(t *testing.T) {
 			t.Error(diff)
 		}
 	})
+	t.Run("of a diary without memory nothing old is told, but what it asked for", func(t *testing.T) {
+		asked := agent.Settled{ID: "p7", OK: true, Text: "it is over", Host: "h1"}
+		fresh := aDiary(t, t.TempDir(), &at)
+		fresh.Record(event.Event{Room: "database", Subject: "records", What: wish + ": asked for", Request: "p7"})
+		s := &scribe{self: "h1", diary: fresh}
+		for range 2 {
+			s.look(answered(t, 10, over, cancelled, others, asked))
+		}
+		s.look(answered(t, 10, over, cancelled, others, asked, agent.Settled{ID: "p8", OK: true, Text: "it is over", Host: "h1"}))
+		want := []event.Event{told("p7", ": done: it is over", 13, "it was settled before this life of the agent"), told("p8", ": done: it is over", 14)}
+		if diff := cmp.Diff(want, fresh.Recent()[1:]); diff != "" {
+			t.Error(diff)
+		}
+	})
+	t.Run("after a rebuilding what was asked for in an earlier life gets its end", func(t *testing.T) {
+		again := aDiary(t, dir, &at)
+		again.Record(event.Event{Room: "database", Subject: "records", What: wish + ": asked for", Request: "p9"})
+		before := len(again.Recent())
+		s := &scribe{self: "h1", diary: again}
+		ended := agent.Settled{ID: "p9", OK: true, Text: "it is over", Host: "h1"}
+		for range 2 {
+			s.look(answered(t, 2, over, ended))
+		}
+		want := []event.Event{told("p9", ": done: it is over", 3, "it was settled before this life of the agent")}
+		if diff := cmp.Diff(want, again.Recent()[before:]); diff != "" {
+			t.Error(diff)
+		}
+	})
 	t.Run("an agreed state that was rebuilt counts from the beginning", func(t *testing.T) {
 		again := aDiary(t, dir, &at)
 		s := &scribe{self: "h1", diary: again}
