@@ -34,11 +34,12 @@ type series struct {
 
 // take reads an event that happens now, and joins it with its like. It says which lines the file lacks of repeats that have
 // ended, and whether it gets this one. What is new about a subject ends the joined lines about it, so that what came before
-// and what came after are told apart.
+// and what came after are told apart. What tells of a request is never joined: each was asked for by somebody who looks for it,
+// and the scribe reads back which have an end.
 func (r repeats) take(e *event.Event) (before []event.Event, write bool) {
 	key := likeOf(*e)
 	s := r[key]
-	if s == nil || e.At.Sub(s.last) > joinWithin {
+	if e.Request != "" || s == nil || e.At.Sub(s.last) > joinWithin {
 		for k, x := range r {
 			if lapsed := e.At.Sub(x.last) > joinWithin; lapsed || k.room == e.Room && k.subject == e.Subject {
 				before = append(before, x.endLine()...)
@@ -47,7 +48,9 @@ func (r repeats) take(e *event.Event) (before []event.Event, write bool) {
 				}
 			}
 		}
-		r[key] = &series{count: 1, last: e.At}
+		if e.Request == "" {
+			r[key] = &series{count: 1, last: e.At}
+		}
 		return before, true
 	}
 	s.count++

@@ -203,3 +203,34 @@ func TestWhatTheDiaryTellsAsOne(t *testing.T) {
 		})
 	}
 }
+
+func TestRequestsAreToldEachByItself(t *testing.T) {
+	dir, at := t.TempDir(), time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
+	d := aDiary(t, dir, &at)
+	var want []string
+	note := func(i int, request string) {
+		at = at.Add(time.Second)
+		d.Record(event.Event{Room: "database", Subject: "records", What: fmt.Sprintf("base backup of %d: asked for", i), Request: request})
+	}
+	for i := range 4 * wholeRepeats {
+		note(i, fmt.Sprintf("q%d", i))
+		want = append(want, fmt.Sprintf("base backup of %d: asked for", i))
+	}
+	for i := range wholeRepeats + 3 { // the same without one; a request among them parts them
+		note(i, "")
+		want = append(want[:min(len(want), 5*wholeRepeats)], fmt.Sprintf("base backup of %d: asked for", i))
+	}
+	want[len(want)-1] += ", 3 times"
+	note(77, "q77")
+	note(78, "")
+	want = append(want, "base backup of 77: asked for", "base backup of 78: asked for")
+	if diff := cmp.Diff(want, saidBy(d)); diff != "" {
+		t.Error(diff)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, saidBy(aDiary(t, dir, &at))); diff != "" {
+		t.Errorf("read back:\n%s", diff)
+	}
+}
