@@ -36,6 +36,9 @@ type diary struct {
 // past.
 func openDiary(dir, host string, log *slog.Logger) (*diary, error) {
 	d := &diary{host: host, log: log, now: time.Now, repeats: repeats{}}
+	if err := cutDiary(dir); err != nil {
+		log.Warn("diary of before not shortened", "err", err)
+	}
 	lines, err := readDiary(dir)
 	if err != nil {
 		log.Warn("diary of before not read", "err", err)

@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"holdfast/internal/durable"
 )
 
 // diaryMax is how large a diary's file becomes, in bytes. Then it is the former one, of which there is one.
@@ -70,6 +72,24 @@ func (d *diaryFile) turn() error {
 	_ = d.f.Close() // nothing of it waits in memory
 	*d = *next
 	return nil
+}
+
+// cutDiary leaves of a file beyond the bound its newest lines. One of a version that ended no file would be the former one as a
+// whole, until the next has filled up, perhaps for years. The first line that does not fit begins an empty file, as ever.
+func cutDiary(dir string) error {
+	var errs []error
+	for _, path := range []string{formerDiaryPath(dir), diaryPath(dir)} {
+		info, err := os.Stat(path)
+		if err != nil || info.Size() <= diaryMax {
+			continue // what cannot be looked at, reading says
+		}
+		text, err := lastLines(path, diaryMax)
+		if err == nil {
+			err = durable.WriteFile(path, text, 0o600)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 func (d *diaryFile) close() error { return d.f.Close() }

@@ -234,3 +234,41 @@ func TestRequestsAreToldEachByItself(t *testing.T) {
 		t.Errorf("read back:\n%s", diff)
 	}
 }
+
+func TestAHugeDiaryIsCutToItsNewestLines(t *testing.T) {
+	dir, at := t.TempDir(), time.Now()
+	const lines = 100_000
+	var huge strings.Builder
+	for i := range lines {
+		fmt.Fprintf(&huge, `{"at":"2030-01-02T03:04:06Z","what":"of a version that never ended a file: %d"}`+"\n", i)
+	}
+	for _, path := range []string{diaryPath(dir), formerDiaryPath(dir)} {
+		if err := os.WriteFile(path, []byte(huge.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d := aDiary(t, dir, &at)
+	sizes := func() {
+		t.Helper()
+		files, err := os.ReadDir(dir)
+		if err != nil || len(files) != 2 {
+			t.Fatalf("it lies in %d files: %v", len(files), err)
+		}
+		for _, f := range files {
+			if info, err := f.Info(); err != nil || info.Size() > diaryMax || info.Size() < diaryMax/2 && f.Name() != filepath.Base(diaryPath(dir)) {
+				t.Errorf("%s: %d bytes, %v", f.Name(), info.Size(), err)
+			}
+		}
+	}
+	sizes()
+	newest := fmt.Sprintf("of a version that never ended a file: %d", lines-1)
+	if said := saidBy(d); said[len(said)-1] != newest {
+		t.Errorf("the last that it shows is %q", said[len(said)-1])
+	}
+	d.Note("database", "records", strings.Repeat("x", eventTextMax), nil, 0) // it fits into a new file alone
+	sizes()
+	said := saidBy(aDiary(t, dir, &at))
+	if n := len(said); n < 1000 || said[n-2] != newest {
+		t.Errorf("the next life shows %d events, before the last %q", n, said[max(0, n-2)])
+	}
+}
