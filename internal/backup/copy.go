@@ -266,8 +266,23 @@ func (r *reading) readPiece(ctx context.Context, p *stretch, at, size int64, was
 		r.giveBack(room)
 		return 0, nil
 	}
+	if held, err := r.unchanged(content, was); err != nil || held {
+		p.chunks = append(p.chunks, *was)
+		r.bytes(n)
+		r.giveBack(room)
+		return int64(n), err
+	}
 	p.chunks = append(p.chunks, vault.Chunk{})
 	return int64(n), r.hand(ctx, piece{of: r, part: p, chunk: &p.chunks[len(p.chunks)-1], content: content, at: at, was: was})
+}
+
+// unchanged reports whether a piece is what the earlier backup has there, and the vault has that still. Most of what is read again is;
+// handed on, it would leave the processor's own memory and come back for nothing. What is read because a page of it changed is not.
+func (r *reading) unchanged(content []byte, was *vault.Chunk) (bool, error) {
+	if r.take || was == nil || !r.from.reader.Same(*was, content) {
+		return false, nil
+	}
+	return r.to.HasChunk(*was)
 }
 
 func (p *stretch) note(done copied) {

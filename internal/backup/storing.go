@@ -31,18 +31,18 @@ type storing struct {
 	*copier
 	fail    context.CancelCauseFunc // ends reading and storing; the first cause is what is told
 	waiting chan piece
-	rooms   chan []byte // that may be used again
 	workers sync.WaitGroup
 
-	mu    sync.Mutex // guards found
+	mu    sync.Mutex // guards what follows
 	found copied     // in all files that are part of the backup
+	rooms [][]byte   // that may be used again: the last one first, for what was in it is in the processor's own memory still
 }
 
 // store begins to store what is handed on, with so many workers, until [storing.wait] is called. Whoever reads does so under the context
 // that is given back.
 func (c *copier) store(ctx context.Context, workers int) (*storing, context.Context) {
 	ctx, fail := context.WithCancelCause(ctx)
-	s := &storing{copier: c, fail: fail, waiting: make(chan piece, waitingMax), rooms: make(chan []byte, waitingMax)}
+	s := &storing{copier: c, fail: fail, waiting: make(chan piece, waitingMax)}
 	for range workers {
 		s.workers.Go(func() {
 			for p := range s.waiting {
@@ -113,17 +113,19 @@ func (s *storing) note(done copied) {
 
 // room gives room for one piece.
 func (s *storing) room() []byte {
-	select {
-	case b := <-s.rooms:
-		return b
-	default:
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := len(s.rooms)
+	if n == 0 {
 		return make([]byte, readPiece)
 	}
+	b := s.rooms[n-1]
+	s.rooms = s.rooms[:n-1]
+	return b
 }
 
 func (s *storing) giveBack(room []byte) {
-	select {
-	case s.rooms <- room[:readPiece]:
-	default:
-	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.rooms = append(s.rooms, room[:readPiece])
 }
