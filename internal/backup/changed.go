@@ -36,16 +36,13 @@ const changedNamed = 5
 // Problem words it for a database; how many places and which.
 func (c Changed) Problem(database string) problem.Problem {
 	places, cut := namedPlaces(c.Objects) // whoever has one backup alone hands its list over as it is
-	few, least := strings.Join(places[:min(len(places), changedNamed)], ", "), ""
-	if cut || c.Cut {
-		least = "at least "
-	}
+	few := strings.Join(places[:min(len(places), changedNamed)], ", ")
 	accept, by := cmp.Or(c.Accept, c.Backup), "base backup "+c.Backup
 	if accept != c.Backup {
 		by = "base backups from " + c.Backup + " to " + accept
 	}
 	p := problem.Problem{Code: "backup.changed-silently", Subject: database, Severity: problem.Critical,
-		Title:   fmt.Sprintf("pages changed on the disk though no log changed them, as %s found in %s%d places: %s", by, least, len(places), few),
+		Title:   fmt.Sprintf("pages changed on the disk though no log changed them, as %s found in %s: %s", by, countPlaces(len(places), cut || c.Cut), few),
 		Meaning: "A disk, a controller or a program other than PostgreSQL changed them: what the database reads there may be wrong, and " + c.Backup + " and those since are made of it, though they can be restored. ",
 		Remedy:  "look at what is named and at the disk of that host, and move the database to another: holdfast database switchover " + database}
 	switch {
@@ -62,6 +59,23 @@ func (c Changed) Problem(database string) problem.Problem {
 	}
 	p.Remedy += "; when it is understood: holdfast backup accept " + accept + " --reason TEXT"
 	return p
+}
+
+// ChangedPlaces says in how many places a backup found a change, for its list of them ([vault.Backup].Differs) is cut. Pure.
+func ChangedPlaces(differs []string) string {
+	places, cut := namedPlaces(differs)
+	return countPlaces(len(places), cut)
+}
+
+func countPlaces(n int, cut bool) string {
+	text := fmt.Sprintf("%d places", n)
+	if n == 1 {
+		text = "1 place"
+	}
+	if cut {
+		text = "at least " + text
+	}
+	return text
 }
 
 // namedPlaces are the places that a backup's list names, without the line that counts what it does not name; cut = there is one.

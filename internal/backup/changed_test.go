@@ -231,11 +231,11 @@ func TestHowManyPlacesChanged(t *testing.T) {
 		differs [][]string // of b4, b5
 		want    string
 	}{
-		"one":                        {differs: [][]string{nil, many(1)}, want: "found in 1 places"},
+		"one":                        {differs: [][]string{nil, many(1)}, want: "found in 1 place"},
 		"as many as are listed":      {differs: [][]string{nil, many(100)}, want: "found in 100 places"},
 		"more":                       {differs: [][]string{nil, many(150)}, want: "found in at least 100 places"},
 		"more, and other ones later": {differs: [][]string{many(150), {"a", "b"}}, want: "found in at least 102 places"},
-		"a name that is alike":       {differs: [][]string{nil, {"and 3 more: table t blocks 1 (base/5/1)"}}, want: "found in 1 places: and 3 more: table"},
+		"a name that is alike":       {differs: [][]string{nil, {"and 3 more: table t blocks 1 (base/5/1)"}}, want: "found in 1 place: and 3 more: table"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			made := aYearOfChange(6)

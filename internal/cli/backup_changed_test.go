@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,8 +13,6 @@ import (
 	"holdfast/internal/agent"
 	"holdfast/internal/api"
 	"holdfast/internal/backup"
-	"holdfast/internal/local"
-	"holdfast/internal/plan"
 	"holdfast/internal/problem"
 	"holdfast/internal/vault"
 )
@@ -51,15 +48,7 @@ func TestAChangeBehindTheLogIsAnAlarm(t *testing.T) {
 func TestAcceptingABackupOnTheCommandLine(t *testing.T) {
 	root := twoCopies(t)
 	words(t, 0, "vault", "init", "main", "--root="+root)
-	raw, err := os.ReadFile(filepath.Join(root, "holdfast.yaml"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, mistakes := plan.Parse("holdfast.yaml", raw)
-	if len(mistakes) > 0 {
-		t.Fatal(mistakes)
-	}
-	a := application{Context: local.Context{Root: root}, plan: p.WithRoot(root)}
+	a := applicationAt(t, root)
 	v, err := a.openToWrite(t.Context(), "main")
 	if err != nil {
 		t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"holdfast/internal/backup"
 	"holdfast/internal/event"
 	"holdfast/internal/problem"
 	"holdfast/internal/restore"
@@ -273,7 +274,7 @@ func changedText(b vault.Backup) string {
 	if len(b.Differs) == 0 {
 		return ""
 	}
-	return fmt.Sprintf("; CHANGED since %s though no log changed it, in %s: %s", b.Earlier, planCount(len(b.Differs), "place"), b.Differs[0])
+	return fmt.Sprintf("; CHANGED since %s though no log changed it, in %s: %s", b.Earlier, backup.ChangedPlaces(b.Differs), b.Differs[0])
 }
 
 func writeWindows(out io.Writer, all []held) error {

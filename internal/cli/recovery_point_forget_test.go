@@ -7,8 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	"holdfast/internal/local"
-	"holdfast/internal/plan"
 	"holdfast/internal/vault"
 )
 
@@ -17,15 +15,7 @@ func TestPointsInAVaultThatIsGoneAreForgottenByName(t *testing.T) {
 	root := twoCopies(t)
 	at := "--root=" + root
 	words(t, 0, "vault", "init", "main", at)
-	raw, err := os.ReadFile(filepath.Join(root, "holdfast.yaml"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, mistakes := plan.Parse("holdfast.yaml", raw)
-	if len(mistakes) > 0 {
-		t.Fatal(mistakes)
-	}
-	a := application{Context: local.Context{Root: root}, plan: p.WithRoot(root)}
+	a := applicationAt(t, root)
 	present := ""
 	noted := func(put ...vault.NotedPoints) int {
 		t.Helper()

@@ -53,8 +53,8 @@ func rewrite(t *testing.T, root, old, fresh string) {
 	}
 }
 
-// oldBackup stores proven backups of one small file, and gives the oldest, of a hundred days ago.
-func oldBackup(t *testing.T, root string) string {
+// applicationAt is the application of the plan in that directory, as the commands have it.
+func applicationAt(t *testing.T, root string) application {
 	t.Helper()
 	raw, err := os.ReadFile(filepath.Join(root, "holdfast.yaml"))
 	if err != nil {
@@ -64,7 +64,13 @@ func oldBackup(t *testing.T, root string) string {
 	if len(mistakes) > 0 {
 		t.Fatal(mistakes)
 	}
-	a := application{Context: local.Context{Root: root}, plan: p.WithRoot(root)}
+	return application{Context: local.Context{Root: root}, plan: p.WithRoot(root)}
+}
+
+// oldBackup stores proven backups of one small file, and gives the oldest, of a hundred days ago.
+func oldBackup(t *testing.T, root string) string {
+	t.Helper()
+	a := applicationAt(t, root)
 	v, err := a.openToWrite(t.Context(), "main")
 	if err != nil {
 		t.Fatal(err)

@@ -313,8 +313,8 @@ func sayBase(r backup.Result, err error) string {
 		return "base backup " + r.Backup.ID + " was made, and is not proven"
 	}
 	text := "base backup " + r.Backup.ID + " was made and proven by restoring it"
-	if n := len(r.Backup.Differs); n > 0 {
-		text += fmt.Sprintf("; pages changed on the disk since %s though no log changed them, in %d places: %s", r.Backup.Earlier, n, r.Backup.Differs[0])
+	if len(r.Backup.Differs) > 0 {
+		text += fmt.Sprintf("; pages changed on the disk since %s though no log changed them, in %s: %s", r.Backup.Earlier, backup.ChangedPlaces(r.Backup.Differs), r.Backup.Differs[0])
 	}
 	return text
 }

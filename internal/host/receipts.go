@@ -92,8 +92,8 @@ func backupReceipt(b vault.Backup, took time.Duration) receipt.Event {
 	}
 	return receipt.Event{
 		Kind: receipt.Backup, Subject: b.Database, Outcome: outcome, Details: details(about),
-		Says: fmt.Sprintf("base backup %s (%s) was made: %d bytes in %d files, from log position %s to %s; bad pages: %d, changed behind the log: %d",
-			b.ID, b.Kind, b.Bytes, b.Files, b.Start, b.Stop, len(b.BadPages), len(b.Differs)),
+		Says: fmt.Sprintf("base backup %s (%s) was made: %d bytes in %d files, from log position %s to %s; bad pages: %d, changed behind the log: %s",
+			b.ID, b.Kind, b.Bytes, b.Files, b.Start, b.Stop, len(b.BadPages), backup.ChangedPlaces(b.Differs)),
 		Figures: map[string]float64{"bytes": float64(b.Bytes), "stored_bytes": float64(b.Stored), "reused_bytes": float64(b.Reused), "files": float64(b.Files), "took_seconds": took.Seconds()},
 	}
 }
