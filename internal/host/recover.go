@@ -42,7 +42,7 @@ func Outlook(ctx context.Context, cfg Config, extra []vault.Config) (rebuild.Pro
 	} else {
 		f.Own = stateOf(cfg, left, own.Recovery)
 	}
-	if f.Saved, err = newestSaved(ctx, cfg, extra); err != nil {
+	if f.Saved, f.PassedOver, err = furthestSaved(ctx, cfg, extra); err != nil {
 		f.SavedWhy = err.Error()
 	}
 	for _, d := range cfg.Plan.Databases {
@@ -116,8 +116,8 @@ func ownMember(cfg Config) (etcd.MemberConfig, error) {
 	return s.config(cfg.Log), nil
 }
 
-// newestSaved is the newest saving in any vault of the plan, or in extra ones: the most often rebuilt, then the latest.
-func newestSaved(ctx context.Context, cfg Config, extra []vault.Config) (*rebuild.State, error) {
+// furthestSaved is the furthest saving ([rebuild.Furthest]) in any vault of the plan, or in extra ones.
+func furthestSaved(ctx context.Context, cfg Config, extra []vault.Config) (best, over *rebuild.State, err error) {
 	places := append([]vault.Config(nil), extra...)
 	var errs []error
 	for _, v := range cfg.Plan.Vaults {
@@ -131,34 +131,46 @@ func newestSaved(ctx context.Context, cfg Config, extra []vault.Config) (*rebuil
 			places = append(places, place)
 		}
 	}
-	var best *rebuild.State
+	var all []rebuild.State
 	for _, place := range places {
-		s, err := SavedIn(ctx, place)
-		switch {
-		case err != nil:
-			errs = append(errs, err)
-		case best == nil, s.Recovery > best.Recovery, s.Recovery == best.Recovery && s.At.After(best.At):
-			best = &s
-		}
+		saved, err := savings(ctx, place)
+		errs = append(errs, err)
+		all = append(all, saved...)
 	}
-	if best == nil {
-		return nil, errors.Join(append(errs, errors.New("no vault holds a saving"))...)
+	if best, over = rebuild.Furthest(all); best == nil {
+		return nil, nil, errors.Join(append(errs, errors.New("no vault holds a saving"))...)
 	}
-	return best, nil
+	return best, over, nil
 }
 
-// SavedIn reads the newest saving of one vault.
+// SavedIn reads the furthest saving of one vault.
 func SavedIn(ctx context.Context, place vault.Config) (rebuild.State, error) {
+	all, err := savings(ctx, place)
+	best, _ := rebuild.Furthest(all)
+	if best == nil {
+		return rebuild.State{}, err
+	}
+	return *best, nil
+}
+
+// savings are what one vault holds that this program can read; err != nil says why there are none, or not all of them.
+func savings(ctx context.Context, place vault.Config) (all []rebuild.State, err error) {
 	v, err := vault.Open(ctx, place)
 	if err != nil {
-		return rebuild.State{}, err
+		return nil, err
 	}
 	defer func() { _ = v.Close(context.WithoutCancel(ctx)) }() // only read
-	_, content, _, err := v.NewestState(ctx)
-	if err != nil {
-		return rebuild.State{}, err
-	}
-	return rebuild.Decode(content)
+	var unread []error
+	_, err = v.EachState(ctx, func(_ vault.SavedState, content []byte) error {
+		s, err := rebuild.Decode(content)
+		if err != nil {
+			unread = append(unread, err)
+			return nil
+		}
+		all = append(all, s)
+		return nil
+	})
+	return all, errors.Join(append(unread, err)...)
 }
 
 // MayRecover refuses a rebuilding that nobody needs or that would make a second cluster: when a majority answers, and

@@ -23,10 +23,12 @@ type Found struct {
 
 	Own      *State // the agreed state on the survivor's own disk; nil = none that can be read
 	OwnWhy   string // why not
-	Saved    *State // the newest saving in a vault; nil = none that can be read
+	Saved    *State // the furthest saving in a vault; nil = none that can be read
 	SavedWhy string
-	Promises []Promise // of the survivor's own servers, from their files
-	Heard    int64     // the highest rebuilding that the survivor ever heard of
+	// PassedOver is a later saving that is not as far; nil = none.
+	PassedOver *State
+	Promises   []Promise // of the survivor's own servers, from their files
+	Heard      int64     // the highest rebuilding that the survivor ever heard of
 }
 
 // Proposal is what a cluster of one would begin with, and what a person must know before.
@@ -100,6 +102,9 @@ func (p *Proposal) describe(f Found) {
 	}
 	told("the agreed state on "+f.Survivor+"'s own disk", f.Own, f.OwnWhy)
 	told("the newest saving in a vault", f.Saved, f.SavedWhy)
+	if f.PassedOver != nil {
+		told("passed over, for it is later and yet not as far: etcd may have been put back to an old backup before it", f.PassedOver, "")
+	}
 	for _, x := range f.Promises {
 		p.Found = append(p.Found, fmt.Sprintf("%s's own server of %s promised epoch %d of generation %d", x.Host, x.Database, x.Promise.Epoch, x.Promise.Generation))
 	}
@@ -125,6 +130,26 @@ func (f Found) choose(p *Proposal) (*State, error) {
 		p.From = "the agreed state on " + f.Survivor + "'s own disk"
 		return own, nil
 	}
+}
+
+// Furthest is the saving that got furthest: the one that was rebuilt most often, then the latest by the savers' clocks, unless an earlier
+// one has a database at a later epoch or generation and none at an earlier one. A state that was put back to an old backup and
+// runs on is saved again and again; no server follows it below what it has promised, so it is not the truth before it has passed that.
+// over is the latest of all where another one is the furthest. nil = there is none.
+func Furthest(all []State) (best, over *State) {
+	sorted := slices.Clone(all)
+	slices.SortStableFunc(sorted, func(a, b State) int { return a.At.Compare(b.At) })
+	for i := range sorted {
+		s := &sorted[i]
+		if best == nil || s.Recovery > best.Recovery || s.Recovery == best.Recovery && !best.ahead(s) {
+			best = s
+		}
+		over = s
+	}
+	if over == best {
+		over = nil
+	}
+	return best, over
 }
 
 func (s *State) newerThan(other *State) bool {

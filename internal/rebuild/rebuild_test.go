@@ -111,6 +111,49 @@ func TestPropose(t *testing.T) {
 	}
 }
 
+func TestTheFurthestSavingIsTheOneToBeginWith(t *testing.T) {
+	at := func(s *rebuild.State, minutes int) rebuild.State {
+		s.At = noon.Add(time.Duration(minutes) * time.Minute)
+		return *s
+	}
+	first, last := at(state(t, 7, 100, record(4, 40)), 0), at(state(t, 7, 110, record(6, 60)), 5)
+	putBack, passed := at(state(t, 7, 900, record(3, 30)), 9), at(state(t, 7, 990, record(7, 70)), 20)
+	voters := at(state(t, 7, 120, record(6, 61)), 6)
+	rebuilt := at(state(t, 9, 5, record(2, 20)), 1)
+	rebuilt.Recovery = 1
+	none := at(state(t, 7, 130, record(0, 0)), 30)
+	none.Entries = none.Entries[1:]
+	for name, c := range map[string]struct {
+		all        []rebuild.State
+		best, over int64 // revisions; 0 = nil
+	}{
+		"none": {nil, 0, 0},
+		"the latest, in whatever order they come":   {[]rebuild.State{last, first}, 110, 0},
+		"not one that was put back":                 {[]rebuild.State{first, last, putBack}, 110, 900},
+		"until that one is further":                 {[]rebuild.State{first, last, putBack, passed}, 990, 0},
+		"its voters alone are later":                {[]rebuild.State{last, voters, putBack}, 120, 900},
+		"one that was rebuilt is later than others": {[]rebuild.State{last, rebuilt, putBack}, 5, 900},
+		"a later one that knows no database":        {[]rebuild.State{last, none}, 130, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			revision := func(s *rebuild.State) int64 {
+				if s == nil {
+					return 0
+				}
+				return s.Revision
+			}
+			best, over := rebuild.Furthest(c.all)
+			if revision(best) != c.best || revision(over) != c.over {
+				t.Errorf("revision %d passing over %d, want %d and %d", revision(best), revision(over), c.best, c.over)
+			}
+		})
+	}
+	p, err := rebuild.Propose(rebuild.Found{Application: "clinic", Survivor: "b1", Hosts: []string{"b1", "b2"}, Now: noon, Saved: &last, PassedOver: &putBack})
+	if err != nil || !strings.Contains(strings.Join(p.Found, "\n"), "passed over") {
+		t.Errorf("%v, found %q", err, p.Found)
+	}
+}
+
 func TestProposeIsAboveEveryPromise(t *testing.T) {
 	f := found(state(t, 7, 100, record(4, 40)), nil)
 	f.Promises = []rebuild.Promise{{Database: "records", Host: "b1", Promise: database.Promise{Epoch: 12, Generation: 400, Incarnation: "i1"}}}

@@ -102,22 +102,30 @@ func sortStates(all []SavedState) {
 	})
 }
 
-// NewestState reads the newest saving that is whole. Damaged ones are passed over, and told; ErrNoState when none is
-// left.
-func (v *Vault) NewestState(ctx context.Context) (SavedState, []byte, []error, error) {
+// EachState gives every saving that is whole to take, oldest first. Damaged ones are passed over, and told; ErrNoState when none is
+// left. An error of take ends it, and is what is returned.
+func (v *Vault) EachState(ctx context.Context, take func(SavedState, []byte) error) (damaged []error, err error) {
 	all, err := v.States(ctx)
 	if err != nil {
-		return SavedState{}, nil, nil, err
+		return nil, err
 	}
-	var damaged []error
-	for _, s := range slices.Backward(all) {
+	for _, s := range all {
 		content, err := v.GetState(ctx, s)
-		if err == nil {
-			return s, content, damaged, nil
+		if ctx.Err() != nil {
+			return damaged, ctx.Err()
 		}
-		damaged = append(damaged, err)
+		if err != nil {
+			damaged = append(damaged, err)
+			continue
+		}
+		if err := take(s, content); err != nil {
+			return damaged, err
+		}
 	}
-	return SavedState{}, nil, damaged, fmt.Errorf("read the agreed state from vault %s: %w", v.name, ErrNoState)
+	if len(damaged) == len(all) {
+		return damaged, fmt.Errorf("read the agreed state from vault %s: %w", v.name, errors.Join(append(damaged, ErrNoState)...))
+	}
+	return damaged, nil
 }
 
 // GetState reads one saving. Content that is not what its name and seal say is an error.
