@@ -107,7 +107,6 @@ var fences = []fence{
 	{module: "github.com/jackc", folders: "internal/database/postgres internal/backup internal/restore/... examples/... lab/... bench/..."},
 	{module: "golang.org/x/text", folders: "internal/database/postgres"}, // SASLprep of passwords
 	{module: "github.com/goccy/go-yaml", folders: "internal/plan"},
-	{module: "github.com/robfig/cron/v3", folders: "internal/plan internal/backup"},
 	{module: "github.com/spf13", folders: "internal/cli"},
 	{module: "golang.org/x/term", folders: "internal/cli"},
 	{module: "github.com/mdlayher/netlink", folders: "internal/database/kernelpath"},

@@ -5,8 +5,6 @@ import (
 	"hash/fnv"
 	"time"
 
-	"github.com/robfig/cron/v3"
-
 	"holdfast/internal/plan"
 	"holdfast/internal/vault"
 )
@@ -28,8 +26,8 @@ type Due struct {
 
 // Next says when a schedule's next run is due. last is the start of the last run that succeeded; zero means
 // that there was none, and then it is due at once: a database without a backup does not wait for the night.
-// However many runs were missed, one catches up. A time that the change of the clocks leaves out comes at that change,
-// and one that comes twice counts the first time. Pure.
+// However many runs were missed, one catches up, and At is the newest of them. A time that the change of the clocks leaves
+// out comes at that change, and one that comes twice counts the first time. Pure.
 func Next(s Timing, last, now time.Time) (Due, error) {
 	switch {
 	case s.Cron == "" && s.Every == 0:
@@ -43,26 +41,35 @@ func Next(s Timing, last, now time.Time) (Due, error) {
 		at = at.Add(s.late(at))
 		return Due{Now: !at.After(now), At: at}, nil
 	}
-	line, err := cron.ParseStandard(s.Cron)
+	line, err := plan.ParseCron(s.Cron)
 	if err != nil {
 		return Due{}, fmt.Errorf("read schedule %q: %w", s.Text, err)
 	}
 	zone := plan.Location(s.Zone)
-	slot := wallAfter(line, zone, last)
-	if slot.IsZero() {
-		return Due{}, fmt.Errorf("read schedule %q: no such day comes in five years", s.Text)
+	slot := slotAfter(line, zone, last)
+	if at := slot.Add(s.late(slot)); at.After(now) {
+		return Due{At: at}, nil
 	}
-	at := slot.Add(s.late(slot))
-	// A run that began late must not make its own next slot look missed, nor an old one hide a newer.
-	for !at.After(now) {
-		slot = wallAfter(line, zone, slot)
-		next := slot.Add(s.late(slot))
-		if slot.IsZero() || next.After(now) {
+	slot = s.newest(line, zone, slot, now)
+	return Due{Now: true, At: slot.Add(s.late(slot))}, nil
+}
+
+// newest is the newest slot that is due, from one on that is. A line that runs each minute has very many of them after a year:
+// they are looked for backwards, in steps that double.
+func (s Timing) newest(line plan.Cron, zone *time.Location, slot, now time.Time) time.Time {
+	for back := time.Minute; now.Add(-back).After(slot); back *= 2 {
+		if later := slotAfter(line, zone, now.Add(-back)); !later.Add(s.late(later)).After(now) {
+			slot = later
 			break
 		}
-		at = next
 	}
-	return Due{Now: !at.After(now), At: at}, nil
+	for {
+		next := slotAfter(line, zone, slot)
+		if next.Add(s.late(next)).After(now) {
+			return slot
+		}
+		slot = next
+	}
 }
 
 // late is by how much the run of one slot is put off.
@@ -75,15 +82,15 @@ func (s Timing) late(slot time.Time) time.Duration {
 	return time.Duration(h.Sum64() % uint64(s.Jitter)).Truncate(time.Second)
 }
 
-// wallAfter is the first moment after a given one at which the clocks of a zone show a time of the line.
-func wallAfter(line cron.Schedule, zone *time.Location, after time.Time) time.Time {
-	// The line is read on a wall clock without a zone: UTC has no change of clocks. A day before is surely early enough.
+// slotAfter is the first moment after a given one at which the clocks of a zone show a time of the line for the first time, or
+// pass over one.
+func slotAfter(line plan.Cron, zone *time.Location, after time.Time) time.Time {
+	// The line is read on a wall clock without a zone: UTC has no change of clocks. Whatever is before what the clocks show now
+	// they have shown or passed over already; what is after it they may have shown before they were put back.
 	local := after.In(zone)
-	wall := time.Date(local.Year(), local.Month(), local.Day()-1, local.Hour(), local.Minute(), local.Second(), 0, time.UTC)
+	wall := time.Date(local.Year(), local.Month(), local.Day(), local.Hour(), local.Minute(), local.Second(), 0, time.UTC)
 	for {
-		if wall = line.Next(wall); wall.IsZero() {
-			return wall
-		}
+		wall = line.Next(wall)
 		if at := firstAt(wall, zone); at.After(after) {
 			return at
 		}

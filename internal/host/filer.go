@@ -138,7 +138,8 @@ func (f *filer) due() (backup.Due, error) {
 	if f.last != nil {
 		last = f.last.Started
 	}
-	due, err := backup.Next(backup.Timing{Schedule: f.now().Backup.Every}, last, time.Now())
+	b := f.now().Backup
+	due, err := backup.Next(backup.Timing{Schedule: b.Every, Zone: b.Zone, Jitter: b.Jitter, Of: f.set.Name + "@" + f.host.cfg.Self}, last, time.Now())
 	f.tell(func(t *agent.Files) { t.Next = due.At.UTC() })
 	return due, err
 }

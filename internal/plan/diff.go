@@ -309,20 +309,20 @@ func (d *differ) backups() {
 		old, known := d.old.BackupOf(b.Of)
 		subject := "backup of " + b.Of
 		if !known {
-			d.add(subject, Starts, "a first backup is made at once, then %s, into vault %s", b.Full.Text, b.Vault)
+			d.add(subject, Starts, "a first backup is made at once, then %s, into vault %s", b.Full.inWords(), b.Vault)
 			continue
 		}
 		if old.Vault != b.Vault {
 			d.add(subject, Starts, "it goes to vault %s (was %s), beginning with a full backup; the old ones are kept%s", b.Vault, old.Vault, d.untilBackup(b.Of))
 		}
 		if old.Full != b.Full {
-			d.add(subject, Reloads, "its full backups are made %s (was %s)", b.Full.Text, old.Full.Text)
+			d.add(subject, Reloads, "its full backups are made %s (was %s)", b.Full.inWords(), old.Full.inWords())
 		}
 		if old.Incremental != b.Incremental {
-			d.add(subject, Reloads, "its incremental backups are made %s (was %s)", scheduleWord(b.Incremental), scheduleWord(old.Incremental))
+			d.add(subject, Reloads, "its incremental backups are made %s (was %s)", b.Incremental.inWords(), old.Incremental.inWords())
 		}
 		if old.Prove != b.Prove {
-			d.add(subject, Reloads, "one is restored on trial again %s (was %s)", scheduleWord(b.Prove), scheduleWord(old.Prove))
+			d.add(subject, Reloads, "one is restored on trial again %s (was %s)", b.Prove.inWords(), old.Prove.inWords())
 		}
 		if old.Zone != b.Zone || old.Jitter != b.Jitter {
 			d.add(subject, Reloads, "its times are those of %s, %s late at most (was %s, %s)", zoneText(b.Zone), spanOrWord(b.Jitter), zoneText(old.Zone), spanOrWord(old.Jitter))

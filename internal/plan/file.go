@@ -111,7 +111,7 @@ type (
 		daily       located[time.Duration]
 		weekly      located[time.Duration]
 		validate    located[validateFile]
-		every       located[time.Duration]
+		every       located[Schedule]
 		keep        located[string]
 		spill       located[string]
 	}
@@ -285,7 +285,7 @@ func backup() form[backupFile] {
 		key("pitr", spanOrNone(time.Hour, 100*year), "How far back any moment can be restored (default 14d); none = whole backups alone.", func(f *backupFile) *located[time.Duration] { return &f.pitr }),
 		key("weekly", spanOrNone(week, 100*year), "How long one backup of each week stays (default 2y); none = not longer than pitr.", func(f *backupFile) *located[time.Duration] { return &f.weekly }),
 		key("validate", validation(), "How a base backup is looked at after it was restored on trial.", func(f *backupFile) *located[validateFile] { return &f.validate }),
-		key("every", span(minFilesEvery, 31*day), "Of a file set: time from the beginning of one backup to the next (default 6h).", func(f *backupFile) *located[time.Duration] { return &f.every }),
+		key("every", filesSchedule(), "Of a file set: time from the beginning of one backup to the next, or when they are made, such as daily 01:00 (default 6h).", func(f *backupFile) *located[Schedule] { return &f.every }),
 		key("keep", oneOf(KeepForever, KeepTiers), "Of a file set: forever (default), or tiers: as long as all, half_daily, daily and weekly say.", func(f *backupFile) *located[string] { return &f.keep }),
 		key("spill", fileSetPath(), "Of a database: a directory on another disk, the same on each host, that takes the log when it waits for the vault and has no room elsewhere (default: none).", func(f *backupFile) *located[string] { return &f.spill }),
 		notYet[backupFile]("pins"),

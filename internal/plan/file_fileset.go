@@ -37,6 +37,30 @@ const minFilesEvery = 5 * time.Minute
 
 const filesEvery = 6 * time.Hour
 
+// everySpan is a schedule of one repetition.
+func everySpan(d time.Duration) Schedule {
+	return Schedule{Text: "every " + FormatDuration(d), Every: d}
+}
+
+// filesSchedule is when a file set is backed up: a span of time alone, or a schedule.
+func filesSchedule() form[Schedule] {
+	least := FormatDuration(minFilesEvery)
+	allowed := "6h, or a schedule: " + scheduleWays + "; " + least + " to " + FormatDuration(everyMax) + " from one to the next"
+	return text(jsonSchema{"pattern": durationPattern + "|" + schedulePattern}, allowed, func(s string) (Schedule, error) {
+		when, err := parseSchedule(s)
+		if d, wrong := parseDuration(s); wrong == nil {
+			when, err = everySpan(d), nil
+		}
+		if err != nil {
+			return when, err
+		}
+		if shortest, _ := when.gaps(); shortest < minFilesEvery || when.Every > everyMax {
+			return when, fmt.Errorf("%q is out of range (%s)", s, allowed)
+		}
+		return when, nil
+	})
+}
+
 func fileSet() form[fileSetFile] {
 	return object(
 		must(key("path", fileSetPath(), "The directory: a whole path, the same on each of its hosts.", func(f *fileSetFile) *located[string] { return &f.path })),
@@ -185,11 +209,10 @@ func resolveFileBackup(ms *mistakes, p *Plan, b named[backupFile]) FileBackup {
 		name string
 		at   Place
 	}{{"full", f.full.at}, {"incremental", f.incremental.at}, {"pitr", f.pitr.at}, {"validate", f.validate.at},
-		{"prove", f.prove.at}, {"zone", f.zone.at}, {"jitter", f.jitter.at}, {"limit", f.limit.at}, {"spill", f.spill.at}} {
+		{"prove", f.prove.at}, {"limit", f.limit.at}, {"spill", f.spill.at}} {
 		onlyFor(ms, at.to(k.name), k.at, "databases (a file set has every and keep)")
 	}
-	every := f.every.or(filesEvery)
-	out := FileBackup{Vault: backupVault(ms, p, b), Every: Schedule{Text: "every " + FormatDuration(every), Every: every}}
+	out := FileBackup{Vault: backupVault(ms, p, b), Every: f.every.or(everySpan(filesEvery)), Zone: f.zone.value, Jitter: f.jitter.value}
 	if f.keep.value == KeepTiers {
 		out.Keep = KeepTiers
 		out.All, out.HalfDaily, out.Daily, out.Weekly = f.all.or(day), f.halfDaily.or(7*day), f.daily.or(15*day), f.weekly.or(2*year)
@@ -300,7 +323,7 @@ func (d *differ) files() {
 		switch {
 		case !known || old.Backup.Vault == "" && s.Backup.Vault != "":
 			if s.Backup.Vault != "" {
-				d.add(subject, Starts, "a first backup of %s on %s is made at once, then %s, into vault %s", s.Path, strings.Join(s.Hosts, ", "), s.Backup.Every.Text, s.Backup.Vault)
+				d.add(subject, Starts, "a first backup of %s on %s is made at once, then %s, into vault %s", s.Path, strings.Join(s.Hosts, ", "), s.Backup.Every.inWords(), s.Backup.Vault)
 			}
 			continue
 		case s.Backup.Vault == "" && old.Backup.Vault != "":
@@ -322,10 +345,22 @@ func (d *differ) files() {
 		if was, is := old.Backup.keepText(), s.Backup.keepText(); was != is {
 			d.add(subject, Reloads, "its backups are kept %s (were kept %s); what the next run of retention lets go is gone 72 hours later", is, was)
 		}
-		if old.Backup.Every != s.Backup.Every {
-			d.add(subject, Reloads, "it is backed up %s (was %s)", s.Backup.Every.Text, old.Backup.Every.Text)
+		if was, is := old.Backup, s.Backup; was.Every != is.Every || was.Zone != is.Zone || was.Jitter != is.Jitter {
+			d.add(subject, Reloads, "it is backed up %s (was %s)", is.whenText(), was.whenText())
 		}
 	}
+}
+
+// whenText is when backups are made, in words.
+func (b FileBackup) whenText() string {
+	text := b.Every.inWords()
+	if b.Every.Cron != "" {
+		text += " " + zoneText(b.Zone)
+	}
+	if b.Jitter > 0 {
+		text += ", up to " + FormatDuration(b.Jitter) + " late"
+	}
+	return text
 }
 
 // keepText is how long backups stay, in words.
@@ -343,7 +378,14 @@ func (b FileBackup) keepText() string {
 }
 
 func showFileBackup(b FileBackup) mapping {
-	m := mapping{{Key: "vault", Value: b.Vault}, {Key: "every", Value: FormatDuration(b.Every.Every)}}
+	m := mapping{{Key: "vault", Value: b.Vault}}
+	if b.Every.Every > 0 {
+		m.put("every", FormatDuration(b.Every.Every))
+	} else {
+		m.put("every", b.Every.Text)
+	}
+	m.putText("zone", b.Zone)
+	m.putSpan("jitter", b.Jitter)
 	if b.Keep != KeepTiers {
 		m.put("keep", KeepForever)
 		return m

@@ -289,7 +289,7 @@ func (b Backup) Gap() time.Duration {
 
 // Schedule is a repeating time in words; the zero value never fires.
 type Schedule struct {
-	Text  string        // as written: "daily 01:00", "every 6h"
+	Text  string        // as written: "daily 01:00", "every 6h", "30 1 * * mon-fri"
 	Cron  string        // the same as a five-field cron line; "" when Every is set
 	Every time.Duration // 0 when Cron is set
 }
@@ -324,9 +324,11 @@ type Moment struct {
 
 // FileBackup says where a file set is backed up to and how often. No vault = it is not.
 type FileBackup struct {
-	Vault string
-	Every Schedule
-	Keep  string // how long backups stay: KeepForever, or KeepTiers and what follows counts
+	Vault  string
+	Every  Schedule
+	Zone   string        // time zone of Every; "" = UTC
+	Jitter time.Duration // by how much each may be late
+	Keep   string        // how long backups stay: KeepForever, or KeepTiers and what follows counts
 
 	All, HalfDaily, Daily, Weekly time.Duration // as in [Backup]; 0 = none
 }

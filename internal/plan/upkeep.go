@@ -126,7 +126,7 @@ func (d *differ) upkeep(subject string, old, now Upkeep) {
 		{"old log is bundled", old.Compact, now.Compact},
 	} {
 		if c.old != c.now {
-			d.add(subject, Reloads, "%s %s (was %s)", c.what, scheduleWord(c.now), scheduleWord(c.old))
+			d.add(subject, Reloads, "%s %s (was %s)", c.what, c.now.inWords(), c.old.inWords())
 		}
 	}
 	if old.Zone != now.Zone {
