@@ -338,3 +338,6 @@ func (w *World) TLS() *tls.Config {
 	}
 	return &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 }
+
+// Program is the holdfast program that the world runs.
+func (w *World) Program() string { return filepath.Join(w.bin, "holdfast") }

@@ -56,6 +56,7 @@ func (h *Host) goDown(ctx context.Context, stopKeeping func(), begin func(func()
 		}
 	}
 	errs = append(errs, h.restored.stop(ctx))
+	h.releaseName(ctx)
 	errs = append(errs, kernelpath.Sweep(h.cfg.Plan.Application, h.self.Name)) // of listeners that were killed
 	if h.etcd != nil {
 		if e := h.etcd.stop(ctx, stopGrace); e != nil {

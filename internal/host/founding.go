@@ -129,6 +129,7 @@ func (h *Host) learnMembers(ctx context.Context) error {
 	}
 	h.founding = now
 	h.store.Use(clients)
+	h.names.Use(clients)
 	return nil
 }
 

@@ -19,6 +19,7 @@ import (
 	"holdfast/internal/api"
 	"holdfast/internal/auth"
 	"holdfast/internal/clock"
+	"holdfast/internal/cluster"
 	"holdfast/internal/cluster/etcd"
 	"holdfast/internal/cluster/heartbeat"
 	"holdfast/internal/cluster/members"
@@ -50,7 +51,8 @@ type Host struct {
 	copies    *copyWatch
 	trial     chan struct{} // holds one token: one backup at a time is restored on trial here
 	comparers []*comparer
-	joins     chan struct{} // fires when an order to enter another cluster has been written
+	joins     chan struct{}        // fires when an order to enter another cluster has been written
+	yields    chan problem.Problem // fires when another agent turns out to run as this host
 	beats     *beats
 	late      *heartbeat.Lateness
 	servers   map[string]*postgres.Server
@@ -66,6 +68,7 @@ type Host struct {
 	disk     *disk
 	paths    *paths
 	twins    *twins
+	names    *etcd.Store // in which the name is asked for
 	members  *members.List
 	services *services
 	balancer *balancer
@@ -107,10 +110,14 @@ func Run(ctx context.Context, cfg Config, down <-chan struct{}) error {
 	}
 	for {
 		err := life(ctx, cfg, self, down)
-		if !errors.Is(err, errJoins) {
+		switch {
+		case errors.Is(err, errJoins):
+			cfg.Log.Info("beginning anew, to enter another cluster")
+		case errors.Is(err, errYields):
+			cfg.Log.Info("everything that ran here has ended; waiting for the name", "err", err)
+		default:
 			return err
 		}
-		cfg.Log.Info("beginning anew, to enter another cluster")
 	}
 }
 
@@ -119,7 +126,7 @@ var errJoins = errors.New("this host enters another cluster")
 
 // life is one life of the agent, from opening to closing.
 func life(ctx context.Context, cfg Config, self plan.Host, down <-chan struct{}) error {
-	h := &Host{cfg: cfg, self: self, clock: clock.Real(), servers: map[string]*postgres.Server{}, joins: make(chan struct{}, 1), applied: newApplied(cfg), settings: newSettings()}
+	h := &Host{cfg: cfg, self: self, clock: clock.Real(), servers: map[string]*postgres.Server{}, joins: make(chan struct{}, 1), yields: make(chan problem.Problem, 1), applied: newApplied(cfg), settings: newSettings()}
 	h.saver = newSaver(h)
 	h.copies = newCopyWatch(h)
 	h.restored = &copyServers{host: h}
@@ -128,11 +135,18 @@ func life(ctx context.Context, cfg Config, self plan.Host, down <-chan struct{})
 	if err := join(ctx, cfg); err != nil {
 		return fmt.Errorf("run host %s: %w", cfg.Self, err)
 	}
+	if err := h.claimName(ctx, down); err != nil {
+		err = errors.Join(err, h.close())
+		if errors.Is(err, errNoName) {
+			return nil
+		}
+		return err
+	}
 	if err := h.open(ctx); err != nil {
 		return errors.Join(err, h.close())
 	}
 	err := h.run(ctx, down)
-	if closing := h.close(); closing != nil && errors.Is(err, errJoins) {
+	if closing := h.close(); closing != nil && (errors.Is(err, errJoins) || errors.Is(err, errYields)) {
 		cfg.Log.Warn("not everything was closed", "err", closing)
 	} else {
 		err = errors.Join(err, closing)
@@ -201,14 +215,11 @@ func (h *Host) open(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read this host's certificate: %w", err)
 	}
-	if h.founding, err = readFounding(cfg.Dir); err != nil {
-		return err
-	}
-	h.recovery = h.founding.Recovery
 	h.store, err = openStore(context.WithoutCancel(ctx), cfg, h.founding, etcd.Config{TLS: client})
 	if err != nil {
 		return err
 	}
+	h.store.Shut(errNameUnclear)
 	if err := h.openServices(ctx); err != nil {
 		return err
 	}
@@ -216,7 +227,6 @@ func (h *Host) open(ctx context.Context) error {
 	h.late = heartbeat.NewLateness(h.clock)
 	h.disk = &disk{host: h}
 	h.paths = &paths{host: h}
-	h.twins = newTwins(cfg.Self, cfg.Dir, h.store, h.clock)
 	if h.members, err = openMembers(cfg, h.self); err != nil {
 		return err
 	}
@@ -340,7 +350,8 @@ func (h *Host) run(ctx context.Context, down <-chan struct{}) error {
 	g.Go(func() error { return h.disk.run(ctx) })
 	g.Go(func() error { return h.paths.run(ctx) })
 	g.Go(func() error {
-		return h.twins.run(ctx, h.sleep, func(err error) { h.cfg.Log.Debug("who runs as this host is not known", "err", err) })
+		agreed := func() map[string]cluster.Entry { return h.agent.Last().Agreed }
+		return h.twins.run(ctx, h.sleep, agreed, func(err error) { h.cfg.Log.Debug("who runs as this host is not known", "err", err) })
 	})
 	for _, l := range h.listeners {
 		g.Go(func() error { return l.run(ctx) })
@@ -388,6 +399,8 @@ func (h *Host) run(ctx context.Context, down <-chan struct{}) error {
 			return nil
 		case <-h.joins:
 			return errJoins
+		case p := <-h.yields:
+			return errors.Join(h.giveWay(ctx, p, stopKeeping, g.Go), errYields)
 		case <-down:
 		}
 		err := h.goDown(ctx, stopKeeping, g.Go)
@@ -488,8 +501,10 @@ func (h *Host) close() error {
 		}
 		errs = append(errs, h.members.Close())
 	}
-	if h.store != nil {
-		errs = append(errs, h.store.Close())
+	for _, s := range []*etcd.Store{h.store, h.names} {
+		if s != nil {
+			errs = append(errs, s.Close())
+		}
 	}
 	if h.diary != nil {
 		errs = append(errs, h.diary.Close())

@@ -180,6 +180,9 @@ func (h *Host) Replace(ctx context.Context, name string) (api.JoinOrder, error) 
 		}
 		h.diary.Note("cluster", name, "its etcd member is replaced by an empty one", []string{"an operator asked for it"}, 0)
 	}
+	if err := freeName(ctx, h.names, to.Name, h.clock, h.sleep); err != nil {
+		return nil, err
+	}
 	next := founding{ClusterID: h.store.ClusterID(), Recovery: h.recovery, Join: true, Members: map[string]string{}}
 	own, err := readFounding(h.cfg.Dir)
 	if err != nil {

@@ -60,6 +60,7 @@ type Store struct {
 	log     *slog.Logger
 	founded clientv3.Cmp  // true in a cluster of our founding alone
 	id      atomic.Uint64 // of the cluster whose answers count; 0 = none has answered yet
+	shut    atomic.Pointer[error]
 
 	ctx    context.Context // of the store's life: Close ends it, and with it every watch
 	cancel context.CancelFunc
@@ -142,6 +143,21 @@ func (s *Store) ours(h *etcdserverpb.ResponseHeader) error {
 // ClusterID is the cluster whose answers count; 0 = none has answered yet.
 func (s *Store) ClusterID() uint64 { return s.id.Load() }
 
+// Shut makes every reading and writing of keys fail with why, wrapped beside [cluster.ErrUnavailable], until [Store.Admit].
+// Watches that were begun go on; the members can be asked for all the same.
+func (s *Store) Shut(why error) { s.shut.Store(&why) }
+
+// Admit ends what [Store.Shut] began.
+func (s *Store) Admit() { s.shut.Store(nil) }
+
+// isShut is why keys are neither read nor written; nil = they are.
+func (s *Store) isShut() error {
+	if why := s.shut.Load(); why != nil {
+		return fmt.Errorf("%w: %w", cluster.ErrUnavailable, *why)
+	}
+	return nil
+}
+
 // dial opens a connection whose kernel side notices a dead host: within deadAfter while something is being
 // sent (TCP_USER_TIMEOUT), within about two seconds while idle (keepalive probes).
 func dial(ctx context.Context, address string) (net.Conn, error) {
@@ -189,6 +205,9 @@ func (s *Store) List(ctx context.Context, prefix string) ([]cluster.Entry, int64
 
 // read is asked again while no answer has come, for a read may be; the first answer counts.
 func (s *Store) read(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
+	if err := s.isShut(); err != nil {
+		return nil, err
+	}
 	ctx, cancel, err := s.bound(ctx)
 	if err != nil {
 		return nil, err
@@ -275,6 +294,9 @@ func (s *Store) swap(ctx context.Context, key string, ifRevision int64, op clien
 // write does op where the conditions hold, in a cluster of our founding alone. The client library repeats a
 // transaction with a write in it only while it has not left this host.
 func (s *Store) write(ctx context.Context, op clientv3.Op, conditions ...clientv3.Cmp) (*clientv3.TxnResponse, error) {
+	if err := s.isShut(); err != nil {
+		return nil, err
+	}
 	ctx, cancel, err := s.bound(ctx)
 	if err != nil {
 		return nil, err
