@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os/signal"
 	"syscall"
@@ -12,10 +13,15 @@ import (
 
 // tableWords are what `restore NAME` is told.
 type tableWords struct {
-	root, output, database, table, at, where, scratch, into string
-	diff, putBack, findDeletes, dryRun, yes, keep           bool
-	since                                                   span
-	rows, atLeast                                           int
+	from vaultFlags
+
+	output, database, table, at, where, scratch, into string
+
+	dump, owner, binDir string // with dump alone
+
+	diff, putBack, findDeletes, dryRun, yes, keep bool
+	since                                         span
+	rows, atLeast                                 int
 }
 
 func restoreCommand() *cobra.Command {
@@ -35,6 +41,10 @@ sequences, functions, indexes and constraints that it needs; it need not be ther
 tables, triggers and row policies are left out and named. Without --table, a whole SQL database comes back as a new one.
 Nothing that is live is changed either way, and what cannot be put there whole is not put there at all.
 
+With --dump, a table or an SQL database of a moment (default: the latest) becomes a file of SQL that psql loads anywhere as one
+transaction. It needs no live server, and with --vault and --key no plan either: it is restored on a scratch server, and that
+is removed again. A table stands in a schema of its own in the file, restored or what --into says, with all that it needs.
+
 When the whole database is wanted at a moment: holdfast restore database NAME --to DIR; with a vault and its key alone, when
 everything else is gone: holdfast restore database NAME --vault URL --key FILE --to DIR. How long that takes, tried and
 measured: holdfast restore drill NAME.`,
@@ -45,6 +55,9 @@ measured: holdfast restore drill NAME.`,
   holdfast restore records --table appointments --at "10m ago" --where "practice_id = 7" --put-back --yes
   holdfast restore records --table appointments --at 10:41 --into rescued
   holdfast restore records --database clinic --at 10:41 --into clinic_before
+  holdfast restore records --table appointments --at 10:41 --dump appointments.sql
+  holdfast restore records --vault file:///mnt/vault --key vault.key --database clinic --table appointments --dump appointments.sql
+  holdfast restore records --vault file:///mnt/vault --key vault.key --database clinic --dump clinic.sql
   holdfast restore database records --at 10:41 --to /srv/restored`,
 		Args: usageArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -56,7 +69,7 @@ measured: holdfast restore drill NAME.`,
 			return w.run(ctx, cmd, args[0])
 		},
 	}
-	cmd.Flags().StringVar(&w.root, "root", "", rootUsage)
+	w.from.add(cmd)
 	cmd.Flags().BoolVar(&w.findDeletes, "find-deletes", false, "list the transactions that deleted rows, from the log in the vault")
 	w.since = span(24 * time.Hour)
 	cmd.Flags().Var(&w.since, "since", `with --find-deletes: how far back to look, such as 1h, 2d or "1 week"`)
@@ -66,7 +79,10 @@ measured: holdfast restore drill NAME.`,
 	cmd.Flags().BoolVar(&w.diff, "diff", false, "show which rows are missing, changed and new since then (this is what happens without --put-back)")
 	cmd.Flags().BoolVar(&w.putBack, "put-back", false, "insert the rows that are missing, after showing them and asking")
 	cmd.Flags().StringVar(&w.into, "into", "", "put the table into this new schema, or without --table the SQL database of --database into this new one")
-	cmd.Flags().BoolVar(&w.dryRun, "dry-run", false, "with --put-back: do it and take it back, to say what it would do; with --into: list what would come")
+	cmd.Flags().StringVar(&w.dump, "dump", "", "write the table, or without --table the SQL database, to this new file of SQL; no live server is needed")
+	cmd.Flags().StringVar(&w.owner, "owner", "", "with --dump: user as whom the scratch server runs"+ownerDefault)
+	cmd.Flags().StringVar(&w.binDir, "bin-dir", "", "with --dump: "+binDirUsage)
+	cmd.Flags().BoolVar(&w.dryRun, "dry-run", false, "with --put-back: do it and take it back, to say what it would do; with --into: list what would come; with --dump: say what it takes")
 	cmd.Flags().BoolVar(&w.yes, "yes", false, "with --put-back and --into: do not ask")
 	cmd.Flags().StringVar(&w.where, "where", "", "SQL condition on the rows to look at")
 	cmd.Flags().IntVar(&w.rows, "rows", 0, "how many rows of each kind to show (default: 5, and all missing ones in JSON)")
@@ -74,22 +90,8 @@ measured: holdfast restore drill NAME.`,
 	cmd.Flags().StringVar(&w.scratch, "scratch", "", "where the copy is made (default: scratch below the data root)")
 	cmd.Flags().BoolVar(&w.keep, "keep", false, "keep the copy's files")
 	outputFlag(cmd, &w.output)
-	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		if c == cmd {
-			err = hintAlone(err)
-		}
-		return fmt.Errorf("%w: %w", err, errUsage)
-	})
 	cmd.AddCommand(restoreDatabaseCommand(), restoreFilesCommand(), restoreDrillCommand(), restoreReleaseCommand(), restoreStopCommand(), restoreStartCommand(), restoreUndoCommand())
 	return cmd
-}
-
-// hintAlone tells who has a vault and its key alone, and looks for them here, where they are taken.
-func hintAlone(err error) error {
-	if text := err.Error(); text != "unknown flag: --vault" && text != "unknown flag: --key" {
-		return err
-	}
-	return fmt.Errorf("%w: from a vault and its key alone, without plan and agents, a whole database is restored: holdfast restore database NAME --vault URL --key FILE --to DIR; which databases the vault holds: holdfast backup list --vault URL --key FILE", err)
 }
 
 // check refuses words that do not go together.
@@ -99,6 +101,12 @@ func (w *tableWords) check() error {
 		return err
 	}
 	switch {
+	case w.dump != "":
+		return errors.Join(w.from.check(), w.checkDump())
+	case w.from.url != "" || w.from.key != "":
+		return say("from a vault and its key alone, without plan and agents, a table or an SQL database comes as a file: --dump FILE; all of it: holdfast restore database NAME --vault URL --key FILE --to DIR; which databases the vault holds: holdfast backup list --vault URL --key FILE")
+	case w.owner != "" || w.binDir != "":
+		return say("--owner and --bin-dir belong to --dump")
 	case w.findDeletes && (w.at != "" || w.diff || w.putBack || w.where != "" || w.keep):
 		return say("--find-deletes only lists; of the others it takes --since, --at-least, --table and --database")
 	case w.findDeletes && w.since <= 0:
@@ -137,6 +145,9 @@ func (w *tableWords) run(ctx context.Context, cmd *cobra.Command, name string) e
 	now := time.Now()
 	if w.findDeletes {
 		return w.listDeletes(ctx, cmd, name, now)
+	}
+	if w.dump != "" {
+		return w.writeDump(ctx, cmd, name, now)
 	}
 	at, err := moment(w.at, now)
 	if err != nil {

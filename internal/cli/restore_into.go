@@ -35,7 +35,7 @@ type broughtInto struct {
 
 // bringInto puts a table or an SQL database of an earlier moment beside the live ones, under a new name.
 func (w *tableWords) bringInto(ctx context.Context, cmd *cobra.Command, name string, at restore.Target) (err error) {
-	a, err := findApplication(cmd, w.root)
+	a, err := findApplication(cmd, w.from.root)
 	if err != nil {
 		return err
 	}

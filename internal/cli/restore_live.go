@@ -26,7 +26,7 @@ type liveDatabase struct {
 
 // beside finds the live database that the words are about.
 func (w *tableWords) beside(ctx context.Context, cmd *cobra.Command, name string) (l liveDatabase, err error) {
-	if l.app, err = findApplication(cmd, w.root); err != nil {
+	if l.app, err = findApplication(cmd, w.from.root); err != nil {
 		return l, err
 	}
 	d, b, err := l.app.backupOf(name)

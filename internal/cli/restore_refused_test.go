@@ -110,10 +110,40 @@ func TestARestoreIsRefusedBeforeAnythingIsToldOfIt(t *testing.T) {
 	says(t, words(t, 1, append(from, "--to", full, "--bin-dir", good, "--dry-run")...), "NOT EMPTY", "It would be refused")
 }
 
+// A table or an SQL database that would be written to a file is told, or refused, before anything is written.
+func TestAFileOfSQLIsSurveyedFirst(t *testing.T) {
+	root := t.TempDir()
+	restorable(t, root)
+	key, good := filepath.Join(root, "vault.key"), pretend(t, "15.4")
+	if err := os.WriteFile(key, []byte("a key of the test"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	mine, file, scratch := filepath.Join(root, "mine"), filepath.Join(root, "t.sql"), filepath.Join(root, "scratch")
+	if err := os.WriteFile(mine, []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(good, "pg_dump"), nil, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	from := []string{"restore", "records", "--vault", filepath.Join(root, "home"), "--key", key, "--table", "goods", "--scratch", scratch}
+	says(t, words(t, 0, append(from, "--dump", file, "--bin-dir", good, "--dry-run")...), "table goods of its only SQL database of records at latest would be written to "+file, "there is room for it")
+	says(t, words(t, 1, append(from, "--dump", file, "--bin-dir", pretend(t, "18.3"))...), "restore.no-postgres")
+	says(t, words(t, 1, append(from, "--dump", file, "--bin-dir", pretend(t, "15.4"))...), "restore.no-program", "pg_dump")
+	says(t, words(t, 1, append(from, "--dump", mine, "--bin-dir", good)...), "restore.name-taken")
+	for _, name := range []string{file, file + ".partial", mine + ".partial"} {
+		if _, err := os.Stat(name); err == nil {
+			t.Errorf("%s was made", name)
+		}
+	}
+	if left, err := os.ReadDir(scratch); err != nil || len(left) > 0 {
+		t.Errorf("left in the scratch directory: %v, %v", left, err)
+	}
+}
+
 // Who has a vault and its key alone, and gives them to the command that needs a plan, is told which one takes them.
 func TestRestoreSaysWhereAVaultAloneIsTaken(t *testing.T) {
-	for _, w := range [][]string{{"--vault", "file:///mnt/vault", "--key", "vault.key"}, {"records", "--key", "vault.key"}} {
-		says(t, words(t, 2, append([]string{"restore"}, w...)...), "holdfast restore database NAME --vault URL --key FILE --to DIR")
+	for _, w := range [][]string{{"--vault", "file:///mnt/vault", "--key", "vault.key"}, {"--key", "vault.key", "--table", "x", "--at", "latest", "--diff"}} {
+		says(t, words(t, 2, append([]string{"restore", "records"}, w...)...), "--dump FILE", "holdfast restore database NAME --vault URL --key FILE --to DIR")
 	}
 	if said := words(t, 2, "restore", "database", "records", "--nonsense"); strings.Contains(said, "--vault URL") {
 		t.Errorf("said of another flag: %s", said)

@@ -43,6 +43,8 @@ type Into struct {
 	scratch *Recovered
 	counts  []tableCount
 	owner   string // who is to own what has no owner in the live cluster
+
+	room func(ctx context.Context, bytes int64) error // refuses what does not fit where it is to go
 }
 
 // Object is something that a table needs, as PostgreSQL names it: a type of object and an identity.
@@ -62,6 +64,7 @@ type tableCount struct {
 // with Close.
 func OpenInto(ctx context.Context, o IntoOptions) (n *Into, err error) {
 	n = &Into{o: o}
+	n.room = n.roomFor
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, n.Close(context.WithoutCancel(ctx)))
@@ -184,7 +187,7 @@ func (n *Into) lookAtDatabase(ctx context.Context) error {
 	if n.LeftOut, err = n.leftOut(ctx, n.o.Inside); err != nil {
 		return err
 	}
-	return n.roomFor(ctx, n.Bytes)
+	return n.room(ctx, n.Bytes)
 }
 
 // sizeOf is how large a database is, 0 when there is none of that name.
@@ -198,14 +201,9 @@ func sizeOf(ctx context.Context, conn *pgx.Conn, name string) (int64, error) {
 
 // rolesExist refuses a database whose owners and grants name roles that the live cluster does not have.
 func (n *Into) rolesExist(ctx context.Context, then *pgx.Conn, inside string) error {
-	rows, err := then.Query(ctx, `select distinct r.rolname::text from pg_shdepend d join pg_authid r on r.oid = d.refobjid join pg_database b on b.datname = $1
-		where d.refclassid = 'pg_authid'::regclass and (d.dbid = b.oid or d.classid = 'pg_database'::regclass and d.objid = b.oid) order by 1`, inside)
+	names, err := rolesOf(ctx, then, inside)
 	if err != nil {
-		return fmt.Errorf("ask for the roles of database %s: %w", inside, err)
-	}
-	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return fmt.Errorf("ask for the roles of database %s: %w", inside, err)
+		return err
 	}
 	missing, err := n.missingRoles(ctx, names)
 	if err != nil || len(missing) == 0 {
@@ -213,6 +211,20 @@ func (n *Into) rolesExist(ctx context.Context, then *pgx.Conn, inside string) er
 	}
 	return &problem.Problem{Code: "restore.roles-missing", Subject: inside, Severity: problem.Note, Title: fmt.Sprintf("belongs to roles that are not there any more: %v", missing),
 		Meaning: "Nothing was changed in the live cluster.", Remedy: "make the roles first (create role NAME), or restore the whole cluster beside: holdfast restore database NAME --to DIR"}
+}
+
+// rolesOf are the roles that own something in a database or have rights there.
+func rolesOf(ctx context.Context, then *pgx.Conn, inside string) ([]string, error) {
+	rows, err := then.Query(ctx, `select distinct r.rolname::text from pg_shdepend d join pg_authid r on r.oid = d.refobjid join pg_database b on b.datname = $1
+		where d.refclassid = 'pg_authid'::regclass and (d.dbid = b.oid or d.classid = 'pg_database'::regclass and d.objid = b.oid) order by 1`, inside)
+	if err != nil {
+		return nil, fmt.Errorf("ask for the roles of database %s: %w", inside, err)
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("ask for the roles of database %s: %w", inside, err)
+	}
+	return names, nil
 }
 
 func (n *Into) missingRoles(ctx context.Context, names []string) ([]string, error) {

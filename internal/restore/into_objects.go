@@ -22,9 +22,9 @@ var movable = map[string]string{
 	"text search configuration": "text search configuration", "text search dictionary": "text search dictionary", "statistics object": "statistics",
 }
 
-// needed lists what the tables in $1 need, themselves included: what they depend on, and what is part of them. Members of
-// extensions are not followed; the extension must be there.
-const needed = `with recursive need(classid, objid) as (
+// withNeeds begins a query over what the tables in $1 need, themselves included: what they depend on, and what is part of
+// them. Members of extensions are not followed; the extension must be there.
+const withNeeds = `with recursive need(classid, objid) as (
 	select 'pg_class'::regclass::oid, oid from unnest($1::oid[]) oid
 	union
 	select x.classid, x.objid from need n cross join lateral (
@@ -35,7 +35,9 @@ const needed = `with recursive need(classid, objid) as (
 	where x.classid not in ('pg_namespace'::regclass, 'pg_extension'::regclass, 'pg_language'::regclass, 'pg_am'::regclass)
 		and x.objid >= 16384
 		and not exists (select from pg_depend e where e.classid = x.classid and e.objid = x.objid and e.deptype = 'e'))
-select i.type, i.identity, n.classid, n.objid, coalesce((select pg_get_userbyid(s.refobjid) from pg_shdepend s
+`
+
+const needed = withNeeds + `select i.type, i.identity, n.classid, n.objid, coalesce((select pg_get_userbyid(s.refobjid) from pg_shdepend s
 		where s.classid = n.classid and s.objid = n.objid and s.objsubid = 0 and s.deptype = 'o' and s.dbid = (select oid from pg_database where datname = current_database()) limit 1), '')
 	from need n cross join lateral pg_identify_object(n.classid, n.objid, 0) i
 	where not (n.classid = 'pg_class'::regclass and exists (select from pg_class c where c.oid = n.objid and c.relkind not in ('r', 'p', 'S')))
@@ -73,7 +75,7 @@ func (n *Into) lookAtTable(ctx context.Context) error {
 	if err := n.measure(ctx, tx); err != nil {
 		return fmt.Errorf("count the rows of %s: %w", n.o.Table, err)
 	}
-	if err := n.roomFor(ctx, n.Bytes); err != nil {
+	if err := n.room(ctx, n.Bytes); err != nil {
 		return err
 	}
 	return tx.Commit(ctx)
@@ -250,6 +252,13 @@ func (n *Into) afterwards(missing []string) string {
 		fmt.Fprintf(&b, "alter %s %s owner to %s;\n", movable[x.Type], x.Name, quoteName(owner))
 	}
 	fmt.Fprintf(&b, "alter schema %s owner to %s;\n", quoteName(n.o.Into), quoteName(schemaOwner))
+	b.WriteString(n.counted())
+	return b.String()
+}
+
+// counted are statements that fail unless each table has all of its rows.
+func (n *Into) counted() string {
+	var b strings.Builder
 	for _, c := range n.counts {
 		check := fmt.Sprintf("begin if (select count(*) from only %s) <> %d then raise exception 'the copy of %% does not have its %d rows', %s; end if; end", c.name, c.rows, c.rows, quoteLiteral(c.name))
 		fmt.Fprintf(&b, "do %s;\n", quoteLiteral(check))

@@ -1,0 +1,336 @@
+package restore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sys/unix"
+
+	"holdfast/internal/durable"
+	"holdfast/internal/problem"
+	"holdfast/internal/vault"
+)
+
+// DumpOptions say what of an earlier moment is to be written as SQL. No live server is asked, and none is needed.
+type DumpOptions struct {
+	Vault    *vault.Vault
+	Choice   Choice // from Choose
+	Inside   string // the SQL database that is meant, as it was called then; "" = the only one there is beside postgres
+	Table    string // schema.name; "" = the whole SQL database
+	Schema   string // with Table: the schema in which the file makes it and all that it needs
+	File     string // that is written; it must not be there yet
+	Dir      string // directory below which the scratch copy is made; PostgreSQL's user must reach it
+	Owner    Owner
+	BinDir   string // with pg_dump
+	Progress func(Progress)
+	Settings map[string]string // for the scratch server
+}
+
+// Dumped is a file of SQL that psql loads as one transaction. A table comes in a schema of its own, so that it can be loaded
+// beside one of its name, and the file counts its rows before it lets the transaction end.
+type Dumped struct {
+	Inside  string   `json:"inside"` // the SQL database
+	File    string   `json:"file"`
+	Bytes   int64    `json:"bytes"`             // of the file
+	Rows    int64    `json:"rows"`              // of the table with its partitions; 0 for a whole SQL database
+	Objects []Object `json:"objects,omitempty"` // of a table: what the file makes, itself among it
+	LeftOut []string `json:"left_out,omitempty"`
+}
+
+// Refusal is why [Dump] would not begin, as far as that can be known without writing: programs that are missing, a file that is
+// there. It changes nothing.
+func (o DumpOptions) Refusal() error {
+	if err := hasPrograms(o.BinDir, "pg_dump"); err != nil {
+		return err
+	}
+	_, err := os.Lstat(o.File)
+	switch {
+	case err == nil:
+		return fileThere(o.File)
+	case !errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("look for %s: %w", o.File, err)
+	}
+	return nil
+}
+
+// Dump restores to the moment on a scratch server, writes what is wanted to a file, and removes the copy again, whatever
+// happened. The file has its name once it is whole and on the disk; on an error there is none.
+func Dump(ctx context.Context, o DumpOptions) (d Dumped, err error) {
+	if err := o.Refusal(); err != nil { // before an hour of restoring
+		return d, err
+	}
+	out, err := beginDump(o.File)
+	if err != nil {
+		return d, err
+	}
+	defer func() { err = errors.Join(err, out.end()) }()
+	n := &Into{Choice: o.Choice, o: IntoOptions{Vault: o.Vault, Database: o.Choice.Backup.Database, At: o.Choice.Target, Inside: o.Inside, Table: o.Table,
+		Into: o.Schema, Dir: o.Dir, Owner: o.Owner, BinDir: o.BinDir, Progress: o.Progress, Settings: o.Settings}, room: out.room}
+	defer func() { err = errors.Join(err, n.Close(context.WithoutCancel(ctx))) }()
+	if err := n.restore(ctx); err != nil {
+		return d, err
+	}
+	if err := n.findInside(ctx); err != nil {
+		return d, err
+	}
+	if o.Progress != nil {
+		o.Progress(Progress{Phase: "writing " + o.File})
+	}
+	if err := n.dumpTo(ctx, out); err != nil {
+		return d, err
+	}
+	d = Dumped{Inside: n.o.Inside, File: o.File, Objects: n.Objects, LeftOut: n.LeftOut}
+	for _, c := range n.counts {
+		d.Rows += c.rows
+	}
+	d.Bytes, err = out.keep()
+	return d, err
+}
+
+// findInside makes sure that the SQL database was there then; without a name it is the only one beside postgres.
+func (n *Into) findInside(ctx context.Context) error {
+	then, err := n.then(ctx, "template1")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = then.Close(ctx) }() // only asked
+	rows, err := then.Query(ctx, "select datname::text from pg_database where not datistemplate and datallowconn order by 1")
+	if err != nil {
+		return fmt.Errorf("list the SQL databases: %w", err)
+	}
+	all, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return fmt.Errorf("list the SQL databases: %w", err)
+	}
+	if slices.Contains(all, n.o.Inside) {
+		return nil
+	}
+	others := slices.DeleteFunc(slices.Clone(all), func(s string) bool { return s == "postgres" })
+	switch {
+	case n.o.Inside == "" && len(others) == 1:
+		n.o.Inside = others[0]
+		return nil
+	case n.o.Inside == "" && len(others) == 0:
+		n.o.Inside = "postgres"
+		return nil
+	}
+	title := "has several SQL databases, and none was named"
+	if n.o.Inside != "" {
+		title = fmt.Sprintf("had no SQL database %s at %s", n.o.Inside, n.o.At)
+	}
+	return &problem.Problem{Code: "restore.not-there-then", Subject: n.o.Database, Severity: problem.Note, Title: title,
+		Meaning: "Nothing was written, and the scratch copy is removed.", Remedy: "name one of these with --database: " + strings.Join(all, ", ")}
+}
+
+// dumpTo finds out what belongs to what is wanted, and writes it.
+func (n *Into) dumpTo(ctx context.Context, out *dumpFile) error {
+	args := []string{"--no-owner", "--no-privileges", "--no-tablespaces", "--no-publications", "--no-subscriptions", "--no-security-labels"}
+	var head, proof string
+	if n.o.Table == "" {
+		if err := n.lookAtWhole(ctx); err != nil {
+			return err
+		}
+	} else {
+		if err := n.lookAtTable(ctx); err != nil {
+			return err
+		}
+		extensions, err := n.extensions(ctx)
+		if err != nil {
+			return err
+		}
+		n.notOwned(ownersOf(n.Objects))
+		args = append(args, "--schema="+pattern(n.o.Into))
+		head, proof = extensions, "reset search_path;\n"+n.counted()
+	}
+	return out.write(ctx, n.o.BinDir, append(args, "--dbname="+n.scratch.ConnString(n.o.Inside)), n.heading()+"\\set ON_ERROR_STOP on\nbegin;\n"+head, proof+"commit;\n")
+}
+
+// lookAtWhole finds out what of an SQL database the file does not hold, and whether it has room.
+func (n *Into) lookAtWhole(ctx context.Context) error {
+	then, err := n.then(ctx, "template1")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = then.Close(ctx) }() // only asked
+	if n.Bytes, err = sizeOf(ctx, then, n.o.Inside); err != nil {
+		return err
+	}
+	if n.LeftOut, err = n.leftOut(ctx, n.o.Inside); err != nil {
+		return err
+	}
+	owners, err := rolesOf(ctx, then, n.o.Inside)
+	if err != nil {
+		return err
+	}
+	n.notOwned(owners)
+	return n.room(ctx, n.Bytes)
+}
+
+// notOwned says whose it was: the roles may not be where the file is loaded.
+func (n *Into) notOwned(owners []string) {
+	who := "owners and rights: all of it belongs to whoever loads it"
+	if len(owners) > 0 {
+		who += " (it was " + strings.Join(owners, ", ") + ")"
+	}
+	n.LeftOut = append(n.LeftOut, who)
+}
+
+func ownersOf(all []Object) []string {
+	var out []string
+	for _, x := range all {
+		if x.Owner != "" && !slices.Contains(out, x.Owner) {
+			out = append(out, x.Owner)
+		}
+	}
+	return out
+}
+
+// heading says at the file's beginning what it is. Names are quoted: none of them ends the comment.
+func (n *Into) heading() string {
+	what := fmt.Sprintf("SQL database %q", n.o.Inside)
+	how := "an empty SQL database"
+	if n.o.Table != "" {
+		what, how = fmt.Sprintf("table %q of %s", n.o.Table, what), fmt.Sprintf("an SQL database that has no schema %q yet", n.o.Into)
+	}
+	return fmt.Sprintf("-- %s of %q at %q, from base backup %q.\n-- Load it into %s: psql -X -d NAME -f THIS_FILE\n-- It is one transaction: all of it is there afterwards, or nothing.\n",
+		what, n.o.Database, n.o.At.String(), n.Choice.Backup.ID, how)
+}
+
+// queryExtensions names the extensions of which the objects that the table needs use members, with their schemas.
+const queryExtensions = `select distinct e.extname::text, s.nspname::text
+	from need n join pg_depend d on d.classid = n.classid and d.objid = n.objid
+	join pg_depend m on m.classid = d.refclassid and m.objid = d.refobjid and m.deptype = 'e'
+	join pg_extension e on m.refclassid = 'pg_extension'::regclass and e.oid = m.refobjid join pg_namespace s on s.oid = e.extnamespace
+	where e.extname <> 'plpgsql' order by 1`
+
+// extensions are statements that make the extensions which the tables need, where they are not there yet.
+func (n *Into) extensions(ctx context.Context) (string, error) {
+	then, err := n.then(ctx, n.o.Inside)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = then.Close(ctx) }() // only asked
+	var names []string
+	for _, c := range n.counts {
+		names = append(names, c.name)
+	}
+	var tables []uint32
+	err = then.QueryRow(ctx, "select array_agg(x::regclass::oid) from unnest($1::text[]) x", names).Scan(&tables)
+	var b strings.Builder
+	if err == nil {
+		var name, schema string
+		var rows pgx.Rows
+		if rows, err = then.Query(ctx, withNeeds+queryExtensions, tables); err == nil {
+			_, err = pgx.ForEachRow(rows, []any{&name, &schema}, func() error {
+				if schema != "public" && schema != "pg_catalog" { // whoever loads it may not be allowed to make one that is there
+					fmt.Fprintf(&b, "create schema if not exists %s;\n", quoteName(schema))
+				}
+				fmt.Fprintf(&b, "create extension if not exists %s with schema %s;\n", quoteName(name), quoteName(schema))
+				return nil
+			})
+		}
+	}
+	if err != nil {
+		return "", fmt.Errorf("ask which extensions %s needs: %w", n.o.Table, err)
+	}
+	return b.String(), nil
+}
+
+// dumpFile is the file before it has its name: what it is called says that it is not whole.
+type dumpFile struct {
+	name string
+	f    *os.File
+	kept bool
+}
+
+func beginDump(name string) (*dumpFile, error) {
+	// One that was left by a kill is written anew; the lock keeps out another that is at work.
+	f, err := os.OpenFile(name+".partial", os.O_WRONLY|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("begin the file: %w", err)
+	}
+	d := &dumpFile{name: name, f: f}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s, which another restore may write: %w", f.Name(), err), f.Close())
+	}
+	if err := errors.Join(f.Truncate(0), f.Chmod(0o600)); err != nil {
+		return nil, errors.Join(fmt.Errorf("begin the file: %w", err), d.end())
+	}
+	return d, nil
+}
+
+func fileThere(name string) error {
+	return &problem.Problem{Code: "restore.name-taken", Subject: name, Severity: problem.Note, Title: "is the name of something that is there already",
+		Meaning: "Nothing was restored, and what is there was not touched.", Remedy: "name another file with --dump"}
+}
+
+// end removes what did not become whole.
+func (d *dumpFile) end() error {
+	var err error
+	if !d.kept {
+		err = os.Remove(d.f.Name())
+	}
+	return errors.Join(err, d.f.Close())
+}
+
+// room refuses what surely does not fit: a dump is seldom larger than the tables with their indexes.
+func (d *dumpFile) room(_ context.Context, bytes int64) error {
+	free, _, err := roomAt(filepath.Dir(d.name))
+	if err != nil || free >= bytes {
+		return err
+	}
+	return &problem.Problem{Code: "restore.no-space", Subject: d.name, Severity: problem.Critical,
+		Title:   fmt.Sprintf("its disk has %d MB free, and what is to be written takes about %d MB", free>>20, bytes>>20),
+		Meaning: "Nothing was written, and the scratch copy is removed.", Remedy: "name a file on a larger disk with --dump"}
+}
+
+// write puts a dump between two texts. What follows it is written after pg_dump has ended well: without its end the file
+// is never committed.
+func (d *dumpFile) write(ctx context.Context, binDir string, args []string, before, after string) error {
+	if _, err := io.WriteString(d.f, before); err != nil {
+		return fmt.Errorf("write %s: %w", d.f.Name(), err)
+	}
+	var said bytes.Buffer
+	dump := exec.CommandContext(ctx, filepath.Join(binDir, "pg_dump"), args...)
+	dump.Env, dump.Stdout, dump.Stderr = withoutPG(os.Environ()), d.f, &said
+	if err := ended("pg_dump", dump.Run(), &said); err != nil {
+		return err
+	}
+	if _, err := io.WriteString(d.f, after); err != nil {
+		return fmt.Errorf("write %s: %w", d.f.Name(), err)
+	}
+	return nil
+}
+
+// keep gives the whole file its name, and says how large it is. What came to be there meanwhile is not written over.
+func (d *dumpFile) keep() (int64, error) {
+	at, err := d.f.Stat()
+	if err == nil {
+		err = d.f.Sync()
+	}
+	if err != nil {
+		return 0, fmt.Errorf("write %s: %w", d.f.Name(), err)
+	}
+	err = unix.Renameat2(unix.AT_FDCWD, d.f.Name(), unix.AT_FDCWD, d.name, unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EEXIST) {
+		return 0, fileThere(d.name)
+	}
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) { // this file system does not know how
+		err = os.Rename(d.f.Name(), d.name)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("name %s: %w", d.name, err)
+	}
+	d.kept = true
+	return at.Size(), durable.SyncDir(filepath.Dir(d.name))
+}
