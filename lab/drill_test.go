@@ -87,20 +87,7 @@ func TestADrillAtAnotherSiteKnowsItsTimeBefore(t *testing.T) {
 	write("UPDATE filler SET words = reverse(words) WHERE n % 10 = 0")
 	write("INSERT INTO filler SELECT n, (SELECT string_agg(md5((n * 31 + k)::text), '') FROM generate_series(1, 30) k) FROM generate_series(400001, 430000) n")
 	last := time.Now()
-	for deadline := time.Now().Add(2 * recoverMax); ; time.Sleep(time.Second) {
-		var held []struct {
-			Windows []struct{ To time.Time }
-		}
-		if err := json.Unmarshal([]byte(run("backup", "window", "records", "--output", "json")), &held); err != nil {
-			t.Fatal(err)
-		}
-		if len(held) == 1 && len(held[0].Windows) > 0 && held[0].Windows[0].To.After(last) {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("the log does not come into the vault: %+v", held)
-		}
-	}
+	awaitVault(t, w, last)
 	wit := startWitness(t, filepath.Dir(w.Plan))
 	home := readDrilled(t, run("restore", "drill", "records", "--output", "json"), nil)
 	tellDrilled(t, "at home", home)

@@ -1,17 +1,21 @@
 package lab_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"holdfast/internal/api"
 	"holdfast/lab"
@@ -111,22 +115,87 @@ func TestAMomentComesBackBesideTheLiveDatabase(t *testing.T) {
 	}
 
 	run("vault", "key", "export", "main", "--out", filepath.Join(filepath.Dir(w.Plan), "exported.key"))
+	recorded := map[string]string{}
+	for _, table := range []string{"numbered_rows", "load_rows"} { // both ways of the load, which has ended
+		conn, err := w.Connect(t.Context(), w.Hosts[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		var rows string
+		err = conn.QueryRow(t.Context(), rowsOf(table)).Scan(&rows)
+		if err = errors.Join(err, conn.Close(t.Context())); err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasPrefix(rows, "0 ") {
+			t.Fatalf("%s has no rows: there is nothing to compare", table)
+		}
+		recorded[table] = rows
+	}
+	awaitVault(t, w, time.Now())
 	w.Stop()
-	restoreFromNothing(t, filepath.Join(w.Root, "vault"), filepath.Join(filepath.Dir(w.Plan), "exported.key"))
+	restoreFromNothing(t, filepath.Join(w.Root, "vault"), filepath.Join(filepath.Dir(w.Plan), "exported.key"), recorded)
+}
+
+// rowsOf asks for what is recorded of a table of the load: how many rows, the greatest key, and a digest of all keys.
+func rowsOf(table string) string {
+	return "select count(*) || ' ' || coalesce(max(number), -1) || ' ' || coalesce(md5(string_agg(client || '/' || number, ',' order by client, number)), '') from " + table
+}
+
+// awaitVault waits until the vault leads to a moment behind the given one.
+func awaitVault(t *testing.T, w *lab.World, moment time.Time) {
+	t.Helper()
+	for deadline := time.Now().Add(2 * recoverMax); ; time.Sleep(time.Second) {
+		out, err := w.Run("backup", "window", "records", "--output", "json")
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		var held []struct {
+			Windows []struct{ To time.Time }
+		}
+		if err := json.Unmarshal([]byte(out), &held); err != nil {
+			t.Fatal(err)
+		}
+		if len(held) == 1 && slices.ContainsFunc(held[0].Windows, func(x struct{ To time.Time }) bool { return x.To.After(moment) }) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the log does not come into the vault: %+v", held)
+		}
+	}
 }
 
 // restoreFromNothing restores with no file but the program, a vault and its exported key, as another user, where there is no
-// network.
-func restoreFromNothing(t *testing.T, vault, key string) {
+// network: all of it, and one table as a file of SQL. A server runs on what came back, and has the rows that were recorded.
+func restoreFromNothing(t *testing.T, vault, key string, recorded map[string]string) {
 	t.Helper()
 	far := newFarSite(t, vault, key)
-	out, err := far.run("restore", "database", "records", "--vault", far.vault, "--key", far.key, "--to", filepath.Join(far.dir, "data"))
+	data := filepath.Join(far.dir, "data")
+	out, err := far.run("restore", "database", "records", "--vault", far.vault, "--key", far.key, "--to", data, "--output", "json")
 	if err != nil {
 		t.Fatalf("restore from the vault and its key alone: %v\n%s", err, out)
 	}
+	var told struct {
+		BinDir string `json:"bin_dir"`
+	}
+	if err := json.Unmarshal(out[max(bytes.IndexByte(out, '{'), 0):], &told); err != nil { // behind its progress
+		t.Fatalf("%v\n%s", err, out)
+	}
+	file := filepath.Join(far.dir, "rows.sql")
+	out, err = far.run("restore", "records", "--vault", far.vault, "--key", far.key, "--database", "clinic", "--table", "load_rows", "--scratch", filepath.Join(far.dir, "scratch"), "--dump", file)
+	if err != nil {
+		t.Fatalf("one table from the vault and its key alone: %v\n%s", err, out)
+	}
 	t.Logf("%s", out)
-	if _, err := os.Stat(filepath.Join(far.dir, "data", "global", "pg_control")); err != nil {
-		t.Error(err)
+	ask := far.serve(t, told.BinDir, data)
+	for table, rows := range recorded {
+		if got := ask("clinic", "-c", rowsOf(table)); got != rows {
+			t.Errorf("%s came back with %s (rows, greatest key, digest), recorded were %s", table, got, rows)
+		}
+	}
+	ask("postgres", "-c", "create database bare")
+	ask("bare", "-f", file)
+	if got := ask("bare", "-c", rowsOf("restored.load_rows")); got != recorded["load_rows"] {
+		t.Errorf("the table by itself came back with %s, recorded were %s", got, recorded["load_rows"])
 	}
 }
 
@@ -175,7 +244,48 @@ func newFarSite(t *testing.T, vault, key string) farSite {
 
 // run runs the program there, and gives what it says to both of its outputs.
 func (e farSite) run(args ...string) ([]byte, error) {
-	cmd := exec.Command(filepath.Join(e.dir, "holdfast"), args...)
+	return e.exec(filepath.Join(e.dir, "holdfast"), args...)
+}
+
+// serve lets a server run on restored data until the test ends, which only those who reach the directory can talk to. It gives a
+// way to let psql ask it as the superuser.
+func (e farSite) serve(t *testing.T, binDir, data string) func(database string, args ...string) string {
+	t.Helper()
+	hba := filepath.Join(e.dir, "hba.conf")
+	if err := os.WriteFile(hba, []byte("local all all trust\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	const port = "5499"
+	log := filepath.Join(e.dir, "server.log")
+	control := func(args ...string) error {
+		out, err := e.exec(filepath.Join(binDir, "pg_ctl"), append(args, "-D", data, "-t", "120", "-w")...)
+		if err != nil {
+			said, _ := os.ReadFile(log) // there may be none
+			return fmt.Errorf("pg_ctl %s: %w\n%s\n%s", args[0], err, out, said)
+		}
+		return nil
+	}
+	if err := control("start", "-l", log, "-o", "-k "+e.dir+" -p "+port+" -c hba_file="+hba); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := control("stop", "-m", "fast"); err != nil {
+			t.Error(err)
+		}
+	})
+	return func(database string, args ...string) string {
+		t.Helper()
+		out, err := e.exec("psql", append([]string{"-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", e.dir, "-p", port, "-U", "holdfast", "-d", database}, args...)...)
+		if err != nil {
+			t.Fatalf("psql %q: %v\n%s", args, err, out)
+		}
+		return strings.TrimSpace(string(out))
+	}
+}
+
+// exec runs a program there, and gives what it says to both of its outputs.
+func (e farSite) exec(name string, args ...string) ([]byte, error) {
+	cmd := exec.Command(name, args...)
 	cmd.Dir, cmd.Env = e.dir, []string{"PATH=/usr/bin:/bin", "HOME=" + e.dir}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(e.uid), Gid: uint32(e.gid)}, Cloneflags: syscall.CLONE_NEWNET}
 	return cmd.CombinedOutput()
