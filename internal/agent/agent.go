@@ -94,6 +94,23 @@ type Archive struct {
 	Trouble  string        `json:"trouble,omitempty"`
 	Gap      string        `json:"gap,omitempty"`  // log that is lost, while no base backup stands behind it
 	Last     *BaseBackup   `json:"last,omitempty"` // the newest base backup; nil = none
+	Running  []Run         `json:"running,omitempty"`
+}
+
+// Run is a base backup that is being made, with the trial that follows, or a trial by itself.
+type Run struct {
+	ID      string    `json:"id"`   // whoever wants to end it names it
+	Kind    string    `json:"kind"` // [ChoreBase] or [ChoreProve]
+	Host    string    `json:"host"`
+	Request string    `json:"request,omitempty"` // what it was asked for by; "" = it began by itself
+	Backup  string    `json:"backup,omitempty"`  // what is restored on trial; "" = the base backup is not listed yet
+	Since   time.Time `json:"since"`             // by that host's clock
+	Phase   string    `json:"phase"`             // checkpoint, copy, log, commit, prove
+	Check   string    `json:"check,omitempty"`   // of prove: what is done, such as restore or heap
+	Done    int64     `json:"done"`              // bytes of this phase or check
+	Total   int64     `json:"total"`             // 0 = it is not counted in bytes, or not known yet
+	Rate    int64     `json:"bytes_per_second"`  // 0 = not known yet
+	Left    int64     `json:"seconds_left"`      // of this phase or check; 0 = not known, or less
 }
 
 // BaseBackup is one base backup in a vault.

@@ -344,6 +344,13 @@ func (a *Agent) Settle(ctx context.Context, s Settled) {
 	}
 }
 
+// NoteChore keeps how a chore of this host went; whoever has the duty next goes on from there.
+func (a *Agent) NoteChore(ctx context.Context, c Chore) {
+	if _, err := ChoreKey(c.Kind, c.Subject).Set(ctx, a.cfg.Store, c); err != nil && ctx.Err() == nil {
+		a.cfg.Log.Warn("outcome of a chore not noted", "subject", c.Subject, "chore", c.Kind, "err", err)
+	}
+}
+
 // endSlots waits for every goroutine that a round started.
 func (a *Agent) endSlots() {
 	for _, s := range a.slots {

@@ -24,6 +24,7 @@ const (
 	ArgMode       = "mode"        // base backup: full, proven, fast or auto
 	ArgLimit      = "limit"       // base backup: bytes read a second at most
 	ArgBackup     = "backup"      // validate: the base backup's id; none = the newest that has not been
+	ArgRun        = "run"         // cancel: the id of the base backup or trial under way
 	ArgOn         = "on"          // files: the host whose directory is meant
 	ArgAllowEmpty = "allow-empty" // files: "true" = a directory without files is backed up though it had some
 )

@@ -33,6 +33,10 @@ type Chore struct {
 	Text    string           `json:"text"` // the outcome in a line
 	Problem *problem.Problem `json:"problem,omitempty"`
 	Result  json.RawMessage  `json:"result,omitempty"`
+	// Cancelled is when somebody last ended a run of it; zero = nobody did. What the schedule wanted by then is left out.
+	Cancelled time.Time `json:"cancelled,omitzero"`
+	// Waived is why the run that was ended had begun, when that was no schedule: no other one begins by itself for that.
+	Waived string `json:"waived,omitempty"`
 }
 
 // Took is how long the last run took.

@@ -2,8 +2,10 @@ package api
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
+	"holdfast/internal/agent"
 	"holdfast/internal/plan"
 	"holdfast/internal/problem"
 )
@@ -54,6 +56,10 @@ func backupProblems(p *plan.Plan, st Status) []problem.Problem {
 			lost := &out[len(out)-1]
 			lost.Severity, lost.Meaning = problem.Critical, "No moment from there to the next base backup can be restored. Log that comes now is stored; a whole base backup is begun at once."
 			lost.Remedy = "see that it succeeds: holdfast backup list " + d.Name + "; then find out why the vault was away for so long"
+			if waived(st, d.Name, a.Gap) {
+				lost.Meaning = "No moment from there to the next base backup can be restored. Log that comes now is stored. Somebody ended the base backup that was begun for it: none comes before the next one of the schedule."
+				lost.Remedy = "holdfast backup run " + d.Name
+			}
 		}
 		switch a := d.Archive; {
 		case a == nil:
@@ -76,6 +82,13 @@ func backupProblems(p *plan.Plan, st Status) []problem.Problem {
 		}
 	}
 	return out
+}
+
+// waived reports whether somebody ended the base backup of a database that was begun for log that is lost.
+func waived(st Status, database, gap string) bool {
+	return slices.ContainsFunc(st.Upkeep, func(c ChoreStatus) bool {
+		return c.Kind == agent.ChoreBase && c.Subject == database && c.Waived == gap
+	})
 }
 
 // planProblems says when hosts follow different plans.

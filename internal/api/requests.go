@@ -38,6 +38,7 @@ func requestArgs() map[string][]string {
 		"files/point":         {agent.ArgOn},
 		"files/backup":        {agent.ArgOn, agent.ArgMode, agent.ArgAllowEmpty},
 		"backup/prune":        {},
+		"backup/cancel":       {agent.ArgRun},
 	}
 }
 
@@ -70,6 +71,10 @@ func (s Source) complete(q *agent.Asked, now time.Time) *problem.Problem {
 			if n, err := strconv.ParseInt(limit, 10, 64); err != nil || n <= 0 {
 				return bad("say how many bytes a second", "%q is no limit", limit)
 			}
+		}
+	case "cancel":
+		if q.Args[agent.ArgRun] == "" {
+			return bad("use holdfast backup cancel, which looks what goes on", "it does not name what is to be ended")
 		}
 	case "failover":
 		if _, err := database.ParseLSN(q.Args[agent.ArgFloor]); err != nil || q.Args[agent.ArgVia] == "" || q.Args[agent.ArgFormer] == "" {

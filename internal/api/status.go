@@ -107,6 +107,7 @@ type ArchiveStatus struct {
 	Trouble  string            `json:"trouble,omitempty"`
 	Gap      string            `json:"gap,omitempty"`  // log that is lost, while no base backup stands behind it
 	Last     *agent.BaseBackup `json:"last,omitempty"` // newest base backup; nil = none
+	Running  []agent.Run       `json:"running,omitempty"`
 }
 
 // ByVaultStatus is whether commits wait for the vault.
@@ -259,7 +260,7 @@ func describeDatabase(p *plan.Plan, d plan.Database, self string, s agent.Snapsh
 			continue
 		}
 		if a, ok := rep.Archive[d.Name]; ok {
-			out.Archive = &ArchiveStatus{Host: h.Name, Vault: a.Vault, Archived: a.Archived.String(), Trouble: a.Trouble, Gap: a.Gap, Last: a.Last}
+			out.Archive = &ArchiveStatus{Host: h.Name, Vault: a.Vault, Archived: a.Archived.String(), Trouble: a.Trouble, Gap: a.Gap, Last: a.Last, Running: a.Running}
 			if a.Lag >= 0 { // less than nothing is what an archiving host says that does not know
 				out.Archive.Lag = new(event.Duration(a.Lag + heardAgo(self, h.Name, s)))
 			}

@@ -27,7 +27,7 @@ import (
 
 // Progress is how far a backup or a restore is.
 type Progress struct {
-	Phase  string        // checkpoint, copy, log, commit
+	Phase  string        // checkpoint, copy, log, commit; of a trial its checks, such as restore or heap
 	Done   int64         // bytes
 	Total  int64         // bytes; 0 = not known yet
 	Took   time.Duration // since the beginning

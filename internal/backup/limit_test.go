@@ -40,7 +40,8 @@ func TestATrialKeepsToItsLimitAndGivesWay(t *testing.T) {
 	}
 	until(t, "the backup's session has ended", func() bool { return sessions() == 0 })
 	dir, looked := pgtest.Dir(t), 0
-	_, mark, err := backup.Validate(t.Context(), backup.ValidateOptions{Vault: v, Database: "orders", Backup: b.ID, Dir: dir, Owner: owner, Limit: limit, Progress: func(phase string) {
+	_, mark, err := backup.Validate(t.Context(), backup.ValidateOptions{Vault: v, Database: "orders", Backup: b.ID, Dir: dir, Owner: owner, Limit: limit, Progress: func(p backup.Progress) {
+		phase := p.Phase
 		if n := sessions(); n != 0 {
 			t.Errorf("%s: the live server has %d sessions", phase, n)
 		}

@@ -34,7 +34,34 @@ func TestWhichBackupThePlanWants(t *testing.T) {
 		"a plan without incrementals":                      {plan.Backup{Full: p.Full}, []vault.Backup{made("full", 11*time.Hour)}, Wanted{Mode: Auto, Next: now.Add(13 * time.Hour)}},
 		"a plan with incrementals alone, and a full one":   {plan.Backup{Incremental: p.Incremental}, []vault.Backup{made("full", 7*time.Hour)}, Wanted{Now: true, Mode: Auto}},
 	} {
-		if got, err := Want(c.plan, c.made, now); err != nil || got != c.want {
+		if got, err := Want(c.plan, c.made, time.Time{}, now); err != nil || got != c.want {
+			t.Errorf("%s: %+v, %v; want %+v", name, got, err, c.want)
+		}
+	}
+}
+
+// A run that somebody ended is not wanted again; the next one is.
+func TestAnEndedBackupWaitsForTheNextOne(t *testing.T) {
+	now := time.Date(2026, 11, 21, 1, 30, 0, 0, time.UTC)
+	p := plan.Backup{Full: plan.Schedule{Cron: "0 1 * * *"}, Incremental: plan.Schedule{Every: 6 * time.Hour}}
+	night := []vault.Backup{{Kind: "full", Started: now.Add(-25 * time.Hour)}, {Kind: "incremental", Started: now.Add(-5 * time.Hour)}}
+	tomorrow := time.Date(2026, 11, 22, 1, 0, 0, 0, time.UTC)
+	for name, c := range map[string]struct {
+		made []vault.Backup
+		at   time.Time // when it was ended
+		now  time.Time
+		want Wanted
+	}{
+		"nobody ended the one of this night":             {night, time.Time{}, now, Wanted{Now: true}},
+		"it was ended, and the incremental is next":      {night, now, now, Wanted{Mode: Auto, Next: now.Add(time.Hour)}},
+		"that one comes at its time":                     {night, now, now.Add(time.Hour), Wanted{Now: true, Mode: Auto}},
+		"the full one of the next night comes too":       {night, now, tomorrow, Wanted{Now: true}},
+		"one that was ended before it was due stays due": {night, now.Add(-2 * time.Hour), now, Wanted{Now: true}},
+		"the first one was ended":                        {nil, now, now, Wanted{Next: tomorrow}},
+		"and comes with the night":                       {nil, now, tomorrow, Wanted{Now: true}},
+		"an incremental was ended":                       {[]vault.Backup{{Kind: "full", Started: now.Add(-7 * time.Hour)}}, now.Add(-40 * time.Minute), now.Add(-35 * time.Minute), Wanted{Mode: Auto, Next: now.Add(-30 * time.Minute)}},
+	} {
+		if got, err := Want(p, c.made, c.at, c.now); err != nil || got != c.want {
 			t.Errorf("%s: %+v, %v; want %+v", name, got, err, c.want)
 		}
 	}

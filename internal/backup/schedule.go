@@ -72,6 +72,19 @@ func (s Timing) newest(line plan.Cron, zone *time.Location, slot, now time.Time)
 	}
 }
 
+// NextBut is [Next] without the run that somebody ended at cancelled, though it had not succeeded: the schedule goes on from
+// there if that run was due by then. Zero = nobody did. Pure.
+func NextBut(s Timing, last, cancelled, now time.Time) (Due, error) {
+	if !cancelled.After(last) {
+		return Next(s, last, now)
+	}
+	due, err := Next(s, last, cancelled)
+	if err != nil || due.Never || !due.Now {
+		return Next(s, last, now)
+	}
+	return Next(s, cancelled, now)
+}
+
 // late is by how much the run of one slot is put off.
 func (s Timing) late(slot time.Time) time.Duration {
 	if s.Jitter <= 0 {
@@ -129,8 +142,9 @@ type Wanted struct {
 }
 
 // Want says whether the plan wants a base backup now, given those that were made, oldest first. One that is full stands
-// for the incremental of the same time. Pure.
-func Want(b plan.Backup, made []vault.Backup, now time.Time) (Wanted, error) {
+// for the incremental of the same time. What was due when somebody ended one, at cancelled, is left out; zero = nobody
+// did. Pure.
+func Want(b plan.Backup, made []vault.Backup, cancelled, now time.Time) (Wanted, error) {
 	var full, last time.Time
 	for _, x := range made {
 		last = x.Started
@@ -138,7 +152,7 @@ func Want(b plan.Backup, made []vault.Backup, now time.Time) (Wanted, error) {
 			full = x.Started
 		}
 	}
-	due, err := Next(Timing{b.Full, b.Zone, b.Jitter, b.Of}, full, now)
+	due, err := NextBut(Timing{b.Full, b.Zone, b.Jitter, b.Of}, full, cancelled, now)
 	if err != nil || due.Now {
 		return Wanted{Now: due.Now}, err
 	}
@@ -146,7 +160,7 @@ func Want(b plan.Backup, made []vault.Backup, now time.Time) (Wanted, error) {
 	if last.IsZero() {
 		return w, nil
 	}
-	due, err = Next(Timing{b.Incremental, b.Zone, b.Jitter, b.Of}, last, now)
+	due, err = NextBut(Timing{b.Incremental, b.Zone, b.Jitter, b.Of}, last, cancelled, now)
 	if err != nil || due.Now {
 		return Wanted{Now: due.Now, Mode: Auto}, err
 	}

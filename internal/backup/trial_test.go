@@ -39,8 +39,8 @@ func TestTheValidationThatIsKilled(t *testing.T) {
 	}
 	_, _, err = backup.Validate(context.Background(), backup.ValidateOptions{
 		Vault: v, Database: "orders", Dir: where[1], Backup: where[2], Owner: owner,
-		Progress: func(phase string) {
-			if phase == "indexes" { // the server runs
+		Progress: func(p backup.Progress) {
+			if p.Phase == "indexes" { // the server runs
 				_, _ = os.Stdout.WriteString("running\n")
 				select {}
 			}
@@ -238,8 +238,8 @@ func cutOff(t *testing.T, v *vault.Vault, b vault.Backup) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	dir := pgtest.Dir(t)
-	_, _, err = backup.Validate(ctx, backup.ValidateOptions{Vault: v, Database: "orders", Dir: dir, Owner: owner, Progress: func(phase string) {
-		if phase == "heap" {
+	_, _, err = backup.Validate(ctx, backup.ValidateOptions{Vault: v, Database: "orders", Dir: dir, Owner: owner, Progress: func(p backup.Progress) {
+		if p.Phase == "heap" {
 			cancel()
 		}
 	}})

@@ -28,12 +28,12 @@ type ValidateOptions struct {
 	Backup   string // ID; "" = the newest that has not been validated
 	Dir      string // a directory below which the scratch copy is made; PostgreSQL's user must be able to reach it
 	Owner    restore.Owner
-	BinDir   string       // "" = found by the backup's version
-	CountMax int64        // tables larger than this many bytes are not counted twice; 0 = no limit
-	Probes   []plan.Probe // the plan's questions
-	Usual    string       // the SQL database that a probe is asked in which names none; "" = Database
-	Limit    int64        // bytes written and read a second, at most; 0 = no limit
-	Progress func(phase string)
+	BinDir   string         // "" = found by the backup's version
+	CountMax int64          // tables larger than this many bytes are not counted twice; 0 = no limit
+	Probes   []plan.Probe   // the plan's questions
+	Usual    string         // the SQL database that a probe is asked in which names none; "" = Database
+	Limit    int64          // bytes written and read a second, at most; 0 = no limit
+	Progress func(Progress) // its phase is the check that is made; bytes are told of the restore alone; nil = none
 	Log      *slog.Logger
 	// Settings go to the scratch server, for instance shared_preload_libraries.
 	Settings map[string]string
@@ -48,7 +48,7 @@ var ErrNothingToValidate = errors.New("every backup has been validated")
 // means that nothing could be found out, and nothing is recorded.
 func Validate(ctx context.Context, o ValidateOptions) (vault.Backup, vault.Validation, error) {
 	if o.Progress == nil {
-		o.Progress = func(string) {}
+		o.Progress = func(Progress) {}
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -139,8 +139,8 @@ const listed = 50
 // check runs one part and notes how it went: objects that are bad, or a note on why it was skipped. An error
 // is a part that failed as a whole. What says nothing about the backup is returned: the end of ctx, or this host's lack.
 func (v *validation) check(ctx context.Context, name string, f func() (bad []string, detail string, err error)) error {
-	v.o.Progress(name)
 	began := time.Now()
+	v.o.Progress(Progress{Phase: name, Took: began.Sub(v.began)})
 	v.figures = nil
 	bad, detail, err := f()
 	c := vault.Check{Name: name, Outcome: passed, Detail: detail, Objects: bad, Took: time.Since(began), Figures: v.figures}
@@ -246,7 +246,7 @@ func (v *validation) look(ctx context.Context, choice restore.Choice, t *restore
 // restore fills the scratch directory. What fails is tried once more when the vault answers: a fault on the way there
 // must not make a good backup one that is never restored again.
 func (v *validation) restore(ctx context.Context, choice restore.Choice, data string) ([]string, string, error) {
-	o := restore.Options{Vault: v.o.Vault, Choice: choice, Dir: data, Owner: v.o.Owner, Throwaway: true}
+	o := restore.Options{Vault: v.o.Vault, Choice: choice, Dir: data, Owner: v.o.Owner, Throwaway: true, Progress: v.restored()}
 	if v.o.Limit > 0 {
 		o.Pace = v.pace.wait
 	}
@@ -265,6 +265,17 @@ func (v *validation) restore(ctx context.Context, choice restore.Choice, data st
 	}
 	v.figures = restoreFigures(res, v.o.Limit)
 	return nil, fmt.Sprintf("%d bytes and %d bytes of log", res.Bytes, res.Log), err
+}
+
+// restored tells of a restore's progress as that of the check that it is.
+func (v *validation) restored() func(restore.Progress) {
+	phase, since := "", time.Time{}
+	return func(p restore.Progress) {
+		if p.Phase != phase {
+			phase, since = p.Phase, time.Now()
+		}
+		v.o.Progress(Progress{Phase: "restore", Done: p.Done, Total: p.Total, Took: time.Since(v.began), Copied: time.Since(since)})
+	}
 }
 
 // vaultAway says that nothing was found out, for the vault did not answer.

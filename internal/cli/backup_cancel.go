@@ -1,10 +1,12 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -50,14 +52,31 @@ func parseBytes(s string) (int64, error) {
 	return 0, fmt.Errorf("read %q as bytes: no unit", s)
 }
 
+// cancelMax is how long the host that makes a backup may take to end it: it looks every second, and removes what a trial restored.
+const cancelMax = 2 * time.Minute
+
+// ended is one thing that `backup cancel` ended.
+type ended struct {
+	OK      bool       `json:"ok"`
+	Kind    string     `json:"kind"`              // base, validate; prove = a trial by itself
+	Request string     `json:"request,omitempty"` // what asked for it; "" = it had begun by itself
+	By      string     `json:"by,omitempty"`      // who had asked for it
+	Run     *agent.Run `json:"run,omitempty"`     // as it was last seen; missing = it had not begun
+	Text    string     `json:"text"`              // what came of it
+}
+
 func backupCancelCommand() *cobra.Command {
 	var root, output string
 	var yes bool
 	cmd := &cobra.Command{
 		Use:   "cancel NAME",
-		Short: "End a base backup that was asked for and is not made yet",
-		Long: `Ends base backups of a database that somebody asked for, whether they have begun or not. What they have stored stays
-in the vault unlisted, and the next one finds it there. Those that the plan's schedule makes are not ended.`,
+		Short: "End the base backup that is being made, or the trial of one, and what is asked for",
+		Long: `Ends base backups and trials of a database: those that somebody asked for, whether they have begun or not, and those that
+began by themselves. Of a base backup that was not complete nothing is listed; what it has stored stays in the vault, and the
+next one finds it there. One that is complete and on trial stays, not proven by that.
+
+What was ended is not begun again at once: the next is the next one that the plan's schedule wants, which is said. Somebody can
+ask for one at any time.`,
 		Example: "  holdfast backup cancel records\n  holdfast backup cancel records --yes",
 		Args:    usageArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -72,39 +91,122 @@ in the vault unlisted, and the next one finds it there. Those that the plan's sc
 			if err := knownNames(cmd.Context(), client, args[0], ""); err != nil {
 				return err
 			}
-			open, err := client.Open(cmd.Context())
-			if err != nil {
-				return err
-			}
-			open = slices.DeleteFunc(open, func(q api.OpenRequest) bool {
-				return q.Room != "backup" || q.Kind != "base" || q.Subject != args[0]
-			})
-			if len(open) > 0 && !yes {
-				if ok, err := confirm(cmd, fmt.Sprintf("End %s of %s?", planCount(len(open), "base backup"), args[0])); err != nil || !ok {
-					return err
-				}
-			}
-			ended := []agent.Asked{}
-			for _, q := range open {
-				done, err := client.Cancel(cmd.Context(), q.ID)
-				if err != nil {
-					return err
-				}
-				ended = append(ended, done)
-			}
-			if len(ended) == 0 {
-				return &problem.Problem{Code: "backup.none-asked", Subject: args[0], Severity: problem.Note, Title: "no base backup is asked for",
-					Meaning: "Nothing was changed.", Remedy: "see what is asked for: holdfast database requests"}
-			}
-			if output == "json" {
-				return writeJSON(cmd.OutOrStdout(), ended)
-			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "Cancelled: %s of %s.\n", planCount(len(ended), "base backup"), args[0])
-			return err
+			return backupCancel(cmd, client, args[0], output, yes)
 		},
 	}
 	cmd.Flags().StringVar(&root, "root", "", rootUsage)
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	outputFlag(cmd, &output)
 	return cmd
+}
+
+func backupCancel(cmd *cobra.Command, client *api.Client, name, output string, yes bool) error {
+	asked, runs, err := toCancel(cmd.Context(), client, name)
+	if err != nil {
+		return err
+	}
+	if len(asked)+len(runs) == 0 {
+		return &problem.Problem{Code: "backup.none-asked", Subject: name, Severity: problem.Note, Title: "no base backup is being made or asked for, and none is on trial",
+			Meaning: "Nothing was changed.", Remedy: "see how the backups stand: holdfast backup status " + name}
+	}
+	if !yes {
+		if ok, err := confirm(cmd, cancelQuestion(name, asked, runs)); err != nil || !ok {
+			return err
+		}
+	}
+	ctx, stop := context.WithTimeout(cmd.Context(), cancelMax)
+	defer stop()
+	all, err := cancelAll(ctx, client, name, asked, runs)
+	if err != nil {
+		return err
+	}
+	if output == "json" {
+		err = writeJSON(cmd.OutOrStdout(), all)
+	}
+	for _, e := range all {
+		if err == nil && output != "json" {
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s\n", e.Text)
+		}
+	}
+	if err == nil && slices.ContainsFunc(all, func(e ended) bool { return !e.OK }) {
+		err = exitError{1}
+	}
+	return err
+}
+
+// toCancel is what of a database's backups is asked for, and what goes on that nobody asked for.
+func toCancel(ctx context.Context, client *api.Client, name string) ([]api.OpenRequest, []agent.Run, error) {
+	open, err := client.Open(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	open = slices.DeleteFunc(open, func(q api.OpenRequest) bool {
+		return q.Room != "backup" || q.Kind != "base" && q.Kind != "validate" || q.Subject != name
+	})
+	st, err := client.Status(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	var runs []agent.Run
+	for _, d := range st.Databases {
+		for _, r := range runsOf(d) {
+			if d.Name == name && r.Request == "" {
+				runs = append(runs, r)
+			}
+		}
+	}
+	return open, runs, nil
+}
+
+func cancelQuestion(name string, asked []api.OpenRequest, runs []agent.Run) string {
+	var text strings.Builder
+	for _, q := range asked {
+		fmt.Fprintf(&text, "%s, asked for by %s %s\n", requestedText(q.Kind), q.By, q.Words)
+	}
+	for _, r := range runs {
+		fmt.Fprintf(&text, "%s\n", runText(r, time.Now()))
+	}
+	return fmt.Sprintf("%sEnd that of %s?", text.String(), name)
+}
+
+func requestedText(kind string) string {
+	if kind == "validate" {
+		return "trial"
+	}
+	return "base backup"
+}
+
+// cancelAll ends requests, and asks the host that does it for the end of what began by itself.
+func cancelAll(ctx context.Context, client *api.Client, name string, asked []api.OpenRequest, runs []agent.Run) ([]ended, error) {
+	all := []ended{}
+	for _, q := range asked {
+		done, err := client.Cancel(ctx, q.ID)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, ended{OK: true, Kind: done.Kind, Request: done.ID, By: done.By, Text: "Cancelled: the " + requestedText(done.Kind) + " of " + name + " that " + done.By + " asked for."})
+	}
+	for _, r := range runs {
+		q, err := client.Ask(ctx, agent.Asked{Room: "backup", Kind: "cancel", Subject: name, Args: map[string]string{agent.ArgRun: r.ID}})
+		if err != nil {
+			return nil, err
+		}
+		done, err := client.Wait(ctx, q.ID, nil)
+		if err != nil {
+			return nil, notEnded(name, r, err)
+		}
+		text := strings.ToUpper(done.Text[:min(1, len(done.Text))]) + done.Text[min(1, len(done.Text)):] + "."
+		if !done.OK {
+			text = "Not cancelled: " + done.Text + "."
+		}
+		all = append(all, ended{OK: done.OK, Kind: r.Kind, Run: &r, Text: text})
+	}
+	return all, nil
+}
+
+// notEnded says that the host was asked and has not said that it has ended.
+func notEnded(name string, r agent.Run, cause error) error {
+	return &problem.Problem{Code: "backup.not-ended", Subject: name, Severity: problem.Note, Title: r.Host + " has not said that it ended: " + cause.Error(),
+		Meaning: "It is asked for, and " + r.Host + " ends it as soon as it hears of that.",
+		Remedy:  "see whether it goes on: holdfast backup status " + name + "; and that the agent of " + r.Host + " runs, in the version of the others"}
 }

@@ -23,6 +23,7 @@ type backupStatus struct {
 	Database  string             `json:"database"`
 	Vault     string             `json:"vault"`
 	Last      *lastBackup        `json:"last,omitempty"`    // the newest that the vault lists; missing = none
+	Running   []agent.Run        `json:"running"`           // base backups that are being made, and trials
 	Attempt   *api.ChoreStatus   `json:"attempt,omitempty"` // how the last run went, and when the next is
 	Proving   *api.ChoreStatus   `json:"proving,omitempty"` // the last scheduled trial, and the next
 	Windows   []listedWindow     `json:"windows"`           // moments that can be restored, oldest first
@@ -72,12 +73,14 @@ func backupStatusCommand() *cobra.Command {
 	var root, output string
 	cmd := &cobra.Command{
 		Use:   "status [NAME]",
-		Short: "Say how the backups stand: the last and the next, what can be restored, what retention and upkeep came to",
-		Long: `Asks the vault what it holds, and the agents what they do. When one of them does not answer, what the other says is shown.
+		Short: "Say how the backups stand: what runs now and how far, the last and the next, what can be restored, what upkeep came to",
+		Long: `Asks the vault what it holds, and the agents what they do: a base backup that is being made, by the plan's schedule or
+because somebody asked for it, is shown with its phase, bytes, rate and time left, and so is a trial. When one of them does not answer, what the other says is shown.
 NAME may be a file set too. Status 1 when there is no proven backup, when the last run did not succeed, when
 somebody did not answer, or while pages have changed behind the log and nobody has accepted that.`,
 		Example: `  holdfast backup status
-  holdfast backup status records --output json | jq '.[].log.lag'`,
+  holdfast backup status records --output json | jq '.[].log.lag'
+  holdfast backup status records --output json | jq '.[].running'`,
 		Args: usageArgs(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkOutput(output); err != nil {
@@ -138,7 +141,7 @@ func (a application) backupStatuses(ctx context.Context, names []string) ([]back
 	}
 	all := []backupStatus{}
 	for _, b := range wanted {
-		s := backupStatus{Database: b.Of, Vault: b.Vault, Windows: []listedWindow{}, Upkeep: []api.ChoreStatus{}, Copies: []copyStanding{}}
+		s := backupStatus{Database: b.Of, Vault: b.Vault, Windows: []listedWindow{}, Running: []agent.Run{}, Upkeep: []api.ChoreStatus{}, Copies: []copyStanding{}}
 		if err := a.lookAtVault(ctx, &s); err != nil {
 			s.Trouble = append(s.Trouble, "vault "+b.Vault+" could not be read: "+err.Error())
 		}
@@ -220,6 +223,7 @@ func (s *backupStatus) lookAtAgents(st api.Status) {
 	for _, d := range st.Databases {
 		if d.Name == s.Database {
 			s.Log = d.Archive
+			s.Running = append(s.Running, runsOf(d)...)
 		}
 	}
 	for _, c := range st.Upkeep {
@@ -269,6 +273,12 @@ func (s backupStatus) write(out io.Writer) error {
 		p("  proven     %s\n", provenText(*l))
 	} else {
 		p("  last       none: holdfast backup run %s\n", s.Database)
+	}
+	for _, r := range s.Running {
+		p("  running    %s\n", runText(r, time.Now()))
+	}
+	if len(s.Running) > 0 {
+		p("  end it     holdfast backup cancel %s\n", s.Database)
 	}
 	p("  backups    %d, %d of them proven\n", s.Backups, s.Proven)
 	if c := s.Changed; c != nil {

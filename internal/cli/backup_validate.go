@@ -167,7 +167,10 @@ func (w *validateWords) here(ctx context.Context, cmd *cobra.Command, name strin
 	began := time.Now()
 	b, val, err := backup.Validate(ctx, backup.ValidateOptions{
 		Vault: v, Database: name, Backup: w.id, Dir: w.dir, Owner: owner, BinDir: w.binDir, Limit: w.limitBytesPerSecond, NoRecord: w.noRecord,
-		Progress: func(phase string) { line.show("restoring it on trial", phase) },
+		Progress: func(p backup.Progress) {
+			rate, left := p.Rate()
+			line.show("restoring it on trial", strings.TrimSpace(p.Phase+" "+farText(p.Done, p.Total, rate, left)))
+		},
 	})
 	line.end()
 	if err != nil {

@@ -103,6 +103,21 @@ func progressText(done, total int64, took time.Duration) string {
 	return text
 }
 
+// farText is "512.0 MiB of 1.2 GiB (41 %), 210.0 MiB/s, 3s left", as far as it is known; "" = nothing of it is.
+func farText(done, total, rate int64, left time.Duration) string {
+	if total <= 0 {
+		return ""
+	}
+	text := fmt.Sprintf("%s of %s (%d %%)", sizeText(done), sizeText(total), 100*min(done, total)/total)
+	if rate > 0 {
+		text += fmt.Sprintf(", %s/s", sizeText(rate))
+	}
+	if left >= time.Second {
+		text += fmt.Sprintf(", %s left", left.Round(time.Second))
+	}
+	return text
+}
+
 // sizeText is a number of bytes for a person.
 func sizeText(n int64) string {
 	units := []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB"}

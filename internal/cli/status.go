@@ -164,6 +164,9 @@ func writeStatus(out io.Writer, st api.Status) error {
 			} else if v != nil {
 				p("  commits are not known to be in the vault when they are acknowledged: %s\n", v.Why)
 			}
+			for _, r := range a.Running {
+				p("  under way: %s\n", runText(r, time.Now()))
+			}
 			if b := a.Last; b != nil {
 				p("  last base backup %s, %s, %s\n", b.At.Local().Format("2006-01-02 15:04:05"), size(b.Bytes), proven(b.Proven))
 			}

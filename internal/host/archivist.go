@@ -39,6 +39,9 @@ type archivist struct {
 
 	queue seen
 
+	runs  []*run                 // base backups and trials under way, oldest first
+	ended map[string]agent.Chore // by kind: what somebody ended last, as it is noted
+
 	changed *backup.Changed // pages that changed behind the log, as nobody has accepted; nil = none
 
 	second      backup.Status // of the receiver, as it stands with the second place
@@ -131,6 +134,7 @@ func (a *archivist) work(ctx context.Context) error {
 	g.Go(func() error { return a.stream(ctx, r) })
 	g.Go(func() error { return a.bases(ctx, v) })
 	g.Go(func() error { a.proveLater(ctx, v); return nil })
+	g.Go(func() error { return a.refuseCancels(ctx) })
 	g.Go(func() error { a.host.copies.follow(ctx, a.db.Name, v); return nil })
 	err = g.Wait()
 	if errors.Is(err, context.Canceled) {
@@ -265,44 +269,69 @@ func (a *archivist) bases(ctx context.Context, v *vault.Vault) error {
 				a.lookForGap(ctx, v)
 			}
 		}
-		if lost != "" && asked == nil { // behind lost log only a new base backup leads to anything, and it must be whole
-			due = backup.Wanted{Now: streaming} // one that begins before the log goes on would begin in the hole
-		}
-		if lost == "" && asked == nil && !due.Now && a.baseless() {
-			due = backup.Wanted{Now: streaming}
+		wants, why := due, a.besides(lost)
+		// Then only a new base backup leads to anything, and it must be whole; one that begins before the log goes on would begin in the hole.
+		if asked == nil && why != "" && (lost != "" || !due.Now) {
+			wants = backup.Wanted{Now: streaming && (due.Now || !a.waived(why))}
 		}
 		now := a.host.clock.Now()
-		if asked == nil && (!due.Now || now.Before(rest)) || now.Before(void.until) || !a.canRead() {
+		if asked == nil && (!wants.Now || now.Before(rest)) || now.Before(void.until) || !a.canRead() {
 			continue
 		}
-		began := time.Now()
+		r := a.underWay(ctx, agent.ChoreBase, asked)
 		look := func(ctx context.Context) { a.lookForGap(ctx, v) }
 		stop := a.lookWhile(ctx, look)
-		result, err := a.base(ctx, v, asked, due.Mode, func(b vault.Backup) { a.stored(ctx, lost, b, look) })
+		result, err := a.base(r, v, wants.Mode, func(b vault.Backup) { a.stored(ctx, lost, b, look) })
 		stop()
 		if ctx.Err() != nil {
+			r.over(ctx, false, "")
 			return ctx.Err()
 		}
-		if !errors.Is(err, errCancelled) {
-			a.host.choreEnded(ctx, agent.ChoreBase, a.db.Name, result.Backup.ID, began, began, sayBase(result, err), err)
-		}
-		if err != nil {
-			a.host.cfg.Log.Error("base backup did not succeed", "database", a.db.Name, "err", err)
-		}
 		rest = a.host.clock.Now().Add(restAfter(result.Backup, err, lost != "" || a.leadless()))
+		looked = time.Time{}
 		if leadsOn(result.Backup) {
 			a.bridged(lost)
 			a.dropTwice()
 		}
-		looked = time.Time{}
-		a.host.diary.Note("backup", a.db.Name, sayBase(result, err), nil, result.Took)
-		if a.voided(ctx, v, &void, asked, began, result, err) {
+		if again := a.baseEnded(ctx, v, r, &void, why, result, err); again {
 			rest = void.until
-		} else if asked != nil {
-			a.settle(ctx, *asked, result, err)
 		}
 	}
 	return nil
+}
+
+// besides is why a base backup is wanted at once, whatever the schedule says; "" = it is not.
+func (a *archivist) besides(lost string) string {
+	if lost == "" && a.baseless() {
+		return noLead
+	}
+	return lost
+}
+
+// baseEnded tells all who want to know how the making of a base backup ended, and reports whether it begins again by itself, for
+// its server changed. why is what else than the schedule had wanted it.
+func (a *archivist) baseEnded(ctx context.Context, v *vault.Vault, r *run, void *voids, why string, result backup.Result, err error) bool {
+	if err != nil && r.cancelled() != "" {
+		*void = voids{}
+		r.over(ctx, true, a.wasCancelled(ctx, v.Backups, r, result.Backup.ID, why))
+		return false
+	}
+	began, text := r.told.Since, sayBase(result, err)
+	if err != nil {
+		a.host.cfg.Log.Error("base backup did not succeed", "database", a.db.Name, "err", err)
+	} else {
+		a.made()
+	}
+	a.host.choreEnded(ctx, agent.ChoreBase, a.db.Name, result.Backup.ID, began, began, text, err)
+	a.host.diary.Note("backup", a.db.Name, text, nil, result.Took)
+	r.over(ctx, false, "it came to its end before: "+text)
+	if a.voided(ctx, v, void, r.asked, began, result, err) {
+		return true
+	}
+	if r.asked != nil {
+		a.settle(ctx, *r.asked, result, err)
+	}
+	return false
 }
 
 func sayBase(r backup.Result, err error) string {
@@ -397,17 +426,14 @@ func (a *archivist) dueOrNot(ctx context.Context, v *vault.Vault) (backup.Wanted
 	return backup.Wanted{}, nil
 }
 
-// base makes one base backup from the server here, tells when it is stored, and proves it. Whoever asked for it can take that back
-// meanwhile.
-func (a *archivist) base(ctx context.Context, v *vault.Vault, asked *agent.Asked, mode backup.Mode, stored func(vault.Backup)) (backup.Result, error) {
+// base makes one base backup from the server here, tells when it is stored, and proves it.
+func (a *archivist) base(r *run, v *vault.Vault, mode backup.Mode, stored func(vault.Backup)) (backup.Result, error) {
+	ctx, asked := r.ctx, r.asked
 	limit, err := baseLimit(a.wanted(), asked)
 	if err != nil {
 		return backup.Result{}, err
 	}
 	if asked != nil {
-		var done func()
-		ctx, done = a.untilCancelled(ctx, asked.ID)
-		defer done()
 		mode = backup.Mode(asked.Args[agent.ArgMode])
 		if mode == "full" {
 			mode = ""
@@ -426,9 +452,8 @@ func (a *archivist) base(ctx context.Context, v *vault.Vault, asked *agent.Asked
 	if err != nil {
 		return backup.Result{}, err
 	}
-	progress := func(p backup.Progress) { a.progress(ctx, asked, p) }
 	result, err := backup.Base(ctx, backup.BaseOptions{
-		Conn: conf, Primary: primary, DataDir: server.DataDir(), Vault: v, Database: a.db.Name, Log: a.host.cfg.Log, Progress: progress,
+		Conn: conf, Primary: primary, DataDir: server.DataDir(), Vault: v, Database: a.db.Name, Log: a.host.cfg.Log, Progress: r.copies,
 		Mode: mode, Limit: limit,
 	})
 	if err != nil {
@@ -437,7 +462,7 @@ func (a *archivist) base(ctx context.Context, v *vault.Vault, asked *agent.Asked
 	id := result.Backup.ID
 	stored(result.Backup)
 	a.host.receipt(ctx, v, backupReceipt(result.Backup, result.Took))
-	proven, err := a.prove(ctx, v, id, asked, false)
+	proven, err := a.prove(r, v, id, false)
 	if err != nil {
 		return result, fmt.Errorf("prove base backup %s: %w", id, err)
 	}
@@ -460,50 +485,6 @@ func baseLimit(b plan.Backup, asked *agent.Asked) (int64, error) {
 		return 0, fmt.Errorf("read the limit: %w", err)
 	}
 	return limit, nil
-}
-
-// errCancelled ends a base backup that whoever asked for it has taken back.
-var errCancelled = errors.New("cancelled by an operator")
-
-// untilCancelled gives a context that ends when a request has been settled by somebody else.
-func (a *archivist) untilCancelled(ctx context.Context, id string) (context.Context, func()) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	var g errgroup.Group
-	g.Go(func() error {
-		for a.host.sleep(ctx, basePace) {
-			if _, settled := a.host.agent.Last().Agreed[agent.KeyAnswers+id]; settled {
-				cancel(errCancelled)
-			}
-		}
-		return nil
-	})
-	return ctx, func() {
-		cancel(nil)
-		_ = g.Wait() // it gives no error
-	}
-}
-
-// progress tells the one who asked how far it is; losing such a word costs nothing.
-func (a *archivist) progress(ctx context.Context, asked *agent.Asked, p backup.Progress) {
-	if asked == nil {
-		return
-	}
-	q := *asked
-	q.Host = a.host.cfg.Self
-	q.Progress = p.Phase
-	if p.Total > 0 {
-		q.Progress = fmt.Sprintf("%s %d%%", p.Phase, 100*p.Done/p.Total)
-		if rate, left := p.Rate(); rate > 0 {
-			q.Progress += fmt.Sprintf(", %d MiB/s, %s left", rate>>20, left.Round(time.Second))
-		}
-	}
-	value, err := json.Marshal(q)
-	if err == nil {
-		_, err = a.host.store.Set(ctx, agent.KeyRequests+q.ID, value)
-	}
-	if err != nil && ctx.Err() == nil {
-		a.host.cfg.Log.Debug("progress not told", "err", err)
-	}
 }
 
 func (a *archivist) settle(ctx context.Context, q agent.Asked, r backup.Result, err error) {

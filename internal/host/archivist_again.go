@@ -15,7 +15,7 @@ import (
 
 // want judges the plan's schedules, and tells when the next base backup is.
 func (a *archivist) want(made []vault.Backup, now time.Time) (backup.Wanted, error) {
-	w, err := backup.Want(a.wanted(), made, now)
+	w, err := backup.Want(a.wanted(), made, a.cancelled(agent.ChoreBase).Cancelled, now)
 	if err != nil {
 		return w, err
 	}
@@ -46,7 +46,8 @@ func (a *archivist) proveDue(ctx context.Context, b plan.Backup, made []vault.Ba
 	if last.Since.After(since) {
 		since = last.Since
 	}
-	due, err := backup.Next(backup.Timing{Schedule: b.Prove, Zone: b.Zone, Jitter: b.Jitter, Of: b.Of + agent.ChoreProve}, since, now)
+	cancelled := a.cancelled(agent.ChoreProve).Cancelled
+	due, err := backup.NextBut(backup.Timing{Schedule: b.Prove, Zone: b.Zone, Jitter: b.Jitter, Of: b.Of + agent.ChoreProve}, since, cancelled, now)
 	if again := last.Ended.Add(careRetry); err == nil && !last.OK && now.Before(again) && !due.At.After(again) {
 		due = backup.Due{At: again}
 	}
@@ -65,8 +66,9 @@ func (a *archivist) proveAgain(ctx context.Context, v *vault.Vault) error {
 		return err
 	}
 	began := time.Now()
-	b, err := a.prove(ctx, v, id, nil, true)
-	if ctx.Err() != nil {
+	r := a.underWay(ctx, agent.ChoreProve, nil)
+	b, err := a.prove(r, v, id, true)
+	if a.trialEnded(ctx, v, r, id, err) {
 		return ctx.Err()
 	}
 	text := "base backup " + id + " was restored on trial again and is good"

@@ -80,7 +80,7 @@ func (a *archivist) dropTwice() {
 
 // recallTwice takes up what was noted before this agent began, unless a base backup stands behind it by now: another host may
 // have made that. While the vault does not say, none does.
-func (a *archivist) recallTwice(ctx context.Context, made func(context.Context, string) ([]vault.Backup, error)) {
+func (a *archivist) recallTwice(ctx context.Context, made lister) {
 	raw, err := os.ReadFile(a.twicePath())
 	if errors.Is(err, fs.ErrNotExist) {
 		return

@@ -51,7 +51,7 @@ func (a *archivist) voided(ctx context.Context, v *vault.Vault, x *voids, asked 
 		a.host.receipt(ctx, v, voidReceipt(a.db.Name, a.record(), time.Since(began), err))
 	}
 	if again {
-		a.progress(ctx, asked, backup.Progress{Phase: "begins again: " + firstLine(err.Error())})
+		a.host.progress(ctx, asked, "begins again: "+firstLine(err.Error()))
 	}
 	return again
 }

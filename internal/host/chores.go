@@ -245,11 +245,14 @@ func (h *Host) sync(ctx context.Context, v *vault.Vault, _ *choreRun) (string, a
 
 // choreEnded notes how a chore of a database went, which was about a base backup ("" = none was made).
 func (h *Host) choreEnded(ctx context.Context, kind, database, id string, began time.Time, since time.Time, text string, err error) {
+	was, _ := agent.ChoreOf(h.agent.Last().Agreed, kind, database)
 	c := agent.Chore{Kind: kind, Subject: database, Backup: id, Host: h.cfg.Self, Since: since.UTC(), Began: began.UTC(), Ended: time.Now().UTC(), OK: err == nil, Text: text}
+	c.Cancelled = was.Cancelled
+	if err != nil { // what was wanted is still wanted, and still waived
+		c.Waived = was.Waived
+	}
 	if err != nil && kind == agent.ChoreProve {
 		c.Problem = choreProblem(kind, database, err)
 	}
-	if _, e := agent.ChoreKey(kind, database).Set(ctx, h.store, c); e != nil && ctx.Err() == nil {
-		h.cfg.Log.Warn("outcome of a chore not noted", "database", database, "chore", kind, "err", e)
-	}
+	h.agent.NoteChore(ctx, c)
 }

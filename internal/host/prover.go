@@ -2,7 +2,6 @@ package host
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"path/filepath"
 	"time"
@@ -35,7 +34,10 @@ func (h *Host) sweepTrials(ctx context.Context) {
 
 // prove restores one base backup on trial and looks at it. One at a time on this host, whatever the number of databases.
 // One that was proven while this waited is not proven again, unless again says so.
-func (a *archivist) prove(ctx context.Context, v *vault.Vault, id string, asked *agent.Asked, again bool) (vault.Backup, error) {
+func (a *archivist) prove(r *run, v *vault.Vault, id string, again bool) (vault.Backup, error) {
+	ctx := r.ctx
+	r.trial(id)
+	r.proves(backup.Progress{Phase: "waits for its turn"})
 	select {
 	case a.host.trial <- struct{}{}:
 		defer func() { <-a.host.trial }()
@@ -56,7 +58,7 @@ func (a *archivist) prove(ctx context.Context, v *vault.Vault, id string, asked 
 	b, _, err := backup.Validate(ctx, backup.ValidateOptions{
 		Vault: v, Database: a.db.Name, Backup: id, Dir: a.host.scratchDir(), Owner: owner, BinDir: a.host.servers[a.db.Name].BinDir(), Log: a.host.cfg.Log,
 		Probes: want.Probes, Usual: usual, Limit: want.Limit,
-		Progress: func(phase string) { a.progress(ctx, asked, backup.Progress{Phase: "prove: " + phase}) },
+		Progress: r.proves,
 	})
 	if err == nil {
 		a.host.receipt(ctx, v, proofReceipt(b))
@@ -117,9 +119,18 @@ func (a *archivist) proveOne(ctx context.Context, v *vault.Vault) error {
 	if err != nil {
 		return err
 	}
+	left := a.cancelled(agent.ChoreProve)
 	for i := len(all) - 1; i >= 0; i-- {
-		if b := all[i]; b.Validation == nil && time.Since(b.Written) > duePace {
-			done, err := a.prove(ctx, v, b.ID, nil, false)
+		b := all[i]
+		if b.ID == left.Backup && !left.Cancelled.IsZero() || !b.Written.After(left.Cancelled) {
+			continue // somebody ended its trial: it waits for the next one of the schedule
+		}
+		if b.Validation == nil && time.Since(b.Written) > duePace {
+			r := a.underWay(ctx, agent.ChoreProve, nil)
+			done, err := a.prove(r, v, b.ID, false)
+			if a.trialEnded(ctx, v, r, b.ID, err) {
+				return ctx.Err()
+			}
 			if err == nil {
 				a.host.diary.Note("backup", a.db.Name, sayProof(done), nil, done.Validation.Took)
 			}
@@ -130,8 +141,6 @@ func (a *archivist) proveOne(ctx context.Context, v *vault.Vault) error {
 }
 
 func (a *archivist) proveAsked(ctx context.Context, v *vault.Vault, q agent.Asked) {
-	ctx, done := a.untilCancelled(ctx, q.ID)
-	defer done()
 	id := q.Args[agent.ArgBackup]
 	all, err := v.Backups(ctx, a.db.Name)
 	for i := len(all) - 1; err == nil && id == "" && i >= 0; i-- {
@@ -143,11 +152,15 @@ func (a *archivist) proveAsked(ctx context.Context, v *vault.Vault, q agent.Aske
 	if err == nil && id == "" {
 		err = backup.ErrNothingToValidate
 	}
-	if err == nil {
-		b, err = a.prove(ctx, v, id, &q, true)
+	if ctx.Err() != nil {
+		return
 	}
-	if errors.Is(context.Cause(ctx), errCancelled) || err != nil && ctx.Err() != nil {
-		return // it is settled, or is taken up again by the next agent
+	if err == nil {
+		r := a.underWay(ctx, agent.ChoreProve, &q)
+		b, err = a.prove(r, v, id, true)
+		if a.trialEnded(ctx, v, r, id, err) {
+			return // it is settled, or is taken up again by the next agent
+		}
 	}
 	text := ""
 	if err != nil {
@@ -157,6 +170,16 @@ func (a *archivist) proveAsked(ctx context.Context, v *vault.Vault, q agent.Aske
 		a.host.diary.Note("backup", a.db.Name, text, nil, b.Validation.Took)
 	}
 	a.settleWith(ctx, q, b, err == nil && b.Validated(), text)
+}
+
+// trialEnded reports whether a trial was cut off, by somebody or with this agent, so that nothing was found out; the former is noted.
+func (a *archivist) trialEnded(ctx context.Context, v *vault.Vault, r *run, id string, err error) bool {
+	if ctx.Err() != nil || err == nil || r.cancelled() == "" {
+		r.over(ctx, false, "it came to its end before: holdfast backup list "+a.db.Name)
+		return ctx.Err() != nil
+	}
+	r.over(ctx, true, a.wasCancelled(ctx, v.Backups, r, id, ""))
+	return true
 }
 
 func sayProof(b vault.Backup) string {
