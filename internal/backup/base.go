@@ -319,9 +319,13 @@ func (r *baseRun) list(ctx context.Context, conn *pgx.Conn, w *vault.Writer, b *
 // one: then nothing is taken over.
 func (r *baseRun) earlier(ctx context.Context) *earlier {
 	here, err := factsOf(r.o.Vault.Host(), r.o.DataDir, time.Time{}, nil)
+	var control pgcontrol.Control
+	if err == nil {
+		control, err = pgcontrol.Read(r.o.DataDir)
+	}
 	var from *earlier
 	if err == nil {
-		from, err = findEarlier(ctx, r.o.Vault, r.o.Database, here)
+		from, err = findEarlier(ctx, r.o.Vault, r.o.Database, control.SystemID, here)
 	}
 	if err != nil {
 		r.o.Log.WarnContext(ctx, "the backup before cannot be read, so everything is", "database", r.o.Database, "err", err)

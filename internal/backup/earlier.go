@@ -122,13 +122,15 @@ type earlier struct {
 	doubted string                 // a later backup in which pages changed behind the log, and nobody has accepted that; "" = none
 }
 
-// findEarlier opens the newest backup that was made from the directory that now tells of; nil when there is none. While a
+// findEarlier opens the newest backup of a cluster that was made from the directory that now tells of; nil when there is none. A
+// database that was made anew has another identifier, and nothing in common with the backups of the former one. While a
 // suspicion stands, that is one from before it: compared with what was made since, the change would seem to be none.
-func findEarlier(ctx context.Context, v *vault.Vault, database string, now facts) (*earlier, error) {
+func findEarlier(ctx context.Context, v *vault.Vault, database string, systemID uint64, now facts) (*earlier, error) {
 	all, err := v.Backups(ctx, database)
 	if err != nil {
 		return nil, err
 	}
+	all = slices.DeleteFunc(slices.Clone(all), func(b vault.Backup) bool { return b.SystemID != systemID })
 	changed, err := StandingChangeIn(ctx, v, all)
 	if err != nil {
 		return nil, err

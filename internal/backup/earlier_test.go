@@ -2,11 +2,14 @@ package backup
 
 import (
 	"encoding/binary"
+	"fmt"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
 
 	"holdfast/internal/pgdata"
+	"holdfast/internal/redact"
 	"holdfast/internal/vault"
 )
 
@@ -146,5 +149,60 @@ func TestReadersTogetherKeepToTheirLimit(t *testing.T) {
 	}
 	if d := p.turn(100, now.Add(time.Hour)); d != time.Second {
 		t.Errorf("an hour's pause is not followed by a rush: it waits %s", d)
+	}
+}
+
+// A database that was made anew in the same directory has another identifier: none of the former one's backups is what a new one
+// is compared with, however many there are, and the other way round.
+func TestAnEarlierBackupIsOfTheSameCluster(t *testing.T) {
+	ctx := t.Context()
+	v, err := vault.Create(ctx, vault.Config{URL: "file://" + filepath.Join(t.TempDir(), "vault"), Key: redact.Secret("k"), Keys: &vaultKeys, Application: "clinic", Host: "h1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := v.Close(ctx); err != nil {
+			t.Error(err)
+		}
+	}()
+	at := time.Date(2026, 11, 21, 4, 0, 0, 0, time.UTC)
+	here, err := factsOf("h1", t.TempDir(), at, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	store := func(system uint64, n int, differs ...string) string {
+		t.Helper()
+		w, err := v.Begin(ctx, "a test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := storeFacts(w, here); err != nil {
+			t.Fatal(err)
+		}
+		then := at.Add(time.Duration(n) * time.Hour)
+		b, err := w.Commit(vault.Backup{ID: fmt.Sprint("orders-", n), Database: "orders", Kind: "full", Host: "h1", SystemID: system, Started: then, Stopped: then, Reread: then, Differs: differs})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b.ID
+	}
+	former := store(7, 1)
+	newest := ""
+	for n := range earlierTried + 1 {
+		newest = store(8, 2+n)
+	}
+	store(7, 9, "base/5/1 blocks 0 to 127") // the former one's disk was suspected: that is nothing to the new one
+	for system, want := range map[uint64]string{7: former, 8: newest, 9: ""} {
+		e, err := findEarlier(ctx, v, "orders", system, here)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		if e != nil {
+			got = e.backup.ID
+		}
+		if got != want || e != nil && (e.doubted != "") != (system == 7) {
+			t.Errorf("cluster %d: it is compared with %q (%+v), want %q", system, got, e, want)
+		}
 	}
 }
