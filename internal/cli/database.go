@@ -196,7 +196,7 @@ happened stands in the history. "holdfast database requests" lists what waits, "
 				return fmt.Errorf("wait for the switchover: %w", err)
 			}
 			if output == "json" {
-				return json.NewEncoder(cmd.OutOrStdout()).Encode(done)
+				return writeSettled(cmd.OutOrStdout(), done)
 			}
 			if !done.OK {
 				return notSwitched(args[0], "the switchover did not happen: "+done.Text,
@@ -256,7 +256,11 @@ func showCandidates(cmd *cobra.Command, client *api.Client, name, to, output str
 		return err
 	}
 	if output == "json" {
-		return json.NewEncoder(cmd.OutOrStdout()).Encode(c)
+		err := json.NewEncoder(cmd.OutOrStdout()).Encode(c)
+		if err == nil && !couldTakeOver(c, to) {
+			err = exitError{1}
+		}
+		return err
 	}
 	if _, known := c.Refused[to]; to != "" && to != c.Primary && !known {
 		p := api.UnknownHost(to, append([]string{c.Primary}, slices.Sorted(maps.Keys(c.Refused))...))
@@ -265,23 +269,31 @@ func showCandidates(cmd *cobra.Command, client *api.Client, name, to, output str
 	}
 	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
 	_, _ = fmt.Fprintf(w, "primary\t%s\n", c.Primary) // Flush tells the error
-	able := false
 	for _, host := range slices.Sorted(maps.Keys(c.Refused)) {
 		why := c.Refused[host]
 		if why == "" {
 			why = "could take over"
-			able = able || to == "" || to == host
 		}
 		_, _ = fmt.Fprintf(w, "%s\t%s\n", host, why)
 	}
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	if !able {
+	if !couldTakeOver(c, to) {
 		return notSwitched(name, "a switchover would be refused now: "+refusal(c, to), "Nothing was changed.")
 	}
 	_, err = fmt.Fprintln(cmd.OutOrStdout(), "Nothing was changed. Sessions would be ended once; new ones wait for the change.")
 	return err
+}
+
+// couldTakeOver reports whether a host could, or with "" any.
+func couldTakeOver(c api.Candidates, to string) bool {
+	for host, why := range c.Refused {
+		if why == "" && (to == "" || to == host) {
+			return true
+		}
+	}
+	return false
 }
 
 // refusal says why no switchover can be: to one host, or with "" to any.

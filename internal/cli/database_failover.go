@@ -69,7 +69,11 @@ func (w failoverWish) run(cmd *cobra.Command) error {
 	if w.output == "json" {
 		words = cmd.ErrOrStderr() // the loss is shown in any case
 		if w.dryRun || !w.force {
-			return json.NewEncoder(cmd.OutOrStdout()).Encode(f)
+			err := json.NewEncoder(cmd.OutOrStdout()).Encode(f)
+			if err == nil && f.Risk.Refused != "" {
+				err = exitError{1}
+			}
+			return err
 		}
 	}
 	if err := writeRisk(words, w.name, f); err != nil {
@@ -119,7 +123,7 @@ func (w failoverWish) carryOut(cmd *cobra.Command, client *api.Client, f api.Fai
 		return fmt.Errorf("wait for the failover of %s: %w", w.name, err)
 	}
 	if w.output == "json" {
-		return json.NewEncoder(cmd.OutOrStdout()).Encode(done)
+		return writeSettled(cmd.OutOrStdout(), done)
 	}
 	if !done.OK {
 		return w.refused(done.Text)

@@ -111,7 +111,10 @@ func resumeCommand() *cobra.Command {
 				return fmt.Errorf("that is asked for, and no host has taken it up yet: %w", err)
 			}
 			if output == "json" {
-				return json.NewEncoder(cmd.OutOrStdout()).Encode(done)
+				return writeSettled(cmd.OutOrStdout(), done)
+			}
+			if !done.OK {
+				return fmt.Errorf("%s: nothing was resumed: %s", args[0], done.Text)
 			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %s.\n", args[0], done.Text)
 			return err

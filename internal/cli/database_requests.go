@@ -3,6 +3,7 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -43,6 +44,15 @@ func switchoverArgs(to string, due time.Time) map[string]string {
 		args[agent.ArgAt] = due.UTC().Format(time.RFC3339Nano)
 	}
 	return args
+}
+
+// writeSettled writes how a request ended, as JSON. What was not done ends with status 1, as it does in words.
+func writeSettled(out io.Writer, done agent.Settled) error {
+	err := json.NewEncoder(out).Encode(done)
+	if err == nil && !done.OK {
+		err = exitError{1}
+	}
+	return err
 }
 
 // writeAsked tells of a request that is taken and not waited for.

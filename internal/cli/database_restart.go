@@ -110,7 +110,7 @@ func followRestart(cmd *cobra.Command, client *api.Client, name string, pending 
 	case err != nil:
 		return fmt.Errorf("wait for the restart: %w", err)
 	case output == "json":
-		return json.NewEncoder(cmd.OutOrStdout()).Encode(done)
+		return writeSettled(cmd.OutOrStdout(), done)
 	case !done.OK:
 		return fmt.Errorf("the restart of %s did not come to its end: %s", name, done.Text)
 	}
