@@ -31,6 +31,7 @@ type archivist struct {
 	mu      sync.Mutex // guards what follows
 	told    agent.Archive
 	covered time.Time // every commit that was acknowledged before is in the vault; zero = not known
+	wrote   time.Time // when that was last written down; zero = not by this agent
 	gaps    gaps
 
 	looking sync.Mutex   // one look through the whole vault at a time, so that an older one never counts behind a newer one
@@ -66,12 +67,17 @@ const (
 
 // run works whenever this host is the one named, until ctx ends.
 func (a *archivist) run(ctx context.Context) error {
+	recalled := false
 	for ctx.Err() == nil {
 		if !a.named() {
 			a.host.agent.Archive(a.db.Name, agent.Archive{}, false)
 			a.bringSecond(ctx)
 			a.host.sleep(ctx, archivePace)
 			continue
+		}
+		if !recalled {
+			a.recallKnown(a.record().SystemID)
+			recalled = true
 		}
 		if err := a.work(ctx); err != nil && ctx.Err() == nil {
 			a.note(err)
@@ -122,6 +128,7 @@ func (a *archivist) work(ctx context.Context) error {
 	g.Go(func() error {
 		for a.named() && !a.secondMoved(second) {
 			a.tell(r.Status())
+			a.keepKnown(a.record().SystemID)
 			if !a.host.sleep(ctx, archivePace) {
 				return nil
 			}

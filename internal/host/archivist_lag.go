@@ -11,7 +11,8 @@ const (
 	// saidFor is how long a word of the archive stands before the next one is on its way to the other hosts: until it is said again,
 	// and in the two rounds of an agent that one of them takes at most.
 	saidFor = archivePace + 500*time.Millisecond
-	// lagUnknown is said while nothing is known of what the vault has: this agent began since, and the vault took nothing yet.
+	// lagUnknown is said while nothing is known of what the vault has: the vault took nothing yet, and no agent before this one has
+	// written anything down since the machine was started.
 	lagUnknown = -1
 )
 
