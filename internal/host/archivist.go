@@ -125,6 +125,7 @@ func (a *archivist) work(ctx context.Context) error {
 	a.recallTwice(ctx, v.Backups)
 	a.useSecond(second)
 	defer a.useSecond("")
+	defer a.host.proofs.leave(a.db.Name)
 	g.Go(func() error {
 		for a.named() && !a.secondMoved(second) {
 			a.tell(r.Status())
@@ -409,6 +410,9 @@ func (a *archivist) due(ctx context.Context, v *vault.Vault) (backup.Wanted, err
 	a.mu.Lock()
 	a.changed = changed
 	a.mu.Unlock()
+	if err := a.host.proofs.look(ctx, a.db.Name, v); err != nil {
+		return backup.Wanted{}, err
+	}
 	if err := a.provenSince(ctx, all); err != nil {
 		return backup.Wanted{}, err
 	}

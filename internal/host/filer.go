@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -90,7 +91,7 @@ func (f *filer) run(ctx context.Context) error {
 		if asked == nil && paused {
 			continue
 		}
-		if !f.known && asked == nil {
+		if asked == nil && (!f.known || f.keyUnproven()) {
 			if err := f.learn(ctx); err != nil {
 				f.fail(ctx, "the vault was not asked for the last backup", err)
 			}
@@ -183,7 +184,21 @@ func (f *filer) newest(ctx context.Context, v *vault.Vault) error {
 	}
 	f.known = true
 	f.tell(func(t *agent.Files) { t.Last = summary(f.last) })
+	if f.alone() {
+		return f.host.proofs.look(ctx, "files "+f.set.Name, v)
+	}
 	return nil
+}
+
+// alone reports whether no database goes to the vault: else whoever archives that has it open, and looks after its key.
+func (f *filer) alone() bool {
+	return !slices.ContainsFunc(f.host.plan().Backups, func(b plan.Backup) bool { return b.Vault == f.set.Backup.Vault })
+}
+
+// keyUnproven reports whether the vault's key was not proven when it was last asked, long enough ago to ask again.
+func (f *filer) keyUnproven() bool {
+	who := "files " + f.set.Name
+	return f.failed.IsZero() && f.alone() && f.host.proofs.unproven(who) && f.host.proofs.due(who)
 }
 
 func summary(b *vault.FileBackup) *agent.FileBackup {

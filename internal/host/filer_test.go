@@ -28,7 +28,7 @@ func aFilerHost(t *testing.T, m plan.Moment) *Host {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &Host{cfg: Config{Plan: p, Self: "h1", Dir: dir, Log: log}, applied: &applied{now: p}, diary: d, clock: clock.Real()}
+	h := &Host{cfg: Config{Plan: p, Self: "h1", Dir: dir, Log: log}, applied: &applied{now: p}, diary: d, clock: clock.Real(), proofs: newKeyWatch(clock.Real())}
 	if h.agent, err = agent.New(agent.Config{Self: "h1", Store: memory.New().Open("h1"), Beats: &beats{}, Late: func() bool { return false }, Clock: h.clock, Log: log, Diary: d}); err != nil {
 		t.Fatal(err)
 	}

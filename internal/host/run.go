@@ -49,6 +49,7 @@ type Host struct {
 	saver     *saver
 	keys      vault.Keyring // of the vaults, which are opened again and again
 	copies    *copyWatch
+	proofs    *keyWatch
 	trial     chan struct{} // holds one token: one backup at a time is restored on trial here
 	comparers []*comparer
 	joins     chan struct{}        // fires when an order to enter another cluster has been written
@@ -129,6 +130,7 @@ func life(ctx context.Context, cfg Config, self plan.Host, down <-chan struct{})
 	h := &Host{cfg: cfg, self: self, clock: clock.Real(), servers: map[string]*postgres.Server{}, joins: make(chan struct{}, 1), yields: make(chan problem.Problem, 1), applied: newApplied(cfg), settings: newSettings()}
 	h.saver = newSaver(h)
 	h.copies = newCopyWatch(h)
+	h.proofs = newKeyWatch(h.clock)
 	h.restored = &copyServers{host: h}
 	h.trial = make(chan struct{}, 1)
 	h.salvages, h.salvor = salvages{h.servers, h, make(chan struct{}, 1)}, newSalvor(h)
@@ -421,7 +423,7 @@ func (h *Host) tend(now agent.Snapshot) {
 
 // problems are those of the host itself, for its report.
 func (h *Host) problems() []problem.Problem {
-	all := slices.Concat(h.disk.problems(), h.paths.problems(), h.twins.problems(), h.saver.problems(), h.copies.problems(), h.salvor.problems(), h.applied.problems(), h.restored.problems())
+	all := slices.Concat(h.disk.problems(), h.paths.problems(), h.twins.problems(), h.saver.problems(), h.copies.problems(), h.proofs.problems(), h.salvor.problems(), h.applied.problems(), h.restored.problems())
 	for _, l := range h.listeners {
 		all = append(all, l.problems()...)
 	}

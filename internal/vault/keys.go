@@ -497,12 +497,34 @@ func (v *Vault) Keys(ctx context.Context) (Keys, error) {
 	if err != nil || !there {
 		return k, err
 	}
+	newest, err := v.newestWrap(all)
+	if err != nil {
+		return k, err
+	}
+	if newest.generation > v.generation { // the key was changed since the vault was opened
+		sum := sha256.Sum256(newest.content)
+		if k.Generation = newest.generation; hex.EncodeToString(sum[:]) == p.Wrap {
+			k.Proven = &p
+		}
+		return k, nil
+	}
 	for sum, rank := range v.formats {
 		if hex.EncodeToString(sum[:]) == p.Wrap && (rank == v.generation+1 || v.generation == 0) {
 			k.Proven = &p
 		}
 	}
 	return k, nil
+}
+
+// newestWrap is the newest of wraps, newest first, that somebody with the vault's key has written; the zero wrap when none is.
+func (v *Vault) newestWrap(all []wrap) (wrap, error) {
+	for _, w := range all {
+		name, err := v.wrapName(w.generation, w.content)
+		if err != nil || name == w.name {
+			return w, err
+		}
+	}
+	return wrap{}, nil
 }
 
 func oldKey(name string) *problem.Problem {

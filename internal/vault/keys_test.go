@@ -136,10 +136,21 @@ func TestAProofOfTheKeyCountsForAWhile(t *testing.T) {
 			t.Errorf("%s after the proof: trouble %v", after, got)
 		}
 	}
+	early := openAll(t, config(dir)) // an agent that goes on
 	if err := v.Rotate(t.Context(), config(dir).Key, redact.Secret("another")); err != nil {
 		t.Fatal(err)
 	}
-	if k, err = v.Keys(t.Context()); err != nil || k.Proven != nil {
-		t.Errorf("a proof of the old key counts for the new one: %+v, %v", k, err)
+	for _, open := range []*vault.Vault{v, early} {
+		if k, err = open.Keys(t.Context()); err != nil || k.Proven != nil {
+			t.Errorf("a proof of the old key counts for the new one: %+v, %v", k, err)
+		}
+	}
+	if err := v.ProveKey(t.Context(), opens(t, withKey(config(dir), "another")), "somebody"); err != nil {
+		t.Fatal(err)
+	}
+	for _, open := range []*vault.Vault{v, early} {
+		if k, err = open.Keys(t.Context()); err != nil || k.Proven == nil {
+			t.Errorf("the new key is proven: %+v, %v", k, err)
+		}
 	}
 }
