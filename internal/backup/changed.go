@@ -52,13 +52,23 @@ func (c Changed) Problem(database string) problem.Problem {
 		p.Meaning += "It was compared with backup " + c.Before + ", which is from before."
 		p.Remedy += "; see what from before is left: holdfast backup status " + database
 	default:
-		// Just behind its end nothing but that backup is nearer, so a restore takes it; later, one that holds the change may be.
-		at := c.BeforeAt.UTC().Truncate(time.Second).Add(time.Second).Format("2006-01-02 15:04:05Z07:00")
+		at := c.justBehind()
 		p.Meaning += fmt.Sprintf("Backup %s is from before; it stays, and so does the log since. What is restored to %s, just behind its end, is without the change; a later moment may be restored from a backup that holds it.", c.Before, at)
-		p.Remedy += fmt.Sprintf("; compare with what was there: holdfast restore database %s --at %q --to DIR", database, at)
+		p.Remedy += "; compare with what was there: " + c.RestoreBefore(database)
 	}
 	p.Remedy += "; when it is understood: holdfast backup accept " + accept + " --reason TEXT"
 	return p
+}
+
+// justBehind is a moment just behind the end of Before: nothing but that backup is nearer then, so a restore takes it; later, one
+// that holds the change may be.
+func (c Changed) justBehind() string {
+	return c.BeforeAt.UTC().Truncate(time.Second).Add(time.Second).Format("2006-01-02 15:04:05Z07:00")
+}
+
+// RestoreBefore is the command that restores the copy from before; only with Before and BeforeAt.
+func (c Changed) RestoreBefore(database string) string {
+	return fmt.Sprintf("holdfast restore database %s --at %q --to DIR", database, c.justBehind())
 }
 
 // ChangedPlaces says in how many places a backup found a change, for its list of them ([vault.Backup].Differs) is cut. Pure.

@@ -146,7 +146,8 @@ type restoredDatabase struct {
 	Times    timed          `json:"times"`             // expected and measured
 	Address  string         `json:"-"`                 // of the vault
 
-	Unseen *problem.Problem `json:"unseen,omitempty"` // a copy that could not be read, and what is not known for that
+	Unseen      *problem.Problem `json:"unseen,omitempty"`       // a copy that could not be read, and what is not known for that
+	HoldsChange *problem.Problem `json:"holds_change,omitempty"` // pages that changed behind the log may be in it
 }
 
 func (w *databaseWords) run(ctx context.Context, cmd *cobra.Command, name string, at restore.Target) error {
@@ -184,9 +185,10 @@ func (w *databaseWords) run(ctx context.Context, cmd *cobra.Command, name string
 		return err
 	}
 	warnUnseen(cmd, choice.Unseen)
+	changed := warnChanged(ctx, cmd, v, choice.Backup)
 	out := restoredDatabase{
 		Address: v.Address(), Times: timed{Began: began.UTC(), Loss: lossAt(began, known)}, Database: name, Vault: v.Name(), At: at.String(), DryRun: w.dryRun, Backup: choice.Backup, Timeline: choice.Timeline, Pieces: len(choice.Pieces),
-		Log: int64(len(choice.Pieces)) * int64(choice.Backup.SegmentSize), End: choice.End.String(), Covered: choice.Covered, Because: choice.Because, BinDir: w.binDir, Unseen: choice.Unseen,
+		Log: int64(len(choice.Pieces)) * int64(choice.Backup.SegmentSize), End: choice.End.String(), Covered: choice.Covered, Because: choice.Because, BinDir: w.binDir, Unseen: choice.Unseen, HoldsChange: changed,
 	}
 	if out.BinDir, err = restore.Programs(w.binDir, choice.Backup.ServerVersion/10000); err != nil { // before an hour of copying
 		return err
@@ -317,6 +319,11 @@ func writeWouldRestore(out io.Writer, o restoredDatabase) error {
 		planCount(o.Pieces, "piece"), sizeText(o.Log), o.End, o.Timeline, momentText(o.Covered), placeText(o.Place), sizeText(o.Place.Need), sizeText(o.Place.Free))
 	if err != nil {
 		return err
+	}
+	if o.HoldsChange != nil {
+		if _, err := fmt.Fprintf(out, "  CHANGED      %s\n  instead      %s\n", o.HoldsChange.Title, o.HoldsChange.Remedy); err != nil {
+			return err
+		}
 	}
 	for _, s := range o.Place.Tablespaces {
 		if _, err := fmt.Fprintf(out, "  tablespace   %s (was %s) to %s\n", s.Name, s.Was, s.Dir); err != nil {

@@ -47,18 +47,19 @@ func (w *inPlaceWords) check(all *databaseWords) error {
 
 // wentBack is what `restore database --in-place` and `restore undo` came to.
 type wentBack struct {
-	Database  string             `json:"database"`
-	At        string             `json:"at"`
-	Backup    string             `json:"backup,omitempty"`
-	Since     int64              `json:"transactions_since"`
-	Databases []restore.Exchange `json:"databases"`
-	Alone     []string           `json:"left_alone,omitempty"`
-	Unknown   []string           `json:"room_unknown,omitempty"` // standbys whose free space nobody has told
-	Unseen    *problem.Problem   `json:"unseen,omitempty"`       // a copy that could not be read, and what is not known for that
-	Doubtful  []string           `json:"doubtful,omitempty"`
-	DryRun    bool               `json:"dry_run"`
-	Done      bool               `json:"done"`
-	Took      event.Duration     `json:"took"`
+	Database    string             `json:"database"`
+	At          string             `json:"at"`
+	Backup      string             `json:"backup,omitempty"`
+	Since       int64              `json:"transactions_since"`
+	Databases   []restore.Exchange `json:"databases"`
+	Alone       []string           `json:"left_alone,omitempty"`
+	Unknown     []string           `json:"room_unknown,omitempty"` // standbys whose free space nobody has told
+	Unseen      *problem.Problem   `json:"unseen,omitempty"`       // a copy that could not be read, and what is not known for that
+	HoldsChange *problem.Problem   `json:"holds_change,omitempty"` // pages that changed behind the log may be in it
+	Doubtful    []string           `json:"doubtful,omitempty"`
+	DryRun      bool               `json:"dry_run"`
+	Done        bool               `json:"done"`
+	Took        event.Duration     `json:"took"`
 }
 
 func (w *databaseWords) goBack(ctx context.Context, cmd *cobra.Command, name string, at restore.Target) (err error) {
@@ -85,6 +86,7 @@ func (w *databaseWords) goBack(ctx context.Context, cmd *cobra.Command, name str
 	defer func() { err = errors.Join(err, p.Close(context.WithoutCancel(ctx))) }()
 	out := wentBack{Database: name, At: at.String(), Backup: p.Choice.Backup.ID, Since: p.Since, Databases: p.Databases, Alone: p.Alone, Unknown: p.Unknown, DryRun: w.dryRun, Unseen: p.Choice.Unseen}
 	warnUnseen(cmd, p.Choice.Unseen)
+	out.HoldsChange = warnChanged(ctx, cmd, o.Vault, p.Choice.Backup)
 	if err := writeBack(shownOn(cmd, w.output), out); err != nil {
 		return err
 	}

@@ -17,20 +17,21 @@ import (
 
 // broughtInto is what `restore NAME --into` came to, or with DryRun would bring.
 type broughtInto struct {
-	Database string           `json:"database"`
-	At       string           `json:"at"`
-	Backup   string           `json:"backup"`
-	Unseen   *problem.Problem `json:"unseen,omitempty"` // a copy that could not be read, and what is not known for that
-	Inside   string           `json:"inside"`           // the SQL database
-	Table    string           `json:"table,omitempty"`
-	Into     string           `json:"into"`
-	Bytes    int64            `json:"bytes"`
-	Objects  []restore.Object `json:"objects,omitempty"`
-	LeftOut  []string         `json:"left_out,omitempty"`
-	Unknown  []string         `json:"room_unknown,omitempty"` // standbys whose free space nobody has told
-	DryRun   bool             `json:"dry_run"`
-	Written  bool             `json:"written"`
-	Took     event.Duration   `json:"took"`
+	Database    string           `json:"database"`
+	At          string           `json:"at"`
+	Backup      string           `json:"backup"`
+	Unseen      *problem.Problem `json:"unseen,omitempty"`       // a copy that could not be read, and what is not known for that
+	HoldsChange *problem.Problem `json:"holds_change,omitempty"` // pages that changed behind the log may be in it
+	Inside      string           `json:"inside"`                 // the SQL database
+	Table       string           `json:"table,omitempty"`
+	Into        string           `json:"into"`
+	Bytes       int64            `json:"bytes"`
+	Objects     []restore.Object `json:"objects,omitempty"`
+	LeftOut     []string         `json:"left_out,omitempty"`
+	Unknown     []string         `json:"room_unknown,omitempty"` // standbys whose free space nobody has told
+	DryRun      bool             `json:"dry_run"`
+	Written     bool             `json:"written"`
+	Took        event.Duration   `json:"took"`
 }
 
 // bringInto puts a table or an SQL database of an earlier moment beside the live ones, under a new name.
@@ -64,6 +65,7 @@ func (w *tableWords) bringInto(ctx context.Context, cmd *cobra.Command, name str
 	out := broughtInto{Database: name, At: at.String(), Backup: n.Choice.Backup.ID, Inside: inside, Table: w.table, Into: w.into,
 		Bytes: n.Bytes, Objects: n.Objects, LeftOut: n.LeftOut, Unknown: n.Unknown, DryRun: w.dryRun, Unseen: n.Choice.Unseen}
 	warnUnseen(cmd, n.Choice.Unseen)
+	out.HoldsChange = warnChanged(ctx, cmd, o.Vault, n.Choice.Backup)
 	if w.output != "json" {
 		if err := writeInto(cmd.OutOrStdout(), out); err != nil {
 			return err

@@ -24,17 +24,18 @@ const rowsShown = 5
 
 // broughtBack is what `restore NAME --table` came to.
 type broughtBack struct {
-	Database string                 `json:"database"`
-	At       string                 `json:"at"`
-	Backup   string                 `json:"backup"`
-	Unseen   *problem.Problem       `json:"unseen,omitempty"` // a copy that could not be read, and what is not known for that
-	Took     event.Duration         `json:"took"`             // until the difference was known
-	Diff     restore.DiffReport     `json:"diff"`
-	Missing  []restore.RowPair      `json:"missing_rows"`
-	Changed  []restore.RowPair      `json:"changed_rows"` // a few
-	New      []restore.RowPair      `json:"new_rows"`     // a few
-	PutBack  *restore.PutBackReport `json:"put_back,omitempty"`
-	Kept     string                 `json:"kept,omitempty"` // where the copy's files stay
+	Database    string                 `json:"database"`
+	At          string                 `json:"at"`
+	Backup      string                 `json:"backup"`
+	Unseen      *problem.Problem       `json:"unseen,omitempty"`       // a copy that could not be read, and what is not known for that
+	HoldsChange *problem.Problem       `json:"holds_change,omitempty"` // pages that changed behind the log may be in it
+	Took        event.Duration         `json:"took"`                   // until the difference was known
+	Diff        restore.DiffReport     `json:"diff"`
+	Missing     []restore.RowPair      `json:"missing_rows"`
+	Changed     []restore.RowPair      `json:"changed_rows"` // a few
+	New         []restore.RowPair      `json:"new_rows"`     // a few
+	PutBack     *restore.PutBackReport `json:"put_back,omitempty"`
+	Kept        string                 `json:"kept,omitempty"` // where the copy's files stay
 }
 
 // bringBack restores beside the live database, shows the difference, and puts back what is missing if that is
@@ -74,6 +75,7 @@ func (w *tableWords) bringBack(ctx context.Context, cmd *cobra.Command, name str
 	line.show("comparing "+w.table, "")
 	out := broughtBack{Database: name, At: at.String(), Backup: beside.Choice.Backup.ID, Unseen: beside.Choice.Unseen}
 	warnUnseen(cmd, beside.Choice.Unseen)
+	out.HoldsChange = warnChanged(ctx, cmd, v, beside.Choice.Backup)
 	if w.keep {
 		out.Kept = beside.Dir
 	}
