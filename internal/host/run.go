@@ -427,6 +427,11 @@ func (h *Host) problems() []problem.Problem {
 	for _, l := range h.listeners {
 		all = append(all, l.problems()...)
 	}
+	for _, s := range h.servers {
+		if p := s.SpaceProblem(); p != nil {
+			all = append(all, *p)
+		}
+	}
 	for _, f := range h.filers {
 		all = append(all, f.problems()...)
 	}

@@ -89,6 +89,9 @@ func (s *salvor) tidy(ctx context.Context) {
 		if err := server.TidyPreserved(ctx); err != nil {
 			s.host.cfg.Log.WarnContext(ctx, "kept logs not looked through", "database", name, "err", err)
 		}
+		if err := server.TendSpaces(); err != nil {
+			s.host.cfg.Log.WarnContext(ctx, "tablespaces not looked at", "database", name, "err", err)
+		}
 	}
 }
 

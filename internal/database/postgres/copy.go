@@ -69,6 +69,16 @@ func (s *Server) clone(ctx context.Context, from, primary database.Endpoint, epo
 	if err := s.hasRoom(wanted(files)); err != nil {
 		return err
 	}
+	spaces, err := s.askSpaces(ctx, main.conn)
+	if err != nil {
+		return err
+	}
+	if err := s.prepareSpaces(spaces); err != nil {
+		return err
+	}
+	if err := s.spaceRoom(ctx, main, spaces); err != nil {
+		return err
+	}
 	incarnation := newIncarnation()
 	slot := slotPrefix + incarnation
 	if err := s.reserveSlot(ctx, primary, slot); err != nil { // the log from here on stays until we stream
@@ -93,7 +103,7 @@ func (s *Server) clone(ctx context.Context, from, primary database.Endpoint, epo
 	if err := s.makeOwned(s.at.data); err != nil {
 		return err
 	}
-	if err := s.copyData(ctx, main, from, primary, a, incarnation); err != nil {
+	if err := s.copyData(ctx, main, from, primary, a, spaces, incarnation); err != nil {
 		return err
 	}
 	return s.finish(s.at.data, incarnation)
@@ -143,13 +153,6 @@ func (s *Server) askPrimary(ctx context.Context, conn *pgx.Conn, host string) (a
 		return about{}, err
 	case lead.recovering:
 		return about{}, fmt.Errorf("the server on %s is no primary: %w", host, database.ErrStale)
-	case len(lead.outside) > 0:
-		return about{}, &problem.Problem{
-			Code: "database.tablespaces", Subject: s.cfg.Database, Severity: problem.Critical,
-			Title:   "it has tablespaces outside its data directory: " + strings.Join(lead.outside, ", "),
-			Meaning: "They would not be in a copy, so this host gets none. The copies that exist go on.",
-			Remedy:  "move the objects to the default tablespace: ALTER TABLE ... SET TABLESPACE pg_default; then DROP TABLESPACE",
-		}
 	}
 	return lead, nil
 }
@@ -169,7 +172,7 @@ func (s *Server) connectNamed(ctx context.Context, p database.Endpoint, name str
 
 // spared is what a copy does not remove: Holdfast's own files, and what has a way of its own.
 func spared(p string) bool {
-	return ours(p) || p == pgdata.ControlFile || p == "pg_wal" || strings.HasPrefix(p, "pg_wal/")
+	return ours(p) || strings.HasPrefix(p, pgdata.Spaces+"/") || p == pgdata.ControlFile || p == "pg_wal" || strings.HasPrefix(p, "pg_wal/")
 }
 
 // hasRoom refuses a copy that the disk cannot hold.
@@ -190,11 +193,15 @@ func (s *Server) hasRoom(files []replica.File) error {
 }
 
 func (s *Server) hasRoomFor(more int64) error {
-	free, err := s.cfg.Free(s.at.dir)
+	return s.hasRoomIn(s.at.dir, more+copyLogRoom+copyMargin)
+}
+
+// hasRoomIn refuses a copy that the disk of a directory cannot hold.
+func (s *Server) hasRoomIn(dir string, need int64) error {
+	free, err := s.cfg.Free(dir)
 	if err != nil {
 		return err
 	}
-	need := more + copyLogRoom + copyMargin
 	if free >= need {
 		return nil
 	}
@@ -202,7 +209,7 @@ func (s *Server) hasRoomFor(more int64) error {
 		Code: "database.no-space-for-copy", Subject: s.cfg.Database, Severity: problem.Degraded,
 		Title:   fmt.Sprintf("a copy needs %s on %s, and %s are free", bytesText(need), s.cfg.Host, bytesText(free)),
 		Meaning: "The database has one copy less than the plan asks for. Nothing was touched; Holdfast looks again by itself.",
-		Remedy:  "free or add space where " + s.at.dir + " lies",
+		Remedy:  "free or add space where " + dir + " lies",
 	}
 }
 
@@ -225,7 +232,7 @@ func freeBytes(path string) (int64, error) {
 // copyData does the work between the two ends of a backup (PostgreSQL manual, "Making a Base Backup Using the Low
 // Level API"): all files but pg_control, the log that makes them consistent, the label, and pg_control at the very
 // end, so that nothing can start on a half-made directory.
-func (s *Server) copyData(ctx context.Context, main *source, from, primary database.Endpoint, a about, incarnation string) error {
+func (s *Server) copyData(ctx context.Context, main *source, from, primary database.Endpoint, a about, spaces []space, incarnation string) error {
 	sources, err := s.openWorkers(ctx, main, from)
 	defer func() {
 		for _, w := range sources {
@@ -285,6 +292,14 @@ func (s *Server) copyData(ctx context.Context, main *source, from, primary datab
 	}
 	if err := c.Fetch(ctx, files); err != nil {
 		return err
+	}
+	if err := s.linkSpaces(spaces); err != nil {
+		return err
+	}
+	for _, x := range spaces {
+		if err := s.copySpace(ctx, x, main, o); err != nil {
+			return err
+		}
 	}
 	control, err := main.control(ctx)
 	if err != nil {

@@ -226,8 +226,8 @@ func TestWhatMayNotBeCopiedIsRefusedBeforeAnythingIsTouched(t *testing.T) {
 	must(t, b.StopFast(ctx)) // it would make the tablespace in the same place
 	exec(t, a, "CREATE TABLESPACE elsewhere LOCATION '"+filepath.Join(place, "space")+"'")
 	var p *problem.Problem
-	if err := b.Clone(ctx, a.Endpoint, a.Endpoint, 1); !errors.As(err, &p) || p.Code != "database.tablespaces" {
-		t.Errorf("a tablespace outside was taken: %v", err)
+	if err := b.Clone(ctx, a.Endpoint, a.Endpoint, 1); !errors.As(err, &p) || p.Code != "database.tablespace-shared" {
+		t.Errorf("the primary's own tablespace was taken: %v", err)
 	}
 	exec(t, a, "DROP TABLESPACE elsewhere")
 }

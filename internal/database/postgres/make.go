@@ -223,8 +223,8 @@ func (s *Server) rewind(ctx context.Context, from database.Endpoint, epoch int64
 	return s.finish(s.at.data, incarnation)
 }
 
-// sameSystem proves that from is a primary of our own system and writes its checkpoint: pg_rewind believes
-// pg_control for the timeline, which only a checkpoint brings up to date.
+// sameSystem proves that from is a primary of our own system whose tablespaces may lie here, and writes its checkpoint: pg_rewind
+// believes pg_control for the timeline, which only a checkpoint brings up to date.
 func (s *Server) sameSystem(ctx context.Context, from database.Endpoint) error {
 	c, err := pgcontrol.Read(s.at.data)
 	if err != nil {
@@ -249,7 +249,11 @@ func (s *Server) sameSystem(ctx context.Context, from database.Endpoint) error {
 	if _, err := conn.Exec(ctx, "CHECKPOINT"); err != nil {
 		return fmt.Errorf("write a checkpoint on %s: %w", from.Host, err)
 	}
-	return nil
+	spaces, err := s.askSpaces(ctx, conn) // pg_rewind links those that are new to the same path
+	if err != nil {
+		return err
+	}
+	return s.prepareSpaces(spaces)
 }
 
 // copyFile makes a file that is on the disk when it returns.

@@ -58,6 +58,10 @@ type Config struct {
 	Log   *slog.Logger // nil = discard
 	Clock clock.Clock  // nil = clock.Real()
 
+	// SpaceDir is where a tablespace lies here that lies at location on another host; nil = at the same path. What the log
+	// makes lies where the log says, whatever this is.
+	SpaceDir func(location string) string `json:"-"`
+
 	// Free is what may still be written where a path lies, in bytes; nil = as the file system says.
 	Free func(path string) (int64, error) `json:"-"`
 }
@@ -117,6 +121,7 @@ type memory struct {
 	written   written             // values of synchronous_standby_names that this process wrote
 	asked     askedVault          // since when the vault is asked
 	roles     bool                // they are as wished, in this life
+	spaces    *problem.Problem    // of the tablespaces; nil = none
 	progress  string
 	failed    string
 	kind      database.Kind

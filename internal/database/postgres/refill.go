@@ -176,6 +176,18 @@ func (s *Server) askLead(ctx context.Context, primary database.Endpoint, timelin
 	if err != nil {
 		return about{}, nil, err
 	}
+	spaces, err := s.askSpaces(ctx, conn)
+	if err != nil {
+		return about{}, nil, err
+	}
+	if len(spaces) > 0 {
+		return about{}, nil, &problem.Problem{
+			Code: "database.no-copy-in-vault", Subject: s.cfg.Database, Severity: problem.Degraded,
+			Title:   "no copy is made from the vault: the database has tablespaces, " + spaces[0].name + " among them",
+			Meaning: "What the vault holds of them has no place on this host. The next source that copy_from names is asked; the database has one copy less meanwhile.",
+			Remedy:  "nothing, where copy_from names another source; else add standby and primary to it",
+		}
+	}
 	if n := len(chain); n == 0 && timeline != 1 || n > 0 && chain[n-1].Timeline != timeline {
 		return about{}, nil, fmt.Errorf("restore from the vault: the agreed timelines do not end at %d", timeline)
 	}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"path"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -112,12 +114,17 @@ func (s *source) verify(ctx context.Context, p string, r pgdata.Relation, offset
 func (s *source) list(ctx context.Context) ([]replica.File, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*sourceWait)
 	defer cancel()
-	rows, err := s.conn.Query(ctx, `WITH RECURSIVE found AS (
+	return s.files(ctx, `WITH RECURSIVE found AS (
   SELECT name AS path, (pg_stat_file(name, true)).size, (pg_stat_file(name, true)).isdir FROM pg_ls_dir('.', true, false) name
   UNION ALL
   SELECT f.path || '/' || name, (pg_stat_file(f.path || '/' || name, true)).size, (pg_stat_file(f.path || '/' || name, true)).isdir
   FROM found f, LATERAL pg_ls_dir(f.path, true, false) name WHERE f.isdir AND f.path NOT LIKE 'pg_tblspc/%')
  SELECT path, size, isdir FROM found WHERE isdir IS NOT NULL`)
+}
+
+// files are what a question for paths, sizes, and whether they are directories brings.
+func (s *source) files(ctx context.Context, sql string, args ...any) ([]replica.File, error) {
+	rows, err := s.conn.Query(ctx, sql, args...)
 	if err != nil {
 		return nil, fmt.Errorf("list the source's files: %w", err)
 	}
@@ -135,8 +142,14 @@ func (s *source) list(ctx context.Context) ([]replica.File, error) {
 	return files, nil
 }
 
-// wanted are those of a source's files that a copy takes before its log and pg_control.
+// wanted are those of a source's files that a copy takes before its log and pg_control; tablespaces come by themselves.
 func wanted(files []replica.File) []replica.File {
+	out := slices.DeleteFunc(copied(files), func(f replica.File) bool { return strings.HasPrefix(f.Path, pgdata.Spaces+"/") })
+	return append(out, replica.File{Path: "pg_wal/archive_status", Dir: true})
+}
+
+// copied leaves out what no copy needs.
+func copied(files []replica.File) []replica.File {
 	var names []string
 	for _, f := range files {
 		names = append(names, f.Path)
@@ -153,7 +166,7 @@ func wanted(files []replica.File) []replica.File {
 			out = append(out, f)
 		}
 	}
-	return append(out, replica.File{Path: "pg_wal/archive_status", Dir: true})
+	return out
 }
 
 // emptiedAbove reports whether a path lies in a directory whose content is not copied.
@@ -182,16 +195,14 @@ type about struct {
 	recovering bool
 	pages      bool
 	segment    uint64
-	outside    []string // tablespaces
 }
 
 func (s *Server) askAbout(ctx context.Context, conn *pgx.Conn, host string) (about, error) {
 	var a about
 	var system, segment int64
 	err := conn.QueryRow(ctx, `SELECT (SELECT system_identifier FROM pg_control_system()), current_setting('server_version_num')::int,
- pg_is_in_recovery(), current_setting('data_checksums') = 'on', (SELECT setting::bigint FROM pg_settings WHERE name = 'wal_segment_size'),
- (SELECT coalesce(array_agg(spcname::text), '{}') FROM pg_tablespace WHERE spcname NOT IN ('pg_default', 'pg_global'))`).
-		Scan(&system, &a.version, &a.recovering, &a.pages, &segment, &a.outside)
+ pg_is_in_recovery(), current_setting('data_checksums') = 'on', (SELECT setting::bigint FROM pg_settings WHERE name = 'wal_segment_size')`).
+		Scan(&system, &a.version, &a.recovering, &a.pages, &segment)
 	if err != nil {
 		return a, fmt.Errorf("ask the server on %s: %w", host, err)
 	}

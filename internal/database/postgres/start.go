@@ -57,6 +57,9 @@ func (s *Server) start(ctx context.Context, hot bool, d dynamic) error {
 	if err := keeper.KillTree(ctx, s.at.keep); err != nil { // accounts for a life whose keeper died
 		return fmt.Errorf("start the server: %w", err)
 	}
+	if err := s.checkSpaces(); err != nil {
+		return fmt.Errorf("start the server: %w", err)
+	}
 	if err := s.releaseReserve(); err != nil {
 		return fmt.Errorf("start the server: %w", err)
 	}
