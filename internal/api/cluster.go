@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 
 	"holdfast/internal/agent"
 	"holdfast/internal/event"
@@ -155,16 +156,26 @@ func (c *Client) Clusters(ctx context.Context) ([]ClusterStatus, error) {
 }
 
 // MayReplace refuses what [Client.ReplaceMember] would refuse.
-func (c *Client) MayReplace(ctx context.Context, host string) error {
-	_, err := c.call(ctx, http.MethodGet, "/v1/cluster/replace/"+url.PathEscape(host), nil, nil)
+func (c *Client) MayReplace(ctx context.Context, host, own string) error {
+	_, err := c.without(own).call(ctx, http.MethodGet, "/v1/cluster/replace/"+url.PathEscape(host), nil, nil)
 	return err
 }
 
-// ReplaceMember asks a host that reaches a majority to give host's place to an empty member.
-func (c *Client) ReplaceMember(ctx context.Context, host string) (JoinOrder, error) {
+// ReplaceMember asks a host that reaches a majority to give host's place to an empty member. The agent of the host itself, at
+// own (addr:port), is not asked: it refuses to give its own place away, and a refusal would be taken for the answer of all.
+func (c *Client) ReplaceMember(ctx context.Context, host, own string) (JoinOrder, error) {
 	var order JoinOrder
-	_, err := c.call(ctx, http.MethodPost, "/v1/cluster/replace/"+url.PathEscape(host), nil, &order)
+	_, err := c.without(own).call(ctx, http.MethodPost, "/v1/cluster/replace/"+url.PathEscape(host), nil, &order)
 	return order, err
+}
+
+// without leaves out the agent at addr:port, unless it is the only one.
+func (c *Client) without(address string) *Client {
+	others := slices.DeleteFunc(slices.Clone(c.urls), func(u string) bool { return u == "https://"+address })
+	if len(others) == 0 {
+		return c
+	}
+	return &Client{urls: others, http: c.http}
 }
 
 // Join tells the agent at addr:port to enter a cluster.

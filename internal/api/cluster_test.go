@@ -29,16 +29,16 @@ func TestALookAtAReplacementRefusesAndChangesNothing(t *testing.T) {
 	c := &seats{}
 	s := serveWith(t, "b1", func(src *Source) { src.Cluster = c })
 	var p *problem.Problem
-	if err := s.client.MayReplace(t.Context(), "b2"); !errors.As(err, &p) || p.Code != "cluster.seat-lives" {
+	if err := s.client.MayReplace(t.Context(), "b2", ""); !errors.As(err, &p) || p.Code != "cluster.seat-lives" {
 		t.Errorf("the look is told %v", err)
 	}
 	if c.looked != 1 || c.tried != 0 {
 		t.Errorf("looked %d times, tried %d times", c.looked, c.tried)
 	}
-	if _, err := s.client.ReplaceMember(t.Context(), "b2"); !errors.As(err, &p) || p.Code != "cluster.seat-lives" || c.tried != 1 {
+	if _, err := s.client.ReplaceMember(t.Context(), "b2", ""); !errors.As(err, &p) || p.Code != "cluster.seat-lives" || c.tried != 1 {
 		t.Errorf("the replacement is told %v, tried %d times", err, c.tried)
 	}
-	if err := s.client.MayReplace(t.Context(), "b9"); !errors.As(err, &p) || p.Code != "api.unknown" || c.looked != 1 {
+	if err := s.client.MayReplace(t.Context(), "b9", ""); !errors.As(err, &p) || p.Code != "api.unknown" || c.looked != 1 {
 		t.Errorf("an unknown host: %v", err)
 	}
 }

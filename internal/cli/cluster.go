@@ -190,7 +190,7 @@ second one is there.`,
 				return &p
 			}
 			if dryRun || !yes {
-				if err := sayReplace(cmd, client, args[0]); err != nil || dryRun {
+				if err := sayReplace(cmd, client, args[0], address); err != nil || dryRun {
 					return err
 				}
 				ok, err := confirm(cmd, "Give its place to an empty member?")
@@ -210,8 +210,8 @@ second one is there.`,
 }
 
 // sayReplace says what stands and what would happen, or refuses what would be refused.
-func sayReplace(cmd *cobra.Command, client *api.Client, host string) error {
-	if err := client.MayReplace(cmd.Context(), host); err != nil {
+func sayReplace(cmd *cobra.Command, client *api.Client, host, address string) error {
+	if err := client.MayReplace(cmd.Context(), host, address); err != nil {
 		return err
 	}
 	all, err := client.Clusters(cmd.Context())
@@ -236,7 +236,7 @@ func wouldReplace(s api.ClusterStatus, host string) string {
 // replaceMember carries the order from the cluster to the host, and waits until the host takes part. etcd refuses a
 // change of members while another is settling, and the host may be about to restart: both are tried again.
 func replaceMember(ctx context.Context, out io.Writer, client *api.Client, host, address string) error {
-	order, err := persist(ctx, func() (api.JoinOrder, error) { return client.ReplaceMember(ctx, host) })
+	order, err := persist(ctx, func() (api.JoinOrder, error) { return client.ReplaceMember(ctx, host, address) })
 	if err != nil {
 		return fmt.Errorf("give the place of %s away: %w", host, err)
 	}
