@@ -59,13 +59,14 @@ type Govern struct {
 	last     map[string]service.Report  // newest word about each instance, for hosts that fell silent
 	failures map[string]time.Time       // by service, host and version
 	failed   map[string]service.Failure // the same keys
+	vacant   map[string]time.Time       // by database: since when no standby can archive it
 }
 
 // NewGovern prepares the duty.
 func NewGovern(cfg ControllerConfig) *Govern {
 	return &Govern{
 		cfg: cfg, election: cluster.Campaign(cfg.Store, KeyController, cfg.Self+"/"+cfg.Life, controllerTTL, cfg.Clock, cfg.Log),
-		last: map[string]service.Report{}, failures: map[string]time.Time{}, failed: map[string]service.Failure{},
+		last: map[string]service.Report{}, failures: map[string]time.Time{}, failed: map[string]service.Failure{}, vacant: map[string]time.Time{},
 	}
 }
 
@@ -99,6 +100,7 @@ func (g *Govern) Run(ctx context.Context) error {
 func (g *Govern) round(ctx context.Context) {
 	if !g.election.Leading() {
 		g.leadAt = time.Time{}
+		clear(g.vacant)
 		return
 	}
 	if g.leadAt.IsZero() {
@@ -189,7 +191,14 @@ func (g *Govern) archiver(ctx context.Context, s Snapshot, name string) error {
 			return err
 		}
 	}
-	next := ChooseArchiver(s.Facts.Databases[i].Record, now, func(host string) bool { return g.heard(s, host, 2*heardMax) })
+	record, heard := s.Facts.Databases[i].Record, func(host string) bool { return g.heard(s, host, 2*heardMax) }
+	next := ChooseArchiver(record, now, heard)
+	if next == "" && g.longVacant(name) && heard(record.Primary) {
+		next = record.Primary
+	}
+	if next != "" {
+		delete(g.vacant, name)
+	}
 	if next == "" || next == now {
 		return nil
 	}
@@ -213,8 +222,24 @@ func (g *Govern) heard(s Snapshot, host string, limit time.Duration) bool {
 	return slices.ContainsFunc(s.Facts.Peers, func(p PeerFacts) bool { return p.Host == host && p.AgentAge < limit })
 }
 
-// ChooseArchiver says who shall archive a database's log: the one that does, as long as it is heard; else a
-// standby, so that the archive outlives the primary's host; else the primary.
+// vacantMax is for how long a standby is waited for before the primary archives its own log. A standby's agent is started again within
+// it; log waits on the servers meanwhile.
+const vacantMax = 2 * time.Minute
+
+// longVacant reports whether no standby could archive a database for [vacantMax], as far as this controller has seen.
+func (g *Govern) longVacant(name string) bool {
+	now := g.cfg.Clock.Now()
+	since, ok := g.vacant[name]
+	if !ok {
+		g.vacant[name] = now
+		return false
+	}
+	return now.Sub(since) >= vacantMax
+}
+
+// ChooseArchiver says who shall archive a database's log: the one that does, as long as it is heard; else a standby, so that the
+// archive outlives the primary's host, and rather one that commits wait for. A primary that is the only member does it itself.
+// "" = nobody: the primary can, if it stays so.
 func ChooseArchiver(r database.Record, now string, heard func(host string) bool) string {
 	if now != "" && r.Holds(now) && heard(now) {
 		return now
@@ -222,6 +247,11 @@ func ChooseArchiver(r database.Record, now string, heard func(host string) bool)
 	for _, v := range r.Voters {
 		if v.Host != r.Primary && heard(v.Host) {
 			return v.Host
+		}
+	}
+	for _, m := range r.Members { // one that joins as a voter holds nothing yet
+		if m != r.Primary && heard(m) && (r.W == 0 || !r.Standing(m).Votes()) {
+			return m
 		}
 	}
 	if heard(r.Primary) && len(r.Members) == 1 {

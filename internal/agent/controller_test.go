@@ -355,7 +355,9 @@ func TestPrune(t *testing.T) {
 }
 
 func TestChooseArchiver(t *testing.T) {
-	three := database.Record{Primary: "b1", Members: []string{"b1", "b2", "b3"}, Voters: []database.Voter{{Host: "b2"}, {Host: "b3"}}}
+	three := database.Record{Primary: "b1", W: 1, Members: []string{"b1", "b2", "b3"}, Voters: []database.Voter{{Host: "b2"}, {Host: "b3"}}}
+	unacknowledged := database.Record{Primary: "b1", Members: []string{"b1", "b2"}}
+	mixed := database.Record{Primary: "b1", W: 1, Members: []string{"b1", "b2", "b3", "b4"}, Voters: []database.Voter{{Host: "b3"}}, Standings: []database.Standing{{Host: "b4", Async: true}}}
 	for _, c := range []struct {
 		name   string
 		record database.Record
@@ -370,9 +372,13 @@ func TestChooseArchiver(t *testing.T) {
 		{"one that holds no copy any more is replaced", three, "b4", "b1 b2 b3 b4", "b2"},
 		{"no silent host is ever named", three, "b2", "b1", ""},
 		{"the primary is not named while others hold copies", three, "", "b1", ""},
+		{"a standby that no commit waits for", unacknowledged, "", "b1 b2", "b2"},
+		{"a voter comes before one that no commit waits for", mixed, "", "b1 b2 b3 b4", "b3"},
+		{"an asynchronous standby when no voter is heard, and not one that joins", mixed, "b3", "b1 b2 b4", "b4"},
+		{"one that joins holds nothing yet", mixed, "", "b1 b2", ""},
 		{"a primary that is the only member does it itself", database.Record{Primary: "b1", Members: []string{"b1"}}, "", "b1", "b1"},
 		{"a silent primary does not, alone or not", database.Record{Primary: "b1", Members: []string{"b1"}}, "", "", ""},
-		{"a former self of the primary among the voters is no standby", database.Record{Primary: "b1", Members: []string{"b1", "b2"}, Voters: []database.Voter{{Host: "b1"}}}, "", "b1 b2", ""},
+		{"a former self of the primary among the voters is no standby", database.Record{Primary: "b1", W: 1, Members: []string{"b1", "b2"}, Voters: []database.Voter{{Host: "b1"}}}, "", "b1 b2", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			heard := func(host string) bool { return host != "" && strings.Contains(c.heard, host) }
@@ -381,6 +387,42 @@ func TestChooseArchiver(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Writes that go on while every standby is silent are archived all the same, by the primary, though not at once.
+func TestThePrimaryArchivesWhileNoStandbyCan(t *testing.T) {
+	record := database.Record{
+		Epoch: 3, W: 1, Primary: "b1", Members: []string{"b1", "b2", "b3"}, Voters: []database.Voter{{Host: "b2"}, {Host: "b3"}}, Phase: database.Steady,
+	}
+	g := newGoverned(t, true)
+	named := func() string { name, _ := read[string](g.world, KeyArchivers+"records"); return name }
+	g.put(RecordKey("records"), record)
+	g.heard("b2", database.Never)
+	g.heard("b3", database.Never)
+	g.round(t.Context())
+	g.pass(vacantMax - time.Second)
+	g.round(t.Context())
+	if named() != "" {
+		t.Fatalf("%s was named though a standby may come", named())
+	}
+	g.heard("b3", 0)
+	g.round(t.Context())
+	if named() != "b3" {
+		t.Fatalf("%q was named", named())
+	}
+	g.heard("b3", database.Never)
+	g.round(t.Context())
+	g.pass(vacantMax)
+	g.round(t.Context())
+	if named() != "b1" {
+		t.Errorf("%q archives though only b1 is heard for long", named())
+	}
+	g.heard("b2", 0)
+	g.round(t.Context())
+	if named() != "b1" {
+		t.Errorf("the archive went from b1 to %q for nothing", named())
+	}
+	g.quiet(t)
 }
 
 func TestTheArchiverIsNamedAndReplaced(t *testing.T) {
