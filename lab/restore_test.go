@@ -85,7 +85,14 @@ func TestAMomentComesBackBesideTheLiveDatabase(t *testing.T) {
 		t.Errorf("a second time: %v\n%s", err, out)
 	}
 	load.Recovered()
-	load.End() // what is written while the database stands at another moment belongs to that
+	load.End()                                              // what is written while the database stands at another moment belongs to that
+	file := filepath.Join(filepath.Dir(w.Plan), "rows.sql") // with the plan, and asking no server
+	if text := run("restore", "records", "--table", "numbered_rows", "--dump", file); !strings.Contains(text, "psql -X -d DATABASE -f "+file) {
+		t.Errorf("%s", text)
+	}
+	if _, err := os.Stat(file); err != nil {
+		t.Error(err)
+	}
 
 	held := run("backup", "list", "records", "--output", "json") // the end of the newest backup is a moment that is surely there
 	var listed []struct {
@@ -108,7 +115,7 @@ func TestAMomentComesBackBesideTheLiveDatabase(t *testing.T) {
 	run("restore", "undo", "records", "--dry-run")
 	run("restore", "undo", "records", "--yes")
 	receipts := run("receipt", "list", "records", "--kind", "restore")
-	for _, says := range []string{"was restored from base backup", "as the new schema rescued", "was restored in place at", "was taken back"} {
+	for _, says := range []string{"was restored from base backup", "as the new schema rescued", "to the file " + file, "was restored in place at", "was taken back"} {
 		if !strings.Contains(receipts, says) {
 			t.Errorf("no receipt says that it %s:\n%s", says, receipts)
 		}

@@ -1,12 +1,14 @@
 package restore_test
 
 import (
+	"context"
 	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"holdfast/internal/problem"
@@ -25,8 +27,13 @@ func (w *world) load(database, file string) (string, error) {
 // dump is what of the latest moment is written to a file, without asking the live server.
 func (w *world) dump(o restore.DumpOptions) (restore.Dumped, error) {
 	w.t.Helper()
+	return w.dumpUntil(w.t.Context(), o)
+}
+
+func (w *world) dumpUntil(ctx context.Context, o restore.DumpOptions) (restore.Dumped, error) {
+	w.t.Helper()
 	o.Vault, o.Choice, o.Owner, o.BinDir = w.vault, w.choose(restore.Target{Kind: restore.Latest}), w.owner, w.server.BinDir
-	return restore.Dump(w.t.Context(), o)
+	return restore.Dump(ctx, o)
 }
 
 // A table and a whole SQL database come out of a vault as files that any server loads, whole or not at all.
@@ -145,6 +152,27 @@ func TestATableAndADatabaseComeOutOfTheVaultAsFiles(t *testing.T) {
 		}
 		if got := count(t, w.server.Conn("shop_again"), "select count(*) from goods"); got != 300 {
 			t.Errorf("%d rows", got)
+		}
+	})
+	t.Run("an interrupted one leaves nothing", func(t *testing.T) {
+		for _, phase := range []string{"files", "writing"} {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			o, seen := o, atomic.Bool{}
+			o.File = filepath.Join(t.TempDir(), "none.sql")
+			o.Progress = func(p restore.Progress) {
+				if strings.HasPrefix(p.Phase, phase) {
+					seen.Store(true)
+					cancel()
+				}
+			}
+			if _, err := w.dumpUntil(ctx, o); err == nil || !seen.Load() {
+				t.Errorf("%s: %v; it was told of: %t", phase, err, seen.Load())
+			}
+			nothingLeft(t)
+			if left, err := os.ReadDir(filepath.Dir(o.File)); err != nil || len(left) > 0 {
+				t.Errorf("left beside the file: %v, %v", left, err)
+			}
 		}
 	})
 	for name, c := range map[string]struct {
