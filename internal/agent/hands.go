@@ -319,7 +319,7 @@ func (h hands) Answer(name string, answers []database.Answer) {
 	s := h.agent.slots[name]
 	s.done.Go(func() {
 		for _, x := range answers {
-			h.agent.Settle(h.ctx, settledOf(x, h.agent.cfg.Self))
+			h.agent.Settle(h.ctx, settledOf(askedWords(x, h.agent.Last().Agreed), h.agent.cfg.Self))
 		}
 	})
 }

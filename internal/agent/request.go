@@ -2,8 +2,10 @@ package agent
 
 import (
 	"encoding/json"
+	"strings"
 	"time"
 
+	"holdfast/internal/cluster"
 	"holdfast/internal/database"
 )
 
@@ -11,6 +13,7 @@ import (
 const (
 	ArgTo         = "to"          // switchover: the host that shall take over
 	ArgAt         = "at"          // switchover: not before; failover: when it was asked for, by the clock of the host that took it
+	ArgAsked      = "asked"       // switchover without a moment: when it was asked for, by the clock of the host that took it
 	ArgReason     = "reason"      // pause
 	ArgPending    = "pending"     // restart: "true" = only servers whose next start would change something
 	ArgLives      = "lives"       // restart: the server processes that ran then, by host, as JSON
@@ -47,6 +50,8 @@ func requestOf(q Asked, now time.Time) database.Request {
 	}
 	if at := q.Args[ArgAt]; at != "" {
 		r.Timed, r.In = true, left(at, now)
+	} else if asked := q.Args[ArgAsked]; asked != "" { // due at once, also where the clock is behind that of the host that took it
+		r.Timed, r.In = true, min(0, left(asked, now))
 	}
 	return r
 }
@@ -58,4 +63,15 @@ func left(moment string, now time.Time) time.Duration {
 		return 0
 	}
 	return at.Sub(now.Round(0)) // Round drops the monotonic reading
+}
+
+// askedWords is an answer as who asked reads it: a switchover for which no moment was named has none that could have passed.
+func askedWords(x database.Answer, agreed map[string]cluster.Entry) database.Answer {
+	var q Asked
+	if json.Unmarshal(agreed[KeyRequests+x.ID].Value, &q) == nil && q.Args[ArgAsked] != "" {
+		if rest, ok := strings.CutPrefix(x.Text, "its moment passed "); ok {
+			x.Text = "it was asked for " + rest
+		}
+	}
+	return x
 }

@@ -194,7 +194,7 @@ func TestARequestFromAskingToItsAnswer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := agent.Asked{ID: asked.ID, Room: "database", Subject: "records", Kind: "switchover", Args: map[string]string{"to": "b2"}, By: "ann"}
+	want := agent.Asked{ID: asked.ID, Room: "database", Subject: "records", Kind: "switchover", Args: map[string]string{"to": "b2", agent.ArgAsked: asked.Args[agent.ArgAsked]}, By: "ann"}
 	if asked.ID == "mine" || len(asked.ID) != 16 {
 		t.Errorf("the id is %q; the agent gives it", asked.ID)
 	}

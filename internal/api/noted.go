@@ -48,7 +48,7 @@ func Wish(q agent.Asked, zone *time.Location) string {
 			words += " " + moment.word + " " + at.In(zone).Format("2006-01-02 15:04:05 MST")
 		}
 	}
-	said := []string{agent.ArgTo, agent.ArgAt, agent.ArgUntil, agent.ArgFor, agent.ArgReason, agent.ArgText, agent.ArgLives, agent.ArgVia, agent.ArgFormer, agent.ArgFloor}
+	said := []string{agent.ArgTo, agent.ArgAt, agent.ArgAsked, agent.ArgUntil, agent.ArgFor, agent.ArgReason, agent.ArgText, agent.ArgLives, agent.ArgVia, agent.ArgFormer, agent.ArgFloor}
 	for _, name := range slices.Sorted(maps.Keys(q.Args)) {
 		if value := q.Args[name]; value != "" && !slices.Contains(said, name) {
 			words += ", " + name + " " + value

@@ -88,6 +88,10 @@ func (s Source) complete(q *agent.Asked, now time.Time) *problem.Problem {
 	case "switchover":
 		at := q.Args[agent.ArgAt]
 		if at == "" {
+			if q.Args == nil {
+				q.Args = map[string]string{}
+			}
+			q.Args[agent.ArgAsked] = now.UTC().Format(time.RFC3339Nano) // one that nobody can take up ends, as a planned one does
 			break
 		}
 		due, err := time.Parse(time.RFC3339Nano, at)
@@ -126,8 +130,32 @@ func (s Source) words(q agent.Asked, snap agent.Snapshot) string {
 	}
 	for _, d := range snap.Facts.Databases {
 		if d.Name == q.Subject {
+			if why := s.primaryAway(d, snap); why != "" && q.Kind == "switchover" && d.Record.Switch != q.ID && isDue(q, snap.At) {
+				return "waits: " + why
+			}
 			return database.Progress(s.Policy(d.Name), agent.ViewOf(s.Self, snap.Facts, d), q.ID)
 		}
+	}
+	return ""
+}
+
+// isDue reports whether a switchover's moment has come.
+func isDue(q agent.Asked, now time.Time) bool {
+	at, err := time.Parse(time.RFC3339Nano, q.Args[agent.ArgAt])
+	return err != nil || !at.After(now)
+}
+
+// primaryAway says why nobody could begin a switchover: the primary's own agent does that. "" = it is there.
+func (s Source) primaryAway(d agent.DatabaseFacts, snap agent.Snapshot) string {
+	primary := d.Record.Primary
+	rep := reportOf(s.Self, primary, snap)
+	switch {
+	case primary == "":
+		return ""
+	case rep == nil || rep.Databases[d.Name] == nil:
+		return primary + ", where the primary is, does not answer"
+	case rep.Databases[d.Name].Local.Known && !rep.Databases[d.Name].Local.Running:
+		return "the primary's server on " + primary + " does not run"
 	}
 	return ""
 }

@@ -191,9 +191,9 @@ happened stands in the history. "holdfast database requests" lists what waits, "
 				return writeAsked(cmd, q, output, fmt.Sprintf("The switchover waits for %s.", due.Format("2006-01-02 15:04:05 MST")))
 			}
 			began := time.Now()
-			done, err := client.Wait(ctx, q.ID, nil)
+			done, err := awaitChange(ctx, client, q)
 			if err != nil {
-				return fmt.Errorf("wait for the switchover: %w", err)
+				return err
 			}
 			if output == "json" {
 				return writeSettled(cmd.OutOrStdout(), done)

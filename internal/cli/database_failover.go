@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -112,15 +111,9 @@ func (w failoverWish) carryOut(cmd *cobra.Command, client *api.Client, f api.Fai
 		return err
 	}
 	began := time.Now()
-	done, err := client.Wait(ctx, q.ID, nil)
+	done, err := awaitChange(ctx, client, q)
 	if err != nil {
-		// Nobody shall carry it out later, when what was shown is not true any more.
-		undo, cancel := context.WithTimeout(context.WithoutCancel(cmd.Context()), 10*time.Second)
-		defer cancel()
-		if _, late := client.Cancel(undo, q.ID); late != nil {
-			err = errors.Join(err, late)
-		}
-		return fmt.Errorf("wait for the failover of %s: %w", w.name, err)
+		return err
 	}
 	if w.output == "json" {
 		return writeSettled(cmd.OutOrStdout(), done)
