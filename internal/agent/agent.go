@@ -128,9 +128,21 @@ type Files struct {
 	Vault   string      `json:"vault"`
 	Path    string      `json:"path"`
 	Running bool        `json:"running,omitempty"` // a backup is under way
+	Run     *FilesRun   `json:"run,omitempty"`     // how far that is; nil = none is
 	Trouble string      `json:"trouble,omitempty"` // why the last try did not succeed
 	Next    time.Time   `json:"next,omitzero"`     // when one is due
 	Last    *FileBackup `json:"last,omitempty"`    // nil = none
+}
+
+// FilesRun is how far a backup of a host's directory is.
+type FilesRun struct {
+	Since  time.Time `json:"since"` // by that host's clock
+	Names  int       `json:"names"` // looked at
+	Of     int       `json:"of"`    // names in the backup before, about as many as there will be; 0 = there was none
+	Read   int64     `json:"bytes_read"`
+	Stored int64     `json:"bytes_stored"`
+	Rate   int64     `json:"bytes_per_second"` // read; 0 = not known yet
+	Left   int64     `json:"seconds_left"`     // by its names; 0 = not known, or less
 }
 
 // FileBackup is the newest backup of a host's directory.

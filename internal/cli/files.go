@@ -436,8 +436,27 @@ func agentComplete(b agent.FileBackup) string {
 	return "complete"
 }
 
+// filesRunText says since when a backup is made, and how far it is.
+func filesRunText(r agent.FilesRun) string {
+	text := "under way since " + r.Since.Local().Format("15:04:05")
+	if r.Names == 0 {
+		return text
+	}
+	text += fmt.Sprintf(": %d names", r.Names)
+	if r.Of > 0 {
+		text = strings.TrimSuffix(text, " names") + fmt.Sprintf(" of about %d names", max(r.Of, r.Names))
+	}
+	text += fmt.Sprintf(", %s read at %s/s, %s stored", sizeText(r.Read), sizeText(r.Rate), sizeText(r.Stored))
+	if r.Left > 0 {
+		text += fmt.Sprintf(", about %s left", time.Duration(r.Left)*time.Second)
+	}
+	return text
+}
+
 func nextText(f api.FilesStatus) string {
 	switch {
+	case f.Running && f.Run != nil:
+		return filesRunText(*f.Run)
 	case f.Running:
 		return "under way"
 	case f.Trouble != "":

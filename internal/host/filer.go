@@ -232,12 +232,17 @@ func (f *filer) backUp(ctx context.Context, asked *agent.Asked, point string) (b
 			o.Earlier = nil
 		}
 	}
-	f.tell(func(t *agent.Files) { t.Running = true })
-	defer f.tell(func(t *agent.Files) { t.Running = false })
+	began := time.Now()
+	far := func(p files.Progress) {
+		f.tell(func(t *agent.Files) { t.Running, t.Run = true, howFar(p, f.last, began, time.Now()) })
+	}
+	far(files.Progress{})
+	defer f.tell(func(t *agent.Files) { t.Running, t.Run = false, nil })
 	var said time.Time
 	o.Progress = func(p files.Progress) {
 		if now := f.host.clock.Now(); now.Sub(said) >= filesPace {
 			said = now
+			far(p)
 			f.host.progress(ctx, asked, fmt.Sprintf("%d names, %d MiB read, %d MiB stored", p.Files, p.Read>>20, p.Stored>>20))
 		}
 	}
@@ -252,6 +257,23 @@ func (f *filer) backUp(ctx context.Context, asked *agent.Asked, point string) (b
 		defer f.moment.Unlock()
 	}
 	return f.made(ctx, v, o)
+}
+
+// howFar is how far a backup is that began at a moment, after an earlier one (nil = there is none). Pure.
+func howFar(p files.Progress, earlier *vault.FileBackup, began, now time.Time) *agent.FilesRun {
+	r := &agent.FilesRun{Since: began.UTC(), Names: p.Files, Read: p.Read, Stored: p.Stored}
+	if earlier != nil {
+		r.Of = earlier.Entries
+	}
+	took := now.Sub(began)
+	if took < time.Second || p.Files == 0 {
+		return r
+	}
+	r.Rate = int64(float64(p.Read) / took.Seconds())
+	if r.Of > p.Files {
+		r.Left = int64(took.Seconds() * float64(r.Of-p.Files) / float64(p.Files))
+	}
+	return r
 }
 
 // made makes a backup, notes it as the newest, and leaves a receipt.

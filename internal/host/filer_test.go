@@ -167,3 +167,26 @@ func TestACommandOfAMoment(t *testing.T) {
 		t.Error("one that hangs ended well")
 	}
 }
+
+// How far a backup is is told by its names, of about as many as the one before had.
+func TestHowFarABackupOfFilesIs(t *testing.T) {
+	began := time.Date(2026, 11, 21, 4, 0, 0, 0, time.UTC)
+	earlier := &vault.FileBackup{Entries: 4000}
+	for name, c := range map[string]struct {
+		p       files.Progress
+		earlier *vault.FileBackup
+		after   time.Duration
+		want    agent.FilesRun
+	}{
+		"it has just begun":            {files.Progress{}, earlier, 0, agent.FilesRun{Of: 4000}},
+		"a quarter is behind it":       {files.Progress{Files: 1000, Read: 10 << 20, Stored: 1 << 20}, earlier, 10 * time.Second, agent.FilesRun{Names: 1000, Of: 4000, Read: 10 << 20, Stored: 1 << 20, Rate: 1 << 20, Left: 30}},
+		"there are more than before":   {files.Progress{Files: 5000}, earlier, 10 * time.Second, agent.FilesRun{Names: 5000, Of: 4000}},
+		"there was none before":        {files.Progress{Files: 1000, Read: 10 << 20}, nil, 10 * time.Second, agent.FilesRun{Names: 1000, Read: 10 << 20, Rate: 1 << 20}},
+		"nothing can be said so early": {files.Progress{Files: 500, Read: 1}, earlier, time.Millisecond, agent.FilesRun{Names: 500, Of: 4000, Read: 1}},
+	} {
+		c.want.Since = began
+		if got := howFar(c.p, c.earlier, began, began.Add(c.after)); *got != c.want {
+			t.Errorf("%s: %+v, want %+v", name, *got, c.want)
+		}
+	}
+}
