@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -362,7 +363,7 @@ func writeRestored(out io.Writer, o restoredDatabase) error {
 	if o.As != nil {
 		return o.As.write(out, o)
 	}
-	who := ""
+	who, superuser := "", cmp.Or(o.Backup.Superuser, "postgres")
 	if o.Owner != "" {
 		who = "runuser -u " + o.Owner + " -- "
 	}
@@ -370,10 +371,13 @@ func writeRestored(out io.Writer, o restoredDatabase) error {
   from base backup %s (%s, %s of it right there already) and %s of log, replayed; shut down in good order
   It stays to itself: no address, no archive. Look at it beside the live one:
     %s%s -D %s -l %s -o "-k /tmp -p 5499" -w start
+    %spsql -h /tmp -p 5499 -U %s postgres
+  Nobody else comes in over the socket. For other roles put into its pg_hba.conf, in front of the first line that ends in reject:
+    local all all scram-sha-256
   Let a server on it listen and archive again:
     holdfast restore release %s
 `, o.Database, o.At, o.Place.Dir, tookText(time.Duration(o.Took)), o.Backup.ID, sizeText(o.Backup.Bytes), sizeText(o.Kept), sizeText(o.Log),
-		who, filepath.Join(o.BinDir, "pg_ctl"), o.Place.Dir, filepath.Join(o.Place.Dir, "server.log"), o.Place.Dir)
+		who, filepath.Join(o.BinDir, "pg_ctl"), o.Place.Dir, filepath.Join(o.Place.Dir, "server.log"), who, superuser, o.Place.Dir)
 	if err == nil {
 		_, err = io.WriteString(out, timesText(o.Times))
 	}
@@ -388,7 +392,7 @@ func restoreReleaseCommand() *cobra.Command {
 		Use:   "release DIR",
 		Short: "Let a server on a restored directory listen, archive and replicate again",
 		Long: `A restored directory carries settings that keep a server on it away from the world of its original. This takes
-them out. The server must not run.`,
+them out. The server must not run. Where the certificate of its old host is not there, it starts without TLS.`,
 		Example: `  holdfast restore release /srv/restored`,
 		Args:    usageArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -400,11 +404,30 @@ them out. The server must not run.`,
 				return &problem.Problem{Code: "restore.not-restored", Subject: dir, Severity: problem.Note, Title: "is no data directory of PostgreSQL",
 					Meaning: "Nothing was changed.", Remedy: "name the directory that was given to --to"}
 			}
-			if err := restore.Release(dir); err != nil {
+			r, err := restore.Release(dir)
+			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "a server on %s may listen, archive and replicate again\n", dir)
+			_, err = io.WriteString(cmd.OutOrStdout(), releasedText(dir, r))
 			return err
 		},
 	}
+}
+
+// releasedText says what a released server does when it is started, and what an operator has still to decide.
+func releasedText(dir string, r restore.Released) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "a server on %s may listen, archive and replicate again\n", dir)
+	if !r.Holdfasts {
+		return b.String()
+	}
+	fmt.Fprintf(&b, "  listens   on localhost, port 5432: listen_addresses and port in its postgresql.conf say where else\n")
+	if r.Missing != "" {
+		fmt.Fprintf(&b, "  TLS       off, for %s is not there: ssl, ssl_cert_file, ssl_key_file and ssl_ca_file at the end of its\n            postgresql.auto.conf name others\n", r.Missing)
+	}
+	b.WriteString("  lets in   whom its pg_hba.conf names, and the first line that fits decides: applications over TLS at most, and over the\n" +
+		"            socket nobody but the superuser. For others, in front of the first line that ends in reject, as:\n" +
+		"              host  all  all  10.0.0.0/8  scram-sha-256\n" +
+		"              local all  all              scram-sha-256\n")
+	return b.String()
 }

@@ -105,11 +105,7 @@ func writeBlock(dir string, settings []setting) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	text := string(old)
-	if before, rest, ok := strings.Cut(text, blockBegin); ok {
-		_, after, _ := strings.Cut(rest, blockEnd)
-		text = before + after
-	}
+	text := withoutBlock(string(old))
 	if len(settings) > 0 {
 		if text != "" && !strings.HasSuffix(text, "\n") {
 			text += "\n"
@@ -134,24 +130,11 @@ func writeBlock(dir string, settings []setting) error {
 	return nil
 }
 
-// Release takes what keeps a restored server away from the world out of its data directory, so that a server on it
-// listens and archives as its configuration says. It stays a server of its own: it waits for no standby and
-// follows nobody. The server must not run, and its recovery must be over.
-func Release(dir string) error {
-	if _, err := os.Stat(filepath.Join(dir, markerFile)); err == nil {
-		return fmt.Errorf("release %s: the restore there was not finished", dir)
+func withoutBlock(text string) string {
+	before, rest, ok := strings.Cut(text, blockBegin)
+	if !ok {
+		return text
 	}
-	if _, err := os.Stat(filepath.Join(dir, "recovery.signal")); err == nil {
-		return fmt.Errorf("release %s: its recovery is not over (recovery.signal is there)", dir)
-	}
-	if _, err := os.Stat(filepath.Join(dir, "postmaster.pid")); err == nil {
-		return fmt.Errorf("release %s: a server runs on it, or was killed there (postmaster.pid is there)", dir)
-	}
-	return writeBlock(dir, alone())
-}
-
-// alone are the settings of a server that belongs to no group of servers any more: left as they were, its commits
-// would wait for standbys that it does not have, and it would know where its original's primary is.
-func alone() []setting {
-	return []setting{{"synchronous_standby_names", ""}, {"primary_conninfo", ""}, {"primary_slot_name", ""}}
+	_, after, _ := strings.Cut(rest, blockEnd)
+	return before + after
 }

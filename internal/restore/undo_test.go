@@ -298,7 +298,7 @@ func TestARestoreRefusesAndNeverStartsHalfDone(t *testing.T) {
 		if _, err := restore.Database(t.Context(), o, restore.ScratchOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		if err := restore.Release(dir); err != nil {
+		if _, err := restore.Release(dir); err != nil {
 			t.Error(err)
 		}
 		conf, err := os.ReadFile(filepath.Join(dir, "postgresql.auto.conf"))
