@@ -69,7 +69,8 @@ func noMajority(long time.Duration) func(*lab.Round) {
 	}
 }
 
-// noMajorityThenStandby loses a standby while the agreed state is out of reach: the other one goes on acknowledging.
+// noMajorityThenStandby loses a standby while the agreed state is out of reach: the other one goes on acknowledging. Without that
+// one, too, nothing is acknowledged, for nobody can agree on fewer.
 func noMajorityThenStandby(r *lab.Round) {
 	others := r.W.Others(r.Was.Primary)
 	r.W.FreezeMembers(others...)
@@ -77,7 +78,6 @@ func noMajorityThenStandby(r *lab.Round) {
 	r.W.PowerOff(others[0])
 	r.Flows("with one standby and no majority")
 	r.Hold(15 * time.Second)
-	r.Over()
 	st, err := r.W.Status()
 	if err != nil {
 		r.Fatal(err)
@@ -85,10 +85,17 @@ func noMajorityThenStandby(r *lab.Round) {
 	if d := st.Databases[0]; d.Epoch != r.Was.Epoch || d.ElectionNeeds != r.Was.ElectionNeeds {
 		r.Errorf("something was agreed without a majority: epoch %d, %d needed; before %d and %d", d.Epoch, d.ElectionNeeds, r.Was.Epoch, r.Was.ElectionNeeds)
 	}
-	r.W.ThawMembers(others[1:]...)
+	r.W.PowerOff(others[1])
+	blocked := r.Since()
+	r.Hold(blocked + 10*time.Second)
+	if n := r.AcknowledgedSince(r.FaultAt().Add(blocked)); n > 0 {
+		r.Errorf("%d rows were acknowledged without any standby", n)
+	}
+	r.Over()
 	r.W.Net.Heal()
-	r.W.PowerOn(others[0])
-	r.Unmoved()
+	for _, h := range others {
+		r.W.PowerOn(h)
+	}
 }
 
 // noMajorityThenPrimary crashes the primary while the agreed state is out of reach: nobody is promoted until it is back.

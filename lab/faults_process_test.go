@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"holdfast/internal/api"
+	"holdfast/internal/problem"
 	"holdfast/lab"
 )
 
@@ -134,6 +135,40 @@ func primaryAndStandbyOff(r *lab.Round) {
 	var recovering bool
 	if err := r.Answer(last, "SELECT pg_is_in_recovery()", &recovering); err == nil {
 		r.Errorf("the last host serves clients (in recovery: %t)", recovering)
+	}
+	r.Over()
+	r.W.Net.Heal()
+	for _, h := range lost {
+		r.W.PowerOn(h)
+	}
+}
+
+// primaryAndStandbyOfFiveOff takes both hosts of three that acknowledged, while a majority of etcd is left: nobody is promoted, and
+// the alarm says whose commits may be missing, and how to force it.
+func primaryAndStandbyOfFiveOff(r *lab.Round) {
+	lost, last := []string{r.Was.Primary, r.Standbys()[0]}, r.Standbys()[1]
+	r.Fault()
+	for _, h := range lost {
+		r.W.PowerOff(h)
+	}
+	off := r.Since()
+	var alarm problem.Problem
+	r.W.Await("it is said that nobody may be promoted", recoverMax, func(st api.Status) bool {
+		i := slices.IndexFunc(st.Problems, func(p problem.Problem) bool { return p.Code == "database.no-candidate" })
+		if i >= 0 {
+			alarm = st.Problems[i]
+		}
+		return i >= 0
+	})
+	if !strings.Contains(alarm.Meaning, lost[1]) || !strings.Contains(alarm.Remedy, "holdfast database failover records --force --dry-run") {
+		r.Errorf("the alarm names neither %s nor the forced way: %s", lost[1], alarm.Text())
+	}
+	if out, err := r.W.Run("database", "failover", "records", "--force", "--dry-run"); err != nil || !strings.Contains(out, last) {
+		r.Errorf("the forced way is not shown: %v\n%s", err, out)
+	}
+	r.Hold(off + 12*time.Second)
+	if n := r.AcknowledgedSince(r.FaultAt().Add(off)); n > 0 {
+		r.Errorf("%d rows were acknowledged by the standby that is left", n)
 	}
 	r.Over()
 	r.W.Net.Heal()
