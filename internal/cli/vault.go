@@ -173,6 +173,12 @@ func (s *vaultStatus) look(ctx context.Context, v *vault.Vault, write bool) {
 		}
 	}
 	if err == nil {
+		var lost *problem.Problem
+		if lost, err = v.LooksForPacks(ctx); err == nil && lost != nil {
+			err = fmt.Errorf("%s; do: %s", lost.Title, lost.Remedy)
+		}
+	}
+	if err == nil {
 		var k vault.Keys
 		if k, err = v.Keys(ctx); err == nil {
 			s.Keys = &k

@@ -148,7 +148,7 @@ func Restore(ctx context.Context, o RestoreOptions) (Restored, error) {
 		r.o.Onto = OntoDelta
 	}
 	if err := r.run(ctx); err != nil {
-		return r.out, fmt.Errorf("restore files to %s: %w", o.To, err)
+		return r.out, fmt.Errorf("restore files to %s: %w", o.To, o.Tree.Unreadable(err))
 	}
 	return r.out, nil
 }

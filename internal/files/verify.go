@@ -59,7 +59,7 @@ func Verify(ctx context.Context, o VerifyOptions) (Verified, error) {
 	defer func() { _ = root.Close() }() // opened for reading alone
 	v := &verifying{o: o, root: root}
 	if err := v.run(ctx); err != nil {
-		return v.out, fmt.Errorf("compare %s with backup %s: %w", o.Dir, o.Tree.Backup.ID, err)
+		return v.out, fmt.Errorf("compare %s with backup %s: %w", o.Dir, o.Tree.Backup.ID, o.Tree.Unreadable(err))
 	}
 	return v.out, nil
 }

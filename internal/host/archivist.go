@@ -18,6 +18,7 @@ import (
 	"holdfast/internal/database"
 	"holdfast/internal/database/postgres"
 	"holdfast/internal/plan"
+	"holdfast/internal/problem"
 	"holdfast/internal/vault"
 )
 
@@ -43,7 +44,8 @@ type archivist struct {
 	runs  []*run                 // base backups and trials under way, oldest first
 	ended map[string]agent.Chore // by kind: what somebody ended last, as it is noted
 
-	changed *backup.Changed // pages that changed behind the log, as nobody has accepted; nil = none
+	changed *backup.Changed  // pages that changed behind the log, as nobody has accepted; nil = none
+	gone    *problem.Problem // packs of the vault that the last base backup did not find; nil = none
 
 	second      backup.Status // of the receiver, as it stands with the second place
 	secondIn    string        // that place; "" = there is none, or no receiver
@@ -467,6 +469,9 @@ func (a *archivist) base(r *run, v *vault.Vault, mode backup.Mode, stored func(v
 		Conn: conf, Primary: primary, DataDir: server.DataDir(), Vault: v, Database: a.db.Name, Log: a.host.cfg.Log, Progress: r.copies,
 		Mode: mode, Limit: limit,
 	})
+	a.mu.Lock()
+	a.gone = v.LostPacks()
+	a.mu.Unlock()
 	if err != nil {
 		return result, err
 	}

@@ -27,6 +27,9 @@ func (a *archivist) problems() []problem.Problem {
 	if a.changed != nil {
 		out = append(out, a.changed.Problem(a.db.Name))
 	}
+	if a.gone != nil {
+		out = append(out, *a.gone)
+	}
 	a.mu.Unlock()
 	if dir == "" {
 		out = append(out, a.leftProblems()...)

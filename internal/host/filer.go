@@ -36,6 +36,7 @@ type filer struct {
 	told  agent.Files
 	stood error // why files and database were not let go on; nil = they were
 	wrong *problem.Problem
+	gone  *problem.Problem // packs of the vault that the last backup did not find; nil = none
 }
 
 const (
@@ -279,6 +280,9 @@ func howFar(p files.Progress, earlier *vault.FileBackup, began, now time.Time) *
 // made makes a backup, notes it as the newest, and leaves a receipt.
 func (f *filer) made(ctx context.Context, v *vault.Vault, o files.Options) (vault.FileBackup, error) {
 	b, err := files.Backup(ctx, o)
+	f.mu.Lock()
+	f.gone = v.LostPacks()
+	f.mu.Unlock()
 	if err == nil {
 		f.last = &b
 		f.tell(func(t *agent.Files) { t.Last = summary(&b) })
@@ -318,6 +322,11 @@ func (f *filer) settle(ctx context.Context, asked *agent.Asked, b vault.FileBack
 	if p, ok := errors.AsType[*problem.Problem](err); ok {
 		s.Text = p.Text()
 	}
+	f.mu.Lock()
+	if f.gone != nil && err == nil {
+		s.Text += "\n" + f.gone.Text()
+	}
+	f.mu.Unlock()
 	if result, e := json.Marshal(b); e == nil && b.ID != "" {
 		s.Result = result
 	}
@@ -390,6 +399,9 @@ func (f *filer) problems() []problem.Problem {
 	var out []problem.Problem
 	if f.wrong != nil {
 		out = append(out, *f.wrong)
+	}
+	if f.gone != nil {
+		out = append(out, *f.gone)
 	}
 	if f.stood != nil {
 		out = append(out, f.frozen())

@@ -113,7 +113,7 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	}
 	r := &run{o: o, began: time.Now(), marked: o.marked}
 	if err := r.run(ctx); err != nil {
-		return Result{}, fmt.Errorf("restore %s to %s: %w", o.Choice.Backup.ID, o.Dir, err)
+		return Result{}, fmt.Errorf("restore %s to %s: %w", o.Choice.Backup.ID, o.Dir, o.Vault.Unreadable(o.Choice.Backup.ID, err))
 	}
 	res := Result{Choice: o.Choice, Dir: o.Dir, Bytes: o.Choice.Backup.Bytes, Kept: r.kept.Load(), Log: r.logBytes, Took: time.Since(r.began)}
 	o.Log.InfoContext(ctx, "restored", "backup", o.Choice.Backup.ID, "target", o.Choice.Target.String(), "dir", o.Dir, "bytes", res.Bytes, "kept", res.Kept, "took", res.Took)

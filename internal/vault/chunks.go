@@ -90,18 +90,14 @@ func (w *Writer) HasChunk(k Chunk) (bool, error) {
 	if err := w.work.alive(w.ctx); err != nil {
 		return false, err
 	}
-	id, _, direct := k.object.Content()
-	if !direct {
+	if _, _, direct := k.object.Content(); !direct {
 		return false, nil
 	}
-	about, err := w.vault.repo.ContentInfo(w.ctx, id)
-	if errors.Is(err, repo.ErrContentNotFound) || err == nil && about.Deleted {
-		return false, nil
-	}
+	has, err := w.repo.Has(w.ctx, k.object)
 	if err != nil {
 		return false, fmt.Errorf("look for a chunk: %w", err)
 	}
-	return true, nil
+	return has, nil
 }
 
 // ChunkWriter makes one file of chunks: new ones that were stored, and ones of an earlier backup, which cost nothing. What comes out

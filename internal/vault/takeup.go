@@ -33,7 +33,15 @@ func (v *Vault) newWriter(ctx context.Context, purpose string, uploaded func(int
 	if err != nil {
 		return nil, nil, err
 	}
-	w, err := v.repo.NewWriter(ctx, repo.WriteOptions{Purpose: purpose, OnUpload: uploaded})
+	lost, err := v.lostPacks(ctx) // behind the mark: what is there now is not freed while this one writes
+	if ctx.Err() != nil {
+		work.end(ctx)
+		return nil, nil, context.Cause(ctx)
+	}
+	if err != nil { // the writer goes on as if none were; a scrub tells
+		v.log.WarnContext(ctx, "not looked whether packs of the vault are gone", "err", err)
+	}
+	w, err := v.repo.NewWriter(ctx, repo.WriteOptions{Purpose: purpose, OnUpload: uploaded, Lost: lost})
 	if err != nil {
 		work.end(ctx)
 		return nil, nil, fmt.Errorf("begin writing to vault %s: %w", v.name, err)

@@ -109,15 +109,8 @@ func (w *TreeWriter) Has(name string) bool {
 	if err != nil {
 		return false
 	}
-	if index, indirect := id.List(); indirect {
-		id = index
-	}
-	cid, _, ok := id.Content()
-	if !ok {
-		return false
-	}
-	about, err := w.vault.repo.ContentInfo(w.ctx, cid)
-	return err == nil && !about.Deleted
+	has, err := w.repo.Has(w.ctx, id)
+	return err == nil && has
 }
 
 // Checkpoint makes durable what has been stored so far, and lets go of what memory it took.

@@ -97,7 +97,7 @@ type Cursor struct {
 func (t *Tree) Cursor(ctx context.Context) (*Cursor, error) {
 	r, err := t.open(ctx, t.Backup.List)
 	if err != nil {
-		return nil, fmt.Errorf("open the list of backup %s: %w", t.Backup.ID, err)
+		return nil, fmt.Errorf("open the list of backup %s: %w", t.Backup.ID, t.Unreadable(err))
 	}
 	return &Cursor{tree: t, from: r, in: bufio.NewReaderSize(r, 256<<10)}, nil
 }
@@ -116,7 +116,7 @@ func (c *Cursor) Next() (Node, error) {
 		n, err = ParseNode(line)
 	}
 	if err != nil {
-		return Node{}, fmt.Errorf("read the list of backup %s, line %d: %w", c.tree.Backup.ID, c.seen+1, err)
+		return Node{}, fmt.Errorf("read the list of backup %s, line %d: %w", c.tree.Backup.ID, c.seen+1, c.tree.Unreadable(err))
 	}
 	c.seen, c.line = c.seen+1, line
 	return n, nil

@@ -82,6 +82,7 @@ type Vault struct {
 	unread []string // indexes that are damaged wherever they lie, passed over when the vault was opened; in their order
 	// relearnt are lost indexes of which all is known again that any pack says, and a listed backup is not whole for all that.
 	relearnt sync.Map
+	lost     atomic.Pointer[[]string] // packs that were gone when a writer last looked, in their order; nil = nobody has looked
 
 	formats     formats                 // set when the vault is opened, and by a rotation
 	opened      [sha256.Size]byte       // hash of the wrap with which it was

@@ -131,6 +131,9 @@ func (r *Repository) readSealed(ctx context.Context, i Info, room []byte) ([]byt
 	b := bytes.NewBuffer(room[:0])
 	b.Grow(int(i.Packed) + bytes.MinRead) // with less, looking for the end takes room once more
 	if err := r.blobs.Get(ctx, blobDir+i.Pack, int64(i.Offset), int64(i.Packed), b); err != nil {
+		if errors.Is(err, store.ErrNotFound) {
+			err = &LostPackError{Pack: i.Pack, Err: err}
+		}
 		return nil, fmt.Errorf("read content %s in %s: %w", i.ID, i.Pack, err)
 	}
 	if b.Len() != int(i.Packed) {

@@ -26,6 +26,8 @@ var errClosed = errors.New("the writing session is closed")
 type WriteOptions struct {
 	Purpose  string      // for the log
 	OnUpload func(int64) // told of each blob that was stored, with its size in bytes; from many goroutines
+	// Lost are packs that are not there, see [Repository.LostPacks]: what lies in them is stored again. It must not change.
+	Lost map[string]bool
 }
 
 // Writer stores contents. Nothing of it counts until [Writer.Flush] has returned nil; where that errs, the next one tries again.
@@ -94,7 +96,7 @@ func (w *Writer) Store(ctx context.Context, p []byte, prefix string, compress bo
 	if err := w.ready(ctx); err != nil {
 		return ContentID{}, fmt.Errorf("store %s: %w", id, err)
 	}
-	if i, ok := w.find(id); ok && !i.Deleted {
+	if i, ok := w.find(id); ok && !i.Deleted && !w.lost(i) {
 		return id, nil
 	}
 	room := w.repo.room()
@@ -154,7 +156,7 @@ func (w *Writer) add(ctx context.Context, i Info, sealed []byte, rewrite bool) e
 		w.mu.Unlock()
 		return err
 	}
-	if before, known := w.latest(i.ID); known && !before.Deleted && !rewrite { // somebody was quicker
+	if before, known := w.latest(i.ID); known && !before.Deleted && !w.lost(before) && !rewrite { // somebody was quicker
 		w.mu.Unlock()
 		return nil
 	}

@@ -93,6 +93,9 @@ func (x *Index) check() error {
 // Len is the number of entries.
 func (x *Index) Len() int { return x.entries }
 
+// Packs are the names of the packs in which its contents lie, without an order. The caller must not change them.
+func (x *Index) Packs() []string { return x.packNames }
+
 // Find gives the entry of one content.
 func (x *Index) Find(id ID) (Info, bool) {
 	if 1+int(id.length) != x.keySize {

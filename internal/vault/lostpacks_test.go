@@ -1,0 +1,142 @@
+package vault_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"holdfast/internal/problem"
+	"holdfast/internal/vault"
+)
+
+// readTreeFiles reads all files of a backup.
+func readTreeFiles(t *testing.T, v *vault.Vault, b vault.FileBackup, want map[string][]byte) error {
+	t.Helper()
+	tree := v.OpenTree(b)
+	return tree.Each(t.Context(), func(n vault.Node) error {
+		if n.Kind != vault.KindFile {
+			return nil
+		}
+		r, err := tree.Open(t.Context(), n)
+		if err != nil {
+			return err
+		}
+		raw, err := io.ReadAll(r)
+		if err == nil && !bytes.Equal(raw, want[n.Path]) {
+			t.Errorf("%q holds something else", n.Path)
+		}
+		return errors.Join(err, r.Close())
+	})
+}
+
+// j: what lies in a pack that is gone is not held, whatever the indexes say: the next backup stores it again and is whole, and the
+// loss is told.
+func TestABackupDoesNotRelyOnAPackThatIsGone(t *testing.T) {
+	v, dir := create(t)
+	nodes, contents := treeSample()
+	first, stored := storeTree(t, v, nodes, contents)
+	if p := v.LostPacks(); p != nil {
+		t.Fatalf("a whole vault: %s", p.Text())
+	}
+	pack := biggest(t, dir, "repository/p")
+	aside := filepath.Join(t.TempDir(), "pack")
+	if err := os.Rename(pack, aside); err != nil {
+		t.Fatal(err)
+	}
+	w, err := v.BeginTree(t.Context(), "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range stored {
+		if n.Path == "zbig" && w.Has(n.Object) {
+			t.Error("a file whose chunks are gone counts as held")
+		}
+	}
+	if err := w.Abort(); err != nil {
+		t.Fatal(err)
+	}
+	p := v.LostPacks()
+	if p == nil || p.Code != "vault.damaged" || !strings.Contains(p.Title, "repository/p") {
+		t.Errorf("told: %+v", p)
+	}
+	second, _ := storeTree(t, v, nodes, contents)
+	if err := readTreeFiles(t, v, second, contents); err != nil {
+		t.Errorf("the backup that came after the loss: %v", err)
+	}
+	if second.Stored < 6<<20 {
+		t.Errorf("%d bytes were stored again", second.Stored)
+	}
+	if err := readTreeFiles(t, v, first, contents); err != nil { // the same bytes, which are there again
+		t.Errorf("the backup from before: %v", err)
+	}
+}
+
+// What is gone for good is told by whoever reads it: with a code, the pack and what to do.
+func TestAReadingThatNeedsAPackThatIsGoneSaysSo(t *testing.T) {
+	v, dir := create(t)
+	nodes, contents := treeSample()
+	b, _ := storeTree(t, v, nodes, contents)
+	spoil(t, biggest(t, dir, "repository/p"), "lost")
+	err := v.OpenTree(b).Unreadable(readTreeFiles(t, v, b, contents))
+	p, ok := errors.AsType[*problem.Problem](err)
+	if !ok || p.Code != "vault.damaged" || p.Remedy == "" || !strings.Contains(p.Title, b.ID) || !strings.Contains(p.Title, "repository/p") {
+		t.Errorf("said %v", err)
+	}
+	if other := errors.New("the disk is full"); !errors.Is(v.Unreadable(b.ID, other), other) || v.Unreadable(b.ID, nil) != nil {
+		t.Error("another error is not given back")
+	}
+}
+
+// A pack from which a clean-up moved everything is gone rightly: nobody is alarmed.
+func TestAPackThatNothingNeedsIsNotMissed(t *testing.T) {
+	v, dir := create(t)
+	storeTree(t, v, []vault.Node{{Path: ".", Kind: vault.KindDir, Mode: 0o755}}, nil)
+	before := files(t, dir, "repository/q")
+	if err := v.MoveLists(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range before {
+		if err := os.Remove(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if p, err := v.LooksForPacks(t.Context()); err != nil || p != nil {
+		t.Errorf("%v, %v", p, err)
+	}
+}
+
+// A base backup that is made of chunks of the one before does not rely on such a pack either.
+func TestAChunkInAPackThatIsGoneIsNotHeld(t *testing.T) {
+	v, dir := create(t)
+	b := store(t, v, sample())
+	r, err := v.OpenBackup(t.Context(), b.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spoil(t, biggest(t, dir, "repository/p"), "lost")
+	w, err := v.Begin(t.Context(), "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = w.Abort() }() // nothing was stored
+	asked := 0
+	for _, e := range r.Entries() {
+		chunks, ok, err := r.Chunks(t.Context(), e)
+		if e.Dir || err != nil || !ok || e.Size == 0 {
+			continue
+		}
+		for _, c := range chunks {
+			asked++
+			if has, err := w.HasChunk(c); err != nil || has {
+				t.Errorf("%s: %v, %v", e.Path, has, err)
+			}
+		}
+	}
+	if asked == 0 {
+		t.Fatal("no chunk was asked for")
+	}
+}
