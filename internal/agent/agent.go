@@ -72,6 +72,7 @@ type Report struct {
 	Files     map[string]Files            `json:"files,omitempty"`    // file sets that this host backs up
 	Planned   map[string]time.Time        `json:"planned,omitempty"`  // when chores of this host run next, by [Chore.Name]
 	Recovery  int64                       `json:"recovery,omitempty"` // of the agreed state that it reads
+	Votes     *bool                       `json:"votes,omitempty"`    // its etcd member serves and votes; nil = not known, or it keeps none
 	Restored  []Restored                  `json:"restored,omitempty"` // copies that run beside the databases
 }
 

@@ -56,6 +56,7 @@ type Config struct {
 	Log      *slog.Logger
 	Diary    Diary
 	Problems func() []problem.Problem // of the host itself; nil = none are looked for
+	Votes    func() *bool             // for [Report]; nil = it is not known
 	Services []ServicePolicy
 	Runtime  service.Runtime // nil = this host runs no services
 	Health   func() map[string]Checked
@@ -200,6 +201,9 @@ func (a *Agent) round(ctx context.Context) time.Duration {
 	if a.cfg.Problems != nil {
 		out.Problems = append(out.Problems, a.cfg.Problems()...)
 		out.Report.Problems = out.Problems
+	}
+	if a.cfg.Votes != nil {
+		out.Report.Votes = a.cfg.Votes()
 	}
 	a.board.decorate(&out.Report) // before the snapshot: this host's own status is made from it
 	a.publish(out.Report)

@@ -44,8 +44,9 @@ type HostStatus struct {
 	Heard       bool           `json:"heard"`
 	Age         event.Duration `json:"age"` // since its last beat
 	Version     string         `json:"version,omitempty"`
-	Plan        string         `json:"plan,omitempty"` // hash of the plan's text that it follows
-	Member      bool           `json:"member"`         // gossip believes it alive; nothing is judged from it
+	Plan        string         `json:"plan,omitempty"`  // hash of the plan's text that it follows
+	Member      bool           `json:"member"`          // gossip believes it alive; nothing is judged from it
+	Votes       *bool          `json:"votes,omitempty"` // its etcd member serves and votes; nil = not known, or it keeps none
 }
 
 // Candidates says who could take over a database now.
@@ -219,7 +220,7 @@ func (st Status) later(since time.Duration) Status {
 func describeHost(h plan.Host, self string, s agent.Snapshot) HostStatus {
 	out := HostStatus{Name: h.Name, Address: h.Address, FaultDomain: h.FaultDomain}
 	if r := reportOf(self, h.Name, s); r != nil {
-		out.Heard, out.Version, out.Plan = true, r.Version, r.Plan
+		out.Heard, out.Version, out.Plan, out.Votes = true, r.Version, r.Plan, r.Votes
 	}
 	if p, ok := peerOf(s, h.Name); ok {
 		out.Age = event.Duration(min(p.AgentAge, 24*time.Hour))
@@ -453,7 +454,7 @@ func ifDied(p *plan.Plan, h plan.Host, st Status) IfDied {
 	for _, e := range p.HomeSite().EtcdHosts() {
 		members++
 		i := slices.IndexFunc(st.Hosts, func(x HostStatus) bool { return x.Name == e.Name })
-		if e.Name != h.Name && i >= 0 && st.Hosts[i].Heard {
+		if e.Name != h.Name && i >= 0 && st.Hosts[i].mayVote() {
 			alive++
 		}
 	}
@@ -464,6 +465,10 @@ func ifDied(p *plan.Plan, h plan.Host, st Status) IfDied {
 	out.Text = strings.Join(parts, "; ")
 	return out
 }
+
+// mayVote reports whether a host counts for a majority: it is heard, and nothing is known against its etcd member. Agents of
+// before this was told say nothing of it.
+func (h HostStatus) mayVote() bool { return h.Heard && (h.Votes == nil || *h.Votes) }
 
 func databaseWithout(d DatabaseStatus, host string) (string, bool) {
 	counting := 0

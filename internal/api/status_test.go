@@ -77,6 +77,12 @@ func TestVerdictAndWhatADeathWouldCost(t *testing.T) {
 			map[string]string{"b1": "no majority of hosts would be left", "b2": "no majority of hosts would be left"},
 		},
 		{
+			"an etcd member that does not vote leaves no majority if another host dies",
+			func(w *well, _ *plan.Plan) { w.reports["b1"].Votes, w.reports["b3"].Votes = new(true), new(false) },
+			"Running, but the death of 2 of 3 hosts would not be survived in full.", nil, []string{"b1", "b2"},
+			map[string]string{"b1": "no majority of hosts would be left", "b2": "no majority of hosts would be left"},
+		},
+		{
 			"without acknowledgement the primary's death loses commits",
 			func(w *well, p *plan.Plan) { p.Databases[0].AcknowledgedBy, w.record.W, w.record.E = 0, 0, 1 },
 			"Running, but the death of 1 of 3 hosts would not be survived in full.", nil, []string{"b1"},

@@ -68,6 +68,7 @@ type Host struct {
 
 	disk     *disk
 	paths    *paths
+	ownSeat  *ownSeat
 	twins    *twins
 	names    *etcd.Store // in which the name is asked for
 	members  *members.List
@@ -229,6 +230,7 @@ func (h *Host) open(ctx context.Context) error {
 	h.late = heartbeat.NewLateness(h.clock)
 	h.disk = &disk{host: h}
 	h.paths = &paths{host: h}
+	h.ownSeat = newOwnSeat(h)
 	if h.members, err = openMembers(cfg, h.self); err != nil {
 		return err
 	}
@@ -303,7 +305,7 @@ func (h *Host) agentConfig() agent.Config {
 		Self: h.cfg.Self, Version: h.cfg.Version, Plan: h.applied.named(), Store: h.store, Beats: h.beats, Clock: h.clock, Log: h.cfg.Log, Diary: h.diary,
 		Servers: map[string]database.Server{}, Gates: map[string]database.Gate{}, Exits: map[string]<-chan struct{}{},
 		Services: h.services.policies(), Runtime: h.services.runtime, Health: h.services.health, Instance: h.services.instance,
-		Tend: h.tend, Adopt: h.adopt, Problems: h.problems,
+		Tend: h.tend, Adopt: h.adopt, Problems: h.problems, Votes: h.ownSeat.votes,
 		Late: func() bool { return h.late.Worst() > lateMax }, Trouble: h.trouble,
 		Reach: func(name, host string) (database.Endpoint, error) {
 			d, okD := p.DatabaseNamed(name)
@@ -351,6 +353,7 @@ func (h *Host) run(ctx context.Context, down <-chan struct{}) error {
 	g.Go(func() error { return h.agent.Run(ctx) })
 	g.Go(func() error { return h.disk.run(ctx) })
 	g.Go(func() error { return h.paths.run(ctx) })
+	g.Go(func() error { return h.ownSeat.run(ctx) })
 	g.Go(func() error {
 		agreed := func() map[string]cluster.Entry { return h.agent.Last().Agreed }
 		return h.twins.run(ctx, h.sleep, agreed, func(err error) { h.cfg.Log.Debug("who runs as this host is not known", "err", err) })
@@ -423,7 +426,7 @@ func (h *Host) tend(now agent.Snapshot) {
 
 // problems are those of the host itself, for its report.
 func (h *Host) problems() []problem.Problem {
-	all := slices.Concat(h.disk.problems(), h.paths.problems(), h.twins.problems(), h.saver.problems(), h.copies.problems(), h.proofs.problems(), h.salvor.problems(), h.applied.problems(), h.restored.problems())
+	all := slices.Concat(h.disk.problems(), h.paths.problems(), h.ownSeat.problems(), h.twins.problems(), h.saver.problems(), h.copies.problems(), h.proofs.problems(), h.salvor.problems(), h.applied.problems(), h.restored.problems())
 	for _, l := range h.listeners {
 		all = append(all, l.problems()...)
 	}

@@ -273,6 +273,9 @@ func TestMemberRefusesToStart(t *testing.T) {
 	if err := m.stop(t); err != nil {
 		t.Fatal(err)
 	}
+	if err := etcd.DataLost(cfg); err != nil {
+		t.Errorf("its own data, unharmed, are said to be lost: %v", err)
+	}
 	again := start(cfg)
 	again.awaitReady(t) // its own data, unharmed, is welcome
 	if err := again.stop(t); err != nil {
@@ -292,6 +295,9 @@ func TestMemberRefusesToStart(t *testing.T) {
 		if p, ok := errors.AsType[*problem.Problem](err); !ok || p.Code != "cluster.member-lost" || p.Remedy == "" {
 			t.Errorf("no problem to show in %v", err)
 		}
+		if err := etcd.DataLost(cfg); !errors.Is(err, etcd.ErrDataLost) {
+			t.Errorf("a look says %v", err)
+		}
 		if err := os.Rename(filepath.Join(cfg.Dir, "away"), filepath.Join(cfg.Dir, "data")); err != nil {
 			t.Fatal(err)
 		}
@@ -301,6 +307,9 @@ func TestMemberRefusesToStart(t *testing.T) {
 			t.Fatal(err)
 		}
 		refused(t, cfg, etcd.ErrDataLost)
+		if err := etcd.DataLost(cfg); !errors.Is(err, etcd.ErrDataLost) {
+			t.Errorf("a look says %v", err)
+		}
 	})
 	t.Run("on mistakes in its settings, all at once", func(t *testing.T) {
 		c := cfg

@@ -133,6 +133,7 @@ type Probe struct {
 	ID        uint64
 	ClusterID uint64
 	DBBytes   int64
+	Learner   bool     // it follows without a vote
 	Errors    []string // what it complains of
 }
 
@@ -147,5 +148,5 @@ func (s *Store) Ask(ctx context.Context, clientURL string) (Probe, error) {
 	if err != nil {
 		return Probe{}, fmt.Errorf("ask the etcd member at %s: %w", clientURL, s.explain(ctx, err))
 	}
-	return Probe{Leader: r.Leader, ID: r.Header.GetMemberId(), ClusterID: r.Header.GetClusterId(), DBBytes: r.DbSize, Errors: r.Errors}, nil
+	return Probe{Leader: r.Leader, ID: r.Header.GetMemberId(), ClusterID: r.Header.GetClusterId(), DBBytes: r.DbSize, Learner: r.IsLearner, Errors: r.Errors}, nil
 }

@@ -41,32 +41,18 @@ type seat struct {
 
 // takeSeat decides whether the member may start, before etcd touches anything. dataDir is etcd's own folder.
 func takeSeat(cfg MemberConfig, dataDir string) (*seat, error) {
-	innerPath := filepath.Join(cfg.Dir, "life")
-	inner, hasInner, err := readLife(innerPath)
+	b, err := readBirth(cfg, dataDir)
 	if err != nil {
 		return nil, err
 	}
-	outer, hasOuter, err := readLife(cfg.Marker)
-	if err != nil {
-		return nil, err
-	}
-	for _, l := range []struct {
-		life
-		there bool
-		path  string
-	}{{inner, hasInner, innerPath}, {outer, hasOuter, cfg.Marker}} {
-		if l.there && (l.Application != cfg.Application || l.Name != cfg.Name) {
-			return nil, fmt.Errorf("%s is of member %s of %s: %w", l.path, l.Name, l.Application, ErrForeign)
-		}
-	}
-	hasLog := wal.Exist(filepath.Join(dataDir, "member", "wal"))
+	inner, innerPath := b.inner, filepath.Join(cfg.Dir, "life")
 	switch {
-	case hasOuter && !hasInner, hasOuter && inner.Life != outer.Life, hasOuter && outer.Member != "" && !hasLog:
+	case b.lost():
 		return nil, lostData(cfg)
-	case hasLog && !hasInner:
+	case b.hasLog && !b.hasInner:
 		return nil, fmt.Errorf("%s holds an etcd log and no %s: %w", dataDir, innerPath, ErrForeign)
 	}
-	if !hasInner {
+	if !b.hasInner {
 		inner = newLife(cfg)
 		if err := writeLife(innerPath, inner); err != nil {
 			return nil, err
@@ -76,7 +62,7 @@ func takeSeat(cfg MemberConfig, dataDir string) (*seat, error) {
 		}
 	}
 	s := &seat{life: inner, marker: cfg.Marker}
-	if !hasOuter {
+	if !b.hasOuter {
 		if err := os.MkdirAll(filepath.Dir(cfg.Marker), 0o700); err != nil {
 			return nil, err
 		}
@@ -84,8 +70,53 @@ func takeSeat(cfg MemberConfig, dataDir string) (*seat, error) {
 			return nil, err
 		}
 	}
-	s.life.Member = outer.Member
+	s.life.Member = b.outer.Member
 	return s, nil
+}
+
+// DataLost looks whether the data of an earlier life of the member are gone: an error that is both [ErrDataLost] and a
+// problem to show then, and nil where they lie or where it was never born. It changes nothing. While the member runs the
+// answer means nothing.
+func DataLost(cfg MemberConfig) error {
+	b, err := readBirth(cfg, filepath.Join(cfg.Dir, "data"))
+	if err == nil && b.lost() {
+		err = lostData(cfg)
+	}
+	return err
+}
+
+// birth is what the disks say of a member's earlier life.
+type birth struct {
+	inner, outer               life // in its folder, and in the marker outside it
+	hasInner, hasOuter, hasLog bool
+}
+
+// readBirth reads it. [ErrForeign] when it is another member's.
+func readBirth(cfg MemberConfig, dataDir string) (birth, error) {
+	var b birth
+	var err error
+	innerPath := filepath.Join(cfg.Dir, "life")
+	if b.inner, b.hasInner, err = readLife(innerPath); err != nil {
+		return b, err
+	}
+	if b.outer, b.hasOuter, err = readLife(cfg.Marker); err != nil {
+		return b, err
+	}
+	for _, l := range []struct {
+		life
+		there bool
+		path  string
+	}{{b.inner, b.hasInner, innerPath}, {b.outer, b.hasOuter, cfg.Marker}} {
+		if l.there && (l.Application != cfg.Application || l.Name != cfg.Name) {
+			return b, fmt.Errorf("%s is of member %s of %s: %w", l.path, l.Name, l.Application, ErrForeign)
+		}
+	}
+	b.hasLog = wal.Exist(filepath.Join(dataDir, "member", "wal"))
+	return b, nil
+}
+
+func (b birth) lost() bool {
+	return b.hasOuter && (!b.hasInner || b.inner.Life != b.outer.Life || b.outer.Member != "" && !b.hasLog)
 }
 
 func newLife(cfg MemberConfig) life {
