@@ -57,6 +57,7 @@ type PeerFacts struct {
 	GateAge  map[string]time.Duration // by database: since its gate's last beat
 	Contact  time.Duration            // since the sending of our newest beat that it confirmed; database.Never if none
 	Report   *Report                  // its last report, nil when none came
+	Ahead    time.Duration            // of its wall clock when its agent's last beat came, compared to ours; no database is judged by it
 }
 
 // Report is what a host tells the others with each beat.

@@ -24,6 +24,7 @@ type Beat struct {
 	Payload []byte
 	Age     time.Duration
 	Contact time.Duration // since the sending of our newest beat that it confirmed; database.Never if none
+	Ahead   time.Duration // of its wall clock, compared to ours
 }
 
 // Beats are the direct heartbeats between hosts.
@@ -269,7 +270,7 @@ func (a *Agent) adopt() *Adopted {
 func (a *Agent) peer(host string, beats map[string]Beat) PeerFacts {
 	p := PeerFacts{Host: host, AgentAge: database.Never, Contact: database.Never, GateAge: map[string]time.Duration{}}
 	if b, ok := beats[host]; ok {
-		p.AgentAge, p.Contact = b.Age, b.Contact
+		p.AgentAge, p.Contact, p.Ahead = b.Age, b.Contact, b.Ahead
 		var r Report
 		if err := json.Unmarshal(b.Payload, &r); err != nil {
 			a.cfg.Log.Warn("beat not understood", "host", host, "err", err)

@@ -55,7 +55,7 @@ func (b *beats) Latest() map[string]agent.Beat {
 		if x.Payload == nil {
 			continue
 		}
-		beat := agent.Beat{Payload: x.Payload, Age: x.Age, Contact: x.Contact}
+		beat := agent.Beat{Payload: x.Payload, Age: x.Age, Contact: x.Contact, Ahead: x.Ahead}
 		if x.Contact < 0 {
 			beat.Contact = database.Never
 		}

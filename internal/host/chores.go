@@ -51,6 +51,9 @@ func retained(p backup.Pruned) Retained {
 // retain lets go of what the tiers do not keep, of each database and each file set by itself, and frees what nothing uses then. When one of
 // them stands still or refuses nothing is freed, nor the trash emptied: it may be this host's clock that is wrong.
 func (h *Host) retain(ctx context.Context, v *vault.Vault, r *choreRun) (string, any, error) {
+	if p := clocksApart(h.cfg.Self, h.agent.Last().Facts.Peers); p != nil {
+		return "", nil, p // the place of a vault may date by this very clock
+	}
 	var all []Retained
 	var failed []error
 	for _, b := range h.plan().Backups {

@@ -448,6 +448,9 @@ func (h *Host) problems() []problem.Problem {
 		all = append(all, s.problems()...)
 	}
 	all = append(all, h.settings.problems()...)
+	if p := clocksApart(h.cfg.Self, h.agent.Last().Facts.Peers); p != nil {
+		all = append(all, *p)
+	}
 	for _, c := range h.comparers {
 		all = append(all, c.problems()...)
 	}

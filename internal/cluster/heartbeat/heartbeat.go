@@ -38,6 +38,7 @@ type beat struct {
 	Version uint64          `json:"version"`           // of the report
 	Payload json.RawMessage `json:"payload,omitempty"` // the report, if this stream has not told this version yet
 	Heard   *heard          `json:"heard,omitempty"`   // the reader's own newest beat as it arrived here
+	Clock   int64           `json:"clock,omitempty"`   // the sender's wall clock, in milliseconds since 1970; 0 = it does not tell
 }
 
 // heard names one beat.

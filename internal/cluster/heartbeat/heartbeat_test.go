@@ -440,3 +440,30 @@ func TestLatenessRuns(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// shifted is a clock that goes as the machine's does, and shows another time.
+type shifted struct {
+	clock.Clock
+	by time.Duration
+}
+
+func (s shifted) Now() time.Time { return s.Clock.Now().Add(s.by) }
+
+func TestABeatTellsItsSendersClock(t *testing.T) {
+	w := newWorld(t)
+	day := 24 * time.Hour
+	p := heartbeat.NewPublisher("b1", shifted{clock.Real(), -2 * day})
+	t.Cleanup(p.Close)
+	publish(t, p, `{}`)
+	base, _ := w.serve(t, "b1", "127.0.0.1:0", p)
+	l := newListener(t, w, "b2", map[string]string{"b1": base})
+	listen(t, l)
+	for end := time.Now().Add(patience); l.Latest()["b1"].Seq < 2; time.Sleep(quick) {
+		if time.Now().After(end) {
+			t.Fatal("b1 was never heard")
+		}
+	}
+	if ahead := l.Latest()["b1"].Ahead; ahead > -2*day || ahead < -2*day-patience {
+		t.Errorf("its clock is said to be %s ahead, and is two days behind", ahead)
+	}
+}

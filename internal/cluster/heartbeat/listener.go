@@ -29,6 +29,9 @@ type Beat struct {
 	// Contact is the time since the sending of our newest beat that the peer confirmed, so everything in
 	// Payload was true at some moment since then. Negative = none confirmed yet, or not [Pair]ed.
 	Contact time.Duration
+	// Ahead is by how much the peer's wall clock was ahead of ours when that beat arrived, less what it took to come: good to
+	// seconds, not to milliseconds. 0 also when the peer does not tell.
+	Ahead time.Duration
 }
 
 // Listener reads the beats of every peer.
@@ -55,7 +58,8 @@ type peer struct {
 	version uint64
 	payload []byte
 	echo    *heard // our newest beat that it confirmed
-	try     int    // the newest one that brought a beat: what older ones still bring is late
+	ahead   time.Duration
+	try     int // the newest one that brought a beat: what older ones still bring is late
 }
 
 // NewListener prepares to read peers: sender name to base URL (https://ADDRESS:PORT). A name is a host's, or a
@@ -112,7 +116,7 @@ func (l *Listener) Latest() map[string]Beat {
 	now, mouth := l.clock.Now(), l.mouth
 	all := make(map[string]known, len(l.peers))
 	for name, p := range l.peers {
-		all[name] = known{Beat{Payload: p.payload, Age: now.Sub(p.since), Seq: p.seq, Life: p.life, Contact: -1}, p.echo}
+		all[name] = known{Beat{Payload: p.payload, Age: now.Sub(p.since), Seq: p.seq, Life: p.life, Contact: -1, Ahead: p.ahead}, p.echo}
 	}
 	l.mu.Unlock() // before the publisher's lock, which comes first in the order
 	out := make(map[string]Beat, len(all))
@@ -205,7 +209,10 @@ func (l *Listener) take(p *peer, try int, b beat, first bool) error {
 	if b.Heard != nil {
 		p.echo = b.Heard
 	}
-	p.since, p.life, p.seq, p.version, p.try = l.clock.Now(), b.Life, b.Seq, b.Version, try
+	p.since, p.life, p.seq, p.version, p.try, p.ahead = l.clock.Now(), b.Life, b.Seq, b.Version, try, 0
+	if b.Clock != 0 {
+		p.ahead = time.UnixMilli(b.Clock).Sub(p.since)
+	}
 	if changed {
 		signal(l.wake)
 	}

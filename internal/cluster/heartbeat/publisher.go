@@ -86,7 +86,8 @@ func (p *Publisher) next(reader string, told uint64) (b beat, changed <-chan str
 	}
 	p.seq++
 	b.Seq = p.seq
-	p.sent[p.seq%sentKept] = p.clock.Now()
+	now := p.clock.Now()
+	p.sent[p.seq%sentKept], b.Clock = now, now.UnixMilli()
 	return b, p.changed, true
 }
 
