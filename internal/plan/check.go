@@ -193,6 +193,7 @@ func (c *checker) databases() {
 				Meaning: "Writes wait that much longer. A crash that is the first, and a host that is silent, are answered without it. At most one run in ten minutes on a host.",
 				Remedy:  "leave on_trouble out if a standby shall take over at once"}, path+".on_trouble", path)
 		}
+		c.readOnly(d, path)
 		c.byVault(d, path)
 		switch {
 		case d.Standbys == 0:
@@ -226,6 +227,20 @@ func (c *checker) databases() {
 			c.warn(problem.Problem{Code: "plan.no-backup", Subject: d.Name, Severity: problem.Critical,
 				Title: "it is not backed up", Meaning: "Standbys copy a mistake within milliseconds: what somebody deletes is gone.",
 				Remedy: "add it to backup, with a vault"}, path)
+		}
+	}
+}
+
+// readOnly notes a plan that refuses writes. It is lawful, for sessions may turn it off; and hosts that follow such a plan
+// must be able to read it.
+func (c *checker) readOnly(d Database, path string) {
+	const name = "default_transaction_read_only"
+	for _, p := range d.Parameters {
+		if p.Name == name && !slices.Contains([]string{"off", "false", "no", "0"}, strings.ToLower(p.Value)) {
+			c.warn(problem.Problem{Code: "plan.read-only", Subject: d.Name, Severity: problem.Critical,
+				Title:   "its parameters let no transaction write, unless its session asks for that",
+				Meaning: "Every ordinary write fails, with room on the disk, too. Holdfast sets " + name + " itself while the primary's disk is nearly full, and takes it back.",
+				Remedy:  "leave " + name + " out of parameters; for a disk that fills, disk_full says what happens"}, path+".parameters", path)
 		}
 	}
 }

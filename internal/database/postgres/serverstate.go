@@ -51,7 +51,7 @@ func (s *Server) State(ctx context.Context) (database.ServerState, error) {
 
 // byHand names the settings of postgresql.auto.conf that Holdfast never writes there.
 func byHand(auto string) []string {
-	own, out := dynamic{}.text(), []string(nil)
+	own, out := dynamic{readOnly: true}.text(), []string(nil) // it holds all of them
 	for line := range strings.Lines(auto) {
 		name, _, ok := strings.Cut(line, "=")
 		name = strings.TrimSpace(name)
