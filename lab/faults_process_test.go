@@ -62,11 +62,20 @@ func crashMuchWAL(megabytes int) func(*lab.Round) {
 		}
 		_ = conn.Close(r.Context()) // done with
 		r.Flows("after the filling")
+		said := ""
+		for deadline := time.Now().Add(recoverMax); !strings.Contains(said, "now a failover would come first"); time.Sleep(100 * time.Millisecond) {
+			if said, err = r.W.Run("database", "explain", "records"); time.Now().After(deadline) {
+				r.Fatalf("a restart in place would still come first: %v\n%s", err, said)
+			}
+		}
+		if !strings.Contains(said, "replay its own log since its last checkpoint") || !strings.Contains(said, "a restart in place would take") {
+			r.Errorf("it is not said why a restart would take longer: %s", said)
+		}
 		r.Fault()
 		crashServer(r)
 		now := r.Moved()
-		if len(now.Because) == 0 {
-			r.Error("nobody says why the primary moved")
+		if len(now.Because) == 0 || !strings.Contains(now.Because[0], "server") {
+			r.Errorf("the primary moved because of %q", now.Because)
 		}
 		r.Flows("at the new primary")
 		r.Over()

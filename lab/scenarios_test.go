@@ -22,7 +22,7 @@ func scenarios() []lab.Scenario {
 		{Number: 2, Name: "crashes-everywhere", Run: crashesEverywhere,
 			Claim: "a backend of each new primary crashes by itself: the third time nothing moves, the server starts in place, and an operator lets moves go on"},
 		{Number: 3, Name: "crash-much-wal", Run: crashMuchWAL(300),
-			Claim: "a primary with 300 MB of WAL to replay is not waited for, and it is said why"},
+			Claim: "a primary with 300 MB of WAL to replay is not waited for: that a restart in place would take longer is said before, and what became of its server after"},
 		{Number: 4, Name: "power-off", InCI: true, Run: powerOff,
 			Claim: "the primary's host loses its power and falls silent: a standby takes over, and the host rejoins when it is back"},
 		{Number: 4, Name: "power-off-etcd-leader", Run: powerOffLeader,
