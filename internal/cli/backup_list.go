@@ -306,9 +306,9 @@ func windowLines(h held) []string {
 	}
 	var lines []string
 	for _, s := range joinWindows(h.Windows) {
-		text := fmt.Sprintf("any moment from %s to %s can be restored", momentText(s.From), momentText(s.To))
+		text := fmt.Sprintf("any moment from %s to %s can be restored", firstText(s.From, s.To), momentText(s.To))
 		if !s.To.After(s.From) {
-			text = fmt.Sprintf("%s can be restored, and nothing known behind it", momentText(s.From))
+			text = fmt.Sprintf("%s can be restored, and nothing known behind it", s.From.Local().Format(momentLayout))
 		}
 		lines = append(lines, text+" (log up to "+s.End+")")
 	}

@@ -287,7 +287,7 @@ func (s backupStatus) write(out io.Writer) error {
 	p("  last run   %s\n", choreText(s.Attempt))
 	p("  trial      %s\n", choreText(s.Proving))
 	for _, w := range s.Windows {
-		p("  restores   any moment from %s to %s (log up to %s)\n", momentText(w.From), momentText(w.To), w.End)
+		p("  restores   any moment from %s to %s (log up to %s)\n", firstText(w.From, w.To), momentText(w.To), w.End)
 	}
 	if s.Log != nil {
 		p("  log        can be read in the vault up to %s, %s (from %s) %s\n", s.Log.Archived, logBehind(s.Log), s.Log.Host, s.Log.Trouble)

@@ -12,6 +12,7 @@ import (
 
 	"holdfast/internal/agent"
 	"holdfast/internal/api"
+	"holdfast/internal/restore"
 )
 
 // dueMoment reads --at of what shall happen later. A time of the day is the next one. Empty = now, the zero time.
@@ -27,13 +28,18 @@ func dueMoment(s string, now time.Time) (time.Time, error) {
 		}
 		return now.Add(d), nil
 	}
-	if at, ok := clockTime(s, now); ok { // the last one
+	at, ok, err := clockTime(s, now)
+	if ok && err == nil { // the last one
 		return at.AddDate(0, 0, 1), nil
 	}
-	for _, layout := range []string{time.RFC3339Nano, "2006-01-02 15:04:05", "2006-01-02 15:04"} {
-		if at, err := time.ParseInLocation(layout, s, now.Location()); err == nil {
-			return at, nil
-		}
+	if !ok {
+		at, ok, err = restore.ParseTime(s, now.Location())
+	}
+	if err != nil {
+		return time.Time{}, fmt.Errorf("--at %q: %w: %w", s, err, errUsage)
+	}
+	if ok {
+		return at, nil
 	}
 	return time.Time{}, fmt.Errorf("--at %q: a moment looks like 04:00, \"2026-11-21 04:00:00\" or \"in 2h\": %w", s, errUsage)
 }

@@ -1,15 +1,19 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
+	"regexp"
 	"strings"
 	"time"
+
+	"github.com/spf13/cobra"
 
 	"holdfast/internal/restore"
 	"holdfast/internal/vault/wal"
 )
 
-const atUsage = `the moment: latest, a time ("2026-11-20 14:30:00", 14:30, "10m ago", "2 days ago"), a log position (0/3000060), xid:NUMBER, name:NAME, or immediate for the end of the newest base backup; before: in front stops just before it`
+const atUsage = `the moment: latest, a time ("2026-11-20 14:30:00", "2026-11-20 14:30:00+01", 14:30, "14:30 UTC", "10m ago", "2 days ago"), a log position (0/3000060), xid:NUMBER, name:NAME, or immediate for the end of the newest base backup; before: in front stops just before it`
 
 // What commands that restore say of options that they share.
 const (
@@ -23,7 +27,10 @@ const (
 // which saves replaying from the oldest backup.
 func moment(s string, now time.Time) (restore.Target, error) {
 	rest, before := strings.CutPrefix(strings.TrimSpace(s), "before:")
-	if at, ok := clockTime(rest, now); ok {
+	if at, ok, err := clockTime(rest, now); ok {
+		if err != nil {
+			return restore.Target{}, fmt.Errorf("--at %q: %w: %w", s, err, errUsage)
+		}
 		return restore.Target{Kind: restore.AtTime, Time: at, Exclusive: before}, nil
 	}
 	if at, ok, err := agoTime(rest, now); ok {
@@ -55,22 +62,35 @@ func agoTime(s string, now time.Time) (at time.Time, ok bool, err error) {
 	return now.Add(-d), true, err
 }
 
-// clockTime is the last time that the clock showed s.
-func clockTime(s string, now time.Time) (time.Time, bool) {
-	for _, layout := range []string{"15:04:05.999999", "15:04"} {
-		c, err := time.Parse(layout, s)
-		if err != nil {
-			continue
-		}
-		y, m, d := now.Date()
-		at := time.Date(y, m, d, c.Hour(), c.Minute(), c.Second(), c.Nanosecond(), now.Location())
-		if at.After(now) {
-			at = at.AddDate(0, 0, -1)
-		}
-		return at, true
+// clockTime is the last time that the clock showed s, here or in the zone that stands behind it ("14:30 UTC"); ok = s is meant for one.
+func clockTime(s string, now time.Time) (at time.Time, ok bool, err error) {
+	if !regexp.MustCompile(`^\d?\d:\d\d(:\d\d(\.\d+)?)?(\s*([A-Za-z]+|[+-][\d:]+))?$`).MatchString(s) {
+		return time.Time{}, false, nil
 	}
-	return time.Time{}, false
+	for _, days := range []int{1, 0, -1, -2} { // elsewhere it may be another day
+		var one error
+		at, _, one = restore.ParseTime(now.AddDate(0, 0, days).Format("2006-01-02 ")+s, now.Location())
+		if one == nil && !at.After(now) {
+			return at, true, nil
+		}
+		err = cmp.Or(one, err)
+	}
+	return time.Time{}, true, err
 }
+
+// tellMoment says which moment was understood: here, and in UTC, by which everything else is told.
+func tellMoment(cmd *cobra.Command, at restore.Target) {
+	if at.Kind != restore.AtTime {
+		return
+	}
+	utc := at.Time.UTC().Format(momentLayout)
+	if here := at.Time.Local().Format(momentLayout); here != utc {
+		utc = here + ", which is " + utc
+	}
+	_, _ = fmt.Fprintln(cmd.ErrOrStderr(), "the moment: "+utc)
+}
+
+const momentLayout = "2006-01-02 15:04:05.999999Z07:00"
 
 // beforeText is what --at takes to stop just before a delete.
 func beforeText(d restore.Delete) string { return fmt.Sprintf("before:xid:%d@%s", d.XID, d.LSN) }

@@ -139,6 +139,16 @@ func momentText(t time.Time) string {
 	return t.Local().Format("2006-01-02 15:04:05Z07:00")
 }
 
+// firstText is the first whole second within a window, so that it may be asked for as it is told; [momentText] of its end is
+// within it too. A window without a whole second begins as it does.
+func firstText(from, to time.Time) string {
+	whole := from.Add(time.Second - 1).Truncate(time.Second)
+	if from.IsZero() || whole.After(to) {
+		return from.Local().Format(momentLayout)
+	}
+	return momentText(whole)
+}
+
 // ageText is a duration for a person, in at most two units.
 func ageText(d time.Duration) string {
 	switch d = max(d, 0); {

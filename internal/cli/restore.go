@@ -153,6 +153,7 @@ func (w *tableWords) run(ctx context.Context, cmd *cobra.Command, name string) e
 	if err != nil {
 		return err
 	}
+	tellMoment(cmd, at)
 	if w.into != "" {
 		return w.bringInto(ctx, cmd, name, at)
 	}

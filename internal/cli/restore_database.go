@@ -82,6 +82,7 @@ SQL database postgres, are left as they are. It takes room for both, and runs on
 			if err != nil {
 				return err
 			}
+			tellMoment(cmd, at)
 			at.Timeline = w.timeline
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT) // the server that replays ends too
 			defer stop()

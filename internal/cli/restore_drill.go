@@ -125,6 +125,7 @@ func (w *drillWords) run(ctx context.Context, cmd *cobra.Command, name string) e
 	if err != nil {
 		return err
 	}
+	tellMoment(cmd, at)
 	at.Timeline = w.timeline
 	v, a, err := w.from.openVaultOf(cmd, name)
 	if err != nil {

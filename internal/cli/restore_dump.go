@@ -59,6 +59,7 @@ func (w *tableWords) writeDump(ctx context.Context, cmd *cobra.Command, name str
 	if err != nil {
 		return err
 	}
+	tellMoment(cmd, at)
 	v, a, err := w.from.openVaultOf(cmd, name)
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -86,7 +87,13 @@ func TestMoment(t *testing.T) {
 			}
 		})
 	}
-	for _, words := range []string{"yesterday", "10m", "x ago", "-5m ago", "2 ago", "days ago", "2 fortnights ago", "9999999 weeks ago", " ago", "xid:2", "xid:5@", "0/3000060@0/28", "before:latest", "25:00"} {
+	for words, hour := range map[string]int{"13:00 UTC": 13, "13:00Z": 13, "14:00 CET": 13, "11:00+01": 10, "09:00 -03:00": 12, "23:00+1000": 13, "14:00 UTC": 14 - 24} {
+		want := time.Date(2026, 11, 20, hour, 0, 0, 0, time.UTC)
+		if got, err := moment(words, now); err != nil || got.Kind != restore.AtTime || !got.Time.Equal(want) {
+			t.Errorf("%q was taken for %v, %v", words, got.Time, err)
+		}
+	}
+	for _, words := range []string{"14:00 EST", "14:00 ago", "14:00 +1", "yesterday", "10m", "x ago", "-5m ago", "2 ago", "days ago", "2 fortnights ago", "9999999 weeks ago", " ago", "xid:2", "xid:5@", "0/3000060@0/28", "before:latest", "25:00"} {
 		if got, err := moment(words, now); err == nil {
 			t.Errorf("%q was taken for %v", words, got)
 		}
@@ -172,5 +179,19 @@ func TestSameTable(t *testing.T) {
 func TestQuoteConn(t *testing.T) {
 	if got, want := quoteConn(`/srv/it's a \ dir`), `'/srv/it\'s a \\ dir'`; got != want {
 		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+// A window is told by seconds that lie in it.
+func TestWhatIsToldOfAWindowLiesInIt(t *testing.T) {
+	at := time.Date(2026, 11, 20, 10, 12, 5, 398e6, time.UTC)
+	h := held{Database: "records", Windows: []listedWindow{{From: at, To: at.Add(10 * time.Second), End: "0/5"}}}
+	want := "any moment from " + momentText(at.Add(602*time.Millisecond)) + " to " + momentText(at.Add(10*time.Second))
+	if got := windowLines(h)[0]; !strings.HasPrefix(got, want) {
+		t.Errorf("%s\nwant %s", got, want)
+	}
+	from, err := moment(firstText(at, at.Add(time.Millisecond)), at.Add(time.Hour))
+	if err != nil || !from.Time.Equal(at) {
+		t.Errorf("a window without a whole second begins with %v, %v", from.Time, err)
 	}
 }

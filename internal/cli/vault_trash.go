@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"holdfast/internal/restore"
 	"holdfast/internal/vault"
 )
 
@@ -137,18 +138,14 @@ func momentFlag(flag, text string, now time.Time) (time.Time, error) {
 	if text == "" {
 		return time.Time{}, nil
 	}
-	if at, ok := clockTime(text, now); ok {
-		return at, nil
-	}
-	if at, ok, err := agoTime(text, now); ok {
-		if err != nil {
-			err = fmt.Errorf("%s %q: %w: %w", flag, text, err, errUsage)
-		}
-		return at, err
-	}
-	for _, layout := range []string{time.RFC3339Nano, "2006-01-02 15:04:05", "2006-01-02 15:04"} {
-		if at, err := time.ParseInLocation(layout, text, time.Local); err == nil {
-			return at, nil
+	for _, read := range []func(string, time.Time) (time.Time, bool, error){
+		clockTime, agoTime, func(s string, now time.Time) (time.Time, bool, error) { return restore.ParseTime(s, now.Location()) },
+	} {
+		if at, ok, err := read(text, now); ok {
+			if err != nil {
+				err = fmt.Errorf("%s %q: %w: %w", flag, text, err, errUsage)
+			}
+			return at, err
 		}
 	}
 	return time.Time{}, fmt.Errorf("%s %q is no moment such as 2026-11-20 09:00, 14:30, \"2 days ago\" or 2026-11-20T09:00:00Z: %w", flag, text, errUsage)

@@ -296,9 +296,44 @@ func TestTargetsAreReadAsTheyAreWritten(t *testing.T) {
 			t.Errorf("%q: %s", in, d)
 		}
 	}
-	for _, bad := range []string{"yesterday", "before:latest", "xid:", "xid:2", "name:", "before:immediate", "0/", "2026-13-01 00:00"} {
+	for _, in := range []string{"2026-11-20 14:30:01.5+01", "2026-11-20 14:30:01.5 +01", "2026-11-20T14:30:01.5+0100", "2026-11-20 15:30:01.5 +02:00", "2026-11-20 13:30:01.5 UTC",
+		"2026-11-20 13:30:01.5 GMT", "2026-11-20 13:30:01.5z", "2026-11-20 08:30:01.5 -05", "2026-11-20 19:00:01.5+0530"} {
+		want := restore.Target{Kind: restore.AtTime, Time: time.Date(2026, 11, 20, 13, 30, 1, 5e8, time.UTC)}
+		if got, err := restore.ParseTarget(in, zone); err != nil || !cmp.Equal(want, got) {
+			t.Errorf("%q: %+v, %v", in, got, err)
+		}
+	}
+	for _, in := range []string{"2026-11-20T14:30", "2026-11-20 13:30 UTC", "2026-11-20T13:30Z", "2026-11-20 14:30+01"} {
+		if got, err := restore.ParseTarget(in, zone); err != nil || !got.Time.Equal(time.Date(2026, 11, 20, 13, 30, 0, 0, time.UTC)) {
+			t.Errorf("%q: %+v, %v", in, got, err)
+		}
+	}
+	for _, bad := range []string{"2026-11-20 10:12:52 CET", "2026-11-20 10:12:52 EST", "2026-11-20 10:12:52 +5x", "2026-11-20 25:12 UTC", "2026-11-20 10:12 +99", "yesterday", "before:latest", "xid:", "xid:2", "name:", "before:immediate", "0/", "2026-13-01 00:00"} {
 		if got, err := restore.ParseTarget(bad, zone); err == nil {
 			t.Errorf("%q was read as %+v", bad, got)
+		}
+	}
+}
+
+// A short name of a zone counts where the machine's own zone has it, at that moment; all others would be guessed.
+func TestTheNameOfAZoneIsThisMachinesOrRefused(t *testing.T) {
+	berlin, err := time.LoadLocation("Europe/Berlin")
+	if err != nil {
+		t.Skip("no zones on this machine: ", err)
+	}
+	for in, want := range map[string]time.Time{
+		"2026-11-20 10:12:52.398 CET": time.Date(2026, 11, 20, 9, 12, 52, 398e6, time.UTC),
+		"2026-07-20 10:12:52 CEST":    time.Date(2026, 7, 20, 8, 12, 52, 0, time.UTC),
+		"2026-10-25 02:30 CEST":       time.Date(2026, 10, 25, 0, 30, 0, 0, time.UTC), // an hour that comes twice
+		"2026-10-25 02:30 CET":        time.Date(2026, 10, 25, 1, 30, 0, 0, time.UTC),
+	} {
+		if got, err := restore.ParseTarget(in, berlin); err != nil || !got.Time.Equal(want) {
+			t.Errorf("%q: %v, %v", in, got.Time, err)
+		}
+	}
+	for _, in := range []string{"2026-11-20 10:12:52 CEST", "2026-07-20 10:12:52 CET", "2026-11-20 10:12:52 EST", "2026-11-20 10:12:52 MEZ"} {
+		if got, err := restore.ParseTarget(in, berlin); err == nil || !strings.Contains(err.Error(), "time zone") {
+			t.Errorf("%q: %v, %v", in, got.Time, err)
 		}
 	}
 }

@@ -58,13 +58,8 @@ func (t Target) String() string {
 	}
 }
 
-// timeLayouts are the ways in which a time may be written; without a zone it is local.
-func timeLayouts() []string {
-	return []string{time.RFC3339Nano, "2006-01-02 15:04:05.999999999Z07:00", "2006-01-02 15:04:05.999999999 MST", "2006-01-02 15:04:05.999999999", "2006-01-02T15:04:05.999999999", "2006-01-02 15:04"}
-}
-
 // ParseTarget reads what stands behind --at: latest, a time, a log position (0/3000060), xid:1234 or
-// name:before-upgrade, or immediate: the end of the newest base backup. "before:" in front stops just before it.
+// name:before-upgrade, or immediate: the end of the newest base backup. Times are read as [ParseTime] does. "before:" in front stops just before it.
 func ParseTarget(s string, zone *time.Location) (Target, error) {
 	rest, exclusive := strings.CutPrefix(strings.TrimSpace(s), "before:")
 	t := Target{Kind: Latest, Exclusive: exclusive}
@@ -92,11 +87,12 @@ func ParseTarget(s string, zone *time.Location) (Target, error) {
 		t.Kind, t.LSN = AtLSN, lsn
 		return t, nil
 	}
-	for _, layout := range timeLayouts() {
-		if at, err := time.ParseInLocation(layout, rest, zone); err == nil {
-			t.Kind, t.Time = AtTime, at
-			return t, nil
+	if at, ok, err := ParseTime(rest, zone); ok {
+		if err != nil {
+			return Target{}, fmt.Errorf("read target %q: %w", s, err)
 		}
+		t.Kind, t.Time = AtTime, at
+		return t, nil
 	}
 	return Target{}, fmt.Errorf("read target %q: not latest, a time (2026-11-20 14:30:00), a log position (0/3000060), xid:NUMBER, name:NAME or immediate", s)
 }
