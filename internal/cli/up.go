@@ -262,12 +262,15 @@ func operator(c local.Context) (*api.Client, error) {
 
 func downCommand() *cobra.Command {
 	var root string
+	var yes bool
 	cmd := &cobra.Command{
 		Use:   "down",
 		Short: "End in good order what `up` runs on this machine, or left running",
 		Long: `The whole application stops: services, then databases, then etcd, each standby after its primary. The agents of this
 machine end then. Agents of hosts on other machines are told that everything stops, too, and end their services and
 databases; they themselves go on, and wait.
+
+On a terminal it asks first; --yes does not. What runs without its host's agent is not ended: it is named, and the status is 1.
 
 To run it again: holdfast up PLAN where ` + "`up`" + ` ran it; on machines of their own start the agents that have ended, then
 take the stop back from any of them: holdfast cluster start.`,
@@ -277,11 +280,27 @@ take the stop back from any of them: holdfast cluster start.`,
 			if err != nil {
 				return err
 			}
+			if !yes && isTerminalIn(cmd.InOrStdin()) {
+				if ok, err := confirm(cmd, stopQuestion(c)); err != nil || !ok {
+					return err
+				}
+			}
 			return down(cmd.Context(), speaker(cmd.OutOrStdout()), c)
 		},
 	}
 	cmd.Flags().StringVar(&root, "root", "", rootUsage)
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	return cmd
+}
+
+// isTerminalIn reports whether a person can be asked there.
+func isTerminalIn(in io.Reader) bool {
+	f, ok := in.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+func stopQuestion(c local.Context) string {
+	return fmt.Sprintf("All of %s stops, on every machine: services, databases and etcd of %s. Go on?", c.Application, strings.Join(slices.Sorted(maps.Keys(c.Agents)), ", "))
 }
 
 // downMax is how long hosts may take to end.
@@ -322,9 +341,12 @@ func down(ctx context.Context, say func(string, ...any), c local.Context) error 
 		return err
 	}
 	running := local.Running(c.Root, names)
+	left := leftRunning(c, slices.DeleteFunc(slices.Clone(names), func(name string) bool { return running[name] != 0 }))
 	if len(running) == 0 {
-		say("nothing of %s runs here", c.Application)
-		return nil
+		if left == nil {
+			say("nothing of %s runs here", c.Application)
+		}
+		return left
 	}
 	client, err := operator(c)
 	if err != nil {
@@ -353,5 +375,25 @@ func down(ctx context.Context, say func(string, ...any), c local.Context) error 
 		}
 	}
 	say("stopped")
-	return nil
+	return left
+}
+
+// leftRunning is a problem when something runs of hosts that have no agent: an agent that was ended by SIGTERM, or killed,
+// leaves what it looks after running. Only an agent can end it in good order.
+func leftRunning(c local.Context, agentless []string) error {
+	var on, runs []string
+	for _, name := range agentless {
+		if all := host.Runs(local.HostDir(c.Root, name)); len(all) > 0 {
+			on, runs = append(on, name), append(runs, name+": "+strings.Join(all, ", "))
+		}
+	}
+	if len(on) == 0 {
+		return nil
+	}
+	return &problem.Problem{
+		Code: "host.left-running", Subject: c.Application, Severity: problem.Degraded,
+		Title:   "no agent runs on " + strings.Join(on, ", ") + ", but what it looks after does: " + strings.Join(runs, "; "),
+		Meaning: "It was not ended: only the agent of its host ends it in good order.",
+		Remedy:  "start the agents again (holdfast up " + c.Plan + ", or holdfast agent for each host), then holdfast down --root " + c.Root,
+	}
 }
