@@ -138,13 +138,15 @@ type Files struct {
 
 // FilesRun is how far a backup of a host's directory is.
 type FilesRun struct {
-	Since  time.Time `json:"since"` // by that host's clock
-	Names  int       `json:"names"` // looked at
-	Of     int       `json:"of"`    // names in the backup before, about as many as there will be; 0 = there was none
-	Read   int64     `json:"bytes_read"`
-	Stored int64     `json:"bytes_stored"`
-	Rate   int64     `json:"bytes_per_second"` // read; 0 = not known yet
-	Left   int64     `json:"seconds_left"`     // by its names; 0 = not known, or less
+	ID      string    `json:"id"`                // whoever wants to end it names it
+	Request string    `json:"request,omitempty"` // what it was asked for by; "" = it began by itself
+	Since   time.Time `json:"since"`             // by that host's clock
+	Names   int       `json:"names"`             // looked at
+	Of      int       `json:"of"`                // names in the backup before, about as many as there will be; 0 = there was none
+	Read    int64     `json:"bytes_read"`
+	Stored  int64     `json:"bytes_stored"`
+	Rate    int64     `json:"bytes_per_second"` // read; 0 = not known yet
+	Left    int64     `json:"seconds_left"`     // by its names; 0 = not known, or less
 }
 
 // FileBackup is the newest backup of a host's directory.

@@ -18,6 +18,7 @@ const (
 	ChoreScrub     = "scrub"     // of a vault
 	ChoreRenew     = "renew"     // of a vault: make locks longer
 	ChoreSync      = "sync"      // of a vault: compare and fill copies
+	ChoreFiles     = "files"     // of a file set's directory on a host: make a backup; kept when one was ended by somebody
 )
 
 // Chore is how a chore last went. It lies in the store, so that whoever has the duty next goes on from there.

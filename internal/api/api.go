@@ -151,7 +151,7 @@ func (s Source) ask(w http.ResponseWriter, r *http.Request) {
 
 // wrong says what a request names that does not exist.
 func (s Source) wrong(q agent.Asked) *problem.Problem {
-	known := map[string][]string{"database": {"switchover", "pause", "resume", "restart", "failover", "settle"}, "backup": {"base", "validate", "prune", "cancel"}, "files": {"backup", "point", "prune"}}
+	known := map[string][]string{"database": {"switchover", "pause", "resume", "restart", "failover", "settle"}, "backup": {"base", "validate", "prune", "cancel"}, "files": {"backup", "point", "prune", "cancel"}}
 	p := &problem.Problem{Code: "api.unknown", Subject: q.Subject, Severity: problem.Note, Meaning: "Nothing was changed."}
 	switch {
 	case !slices.Contains(known[q.Room], q.Kind):

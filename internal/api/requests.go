@@ -39,6 +39,7 @@ func requestArgs() map[string][]string {
 		"files/backup":        {agent.ArgOn, agent.ArgMode, agent.ArgAllowEmpty},
 		"backup/prune":        {},
 		"backup/cancel":       {agent.ArgRun},
+		"files/cancel":        {agent.ArgRun, agent.ArgOn},
 	}
 }
 

@@ -57,12 +57,12 @@ const cancelMax = 2 * time.Minute
 
 // ended is one thing that `backup cancel` ended.
 type ended struct {
-	OK      bool       `json:"ok"`
-	Kind    string     `json:"kind"`              // base, validate; prove = a trial by itself
-	Request string     `json:"request,omitempty"` // what asked for it; "" = it had begun by itself
-	By      string     `json:"by,omitempty"`      // who had asked for it
-	Run     *agent.Run `json:"run,omitempty"`     // as it was last seen; missing = it had not begun
-	Text    string     `json:"text"`              // what came of it
+	OK      bool   `json:"ok"`
+	Kind    string `json:"kind"`              // base, validate, of files backup, point; prove, files = a trial, a backup of files by itself
+	Request string `json:"request,omitempty"` // what asked for it; "" = it had begun by itself
+	By      string `json:"by,omitempty"`      // who had asked for it
+	Run     any    `json:"run,omitempty"`     // as the status had it last; missing = somebody asked for it
+	Text    string `json:"text"`              // what came of it
 }
 
 func backupCancelCommand() *cobra.Command {
@@ -73,7 +73,8 @@ func backupCancelCommand() *cobra.Command {
 		Short: "End the base backup that is being made, or the trial of one, and what is asked for",
 		Long: `Ends base backups and trials of a database: those that somebody asked for, whether they have begun or not, and those that
 began by themselves. Of a base backup that was not complete nothing is listed; what it has stored stays in the vault, and the
-next one finds it there. One that is complete and on trial stays, not proven by that.
+next one finds it there. One that is complete and on trial stays, not proven by that. NAME may be a file set too: its backups
+on all of its hosts are ended, and a recovery point that is being made, whose files and database go on.
 
 What was ended is not begun again at once: the next is the next one that the plan's schedule wants, which is said. Somebody can
 ask for one at any time.`,
@@ -88,9 +89,6 @@ ask for one at any time.`,
 				return err
 			}
 			defer client.Close()
-			if err := knownNames(cmd.Context(), client, args[0], ""); err != nil {
-				return err
-			}
 			return backupCancel(cmd, client, args[0], output, yes)
 		},
 	}
@@ -106,7 +104,7 @@ func backupCancel(cmd *cobra.Command, client *api.Client, name, output string, y
 		return err
 	}
 	if len(asked)+len(runs) == 0 {
-		return &problem.Problem{Code: "backup.none-asked", Subject: name, Severity: problem.Note, Title: "no base backup is being made or asked for, and none is on trial",
+		return &problem.Problem{Code: "backup.none-asked", Subject: name, Severity: problem.Note, Title: "no backup of it is being made or asked for, and none is on trial",
 			Meaning: "Nothing was changed.", Remedy: "see how the backups stand: holdfast backup status " + name}
 	}
 	if !yes {
@@ -134,50 +132,73 @@ func backupCancel(cmd *cobra.Command, client *api.Client, name, output string, y
 	return err
 }
 
-// toCancel is what of a database's backups is asked for, and what goes on that nobody asked for.
-func toCancel(ctx context.Context, client *api.Client, name string) ([]api.OpenRequest, []agent.Run, error) {
+// underWay is something that goes on and that nobody asked for.
+type underWay struct {
+	host, kind, words string
+	run               any         // as the status has it
+	end               agent.Asked // ends it
+}
+
+// toCancel is what of a database's or a file set's backups is asked for, and what goes on that nobody asked for.
+func toCancel(ctx context.Context, client *api.Client, name string) ([]api.OpenRequest, []underWay, error) {
+	st, err := client.Status(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	set := slices.ContainsFunc(st.Files, func(f api.FilesStatus) bool { return f.Name == name })
+	if _, err := databaseIn(st, name); err != nil && !set {
+		return nil, nil, err
+	}
 	open, err := client.Open(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
 	open = slices.DeleteFunc(open, func(q api.OpenRequest) bool {
-		return q.Room != "backup" || q.Kind != "base" && q.Kind != "validate" || q.Subject != name
+		return q.Subject != name || !slices.Contains([]string{"backup/base", "backup/validate", "files/backup", "files/point"}, q.Room+"/"+q.Kind)
 	})
-	st, err := client.Status(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	var runs []agent.Run
+	return open, runsToEnd(st, name), nil
+}
+
+// runsToEnd is what goes on of a name and nobody asked for. Pure.
+func runsToEnd(st api.Status, name string) []underWay {
+	var runs []underWay
 	for _, d := range st.Databases {
 		for _, r := range runsOf(d) {
 			if d.Name == name && r.Request == "" {
-				runs = append(runs, r)
+				runs = append(runs, underWay{r.Host, r.Kind, runText(r, time.Now()), r,
+					agent.Asked{Room: "backup", Kind: "cancel", Subject: name, Args: map[string]string{agent.ArgRun: r.ID}}})
 			}
 		}
 	}
-	return open, runs, nil
+	for _, f := range st.Files {
+		if f.Name == name && f.Run != nil && f.Run.Request == "" {
+			runs = append(runs, underWay{f.Host, agent.ChoreFiles, "backup on " + f.Host + ", by itself, " + filesRunText(*f.Run), *f.Run,
+				agent.Asked{Room: "files", Kind: "cancel", Subject: name, Args: map[string]string{agent.ArgRun: f.Run.ID, agent.ArgOn: f.Host}}})
+		}
+	}
+	return runs
 }
 
-func cancelQuestion(name string, asked []api.OpenRequest, runs []agent.Run) string {
+func cancelQuestion(name string, asked []api.OpenRequest, runs []underWay) string {
 	var text strings.Builder
 	for _, q := range asked {
 		fmt.Fprintf(&text, "%s, asked for by %s %s\n", requestedText(q.Kind), q.By, q.Words)
 	}
 	for _, r := range runs {
-		fmt.Fprintf(&text, "%s\n", runText(r, time.Now()))
+		fmt.Fprintf(&text, "%s\n", r.words)
 	}
 	return fmt.Sprintf("%sEnd that of %s?", text.String(), name)
 }
 
 func requestedText(kind string) string {
-	if kind == "validate" {
-		return "trial"
+	if words, ok := map[string]string{"validate": "trial", "backup": "backup", "point": "recovery point"}[kind]; ok {
+		return words
 	}
 	return "base backup"
 }
 
 // cancelAll ends requests, and asks the host that does it for the end of what began by itself.
-func cancelAll(ctx context.Context, client *api.Client, name string, asked []api.OpenRequest, runs []agent.Run) ([]ended, error) {
+func cancelAll(ctx context.Context, client *api.Client, name string, asked []api.OpenRequest, runs []underWay) ([]ended, error) {
 	all := []ended{}
 	for _, q := range asked {
 		done, err := client.Cancel(ctx, q.ID)
@@ -187,26 +208,26 @@ func cancelAll(ctx context.Context, client *api.Client, name string, asked []api
 		all = append(all, ended{OK: true, Kind: done.Kind, Request: done.ID, By: done.By, Text: "Cancelled: the " + requestedText(done.Kind) + " of " + name + " that " + done.By + " asked for."})
 	}
 	for _, r := range runs {
-		q, err := client.Ask(ctx, agent.Asked{Room: "backup", Kind: "cancel", Subject: name, Args: map[string]string{agent.ArgRun: r.ID}})
+		q, err := client.Ask(ctx, r.end)
 		if err != nil {
 			return nil, err
 		}
 		done, err := client.Wait(ctx, q.ID, nil)
 		if err != nil {
-			return nil, notEnded(name, r, err)
+			return nil, notEnded(name, r.host, err)
 		}
 		text := strings.ToUpper(done.Text[:min(1, len(done.Text))]) + done.Text[min(1, len(done.Text)):] + "."
 		if !done.OK {
 			text = "Not cancelled: " + done.Text + "."
 		}
-		all = append(all, ended{OK: done.OK, Kind: r.Kind, Run: &r, Text: text})
+		all = append(all, ended{OK: done.OK, Kind: r.kind, Run: r.run, Text: text})
 	}
 	return all, nil
 }
 
 // notEnded says that the host was asked and has not said that it has ended.
-func notEnded(name string, r agent.Run, cause error) error {
-	return &problem.Problem{Code: "backup.not-ended", Subject: name, Severity: problem.Note, Title: r.Host + " has not said that it ended: " + cause.Error(),
-		Meaning: "It is asked for, and " + r.Host + " ends it as soon as it hears of that.",
-		Remedy:  "see whether it goes on: holdfast backup status " + name + "; and that the agent of " + r.Host + " runs, in the version of the others"}
+func notEnded(name, host string, cause error) error {
+	return &problem.Problem{Code: "backup.not-ended", Subject: name, Severity: problem.Note, Title: host + " has not said that it ended: " + cause.Error(),
+		Meaning: "It is asked for, and " + host + " ends it as soon as it hears of that.",
+		Remedy:  "see whether it goes on: holdfast backup status " + name + "; and that the agent of " + host + " runs, in the version of the others"}
 }

@@ -53,7 +53,7 @@ func (a *archivist) underWay(ctx context.Context, kind string, asked *agent.Aske
 	var g errgroup.Group
 	g.Go(func() error {
 		for a.host.sleep(ctx, basePace) {
-			if by := cancelledBy(a.host.agent.Last(), a.db.Name, r.told.ID, r.told.Request); by != "" {
+			if by := cancelledBy(a.host.agent.Last(), "backup", a.db.Name, r.told.ID, r.told.Request); by != "" {
 				cancel(&cancelledError{by})
 			}
 		}
@@ -71,13 +71,13 @@ func (a *archivist) underWay(ctx context.Context, kind string, asked *agent.Aske
 }
 
 // cancelledBy says who has ended a run by its id, or taken the request for it back; "" = nobody. Pure.
-func cancelledBy(now agent.Snapshot, database, id, request string) string {
+func cancelledBy(now agent.Snapshot, room, subject, id, request string) string {
 	if e, settled := now.Agreed[agent.KeyAnswers+request]; settled && request != "" {
 		var by agent.Settled
 		_ = json.Unmarshal(e.Value, &by) // of another version: nobody is named
 		return cmp.Or(strings.TrimSuffix(by.Text, " cancelled it"), anOperator)
 	}
-	for _, q := range cancels(now, database) {
+	for _, q := range cancels(now, room, subject) {
 		if q.Args[agent.ArgRun] == id {
 			return cmp.Or(q.By, anOperator)
 		}
@@ -85,16 +85,19 @@ func cancelledBy(now agent.Snapshot, database, id, request string) string {
 	return ""
 }
 
-// cancels are the open requests to end a run of a database, oldest first.
-func cancels(now agent.Snapshot, database string) []agent.Asked {
+// cancels are the open requests to end a run of a database or a file set, oldest first.
+func cancels(now agent.Snapshot, room, subject string) []agent.Asked {
 	return slices.DeleteFunc(agent.Open(now.Agreed), func(q agent.Asked) bool {
-		return q.Room != "backup" || q.Kind != "cancel" || q.Subject != database
+		return q.Room != room || q.Kind != "cancel" || q.Subject != subject
 	})
 }
 
 // cancelled is who has ended the run; "" = nobody.
-func (r *run) cancelled() string {
-	if c, ok := errors.AsType[*cancelledError](context.Cause(r.ctx)); ok {
+func (r *run) cancelled() string { return whoCancelled(r.ctx) }
+
+// whoCancelled is who has ended what runs with a context; "" = nobody.
+func whoCancelled(ctx context.Context) string {
+	if c, ok := errors.AsType[*cancelledError](context.Cause(ctx)); ok {
 		return c.by
 	}
 	return ""
@@ -104,7 +107,7 @@ func (r *run) cancelled() string {
 func (r *run) over(ctx context.Context, ended bool, text string) {
 	r.stop()
 	a := r.of
-	for _, q := range cancels(a.host.agent.Last(), a.db.Name) { // before it is off the list: see [archivist.refuseCancels]
+	for _, q := range cancels(a.host.agent.Last(), "backup", a.db.Name) { // before it is off the list: see [archivist.refuseCancels]
 		if q.Args[agent.ArgRun] == r.told.ID && ctx.Err() == nil {
 			a.host.agent.Settle(ctx, agent.Settled{ID: q.ID, OK: ended, Host: a.host.cfg.Self, Text: text})
 		}
@@ -170,7 +173,7 @@ func (r *run) progress(phase, check string, p backup.Progress) {
 // refuseCancels answers those who want a run ended that does not go on here: it has ended, or its host did.
 func (a *archivist) refuseCancels(ctx context.Context) error {
 	for a.host.sleep(ctx, basePace) {
-		for _, q := range cancels(a.host.agent.Last(), a.db.Name) {
+		for _, q := range cancels(a.host.agent.Last(), "backup", a.db.Name) {
 			a.mu.Lock()
 			goesOn := slices.ContainsFunc(a.runs, func(r *run) bool { return r.told.ID == q.Args[agent.ArgRun] })
 			a.mu.Unlock()

@@ -27,10 +27,11 @@ type filer struct {
 	orphan bool       // the plan has no such set here: only what stands still is let go on
 	moment sync.Mutex // held while files and database stand still for a recovery point, or are let go on after one
 
-	last   *vault.FileBackup // newest of this host; nil = none
-	points points            // those that are made by themselves
-	known  bool              // last is as the vault has it
-	failed time.Time         // when the last try began that did not succeed; zero = the last one did
+	last    *vault.FileBackup // newest of this host; nil = none
+	points  points            // those that are made by themselves
+	known   bool              // last is as the vault has it
+	stopped time.Time         // when somebody last ended a backup, of this agent; see [filer.cancelledAt]
+	failed  time.Time         // when the last try began that did not succeed; zero = the last one did
 
 	mu    sync.Mutex // guards what follows
 	told  agent.Files
@@ -83,6 +84,7 @@ func (f *filer) run(ctx context.Context) error {
 		if last.Facts.Stopping || last.Facts.WrittenOff() != "" {
 			continue
 		}
+		f.answerCancels(ctx, "", "")
 		asked := f.asked(last)
 		if p := f.refused(asked); p != nil {
 			f.settle(ctx, asked, vault.FileBackup{}, p)
@@ -110,8 +112,16 @@ func (f *filer) run(ctx context.Context) error {
 			continue
 		}
 		f.turn.Lock()
-		b, err := f.backUp(ctx, asked, id)
+		r := f.underWay(ctx, asked)
+		b, err := f.backUp(r, id)
 		f.turn.Unlock()
+		if err != nil && whoCancelled(r.ctx) != "" && ctx.Err() == nil {
+			if err := f.wasCancelled(ctx, r, id); err != nil {
+				return err
+			}
+			continue
+		}
+		r.stop()
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -141,7 +151,8 @@ func (f *filer) due() (backup.Due, error) {
 		last = f.last.Started
 	}
 	b := f.now().Backup
-	due, err := backup.Next(backup.Timing{Schedule: b.Every, Zone: b.Zone, Jitter: b.Jitter, Of: f.set.Name + "@" + f.host.cfg.Self}, last, time.Now())
+	timing := backup.Timing{Schedule: b.Every, Zone: b.Zone, Jitter: b.Jitter, Of: f.set.Name + "@" + f.host.cfg.Self}
+	due, err := backup.NextBut(timing, last, f.cancelledAt(), time.Now())
 	f.tell(func(t *agent.Files) { t.Next = due.At.UTC() })
 	return due, err
 }
@@ -211,7 +222,8 @@ func summary(b *vault.FileBackup) *agent.FileBackup {
 }
 
 // backUp makes one backup, with a point a recovery point whose name ends in it; the vault is open for as long as that takes.
-func (f *filer) backUp(ctx context.Context, asked *agent.Asked, point string) (b vault.FileBackup, err error) {
+func (f *filer) backUp(r *filesRun, point string) (b vault.FileBackup, err error) {
+	ctx, asked := r.ctx, r.asked
 	s := f.now()
 	v, err := f.host.openVault(ctx, f.set.Backup.Vault)
 	if err != nil {
@@ -233,9 +245,10 @@ func (f *filer) backUp(ctx context.Context, asked *agent.Asked, point string) (b
 			o.Earlier = nil
 		}
 	}
-	began := time.Now()
 	far := func(p files.Progress) {
-		f.tell(func(t *agent.Files) { t.Running, t.Run = true, howFar(p, f.last, began, time.Now()) })
+		run := howFar(p, f.last, r.began, time.Now())
+		run.ID, run.Request = r.id, r.request()
+		f.tell(func(t *agent.Files) { t.Running, t.Run = true, run })
 	}
 	far(files.Progress{})
 	defer f.tell(func(t *agent.Files) { t.Running, t.Run = false, nil })

@@ -53,7 +53,7 @@ func (f *filer) pointWanted(asked *agent.Asked, now time.Time) (string, error) {
 	if from.IsZero() {
 		from = p.since
 	}
-	due, err := backup.Next(backup.Timing{Schedule: m.Every, Zone: m.Zone, Jitter: m.Jitter, Of: f.set.Name}, from, now)
+	due, err := backup.NextBut(backup.Timing{Schedule: m.Every, Zone: m.Zone, Jitter: m.Jitter, Of: f.set.Name}, from, f.cancelledAt(), now)
 	if err != nil || !due.Now || f.stands() {
 		return "", err
 	}
