@@ -43,7 +43,8 @@ func pointCreateCommand() *cobra.Command {
 		Short: "Make a recovery point of a file set and its database now",
 		Long: `First an ordinary backup takes what has changed. Then the plan's command before runs, the database's position is
 noted and what changed since is taken, and the command after runs, whatever happened. What takes longer than the plan
-allows is given up: nothing is listed, and the application goes on.`,
+allows is given up: nothing is listed, and the application goes on. Status 1 also when the point was made and the command
+after did not succeed: the application is still frozen then.`,
 		Example: `  holdfast recovery-point create attachments
   holdfast recovery-point create attachments --output json | jq .backup.point.id`,
 		Args: usageArgs(cobra.ExactArgs(1)),
@@ -116,11 +117,22 @@ func createPoint(cmd *cobra.Command, a application, name, on, output string, lim
 	}
 	b := answer.Backup
 	_, err = fmt.Fprintf(cmd.OutOrStdout(), "recovery point %s\n  files     %s on %s: backup %s, %d files\n  database  %s at %s\n  stood still for %s\n%sBring both back beside the live ones, once the log up to there is in the vault:\n  %s\n",
-		b.Point.ID, b.Path, b.Host, b.ID, b.Files, b.Point.Database, b.Point.LSN, b.Point.Frozen.Round(time.Millisecond), troubles(*b), restorePointText(*b))
-	if err == nil && !answer.OK {
-		err = exitError{1}
+		b.Point.ID, b.Path, b.Host, b.ID, b.Files, b.Point.Database, b.Point.LSN, b.Point.Stood(), troubles(*b), restorePointText(*b))
+	switch {
+	case err != nil || answer.OK:
+		return err
+	case b.Point.Stuck != "":
+		return stillFrozen(name, *b.Point)
 	}
-	return err
+	return exitError{1}
+}
+
+// stillFrozen is the problem of a recovery point after which the application was not let go on.
+func stillFrozen(set string, p vault.Point) *problem.Problem {
+	return &problem.Problem{Code: "files.still-frozen", Subject: set, Severity: problem.Critical,
+		Title:   "the application is STILL FROZEN: the recovery point was made, and files and database were not let go on: " + p.Stuck,
+		Meaning: "The application may wait. The command after is run again every few seconds until it succeeds; holdfast status tells for as long as it does not.",
+		Remedy:  "correct the command after of the plan, or what it needs, and apply the plan; or let the application go on by hand"}
 }
 
 func restorePointText(b vault.FileBackup) string {
@@ -203,7 +215,7 @@ func writePoints(out io.Writer, all []listedPoint) error {
 		p("there are no recovery points\n")
 	}
 	for _, x := range all {
-		p("%s\t%s\tfiles %s\tdatabase %s at %s\tstood still for %s%s\n", x.ID, momentText(x.At), x.Files, x.Database, x.LSN, x.Frozen.Round(time.Millisecond), x.restless())
+		p("%s\t%s\tfiles %s\tdatabase %s at %s\tstood still for %s%s\n", x.ID, momentText(x.At), x.Files, x.Database, x.LSN, x.Stood(), x.restless())
 	}
 	if err := w.Flush(); err != nil {
 		return err

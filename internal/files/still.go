@@ -77,15 +77,17 @@ func (c *capture) still(ctx context.Context) (err error) {
 	}
 	var takes sync.WaitGroup
 	var frozenFor time.Duration
+	stuck := ""
 	defer func() {
 		takes.Wait()
 		if c.b.Point != nil {
-			c.b.Point.Frozen = frozenFor
+			c.b.Point.Frozen, c.b.Point.Stuck = frozenFor, stuck
 		}
 	}()
 	defer func() {
 		if thawed := s.thaw(ctx, Command{Argv: s.After, Env: s.Env}); thawed != nil {
 			s.Stuck(thawed)
+			stuck = thawed.Error()
 			c.o.Log.ErrorContext(ctx, "files and database were not let go on", "files", c.o.Set, "err", thawed)
 		}
 		frozenFor = c.o.Clock.Now().Sub(began)

@@ -79,6 +79,9 @@ func TestFilesAndDatabaseAreAlwaysLetGoOn(t *testing.T) {
 			if err == nil && (b.Point == nil || b.Point.ID != "p1" || b.Point.Frozen <= 0 || b.Files != 1) {
 				t.Errorf("%+v", b)
 			}
+			if err == nil && (b.Point.Stuck != "") != c.stuck {
+				t.Errorf("the point says that it is stuck: %q", b.Point.Stuck)
+			}
 			if !slices.Equal(did, c.want) {
 				t.Errorf("%v, want %v", did, c.want)
 			}

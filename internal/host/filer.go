@@ -328,7 +328,7 @@ func (f *filer) succeeded(b vault.FileBackup) {
 
 // settle answers whoever asked.
 func (f *filer) settle(ctx context.Context, asked *agent.Asked, b vault.FileBackup, err error) {
-	s := agent.Settled{ID: asked.ID, OK: err == nil && b.Complete(), Host: f.host.cfg.Self, Text: sayFiles(b, err)}
+	s := agent.Settled{ID: asked.ID, OK: wentWell(b, err), Host: f.host.cfg.Self, Text: sayFiles(b, err)}
 	if asked.Kind == "point" {
 		s.Text = sayPoint(b, err)
 	}
@@ -346,6 +346,11 @@ func (f *filer) settle(ctx context.Context, asked *agent.Asked, b vault.FileBack
 	f.host.agent.Settle(ctx, s)
 }
 
+// wentWell reports whether all that was asked for was done: a point after which the application stands still is none.
+func wentWell(b vault.FileBackup, err error) bool {
+	return err == nil && b.Complete() && (b.Point == nil || b.Point.Stuck == "")
+}
+
 func sayFiles(b vault.FileBackup, err error) string {
 	switch {
 	case err != nil:
@@ -358,7 +363,7 @@ func sayFiles(b vault.FileBackup, err error) string {
 		changed = fmt.Sprintf("; %d changed whenever they were read, and may be of two moments: %s", n, b.Changed.First[0])
 	}
 	if p := b.Point; p != nil {
-		return fmt.Sprintf("recovery point %s was made: database %s at %s and %d files, which stood still for %s%s", p.ID, p.Database, p.LSN, b.Files, p.Frozen.Round(time.Millisecond), changed)
+		return fmt.Sprintf("recovery point %s was made: database %s at %s and %d files, which stood still for %s%s", p.ID, p.Database, p.LSN, b.Files, p.Stood(), changed)
 	}
 	return fmt.Sprintf("backup %s of %d files was made, %d of them read%s", b.ID, b.Files, b.Files-b.Reused, changed)
 }

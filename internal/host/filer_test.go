@@ -190,3 +190,14 @@ func TestHowFarABackupOfFilesIs(t *testing.T) {
 		}
 	}
 }
+
+func TestAPointAfterWhichTheApplicationStandsStillDidNotGoWell(t *testing.T) {
+	b := vault.FileBackup{ID: "b1", Point: &vault.Point{ID: "p1", Database: "records", Frozen: 167 * time.Millisecond}}
+	if !wentWell(b, nil) || strings.Contains(sayPoint(b, nil), "let go on") {
+		t.Errorf("one that was let go on: %s", sayPoint(b, nil))
+	}
+	b.Point.Stuck = "after.sh: exit status 3"
+	if said := sayPoint(b, nil); wentWell(b, nil) || !strings.Contains(said, "they were not let go on (after.sh: exit status 3)") {
+		t.Errorf("one that was not: %s", said)
+	}
+}

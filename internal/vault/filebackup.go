@@ -48,7 +48,18 @@ type Point struct {
 	Timeline uint32        `json:"timeline,omitempty"`         // on which it is; 0 = made before that was noted
 	LSN      wal.LSN       `json:"lsn"`
 	At       time.Time     `json:"at"`     // when the position was noted, by the set's host
-	Frozen   time.Duration `json:"frozen"` // how long both stood still
+	Frozen   time.Duration `json:"frozen"` // how long both stood still; with Stuck until they were not let go on
+	// Stuck is why files and database were not let go on after it was made; "" = they were. It says nothing of now.
+	Stuck string `json:"stuck,omitempty"`
+}
+
+// Stood says for how long both stood still.
+func (p Point) Stood() string {
+	text := p.Frozen.Round(time.Millisecond).String()
+	if p.Stuck != "" {
+		text += " and on: they were not let go on (" + p.Stuck + ")"
+	}
+	return text
 }
 
 // Complete reports whether everything that was there is in it.
