@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -194,23 +195,51 @@ func (n *noting) note(ctx context.Context, a application, name, backup string) (
 	return slices.DeleteFunc(append([]vault.Note{}, all...), func(x vault.Note) bool { return x.Backup != backup }), err
 }
 
-// vaultWith is the vault of the plan that lists a backup, of a database or of a file set.
+// vaultWith is the vault of the plan that lists a backup, of a database or of a file set. One that cannot be asked matters only
+// when no other lists it.
 func (a application) vaultWith(ctx context.Context, backup string) (string, error) {
+	var silent []string
 	for _, x := range a.plan.Vaults {
-		v, err := a.openVault(ctx, x.Name)
-		if err != nil {
-			return "", err
-		}
-		all, err := v.Backups(ctx, "")
-		sets, failed := v.FileBackups(ctx, "")
-		closeVault(ctx, v)
-		if err := errors.Join(err, failed); err != nil {
-			return "", err
-		}
-		if slices.ContainsFunc(all, func(b vault.Backup) bool { return b.ID == backup }) || slices.ContainsFunc(sets, func(b vault.FileBackup) bool { return b.ID == backup }) {
+		found, err := a.lists(ctx, x.Name, backup)
+		switch {
+		case found:
 			return x.Name, nil
+		case ctx.Err() != nil:
+			return "", context.Cause(ctx)
+		case err != nil:
+			silent = append(silent, x.Name+" ("+reasonOf(err)+")")
 		}
 	}
-	return "", &problem.Problem{Code: "backup.unknown", Subject: backup, Severity: problem.Note, Title: "no vault of the plan lists such a backup",
+	p := &problem.Problem{Code: "backup.unknown", Subject: backup, Severity: problem.Note, Title: "no vault of the plan lists such a backup",
 		Meaning: "Nothing was changed.", Remedy: "see those there are: holdfast backup list"}
+	if len(silent) > 0 {
+		p.Title = "no vault that could be asked lists such a backup; not asked: " + strings.Join(silent, ", ")
+		p.Meaning = "Nothing was changed. It may lie where nobody could look."
+		p.Remedy = "bring back what does not answer (holdfast vault status), then give the same command again"
+	}
+	return "", p
+}
+
+// lists reports whether a vault lists a backup.
+func (a application) lists(ctx context.Context, name, backup string) (bool, error) {
+	v, err := a.openVault(ctx, name)
+	if err != nil {
+		return false, err
+	}
+	defer closeVault(ctx, v)
+	all, err := v.Backups(ctx, "")
+	if slices.ContainsFunc(all, func(b vault.Backup) bool { return b.ID == backup }) {
+		return true, nil
+	}
+	sets, failed := v.FileBackups(ctx, "")
+	return slices.ContainsFunc(sets, func(b vault.FileBackup) bool { return b.ID == backup }), errors.Join(err, failed)
+}
+
+// reasonOf is why something did not work, in one line.
+func reasonOf(err error) string {
+	if p, ok := errors.AsType[*problem.Problem](err); ok {
+		return p.Code + ": " + p.Title
+	}
+	line, _, _ := strings.Cut(err.Error(), "\n")
+	return line
 }

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"holdfast/internal/auth"
 	"holdfast/internal/redact"
 	"holdfast/internal/vault"
@@ -109,6 +111,12 @@ func TestNothingGoesForGoodUnlessTwoPersonsAgreedToIt(t *testing.T) {
 	notes, err := v.Notes(ctx)
 	if err != nil || len(notes) != 2 || notes[0].Kind != vault.Lifted || notes[0].By != "ben, and anna agreed" {
 		t.Errorf("notes %+v, %v", notes, err)
+	}
+
+	// No hold stands now: one person alone does not change who lifted it, and why.
+	wantProblem(t, v.Lift(ctx, b.ID, "anna", "another reason", time.Now()), "backup.no-hold")
+	if again, err := v.Notes(ctx); err != nil || !cmp.Equal(notes, again) {
+		t.Errorf("the record changed: %s, %v", cmp.Diff(notes, again), err)
 	}
 
 	// Who has no authority's certificate cannot tell who agreed; and the plan alone does not end what two agreed to.

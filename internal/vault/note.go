@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"holdfast/internal/problem"
 	"holdfast/internal/vault/consent"
 	"holdfast/internal/vault/repo"
 	"holdfast/internal/vault/repo/snapshot"
@@ -144,7 +145,8 @@ func (v *Vault) dropNotes(ctx context.Context, backup string, kinds ...string) e
 	return nil
 }
 
-// Lift ends a legal hold, and notes who did and why before that.
+// Lift ends a legal hold, and notes who did and why before that. Where no hold stands that is a [*problem.Problem], and nothing is
+// noted: who lifted an earlier one, and why, stays as it was said.
 func (v *Vault) Lift(ctx context.Context, backup, by, reason string, at time.Time) error {
 	if reason == "" {
 		return fmt.Errorf("lift the hold on %s: it needs a reason", backup)
@@ -153,17 +155,26 @@ func (v *Vault) Lift(ctx context.Context, backup, by, reason string, at time.Tim
 	if err != nil {
 		return err
 	}
-	if len(d.Items) > 0 {
-		two, err := v.leave(ctx, d)
-		if err != nil {
-			return err
+	if len(d.Items) == 0 {
+		if _, err := v.listed(ctx, backup); err != nil {
+			return fmt.Errorf("lift the hold on %s: %w", backup, err)
 		}
-		by = cmp.Or(two, by)
+		return noHold(backup)
 	}
+	two, err := v.leave(ctx, d)
+	if err != nil {
+		return err
+	}
+	by = cmp.Or(two, by)
 	if err := v.PutNote(ctx, Note{Backup: backup, Kind: Lifted, By: by, At: at, Reason: reason}); err != nil {
 		return err
 	}
 	return v.DropNotes(ctx, backup, Hold)
+}
+
+func noHold(backup string) *problem.Problem {
+	return &problem.Problem{Code: "backup.no-hold", Subject: backup, Severity: problem.Note, Title: "no legal hold stands on it",
+		Meaning: "Nothing was changed: who lifted an earlier one, and why, stays noted.", Remedy: "see what is noted on it: holdfast backup list --output json"}
 }
 
 func noteLabels(backup, kind string) map[string]string {
