@@ -139,7 +139,7 @@ func planDiffCommand() *cobra.Command {
 		Use:   "diff OLD NEW",
 		Short: "Say in words what changing from one plan to another would do",
 		Long: `Compares two plan files and says what would start, stop, reload, restart or pause. Nothing is ever deleted:
-what a plan no longer names is stopped and kept until holdfast purge.`,
+what a plan no longer names is stopped, and its data stay where they are until somebody deletes them.`,
 		Example: `  holdfast plan diff holdfast.yaml holdfast-new.yaml
   git show HEAD~1:holdfast.yaml > old.yaml && holdfast plan diff old.yaml holdfast.yaml`,
 		Args: usageArgs(cobra.ExactArgs(2)),

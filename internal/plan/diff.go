@@ -18,7 +18,7 @@ const (
 	Pends    Effect = "pending" // it waits for a restart that an operator asks for: holdfast database restart NAME --pending
 	Restarts Effect = "restart" // ended and begun again, one at a time
 	Pauses   Effect = "pause"   // clients wait for seconds
-	Stops    Effect = "stop"    // ended; its data are kept until holdfast purge
+	Stops    Effect = "stop"    // ended; its data stay where they are
 	Refused  Effect = "refused" // cannot be reached by changing a plan
 )
 
@@ -105,7 +105,7 @@ func (d *differ) hosts() {
 func (d *differ) services() {
 	for _, s := range d.old.Services {
 		if _, kept := d.new.ServiceNamed(s.Name); !kept {
-			d.add("service "+s.Name, Stops, "%s stopped; its logs are kept until holdfast purge %s", stop(s.Instances), s.Name)
+			d.add("service "+s.Name, Stops, "%s stopped; its logs stay on the hosts until somebody deletes them", stop(s.Instances))
 		}
 	}
 	for _, s := range d.new.Services {
@@ -246,7 +246,7 @@ func reserveWords(n int64) string {
 func (d *differ) vaults() {
 	for _, v := range d.old.Vaults {
 		if _, kept := d.new.VaultNamed(v.Name); !kept {
-			d.add("vault "+v.Name, Stops, "nothing is written to it or expires in it; its copies are kept until holdfast purge %s", v.Name)
+			d.add("vault "+v.Name, Stops, "nothing is written to it or expires in it; its copies stay where they are until somebody deletes them")
 		}
 	}
 	for _, v := range d.new.Vaults {

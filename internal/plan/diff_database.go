@@ -8,8 +8,8 @@ import (
 func (d *differ) databases() {
 	for _, db := range d.old.Databases {
 		if _, kept := d.new.DatabaseNamed(db.Name); !kept {
-			d.add("database "+db.Name, Stops, "its primary and %s are stopped; their data are kept until holdfast purge %s",
-				count(db.Standbys, "standby", "standbys"), db.Name)
+			d.add("database "+db.Name, Stops, "its primary and %s are stopped; their data stay on the hosts until somebody deletes them",
+				count(db.Standbys, "standby", "standbys"))
 		}
 	}
 	for _, db := range d.new.Databases {

@@ -46,7 +46,7 @@ func TestDiffSaysWhatWouldHappen(t *testing.T) {
 		{"another route", "route: http://x.example", "route: http://y.example", []string{
 			"stop service web: its route becomes http://y.example (was http://x.example); clients of the old one are drained"}},
 		{"a service less", "  mail: { run: bin/mail }\n", "", []string{
-			"stop service mail: its instance is stopped; its logs are kept until holdfast purge mail"}},
+			"stop service mail: its instance is stopped; its logs stay on the hosts until somebody deletes them"}},
 		{"a service more", "  mail:", "  post: { run: bin/post x }\n  mail:", []string{"start service post: 1 instance starts: bin/post x"}},
 		{"a host more", "      c: { address: 10.0.0.3 }", "      c: { address: 10.0.0.3 }\n      d: { address: 10.0.0.4 }", []string{"start host d: it joins at 10.0.0.4"}},
 		{"a host less", "      c: { address: 10.0.0.3 }\n", "", []string{
@@ -110,7 +110,7 @@ func TestDiffSaysWhatWouldHappen(t *testing.T) {
 			"stop vault main: copy east gets nothing new; what it holds is kept",
 			"start vault main: copy west is made at file:///w and filled from the others"}},
 		{"another vault", "vaults:\n  main:", "vaults:\n  other:", []string{
-			"stop vault main: nothing is written to it or expires in it; its copies are kept until holdfast purge main",
+			"stop vault main: nothing is written to it or expires in it; its copies stay where they are until somebody deletes them",
 			"start vault other: it is made in 1 place",
 			"start backup of records: it goes to vault other (was main), beginning with a full backup; the old ones are kept"}},
 		{"commits that wait for the vault", "standbys: 1,", "standbys: 1, acknowledged_by_vault: strict,", []string{
@@ -133,8 +133,8 @@ func TestDiffSaysWhatWouldHappen(t *testing.T) {
 			"stop database records: role app may not log in any more; its sessions go on, and it and what it owns are kept"}},
 		{"a parameter less", "work_mem: 4MB, ", "", []string{"reload database records: work_mem: taken over while it runs"}},
 		{"a database less", diffBase[strings.Index(diffBase, "databases:"):], "", []string{
-			"stop database records: its primary and 1 standby are stopped; their data are kept until holdfast purge records",
-			"stop vault main: nothing is written to it or expires in it; its copies are kept until holdfast purge main",
+			"stop database records: its primary and 1 standby are stopped; their data stay on the hosts until somebody deletes them",
+			"stop vault main: nothing is written to it or expires in it; its copies stay where they are until somebody deletes them",
 			"stop backup of records: no backup is made any more; those there are stay in vault main"}},
 		{"another application", "application: clinic", "application: other", []string{
 			"refused application clinic: its name becomes other; data of one application are never taken over by another: adopt or restore them there"}},

@@ -60,8 +60,7 @@ func resolvePorts(f portsFile) Ports {
 	}
 }
 
-// oneNameEach keeps services, databases and vaults from sharing a name: commands such as holdfast purge
-// take a name alone.
+// oneNameEach keeps services, databases and vaults from sharing a name: what is said of one of them names it alone.
 func oneNameEach(ms *mistakes, f planFile) {
 	type owner struct {
 		what string
