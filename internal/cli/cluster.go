@@ -24,7 +24,7 @@ func clusterCommand() *cobra.Command {
 		Use: "cluster", Args: cobra.NoArgs,
 		Short: "The agreed state (etcd): its members, a dead member's place, the loss of most of them, and a stop of everything",
 	}
-	cmd.AddCommand(clusterStatusCommand(), clusterStartCommand(), clusterReplaceCommand(), clusterRecoverCommand())
+	cmd.AddCommand(clusterStatusCommand(), clusterStartCommand(), clusterReplaceCommand(), clusterCertifyCommand(), clusterRecoverCommand())
 	return cmd
 }
 

@@ -17,7 +17,11 @@ const stopGrace = 10 * time.Second
 
 // prepareChildren writes the orders of this host's own long-lived processes.
 func (h *Host) prepareChildren() error {
-	if h.self.Etcd {
+	keeps, err := keepsMember(h.cfg, h.founding, h.self.Etcd)
+	if err != nil {
+		return err
+	}
+	if keeps {
 		c := newChild(h.cfg, "etcd", "etcd-member")
 		if err := c.writeSpec(h.founding.into(etcdSpec(h.cfg, h.self))); err != nil {
 			return err

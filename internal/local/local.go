@@ -81,7 +81,7 @@ func OnLoopback(p *plan.Plan) (*plan.Plan, []string) {
 // AsRun is a plan with the addresses that its hosts have in a context: their own, or those that `up` gave them.
 func AsRun(c Context, p *plan.Plan) *plan.Plan {
 	for _, h := range p.AllHosts() {
-		if c.Agents[h.Name] != net.JoinHostPort(h.Address, fmt.Sprint(p.Ports.Agent)) {
+		if at, known := c.Agents[h.Name]; known && at != net.JoinHostPort(h.Address, fmt.Sprint(p.Ports.Agent)) {
 			q, _ := OnLoopback(p)
 			return q
 		}
@@ -159,22 +159,32 @@ func Prepare(p *plan.Plan, planFile, root string) (Context, []string, error) {
 // Claim makes a root this plan's, and no more: it refuses one of another application, or with files that are not
 // Holdfast's.
 func Claim(p *plan.Plan, planFile, root string) (Context, error) {
-	c := Context{Application: p.Application, Plan: planFile, Root: root, Agents: map[string]string{}}
+	c := Context{Application: p.Application, Plan: planFile, Root: root, Agents: agentsOf(p)}
 	if err := refuseForeign(p.Application, root); err != nil {
 		return c, err
 	}
 	if err := os.MkdirAll(root, 0o755); err != nil {
 		return c, fmt.Errorf("make the data root: %w", err)
 	}
+	// The context comes first: it is what makes the root ours, should the rest be cut short.
+	return c, c.write()
+}
+
+// agentsOf are the addresses of a plan's agents, by host.
+func agentsOf(p *plan.Plan) map[string]string {
+	agents := map[string]string{}
 	for _, h := range p.AllHosts() {
-		c.Agents[h.Name] = net.JoinHostPort(h.Address, fmt.Sprint(p.Ports.Agent))
+		agents[h.Name] = net.JoinHostPort(h.Address, fmt.Sprint(p.Ports.Agent))
 	}
+	return agents
+}
+
+func (c Context) write() error {
 	data, err := json.MarshalIndent(c, "", "  ")
 	if err != nil {
-		return c, err
+		return err
 	}
-	// The context comes first: it is what makes the root ours, should the rest be cut short.
-	return c, durable.WriteFile(contextFile(root), append(data, '\n'), 0o600)
+	return durable.WriteFile(contextFile(c.Root), append(data, '\n'), 0o600)
 }
 
 // refuseForeign keeps Holdfast off a directory that is not its own or belongs to another application.
@@ -259,14 +269,60 @@ func secrets(p *plan.Plan, root string) ([]string, error) {
 
 // certificates makes the application's authority, and a certificate for each host and the operator.
 func certificates(p *plan.Plan, root string) error {
-	caDir := AuthorityDir(root)
-	ca, err := auth.LoadAuthority(caDir)
+	ca, _, err := authority(p, root)
+	if err != nil {
+		return err
+	}
+	fresh := !slices.ContainsFunc(p.AllHosts(), func(h plan.Host) bool { return host.Founded(HostDir(root, h.Name)) })
+	if fresh {
+		if err := host.WriteFounders(AuthorityDir(root), host.Founders(p)); err != nil {
+			return err
+		}
+	}
+	for _, h := range p.AllHosts() {
+		dir := host.CertDir(HostDir(root, h.Name))
+		_, none := os.Stat(filepath.Join(dir, auth.HostCertFile))
+		if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+			return fmt.Errorf("make the directory of host %s: %w", h.Name, err)
+		}
+		if err := issue(ca, dir, certificateOf(p, h)); err != nil {
+			return err
+		}
+		if !fresh && none == nil {
+			continue // one of an earlier version is not told whom it may found with
+		}
+		if err := handFounders(root, dir); err != nil {
+			return err
+		}
+	}
+	return issue(ca, AdminDir(root), auth.HostCert{Name: "operator", Role: auth.Admin})
+}
+
+// authority is the application's, made where there is none.
+func authority(p *plan.Plan, root string) (ca *auth.Authority, made bool, err error) {
+	dir := AuthorityDir(root)
+	ca, err = auth.LoadAuthority(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		ca, err = auth.CreateAuthority(caDir, p.Application)
+		ca, err = auth.CreateAuthority(dir, p.Application)
+		made = true
 	}
 	if err != nil {
-		return fmt.Errorf("make the application's certificates: %w", err)
+		return nil, false, fmt.Errorf("make the application's certificates: %w", err)
 	}
+	return ca, made, nil
+}
+
+// handFounders lays beside a certificate with whom its host founds: nobody, where an earlier version founded.
+func handFounders(root, dir string) error {
+	founders, err := host.ReadFounders(AuthorityDir(root))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return host.WriteFounders(dir, founders)
+}
+
+// certificateOf is what the certificate of a host says.
+func certificateOf(p *plan.Plan, h plan.Host) auth.HostCert {
 	var names []string
 	for _, d := range p.Databases {
 		names = append(names, host.ListenerName(p, d))
@@ -276,21 +332,14 @@ func certificates(p *plan.Plan, root string) error {
 			names = append(names, s.Route.Host)
 		}
 	}
-	for _, h := range p.AllHosts() {
-		dir := HostDir(root, h.Name)
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return fmt.Errorf("make the directory of host %s: %w", h.Name, err)
-		}
-		cert := auth.HostCert{Name: h.Name, Role: auth.Host, Addresses: []net.IP{net.ParseIP(h.Address)}, DNSNames: names}
-		if err := issue(ca, host.CertDir(dir), cert); err != nil {
-			return err
-		}
-	}
-	return issue(ca, AdminDir(root), auth.HostCert{Name: "operator", Role: auth.Admin})
+	return auth.HostCert{Name: h.Name, Role: auth.Host, Addresses: []net.IP{net.ParseIP(h.Address)}, DNSNames: names}
 }
 
 // renewBefore is how long before its end a certificate is replaced by the next start; it lives for a year.
 const renewBefore = 30 * 24 * time.Hour
+
+// askedFile keeps what a certificate was asked for, so that the same wish again changes nothing.
+const askedFile = "asked.json"
 
 // issue writes a certificate unless one is there that says the same and is valid for long enough.
 func issue(ca *auth.Authority, dir string, c auth.HostCert) error {
@@ -298,13 +347,10 @@ func issue(ca *auth.Authority, dir string, c auth.HostCert) error {
 	if err != nil {
 		return err
 	}
-	asked := filepath.Join(dir, "asked.json")
+	asked := filepath.Join(dir, askedFile)
 	have, err := os.ReadFile(asked)
 	if until, lost := auth.Expires(dir); err == nil && lost == nil && string(have) == string(want) && time.Until(until) > renewBefore {
 		return nil
 	}
-	if err := ca.WriteHost(dir, c); err != nil {
-		return fmt.Errorf("issue the certificate of %s: %w", c.Name, err)
-	}
-	return durable.WriteFile(asked, want, 0o600)
+	return issueAnew(ca, dir, c)
 }
