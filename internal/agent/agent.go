@@ -63,8 +63,9 @@ type PeerFacts struct {
 // Report is what a host tells the others with each beat.
 type Report struct {
 	Host      string                      `json:"host"`
-	Version   string                      `json:"version"` // of the binary
-	Plan      string                      `json:"plan"`    // hash of the plan's text
+	Version   string                      `json:"version"`         // of the binary
+	Plan      string                      `json:"plan"`            // hash of the plan's text
+	Hosts     string                      `json:"hosts,omitempty"` // names the list of hosts that it follows; "" = an earlier version
 	Late      bool                        `json:"late"`
 	Databases map[string]*database.Report `json:"databases"`
 	Instances []service.Report            `json:"instances"`

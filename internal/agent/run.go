@@ -43,6 +43,7 @@ type Config struct {
 	Version   string
 	Plan      string   // hash of the plan's text
 	Peers     []string // the other hosts, sorted
+	Hosts     string   // names the list of hosts that Peers is from, for reports
 	Databases []database.Policy
 	Servers   map[string]database.Server // by database
 	Gates     map[string]database.Gate
@@ -199,6 +200,7 @@ func (a *Agent) round(ctx context.Context) time.Duration {
 	facts := a.facts()
 	a.bringLooksForward(facts)
 	out := a.loop.Round(facts, hands{agent: a, ctx: ctx})
+	out.Report.Hosts = a.cfg.Hosts
 	if a.cfg.Problems != nil {
 		out.Problems = append(out.Problems, a.cfg.Problems()...)
 		out.Report.Problems = out.Problems

@@ -57,6 +57,9 @@ func (s Source) applyPlan(w http.ResponseWriter, r *http.Request) {
 	}
 	now := s.at(entry.Value)
 	next, refused := s.parsed(now, q.Text)
+	if refused == nil {
+		refused = s.hostsRefused(r.Context(), now, next)
+	}
 	if refused == nil && s.Check != nil {
 		refused = s.Check(r.Context(), now, next)
 	}
@@ -112,7 +115,7 @@ func (s Source) at(text []byte) *plan.Plan {
 	if s.Prepare != nil {
 		over = s.Prepare(over)
 	}
-	return s.Plan.Overlay(over)
+	return s.Plan.WithHosts(over).Overlay(over)
 }
 
 // parsed reads a plan and refuses, by name, what this version cannot do to a running application.
@@ -136,14 +139,18 @@ func (s Source) parsed(now *plan.Plan, text string) (*plan.Plan, *problem.Proble
 		return next, nil
 	}
 	var words []string
+	remedy := "take these out of the plan and apply the rest; or stop the application, and start it with the new plan: holdfast down, holdfast up PLAN, then holdfast apply PLAN for the rest"
 	for _, c := range fixed {
 		words = append(words, c.Subject+": "+c.What)
+		if strings.HasPrefix(c.Subject, "host ") {
+			remedy = "give a machine at another address another name, and apply a plan that has it beside the old one; then move what runs there, and take the old name away (handbook, hosts)"
+		}
 	}
 	return nil, &problem.Problem{
 		Code: "plan.not-at-run-time", Subject: s.Plan.Application, Severity: problem.Note,
 		Title:   "not available in this version while the application runs: " + strings.Join(words, "; "),
 		Meaning: "Nothing was changed.",
-		Remedy:  "take these out of the plan and apply the rest; or stop the application, and start it with the new plan: holdfast down, holdfast up PLAN, then holdfast apply PLAN for the rest",
+		Remedy:  remedy,
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"holdfast/internal/api"
+	"holdfast/internal/local"
 	"holdfast/internal/plan"
 )
 
@@ -24,8 +25,9 @@ takes it over while it runs. Nothing is ever deleted: a copy that the plan does 
 data are kept.
 
 Services with their routes and checks, databases with their standbys, settings, listeners, roles and programs, and when
-backups are made and how long they stay change at run time. Hosts, Holdfast's own ports, the release, vaults, and which
-databases there are do not in this version: they are refused by name, and nothing is changed then.
+backups are made and how long they stay change at run time. So do hosts: a plan may have some more, or some less that
+nothing counts on any more. Holdfast's own ports, addresses of hosts, the release, vaults, and which databases there are
+do not in this version: they are refused by name, and nothing is changed then.
 
 Each change is shown with its effect: reload (nobody notices), restart (instances one at a time), pending (a setting
 that PostgreSQL reads at its start: holdfast database restart NAME --pending), pause (sessions are cut), stop.`,
@@ -41,12 +43,20 @@ that PostgreSQL reads at its start: holdfast database restart NAME --pending), p
 			if err != nil {
 				return err
 			}
-			client, err := operatorOf(root)
+			c, err := findContext(root)
+			if err != nil {
+				return err
+			}
+			client, err := operator(c)
 			if err != nil {
 				return err
 			}
 			defer client.Close()
-			return applyPlan(cmd, client, string(p.Source), output, dryRun, yes)
+			done, err := applyPlan(cmd, client, string(p.Source), output, dryRun, yes)
+			if err != nil || !done {
+				return err
+			}
+			return local.Follow(c, p) // commands find the hosts of the new plan
 		},
 	}
 	cmd.Flags().StringVar(&root, "root", "", rootUsage)
@@ -56,34 +66,35 @@ that PostgreSQL reads at its start: holdfast database restart NAME --pending), p
 	return cmd
 }
 
-func applyPlan(cmd *cobra.Command, client *api.Client, text, output string, dryRun, yes bool) error {
+// applyPlan reports whether the plan is the one that counts now.
+func applyPlan(cmd *cobra.Command, client *api.Client, text, output string, dryRun, yes bool) (applied bool, err error) {
 	would, err := client.Apply(cmd.Context(), api.Apply{Text: text, DryRun: true})
 	if err != nil {
-		return err
+		return false, err
 	}
 	if dryRun || output != "json" {
 		if err := writeApplied(cmd.OutOrStdout(), would, output); err != nil || dryRun {
-			return err
+			return false, err
 		}
 	}
 	if len(would.Changes) > 0 && !yes {
 		if ok, err := confirm(cmd, "Apply this plan?"); err != nil || !ok {
-			return err
+			return false, err
 		}
 	}
 	done, err := client.Apply(cmd.Context(), api.Apply{Text: text, Revision: would.Revision})
 	if err != nil {
-		return err
+		return false, err
 	}
 	if output == "json" {
-		return writeApplied(cmd.OutOrStdout(), done, output)
+		return true, writeApplied(cmd.OutOrStdout(), done, output)
 	}
 	words := "The application follows this plan already."
 	if done.Done {
 		words = "Applied. Each step is carried out while the application runs: holdfast status shows how far it is."
 	}
 	_, err = fmt.Fprintln(cmd.OutOrStdout(), words)
-	return err
+	return true, err
 }
 
 // writeApplied shows what changes, what troubles clients most first.

@@ -142,10 +142,11 @@ func (f *recovering) survivor(cmd *cobra.Command) (host.Config, local.Context, e
 		return host.Config{}, local.Context{}, err
 	}
 	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: max(logLevel(), slog.LevelWarn)}))
-	return host.Config{
+	cfg := host.Config{
 		Plan: a.plan, Prepare: func(p *plan.Plan) *plan.Plan { return local.AsRun(a.Context, p).WithRoot(a.Root) },
 		Self: name, Dir: local.HostDir(a.Root, name), Executable: exe, Version: Version(), Log: log, Authority: local.AuthorityDir(a.Root),
-	}, a.Context, nil
+	}
+	return cfg.Following(), a.Context, nil
 }
 
 // nothingLeft is the refusal when there is nothing to begin with.

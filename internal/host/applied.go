@@ -19,8 +19,13 @@ import (
 // applied is the plan that counts: the one that this host was started with, and over it what was applied to the
 // running application since ([plan.Plan.Overlay]). What was applied last is kept beside the host's data, so that a host
 // that starts without the others goes on as it was, and not by an older file.
+//
+// The list of hosts is that of the beginning of a life of the agent: ports are listened on, peers dialled and servers
+// opened by it. Another list is taken over by the next life (see hosts.go).
 type applied struct {
-	start   *plan.Plan
+	self    string
+	start   *plan.Plan                  // with the list of hosts that this life of the agent has
+	listed  []byte                      // the text that the list is from; nil = the file's own
 	prepare func(*plan.Plan) *plan.Plan // nil = as parsed
 	keep    string                      // file of the text that was applied last; "" = it is not kept
 	log     *slog.Logger
@@ -33,13 +38,18 @@ type applied struct {
 	kept  string // what of that lies beside the data
 	first bool   // nothing was adopted yet
 	stale bool   // the file that this host was started with says otherwise than what was applied before
+
+	wanted *plan.Plan // what was adopted last, with its own list of hosts; nil = nothing yet
 }
 
 func appliedFile(dir string) string { return filepath.Join(dir, "applied.yaml") }
 
 // newApplied begins with what was applied in an earlier life of the host.
 func newApplied(cfg Config) *applied {
-	a := &applied{start: cfg.Plan, prepare: cfg.Prepare, keep: appliedFile(cfg.Dir), log: cfg.Log, now: cfg.Plan, hash: canonicalHash(cfg.Plan, nil), first: true}
+	a := &applied{self: cfg.Self, start: cfg.Plan, prepare: cfg.Prepare, keep: appliedFile(cfg.Dir), log: cfg.Log, now: cfg.Plan, hash: canonicalHash(cfg.Plan, nil, nil), first: true}
+	if cfg.former != nil { // another life of the same process: what file it was started with was judged in the first
+		a.first, a.stale = cfg.former.first, cfg.former.stale
+	}
 	text, err := os.ReadFile(a.keep)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -47,7 +57,8 @@ func newApplied(cfg Config) *applied {
 		a.log.Warn("plan of before not read: this host begins with its file", "err", err)
 	default:
 		if p := a.parse(text); p != nil {
-			a.now, a.hash, a.text, a.kept = a.start.Overlay(p), canonicalHash(a.start, text), string(text), string(text)
+			a.start, a.listed = a.start.WithHosts(p), text
+			a.now, a.hash, a.text, a.kept = a.start.Overlay(p), canonicalHash(a.start, text, text), string(text), string(text)
 		}
 	}
 	a.begun = a.hash
@@ -90,8 +101,11 @@ func (a *applied) adopt(text []byte) (*plan.Plan, string) {
 	if p == nil {
 		return a.now, a.hash
 	}
-	a.now, a.hash = a.start.Overlay(p), canonicalHash(a.start, text)
-	a.stale = a.first && a.hash != canonicalHash(a.start, nil)
+	a.now, a.hash = a.start.Overlay(p), canonicalHash(a.start, a.listed, text)
+	a.wanted = a.start.WithHosts(p)
+	if a.first {
+		a.stale = canonicalHash(a.start, text, text) != canonicalHash(a.start, nil, nil)
+	}
 	a.first = false
 	a.text = string(text)
 	a.log.Info("plan taken over", "plan", a.hash)
@@ -103,10 +117,15 @@ func (a *applied) adopt(text []byte) (*plan.Plan, string) {
 func (a *applied) store() error {
 	a.mu.Lock()
 	text, kept := a.text, a.kept
+	leaves := a.wanted != nil && !hasHost(a.wanted, a.self)
 	a.mu.Unlock()
-	if text == kept || a.keep == "" {
+	if text == kept || a.keep == "" || leaves { // whoever leaves does so by the plan that had it, until it has left
 		return nil
 	}
+	return a.storeText(text)
+}
+
+func (a *applied) storeText(text string) error {
 	if err := durable.WriteFile(a.keep, []byte(text), 0o600); err != nil {
 		return fmt.Errorf("keep the applied plan: %w", err)
 	}
@@ -120,7 +139,7 @@ func (a *applied) store() error {
 // the same of all that is changed by applying.
 func (a *applied) replaces(agreed []byte) bool {
 	p, _ := plan.Parse(a.start.File, agreed)
-	return p != nil && canonicalHash(a.start, agreed) == canonicalHash(a.start, nil)
+	return p != nil && canonicalHash(a.start, agreed, agreed) == canonicalHash(a.start, nil, nil)
 }
 
 // problems says that this host was started with a file that was not applied.
@@ -133,20 +152,23 @@ func (a *applied) problems() []problem.Problem {
 	return []problem.Problem{{
 		Code: "plan.not-applied", Subject: a.start.Application, Severity: problem.Degraded,
 		Title:   "the plan file says otherwise about what can be applied than the plan that was applied last",
-		Meaning: "The applied plan counts for services, databases and backups. Hosts, Holdfast's own ports and vaults are as the file says.",
+		Meaning: "The applied plan counts for hosts, services, databases and backups. Holdfast's own ports and vaults are as the file says.",
 		Remedy:  "see the difference and apply the file: holdfast apply PLAN --dry-run",
 	}}
 }
 
 // planHash names a plan, so that hosts with different ones are seen.
-func planHash(p *plan.Plan) string { return canonicalHash(p, nil) }
+func planHash(p *plan.Plan) string { return canonicalHash(p, nil, nil) }
 
-// canonicalHash names what a plan says with a text that was applied over it; nil = none. It is made from texts alone, so
-// that hosts with other roots and addresses come to the same.
-func canonicalHash(start *plan.Plan, over []byte) string {
+// canonicalHash names what a plan says with the hosts of one text, and another text applied over it; nil = none. It is made
+// from texts alone, so that hosts with other roots and addresses come to the same.
+func canonicalHash(start *plan.Plan, listed, over []byte) string {
 	const anywhere = "/plan/holdfast.yaml"
 	said := start.Source
 	if p, _ := plan.Parse(anywhere, start.Source); p != nil {
+		if l, _ := plan.Parse(anywhere, listed); listed != nil && l != nil {
+			p = p.WithHosts(l)
+		}
 		if o, _ := plan.Parse(anywhere, over); over != nil && o != nil {
 			p = p.Overlay(o)
 		}

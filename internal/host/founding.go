@@ -97,9 +97,12 @@ func (h *Host) keepMembers(ctx context.Context) error {
 			h.cfg.Log.Debug("members not learnt", "err", err)
 		}
 		if h.govern.Leading() {
-			if err := h.seatLearners(ctx); err != nil && ctx.Err() == nil {
-				h.cfg.Log.Info("joining members do not vote yet", "err", err)
+			if err := h.arrangeSeats(ctx); err != nil && ctx.Err() == nil {
+				h.cfg.Log.Info("etcd's members are not those of the plan yet", "err", err)
 			}
+		}
+		if err := h.ownSeat(ctx); err != nil && ctx.Err() == nil {
+			h.cfg.Log.Info("this host's own member is not as the plan wants it yet", "err", err)
 		}
 		if !h.sleep(ctx, membersEvery) {
 			return nil
@@ -131,24 +134,6 @@ func (h *Host) learnMembers(ctx context.Context) error {
 	h.store.Use(clients)
 	h.names.Use(clients)
 	return nil
-}
-
-// seatLearners lets members that have caught up vote, so that the number of voters is odd in the end: two survive no
-// more than one does, and four no more than three.
-func (h *Host) seatLearners(ctx context.Context) error {
-	seats, err := h.store.Seats(ctx)
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, name := range seatNow(seats) {
-		err := h.store.Promote(ctx, name)
-		errs = append(errs, err)
-		if err == nil {
-			h.diary.Note("cluster", name, "its etcd member votes now", []string{"it has caught up"}, 0)
-		}
-	}
-	return errors.Join(errs...)
 }
 
 // seatNow names the learners to let vote: one when the voters are even, else two or none.

@@ -31,6 +31,14 @@ type Config struct {
 	Prepare   func(*plan.Plan) *plan.Plan
 	Authority string       // where the application's authority lies on this machine; "" = elsewhere
 	Running   func() error // called once the host's directory is ours; nil = nobody asks
+
+	former *applied // of the life before in this process; nil = this is the first
+}
+
+// Following is the same host with the list of hosts that was applied last, as its own disk has it, whatever its file says.
+func (c Config) Following() Config {
+	c.Plan = newApplied(c).start
+	return c
 }
 
 // Layout of a host's directory.

@@ -32,10 +32,16 @@ type ownSeat struct {
 
 func newOwnSeat(h *Host) *ownSeat { return &ownSeat{host: h, served: h.clock.Now()} }
 
-// run asks until ctx ends; at once where the plan gives this host no member.
+// run asks until ctx ends; not at all where the plan gives this host no member, or it has not got its place yet.
 func (s *ownSeat) run(ctx context.Context) error {
 	h := s.host
 	if !h.self.Etcd {
+		return nil
+	}
+	if h.etcd == nil { // it waits for its place, and says so itself
+		s.mu.Lock()
+		s.voting = new(false)
+		s.mu.Unlock()
 		return nil
 	}
 	spec := h.founding.into(etcdSpec(h.cfg, h.self))

@@ -59,7 +59,12 @@ type Host struct {
 	servers   map[string]*postgres.Server
 	agent     *agent.Agent
 
-	etcd      *child
+	ends         chan error     // errHosts or errLeft: this life is over
+	stopElecting func()         // this host leads no more
+	stopEtcd     func()         // its member is not kept alive any more; it waits until nobody does
+	silentSeats  map[uint64]int // how often members in a row have not answered, by id; only keepMembers uses it
+
+	etcd      *child  // nil = this host keeps no member
 	children  []child // listeners
 	edge      *child  // runs once the plan has routes
 	listeners []*listening
@@ -93,8 +98,7 @@ func (c Config) unknownHost() error {
 
 // Run runs the agent of one host until ctx ends. What it looks after goes on; [Host.Down] ends that too.
 func Run(ctx context.Context, cfg Config, down <-chan struct{}) error {
-	self, ok := cfg.Plan.Host(cfg.Self)
-	if !ok {
+	if a := newApplied(cfg); !hasHost(a.start, cfg.Self) && a.text == "" {
 		return cfg.unknownHost()
 	}
 	if err := os.MkdirAll(runDir(cfg.Dir), 0o711); err != nil {
@@ -111,24 +115,39 @@ func Run(ctx context.Context, cfg Config, down <-chan struct{}) error {
 		}
 	}
 	for {
-		err := life(ctx, cfg, self, down)
-		switch {
-		case errors.Is(err, errJoins):
-			cfg.Log.Info("beginning anew, to enter another cluster")
-		case errors.Is(err, errYields):
-			cfg.Log.Info("everything that ran here has ended; waiting for the name", "err", err)
-		default:
+		waits, err := waitsForPlace(cfg)
+		if err != nil {
+			return fmt.Errorf("run host %s: %w", cfg.Self, err)
+		}
+		now := newApplied(cfg)
+		self, ok := now.start.Host(cfg.Self)
+		if waits || !ok {
+			if came, err := awaitPlace(ctx, cfg, down); err != nil || !came {
+				return err
+			}
+			continue
+		}
+		err = life(ctx, cfg, now, self, down)
+		if !beginsAnew(err) {
 			return err
 		}
+		cfg.former = now
+		cfg.Log.Info("beginning anew", "because", err)
 	}
+}
+
+// beginsAnew reports whether an agent goes on with another life after this end of one.
+func beginsAnew(err error) bool {
+	return errors.Is(err, errJoins) || errors.Is(err, errHosts) || errors.Is(err, errLeft) || errors.Is(err, errYields)
 }
 
 // errJoins ends a life of the agent that was told to enter another cluster; the next one does.
 var errJoins = errors.New("this host enters another cluster")
 
 // life is one life of the agent, from opening to closing.
-func life(ctx context.Context, cfg Config, self plan.Host, down <-chan struct{}) error {
-	h := &Host{cfg: cfg, self: self, clock: clock.Real(), servers: map[string]*postgres.Server{}, joins: make(chan struct{}, 1), yields: make(chan problem.Problem, 1), applied: newApplied(cfg), settings: newSettings()}
+func life(ctx context.Context, cfg Config, now *applied, self plan.Host, down <-chan struct{}) error {
+	cfg.Plan = now.start
+	h := &Host{cfg: cfg, self: self, clock: clock.Real(), servers: map[string]*postgres.Server{}, joins: make(chan struct{}, 1), yields: make(chan problem.Problem, 1), ends: make(chan error), applied: now, settings: newSettings()}
 	h.saver = newSaver(h)
 	h.copies = newCopyWatch(h)
 	h.proofs = newKeyWatch(h.clock)
@@ -149,7 +168,7 @@ func life(ctx context.Context, cfg Config, self plan.Host, down <-chan struct{})
 		return errors.Join(err, h.close())
 	}
 	err := h.run(ctx, down)
-	if closing := h.close(); closing != nil && (errors.Is(err, errJoins) || errors.Is(err, errYields)) {
+	if closing := h.close(); closing != nil && beginsAnew(err) {
 		cfg.Log.Warn("not everything was closed", "err", closing)
 	} else {
 		err = errors.Join(err, closing)
@@ -157,27 +176,38 @@ func life(ctx context.Context, cfg Config, self plan.Host, down <-chan struct{})
 	return err
 }
 
+// asApplied is the same with the plan that was applied last. A host that this does not have any more runs nothing: nil.
+func (c Config) asApplied() (Config, *plan.Host, error) {
+	if !hasHost(c.Plan, c.Self) {
+		return c, nil, c.unknownHost()
+	}
+	c.Plan = newApplied(c).plan()
+	self, ok := c.Plan.Host(c.Self)
+	if !ok {
+		return c, nil, nil
+	}
+	return c, &self, nil
+}
+
 // CheckPorts refuses a host whose ports somebody else holds. It changes nothing.
 func CheckPorts(ctx context.Context, cfg Config) error {
-	cfg.Plan = newApplied(cfg).plan()
-	self, ok := cfg.Plan.Host(cfg.Self)
-	if !ok {
-		return cfg.unknownHost()
+	cfg, self, err := cfg.asApplied()
+	if err != nil || self == nil {
+		return err
 	}
-	return portsFree(ctx, cfg, self)
+	return portsFree(ctx, cfg, *self)
 }
 
 // CheckServers refuses a host on which a database of the plan cannot run: no PostgreSQL, foreign data. It
 // changes nothing.
 func CheckServers(ctx context.Context, cfg Config) error {
-	cfg.Plan = newApplied(cfg).plan()
-	self, ok := cfg.Plan.Host(cfg.Self)
-	if !ok {
-		return cfg.unknownHost()
+	cfg, self, err := cfg.asApplied()
+	if err != nil || self == nil {
+		return err
 	}
 	var bad []error
 	for _, d := range cfg.Plan.Databases {
-		s, err := openServer(ctx, cfg, self, d, nil, false)
+		s, err := openServer(ctx, cfg, *self, d, nil, false)
 		if s != nil {
 			err = errors.Join(err, s.Close())
 		}
@@ -302,7 +332,7 @@ func (h *Host) hostViews() []service.HostView {
 func (h *Host) agentConfig() agent.Config {
 	p := h.plan()
 	c := agent.Config{
-		Self: h.cfg.Self, Version: h.cfg.Version, Plan: h.applied.named(), Store: h.store, Beats: h.beats, Clock: h.clock, Log: h.cfg.Log, Diary: h.diary,
+		Self: h.cfg.Self, Version: h.cfg.Version, Plan: h.applied.named(), Hosts: plan.HostsDigest(h.cfg.Plan), Store: h.store, Beats: h.beats, Clock: h.clock, Log: h.cfg.Log, Diary: h.diary,
 		Servers: map[string]database.Server{}, Gates: map[string]database.Gate{}, Exits: map[string]<-chan struct{}{},
 		Services: h.services.policies(), Runtime: h.services.runtime, Health: h.services.health, Instance: h.services.instance,
 		Tend: h.tend, Adopt: h.adopt, Problems: h.problems, Votes: h.ownSeat.votes,
@@ -345,6 +375,13 @@ func (h *Host) run(ctx context.Context, down <-chan struct{}) error {
 	}
 	keep, stopKeeping := context.WithCancel(ctx)
 	defer stopKeeping()
+	electing, stopElecting := context.WithCancel(ctx)
+	defer stopElecting()
+	h.stopElecting = stopElecting
+	keepEtcd, endEtcd := context.WithCancel(keep)
+	etcdEnded := make(chan struct{})
+	h.stopEtcd = func() { endEtcd(); <-etcdEnded }
+	defer endEtcd()
 	g, ctx := errgroup.WithContext(ctx)
 	defer context.AfterFunc(ctx, stopKeeping)() // whoever fails ends the keeping of children too, or Wait would wait for it
 	g.Go(func() error { return server(ctx) })
@@ -367,11 +404,14 @@ func (h *Host) run(ctx context.Context, down <-chan struct{}) error {
 	g.Go(func() error { return h.restored.run(ctx) })
 	g.Go(func() error { return h.changes(ctx) })
 	g.Go(func() error { return h.settle(ctx) })
+	g.Go(func() error { return h.keepRules(ctx) })
 	g.Go(func() error { return h.noteSettled(ctx) })
 	for _, c := range h.comparers {
 		g.Go(func() error { return c.run(ctx) })
 	}
-	g.Go(func() error { return h.govern.Elect(ctx) })
+	defer context.AfterFunc(ctx, stopElecting)()
+	g.Go(func() error { return h.govern.Elect(electing) })
+	g.Go(func() error { return h.followHosts(ctx) })
 	g.Go(func() error { return h.govern.Run(ctx) })
 	for _, a := range h.archives {
 		g.Go(func() error { return a.run(ctx) })
@@ -395,9 +435,16 @@ func (h *Host) run(ctx context.Context, down <-chan struct{}) error {
 	for _, e := range h.exits {
 		g.Go(func() error { return e.run(ctx) })
 	}
-	for _, c := range h.allChildren() {
+	for _, c := range h.children {
 		g.Go(func() error { return c.run(keep) })
 	}
+	g.Go(func() error {
+		defer close(etcdEnded)
+		if h.etcd == nil {
+			return nil
+		}
+		return h.etcd.run(keepEtcd)
+	})
 	g.Go(func() error {
 		select {
 		case <-ctx.Done():
@@ -406,6 +453,13 @@ func (h *Host) run(ctx context.Context, down <-chan struct{}) error {
 			return errJoins
 		case p := <-h.yields:
 			return errors.Join(h.giveWay(ctx, p, stopKeeping, g.Go), errYields)
+		case why := <-h.ends:
+			if errors.Is(why, errLeft) {
+				if err := h.leave(ctx, stopKeeping, g.Go); err != nil {
+					return err
+				}
+			}
+			return why
 		case <-down:
 		}
 		err := h.goDown(ctx, stopKeeping, g.Go)
@@ -451,6 +505,7 @@ func (h *Host) problems() []problem.Problem {
 	if p := clocksApart(h.cfg.Self, h.agent.Last().Facts.Peers); p != nil {
 		all = append(all, *p)
 	}
+	all = append(all, h.seatProblems()...)
 	for _, c := range h.comparers {
 		all = append(all, c.problems()...)
 	}
@@ -459,13 +514,6 @@ func (h *Host) problems() []problem.Problem {
 
 // errDown ends the group when everything of this host has been stopped.
 var errDown = errors.New("this host has been stopped")
-
-func (h *Host) allChildren() []child {
-	if h.etcd == nil {
-		return h.children
-	}
-	return slices.Concat([]child{*h.etcd}, h.children)
-}
 
 // serve opens the port for peers and operators.
 func (h *Host) serve() (func(ctx context.Context) error, error) {

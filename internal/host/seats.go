@@ -171,6 +171,16 @@ func (h *Host) Replace(ctx context.Context, name string) (api.JoinOrder, error) 
 	if err != nil {
 		return nil, err
 	}
+	order, err := h.giveSeat(ctx, to, seats, "an operator asked for it")
+	if err != nil {
+		return nil, err
+	}
+	return order, freeName(ctx, h.names, to.Name, h.clock, h.sleep)
+}
+
+// giveSeat gives a host's place to an empty member, where the plan gives it one, and says what the host must be told.
+func (h *Host) giveSeat(ctx context.Context, to plan.Host, seats []etcd.Seat, because string) (api.JoinOrder, error) {
+	var err error
 	if to.Etcd {
 		if err := h.store.Replace(ctx, to.Name, peerURL(h.cfg.Plan, to)); err != nil {
 			return nil, err
@@ -178,10 +188,7 @@ func (h *Host) Replace(ctx context.Context, name string) (api.JoinOrder, error) 
 		if seats, err = h.store.Seats(ctx); err != nil {
 			return nil, err
 		}
-		h.diary.Note("cluster", name, "its etcd member is replaced by an empty one", []string{"an operator asked for it"}, 0)
-	}
-	if err := freeName(ctx, h.names, to.Name, h.clock, h.sleep); err != nil {
-		return nil, err
+		h.diary.Note("cluster", to.Name, "its place among etcd's members is an empty one's", []string{because}, 0)
 	}
 	next := founding{ClusterID: h.store.ClusterID(), Recovery: h.recovery, Join: true, Members: map[string]string{}}
 	own, err := readFounding(h.cfg.Dir)

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -36,6 +37,9 @@ func newSettings() *settings {
 
 // settleAgain is how often is tried again what a disk or a folder refused.
 const settleAgain = 30 * time.Second
+
+// rulesAgain is how often is tried again to tell a server who its peers are.
+const rulesAgain = 5 * time.Second
 
 // adopt takes a plan over that was applied, and gives what rounds need to know of it. The round that calls it renews
 // leases, so nothing here may wait for a disk or for a program: that is [Host.settle]'s.
@@ -80,6 +84,25 @@ func (h *Host) settle(ctx context.Context) error {
 		h.settings.find(ctx, h.plan(), h.servers)
 		again.Stop()
 		again.Reset(settleAgain)
+	}
+}
+
+// keepRules has this host's servers let in the peers that this life of the agent has: the list of hosts may have changed
+// since they were started. It is over once each has.
+func (h *Host) keepRules(ctx context.Context) error {
+	left := maps.Clone(h.servers)
+	for {
+		for name, s := range left {
+			err := s.KeepRules()
+			if err == nil {
+				delete(left, name)
+				continue
+			}
+			h.cfg.Log.Warn("a server does not know all hosts yet", "database", name, "err", err)
+		}
+		if len(left) == 0 || !h.sleep(ctx, rulesAgain) {
+			return nil
+		}
 	}
 }
 

@@ -128,7 +128,7 @@ func (m mark) asker(host string, other mark) problem.Problem {
 		Code: "host.runs-twice", Subject: host, Severity: problem.Degraded,
 		Title:   fmt.Sprintf("another agent wants to run as host %s, and is refused: %s; this is %s", host, other, m),
 		Meaning: "Two machines use one host's identity, as after a copied disk. The newcomer runs nothing and votes on nothing; this host goes on as before.",
-		Remedy:  "end the newcomer and move its files away; its machine can only be a host under a name of its own, which waits for a stop of the application (handbook, standbys)",
+		Remedy:  "end the newcomer and move its files away; its machine can only be a host under a name of its own (handbook, hosts)",
 	}
 }
 

@@ -1,7 +1,11 @@
 package plan
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
 	"slices"
+	"strings"
 )
 
 // Overlay is the plan p with all that can be changed while the application runs taken from the plan applied: services
@@ -9,7 +13,7 @@ import (
 // schedule and how long it is kept; of each file set its schedule and what is left out; of each vault when it is looked
 // after; objectives and fault domains. Hosts and their addresses, Holdfast's own ports, the
 // release, vaults, roles, and which databases and backups there are stay as p has them. What names a host that p does
-// not have stays too. The source bytes stay those of p.
+// not have stays too: whoever follows another list of hosts begins with [Plan.WithHosts]. The source bytes stay those of p.
 func (p *Plan) Overlay(applied *Plan) *Plan {
 	q := *p
 	q.Objectives = applied.Objectives
@@ -42,6 +46,54 @@ func (p *Plan) Overlay(applied *Plan) *Plan {
 		}
 	}
 	return &q
+}
+
+// WithHosts is the plan p with the hosts of the home site, and who of them holds a member of etcd, as the plan applied
+// has them. It is p itself where that cannot be: a host would be at another address, or in another site, under the name
+// that it has; or the plans have other sites.
+func (p *Plan) WithHosts(applied *Plan) *Plan {
+	if !slices.EqualFunc(p.Sites, applied.Sites, func(a, b Site) bool { return a.Name == b.Name }) || len(p.Sites) == 0 {
+		return p
+	}
+	for _, h := range p.AllHosts() {
+		if same, ok := applied.Host(h.Name); ok && (same.Address != h.Address || same.Site != h.Site) {
+			return p
+		}
+	}
+	q := *p
+	q.Sites = slices.Clone(p.Sites)
+	q.Sites[0].Hosts = slices.Clone(applied.Sites[0].Hosts)
+	for _, h := range q.AllHosts() { // another site of p may have what the home site of applied has
+		if slices.IndexFunc(q.AllHosts(), func(x Host) bool { return x.Name != h.Name && x.Address == h.Address }) >= 0 {
+			return p
+		}
+	}
+	return &q
+}
+
+// HostsGone are the hosts of the plan old that new does not have any more.
+func HostsGone(old, new *Plan) []Host {
+	return slices.DeleteFunc(old.AllHosts(), func(h Host) bool { _, kept := new.Host(h.Name); return kept })
+}
+
+// HostsCome are the hosts that the plan new has, and old has not.
+func HostsCome(old, new *Plan) []Host { return HostsGone(new, old) }
+
+// SameHosts reports whether two plans have the same hosts, at the same addresses and with the same members of etcd. What
+// is taken over while an agent runs on, such as a fault domain, is not looked at, and the order neither.
+func SameHosts(a, b *Plan) bool {
+	return HostsDigest(a) == HostsDigest(b)
+}
+
+// HostsDigest names a list of hosts: the same for two plans whose hosts are the same.
+func HostsDigest(p *Plan) string {
+	var lines []string
+	for _, h := range p.AllHosts() {
+		lines = append(lines, fmt.Sprintf("%q %q %q %t", h.Site, h.Name, h.Address, h.Etcd))
+	}
+	slices.Sort(lines)
+	sum := sha256.Sum256([]byte(strings.Join(lines, "\n")))
+	return hex.EncodeToString(sum[:6])
 }
 
 // has reports whether the plan has every one of some hosts.
@@ -121,7 +173,7 @@ func (a addressOf) port(p *Plan) int {
 }
 
 // Fixed lists what of the way from old to new this version cannot do while the application runs, in words: all but
-// what [Plan.Overlay] takes over. Changes of words alone are left out.
+// what [Plan.WithHosts] and [Plan.Overlay] take over. Changes of words alone are left out.
 func Fixed(old, new *Plan) []Change {
-	return slices.DeleteFunc(Diff(old.Overlay(new), new), func(c Change) bool { return c.Effect == Nothing })
+	return slices.DeleteFunc(Diff(old.WithHosts(new).Overlay(new), new), func(c Change) bool { return c.Effect == Nothing })
 }

@@ -44,7 +44,12 @@ backup: { records: { vault: main, full: "daily 01:00" } }
 		{"a vault more", "vaults: {", "vaults: { second: { key: \"file:/etc/key2\", copies: { x: \"file:///srv/w\" } },", "vault second"},
 		{"the release", "application: clinic", "application: clinic\nrelease: /srv/release", "service web"},
 		{"an address", "a: { address: 10.0.0.1 }", "a: { address: 10.0.0.9 }", "host a"},
-		{"a host and a standby on it", "c: { address: 10.0.0.3 }", "c: { address: 10.0.0.3 }, d: { address: 10.0.0.4 }", "host d"},
+		{"a host more", "c: { address: 10.0.0.3 }", "c: { address: 10.0.0.3 }, d: { address: 10.0.0.4 }", ""},
+		{"a host less", ", c: { address: 10.0.0.3 }", "", ""},
+		{"another host in its place, that keeps etcd's member", "a: { address: 10.0.0.1 }", "z: { address: 10.0.0.4 }", ""},
+		{"a member of etcd elsewhere", "a: { address: 10.0.0.1 }", "a: { address: 10.0.0.1, etcd: false }, d: { address: 10.0.0.4 }", ""},
+		{"a host more, and another address of one", "a: { address: 10.0.0.1 }", "a: { address: 10.0.0.9 }, d: { address: 10.0.0.4 }", "host a"},
+		{"another site", "} } }\nservices", "} }, west: { hosts: { w: { address: 10.0.0.7 } } } }\nservices", "host w"},
 		{"Holdfast's own port", "application: clinic", "application: clinic\nports: { gate: 7510 }", "application clinic"},
 		{"a database", "databases: {", "databases: { more: { postgres: 15 },", "database more"},
 	}
@@ -65,7 +70,7 @@ backup: { records: { vault: main, full: "daily 01:00" } }
 			if err != nil {
 				t.Fatal(err)
 			}
-			if after, err := old.Overlay(next).Show(); err != nil || string(after) != string(before) {
+			if after, err := old.WithHosts(next).Overlay(next).Show(); err != nil || string(after) != string(before) {
 				t.Fatalf("%v\n%s\nis not\n%s", err, after, before)
 			}
 		})

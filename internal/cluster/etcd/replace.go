@@ -78,6 +78,15 @@ func (s *Store) Replace(ctx context.Context, name, peerURL string) error {
 	return nil
 }
 
+// Remove takes a member away; one that is gone already is no error. etcd refuses it (ErrUnavailable; try again) while
+// another member is away or has only just come back.
+func (s *Store) Remove(ctx context.Context, id uint64) error {
+	if err := s.remove(ctx, id); err != nil {
+		return fmt.Errorf("remove member %x: %w", id, err)
+	}
+	return nil
+}
+
 func (s *Store) remove(ctx context.Context, id uint64) error {
 	ctx, cancel, err := s.bound(ctx)
 	if err != nil {

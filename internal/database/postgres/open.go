@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -299,6 +300,40 @@ func sessions(ctx context.Context, conn *pgx.Conn) (map[int]bool, error) {
 		shown[int(pid)] = true
 	}
 	return shown, nil
+}
+
+// KeepRules writes the access rules anew where they name other peers than the server was opened with, and has a running
+// server load them. Whether clients are let in stays as it is.
+func (s *Server) KeepRules() error {
+	s.op.Lock()
+	defer s.op.Unlock()
+	path, ident := filepath.Join(s.at.data, "pg_hba.conf"), filepath.Join(s.at.data, "pg_ident.conf")
+	hba, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // no server was made here yet
+	}
+	if err != nil {
+		return fmt.Errorf("keep the access rules: %w", err)
+	}
+	names, err := os.ReadFile(ident)
+	if err != nil {
+		return fmt.Errorf("keep the access rules: %w", err)
+	}
+	wantNames, err := s.identities()
+	want := s.access(admitsClients(hba))
+	if err != nil || string(hba) == want && string(names) == wantNames {
+		return err
+	}
+	if err := s.give(ident, []byte(wantNames)); err != nil {
+		return err
+	}
+	if err := s.give(path, []byte(want)); err != nil {
+		return err
+	}
+	if err := s.signal(syscall.SIGHUP); err != nil && !errors.Is(err, errNotRunning) {
+		return fmt.Errorf("keep the access rules: %w", err)
+	}
+	return nil
 }
 
 // Admit opens or shuts the access rules for clients other than Holdfast's own role.
