@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -77,29 +78,61 @@ func (w *World) launchApart() {
 		w.mountDisks()
 	}
 	w.agents = &agents{}
-	log := w.t.Logf // of the whole test: agents outlive its parts
 	for _, h := range w.Hosts {
-		w.agents.all.Go(func() {
-			for !w.agents.isEnding() {
-				if w.isOff(h) {
-					// Looked at again after the pause.
-				} else if err := w.runAgent(h); err != nil && !w.agents.isEnding() && !w.isOff(h) {
-					log("the agent of %s ended: %v", h, err)
-				}
-				time.Sleep(300 * time.Millisecond) // so that one that fails at once does not spin
-			}
-		})
+		w.keepAgent(h, w.Plan)
 	}
 }
 
+// keepAgent starts a host's agent with a plan file, and again whenever it ends.
+func (w *World) keepAgent(host, planFile string) {
+	log := w.t.Logf // of the whole test: agents outlive its parts
+	w.agents.all.Go(func() {
+		for !w.agents.isEnding() {
+			if w.isOff(host) {
+				// Looked at again after the pause.
+			} else if err := w.runAgent(host, planFile); err != nil && !w.agents.isEnding() && !w.isOff(host) {
+				log("the agent of %s ended: %v", host, err)
+			}
+			time.Sleep(300 * time.Millisecond) // so that one that fails at once does not spin
+		}
+	})
+}
+
+// Bring starts the agent of a machine that is new to the world and has its certificate, with a plan file of its own. The
+// network must have had it from the beginning.
+func (w *World) Bring(host, planFile string) {
+	w.t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.Address[host] = w.Net.Address(host)
+	w.Hosts = append(w.Hosts, host)
+	w.keepAgent(host, planFile)
+}
+
+// Retire ends the agent of a host that the plan does not have any more; the world is without it from then on.
+func (w *World) Retire(host string) {
+	w.t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.agents.mu.Lock() // so that no agent of it is being started
+	defer w.agents.mu.Unlock()
+	if err := os.WriteFile(local.HoldFile(w.Root, host), nil, 0o644); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := syscall.Kill(w.PID(host, "agent.pid"), syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
+		w.t.Fatal(err)
+	}
+	w.Hosts = slices.DeleteFunc(slices.Clone(w.Hosts), func(h string) bool { return h == host })
+}
+
 // runAgent runs the agent of one host, in that host's namespace, to its end.
-func (w *World) runAgent(host string) error {
+func (w *World) runAgent(host, planFile string) error {
 	log, err := os.OpenFile(local.LogFile(w.Root, host), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = log.Close() }() // the agent has its own copy
-	cmd := exec.Command(filepath.Join(w.bin, "holdfast"), "agent", "--plan", w.Plan, "--host", host, "--root", w.Root)
+	cmd := exec.Command(filepath.Join(w.bin, "holdfast"), "agent", "--plan", planFile, "--host", host, "--root", w.Root)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	w.agents.mu.Lock()
