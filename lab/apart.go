@@ -98,15 +98,41 @@ func (w *World) keepAgent(host, planFile string) {
 	})
 }
 
-// Bring starts the agent of a machine that is new to the world and has its certificate, with a plan file of its own. The
-// network must have had it from the beginning.
+// Bring starts the agent of a machine that is new to the world and has its certificate, with a plan file of its own. A
+// network must have had it from the beginning; among loopback hosts its agent ends with the test.
 func (w *World) Bring(host, planFile string) {
 	w.t.Helper()
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.Net == nil {
+		w.bringHere(host, planFile)
+		return
+	}
 	w.Address[host] = w.Net.Address(host)
 	w.Hosts = append(w.Hosts, host)
 	w.keepAgent(host, planFile)
+}
+
+func (w *World) bringHere(host, planFile string) {
+	w.t.Helper()
+	log, err := os.OpenFile(local.LogFile(w.Root, host), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	cmd := exec.Command(filepath.Join(w.bin, "holdfast"), "agent", "--plan", planFile, "--host", host, "--root", w.Root, "--loopback")
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	err = cmd.Start()
+	_ = log.Close() // the agent has its own copy
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGINT) // everything of its host ends; it may have ended
+		if err := cmd.Wait(); err != nil {
+			w.t.Logf("the agent of %s ended: %v", host, err)
+		}
+	})
 }
 
 // Retire ends the agent of a host that the plan does not have any more; the world is without it from then on.

@@ -14,6 +14,52 @@ import (
 	"holdfast/lab"
 )
 
+// A host comes and goes again while clients write: its agent waits until the plan has it, an instance runs there then, and
+// when the plan has it no more it ends what it ran. The others take each list over one after the other.
+func TestAHostComesAndGoesUnderLoad(t *testing.T) {
+	const comes = "h4"
+	w := lab.New(t, "127.60.58")
+	w.Start()
+	load := w.Load("one")
+	text, err := os.ReadFile(w.Plan)
+	must(t, err)
+	three := strings.Replace(string(text), "    run: bin/clinic reminders\n", "    run: bin/clinic reminders\n    hosts: [h1, h2]\n", 1)
+	three = strings.Replace(three, "    run: bin/clinic web\n    instances: 2\n", "    run: bin/clinic web\n    instances: 4\n", 1)
+	line := "      h3: { address: 127.60.58.3, fault_domain: rack-h3 }\n"
+	four := strings.Replace(three, line, line+"      h4: { address: 127.60.58.4, fault_domain: rack-h4 }\n", 1)
+	next := filepath.Join(filepath.Dir(w.Plan), "next.yaml")
+	must(t, os.WriteFile(next, []byte(four), 0o644))
+	out, err := w.Run("cluster", "certify", comes, "--plan", next, "--root", w.Root)
+	must(t, err, out)
+	w.Bring(comes, next)
+	awaitWords(t, w, comes, "does not have this host")
+	applyText(t, w, next, four)
+	w.Await("the new host runs an instance", recoverMax, func(st api.Status) bool {
+		return lab.Well(st) && follow(st, "h1", "h2", "h3", "h4") && runsOn(st, "web", comes)
+	})
+	awaitMembers(t, w, "h1", "h2", "h3")
+	applyText(t, w, next, strings.Replace(three, "instances: 4", "instances: 3", 1))
+	w.Await("all follow the plan without it", recoverMax, func(st api.Status) bool { return lab.Well(st) && follow(st, "h1", "h2", "h3") })
+	awaitWords(t, w, comes, "everything of it ends here")
+	awaitAlone(t, w, comes)
+	load.Recovered()
+	load.End()
+}
+
+func runsOn(st api.Status, service, host string) bool {
+	for _, s := range st.Services {
+		if s.Name != service {
+			continue
+		}
+		for _, i := range s.Instances {
+			if i.Host == host && i.State == "ready" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // A host is replaced by one of another name while clients write: a fourth machine is certified, brought and added, a copy
 // moves to it, and a former standby's host is taken away, whose etcd member goes to the new one. Agents are killed in the
 // middle of both changes, and one comes back with the file of before each time. Nothing acknowledged is lost, and in the

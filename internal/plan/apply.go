@@ -79,8 +79,8 @@ func HostsGone(old, new *Plan) []Host {
 // HostsCome are the hosts that the plan new has, and old has not.
 func HostsCome(old, new *Plan) []Host { return HostsGone(new, old) }
 
-// SameHosts reports whether two plans have the same hosts, at the same addresses and with the same members of etcd. What
-// is taken over while an agent runs on, such as a fault domain, is not looked at, and the order neither.
+// SameHosts reports whether two plans have the same hosts in the same order, at the same addresses and with the same
+// members of etcd. What is taken over while an agent runs on, such as a fault domain, is not looked at.
 func SameHosts(a, b *Plan) bool {
 	return HostsDigest(a) == HostsDigest(b)
 }
@@ -91,7 +91,6 @@ func HostsDigest(p *Plan) string {
 	for _, h := range p.AllHosts() {
 		lines = append(lines, fmt.Sprintf("%q %q %q %t", h.Site, h.Name, h.Address, h.Etcd))
 	}
-	slices.Sort(lines)
 	sum := sha256.Sum256([]byte(strings.Join(lines, "\n")))
 	return hex.EncodeToString(sum[:6])
 }
