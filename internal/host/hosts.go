@@ -218,6 +218,14 @@ func awaitPlace(ctx context.Context, cfg Config, down <-chan struct{}) (came boo
 	}
 }
 
+// judgedNow says of the file that this host was started with whether it is as the plan that was just read: what is applied
+// from now on does not make it older than that.
+func judgedNow(cfg Config) *applied {
+	cfg.former = nil
+	now := newApplied(cfg)
+	return &applied{stale: now.hash != canonicalHash(cfg.Plan, nil, nil)}
+}
+
 // placed reports whether an applied text has this host.
 func placed(cfg Config, text []byte) bool {
 	p, _ := plan.Parse(cfg.Plan.File, text)

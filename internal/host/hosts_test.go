@@ -301,6 +301,21 @@ func TestAnotherListOfHostsWaitsForAnotherLife(t *testing.T) {
 	if fourth := newApplied(again); hasHost(fourth.start, "a") {
 		t.Error("a host that has left begins again")
 	}
+	waited := cfg
+	waited.Plan, waited.Dir = four, t.TempDir()
+	if err := newApplied(waited).storeText(string(four.Source)); err != nil {
+		t.Fatal(err)
+	}
+	waited.former = judgedNow(waited)
+	late := newApplied(waited)
+	if late.adopt(without.Source); len(late.problems()) != 0 {
+		t.Errorf("a plan that was applied since this host was let in makes its file an old one: %v", late.problems())
+	}
+	waited.Plan = file
+	waited.former = judgedNow(waited)
+	if late := newApplied(waited); len(late.problems()) != 1 {
+		t.Errorf("its file is older than the plan that let it in, and nothing is said: %v", late.problems())
+	}
 	if !placed(cfg, four.Source) || placed(cfg, without.Source) || placed(cfg, nil) {
 		t.Error("whether the plan has this host is told wrongly")
 	}

@@ -125,6 +125,7 @@ func Run(ctx context.Context, cfg Config, down <-chan struct{}) error {
 			if came, err := awaitPlace(ctx, cfg, down); err != nil || !came {
 				return err
 			}
+			cfg.former = judgedNow(cfg)
 			continue
 		}
 		err = life(ctx, cfg, now, self, down)
