@@ -18,7 +18,7 @@ import (
 // when the plan has it no more it ends what it ran. The others take each list over one after the other.
 func TestAHostComesAndGoesUnderLoad(t *testing.T) {
 	const comes = "h4"
-	w := lab.New(t, "127.60.58")
+	w := lab.NewAs(t, "127.60.58", lab.Shape{Services: true, Plan: withoutBackup})
 	w.Start()
 	load := w.Load("one")
 	text, err := os.ReadFile(w.Plan)
@@ -69,7 +69,7 @@ func TestAHostIsReplacedByOneOfAnotherNameUnderLoad(t *testing.T) {
 	const comes, goes = "h4", "h3"
 	three := func(text string) string {
 		text = strings.Replace(text, "    run: bin/clinic reminders\n", "    run: bin/clinic reminders\n    hosts: [h1, h2]\n", 1)
-		return withoutHost(text, comes)
+		return withoutHost(withoutBackup(text), comes)
 	}
 	w := lab.NewApartAs(t, lab.Shape{Hosts: 4, Services: true, Plan: three})
 	w.Hosts = slices.DeleteFunc(w.Hosts, func(h string) bool { return h == comes })
@@ -141,7 +141,7 @@ func TestAHostIsReplacedByOneOfAnotherNameUnderLoad(t *testing.T) {
 func TestADeadHostIsReplacedByOneOfAnotherName(t *testing.T) {
 	lab.Long(t)
 	const comes, goes = "h4", "h3"
-	w := lab.NewApartAs(t, lab.Shape{Hosts: 4, Plan: func(text string) string { return withoutHost(text, comes) }})
+	w := lab.NewApartAs(t, lab.Shape{Hosts: 4, Plan: func(text string) string { return withoutHost(withoutBackup(text), comes) }})
 	w.Hosts = slices.DeleteFunc(w.Hosts, func(h string) bool { return h == comes })
 	w.Start()
 	load := w.LoadOn("h1", "one")
@@ -188,6 +188,13 @@ func withNewHost(t *testing.T, w *lab.World, comes, behind string) (file, text s
 
 func heard(st api.Status, host string) bool {
 	return slices.ContainsFunc(st.Hosts, func(h api.HostStatus) bool { return h.Name == host && h.Heard })
+}
+
+// withoutBackup is a plan's text that backs nothing up: an agent that is killed while a backup is restored on trial leaves
+// that server running until the next one, and that is not what is tried here.
+func withoutBackup(text string) string {
+	before, _, _ := strings.Cut(text, "backup:\n")
+	return before
 }
 
 // withoutHost is a plan's text without the line of one host.

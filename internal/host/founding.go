@@ -101,7 +101,7 @@ func (h *Host) keepMembers(ctx context.Context) error {
 				h.cfg.Log.Info("etcd's members are not those of the plan yet", "err", err)
 			}
 		}
-		if err := h.ownSeat(ctx); err != nil && ctx.Err() == nil {
+		if err := h.keepSeat(ctx); err != nil && ctx.Err() == nil {
 			h.cfg.Log.Info("this host's own member is not as the plan wants it yet", "err", err)
 		}
 		if !h.sleep(ctx, membersEvery) {

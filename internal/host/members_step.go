@@ -149,9 +149,9 @@ func (h *Host) removeSeat(ctx context.Context, gone etcd.Seat, seats []etcd.Seat
 	return nil
 }
 
-// ownSeat brings this host's own member to the plan: it asks for one that it is to keep and has not, and ends one that was
+// keepSeat brings this host's own member to the plan: it asks for one that it is to keep and has not, and ends one that was
 // removed.
-func (h *Host) ownSeat(ctx context.Context) error {
+func (h *Host) keepSeat(ctx context.Context) error {
 	switch {
 	case h.self.Etcd && h.etcd == nil:
 		return h.askForSeat(ctx)
