@@ -240,7 +240,7 @@ func (c *checker) readOnly(d Database, path string) {
 			c.warn(problem.Problem{Code: "plan.read-only", Subject: d.Name, Severity: problem.Critical,
 				Title:   "its parameters let no transaction write, unless its session asks for that",
 				Meaning: "Every ordinary write fails, with room on the disk, too. Holdfast sets " + name + " itself while the primary's disk is nearly full, and takes it back.",
-				Remedy:  "leave " + name + " out of parameters; for a disk that fills, disk_full says what happens"}, path+".parameters", path)
+				Remedy:  "leave " + name + " out of parameters; for a disk that fills, disk_full says what happens"}, path+".parameters."+name, path)
 		}
 	}
 }
