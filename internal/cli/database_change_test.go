@@ -18,12 +18,22 @@ import (
 	"holdfast/internal/problem"
 )
 
+// fakeAgent is an application with one agent that answers as it is told.
+func fakeAgent(t *testing.T, answer http.HandlerFunc) *api.Client {
+	t.Helper()
+	srv := httptest.NewTLSServer(answer)
+	t.Cleanup(srv.Close)
+	c := api.NewClient([]string{strings.TrimPrefix(srv.URL, "https://")}, srv.Client().Transport.(*http.Transport).TLSClientConfig)
+	t.Cleanup(c.Close)
+	return c
+}
+
 // unsettled is an agent that settles nothing until it is asked to cancel; what it answers then, cancel says.
 func unsettled(t *testing.T, looked func(), cancel func(w http.ResponseWriter) (agent.Settled, bool)) *api.Client {
 	t.Helper()
 	var mu sync.Mutex
 	var done *agent.Settled // guarded by mu
-	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return fakeAgent(t, func(w http.ResponseWriter, r *http.Request) {
 		mu.Lock()
 		defer mu.Unlock()
 		var answer any = agent.Asked{ID: "q"}
@@ -40,11 +50,7 @@ func unsettled(t *testing.T, looked func(), cancel func(w http.ResponseWriter) (
 			looked()
 		}
 		_ = json.NewEncoder(w).Encode(answer) // a client that left needs none
-	}))
-	t.Cleanup(srv.Close)
-	c := api.NewClient([]string{strings.TrimPrefix(srv.URL, "https://")}, srv.Client().Transport.(*http.Transport).TLSClientConfig)
-	t.Cleanup(c.Close)
-	return c
+	})
 }
 
 // A change of primary that its command gives up is cancelled, in whatever way the command gives up, and is told by its id.

@@ -63,7 +63,7 @@ func salvagesOf(ctx context.Context, client *api.Client, name string) ([]api.Sal
 	if err != nil {
 		return nil, nil, err
 	}
-	all = slices.DeleteFunc(all, func(x api.Salvaged) bool { return x.Database != name })
+	all = slices.DeleteFunc(append([]api.Salvaged{}, all...), func(x api.Salvaged) bool { return x.Database != name })
 	slices.SortFunc(all, func(a, b api.Salvaged) int { return a.Made.Compare(b.Made) })
 	return all, silent, nil
 }

@@ -3,7 +3,9 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -11,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"holdfast/internal/api"
+	"holdfast/internal/database"
 	"holdfast/internal/durable"
 )
 
@@ -63,7 +66,8 @@ When both files are written and synced, the decision is noted, and the server th
 	return cmd
 }
 
-// exportSalvage writes both files; either may be missing when it fails, and then nothing is decided.
+// exportSalvage writes both files. When it fails, nothing is decided, and it can be asked for again: the rows come first, for
+// they need room, and a list of the same salvage is written anew.
 func exportSalvage(cmd *cobra.Command, client *api.Client, x api.Salvaged, to string) error {
 	ctx, cancel := context.WithTimeout(cmd.Context(), exportMax)
 	defer cancel()
@@ -71,11 +75,37 @@ func exportSalvage(cmd *cobra.Command, client *api.Client, x api.Salvaged, to st
 		return fmt.Errorf("make the folder: %w", err)
 	}
 	list, rows := filepath.Join(to, "report.json"), filepath.Join(to, "rows.sql")
-	for _, path := range []string{list, rows} {
-		if _, err := os.Lstat(path); err == nil {
-			return fmt.Errorf("%s is there already, and is not overwritten", path)
-		}
+	if err := exportable(list, rows, x); err != nil {
+		return err
 	}
+	if err := writeRows(ctx, client, x, rows); err != nil {
+		return fmt.Errorf("write the rows: %w", err)
+	}
+	if err := writeList(ctx, client, x, list); err != nil {
+		return errors.Join(fmt.Errorf("write the list of commits: %w", err), os.Remove(rows))
+	}
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s and %s are written.\n", list, rows)
+	return err
+}
+
+// exportable refuses a folder with files of something else.
+func exportable(list, rows string, x api.Salvaged) error {
+	there := func(path string) error { return fmt.Errorf("%s is there already, and is not overwritten", path) }
+	if _, err := os.Lstat(rows); err == nil {
+		return there(rows)
+	}
+	text, err := os.ReadFile(list)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	var of database.Salvage
+	if err != nil || json.Unmarshal(text, &of) != nil || of.ID != x.ID || of.Database != x.Database || of.Host != x.Host {
+		return there(list)
+	}
+	return nil
+}
+
+func writeList(ctx context.Context, client *api.Client, x api.Salvaged, path string) error {
 	report, err := client.Salvage(ctx, x.Database, x.ID)
 	if err != nil {
 		return err
@@ -84,14 +114,7 @@ func exportSalvage(cmd *cobra.Command, client *api.Client, x api.Salvaged, to st
 	if err != nil {
 		return err
 	}
-	if err := durable.WriteFile(list, append(text, '\n'), 0o600); err != nil {
-		return err
-	}
-	if err := writeRows(ctx, client, x, rows); err != nil {
-		return fmt.Errorf("write the rows (the list is in %s): %w", list, err)
-	}
-	_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s and %s are written.\n", list, rows)
-	return err
+	return durable.WriteFile(path, append(text, '\n'), 0o600)
 }
 
 func writeRows(ctx context.Context, client *api.Client, x api.Salvaged, path string) error {

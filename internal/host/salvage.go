@@ -195,9 +195,16 @@ func (s salvages) room(name string, server *postgres.Server) error {
 	if err != nil {
 		return err
 	}
-	if free < need+need/10+diskStart {
+	return roomForCopy(name, s.host.cfg.Self, need, free)
+}
+
+// roomForCopy refuses a copy of so many bytes on a disk with so many free: it grows as it is read, and the server that answers
+// for it must not stand before a disk that is nearly full.
+func roomForCopy(name, host string, need, free int64) error {
+	if all := need + need/10 + diskStart; free < all {
 		return &problem.Problem{Code: "database.salvage-no-room", Subject: name, Severity: problem.Note,
-			Title:   fmt.Sprintf("%d MiB are free on %s, and a copy of the data takes %d MiB", free>>20, s.host.cfg.Self, need>>20),
+			Title: fmt.Sprintf("%d MiB are free on %s, and %d MiB are needed: %d for a copy of the data, %d for what it grows by, and %d that stay free",
+				free>>20, host, all>>20, need>>20, need/10>>20, int64(diskStart)>>20),
 			Meaning: "The rows are read from a copy, so that the data stay as they are. Nothing was changed; the list of commits needs no copy.",
 			Remedy:  "make room, then export again; or decide by the list: holdfast database salvage show " + name}
 	}
