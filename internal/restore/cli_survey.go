@@ -86,7 +86,7 @@ func Survey(dir string, c Choice, delta bool, tablespaces map[string]string) (Pl
 		}
 	}
 	again := p.State == "interrupted" || p.State == "same"
-	if again {
+	if _, orphan := orphaned(dir); again && (p.State != "interrupted" || !orphan) { // that one [Run] ends
 		if err := stopped(dir, c.Backup.Database); err != nil {
 			return p, err
 		}

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"holdfast/internal/restore"
 	"holdfast/internal/restore/pgtest"
@@ -25,6 +26,7 @@ const killedChild = "HOLDFAST_TEST_KILLED_RESTORE"
 const (
 	inTheLog     = "log"     // every file is there, and the log is begun
 	inTheControl = "control" // only pg_control is not there yet, and is being written
+	inTheReplay  = "replay"  // all of it is there, and a server replays the log
 )
 
 // TestTheRestoreThatIsKilled is no test by itself: it is the process that the next one begins again and again.
@@ -41,6 +43,9 @@ func TestTheRestoreThatIsKilled(t *testing.T) {
 	o := restore.Options{Vault: v, Choice: consistent(t, v), Dir: dir, Throwaway: true, Workers: 1}
 	if o.Owner, err = restore.DefaultOwner(); err != nil {
 		t.Fatal(err)
+	}
+	if when == inTheReplay {
+		dieInTheReplay(t, o)
 	}
 	bytesMax := int64(1 << 62)
 	if when != inTheLog && when != inTheControl {
@@ -64,6 +69,23 @@ func TestTheRestoreThatIsKilled(t *testing.T) {
 		return nil
 	}
 	_, err = restore.Run(context.Background(), o)
+	t.Fatalf("it was to be killed, and ended with %v", err)
+}
+
+// dieInTheReplay lets a server start on what was restored and kills this process when it works there.
+func dieInTheReplay(t *testing.T, o restore.Options) {
+	go func() {
+		pidFile := filepath.Join(o.Dir, "postmaster.pid")
+		for {
+			raw, err := os.ReadFile(pidFile)
+			if err == nil && strings.Count(string(raw), "\n") >= 5 { // with the directory of its socket
+				_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	wait := map[string]string{"restore_command": "while test -e postmaster.pid; do sleep 0.1; done; false"} // it is not over before
+	_, err := restore.Database(context.Background(), o, restore.ScratchOptions{Settings: wait})
 	t.Fatalf("it was to be killed, and ended with %v", err)
 }
 
@@ -136,6 +158,44 @@ func TestARestoreThatIsKilledAgainAndAgainGoesOn(t *testing.T) {
 		t.Errorf("at the end %d of %d bytes were right already", res.Kept, res.Bytes)
 	}
 	if n := w.restoredRows(dir, ch); n != 30000 {
+		t.Errorf("%d rows", n)
+	}
+}
+
+// A restore is killed while its server replays: the same command ends that server, removes what it had beside, and goes on.
+func TestARestoreThatIsKilledInItsReplayGoesOn(t *testing.T) {
+	w := newWorld(t, "create table rows (id int primary key)", "insert into rows select generate_series(1, 1000)", "checkpoint")
+	w.base()
+	dir := filepath.Join(pgtest.Dir(t), "data")
+	child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestTheRestoreThatIsKilled$", "-test.v")
+	child.Env = append(os.Environ(), killedChild+"="+strings.Join([]string{w.vaultDir, dir, inTheReplay, ""}, "\n"))
+	out, err := child.CombinedOutput()
+	t.Cleanup(func() {
+		if err := restore.EndServer(context.Background(), dir); err != nil {
+			t.Error(err)
+		}
+	})
+	if err == nil || child.ProcessState.Exited() {
+		t.Fatalf("it was not killed: %v\n%s", err, out)
+	}
+	raw, err := os.ReadFile(filepath.Join(dir, "postmaster.pid"))
+	lines := strings.Split(string(raw), "\n")
+	if err != nil || len(lines) < 5 {
+		t.Fatalf("its server left no word of itself: %q, %v", raw, err)
+	}
+	ch := consistent(t, w.vault)
+	place, err := restore.Survey(dir, ch, false, nil)
+	if err != nil || place.State != "interrupted" {
+		t.Errorf("the place is %q, %v", place.State, err)
+	}
+	o := restore.Options{Vault: w.vault, Choice: ch, Dir: dir, Owner: w.owner, Throwaway: true}
+	if _, err := restore.Database(t.Context(), o, restore.ScratchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(lines[4]); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%s of the one that was killed is left: %v", lines[4], err)
+	}
+	if n := w.restoredRows(dir, ch); n != 1000 {
 		t.Errorf("%d rows", n)
 	}
 }

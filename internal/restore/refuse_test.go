@@ -91,7 +91,7 @@ func TestTooLittleRoomIsToldBeforeAnythingIsWritten(t *testing.T) {
 		t.Errorf("%+v, %v", p, err)
 	}
 	r := &run{o: Options{Dir: dir, Choice: choiceOf(7, 1<<60)}}
-	if err := r.claim(nil); code(err) != "restore.no-space" {
+	if err := r.claim(t.Context(), nil); code(err) != "restore.no-space" {
 		t.Errorf("got %v", err)
 	}
 	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {

@@ -142,7 +142,7 @@ func (r *run) run(ctx context.Context) error {
 		return err
 	}
 	entries := reader.Entries()
-	if err := r.claim(entries); err != nil {
+	if err := r.claim(ctx, entries); err != nil {
 		return err
 	}
 	if r.again {
@@ -189,7 +189,7 @@ func (r *run) run(ctx context.Context) error {
 }
 
 // claim makes sure that the directory is ours to fill, and that it can hold the restore.
-func (r *run) claim(wanted []vault.Entry) error {
+func (r *run) claim(ctx context.Context, wanted []vault.Entry) error {
 	c := r.o.Choice
 	if !filepath.IsAbs(r.o.Dir) {
 		return fmt.Errorf("%s is not an absolute path", r.o.Dir)
@@ -200,7 +200,7 @@ func (r *run) claim(wanted []vault.Entry) error {
 	case err != nil:
 		return err
 	case len(entries) > 0:
-		if err := r.claimOver(entries[0].Name()); err != nil {
+		if err := r.claimOver(ctx, entries[0].Name()); err != nil {
 			return err
 		}
 	}
@@ -238,18 +238,26 @@ func (r *run) claim(wanted []vault.Entry) error {
 
 // claimOver accepts files to go on with: an interrupted restore's, or with Delta a copy of the same database. found is
 // one of them.
-func (r *run) claimOver(found string) error {
+func (r *run) claimOver(ctx context.Context, found string) error {
 	c := r.o.Choice
 	r.again = true
+	interrupted := false
+	if r.o.replica == nil { // else whose files they are has been proven
+		var err error
+		if interrupted, err = leftBehind(r.o.Dir, c); err != nil {
+			return err
+		}
+	}
+	if interrupted {
+		if err := endOrphan(ctx, r.o.Dir); err != nil {
+			return err
+		}
+	}
 	if err := stopped(r.o.Dir, c.Backup.Database); err != nil {
 		return err
 	}
-	if r.o.replica != nil { // whose files they are has been proven
+	if interrupted || r.o.replica != nil {
 		return nil
-	}
-	interrupted, err := leftBehind(r.o.Dir, c)
-	if interrupted || err != nil {
-		return err
 	}
 	if r.o.Delta {
 		return samePlace(r.o.Dir, c)

@@ -88,3 +88,55 @@ func accepts(path string) bool {
 	_ = conn.Close() // nothing was said
 	return true
 }
+
+// orphaned reports whether a server that a restore let replay the log on dir has outlived it: the restore was killed. What tells
+// is that its socket lies where restores put it, and that its starter is gone. run is the directory of that socket. It is asked of
+// directories with a restore's marker alone.
+func orphaned(dir string) (run string, ok bool) {
+	raw, err := os.ReadFile(filepath.Join(dir, "postmaster.pid"))
+	if err != nil {
+		return "", false
+	}
+	run = filepath.Dir(socketOf(strings.Split(string(raw), "\n")))
+	if !isScratchRun(run) {
+		return "", false
+	}
+	pid := postmaster(dir)
+	return run, pid == 0 || !startedByUs(pid)
+}
+
+// startedByUs reports whether a process's parent runs this same program: a restore that still waits for its server. One whose
+// starter was killed is the child of whoever takes in orphans, mostly process 1. What cannot be found out counts as waited for.
+func startedByUs(pid int) bool {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	_, rest, _ := strings.Cut(string(status), "\nPPid:")
+	line, _, _ := strings.Cut(rest, "\n")
+	parent, errNumber := strconv.Atoi(strings.TrimSpace(line))
+	if err != nil || errNumber != nil {
+		return true
+	}
+	if parent <= 1 {
+		return false
+	}
+	its, err := os.Stat(fmt.Sprintf("/proc/%d/exe", parent))
+	if errors.Is(err, fs.ErrNotExist) { // it ends right now
+		return false
+	}
+	own, errOwn := os.Stat("/proc/self/exe")
+	return err != nil || errOwn != nil || os.SameFile(its, own)
+}
+
+// endOrphan ends a server of a restore that was killed, and removes the directory of its socket. Any other is left alone.
+func endOrphan(ctx context.Context, dir string) error {
+	run, ok := orphaned(dir)
+	if !ok {
+		return nil
+	}
+	if err := EndServer(ctx, dir); err != nil {
+		return err
+	}
+	return os.RemoveAll(run)
+}
