@@ -1,13 +1,11 @@
 package api
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -19,15 +17,16 @@ import (
 	"holdfast/internal/problem"
 )
 
-// Client asks the agents of one application. Any of them can answer; the first that does, does.
+// Client asks the agents of one application. Any of them can answer; the first that does, does, and is asked first from then on.
 type Client struct {
-	urls []string
-	http *http.Client
+	urls     []string
+	http     *http.Client
+	answered *answered
 }
 
 // NewClient is for agents at addr:port each, with an operator's certificate.
 func NewClient(agents []string, conf *tls.Config) *Client {
-	c := &Client{http: &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
+	c := &Client{answered: &answered{}, http: &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
 		TLSClientConfig: conf, MaxIdleConnsPerHost: 2, IdleConnTimeout: 30 * time.Second,
 	}}}
 	for _, a := range agents {
@@ -39,25 +38,22 @@ func NewClient(agents []string, conf *tls.Config) *Client {
 // Close ends idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// Status is the application as the first agent that answers sees it; a host that was written off is asked last.
+// Status is the application as the first agent that answers sees it; a host that was written off counts only if no other answers.
 func (c *Client) Status(ctx context.Context) (Status, error) {
-	var errs []error
-	var astray *Status
-	for _, u := range c.urls {
-		var s Status
-		if _, err := c.one(ctx, u, http.MethodGet, "/v1/status", nil, &s); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		if !s.writtenOff() {
-			return s, nil
-		}
-		astray = &s
+	var st Status
+	_, found, others := c.look(ctx, "/v1/status", func(r reply) bool {
+		st = Status{}
+		return r.into(&st) == nil && !st.writtenOff()
+	})
+	if found {
+		return st, nil
 	}
-	if astray != nil {
-		return *astray, nil
+	for _, r := range others {
+		if st = (Status{}); r.into(&st) == nil {
+			return st, nil
+		}
 	}
-	return Status{}, unreachable(errors.Join(errs...))
+	return Status{}, unreachable(failures(others))
 }
 
 // writtenOff reports whether the host whose view this is takes no part: what it knows is of before.
@@ -68,37 +64,31 @@ func (s Status) writtenOff() bool {
 // Events are what happened on every host that answers, oldest first within each.
 func (c *Client) Events(ctx context.Context) ([]event.Event, error) {
 	var all []event.Event
-	var errs []error
-	for _, u := range c.urls {
+	replies := c.everyone(ctx, "/v1/events", 0)
+	answers := 0
+	for _, r := range replies {
 		var some []event.Event
-		if _, err := c.one(ctx, u, http.MethodGet, "/v1/events", nil, &some); err != nil {
-			errs = append(errs, err)
-			continue
+		if r.into(&some) == nil {
+			answers++
+			all = append(all, some...)
 		}
-		all = append(all, some...)
 	}
-	if len(errs) == len(c.urls) {
-		return nil, unreachable(errors.Join(errs...))
+	if answers == 0 {
+		return nil, unreachable(failures(replies))
 	}
 	return all, nil
 }
 
 // Candidates says who could take over a database, as the primary's own agent sees it.
 func (c *Client) Candidates(ctx context.Context, name string) (Candidates, error) {
-	var errs []error
-	for _, u := range c.urls {
-		var out Candidates
-		_, err := c.one(ctx, u, http.MethodGet, "/v1/databases/"+url.PathEscape(name)+"/candidates", nil, &out)
-		var p *problem.Problem
-		switch {
-		case err == nil:
-			return out, nil
-		case errors.As(err, &p) && p.Code == "api.unknown":
-			return out, err
-		}
-		errs = append(errs, err)
+	var out Candidates
+	r, found, others := c.look(ctx, "/v1/databases/"+url.PathEscape(name)+"/candidates", func(r reply) bool {
+		return r.refused("api.unknown") || r.into(&out) == nil
+	})
+	if !found {
+		return Candidates{}, unreachable(failures(others))
 	}
-	return Candidates{}, unreachable(errors.Join(errs...))
+	return out, r.err
 }
 
 // Ask puts a request and gives it back with its id.
@@ -177,17 +167,25 @@ func (c *Client) Start(ctx context.Context) (stood bool, err error) {
 	return stood, err
 }
 
-// call tries each agent in turn. A refusal is an answer and ends it.
+// call puts a question to one agent after the other, and looks at them as [Client.look] does. A refusal is an answer and ends it.
 func (c *Client) call(ctx context.Context, method, path string, body, out any) (int, error) {
-	var errs []error
-	for _, u := range c.urls {
-		status, err := c.one(ctx, u, method, path, body, out)
-		if p := (*problem.Problem)(nil); err == nil || errors.As(err, &p) && p.Code != "cluster.unreachable" {
-			return status, err
+	if method == http.MethodGet {
+		r, found, others := c.look(ctx, path, reply.ends)
+		if !found {
+			return 0, unreachable(failures(others))
 		}
-		errs = append(errs, err)
+		return r.status, r.into(out)
 	}
-	return 0, unreachable(errors.Join(errs...))
+	var others []reply
+	for _, u := range c.order() {
+		if r := c.fetch(ctx, u, method, path, body); r.ends() {
+			c.answered.note(u)
+			return r.status, r.into(out)
+		} else {
+			others = append(others, r)
+		}
+	}
+	return 0, unreachable(failures(others))
 }
 
 func unreachable(cause error) error {
@@ -199,36 +197,6 @@ func unreachable(cause error) error {
 }
 
 func (c *Client) one(ctx context.Context, base, method, path string, body, out any) (int, error) {
-	var send io.Reader
-	if body != nil {
-		data, err := json.Marshal(body)
-		if err != nil {
-			return 0, err
-		}
-		send = bytes.NewReader(data)
-	}
-	req, err := http.NewRequestWithContext(ctx, method, base+path, send)
-	if err != nil {
-		return 0, err
-	}
-	resp, err := c.http.Do(req)
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = resp.Body.Close() }() // read to its end below
-	data, err := io.ReadAll(io.LimitReader(resp.Body, 16<<20))
-	if err != nil {
-		return resp.StatusCode, err
-	}
-	if resp.StatusCode >= 300 {
-		var p problem.Problem
-		if json.Unmarshal(data, &p) == nil && p.Code != "" {
-			return resp.StatusCode, &p
-		}
-		return resp.StatusCode, fmt.Errorf("ask %s%s: %s", base, path, resp.Status)
-	}
-	if out == nil {
-		return resp.StatusCode, nil
-	}
-	return resp.StatusCode, json.Unmarshal(data, out)
+	r := c.fetch(ctx, base, method, path, body)
+	return r.status, r.into(out)
 }

@@ -140,17 +140,15 @@ func (s Source) outcome(w http.ResponseWriter, body any, err error) {
 // Clusters asks every agent how it sees the members, by address; an agent that does not answer is an error beside the others'.
 func (c *Client) Clusters(ctx context.Context) ([]ClusterStatus, error) {
 	var all []ClusterStatus
-	var errs []error
-	for _, u := range c.urls {
+	replies := c.everyone(ctx, "/v1/cluster", 0)
+	for _, r := range replies {
 		var st ClusterStatus
-		if _, err := c.one(ctx, u, http.MethodGet, "/v1/cluster", nil, &st); err != nil {
-			errs = append(errs, err)
-			continue
+		if r.into(&st) == nil {
+			all = append(all, st)
 		}
-		all = append(all, st)
 	}
 	if len(all) == 0 {
-		return nil, unreachable(errors.Join(errs...))
+		return nil, unreachable(failures(replies))
 	}
 	return all, nil
 }
@@ -175,7 +173,7 @@ func (c *Client) without(address string) *Client {
 	if len(others) == 0 {
 		return c
 	}
-	return &Client{urls: others, http: c.http}
+	return &Client{urls: others, http: c.http, answered: c.answered}
 }
 
 // Join tells the agent at addr:port to enter a cluster.

@@ -2,13 +2,12 @@ package api
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"net/url"
+	"time"
 
 	"holdfast/internal/agent"
 	"holdfast/internal/database"
-	"holdfast/internal/problem"
 )
 
 // Explained is what one host would expect if a database's primary were gone this moment.
@@ -31,21 +30,21 @@ func (s Source) explain(w http.ResponseWriter, r *http.Request) {
 	s.refuse(w, http.StatusNotFound, UnknownDatabase(name, s.Plan))
 }
 
+// explainMore is how long the other hosts are waited for once one has answered.
+const explainMore = time.Second
+
 // Explain asks every host that answers, and gives the view of the one that knows most: the newest epoch, and then
 // whoever hears most of the others.
 func (c *Client) Explain(ctx context.Context, name string) (Explained, error) {
 	var best Explained
 	found := false
-	var errs []error
-	for _, u := range c.urls {
+	replies := c.everyone(ctx, "/v1/databases/"+url.PathEscape(name)+"/explanation", explainMore)
+	for _, r := range replies {
+		if r.refused("api.unknown") {
+			return Explained{}, r.err
+		}
 		var x Explained
-		_, err := c.one(ctx, u, http.MethodGet, "/v1/databases/"+url.PathEscape(name)+"/explanation", nil, &x)
-		var p *problem.Problem
-		switch {
-		case errors.As(err, &p) && p.Code == "api.unknown":
-			return x, err
-		case err != nil:
-			errs = append(errs, err)
+		if r.into(&x) != nil {
 			continue
 		}
 		if !found || x.Epoch > best.Epoch || x.Epoch == best.Epoch && x.Able > best.Able {
@@ -53,7 +52,7 @@ func (c *Client) Explain(ctx context.Context, name string) (Explained, error) {
 		}
 	}
 	if !found {
-		return Explained{}, unreachable(errors.Join(errs...))
+		return Explained{}, unreachable(failures(replies))
 	}
 	return best, nil
 }
