@@ -86,9 +86,33 @@ func (c *Client) Candidates(ctx context.Context, name string) (Candidates, error
 		return r.refused("api.unknown") || r.into(&out) == nil
 	})
 	if !found {
-		return Candidates{}, unreachable(failures(others))
+		return Candidates{}, c.unanswered(ctx, name, others)
 	}
 	return out, r.err
+}
+
+// unanswered says why nobody could say who may take over: agents that answered only know whom to ask.
+func (c *Client) unanswered(ctx context.Context, name string, others []reply) error {
+	i := slices.IndexFunc(others, func(r reply) bool { return r.refused("api.not-the-primary") })
+	switch {
+	case i < 0:
+		return unreachable(failures(others))
+	case !slices.ContainsFunc(others, func(r reply) bool { return r.status == 0 }):
+		return others[i].err // all answered: the primary changes just now
+	}
+	title := "the agent of the primary's host does not answer"
+	if st, err := c.Status(ctx); err == nil {
+		for _, d := range st.Databases {
+			if d.Name == name && d.Primary != "" {
+				title = "the agent of the primary's host " + d.Primary + " does not answer"
+			}
+		}
+	}
+	return &problem.Problem{
+		Code: "api.primary-silent", Subject: name, Severity: problem.Degraded, Title: title,
+		Meaning: "It alone sees which standbys follow, so nobody can say who may take over in a switchover. Nothing was changed.",
+		Remedy:  "holdfast database explain " + name + " says who would be elected without it; else bring that agent back and ask again",
+	}
 }
 
 // Ask puts a request and gives it back with its id.

@@ -2,13 +2,16 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"holdfast/internal/agent"
+	"holdfast/internal/problem"
 )
 
 // frozen puts an agent before the others that takes every question and never answers, and takes the client's own limit away:
@@ -67,5 +70,20 @@ func TestAWriteBeginsWithWhoAnsweredLast(t *testing.T) {
 	}
 	if now := asked.Load(); now != before {
 		t.Errorf("a frozen host was asked to write (%d, then %d questions)", before, now)
+	}
+}
+
+func TestThePrimarysAgentThatIsAwayIsNamed(t *testing.T) {
+	s := serve(t, "b2")
+	var p *problem.Problem
+	if _, err := s.client.Candidates(t.Context(), "records"); !errors.As(err, &p) || p.Code != "api.not-the-primary" {
+		t.Errorf("while all answer it says %v", err)
+	}
+	gone := httptest.NewServer(http.NotFoundHandler())
+	gone.Close()
+	s.client.urls = append([]string{gone.URL}, s.client.urls...)
+	_, err := s.client.Candidates(t.Context(), "records")
+	if !errors.As(err, &p) || p.Code != "api.primary-silent" || !strings.Contains(p.Title, "host b1 ") || !strings.Contains(p.Remedy, "database explain records") {
+		t.Errorf("without the primary's agent it says %v", err)
 	}
 }
