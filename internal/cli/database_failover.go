@@ -82,7 +82,7 @@ func (w failoverWish) run(cmd *cobra.Command) error {
 		return w.refused(f.Risk.Refused)
 	}
 	if w.dryRun || !w.force {
-		_, err := fmt.Fprintf(words, "\nNothing was changed. To accept this loss: holdfast database failover %s --force\n", w.name)
+		_, err := fmt.Fprintf(words, "\nNothing was changed. To accept this loss: %s\n", w.forced())
 		return err
 	}
 	if !w.yes {
@@ -91,6 +91,17 @@ func (w failoverWish) run(cmd *cobra.Command) error {
 		}
 	}
 	return w.carryOut(cmd, client, f)
+}
+
+// forced is the command that carries out what was shown, with all that was typed.
+func (w failoverWish) forced() string {
+	line := "holdfast database failover " + w.name + " --force"
+	for _, flag := range []struct{ name, value string }{{"to", w.to}, {"root", w.root}} {
+		if flag.value != "" {
+			line += " --" + flag.name + " " + flag.value
+		}
+	}
+	return line
 }
 
 func (w failoverWish) refused(why string) error {
