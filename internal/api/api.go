@@ -117,7 +117,7 @@ func (s Source) ask(w http.ResponseWriter, r *http.Request) {
 	}
 	bad := s.wrong(q)
 	if bad == nil {
-		bad = s.complete(&q, time.Now())
+		bad = s.complete(r.Context(), &q, time.Now())
 	}
 	if bad != nil {
 		s.refuse(w, http.StatusUnprocessableEntity, *bad)

@@ -37,6 +37,28 @@ func describePause(r database.Record, name, self string, s agent.Snapshot) *Paus
 	return out
 }
 
+// PlannedMove is a switchover that waits for its moment.
+type PlannedMove struct {
+	ID string    `json:"id"`
+	To string    `json:"to,omitempty"` // "" = the standby that is furthest then
+	At time.Time `json:"at"`           // by the clock of the primary's host
+	By string    `json:"by"`
+}
+
+// plannedMoves are the switchovers of a database that are planned.
+func plannedMoves(name string, s agent.Snapshot) []PlannedMove {
+	var out []PlannedMove
+	for _, q := range agent.Open(s.Agreed) {
+		if q.Room != "database" || q.Subject != name || q.Kind != "switchover" {
+			continue
+		}
+		if at, err := time.Parse(time.RFC3339Nano, q.Args[agent.ArgAt]); err == nil {
+			out = append(out, PlannedMove{ID: q.ID, To: q.Args[agent.ArgTo], At: at, By: q.By})
+		}
+	}
+	return out
+}
+
 // pauseProblems are databases that nothing would help by itself now.
 func pauseProblems(st Status) []problem.Problem {
 	var out []problem.Problem

@@ -2,6 +2,7 @@ package api
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -44,7 +45,7 @@ func requestArgs() map[string][]string {
 }
 
 // complete checks what a request says, and adds what only the host that takes it knows. nil = it may be taken.
-func (s Source) complete(q *agent.Asked, now time.Time) *problem.Problem {
+func (s Source) complete(ctx context.Context, q *agent.Asked, now time.Time) *problem.Problem {
 	bad := func(remedy, format string, args ...any) *problem.Problem {
 		return &problem.Problem{Code: "api.bad-request", Subject: q.Subject, Severity: problem.Note, Title: fmt.Sprintf(format, args...),
 			Meaning: "Nothing was changed.", Remedy: remedy}
@@ -104,6 +105,20 @@ func (s Source) complete(q *agent.Asked, now time.Time) *problem.Problem {
 		case due.Sub(now) > aheadMax:
 			return bad("name a moment within a year", "%s is too far ahead", at)
 		}
+		return s.plannedOnce(ctx, q.Subject)
+	}
+	return nil
+}
+
+// plannedOnce refuses a planned switchover beside another one: each of them would be an outage.
+func (s Source) plannedOnce(ctx context.Context, name string) *problem.Problem {
+	for _, m := range plannedMoves(name, s.Snapshot()) {
+		if answer, err := s.Store.Get(ctx, agent.KeyAnswers+m.ID); err == nil && answer.Revision != 0 {
+			continue // settled since the snapshot
+		}
+		return &problem.Problem{Code: "database.not-switched", Subject: name, Severity: problem.Note,
+			Title: fmt.Sprintf("a switchover is planned already, for %s (request %s)", m.At.UTC().Format("2006-01-02 15:04:05 MST"), m.ID), Meaning: "Nothing was changed.",
+			Remedy: "see it: holdfast database requests; end it: holdfast database cancel " + m.ID}
 	}
 	return nil
 }

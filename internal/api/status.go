@@ -72,6 +72,7 @@ type DatabaseStatus struct {
 	Servers        []ServerStatus `json:"servers"`
 	Archive        *ArchiveStatus `json:"archive,omitempty"`
 	Paused         *PauseStatus   `json:"paused,omitempty"`
+	Planned        []PlannedMove  `json:"planned,omitempty"`               // switchovers that wait for their moment, the oldest first
 	ByVault        *ByVaultStatus `json:"acknowledged_by_vault,omitempty"` // none where the plan does not ask for it and nothing of it stands
 }
 
@@ -81,7 +82,7 @@ type ServerStatus struct {
 	Role     string         `json:"role"`  // primary, standby, stopped, unknown
 	State    string         `json:"state"` // in words
 	LSN      string         `json:"lsn,omitempty"`
-	LagBytes int64          `json:"lag_bytes"` // behind the primary
+	LagBytes *int64         `json:"lag_bytes,omitempty"` // behind the primary; nil = not known: it is no standby, or the primary does not answer
 	Lag      event.Duration `json:"replay_lag"`
 	Counts   bool           `json:"counts"`            // a commit may be acknowledged by it
 	Read     *ReadStatus    `json:"read,omitempty"`    // nil without a read-only listener
@@ -247,8 +248,9 @@ func describeDatabase(p *plan.Plan, d plan.Database, self string, s agent.Snapsh
 		out.AcknowledgedBy = r.W
 	}
 	out.Paused = describePause(r, d.Name, self, s)
-	var head database.LSN
-	if rep := reportOf(self, r.Primary, s); rep != nil {
+	out.Planned = plannedMoves(d.Name, s)
+	head := database.LSN(0) // not known
+	if rep := reportOf(self, r.Primary, s); rep != nil && rep.Databases[d.Name].Local.Running {
 		head = rep.Databases[d.Name].Local.Flushed
 	}
 	for _, host := range r.Members {
@@ -340,7 +342,9 @@ func describeServer(r database.Record, name, host string, head database.LSN, rep
 	case l.Role == database.Standby:
 		out.Role, out.State = "standby", "streams"
 		out.Lag = event.Duration(l.ReplayLag)
-		out.LagBytes = int64(max(head, l.Flushed) - l.Flushed)
+		if head > 0 {
+			out.LagBytes = new(int64(max(head, l.Flushed) - l.Flushed))
+		}
 		if !l.Receiving {
 			out.State = "does not stream"
 		}
@@ -470,6 +474,20 @@ func ifDied(p *plan.Plan, h plan.Host, st Status) IfDied {
 // before this was told say nothing of it.
 func (h HostStatus) mayVote() bool { return h.Heard && (h.Votes == nil || *h.Votes) }
 
+// Away says why nobody can write although a primary is agreed on; "" = it is there, or none is agreed on.
+func (d DatabaseStatus) Away() string {
+	i := slices.IndexFunc(d.Servers, func(s ServerStatus) bool { return s.Host == d.Primary })
+	switch {
+	case i < 0:
+		return ""
+	case d.Servers[i].Role == "stopped":
+		return "its primary's server does not run"
+	case d.Servers[i].Role == "unknown":
+		return "its primary does not answer"
+	}
+	return ""
+}
+
 func databaseWithout(d DatabaseStatus, host string) (string, bool) {
 	counting := 0
 	holds := false
@@ -482,6 +500,8 @@ func databaseWithout(d DatabaseStatus, host string) (string, bool) {
 	switch {
 	case d.Phase != string(database.Steady) || !d.Open:
 		return "is not serving now", false
+	case d.Away() != "":
+		return "is not serving now, " + d.Away(), false
 	case d.Paused != nil && host == d.Primary:
 		return "nobody would take over before the pause ends", false
 	case !holds:

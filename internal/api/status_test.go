@@ -37,6 +37,12 @@ func TestVerdictAndWhatADeathWouldCost(t *testing.T) {
 			map[string]string{"b1": "a standby takes over", "b2": "writes go on; one copy less", "b3": "mail: away until it has started on another host"},
 		},
 		{
+			"a primary whose server is gone serves nobody, whichever host dies",
+			func(w *well, _ *plan.Plan) { w.local("b1", stop) },
+			"Running, but the death of 3 of 3 hosts would not be survived in full.", nil, []string{"b1", "b2", "b3"},
+			map[string]string{"b1": "records: is not serving now, its primary's server does not run", "b3": "is not serving now"},
+		},
+		{
 			"a standby that stopped leaves no margin: the primary's death would leave too few voters",
 			func(w *well, _ *plan.Plan) { w.local("b3", stop) },
 			"Running, but the death of 2 of 3 hosts would not be survived in full.", nil, []string{"b1", "b2"},
@@ -230,11 +236,14 @@ func TestDescribeSaysWhatEachServerDoes(t *testing.T) {
 		change func(w *well)
 		want   ServerStatus // of b2, lsn left out
 	}{
-		{"a standby streams", func(*well) {}, ServerStatus{Role: "standby", State: "streams", Counts: true}},
+		{"a standby streams", func(*well) {}, ServerStatus{Role: "standby", State: "streams", Counts: true, LagBytes: new(int64)}},
+		{"nobody knows how far a standby is behind a primary that does not run", func(w *well) { w.local("b1", func(l *database.Local) { l.Running, l.Flushed = false, 0 }) },
+			ServerStatus{Role: "standby", State: "streams", Counts: true}},
 		{"a standby is behind the primary", func(w *well) { w.local("b2", func(l *database.Local) { l.Flushed = 900 }) },
-			ServerStatus{Role: "standby", State: "streams", Counts: true, LagBytes: 100}},
+			ServerStatus{Role: "standby", State: "streams", Counts: true, LagBytes: new(int64(100))}},
 		{"a standby ahead of the primary's last report is not behind by less than nothing",
-			func(w *well) { w.local("b2", func(l *database.Local) { l.Flushed = 1100 }) }, ServerStatus{Role: "standby", State: "streams", Counts: true}},
+			func(w *well) { w.local("b2", func(l *database.Local) { l.Flushed = 1100 }) },
+			ServerStatus{Role: "standby", State: "streams", Counts: true, LagBytes: new(int64)}},
 		{"a silent host", func(w *well) { w.silent["b2"] = true }, ServerStatus{Role: "unknown", State: "its host does not answer"}},
 		{"nobody has looked yet", func(w *well) { w.local("b2", func(l *database.Local) { l.Known = false }) },
 			ServerStatus{Role: "unknown", State: "not looked at yet", Counts: true}},
@@ -245,7 +254,7 @@ func TestDescribeSaysWhatEachServerDoes(t *testing.T) {
 		{"one that ended, with how", func(w *well) { w.local("b2", func(l *database.Local) { l.Running, l.Exit = false, "signal 9" }) },
 			ServerStatus{Role: "stopped", State: "signal 9", Counts: true}},
 		{"the last job failed", func(w *well) { w.local("b2", func(l *database.Local) { l.Failed = "no room" }) },
-			ServerStatus{Role: "standby", State: "streams; no room", Counts: true}},
+			ServerStatus{Role: "standby", State: "streams; no room", Counts: true, LagBytes: new(int64)}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := allWell()

@@ -69,8 +69,10 @@ func writeExplanation(out io.Writer, d api.DatabaseStatus, c api.Candidates, unk
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	p := func(format string, args ...any) { _, _ = fmt.Fprintf(w, format, args...) } // Flush tells the error
 	state := "open to clients"
-	if !d.Open {
+	if away := d.Away(); !d.Open {
 		state = "not open to clients"
+	} else if away != "" {
+		state = away
 	}
 	p("%s: the primary is on %s (epoch %d, timeline %d, %s, %s)\n", d.Name, d.Primary, d.Epoch, d.Timeline, d.Phase, state)
 	for _, why := range d.Because {

@@ -98,3 +98,34 @@ func TestAChangeUnderWayIsWaitedFor(t *testing.T) {
 		t.Errorf("%+v, %v", done, err)
 	}
 }
+
+// The command that a dry run names carries out what was shown.
+func TestADryRunNamesTheWholeCommand(t *testing.T) {
+	for want, w := range map[string]failoverWish{
+		"holdfast database failover records --force":                          {name: "records"},
+		"holdfast database failover records --force --to b3 --root /srv/data": {name: "records", to: "b3", root: "/srv/data", dryRun: true},
+	} {
+		if got := w.forced(); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+}
+
+// A primary that is gone is told as such, and nobody is called so many bytes behind it.
+func TestAPrimaryThatIsGoneIsTold(t *testing.T) {
+	st := api.Status{Databases: []api.DatabaseStatus{{Name: "records", Phase: "steady", Open: true, Primary: "b1",
+		Planned: []api.PlannedMove{{ID: "q7", To: "b2", By: "ann"}},
+		Servers: []api.ServerStatus{{Host: "b1", Role: "stopped", State: "signal 9"}, {Host: "b2", Role: "standby", State: "does not stream"}}}}}
+	var out, explained strings.Builder
+	if err := errors.Join(writeStatus(&out, st), writeExplanation(&explained, st.Databases[0], api.Candidates{}, nil)); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"steady, but its primary's server does not run", "unknown", "planned: switchover to b2 at ", "holdfast database cancel q7"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q is missing:\n%s", want, &out)
+		}
+	}
+	if strings.Contains(out.String(), "0 bytes") || strings.Contains(explained.String(), "open to clients") || !strings.Contains(explained.String(), "does not run") {
+		t.Errorf("%s\n%s", &out, &explained)
+	}
+}

@@ -149,10 +149,13 @@ func writeStatus(out io.Writer, st api.Status) error {
 		p("%s\t%s\t%s\t%s\n", h.Name, h.Address, h.FaultDomain, answers(h))
 	}
 	for _, d := range st.Databases {
-		p("\nDATABASE %s\t%s\tepoch %d\ttimeline %d\tacknowledged by %d%s\n", d.Name, d.Phase, d.Epoch, d.Timeline, d.AcknowledgedBy, andVault(d.ByVault))
+		p("\nDATABASE %s\t%s\tepoch %d\ttimeline %d\tacknowledged by %d%s\n", d.Name, phase(d), d.Epoch, d.Timeline, d.AcknowledgedBy, andVault(d.ByVault))
 		p("  HOST\tROLE\tSTATE\tLOG\tBEHIND\tCOUNTS%s\n", readHead(d))
 		for _, s := range d.Servers {
 			p("  %s\t%s\t%s\t%s\t%s\t%s%s\n", s.Host, s.Role, s.State, s.LSN, behind(s), yes(s.Counts), read(s))
+		}
+		for _, m := range d.Planned {
+			p("  planned: %s\n", planned(m))
 		}
 		for _, line := range waiting(d) {
 			p("  waits for a restart: %s\n", line)
@@ -198,6 +201,23 @@ func writeStatus(out io.Writer, st api.Status) error {
 	return w.Flush()
 }
 
+// phase is how far the agreed record is, and whether its primary is there.
+func phase(d api.DatabaseStatus) string {
+	if away := d.Away(); d.Open && away != "" {
+		return d.Phase + ", but " + away
+	}
+	return d.Phase
+}
+
+// planned is a switchover that waits, in words.
+func planned(m api.PlannedMove) string {
+	to := ""
+	if m.To != "" {
+		to = " to " + m.To
+	}
+	return fmt.Sprintf("switchover%s at %s, asked for by %s; to end it: holdfast database cancel %s", to, m.At.Local().Format("2006-01-02 15:04:05 MST"), m.By, m.ID)
+}
+
 func answers(h api.HostStatus) string {
 	if h.Heard {
 		return "yes"
@@ -206,10 +226,13 @@ func answers(h api.HostStatus) string {
 }
 
 func behind(s api.ServerStatus) string {
-	if s.Role != "standby" {
+	switch {
+	case s.Role != "standby":
 		return ""
+	case s.LagBytes == nil:
+		return "unknown"
 	}
-	return fmt.Sprintf("%d bytes", s.LagBytes)
+	return fmt.Sprintf("%d bytes", *s.LagBytes)
 }
 
 func readHead(d api.DatabaseStatus) string {
