@@ -71,23 +71,24 @@ type Host struct {
 	settings  *settings
 	exits     []*exits
 
-	disk     *disk
-	paths    *paths
-	ownSeat  *ownSeat
-	twins    *twins
-	names    *etcd.Store // in which the name is asked for
-	members  *members.List
-	services *services
-	balancer *balancer
-	govern   *agent.Govern
-	applied  *applied
-	archives []*archivist
-	keepers  []*logKeeper
-	storers  []*storer
-	filers   []*filer
-	salvages salvages
-	salvor   *salvor
-	restored *copyServers
+	disk        *disk
+	paths       *paths
+	ownSeat     *ownSeat
+	certificate *certificate
+	twins       *twins
+	names       *etcd.Store // in which the name is asked for
+	members     *members.List
+	services    *services
+	balancer    *balancer
+	govern      *agent.Govern
+	applied     *applied
+	archives    []*archivist
+	keepers     []*logKeeper
+	storers     []*storer
+	filers      []*filer
+	salvages    salvages
+	salvor      *salvor
+	restored    *copyServers
 }
 
 // unknownHost refuses to be a host that the plan does not have.
@@ -262,6 +263,7 @@ func (h *Host) open(ctx context.Context) error {
 	h.disk = &disk{host: h}
 	h.paths = &paths{host: h}
 	h.ownSeat = newOwnSeat(h)
+	h.certificate = &certificate{host: h}
 	if h.members, err = openMembers(cfg, h.self); err != nil {
 		return err
 	}
@@ -392,6 +394,7 @@ func (h *Host) run(ctx context.Context, down <-chan struct{}) error {
 	g.Go(func() error { return h.disk.run(ctx) })
 	g.Go(func() error { return h.paths.run(ctx) })
 	g.Go(func() error { return h.ownSeat.run(ctx) })
+	g.Go(func() error { return h.certificate.run(ctx) })
 	g.Go(func() error {
 		agreed := func() map[string]cluster.Entry { return h.agent.Last().Agreed }
 		return h.twins.run(ctx, h.sleep, agreed, func(err error) { h.cfg.Log.Debug("who runs as this host is not known", "err", err) })
@@ -481,7 +484,7 @@ func (h *Host) tend(now agent.Snapshot) {
 
 // problems are those of the host itself, for its report.
 func (h *Host) problems() []problem.Problem {
-	all := slices.Concat(h.disk.problems(), h.paths.problems(), h.ownSeat.problems(), h.twins.problems(), h.saver.problems(), h.copies.problems(), h.proofs.problems(), h.salvor.problems(), h.applied.problems(), h.restored.problems())
+	all := slices.Concat(h.disk.problems(), h.paths.problems(), h.certificate.problems(), h.ownSeat.problems(), h.twins.problems(), h.saver.problems(), h.copies.problems(), h.proofs.problems(), h.salvor.problems(), h.applied.problems(), h.restored.problems())
 	for _, l := range h.listeners {
 		all = append(all, l.problems()...)
 	}
