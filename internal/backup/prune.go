@@ -67,6 +67,9 @@ type Pruned struct {
 	Because  string        `json:"log_because"`
 	Freed    vault.Freed   `json:"freed"`            // of the log
 	Agreed   string        `json:"agreed,omitempty"` // what counts instead of the plan, as two persons agreed
+	// Waits is why nothing would go now, of a dry run, whatever the fates say; "" = nothing is known to be in the way. The clock of
+	// the place and the right to delete are not tried, for that is done by writing.
+	Waits string `json:"waits,omitempty"`
 }
 
 // PolicyOf is the plan's say on how long backups stay.
@@ -121,9 +124,14 @@ func Prune(ctx context.Context, o PruneOptions) (Pruned, error) {
 	if o.unagreed {
 		keepAll(out.Fates)
 	}
-	if !o.DryRun {
-		if err := current(c, o.Now, cmp.Or(o.Behind, behindMax)); err != nil {
-			return out, err
+	behind := current(c, o.Now, cmp.Or(o.Behind, behindMax))
+	if o.DryRun {
+		if out.Waits, err = o.waits(ctx, behind); err != nil {
+			return out, fmt.Errorf("prune backups of %s: %w", o.Database, err)
+		}
+	} else {
+		if behind != nil {
+			return out, behind
 		}
 		if err := o.Vault.MayLetGo(ctx); err != nil {
 			return out, err
@@ -143,6 +151,26 @@ func Prune(ctx context.Context, o PruneOptions) (Pruned, error) {
 		return out, fmt.Errorf("prune the log of %s: %w", o.Database, err)
 	}
 	return out, nil
+}
+
+// waits is why nothing would go now, though it is only judged; behind is why the vault does not seem current, or nil.
+func (o PruneOptions) waits(ctx context.Context, behind error) (string, error) {
+	if o.asPlanned {
+		return "", nil
+	}
+	why := cmp.Or(behind, o.Vault.MayDelete(ctx))
+	if p, ok := errors.AsType[*problem.Problem](why); ok {
+		return p.Code + ": " + p.Title, nil
+	}
+	return "", why
+}
+
+// BehindOf is how old the newest thing of a database in a vault may be before nothing of it is let go.
+func BehindOf(b plan.Backup) time.Duration { return max(behindMax, 2*b.Gap()+24*time.Hour) }
+
+// FilesBehindOf is [BehindOf] of a file set.
+func FilesBehindOf(b plan.FileBackup) time.Duration {
+	return max(behindMax, 2*b.Every.Longest()+24*time.Hour)
 }
 
 func (o PruneOptions) withDefaults() PruneOptions {

@@ -62,17 +62,26 @@ func PruneFiles(ctx context.Context, o PruneOptions) (Pruned, error) {
 	if o.unagreed {
 		keepAll(out.Fates)
 	}
-	if o.DryRun || len(all) == 0 {
+	if len(all) == 0 {
 		return out, nil
 	}
 	var newest time.Time
 	for _, b := range all {
 		newest = later(newest, b.Ended)
 	}
-	if err := behindBy(o.Database, newest, o.Now, cmp.Or(o.Behind, behindMax)); err != nil {
-		return out, err
+	behind := behindBy(o.Database, newest, o.Now, cmp.Or(o.Behind, behindMax))
+	if !o.asPlanned { // what two persons are asked is what goes by the plan, once it comes again
+		keepSilent(out.Fates, all, o.Now, cmp.Or(o.Behind, behindMax))
 	}
-	keepSilent(out.Fates, all, o.Now, cmp.Or(o.Behind, behindMax))
+	if o.DryRun {
+		if out.Waits, err = o.waits(ctx, behind); err != nil {
+			return out, fmt.Errorf("prune backups of files %s: %w", o.Database, err)
+		}
+		return out, nil
+	}
+	if behind != nil {
+		return out, behind
+	}
 	if err := o.Vault.MayLetGo(ctx); err != nil {
 		return out, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -285,5 +286,48 @@ func TestTheLastPointThatCanBeRestoredAndASilentHostsBackupsStay(t *testing.T) {
 		if why := want[f.ID]; f.Keep != (why != "") || f.Keep && f.Because != why || f.Keep != f.Goes.IsZero() {
 			t.Errorf("%s: keep %v, %q, goes %s", f.ID, f.Keep, f.Because, f.Goes)
 		}
+	}
+}
+
+// A dry run says what the run would do: what a silent host has stays, and of a vault that receives nothing, nothing goes.
+func TestADryRunOfFilesJudgesAsTheRun(t *testing.T) {
+	ctx := t.Context()
+	v, err := vault.Create(ctx, vault.Config{Name: "main", URL: "file://" + t.TempDir() + "/v", Key: redact.Secret("k"), Keys: &vaultKeys, Application: "clinic"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := v.Close(ctx); err != nil {
+			t.Error(err)
+		}
+	}()
+	now := time.Now().UTC()
+	for host, ages := range map[string][]time.Duration{"a": {time.Hour}, "b": {90 * day, 100 * day}} {
+		for _, age := range ages {
+			w, err := v.BeginTree(ctx, "test")
+			if err == nil {
+				err = w.Add(vault.Node{Path: ".", Kind: vault.KindDir, Mode: 0o755})
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := w.Commit(vault.FileBackup{ID: fmt.Sprintf("%s-%d", host, int(age/day)), Set: "letters", Host: host, Path: "/x", Started: now.Add(-age), Ended: now.Add(-age)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	o := PruneOptions{Vault: v, Database: "letters", Policy: tiered(), Now: now, Grace: vault.Grace, DryRun: true}
+	got, err := PruneFiles(ctx, o)
+	if err != nil || got.Waits != "" || len(got.Fates) != 3 {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	for _, f := range got.Fates {
+		if !f.Keep {
+			t.Errorf("%s goes: %s", f.ID, f.Because)
+		}
+	}
+	o.Now = now.Add(30 * day)
+	if got, err = PruneFiles(ctx, o); err != nil || !strings.HasPrefix(got.Waits, "backup.not-pruned: ") {
+		t.Errorf("with nothing new for a month: %q, %v", got.Waits, err)
 	}
 }

@@ -3,6 +3,7 @@ package backup_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -104,6 +105,11 @@ func TestABackupGoesInTwoStepsAndOnlyWithLeave(t *testing.T) {
 	if p, ok := errors.AsType[*problem.Problem](err); !ok || p.Code != "backup.not-pruned" {
 		t.Fatalf("with nothing new for a year: %v", err)
 	}
+	o.DryRun = true // says the same
+	if p, err := backup.Prune(ctx, o); err != nil || !strings.HasPrefix(p.Waits, "backup.not-pruned: ") {
+		t.Fatalf("a dry run with nothing new for a year: %q, %v", p.Waits, err)
+	}
+	o.DryRun = false
 	newer := listed(t, v, now.Add(vault.Grace), true)
 	if p := prune(vault.Grace); !p.Fates[len(p.Fates)-1].Gone {
 		t.Fatalf("after the grace: %+v", p.Fates)

@@ -116,7 +116,7 @@ func (a application) judgeBackups(ctx context.Context, name string) (backup.Prun
 	if err != nil {
 		return backup.Pruned{}, err
 	}
-	return backup.Prune(ctx, backup.PruneOptions{Vault: v, Database: name, Policy: backup.PolicyOf(b), Points: points, Now: time.Now(), DryRun: true})
+	return backup.Prune(ctx, backup.PruneOptions{Vault: v, Database: name, Policy: backup.PolicyOf(b), Points: points, Now: time.Now(), Behind: backup.BehindOf(b), DryRun: true})
 }
 
 // askPrune has the host that looks after the vault carry it out.
@@ -161,13 +161,20 @@ func writeJudged(out io.Writer, p backup.Pruned, log bool) error {
 		if f.Point != "" {
 			f.Because = "recovery point: " + f.Because
 		}
-		line("%s\t%s\t%s\t%s\n", f.ID, momentText(f.At), fateText(f, p.At), f.Because)
+		fate := fateText(f, p.At)
+		if p.Waits != "" && fate == "goes now" {
+			fate = "goes later"
+		}
+		line("%s\t%s\t%s\t%s\n", f.ID, momentText(f.At), fate, f.Because)
 	}
 	if log {
 		line("\nlog: %d pieces go; %s\n", p.Segments, p.Because)
 	}
 	if p.Agreed != "" {
 		line("%s\n", p.Agreed)
+	}
+	if p.Waits != "" {
+		line("\nnothing goes now: %s\n", p.Waits)
 	}
 	return w.Flush()
 }

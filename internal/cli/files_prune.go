@@ -49,7 +49,7 @@ func (a application) judgeFiles(ctx context.Context, name string) (backup.Pruned
 		return backup.Pruned{}, err
 	}
 	defer closeVault(ctx, v)
-	return backup.PruneFiles(ctx, backup.PruneOptions{Vault: v, Database: name, Policy: policy, Now: time.Now(), DryRun: true, Catalogue: a.catalogue})
+	return backup.PruneFiles(ctx, backup.PruneOptions{Vault: v, Database: name, Policy: policy, Now: time.Now(), Behind: backup.FilesBehindOf(s.Backup), DryRun: true, Catalogue: a.catalogue})
 }
 
 // catalogue is what the vault of a database's backups holds of it. One that the plan does not back up has none.

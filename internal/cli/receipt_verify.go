@@ -181,7 +181,7 @@ func receiptExportCommand() *cobra.Command {
 			if w.output == "json" {
 				return writeJSON(cmd.OutOrStdout(), map[string]any{"dir": args[0], "receipts": n})
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d receipts in %s; verify them anywhere: holdfast receipt verify %s --public ca.crt\n", n, args[0], args[0])
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d receipts in %s; verify them anywhere: holdfast receipt verify %s --public %s\n", n, args[0], args[0], filepath.Join(args[0], "ca.crt"))
 			return err
 		},
 	}

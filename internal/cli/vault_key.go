@@ -235,7 +235,7 @@ vault from before can read what is stored later too: against that, make a new va
 			if err := v.Rotate(cmd.Context(), conf.Key, key); err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "vault %s opens with the new key, and with the old one for now\nNext: point the plan's key at it on every host, then\n  holdfast vault key export %s, holdfast vault key prove %s, holdfast vault key retire %s\n", name, name, name, name)
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "vault %s opens with the new key, and with the old one for now\nNext: point the plan's key at it on every host, and apply the plan: until then what follows is about the old key. Then\n  holdfast vault key export %s --out FILE, holdfast vault key prove %s --sheet FILE, holdfast vault key retire %s\n", name, name, name, name)
 			return err
 		},
 	}

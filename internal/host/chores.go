@@ -158,7 +158,7 @@ func (h *Host) reclaim(ctx context.Context, v *vault.Vault, r *choreRun) (vault.
 
 // behindMax is how old the newest thing of a database in a vault may be before nothing of it is let go.
 func behindMax(b plan.Backup) time.Duration {
-	return max(3*24*time.Hour, 2*b.Gap()+24*time.Hour)
+	return backup.BehindOf(b)
 }
 
 // scrub reads everything, and goes on where an earlier one of this host was cut off.

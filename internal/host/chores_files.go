@@ -59,7 +59,7 @@ func (h *Host) catalogue(ctx context.Context, name string) (c restore.Catalogue,
 
 // filesBehindMax is how old the newest backup of a file set in a vault may be before nothing of it is let go.
 func filesBehindMax(s plan.FileSet) time.Duration {
-	return max(3*24*time.Hour, 2*s.Backup.Every.Longest()+24*time.Hour)
+	return backup.FilesBehindOf(s.Backup)
 }
 
 // pointsOf are the recovery points of a database, in whatever vault they lie, and notes in the vault of its backups what the

@@ -472,7 +472,7 @@ type Keys struct {
 func (k Keys) Trouble(name string, now time.Time) *problem.Problem {
 	p := &problem.Problem{Code: "vault.key-unproven", Subject: name, Severity: problem.Degraded,
 		Meaning: "When the hosts are gone, so is their copy of the key. A copy that nobody tried may not open the vault.",
-		Remedy:  "holdfast vault key export " + name + ", put it away from the hosts, then holdfast vault key prove " + name}
+		Remedy:  "holdfast vault key export " + name + ", put it away from the hosts, then holdfast vault key prove " + name + " --sheet FILE"}
 	switch {
 	case k.Proven == nil:
 		p.Title = "no copy of its key away from the hosts has been shown to open it"
