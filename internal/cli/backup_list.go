@@ -164,6 +164,11 @@ func readHeldAlone(ctx context.Context, from vaultFlags, names []string) ([]held
 		if err != nil {
 			return nil, err
 		}
+		if len(h.Backups) == 0 && h.Unseen == nil {
+			if err := unknownIn(ctx, v, name); err != nil {
+				return nil, err
+			}
+		}
 		all = append(all, h)
 	}
 	return all, nil

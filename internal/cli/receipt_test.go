@@ -101,7 +101,7 @@ func TestReceiptsByTheCommandLine(t *testing.T) {
 	says(t, words(t, 0, "receipt", "verify", at), "1 key done", "main: proven.", "its head 5 is noted by h1-", "its head is noted up to 2, by operator-", "whether more was behind 5, and was cut off, cannot be told")
 
 	out := filepath.Join(t.TempDir(), "evidence")
-	says(t, words(t, 0, "receipt", "export", out, at), "10 receipts in ")
+	says(t, words(t, 0, "receipt", "export", out, at), "10 receipts in ", "--public "+filepath.Join(out, "ca.crt"))
 	ours := filepath.Join(out, "ca.crt")
 	says(t, words(t, 0, "receipt", "verify", out, "--public", ours), "files: proven.")
 	files, err := filepath.Glob(filepath.Join(out, "h1-*", "*.json"))

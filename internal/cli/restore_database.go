@@ -183,7 +183,7 @@ func (w *databaseWords) run(ctx context.Context, cmd *cobra.Command, name string
 	}
 	began := time.Now() // what came into the vault while it was read is not from the future
 	choice, err := restore.Choose(known, at)
-	if err != nil {
+	if err = w.from.inRemedy(name, err); err != nil {
 		return err
 	}
 	warnUnseen(cmd, choice.Unseen)

@@ -236,11 +236,16 @@ func loadKnown(ctx context.Context, v *vault.Vault, name string) (restore.Catalo
 	if err != nil || len(c.Backups) > 0 || c.Unseen != nil {
 		return c, err
 	}
+	return c, unknownIn(ctx, v, name)
+}
+
+// unknownIn is why a vault has no base backup of a database: it has some of others alone; nil = it has none at all.
+func unknownIn(ctx context.Context, v *vault.Vault, name string) error {
 	others, err := databasesIn(ctx, v)
 	if err != nil || len(others) == 0 {
-		return c, err
+		return err
 	}
-	return c, &problem.Problem{Code: "restore.unknown-database", Subject: name, Severity: problem.Note,
+	return &problem.Problem{Code: "restore.unknown-database", Subject: name, Severity: problem.Note,
 		Title: "the vault holds no base backup of it", Meaning: "Nothing was written.", Remedy: fmt.Sprintf("name one that it holds: %v", others)}
 }
 

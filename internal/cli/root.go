@@ -124,7 +124,53 @@ with standbys that take over by themselves, and backups that can be restored.
 		backupCommand(), filesCommand(), recoveryPointCommand(), restoreCommand(), vaultCommand(), receiptCommand(), operatorCommand(),
 		keeperCommand(), gateCommand(), edgeCommand(), etcdMemberCommand(), reclaimCommand(), versionCommand(),
 	)
+	groupsRefuse(root)
 	return root
+}
+
+// groupsRefuse has every group of commands refuse a word that is none of its commands, with the nearest ones: cobra shows the help, and
+// calls that a success.
+func groupsRefuse(c *cobra.Command) {
+	for _, sub := range c.Commands() {
+		groupsRefuse(sub)
+	}
+	_, takes, _ := strings.Cut(c.Use, " ")
+	if !c.HasSubCommands() || takes != "" {
+		return
+	}
+	c.SuggestionsMinimumDistance = 2
+	if c.Runnable() {
+		c.Args = func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return unknownCommand(cmd, args[0])
+			}
+			return nil
+		}
+		return
+	}
+	c.DisableFlagsInUseLine = true
+	c.Args = cobra.ArbitraryArgs // else cobra refuses it by itself, in its own way
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return cmd.Help()
+		}
+		return unknownCommand(cmd, args[0])
+	}
+}
+
+func unknownCommand(group *cobra.Command, word string) error {
+	there := "its commands"
+	names := group.SuggestionsFor(word)
+	if len(names) > 0 {
+		there = "the nearest"
+	} else {
+		for _, sub := range group.Commands() {
+			if sub.IsAvailableCommand() {
+				names = append(names, sub.Name())
+			}
+		}
+	}
+	return fmt.Errorf("%s has no command %q; %s: %s: %w", group.CommandPath(), word, there, strings.Join(names, ", "), errUsage)
 }
 
 func versionCommand() *cobra.Command {

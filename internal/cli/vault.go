@@ -18,7 +18,7 @@ import (
 )
 
 func vaultCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "vault", Short: "Show and make the places where backups lie", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
+	cmd := &cobra.Command{Use: "vault", Short: "Show and make the places where backups lie"}
 	cmd.AddCommand(vaultStatusCommand(), vaultInitCommand(), vaultSyncCommand(), vaultScrubCommand(), vaultRepairCommand(), vaultKeyCommand(), vaultRenewCommand(), vaultTrashCommand(), vaultUndeleteCommand(), vaultDeletionsCommand())
 	return cmd
 }

@@ -121,6 +121,17 @@ func (f *vaultFlags) openVaultOf(cmd *cobra.Command, database string) (*vault.Va
 	return v, &a, err
 }
 
+// inRemedy has what a problem says to do reach the vault that was named by itself: without --vault the command would ask the plan.
+func (f *vaultFlags) inRemedy(database string, err error) error {
+	p, ok := errors.AsType[*problem.Problem](err)
+	if !ok || f.url == "" {
+		return err
+	}
+	told, window := *p, "holdfast backup window "+database
+	told.Remedy = strings.Replace(p.Remedy, window, window+" --vault "+f.url+" --key "+f.key, 1)
+	return &told
+}
+
 // openAlone opens the vault that --vault names, whosever it is.
 func (f *vaultFlags) openAlone(ctx context.Context) (*vault.Vault, error) {
 	place, err := placeAlone(ctx, f.url, f.key)
