@@ -23,6 +23,7 @@ const (
 // state through the other members as well, and would not miss its own.
 type ownSeat struct {
 	host *Host
+	spec memberSpec // as this life of the agent began; who tends the members changes what it is made from
 
 	mu     sync.Mutex // guards what follows
 	served time.Time  // when it last did, or when the watching began
@@ -30,7 +31,9 @@ type ownSeat struct {
 	wrong  *problem.Problem
 }
 
-func newOwnSeat(h *Host) *ownSeat { return &ownSeat{host: h, served: h.clock.Now()} }
+func newOwnSeat(h *Host) *ownSeat {
+	return &ownSeat{host: h, spec: h.founding.into(etcdSpec(h.cfg, h.self)), served: h.clock.Now()}
+}
 
 // run asks until ctx ends; not at all where the plan gives this host no member, or it has not got its place yet.
 func (s *ownSeat) run(ctx context.Context) error {
@@ -44,16 +47,15 @@ func (s *ownSeat) run(ctx context.Context) error {
 		s.mu.Unlock()
 		return nil
 	}
-	spec := h.founding.into(etcdSpec(h.cfg, h.self))
 	for {
-		p, err := h.askSeat(ctx, etcd.Seat{Name: h.self.Name, ClientURL: spec.ClientURL})
+		p, err := h.askSeat(ctx, etcd.Seat{Name: h.self.Name, ClientURL: s.spec.ClientURL})
 		if ctx.Err() != nil {
 			return nil
 		}
 		why := notServing(p, err, h.store.ClusterID())
 		var lost error
 		if why != "" {
-			lost = etcd.DataLost(spec.config(h.cfg.Log))
+			lost = etcd.DataLost(s.spec.config(h.cfg.Log))
 		}
 		s.saw(h.clock.Now(), h.self.Name, why, p.Learner, lost)
 		if !h.sleep(ctx, ownSeatEvery) {
