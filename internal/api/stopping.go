@@ -6,9 +6,16 @@ import (
 )
 
 // stopWords words what a host's rounds say while they end what runs there. They say the same whether the whole application
-// stops or that host alone does: which it is, the agreed state tells. Any other problem is as it was.
+// stops or that host alone does: which it is, the agreed state tells. Hosts that refuse an agreed state that looks old are told what
+// helps then. Any other problem is as it was.
 func stopWords(x problem.Problem, host string, s agent.Snapshot) problem.Problem {
-	if x.Code != "cluster.stopping" {
+	switch x.Code {
+	case "cluster.stopping":
+	case "database.agreed-state-old":
+		x.Remedy = "put back the newest etcd data on every host that has a member, and move no data directory meanwhile; a forced failover is refused. Step by step: " +
+			"lost-majority.md of the handbook, \"When etcd was put back from an old backup\""
+		return x
+	default:
 		return x
 	}
 	if _, all := s.Agreed[agent.KeyStopping]; all {

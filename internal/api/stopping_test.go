@@ -40,3 +40,13 @@ func TestAStopOfAllIsSaidOnceWithTheWayBack(t *testing.T) {
 		t.Errorf("it says %+v", st.Problems)
 	}
 }
+
+// What hosts say that refuse an old agreed state names no command that is refused then.
+func TestAnOldAgreedStateSendsToTheHandbook(t *testing.T) {
+	w := allWell()
+	w.complain("b2", problem.Problem{Code: "database.agreed-state-old", Severity: problem.Critical, Title: "b2 promised epoch 9", Remedy: "see what a forced failover would lose"})
+	st := Describe(clinic(), "b1", w.snapshot())
+	if len(st.Problems) != 1 || !strings.Contains(st.Problems[0].Remedy, "lost-majority.md") || strings.Contains(st.Problems[0].Remedy, "would lose") {
+		t.Errorf("it says %+v", st.Problems)
+	}
+}

@@ -19,7 +19,7 @@ const knownMax = 10 * time.Second
 
 func pauseCommand() *cobra.Command {
 	var root, reason, output string
-	var lasts time.Duration
+	var lasts span
 	cmd := &cobra.Command{
 		Use:   "pause NAME",
 		Short: "Let nothing of a database move by itself for a while: nobody takes over, nothing is restarted or copied",
@@ -42,7 +42,7 @@ The pause ends by itself after --for, and with "holdfast database resume NAME". 
 			}
 			defer client.Close()
 			q, err := client.Ask(cmd.Context(), agent.Asked{Room: "database", Subject: args[0], Kind: "pause",
-				Args: map[string]string{agent.ArgFor: lasts.String(), agent.ArgReason: reason}})
+				Args: map[string]string{agent.ArgFor: time.Duration(lasts).String(), agent.ArgReason: reason}})
 			if err != nil {
 				return err
 			}
@@ -59,7 +59,7 @@ The pause ends by itself after --for, and with "holdfast database resume NAME". 
 		},
 	}
 	cmd.Flags().StringVar(&root, "root", "", rootUsage)
-	cmd.Flags().DurationVar(&lasts, "for", 0, "how long at most, such as 30m or 2h (required)")
+	cmd.Flags().Var(&lasts, "for", "how long at most, such as 30m, 2h or 2d (required)")
 	cmd.Flags().StringVar(&reason, "reason", "", "why, for those who read the status meanwhile and the history later")
 	outputFlag(cmd, &output)
 	return cmd

@@ -58,8 +58,13 @@ func parseSpan(s string) (time.Duration, error) {
 // span is a flag that takes a span of time.
 type span time.Duration
 
-// String is how --help shows the default.
-func (d *span) String() string { return time.Duration(*d).String() }
+// String is how --help shows the default; "" = there is none.
+func (d *span) String() string {
+	if *d == 0 {
+		return ""
+	}
+	return time.Duration(*d).String()
+}
 
 // Set reads what was typed.
 func (d *span) Set(s string) error {

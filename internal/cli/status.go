@@ -62,8 +62,27 @@ func asOperator(root *string, do func(cmd *cobra.Command, client *api.Client, ar
 	}
 }
 
+// outputFormat is a flag that takes one of the ways in which an answer is written.
+type outputFormat string
+
+// String is how --help shows the default.
+func (f *outputFormat) String() string { return string(*f) }
+
+// Set refuses what no command writes.
+func (f *outputFormat) Set(s string) error {
+	if s != "table" && s != "json" {
+		return fmt.Errorf("--output is table or json, not %q", s)
+	}
+	*f = outputFormat(s)
+	return nil
+}
+
+// Type is what --help calls it.
+func (f *outputFormat) Type() string { return "string" }
+
 func outputFlag(cmd *cobra.Command, output *string) {
-	cmd.Flags().StringVarP(output, "output", "o", "table", "table or json")
+	*output = "table"
+	cmd.Flags().VarP((*outputFormat)(output), "output", "o", "table or json")
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp)) // the flag exists
 }
 
@@ -78,9 +97,6 @@ func statusCommand() *cobra.Command {
   holdfast status --output json | jq .verdict`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if output != "table" && output != "json" {
-				return fmt.Errorf("--output is table or json, not %q: %w", output, errUsage)
-			}
 			client, err := operatorOf(root)
 			if err != nil {
 				return err
