@@ -126,7 +126,7 @@ func (w *filesWords) run(ctx context.Context, cmd *cobra.Command, name string) e
 	if out.Size.Names == 0 {
 		return noSuchPath(tree.Backup, strings.Join(o.Paths, ", "))
 	}
-	if out.Place, err = files.Survey(o, out.Size); err != nil {
+	if out.Place, err = files.Survey(cmd.Context(), o, out.Size); err != nil {
 		return err
 	}
 	if w.dryRun {

@@ -466,3 +466,75 @@ func TestWhatIsLeftOutIsLeftOut(t *testing.T) {
 		return nil
 	}))
 }
+
+// What a sparse file takes on its disk is what it needs, onto other files too.
+func TestAHoleNeedsNoRoom(t *testing.T) {
+	v, dir := open(t), filepath.Join(t.TempDir(), "set")
+	must(t, os.Mkdir(dir, 0o755))
+	must(t, os.WriteFile(filepath.Join(dir, "image"), []byte("begin"), 0o600))
+	const size = 64 << 20
+	must(t, os.Truncate(filepath.Join(dir, "image"), size))
+	b := backUp(t, files.Options{Vault: v, Path: dir})
+	o := files.RestoreOptions{Tree: v.OpenTree(b), To: filepath.Join(t.TempDir(), "to")}
+	is, err := files.Measure(t.Context(), o.Tree, nil)
+	must(t, err)
+	if is.Bytes != size || is.Room <= 0 || is.Room > 1<<20 {
+		t.Errorf("%d bytes take %d", is.Bytes, is.Room)
+	}
+	must(t, os.Mkdir(o.To, 0o755))
+	for _, onto := range []string{files.OntoNothing, files.OntoDelta, files.OntoAll} {
+		o.Onto = onto
+		p, err := files.Survey(t.Context(), o, is)
+		must(t, err)
+		if p.Need <= 0 || p.Need > 1<<20 {
+			t.Errorf("onto %q %d bytes are needed", onto, p.Need)
+		}
+		must(t, os.WriteFile(filepath.Join(o.To, "other"), nil, 0o600)) // for those that follow
+	}
+}
+
+// Room is looked at onto other files too: by what is written more than what it replaces.
+func TestADeltaThatDoesNotFitIsRefused(t *testing.T) {
+	v, dir := open(t), filepath.Join(t.TempDir(), "set")
+	must(t, os.Mkdir(dir, 0o755))
+	must(t, os.WriteFile(filepath.Join(dir, "a"), bytes.Repeat([]byte("a"), 1<<20), 0o600))
+	must(t, os.WriteFile(filepath.Join(dir, "b"), bytes.Repeat([]byte("b"), 2<<20), 0o600))
+	b := backUp(t, files.Options{Vault: v, Path: dir})
+	o := files.RestoreOptions{Tree: v.OpenTree(b), To: t.TempDir(), Onto: files.OntoDelta}
+	must(t, os.WriteFile(filepath.Join(o.To, "b"), []byte("old"), 0o600))
+	is, err := files.Measure(t.Context(), o.Tree, nil)
+	must(t, err)
+	p, err := files.Survey(t.Context(), o, is)
+	must(t, err)
+	if p.Need < 2<<20 || p.Need > 3<<20 || p.NeedIDs != 1 {
+		t.Errorf("%d bytes and %d names are needed for one of 1 MiB and one of 2 MiB over another", p.Need, p.NeedIDs)
+	}
+	_, err = files.Restore(t.Context(), o)
+	must(t, err)
+	if p, err = files.Survey(t.Context(), o, is); err != nil || p.Need != 0 || p.NeedIDs != 0 {
+		t.Errorf("when all of it is there: %d bytes, %d names, %v", p.Need, p.NeedIDs, err)
+	}
+}
+
+// A directory with something in it is in the way of a file: that is told before anything is written.
+func TestWhatIsInTheWayIsToldBefore(t *testing.T) {
+	v, dir := open(t), filepath.Join(t.TempDir(), "set")
+	must(t, os.MkdirAll(filepath.Join(dir, "sub"), 0o755))
+	must(t, os.WriteFile(filepath.Join(dir, "a"), []byte("a"), 0o600))
+	must(t, os.WriteFile(filepath.Join(dir, "sub", "name"), []byte("x"), 0o600))
+	b := backUp(t, files.Options{Vault: v, Path: dir})
+	for _, onto := range []string{files.OntoDelta, files.OntoAll} {
+		o := files.RestoreOptions{Tree: v.OpenTree(b), To: t.TempDir(), Onto: onto}
+		must(t, os.MkdirAll(filepath.Join(o.To, "sub", "name"), 0o755))
+		must(t, os.WriteFile(filepath.Join(o.To, "sub", "name", "mine"), nil, 0o600))
+		before := look(t, o.To)
+		_, err := files.Restore(t.Context(), o)
+		wantProblem(t, err, "restore.files-in-the-way")
+		if d := cmp.Diff(before, look(t, o.To)); d != "" {
+			t.Errorf("onto %s something was written: %s", onto, d)
+		}
+		must(t, os.Remove(filepath.Join(o.To, "sub", "name", "mine"))) // an empty one goes
+		_, err = files.Restore(t.Context(), o)
+		must(t, err)
+	}
+}

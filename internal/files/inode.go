@@ -23,11 +23,14 @@ func describe(n *vault.Node, st *unix.Stat_t) {
 	n.Kind = vault.KindOf(st.Mode)
 	n.Mode, n.UID, n.GID = st.Mode&0o7777, st.Uid, st.Gid
 	n.ModNs, n.ChgNs, n.Inode = unix.TimespecToNsec(st.Mtim), unix.TimespecToNsec(st.Ctim), st.Ino
-	n.Size, n.Sparse, n.Device = 0, false, 0
+	n.Size, n.Sparse, n.Room, n.Device = 0, false, 0, 0
 	switch n.Kind {
 	case vault.KindFile:
 		n.Size = st.Size
 		n.Sparse = st.Blocks*512 < st.Size // blocks of 512 bytes, whatever the file system's are (stat(2))
+		if n.Sparse {
+			n.Room = max(st.Blocks*512, holeBlock) // 0 says nothing
+		}
 	case vault.KindChar, vault.KindBlock:
 		n.Device = uint64(st.Rdev)
 	}

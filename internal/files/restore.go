@@ -53,6 +53,15 @@ type Size struct {
 	Files int   `json:"files"`
 	Names int   `json:"names"`
 	Bytes int64 `json:"bytes"`
+	Room  int64 `json:"room"` // bytes that it takes on a disk, at most Bytes: holes take none
+}
+
+// roomOf is how many bytes a file takes on a disk.
+func roomOf(n vault.Node) int64 {
+	if n.Room > 0 {
+		return min(n.Room, n.Size)
+	}
+	return n.Size
 }
 
 // Measure says how much a selection of a backup is.
@@ -67,6 +76,7 @@ func Measure(ctx context.Context, t *vault.Tree, s Selection) (Size, error) {
 			out.Files++
 			if n.Link == "" || !s.Has(n.Link) {
 				out.Bytes += n.Size
+				out.Room += roomOf(n)
 			}
 		}
 		return nil
@@ -114,7 +124,7 @@ func Restore(ctx context.Context, o RestoreOptions) (Restored, error) {
 	if size.Names == 0 {
 		return Restored{}, noneSelected(o)
 	}
-	place, err := Survey(o, size)
+	place, err := Survey(ctx, o, size)
 	if err != nil {
 		return Restored{}, err
 	}

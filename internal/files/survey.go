@@ -1,16 +1,19 @@
 package files
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"holdfast/internal/problem"
+	"holdfast/internal/vault"
 )
 
 // Place is a directory that may be restored to.
@@ -39,9 +42,10 @@ func (p Place) Fits() bool {
 	return p.Need <= p.Free && (p.FreeIDs < 0 || int64(p.NeedIDs) <= p.FreeIDs)
 }
 
-// Survey looks at the place of a restore, and refuses one that must not be written to.
-func Survey(o RestoreOptions, size Size) (Place, error) {
-	p := Place{Dir: o.To, Mark: markPrefix + o.Tree.Backup.ID, Need: size.Bytes, NeedIDs: size.Names, Trusted: true}
+// Survey looks at the place of a restore, and refuses one that must not be written to. Where files lie there already, it looks at
+// each: how much room what differs takes more than what it replaces, and whether anything is in the way.
+func Survey(ctx context.Context, o RestoreOptions, size Size) (Place, error) {
+	p := Place{Dir: o.To, Mark: markPrefix + o.Tree.Backup.ID, Need: size.Room, NeedIDs: size.Names, Trusted: true}
 	found, err := os.ReadDir(o.To)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -71,10 +75,83 @@ func Survey(o RestoreOptions, size Size) (Place, error) {
 	if st.Files == 0 {
 		p.FreeIDs = -1
 	}
-	if p.State != "interrupted" && o.Onto != OntoDelta && !p.Fits() {
+	if p.State == "interrupted" || p.State == "occupied" {
+		over, err := lookOver(ctx, o, p)
+		if err != nil {
+			return p, err
+		}
+		p.Need, p.NeedIDs = max(over.more, over.largest), over.names
+	}
+	if !p.Fits() {
 		return p, noRoom(p)
 	}
 	return p, nil
+}
+
+// over is what a restore onto files needs.
+type over struct {
+	more    int64 // bytes that what is written takes more than what it replaces
+	largest int64 // bytes of the largest file: it is written beside its place
+	names   int   // that are not there yet
+}
+
+// lookOver compares what is selected with what lies there. It refuses a directory with something in it where something else
+// shall be: nothing is removed that nobody named.
+func lookOver(ctx context.Context, o RestoreOptions, p Place) (out over, err error) {
+	absent := map[string]bool{} // directories that are made; whatever a link leads to is not what will be there
+	err = o.Tree.Each(ctx, func(n vault.Node) error {
+		selected := o.Paths.Has(n.Path)
+		if n.Path == "." || !selected && (n.Kind != vault.KindDir || !o.Paths.Leads(n.Path)) {
+			return nil
+		}
+		var st unix.Stat_t
+		at := filepath.Join(p.Dir, n.RealPath())
+		there := !absent[path.Dir(n.Path)] && unix.Lstat(at, &st) == nil // what cannot be looked at is told when it is written
+		isDir := there && vault.KindOf(st.Mode) == vault.KindDir
+		if !there {
+			out.names++
+		}
+		if n.Kind == vault.KindDir {
+			absent[n.Path] = !isDir
+			return nil
+		}
+		if isDir {
+			return inTheWay(at)
+		}
+		if n.Kind != vault.KindFile || n.Link != "" && o.Paths.Has(n.Link) {
+			return nil
+		}
+		if there && o.Onto != OntoAll && p.Trusted && st.Size == n.Size && unix.TimespecToNsec(st.Mtim) == n.ModNs {
+			return nil
+		}
+		room := roomOf(n)
+		out.more, out.largest = out.more+room, max(out.largest, room)
+		if there && st.Nlink == 1 {
+			out.more -= st.Blocks * 512
+		}
+		return nil
+	})
+	if what, ok := errors.AsType[*problem.Problem](err); ok {
+		return out, what
+	}
+	if err != nil {
+		return out, fmt.Errorf("look at %s: %w", p.Dir, o.Tree.Unreadable(err))
+	}
+	return out, nil
+}
+
+// inTheWay refuses a directory with something in it; nil = it is empty.
+func inTheWay(dir string) error {
+	found, err := os.ReadDir(dir)
+	if err != nil || len(found) == 0 {
+		return err
+	}
+	return &problem.Problem{
+		Code: "restore.files-in-the-way", Subject: dir, Severity: problem.Note,
+		Title:   "is a directory and holds " + found[0].Name() + "; in the backup it is none",
+		Meaning: "Nothing was written: what is in that directory would have to go, and the backup does not name it.",
+		Remedy:  "move it away, or name an empty directory with --to",
+	}
 }
 
 // readMarks looks for restores that were interrupted here. One of another backup puts its files in doubt likewise.

@@ -88,7 +88,7 @@ func Survey(ctx context.Context, o Options) (Place, error) {
 		return p, err
 	}
 	if r.Files == nil {
-		at, err := files.Survey(files.RestoreOptions{Tree: o.Tree, To: FilesDir(o.Dir), Onto: files.OntoDelta}, p.Files)
+		at, err := files.Survey(ctx, files.RestoreOptions{Tree: o.Tree, To: FilesDir(o.Dir), Onto: files.OntoDelta}, p.Files)
 		if err != nil {
 			return p, err
 		}
