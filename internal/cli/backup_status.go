@@ -76,7 +76,8 @@ func backupStatusCommand() *cobra.Command {
 		Short: "Say how the backups stand: what runs now and how far, the last and the next, what can be restored, what upkeep came to",
 		Long: `Asks the vault what it holds, and the agents what they do: a base backup that is being made, by the plan's schedule or
 because somebody asked for it, is shown with its phase, bytes, rate and time left, and so is a trial. When one of them does not answer, what the other says is shown.
-NAME may be a file set too. Status 1 when there is no proven backup, when the last run did not succeed, when
+NAME may be a file set too. Status 1 when there is no proven backup, when the newest was found bad, when the last run or trial did not succeed, when
+nobody archives the log or the archive does not go on, when
 somebody did not answer, or while pages have changed behind the log and nobody has accepted that.`,
 		Example: `  holdfast backup status
   holdfast backup status records --output json | jq '.[].log.lag'
@@ -117,8 +118,13 @@ somebody did not answer, or while pages have changed behind the log and nobody h
 	return cmd
 }
 
+// bad reports whether anything stands in the way of restoring the newest moment. Agents that do not answer are among the Trouble, so
+// that a missing Log means that nobody archives.
 func (s backupStatus) bad() bool {
-	return s.Proven == 0 || s.Changed != nil || s.Attempt != nil && !s.Attempt.OK || len(s.Trouble) > 0
+	failed := func(c *api.ChoreStatus) bool { return c != nil && !c.Ended.IsZero() && !c.OK }
+	foundBad := s.Last != nil && !s.Last.Tried.IsZero() && !s.Last.Proven
+	unarchived := s.Log == nil || s.Log.Trouble != "" || s.Log.Gap != ""
+	return s.Proven == 0 || s.Changed != nil || failed(s.Attempt) || failed(s.Proving) || foundBad || unarchived || len(s.Trouble) > 0
 }
 
 func (a application) backupStatuses(ctx context.Context, names []string) ([]backupStatus, error) {

@@ -47,3 +47,31 @@ func TestHowTheBackupsOfAFileSetStand(t *testing.T) {
 		t.Errorf("it tells another's problem:\n%s", out.String())
 	}
 }
+
+func TestBackupsThatCannotBeReliedOnAreBad(t *testing.T) {
+	at := time.Unix(3e9, 0)
+	chore := func(ok bool) *api.ChoreStatus { return &api.ChoreStatus{Chore: agent.Chore{Ended: at, OK: ok}} }
+	good := backupStatus{Proven: 1, Last: &lastBackup{Proven: true, Tried: at}, Attempt: chore(true), Proving: chore(true), Log: &api.ArchiveStatus{}}
+	if good.bad() {
+		t.Error("good ones are bad")
+	}
+	for name, hurt := range map[string]func(*backupStatus){
+		"none is proven":               func(s *backupStatus) { s.Proven = 0 },
+		"the last run failed":          func(s *backupStatus) { s.Attempt = chore(false) },
+		"the last trial failed":        func(s *backupStatus) { s.Proving = chore(false) },
+		"the newest was found bad":     func(s *backupStatus) { s.Last = &lastBackup{Tried: at} },
+		"nobody archives":              func(s *backupStatus) { s.Log = nil },
+		"the archive does not go on":   func(s *backupStatus) { s.Log = &api.ArchiveStatus{Trouble: "no room"} },
+		"log is lost":                  func(s *backupStatus) { s.Log = &api.ArchiveStatus{Gap: "from 1 to 2"} },
+		"something could not be asked": func(s *backupStatus) { s.Trouble = []string{"no agent"} },
+	} {
+		s := good
+		if hurt(&s); !s.bad() {
+			t.Errorf("%s, and that is good", name)
+		}
+	}
+	untried := good
+	if untried.Last, untried.Proving = (&lastBackup{}), &(api.ChoreStatus{}); untried.bad() {
+		t.Error("a newest one that waits for its trial, beside a proven one, is bad")
+	}
+}
