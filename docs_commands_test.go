@@ -17,7 +17,7 @@ type vocabulary struct {
 	flags    map[string]bool // without dashes
 }
 
-var flagCall = regexp.MustCompile(`^(String|Bool|Int|Uint|Int64|Duration|StringSlice|StringArray)(Var)?P?$`)
+var flagCall = regexp.MustCompile(`^(String|Bool|Int|Uint|Int64|Duration|StringSlice|StringArray)(Var)?P?$|^VarP?$`)
 
 func readVocabulary(tree []source) vocabulary {
 	v := vocabulary{
@@ -204,13 +204,14 @@ var b = cobra.Command{Use: "check [PLAN]", RunE: run}
 var c = cobra.Command{Use: "status", RunE: run}
 var d = cobra.Command{Use: "files"}
 var e = cobra.Command{Use: "plan NAME", RunE: run}
-func f() { c.Flags().BoolVarP(&watch, "watch", "w", false, "again"); c.Flags().String("root", "", "where") }
+func f() { c.Flags().BoolVarP(&watch, "watch", "w", false, "again"); c.Flags().String("root", "", "where"); c.Flags().Var(&lasts, "for", "how long") }
 `}))
 	for line, want := range map[string]string{
 		"holdfast":                       "",
 		"holdfast status --watch":        "",
 		"holdfast status -w --root /tmp": "",
 		"holdfast plan check some.yaml":  "",
+		"holdfast status --for 2d":       "",
 		"holdfast --help":                "",
 		"holdfast status --often":        "there is no flag --often",
 		"holdfast statsu":                "there is no command statsu",
