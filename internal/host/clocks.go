@@ -35,6 +35,6 @@ func clocksApart(self string, peers []agent.PeerFacts) *problem.Problem {
 	}
 	return &problem.Problem{Code: "host.clock-differs", Subject: self, Severity: problem.Degraded,
 		Title:   "its clock is not that of the others: " + strings.Join(words, ", "),
-		Meaning: "This host lets go of no backup and no log: what is old by a wrong clock may be new. Databases do not go by these clocks; schedules, and the moments that are restored to, do.",
+		Meaning: "This host lets go of no backup and no log: what is old by a wrong clock may be new. Who is the primary is never judged by these clocks; schedules, the moments that are restored to, and how long a request waits are: a switchover that one host took may be too old for another.",
 		Remedy:  "find out which clock is wrong (chronyc tracking on each host), and set it right"}
 }

@@ -159,10 +159,33 @@ func (h *Host) replaceable(ctx context.Context, name string) (plan.Host, []etcd.
 		return to, nil, &p
 	}
 	seats, err := h.store.Seats(ctx)
-	if err == nil && to.Etcd {
+	switch {
+	case err != nil:
+	case to.Etcd:
 		err = h.mayReplace(ctx, to, seats)
+	case slices.ContainsFunc(seats, func(s etcd.Seat) bool { return h.seatHost(s) == to.Name }):
+		p := stillSeated(to.Name)
+		err = &p
 	}
 	return to, seats, err
+}
+
+func stillSeated(host string) problem.Problem {
+	return problem.Problem{
+		Code: "cluster.seat-lives", Subject: host, Severity: problem.Note,
+		Title:   "the plan gives it no etcd member any more, and its member has not left yet",
+		Meaning: "Nothing was changed. An empty member under that one's id would have forgotten what it voted for.",
+		Remedy:  "see that the host which takes its place runs: holdfast cluster status; the member leaves by itself then, and this host can be replaced",
+	}
+}
+
+// admits reports whether an order to join fits this host: one that keeps a member is told its place, and any other none.
+func (f founding) admits(self plan.Host, peerURL string) bool {
+	want := ""
+	if self.Etcd {
+		want = peerURL
+	}
+	return f.ClusterID != 0 && len(f.Clients) > 0 && f.Members[self.Name] == want
 }
 
 // Replace implements api.Cluster.
@@ -198,7 +221,7 @@ func (h *Host) giveSeat(ctx context.Context, to plan.Host, seats []etcd.Seat, be
 	next.Founding = own.Founding
 	for _, s := range seats {
 		next.Members[h.seatHost(s)] = s.PeerURL
-		if s.PeerURL == peerURL(h.cfg.Plan, to) {
+		if to.Etcd && s.PeerURL == peerURL(h.cfg.Plan, to) {
 			next.Seat = s.ID
 		}
 		if s.ClientURL != "" && !s.Learner {
@@ -242,7 +265,7 @@ func (h *Host) Join(_ context.Context, raw api.JoinOrder) error {
 	}
 	next := order.Founding
 	switch {
-	case next.ClusterID == 0 || len(next.Clients) == 0 || h.self.Etcd && next.Members[h.cfg.Self] != peerURL(h.cfg.Plan, h.self):
+	case !next.admits(h.self, peerURL(h.cfg.Plan, h.self)):
 		return &problem.Problem{
 			Code: "api.bad-request", Subject: h.cfg.Self, Severity: problem.Note, Title: "the order to join names no cluster with a place for this host",
 			Meaning: "Nothing was changed.", Remedy: "use a command line of the same version as the agents",

@@ -94,8 +94,8 @@ func (m mark) judge(s sight) verdict {
 		return nameFree
 	case s.now.Life == m.Life:
 		return nameOurs
-	case s.here && !s.lives:
-		return nameFree
+	case s.here && !s.lives, s.now.Kernel == "" && s.now.Dir == m.Dir && s.now.Machine == m.Machine:
+		return nameFree // a release that told no kernel ran in our directory, on this boot: we hold that directory, so it has ended
 	case s.here, s.answered:
 		return nameTaken
 	case !s.asked || s.quiet < twinAnswer:

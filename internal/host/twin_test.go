@@ -24,9 +24,9 @@ type at struct {
 func (a *at) Now() time.Time { return a.now }
 
 func TestWhoseAHostsNameIs(t *testing.T) {
-	own := mark{Life: "own", Address: "10.0.0.2:7400", Kernel: "k2", Hardware: "m2"}
-	elsewhere := mark{Life: "x", Address: "10.0.0.9:7400", Kernel: "k9", Hardware: "m9"}
-	earlier := mark{Life: "y", Address: own.Address, Kernel: "k1", Hardware: own.Hardware}
+	own := mark{Life: "own", Dir: "/srv/b2", Machine: "m2 (boot 2)", Address: "10.0.0.2:7400", Kernel: "k2", Hardware: "m2"}
+	elsewhere := mark{Life: "x", Dir: "/srv/b2", Machine: "m9 (boot 9)", Address: "10.0.0.9:7400", Kernel: "k9", Hardware: "m9"}
+	earlier := mark{Life: "y", Dir: own.Dir, Machine: "m2 (boot 1)", Address: own.Address, Kernel: "k1", Hardware: own.Hardware}
 	tookOurs := elsewhere
 	tookOurs.After = "own"
 	nobodys := elsewhere
@@ -44,6 +44,8 @@ func TestWhoseAHostsNameIs(t *testing.T) {
 		"a process of this machine that has ended":             {own, sight{now: elsewhere, here: true}, nameFree},
 		"a process of this machine that lives":                 {own, sight{now: elsewhere, here: true, lives: true}, nameTaken},
 		"one that lives is not gone because it is silent":      {own, sight{now: elsewhere, here: true, lives: true, asked: true, quiet: time.Hour, runs: true}, nameTaken},
+		"one of a release before in our directory":             {own, sight{now: mark{Life: "before", Dir: own.Dir, Machine: own.Machine}}, nameFree},
+		"one of a release before on another boot":              {own, sight{now: mark{Life: "before", Dir: own.Dir, Machine: "another boot"}}, nameUnclear},
 		"not asked yet":                                        {own, sight{now: elsewhere, quiet: time.Hour}, nameUnclear},
 		"asked just now":                                       {own, sight{now: elsewhere, asked: true, quiet: time.Second}, nameUnclear},
 		"asked, and it answered":                               {own, sight{now: elsewhere, asked: true, answered: true, quiet: time.Second}, nameTaken},

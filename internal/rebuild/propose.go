@@ -135,7 +135,7 @@ func (f Found) choose(p *Proposal) (*State, error) {
 // Furthest is the saving that got furthest: the one that was rebuilt most often, then the latest by the savers' clocks, unless an earlier
 // one has a database at a later epoch or generation and none at an earlier one. A state that was put back to an old backup and
 // runs on is saved again and again; no server follows it below what it has promised, so it is not the truth before it has passed that.
-// over is the latest of all where another one is the furthest. nil = there is none.
+// over is the latest of those that were rebuilt as often as the furthest, where that is another one. nil = there is none.
 func Furthest(all []State) (best, over *State) {
 	sorted := slices.Clone(all)
 	slices.SortStableFunc(sorted, func(a, b State) int { return a.At.Compare(b.At) })
@@ -144,7 +144,11 @@ func Furthest(all []State) (best, over *State) {
 		if best == nil || s.Recovery > best.Recovery || s.Recovery == best.Recovery && !best.ahead(s) {
 			best = s
 		}
-		over = s
+	}
+	for i := range sorted {
+		if best != nil && sorted[i].Recovery == best.Recovery {
+			over = &sorted[i]
+		}
 	}
 	if over == best {
 		over = nil
