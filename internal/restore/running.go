@@ -97,16 +97,22 @@ func orphaned(dir string) (run string, ok bool) {
 	if err != nil {
 		return "", false
 	}
-	run = filepath.Dir(socketOf(strings.Split(string(raw), "\n")))
+	socket := socketOf(strings.Split(string(raw), "\n"))
+	run = filepath.Dir(socket)
 	if !isScratchRun(run) {
 		return "", false
 	}
-	pid := postmaster(dir)
-	return run, pid == 0 || !startedByUs(pid)
+	if pid := postmaster(dir); pid != 0 {
+		return run, !startedByUs(pid)
+	}
+	// The number may be one of a container's own: whoever works there all the same is nobody's to end, and nor is who answers.
+	left, err := workingIn(dir)
+	return run, err == nil && len(left) == 0 && !accepts(socket)
 }
 
-// startedByUs reports whether a process's parent runs this same program: a restore that still waits for its server. One whose
-// starter was killed is the child of whoever takes in orphans, mostly process 1. What cannot be found out counts as waited for.
+// startedByUs reports whether a process's parent runs this same program: a restore that still waits for its server. A program of the
+// same name counts too: it may have been upgraded meanwhile, or be another copy. A server whose starter was killed is the child of
+// whoever takes in orphans, mostly process 1. What cannot be found out counts as waited for.
 func startedByUs(pid int) bool {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -121,12 +127,22 @@ func startedByUs(pid int) bool {
 	if parent <= 1 {
 		return false
 	}
-	its, err := os.Stat(fmt.Sprintf("/proc/%d/exe", parent))
+	exe := fmt.Sprintf("/proc/%d/exe", parent)
+	its, err := os.Stat(exe)
 	if errors.Is(err, fs.ErrNotExist) { // it ends right now
 		return false
 	}
 	own, errOwn := os.Stat("/proc/self/exe")
-	return err != nil || errOwn != nil || os.SameFile(its, own)
+	return err != nil || errOwn != nil || os.SameFile(its, own) || programName(exe) == programName("/proc/self/exe")
+}
+
+// programName is what the file of a process was called, also when it has been removed since; exe is its link in /proc.
+func programName(exe string) string {
+	at, err := os.Readlink(exe)
+	if err != nil {
+		return ""
+	}
+	return filepath.Base(strings.TrimSuffix(at, " (deleted)"))
 }
 
 // endOrphan ends a server of a restore that was killed, and removes the directory of its socket. Any other is left alone.
