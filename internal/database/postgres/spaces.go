@@ -168,11 +168,12 @@ func (s *Server) makeSpace(dir string) error {
 func (s *Server) claimSpace(dir string, linked bool) error {
 	own := claim{s.cfg.Database, s.cfg.Host, s.at.dir}
 	path := filepath.Join(dir, claimFile)
-	other := func(title string) error {
+	const foreign = "give each host a disk or directory of its own at that path; what is left of a server that is gone: move it away"
+	other := func(title, remedy string) error {
 		return &problem.Problem{
 			Code: "database.tablespace-shared", Subject: s.cfg.Database, Severity: problem.Critical, Title: title,
 			Meaning: "Two servers on one directory write into each other's files, and neither notices. This host leaves it alone: no copy is made there, and no server is started on it.",
-			Remedy:  "give each host a disk or directory of its own at that path; what is left of a server that is gone: move it away",
+			Remedy:  remedy,
 		}
 	}
 	text, err := os.ReadFile(path)
@@ -181,10 +182,23 @@ func (s *Server) claimSpace(dir string, linked bool) error {
 		if err := json.Unmarshal(text, &c); err != nil {
 			return fmt.Errorf("read whose tablespace %s is: %w", dir, err)
 		}
-		if c != own {
-			return other(fmt.Sprintf("the directory %s of a tablespace is that of database %s on host %s, in %s", dir, c.Database, c.Host, c.Dir))
+		if c == own {
+			return nil
 		}
-		return nil
+		moved, err := s.movedFrom(c)
+		if err != nil {
+			return err
+		}
+		if linked && moved {
+			s.log.Info("the data have moved, and a tablespace is claimed anew", "dir", dir, "before", c.Dir)
+			return writeClaim(path, own)
+		}
+		remedy := foreign
+		if c.Host == s.cfg.Host {
+			remedy = "leave its tables where they are: they are this host's own. Go on with the data in " + c.Dir +
+				"; if those are not to be used any more, and the data in " + s.at.dir + " have these tables, rename " + c.Dir + ". Another database needs a directory of its own"
+		}
+		return other(fmt.Sprintf("the directory %s of a tablespace is that of database %s on host %s, in %s", dir, c.Database, c.Host, c.Dir), remedy)
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("read whose tablespace %s is: %w", dir, err)
@@ -196,11 +210,35 @@ func (s *Server) claimSpace(dir string, linked bool) error {
 		}
 		for _, e := range entries {
 			if strings.HasPrefix(e.Name(), s.spaceVersion()) {
-				return other(fmt.Sprintf("the directory %s of a tablespace holds files of a PostgreSQL server (%s)", dir, e.Name()))
+				return other(fmt.Sprintf("the directory %s of a tablespace holds files of a PostgreSQL server (%s)", dir, e.Name()), foreign)
 			}
 		}
 	}
-	text, err = json.Marshal(own)
+	return writeClaim(path, own)
+}
+
+// movedFrom reports whether a claim is this very server's, from before its directory was moved or was named by another path. While
+// another directory lies where the claim says, a server may be started on that.
+func (s *Server) movedFrom(c claim) (bool, error) {
+	if c.Database != s.cfg.Database || c.Host != s.cfg.Host {
+		return false, nil
+	}
+	then, err := os.Stat(c.Dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look whether the data of database %s have moved: %w", s.cfg.Database, err)
+	}
+	now, err := os.Stat(s.at.dir)
+	if err != nil {
+		return false, fmt.Errorf("look whether the data of database %s have moved: %w", s.cfg.Database, err)
+	}
+	return os.SameFile(then, now), nil
+}
+
+func writeClaim(path string, own claim) error {
+	text, err := json.Marshal(own)
 	if err != nil {
 		return err
 	}
