@@ -235,7 +235,7 @@ func (r *baseRun) copyAll(ctx context.Context, conn *pgx.Conn, w *vault.Writer, 
 	}
 	defer closeSpaces() // nothing was written through them
 	c := &copier{
-		root: root, spaces: spaces, to: w, checksums: b.Checksums, start: uint64(b.Start), from: r.from, take: b.Took, compare: !b.Took && comparable(b, r.from),
+		log: r.o.Log, root: root, spaces: spaces, to: w, checksums: b.Checksums, start: uint64(b.Start), from: r.from, take: b.Took, compare: !b.Took && comparable(b, r.from),
 		pace: r.pace.wait, keep: func() error { return r.keep(w) }, bytes: func(n int) { r.done.Add(int64(n)); r.tick() },
 	}
 	s, storing := c.store(ctx, r.o.Workers)

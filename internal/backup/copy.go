@@ -9,6 +9,7 @@ import (
 	"hash/crc32"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path"
 	"path/filepath"
@@ -35,6 +36,7 @@ type copier struct {
 	checksums bool
 	start     uint64 // pages changed by log from here on are repaired by replay
 	from      *earlier
+	log       *slog.Logger
 	take      bool // chunks of from without a changed page are taken over
 	compare   bool // chunks that cannot have changed must be those of from
 	bytes     func(n int)
@@ -82,7 +84,7 @@ const stretchSize = 32 * vault.ChunkSize
 // open begins a file; nil = there is nothing to read. One that has vanished is left out, and one whose chunks can all be taken over
 // is made of them.
 func (s *storing) open(ctx context.Context, f file) (*reading, error) {
-	old, err := s.from.chunks(ctx, f)
+	old, err := s.before(ctx, f)
 	if err != nil {
 		return nil, fmt.Errorf("back up %s: %w", f.path, err)
 	}
@@ -113,6 +115,19 @@ func (s *storing) open(ctx context.Context, f file) (*reading, error) {
 	r.unread.Store(int32(len(r.parts)))
 	r.left.Store(int32(len(r.parts)))
 	return r, nil
+}
+
+// before lists what the earlier backup stored of f. Where that cannot be read, as when the pack of the list is gone, f is read as if
+// there were none: else one lost pack would end every backup that comes after it.
+func (s *storing) before(ctx context.Context, f file) ([]vault.Chunk, error) {
+	old, err := s.from.chunks(ctx, f)
+	if err == nil || ctx.Err() != nil {
+		return old, err
+	}
+	s.unlisted.Do(func() {
+		s.log.WarnContext(ctx, "earlier backup is not readable everywhere: such files are read whole", "backup", s.from.backup.ID, "first", f.path, "err", err)
+	})
+	return nil, nil
 }
 
 // copyFile reads one file of a single stretch.

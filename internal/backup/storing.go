@@ -33,6 +33,8 @@ type storing struct {
 	waiting chan piece
 	workers sync.WaitGroup
 
+	unlisted sync.Once // it was told that the earlier backup cannot say what it has of a file
+
 	mu    sync.Mutex // guards what follows
 	found copied     // in all files that are part of the backup
 	rooms [][]byte   // that may be used again: the last one first, for what was in it is in the processor's own memory still

@@ -58,6 +58,12 @@ func TestALargeFileIsStoredByManyWorkersAndComesBackWhole(t *testing.T) {
 // storeAndRead makes a backup of one file and reads it back.
 func storeAndRead(t *testing.T, v *vault.Vault, dir string, f file) []byte {
 	t.Helper()
+	return storeFrom(t, v, dir, f, &copier{})
+}
+
+// storeFrom is [storeAndRead] with a copier that knows of an earlier backup.
+func storeFrom(t *testing.T, v *vault.Vault, dir string, f file, c *copier) []byte {
+	t.Helper()
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -69,7 +75,7 @@ func storeAndRead(t *testing.T, v *vault.Vault, dir string, f file) []byte {
 	}
 	r := &baseRun{o: BaseOptions{Vault: v, Workers: 3, CheckpointEvery: 1 << 30}, pace: newPacer(0)}
 	b := vault.Backup{Database: "orders", Kind: "full", Started: time.Now(), Stopped: time.Now()}
-	c := &copier{root: root, to: w, pace: r.pace.wait, keep: func() error { return nil }, bytes: func(n int) { r.done.Add(int64(n)) }}
+	c.root, c.to, c.pace, c.keep, c.bytes = root, w, r.pace.wait, func() error { return nil }, func(n int) { r.done.Add(int64(n)) }
 	s, ctx := c.store(t.Context(), 3)
 	if err := r.copyListed(ctx, s, []file{f}); err != nil {
 		t.Fatal(err)
