@@ -2,6 +2,7 @@ package cli
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"regexp"
 	"strings"
@@ -70,13 +71,17 @@ func clockTime(s string, now time.Time) (at time.Time, ok bool, err error) {
 	for _, days := range []int{1, 0, -1, -2} { // elsewhere it may be another day
 		var one error
 		at, _, one = restore.ParseTime(now.AddDate(0, 0, days).Format("2006-01-02 ")+s, now.Location())
-		if one == nil && !at.After(now) {
+		if one == nil && !at.After(now) && now.Sub(at) < longestDay {
 			return at, true, nil
 		}
 		err = cmp.Or(one, err)
 	}
-	return time.Time{}, true, err
+	return time.Time{}, true, cmp.Or(err, errors.New("no clock has shown that within a day: write the date too"))
 }
+
+// longestDay bounds how long ago a clock last showed a time of the day: summer time ends in 25 hours. What is older is of a day
+// that nobody means, such as the last one on which the zone's name was right.
+const longestDay = 25 * time.Hour
 
 // tellMoment says which moment was understood: here, and in UTC, by which everything else is told.
 func tellMoment(cmd *cobra.Command, at restore.Target) {

@@ -100,6 +100,32 @@ func TestMoment(t *testing.T) {
 	}
 }
 
+// A time of the day with the name of a zone that was not right within the last day is refused, not taken for an earlier day's.
+func TestATimeOfTheDayIsOfTheLastDay(t *testing.T) {
+	berlin, err := time.LoadLocation("Europe/Berlin")
+	if err != nil {
+		t.Skip("no zones on this machine: ", err)
+	}
+	monday := time.Date(2026, 3, 30, 15, 0, 0, 0, berlin) // summer time began on Sunday
+	for _, words := range []string{"14:30 CET", "before:14:30 CET", "16:30 CET"} {
+		if got, err := moment(words, monday); err == nil || !strings.Contains(err.Error(), "time zone") {
+			t.Errorf("%q was taken for %v, %v", words, got.Time, err)
+		}
+	}
+	for _, c := range []struct {
+		words     string
+		now, want time.Time
+	}{
+		{"14:30 CEST", monday, time.Date(2026, 3, 30, 12, 30, 0, 0, time.UTC)},
+		{"14:30 CET", time.Date(2026, 3, 29, 10, 0, 0, 0, berlin), time.Date(2026, 3, 28, 13, 30, 0, 0, time.UTC)},
+		{"14:30", time.Date(2026, 10, 25, 14, 29, 0, 0, berlin), time.Date(2026, 10, 24, 12, 30, 0, 0, time.UTC)}, // 24 h 59 min ago
+	} {
+		if got, err := moment(c.words, c.now); err != nil || !got.Time.Equal(c.want) {
+			t.Errorf("%q at %v was taken for %v, %v", c.words, c.now, got.Time, err)
+		}
+	}
+}
+
 // Whatever takes a moment or a span takes days, as the examples of --help do.
 func TestDaysAreTakenWhereverAMomentIs(t *testing.T) {
 	now := time.Date(2026, 11, 20, 14, 30, 0, 0, time.UTC)
