@@ -31,8 +31,9 @@ copy where. The authority is the one that holdfast up made below the data root; 
 a certificate for operators beside it. Keep its directory (ca) on the machine where you run this, and nowhere else but in
 a safe place.
 
-With the first certificate it is written down whose etcd members found the application: those of the plan. A host that
-gets its certificate later never founds; it is taken in by those that run.`,
+With the first certificate it is written down whose etcd members found the application: those of the plan. Each of
+them is told so once, with its own first certificate. Any other host, and one that gets a certificate again, founds nothing with it;
+what runs goes on, and an empty disk is taken in by those that run.`,
 		Example: `  holdfast cluster certify east-2 --plan holdfast.yaml
   holdfast cluster certify east-4 --plan holdfast.yaml --out /root/for-east-4`,
 		Args: usageArgs(cobra.ExactArgs(1)),
@@ -110,6 +111,8 @@ func writeCertified(out io.Writer, c local.Certified) error {
 	switch {
 	case c.Founds:
 		fmt.Fprintf(&b, "It founds the application with %s.\n", strings.Join(c.Founders, ", "))
+	case c.Again:
+		fmt.Fprintf(&b, "It founds nothing with it: it was certified before. If it runs, it goes on; if its disk is empty, those that run take it in. Has the application never run: once more with --founds --yes.\n")
 	default:
 		fmt.Fprintf(&b, "It founds nothing: it waits until the plan that is applied has it, and those that run take it in.\n")
 	}

@@ -40,6 +40,9 @@ func TestCertifyByCommand(t *testing.T) {
 			t.Errorf("%v: %d: %s%s", args, status, out, words)
 		}
 	}
+	if status, out, words := run("a", "--yes"); status != 0 || strings.Contains(out, "founds the application") || !strings.Contains(out, "certified before") {
+		t.Errorf("a founder once more: %d: %s%s", status, out, words)
+	}
 	status, out, words = run("b", "--out", filepath.Join(dir, "for b"), "--output", "json")
 	var told local.Certified
 	if err := json.Unmarshal([]byte(out), &told); status != 0 || err != nil || told.Host != "b" || told.Dir != filepath.Join(dir, "for b") || !told.Founds || told.Made {

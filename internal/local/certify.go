@@ -26,6 +26,7 @@ type Certified struct {
 	Founders []string  `json:"founders"` // with whom the application is founded; empty = it runs already
 	Founds   bool      `json:"founds"`   // this host is one of them
 	Made     bool      `json:"made"`     // the authority was made for it
+	Again    bool      `json:"again"`    // it was told with whom it founds before, and is not told once more
 }
 
 // Asked is a wish for the certificate of one host.
@@ -70,20 +71,23 @@ func Certify(a Asked) (Certified, error) {
 		return Certified{}, err
 	}
 	if made || a.Founds {
-		if err := host.WriteFounders(AuthorityDir(a.Root), host.Founders(a.Plan)); err != nil {
+		if err := beginFounders(a.Root, a.Plan, made); err != nil {
 			return Certified{}, err
 		}
 	}
 	if err := issueAnew(ca, a.Dir, certificateOf(a.Plan, h)); err != nil {
 		return Certified{}, err
 	}
-	if err := handFounders(a.Root, a.Dir); err != nil {
+	again, err := handFounders(a.Root, a.Dir, h.Name, a.Founds)
+	if err != nil {
 		return Certified{}, err
 	}
 	if err := issue(ca, AdminDir(a.Root), auth.HostCert{Name: "operator", Role: auth.Admin}); err != nil {
 		return Certified{}, err
 	}
-	return certified(a, h, copyTo, made)
+	done, err := certified(a, h, copyTo, made)
+	done.Again = again
+	return done, err
 }
 
 func certified(a Asked, h plan.Host, copyTo string, made bool) (Certified, error) {

@@ -69,6 +69,29 @@ func TestHostsAreCertified(t *testing.T) {
 			t.Errorf("asked to, it is not replaced: %v", err)
 		}
 	})
+	t.Run("a founder is told once", func(t *testing.T) {
+		again, err := certify(p, "b2", func(a *Asked) { a.Dir = filepath.Join(out, "b2 anew") })
+		if err != nil || again.Founds || !again.Again || len(again.Founders) != 0 {
+			t.Errorf("%+v, %v", again, err)
+		}
+		asked, err := certify(p, "b2", func(a *Asked) { a.Replace, a.Founds = true, true })
+		if err != nil || !asked.Founds || asked.Again {
+			t.Errorf("an application that has never run: %+v, %v", asked, err)
+		}
+		if again, err = certify(p, "b2", func(a *Asked) { a.Replace = true }); err != nil || again.Founds {
+			t.Errorf("after it was told anew: %+v, %v", again, err)
+		}
+		if third, err := certify(p, "b3", func(a *Asked) { a.Dir = filepath.Join(out, "b3 first") }); err != nil || !third.Founds || third.Again {
+			t.Errorf("one that was not told: %+v, %v", third, err)
+		}
+		told := filepath.Join(AuthorityDir(root), handedFile)
+		if err := os.Remove(told); err != nil {
+			t.Fatal(err)
+		}
+		if old, err := certify(p, "b3", func(a *Asked) { a.Dir = filepath.Join(out, "b3 anew") }); err != nil || old.Founds || !old.Again {
+			t.Errorf("of an earlier version, which may have told it: %+v, %v", old, err)
+		}
+	})
 	t.Run("a plan whose members are others founds nothing", func(t *testing.T) {
 		later := seated(root)
 		later.Sites[0].Hosts[0].Etcd, later.Sites[0].Hosts[3].Etcd = false, true
@@ -129,6 +152,13 @@ func TestUpSaysWhoFounds(t *testing.T) {
 		if got := founders(h); !cmp.Equal(got, []string{"b2", "b3", "b4"}) {
 			t.Errorf("%s founds with %v", h, got)
 		}
+	}
+	if err := os.RemoveAll(HostDir(root, "b3")); err != nil {
+		t.Fatal(err)
+	}
+	prepare(t, p, root)
+	if got := founders("b3"); len(got) != 0 {
+		t.Errorf("its disk was lost, and it founds with %v", got)
 	}
 }
 

@@ -275,7 +275,7 @@ func certificates(p *plan.Plan, root string) error {
 	}
 	fresh := !slices.ContainsFunc(p.AllHosts(), func(h plan.Host) bool { return host.Founded(HostDir(root, h.Name)) })
 	if fresh {
-		if err := host.WriteFounders(AuthorityDir(root), host.Founders(p)); err != nil {
+		if err := beginFounders(root, p, true); err != nil {
 			return err
 		}
 	}
@@ -291,7 +291,7 @@ func certificates(p *plan.Plan, root string) error {
 		if !fresh && none == nil {
 			continue // one of an earlier version is not told whom it may found with
 		}
-		if err := handFounders(root, dir); err != nil {
+		if _, err := handFounders(root, dir, h.Name, fresh); err != nil {
 			return err
 		}
 	}
@@ -312,13 +312,66 @@ func authority(p *plan.Plan, root string) (ca *auth.Authority, made bool, err er
 	return ca, made, nil
 }
 
-// handFounders lays beside a certificate with whom its host founds: nobody, where an earlier version founded.
-func handFounders(root, dir string) error {
+// handedFile names, beside the authority, the hosts that were told with whom they found. A host founds once: were it told again
+// after its disk was lost, it would begin under the place that it had, and nobody but etcd would stop it.
+const handedFile = "founders-told.json"
+
+// beginFounders writes down with whom the application is founded; anew = nobody was told yet.
+func beginFounders(root string, p *plan.Plan, anew bool) error {
+	if anew {
+		if err := writeHanded(root, []string{}); err != nil {
+			return err
+		}
+	}
+	return host.WriteFounders(AuthorityDir(root), host.Founders(p))
+}
+
+// handFounders lays beside a certificate with whom its host founds: nobody, where an earlier version founded, and where the
+// host was told before (again), unless it is asked for.
+func handFounders(root, dir, name string, asked bool) (again bool, err error) {
 	founders, err := host.ReadFounders(AuthorityDir(root))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, err
+	}
+	handed, err := readHanded(root)
+	if errors.Is(err, fs.ErrNotExist) {
+		handed, err = founders, nil // an earlier version did not write it down: any of them may have been
+	}
+	if err != nil {
+		return false, err
+	}
+	if slices.Contains(handed, name) {
+		if !asked {
+			return slices.Contains(founders, name), host.WriteFounders(dir, nil)
+		}
+	} else {
+		handed = append(slices.Clone(handed), name)
+	}
+	if err := writeHanded(root, handed); err != nil { // first: cut short, it founds nothing rather than twice
+		return false, err
+	}
+	return false, host.WriteFounders(dir, founders)
+}
+
+func readHanded(root string) ([]string, error) {
+	b, err := os.ReadFile(filepath.Join(AuthorityDir(root), handedFile))
+	if err != nil {
+		return nil, fmt.Errorf("read who was told with whom it founds: %w", err)
+	}
+	var names []string
+	if err := json.Unmarshal(b, &names); err != nil {
+		return nil, fmt.Errorf("read who was told with whom it founds: %w", err)
+	}
+	return names, nil
+}
+
+func writeHanded(root string, names []string) error {
+	slices.Sort(names)
+	b, err := json.Marshal(names)
+	if err != nil {
 		return err
 	}
-	return host.WriteFounders(dir, founders)
+	return durable.WriteFile(filepath.Join(AuthorityDir(root), handedFile), append(b, '\n'), 0o644)
 }
 
 // certificateOf is what the certificate of a host says.
