@@ -177,7 +177,8 @@ func notOfThePlan(self, application string) *problem.Problem {
 // placeEvery is how often an agent without a place looks whether the plan has it.
 const placeEvery = 3 * time.Second
 
-// awaitPlace waits until the plan that the others follow has this host; came = it has. It runs nothing.
+// awaitPlace waits until the plan that the others follow has this host; came = it has. It runs nothing. Whom it asks may all be
+// gone by now: where those that it knew do not answer, it asks the members that its plan file names, and those again.
 func awaitPlace(ctx context.Context, cfg Config, down <-chan struct{}) (came bool, err error) {
 	p := notOfThePlan(cfg.Self, cfg.Plan.Application)
 	cfg.Log.Warn(p.Title, "meaning", p.Meaning, "remedy", p.Remedy)
@@ -194,10 +195,13 @@ func awaitPlace(ctx context.Context, cfg Config, down <-chan struct{}) (came boo
 		return false, err
 	}
 	defer func() { _ = store.Close() }() // only read from
+	asked, next := own.endpoints(cfg.Plan), etcdEndpoints(cfg.Plan)
 	for {
 		e, err := store.Get(ctx, agent.KeyPlan)
 		if err != nil {
-			cfg.Log.Debug("whether the plan has this host is not known", "err", err)
+			cfg.Log.Debug("whether the plan has this host is not known", "asked", asked, "err", err)
+			asked, next = next, asked
+			store.Use(asked)
 		} else if placed(cfg, e.Value) {
 			if err := newApplied(cfg).storeText(string(e.Value)); err != nil {
 				return false, err
