@@ -142,8 +142,12 @@ func (a *archivist) work(ctx context.Context) error {
 	a.turn()
 	a.lookForGap(ctx, v)
 	g.Go(func() error { return a.stream(ctx, r) })
-	g.Go(func() error { return a.bases(ctx, v) })
-	g.Go(func() error { a.proveLater(ctx, v); return nil })
+	g.Go(func() error {
+		return a.host.works.do(ctx, func(ctx context.Context) error { return a.bases(ctx, v) })
+	})
+	g.Go(func() error {
+		return a.host.works.do(ctx, func(ctx context.Context) error { a.proveLater(ctx, v); return nil })
+	})
 	g.Go(func() error { return a.refuseCancels(ctx) })
 	g.Go(func() error { a.host.copies.follow(ctx, a.db.Name, v); return nil })
 	err = g.Wait()

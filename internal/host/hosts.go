@@ -52,11 +52,14 @@ func (a *applied) listOf() *plan.Plan {
 func (h *Host) followHosts(ctx context.Context) error {
 	var since time.Time
 	resigned := false
-	for h.sleep(ctx, hostsEvery) {
+	for h.sleep(ctx, h.hostsPace()) {
 		next := h.applied.listOf()
 		if next == nil || plan.SameHosts(h.cfg.Plan, next) {
-			if resigned { // it stays after all, and leads again in another life alone
-				return h.signal(ctx, errHosts)
+			if resigned || h.works.ending() { // it stays after all, and leads, or works, again in another life alone
+				if h.endLong() {
+					return h.signal(ctx, errHosts)
+				}
+				continue
 			}
 			since = time.Time{}
 			continue
@@ -76,14 +79,26 @@ func (h *Host) followHosts(ctx context.Context) error {
 		now := h.agent.Last()
 		steady := !slices.ContainsFunc(now.Facts.Databases, func(d agent.DatabaseFacts) bool { return d.Revision > 0 && !d.Record.Opened })
 		if ourTurn(h.cfg.Self, h.cfg.Plan, next, now, waited) && (steady || waited > steadyMax) {
-			if err := h.applied.store(); err != nil {
-				h.cfg.Log.Error("applied plan not kept: this host goes on with the hosts of before", "err", err)
-				continue
+			if !h.works.ending() { // a plan that changes once more meanwhile waits for the life after the next
+				if err := h.applied.store(); err != nil {
+					h.cfg.Log.Error("applied plan not kept: this host goes on with the hosts of before", "err", err)
+					continue
+				}
 			}
-			return h.signal(ctx, errHosts)
+			if h.endLong() {
+				return h.signal(ctx, errHosts)
+			}
 		}
 	}
 	return nil
+}
+
+// hostsPace is how long to wait before the next look at the list: a host whose turn it is waits only for what must end before.
+func (h *Host) hostsPace() time.Duration {
+	if h.works.ending() {
+		return hostsEvery / 5
+	}
+	return hostsEvery
 }
 
 // signal ends this life with a reason.

@@ -21,8 +21,15 @@ const (
 // scratchDir is where this host restores on trial.
 func (h *Host) scratchDir() string { return filepath.Join(h.cfg.Dir, "scratch") }
 
-// sweepTrials removes what validations have left that were killed with an agent before this one.
-func (h *Host) sweepTrials(ctx context.Context) {
+// sweepTrials ends and removes what validations have left that were killed with an agent before this one, whether or not this host
+// archives any more. No other begins meanwhile: there may be no room for it before.
+func (h *Host) sweepTrials(ctx context.Context) error {
+	select {
+	case h.trial <- struct{}{}:
+		defer func() { <-h.trial }()
+	case <-ctx.Done():
+		return nil
+	}
 	removed, err := backup.SweepTrials(ctx, h.scratchDir())
 	for _, dir := range removed {
 		h.cfg.Log.InfoContext(ctx, "what a killed validation left was removed", "dir", dir)
@@ -30,6 +37,7 @@ func (h *Host) sweepTrials(ctx context.Context) {
 	if err != nil {
 		h.cfg.Log.WarnContext(ctx, "what a killed validation left is still there", "err", err)
 	}
+	return nil
 }
 
 // prove restores one base backup on trial and looks at it. One at a time on this host, whatever the number of databases.
@@ -84,7 +92,6 @@ func (a *archivist) backupNamed(ctx context.Context, v *vault.Vault, id string) 
 
 // proveLater proves backups whose validation was cut off, and those that somebody asks for. Nothing waits for it.
 func (a *archivist) proveLater(ctx context.Context, v *vault.Vault) {
-	a.host.sweepTrials(ctx)
 	a.host.carryReceipts(ctx, v)
 	next, pause := a.host.clock.Now().Add(duePace), proveRetry
 	for a.host.sleep(ctx, basePace) {

@@ -51,6 +51,8 @@ type Host struct {
 	copies    *copyWatch
 	proofs    *keyWatch
 	trial     chan struct{} // holds one token: one backup at a time is restored on trial here
+	works     longWork      // trials, backups and chores
+	streams   longWork      // archiving of logs, and savings
 	comparers []*comparer
 	joins     chan struct{}        // fires when an order to enter another cluster has been written
 	yields    chan problem.Problem // fires when another agent turns out to run as this host
@@ -376,7 +378,7 @@ func (h *Host) run(ctx context.Context, down <-chan struct{}) error {
 	if err != nil {
 		return err
 	}
-	keep, stopKeeping := context.WithCancel(ctx)
+	keep, stopKeeping := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopKeeping()
 	electing, stopElecting := context.WithCancel(ctx)
 	defer stopElecting()
@@ -385,7 +387,9 @@ func (h *Host) run(ctx context.Context, down <-chan struct{}) error {
 	etcdEnded := make(chan struct{})
 	h.stopEtcd = func() { endEtcd(); <-etcdEnded }
 	defer endEtcd()
-	g, ctx := errgroup.WithContext(ctx)
+	told := ctx
+	g, ctx := errgroup.WithContext(context.WithoutCancel(ctx))
+	g.Go(func() error { return h.endsWith(ctx, told) })
 	defer context.AfterFunc(ctx, stopKeeping)() // whoever fails ends the keeping of children too, or Wait would wait for it
 	g.Go(func() error { return server(ctx) })
 	g.Go(func() error { return h.beats.run(ctx) })
@@ -403,8 +407,9 @@ func (h *Host) run(ctx context.Context, down <-chan struct{}) error {
 		g.Go(func() error { return l.run(ctx) })
 	}
 	g.Go(func() error { return h.keepMembers(ctx) })
-	g.Go(func() error { return h.saver.run(ctx) })
-	g.Go(func() error { return h.salvor.run(ctx) })
+	g.Go(func() error { return h.streams.do(ctx, h.saver.run) })
+	g.Go(func() error { return h.works.do(ctx, h.salvor.run) })
+	g.Go(func() error { return h.works.do(ctx, h.sweepTrials) })
 	g.Go(func() error { return h.restored.run(ctx) })
 	g.Go(func() error { return h.changes(ctx) })
 	g.Go(func() error { return h.settle(ctx) })
@@ -418,7 +423,7 @@ func (h *Host) run(ctx context.Context, down <-chan struct{}) error {
 	g.Go(func() error { return h.followHosts(ctx) })
 	g.Go(func() error { return h.govern.Run(ctx) })
 	for _, a := range h.archives {
-		g.Go(func() error { return a.run(ctx) })
+		g.Go(func() error { return h.streams.do(ctx, a.run) })
 		g.Go(func() error { return a.watchQueue(ctx) })
 		g.Go(func() error { return a.keepSaying(ctx) })
 	}
@@ -429,10 +434,10 @@ func (h *Host) run(ctx context.Context, down <-chan struct{}) error {
 		g.Go(func() error { return s.run(ctx) })
 	}
 	for _, f := range h.filers {
-		g.Go(func() error { return f.run(ctx) })
+		g.Go(func() error { return h.works.do(ctx, f.run) })
 	}
 	for _, c := range h.custodians() {
-		g.Go(func() error { return c.run(ctx) })
+		g.Go(func() error { return h.works.do(ctx, c.run) })
 	}
 	g.Go(func() error { return h.balancer.run(ctx) })
 	g.Go(func() error { return h.keepEdge(ctx, keep) })
