@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sys/unix"
@@ -253,20 +254,66 @@ type dumpFile struct {
 	kept bool
 }
 
+// dumpMark is the first line of a file of ours: one without it that has the name of an unfinished file is somebody's own.
+const dumpMark = "-- written by holdfast restore --dump\n"
+
 func beginDump(name string) (*dumpFile, error) {
-	// One that was left by a kill is written anew; the lock keeps out another that is at work.
-	f, err := os.OpenFile(name+".partial", os.O_WRONLY|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
+	d, err := openDump(name)
 	if err != nil {
-		return nil, fmt.Errorf("begin the file: %w", err)
+		return nil, err
 	}
-	d := &dumpFile{name: name, f: f}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return nil, errors.Join(fmt.Errorf("lock %s, which another restore may write: %w", f.Name(), err), f.Close())
+	if err := d.claim(); err != nil {
+		return nil, errors.Join(err, d.f.Close())
 	}
-	if err := errors.Join(f.Truncate(0), f.Chmod(0o600)); err != nil {
+	err = errors.Join(d.f.Truncate(0), d.f.Chmod(0o600))
+	if err == nil {
+		_, err = io.WriteString(d.f, dumpMark)
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("begin the file: %w", err), d.end())
 	}
 	return d, nil
+}
+
+func openDump(name string) (*dumpFile, error) {
+	f, err := os.OpenFile(name+".partial", os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("begin the file: %w", err)
+	}
+	return &dumpFile{name: name, f: f}, nil
+}
+
+// claim makes sure that what was opened may be written anew: nobody else writes it, and it is new or was left by a kill. It changes
+// nothing. Between being opened and locked it may have been finished by another, and then has another name.
+func (d *dumpFile) claim() error {
+	if err := unix.Flock(int(d.f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return fmt.Errorf("lock %s, which another restore may write: %w", d.f.Name(), err)
+	}
+	at, err := d.f.Stat()
+	if err != nil {
+		return fmt.Errorf("begin the file: %w", err)
+	}
+	named, err := os.Lstat(d.f.Name())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("begin the file: %w", err)
+	}
+	st, ok := at.Sys().(*syscall.Stat_t)
+	if err != nil || !ok || !at.Mode().IsRegular() || !ownedHere(at) || st.Nlink != 1 || !os.SameFile(at, named) {
+		return notLeft(d.f.Name())
+	}
+	first := make([]byte, min(at.Size(), int64(len(dumpMark))))
+	if _, err := d.f.ReadAt(first, 0); err != nil {
+		return fmt.Errorf("read %s: %w", d.f.Name(), err)
+	}
+	if !strings.HasPrefix(dumpMark, string(first)) { // a kill may leave it without any of it
+		return notLeft(d.f.Name())
+	}
+	return nil
+}
+
+func notLeft(name string) error {
+	return &problem.Problem{Code: "restore.name-taken", Subject: name, Severity: problem.Note, Title: "is there, and no restore that was killed has left it",
+		Meaning: "Nothing was restored, and what is there was not touched.", Remedy: "name another file with --dump, or move this one"}
 }
 
 func fileThere(name string) error {
