@@ -22,19 +22,20 @@ const dumpSchema = "restored"
 
 // dumped is what `restore NAME --dump` came to, or with DryRun would take.
 type dumped struct {
-	Database string           `json:"database"`
-	Vault    string           `json:"vault"`
-	At       string           `json:"at"`
-	Backup   vault.Backup     `json:"backup"`
-	Unseen   *problem.Problem `json:"unseen,omitempty"` // a copy that could not be read, and what is not known for that
-	Table    string           `json:"table,omitempty"`
-	Schema   string           `json:"schema,omitempty"` // in which the file makes the table
-	DryRun   bool             `json:"dry_run"`
-	Scratch  string           `json:"scratch"` // below which the copy is made, and removed again
-	Need     int64            `json:"need"`    // bytes that the copy takes there
-	Free     int64            `json:"free"`
-	Took     event.Duration   `json:"took,omitempty"`
-	Receipt  string           `json:"receipt,omitempty"` // without a plan: where it is, or why there is none
+	Database    string           `json:"database"`
+	Vault       string           `json:"vault"`
+	At          string           `json:"at"`
+	Backup      vault.Backup     `json:"backup"`
+	Unseen      *problem.Problem `json:"unseen,omitempty"`       // a copy that could not be read, and what is not known for that
+	HoldsChange *problem.Problem `json:"holds_change,omitempty"` // pages that changed behind the log may be in it
+	Table       string           `json:"table,omitempty"`
+	Schema      string           `json:"schema,omitempty"` // in which the file makes the table
+	DryRun      bool             `json:"dry_run"`
+	Scratch     string           `json:"scratch"` // below which the copy is made, and removed again
+	Need        int64            `json:"need"`    // bytes that the copy takes there
+	Free        int64            `json:"free"`
+	Took        event.Duration   `json:"took,omitempty"`
+	Receipt     string           `json:"receipt,omitempty"` // without a plan: where it is, or why there is none
 	restore.Dumped
 }
 
@@ -79,6 +80,7 @@ func (w *tableWords) writeDump(ctx context.Context, cmd *cobra.Command, name str
 	}
 	out := dumped{Database: name, Vault: v.Name(), At: at.String(), Backup: o.Choice.Backup, Unseen: o.Choice.Unseen, Table: w.table, Schema: o.Schema,
 		DryRun: w.dryRun, Scratch: o.Dir, Need: place.Need, Free: place.Free, Dumped: restore.Dumped{Inside: o.Inside, File: o.File}}
+	out.HoldsChange = warnChanged(ctx, cmd, v, o.Choice.Backup)
 	if w.dryRun {
 		return w.tellDump(cmd, out)
 	}

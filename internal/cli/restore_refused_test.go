@@ -15,7 +15,8 @@ import (
 )
 
 // restorable adds a base backup of PostgreSQL 15, and the log that makes it whole, to the vault of a data root.
-func restorable(t *testing.T, root string) {
+// differs are the places in it that changed behind the log.
+func restorable(t *testing.T, root string, differs ...string) {
 	t.Helper()
 	const segment = 1 << 20
 	ctx, at := t.Context(), time.Now().Add(-time.Hour).UTC()
@@ -33,7 +34,7 @@ func restorable(t *testing.T, root string) {
 	}
 	if err == nil {
 		_, err = w.Commit(vault.Backup{Database: "records", Kind: "full", SystemID: 7, Timeline: 1, ServerVersion: 150004, SegmentSize: segment, Bytes: 3,
-			Start: segment + 40, Stop: segment + 4000, Started: at, Stopped: at})
+			Start: segment + 40, Stop: segment + 4000, Started: at, Stopped: at, Differs: differs})
 	}
 	if err == nil {
 		err = v.Log(7, segment).PutSegment(ctx, 1, wal.LSN(segment), make([]byte, segment), at.Add(time.Minute))
@@ -108,6 +109,23 @@ func TestARestoreIsRefusedBeforeAnythingIsToldOfIt(t *testing.T) {
 	}
 	says(t, words(t, 0, append(from, "--to", to, "--bin-dir", good, "--dry-run")...), "would be restored to")
 	says(t, words(t, 1, append(from, "--to", full, "--bin-dir", good, "--dry-run")...), "NOT EMPTY", "It would be refused")
+}
+
+// A file of SQL whose base backup may hold pages that changed behind the log is told so beforehand, in the JSON too.
+func TestAFileOfSQLSaysThatItMayHoldAChange(t *testing.T) {
+	root := t.TempDir()
+	restorable(t, root, "clinic: table public.letters blocks 0 to 127")
+	key, good := filepath.Join(root, "vault.key"), pretend(t, "15.4")
+	if err := os.WriteFile(key, []byte("a key of the test"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(good, "pg_dump"), nil, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	from := []string{"restore", "records", "--vault", filepath.Join(root, "home"), "--key", key, "--scratch", filepath.Join(root, "scratch"),
+		"--dump", filepath.Join(root, "all.sql"), "--bin-dir", good, "--dry-run"}
+	says(t, words(t, 0, from...), "restore.holds-change", "No backup from before is left.")
+	says(t, words(t, 0, append(from, "--output", "json")...), `"holds_change": {`)
 }
 
 // A table or an SQL database that would be written to a file is told, or refused, before anything is written.
