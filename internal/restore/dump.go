@@ -169,6 +169,11 @@ func (n *Into) lookAtWhole(ctx context.Context) error {
 	if n.LeftOut, err = n.leftOut(ctx, n.o.Inside); err != nil {
 		return err
 	}
+	publications, err := n.publications(ctx, n.o.Inside)
+	if err != nil {
+		return err
+	}
+	n.LeftOut = append(n.LeftOut, publications...)
 	owners, err := rolesOf(ctx, then, n.o.Inside)
 	if err != nil {
 		return err

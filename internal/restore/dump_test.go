@@ -46,7 +46,8 @@ func TestATableAndADatabaseComeOutOfTheVaultAsFiles(t *testing.T) {
 		`insert into "Ap pointments" (practice, m, note) select 1, 'good', E'it''s\t\\. ' || g from generate_series(1, 900) g`,
 		`alter table "Ap pointments" owner to clerk`)
 	w.server.Exec("shop", "create schema stock", "create table stock.goods (id int primary key, what text)", "insert into stock.goods select g, 'x' from generate_series(1, 300) g",
-		"create view goods as select * from stock.goods", "alter table stock.goods owner to clerk", "grant select on goods to clerk")
+		"create view goods as select * from stock.goods", "alter table stock.goods owner to clerk", "grant select on goods to clerk",
+		`create publication "Goods out" for table stock.goods`)
 	extension := count(t, w.server.Conn("postgres"), "select count(*) from pg_available_extensions where name = 'citext'") > 0
 	if extension {
 		w.server.Exec("postgres", "create extension citext", `alter table "Ap pointments" add loose citext default 'AbC'`)
@@ -143,7 +144,7 @@ func TestATableAndADatabaseComeOutOfTheVaultAsFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 		nothingLeft(t)
-		if left := strings.Join(d.LeftOut, "\n"); len(d.LeftOut) != 1 || !strings.Contains(left, "clerk") {
+		if left := strings.Join(d.LeftOut, "\n"); len(d.LeftOut) != 2 || !strings.Contains(left, "clerk") || !strings.Contains(left, `publication "Goods out" is not made`) {
 			t.Errorf("left out: %s", left)
 		}
 		w.server.Exec("postgres", "create database shop_again")

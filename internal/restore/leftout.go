@@ -37,3 +37,21 @@ func (n *Into) leftOut(ctx context.Context, inside string) ([]string, error) {
 	}
 	return out, nil
 }
+
+// publications asks the copy for the publications of an SQL database, which a file of SQL does not hold.
+func (n *Into) publications(ctx context.Context, inside string) ([]string, error) {
+	then, err := n.then(ctx, inside)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = then.Close(ctx) }() // only asked
+	rows, err := then.Query(ctx, "select format('publication %I is not made', pubname) from pg_publication order by oid")
+	if err != nil {
+		return nil, fmt.Errorf("ask for the publications of database %s: %w", inside, err)
+	}
+	out, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("ask for the publications of database %s: %w", inside, err)
+	}
+	return out, nil
+}
