@@ -19,10 +19,11 @@ const pointRetry = time.Hour
 
 // points are the recovery points of a set that are made by themselves.
 type points struct {
-	last   time.Time        // when the newest of this host began; zero = there is none
-	since  time.Time        // when a schedule was first seen without any point: the first one waits for its hour
-	failed time.Time        // when the last try ended that did not succeed; zero = the last one did
-	wrong  *problem.Problem // guarded by the filer's mu
+	last    time.Time        // when the newest of this host began; zero = there is none
+	since   time.Time        // when a schedule was first seen without any point: the first one waits for its hour
+	stopped time.Time        // when somebody last ended one, of this agent; see [filer.pointCancelledAt]
+	failed  time.Time        // when the last try ended that did not succeed; zero = the last one did
+	wrong   *problem.Problem // guarded by the filer's mu
 	// refused is the last one that somebody asked for, when it was not made; guarded by the filer's mu. Nothing tries it again,
 	// so the next backup of the set that succeeds ends it.
 	refused *problem.Problem
@@ -53,7 +54,7 @@ func (f *filer) pointWanted(asked *agent.Asked, now time.Time) (string, error) {
 	if from.IsZero() {
 		from = p.since
 	}
-	due, err := backup.NextBut(backup.Timing{Schedule: m.Every, Zone: m.Zone, Jitter: m.Jitter, Of: f.set.Name}, from, f.cancelledAt(), now)
+	due, err := backup.NextBut(backup.Timing{Schedule: m.Every, Zone: m.Zone, Jitter: m.Jitter, Of: f.set.Name}, from, f.pointCancelledAt(), now)
 	if err != nil || !due.Now || f.stands() {
 		return "", err
 	}

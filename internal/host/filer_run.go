@@ -50,11 +50,23 @@ func (f *filer) chore() agent.Chore {
 	return agent.Chore{Kind: agent.ChoreFiles, Subject: f.set.Name + "@" + f.host.cfg.Self}
 }
 
+// pointChore is the same for the set's recovery points: whoever ends one leaves the backups their hours, and the other way round. No
+// host has a # in its name.
+func (f *filer) pointChore() agent.Chore {
+	return agent.Chore{Kind: agent.ChoreFiles, Subject: f.chore().Subject + "#point"}
+}
+
 // cancelledAt is when somebody last ended a backup of it; zero = nobody did.
-func (f *filer) cancelledAt() time.Time {
-	c, _ := agent.ChoreOf(f.host.agent.Last().Agreed, f.chore().Kind, f.chore().Subject)
-	if f.stopped.After(c.Cancelled) { // it is not agreed on yet
-		return f.stopped
+func (f *filer) cancelledAt() time.Time { return f.cancelled(f.chore(), f.stopped) }
+
+// pointCancelledAt is when somebody last ended a recovery point of it; zero = nobody did.
+func (f *filer) pointCancelledAt() time.Time { return f.cancelled(f.pointChore(), f.points.stopped) }
+
+// cancelled is the later of what is agreed and what this agent did, which may not be agreed yet.
+func (f *filer) cancelled(what agent.Chore, here time.Time) time.Time {
+	c, _ := agent.ChoreOf(f.host.agent.Last().Agreed, what.Kind, what.Subject)
+	if here.After(c.Cancelled) {
+		return here
 	}
 	return c.Cancelled
 }
@@ -62,15 +74,16 @@ func (f *filer) cancelledAt() time.Time {
 // wasCancelled notes that somebody ended a backup, or with a point a recovery point, so that it is not begun again at once, and tells
 // everybody what comes next.
 func (f *filer) wasCancelled(ctx context.Context, r *filesRun, point string) error {
+	c, stopped := f.chore(), &f.stopped
 	text := "the backup of " + f.set.Name + " on " + f.host.cfg.Self + " was " + context.Cause(r.ctx).Error() + ", and nothing of it is listed"
 	if point != "" {
+		c, stopped = f.pointChore(), &f.points.stopped
 		text = "the recovery point of " + f.set.Name + " was " + context.Cause(r.ctx).Error() + ", and no such point is listed"
 	}
 	r.stop()
 	now := time.Now().UTC()
-	c := f.chore()
 	c.Host, c.Since, c.Began, c.Ended, c.OK, c.Text, c.Cancelled = f.host.cfg.Self, r.began.UTC(), r.began.UTC(), now, true, text, now
-	f.stopped = now
+	*stopped = now
 	f.host.agent.NoteChore(ctx, c)
 	due, err := f.due()
 	if err != nil {

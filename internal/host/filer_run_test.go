@@ -1,6 +1,7 @@
 package host
 
 import (
+	"context"
 	"encoding/json"
 	"strings"
 	"testing"
@@ -60,6 +61,33 @@ func TestABackupOfFilesIsEnded(t *testing.T) {
 	for _, x := range []*filer{f, again} {
 		if due, err := x.due(); err != nil || due.Now || due.At.Before(time.Now().Add(time.Hour)) {
 			t.Errorf("due is %+v, %v", due, err)
+		}
+	}
+}
+
+// Whoever ends a recovery point leaves the backups of the set their hours, and the other way round.
+func TestARecoveryPointThatIsEndedPutsNoBackupOff(t *testing.T) {
+	a, _ := anAgreeingArchivist(t)
+	for _, c := range []struct {
+		name, point string
+		other       func(*filer) time.Time // when somebody ended one of the other kind
+		this        func(*filer) time.Time
+	}{
+		{"a recovery point", "abcdefgh", (*filer).cancelledAt, (*filer).pointCancelledAt},
+		{"a backup", "", nil, (*filer).cancelledAt}, // the point before it is agreed by now
+	} {
+		f := filersOf(t, a.host, 1)[0]
+		ctx, end := context.WithCancelCause(t.Context())
+		end(&cancelledError{"anna"})
+		if err := f.wasCancelled(t.Context(), f.underWay(ctx, nil), c.point); err != nil {
+			t.Fatal(err)
+		}
+		again := filersOf(t, a.host, 1)[0] // the next agent, which knows only what is agreed
+		soon(t, "it is agreed", func() bool { return !c.this(again).IsZero() })
+		for _, x := range []*filer{f, again} {
+			if c.this(x).IsZero() || c.other != nil && !c.other(x).IsZero() {
+				t.Errorf("%s was ended: that is noted as %s", c.name, c.this(x))
+			}
 		}
 	}
 }
