@@ -14,7 +14,7 @@ import (
 func TestABackupOfTheScheduleIsShownAndEnded(t *testing.T) {
 	lab.Long(t)
 	w := lab.NewAs(t, "127.60.65", lab.Shape{Plan: func(text string) string {
-		return strings.Replace(text, `full: "daily 01:00"`, `full: "daily 01:00", limit: 1MB/s, validate: { limit: 4MB/s }`, 1)
+		return strings.Replace(text, `full: "daily 01:00"`, `full: "daily 01:00", limit: 1MB/s, validate: { limit: 1MB/s }`, 1)
 	}})
 	w.Start()
 	running := func(st api.Status, phase string) bool {
