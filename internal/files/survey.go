@@ -112,7 +112,9 @@ func lookOver(ctx context.Context, o RestoreOptions, p Place) (out over, err err
 			out.names++
 		}
 		if n.Kind == vault.KindDir {
-			absent[n.Path] = !isDir
+			if !isDir {
+				absent[n.Path] = true
+			}
 			return nil
 		}
 		if isDir {
