@@ -474,7 +474,9 @@ func (a *archivist) base(r *run, v *vault.Vault, mode backup.Mode, stored func(v
 		Mode: mode, Limit: limit,
 	})
 	a.mu.Lock()
-	a.gone = v.LostPacks()
+	if lost, looked := v.LostPacks(); looked {
+		a.gone = lost
+	}
 	a.mu.Unlock()
 	if err != nil {
 		return result, err

@@ -294,7 +294,9 @@ func howFar(p files.Progress, earlier *vault.FileBackup, began, now time.Time) *
 func (f *filer) made(ctx context.Context, v *vault.Vault, o files.Options) (vault.FileBackup, error) {
 	b, err := files.Backup(ctx, o)
 	f.mu.Lock()
-	f.gone = v.LostPacks()
+	if lost, looked := v.LostPacks(); looked {
+		f.gone = lost
+	}
 	f.mu.Unlock()
 	if err == nil {
 		f.last = &b

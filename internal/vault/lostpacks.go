@@ -29,22 +29,23 @@ func (v *Vault) lostPacks(ctx context.Context) (map[string]bool, error) {
 	return lost, nil
 }
 
-// LostPacks is a problem when the writer that began last found that packs are gone which backups need; nil = none are, or nobody has
-// looked.
-func (v *Vault) LostPacks() *problem.Problem {
+// LostPacks is a problem when the writer that began last found that packs are gone which backups need; nil = none are. looked is false
+// when none has looked since the vault was opened: then nothing is known.
+func (v *Vault) LostPacks() (lost *problem.Problem, looked bool) {
 	names := v.lost.Load()
 	if names == nil || len(*names) == 0 {
-		return nil
+		return nil, names != nil
 	}
-	return packsLost(v.name, *names)
+	return packsLost(v.name, *names), true
 }
 
-// LooksForPacks is [Vault.LostPacks] once it has looked itself, which takes one list of all packs.
+// LooksForPacks is [Vault.LostPacks] once it has looked itself, which takes one list of all packs. An error says that it could not.
 func (v *Vault) LooksForPacks(ctx context.Context) (*problem.Problem, error) {
 	if _, err := v.lostPacks(ctx); err != nil {
 		return nil, err
 	}
-	return v.LostPacks(), nil
+	lost, _ := v.LostPacks()
+	return lost, nil
 }
 
 func packsLost(vault string, names []string) *problem.Problem {

@@ -2,15 +2,18 @@ package vault_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"holdfast/internal/problem"
 	"holdfast/internal/vault"
+	stores "holdfast/internal/vault/store"
 )
 
 // readTreeFiles reads all files of a backup.
@@ -39,8 +42,8 @@ func TestABackupDoesNotRelyOnAPackThatIsGone(t *testing.T) {
 	v, dir := create(t)
 	nodes, contents := treeSample()
 	first, stored := storeTree(t, v, nodes, contents)
-	if p := v.LostPacks(); p != nil {
-		t.Fatalf("a whole vault: %s", p.Text())
+	if p, looked := v.LostPacks(); p != nil || !looked {
+		t.Fatalf("a whole vault: %v, looked %t", p, looked)
 	}
 	pack := biggest(t, dir, "repository/p")
 	aside := filepath.Join(t.TempDir(), "pack")
@@ -59,8 +62,8 @@ func TestABackupDoesNotRelyOnAPackThatIsGone(t *testing.T) {
 	if err := w.Abort(); err != nil {
 		t.Fatal(err)
 	}
-	p := v.LostPacks()
-	if p == nil || p.Code != "vault.damaged" || !strings.Contains(p.Title, "repository/p") {
+	p, looked := v.LostPacks()
+	if p == nil || !looked || p.Code != "vault.damaged" || !strings.Contains(p.Title, "repository/p") {
 		t.Errorf("told: %+v", p)
 	}
 	second, _ := storeTree(t, v, nodes, contents)
@@ -138,5 +141,42 @@ func TestAChunkInAPackThatIsGoneIsNotHeld(t *testing.T) {
 	}
 	if asked == 0 {
 		t.Fatal("no chunk was asked for")
+	}
+}
+
+// unlisted is a place that does not list packs for a while.
+type unlisted struct {
+	*memory
+	refuse atomic.Bool
+}
+
+func (u *unlisted) List(ctx context.Context, prefix string, each func(stores.Info) error) error {
+	if u.refuse.Load() && strings.HasPrefix(prefix, "repository/p") {
+		return errors.New("the list is refused")
+	}
+	return u.memory.List(ctx, prefix, each)
+}
+
+// Where nobody can say which packs are there no backup begins: it might refer to one that is gone, and be listed as a good one. Nor is
+// it said that none are gone.
+func TestNoBackupBeginsWithoutALookForItsPacks(t *testing.T) {
+	there := &unlisted{memory: &memory{blobs: map[string]kept{}}}
+	conf := config("").In(there)
+	store(t, createIn(t, place{conf: conf}), sample())
+	v := reopenedAs(t, conf)
+	there.refuse.Store(true)
+	if w, err := v.Begin(t.Context(), "test"); err == nil || !strings.Contains(err.Error(), "the list is refused") {
+		t.Errorf("%v, %v", w, err)
+	}
+	if w, err := v.BeginTree(t.Context(), "test"); err == nil {
+		t.Errorf("%v of files began", w)
+	}
+	if p, looked := v.LostPacks(); p != nil || looked {
+		t.Errorf("told are %v, looked %t", p, looked)
+	}
+	there.refuse.Store(false)
+	store(t, v, other(3))
+	if p, looked := v.LostPacks(); p != nil || !looked {
+		t.Errorf("told are %v, looked %t", p, looked)
 	}
 }

@@ -38,8 +38,9 @@ func (v *Vault) newWriter(ctx context.Context, purpose string, uploaded func(int
 		work.end(ctx)
 		return nil, nil, context.Cause(ctx)
 	}
-	if err != nil { // the writer goes on as if none were; a scrub tells
-		v.log.WarnContext(ctx, "not looked whether packs of the vault are gone", "err", err)
+	if err != nil { // a backup that rests on a pack that is gone would be listed as a good one
+		work.end(ctx)
+		return nil, nil, fmt.Errorf("begin writing to vault %s: %w", v.name, err)
 	}
 	w, err := v.repo.NewWriter(ctx, repo.WriteOptions{Purpose: purpose, OnUpload: uploaded, Lost: lost})
 	if err != nil {
