@@ -28,12 +28,32 @@ func describe(n *vault.Node, st *unix.Stat_t) {
 	case vault.KindFile:
 		n.Size = st.Size
 		n.Sparse = st.Blocks*512 < st.Size // blocks of 512 bytes, whatever the file system's are (stat(2))
-		if n.Sparse {
-			n.Room = max(st.Blocks*512, holeBlock) // 0 says nothing
-		}
 	case vault.KindChar, vault.KindBlock:
 		n.Device = uint64(st.Rdev)
 	}
+}
+
+// roomIn is how many bytes of an open file lie outside of its holes, at least one block; 0 = it has none, or nobody can say. Its blocks
+// do not tell: a file system that compresses, or has not written all of it yet, counts fewer. The file is read from its beginning next.
+func roomIn(f *os.File, size int64) int64 {
+	fd, room := int(f.Fd()), int64(0)
+	for at := int64(0); at < size; {
+		data, err := unix.Seek(fd, at, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) || err == nil && data >= size { // a hole up to the end (lseek(2))
+			break
+		}
+		if err != nil {
+			return 0
+		}
+		if at, err = unix.Seek(fd, data, unix.SEEK_HOLE); err != nil {
+			return 0
+		}
+		room += min(at, size) - data
+	}
+	if _, err := unix.Seek(fd, 0, unix.SEEK_SET); err != nil || room >= size {
+		return 0
+	}
+	return max(room, holeBlock)
 }
 
 // lstatAt looks at a name of an open directory, and does not follow it.

@@ -56,6 +56,9 @@ func (c *capture) readOnce(ctx context.Context, p *pending, buf []byte) (again b
 	}
 	if err == nil {
 		describe(&p.node, &before)
+		if p.node.Sparse {
+			p.node.Room = roomIn(f, p.node.Size)
+		}
 		p.node.Attrs, err = attrsOf(f)
 	}
 	if err != nil {

@@ -198,7 +198,7 @@ func (c *capture) file(p *pending, names uint64) {
 		return // its first name is read
 	}
 	if known && sameFile(was, p.node) && c.to.Has(was.Object) {
-		p.node.Object, p.node.Attrs, p.reused = was.Object, was.Attrs, true
+		p.node.Object, p.node.Attrs, p.node.Room, p.reused = was.Object, was.Attrs, was.Room, true
 		c.distrustFresh(&p.node)
 		return
 	}

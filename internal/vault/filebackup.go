@@ -143,7 +143,7 @@ type Node struct {
 	Target []byte  `json:"to,omitempty"`
 	Link   string  `json:"l,omitempty"`    // Path of the first name of the same inode (hard link)
 	Sparse bool    `json:"hole,omitempty"` // it has holes: runs of zeros need no room
-	Room   int64   `json:"room,omitempty"` // bytes that a sparse file took on its disk; 0 = all of Size
+	Room   int64   `json:"room,omitempty"` // bytes of a sparse file that lie outside its holes; 0 = all of Size
 	Device uint64  `json:"dev,omitempty"`  // of a character or block device
 	Attrs  []Xattr `json:"x,omitempty"`    // extended attributes, POSIX ACLs among them, sorted by name
 }
