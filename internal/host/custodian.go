@@ -26,6 +26,22 @@ type custodian struct {
 	vault string
 	kind  string
 	do    func(ctx context.Context, v *vault.Vault, r *choreRun) (string, any, error)
+
+	spread spread // of its schedule; run alone uses it
+}
+
+// spread is by how much the runs of a schedule may be put off. That takes a walk through 400 years, and is asked each second.
+type spread struct {
+	of   plan.Schedule
+	most time.Duration
+}
+
+// within gives the spread of a schedule, worked out once for each.
+func (s *spread) within(of plan.Schedule) time.Duration {
+	if s.of != of {
+		*s = spread{of, min(careJitter, of.Longest()/10)}
+	}
+	return s.most
 }
 
 // choreRun is one run.
@@ -166,7 +182,7 @@ func (c *custodian) due(ctx context.Context) (bool, time.Time, error) {
 		}
 		return false, time.Time{}, err
 	}
-	due, err := backup.Next(backup.Timing{Schedule: s, Zone: u.Zone, Jitter: min(careJitter, s.Longest()/10), Of: c.vault + c.kind}, last.Since, now)
+	due, err := backup.Next(backup.Timing{Schedule: s, Zone: u.Zone, Jitter: c.spread.within(s), Of: c.vault + c.kind}, last.Since, now)
 	if err != nil {
 		return false, time.Time{}, err
 	}
