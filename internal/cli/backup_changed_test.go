@@ -28,7 +28,7 @@ func TestAChangeBehindTheLogIsAnAlarm(t *testing.T) {
 	if text := changedText(b); !strings.Contains(text, where) {
 		t.Errorf("the list says %q", text)
 	}
-	s := backupStatus{Database: "records", Proven: 2, Attempt: &api.ChoreStatus{Chore: agent.Chore{OK: true}}}
+	s := backupStatus{Database: "records", Proven: 2, Log: &api.ArchiveStatus{}, Attempt: &api.ChoreStatus{Chore: agent.Chore{OK: true}}}
 	if s.bad() {
 		t.Fatal("nothing is wrong yet")
 	}
