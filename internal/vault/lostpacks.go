@@ -19,6 +19,7 @@ func (v *Vault) lostPacks(ctx context.Context) (map[string]bool, error) {
 	defer v.repoMu.Unlock()
 	lost, err := v.repo.LostPacks(ctx)
 	if err != nil {
+		v.lost.Store(nil)
 		return nil, fmt.Errorf("look for the packs of vault %s: %w", v.name, err)
 	}
 	names := sortedKeys(lost)
@@ -30,7 +31,7 @@ func (v *Vault) lostPacks(ctx context.Context) (map[string]bool, error) {
 }
 
 // LostPacks is a problem when the writer that began last found that packs are gone which backups need; nil = none are. looked is false
-// when none has looked since the vault was opened: then nothing is known.
+// when none has looked since the vault was opened, or the last look failed: then nothing is known.
 func (v *Vault) LostPacks() (lost *problem.Problem, looked bool) {
 	names := v.lost.Load()
 	if names == nil || len(*names) == 0 {

@@ -38,9 +38,8 @@ func (v *Vault) newWriter(ctx context.Context, purpose string, uploaded func(int
 		work.end(ctx)
 		return nil, nil, context.Cause(ctx)
 	}
-	if err != nil { // a backup that rests on a pack that is gone would be listed as a good one
-		work.end(ctx)
-		return nil, nil, fmt.Errorf("begin writing to vault %s: %w", v.name, err)
+	if err != nil { // a list that lags behind fails too: it goes on as if none were, and a scrub tells
+		v.log.WarnContext(ctx, "not looked whether packs of the vault are gone", "err", err)
 	}
 	w, err := v.repo.NewWriter(ctx, repo.WriteOptions{Purpose: purpose, OnUpload: uploaded, Lost: lost})
 	if err != nil {
