@@ -104,7 +104,7 @@ func TestMoment(t *testing.T) {
 func TestATimeOfTheDayIsOfTheLastDay(t *testing.T) {
 	berlin, err := time.LoadLocation("Europe/Berlin")
 	if err != nil {
-		t.Skip("no zones on this machine: ", err)
+		t.Fatal("no zones on this machine: ", err)
 	}
 	monday := time.Date(2026, 3, 30, 15, 0, 0, 0, berlin) // summer time began on Sunday
 	for _, words := range []string{"14:30 CET", "before:14:30 CET", "16:30 CET"} {
