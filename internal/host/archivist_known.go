@@ -34,6 +34,7 @@ func (a *archivist) knownPath() string {
 // keepKnown writes down until when the vault has everything, when it is time for that. It need not outlive the machine, so nothing
 // waits for a disk.
 func (a *archivist) keepKnown(systemID uint64) {
+	boot, up, err := sinceBoot() // before the clock is read: what passes between makes the note older, never younger
 	now := a.host.clock.Now()
 	a.mu.Lock()
 	covered, wrote := a.covered, a.wrote
@@ -41,7 +42,6 @@ func (a *archivist) keepKnown(systemID uint64) {
 	if covered.IsZero() || !wrote.IsZero() && now.Sub(wrote) < knownPace {
 		return
 	}
-	boot, up, err := sinceBoot()
 	if err == nil {
 		err = writeKnown(a.knownPath(), knownNote{Vault: a.plan.Vault, SystemID: systemID, Boot: boot, Up: up - now.Sub(covered)})
 	}
@@ -77,6 +77,7 @@ func (a *archivist) recallKnown(systemID uint64) {
 	if err == nil {
 		err = json.Unmarshal(raw, &note)
 	}
+	now := a.host.clock.Now() // before it is asked how long the machine runs: the same, the other way round
 	boot, up, bootErr := sinceBoot()
 	if err = errors.Join(err, bootErr); err != nil {
 		a.host.cfg.Log.Debug("not known how far the vault was", "database", a.db.Name, "err", err)
@@ -88,7 +89,7 @@ func (a *archivist) recallKnown(systemID uint64) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if at := a.host.clock.Now().Add(-age); at.After(a.covered) {
+	if at := now.Add(-age); at.After(a.covered) {
 		a.covered = at
 	}
 }
