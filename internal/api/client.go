@@ -61,22 +61,24 @@ func (s Status) writtenOff() bool {
 	return slices.ContainsFunc(s.Problems, func(p problem.Problem) bool { return p.Code == "cluster.written-off" && p.Subject == s.From })
 }
 
-// Events are what happened on every host that answers, oldest first within each.
-func (c *Client) Events(ctx context.Context) ([]event.Event, error) {
-	var all []event.Event
-	replies := c.everyone(ctx, "/v1/events", 0)
-	answers := 0
+// eventsMore is how long the other hosts are waited for once one has told what happened. They tell it from memory, 2 MiB at most.
+const eventsMore = 2 * time.Second
+
+// Events are what happened on every host that answers, oldest first within each, and the agents that did not tell.
+func (c *Client) Events(ctx context.Context) (all []event.Event, silent []string, err error) {
+	replies := c.everyone(ctx, "/v1/events", eventsMore)
 	for _, r := range replies {
 		var some []event.Event
-		if r.into(&some) == nil {
-			answers++
-			all = append(all, some...)
+		if r.into(&some) != nil {
+			silent = append(silent, r.url)
+			continue
 		}
+		all = append(all, some...)
 	}
-	if answers == 0 {
-		return nil, unreachable(failures(replies))
+	if len(silent) == len(replies) {
+		return nil, silent, unreachable(failures(replies))
 	}
-	return all, nil
+	return all, silent, nil
 }
 
 // Candidates says who could take over a database, as the primary's own agent sees it.
@@ -191,7 +193,11 @@ func (c *Client) Start(ctx context.Context) (stood bool, err error) {
 	return stood, err
 }
 
+// aRequest is a question that only an agent can answer which reaches the agreed state: of a request that nobody ever made.
+const aRequest = "/v1/requests/-"
+
 // call puts a question to one agent after the other, and looks at them as [Client.look] does. A refusal is an answer and ends it.
+// What changes something is put to one agent at a time, for it could be done twice; so the first one is looked for beforehand.
 func (c *Client) call(ctx context.Context, method, path string, body, out any) (int, error) {
 	if method == http.MethodGet {
 		r, found, others := c.look(ctx, path, reply.ends)
@@ -199,6 +205,9 @@ func (c *Client) call(ctx context.Context, method, path string, body, out any) (
 			return 0, unreachable(failures(others))
 		}
 		return r.status, r.into(out)
+	}
+	if len(c.urls) > 1 && !c.answered.any() {
+		c.look(ctx, aRequest, reply.ends) // whoever answers is asked first; where nobody does, each is asked all the same
 	}
 	var others []reply
 	for _, u := range c.order() {
@@ -218,9 +227,4 @@ func unreachable(cause error) error {
 		Meaning: "What runs goes on with its last orders; nothing can be said about it from here.",
 		Remedy:  "see that the agents run (holdfast up PLAN, or holdfast agent on each host), and that --root names their data",
 	}
-}
-
-func (c *Client) one(ctx context.Context, base, method, path string, body, out any) (int, error) {
-	r := c.fetch(ctx, base, method, path, body)
-	return r.status, r.into(out)
 }

@@ -3,14 +3,19 @@ package api
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"holdfast/internal/agent"
+	"holdfast/internal/database"
 	"holdfast/internal/problem"
 )
 
@@ -40,9 +45,26 @@ func TestAFrozenHostIsNotWaitedFor(t *testing.T) {
 		"candidates": func(ctx context.Context, c *Client) error { _, err := c.Candidates(ctx, "records"); return err },
 		"explain":    func(ctx context.Context, c *Client) error { _, err := c.Explain(ctx, "records"); return err },
 		"requests":   func(ctx context.Context, c *Client) error { _, err := c.Open(ctx); return err },
+		"failover":   func(ctx context.Context, c *Client) error { _, err := c.Failover(ctx, "records", ""); return err },
+		"salvages": silence(func(ctx context.Context, c *Client) ([]string, error) {
+			_, silent, err := c.Salvages(ctx)
+			return silent, err
+		}),
+		"history": silence(func(ctx context.Context, c *Client) ([]string, error) {
+			_, silent, err := c.Events(ctx)
+			return silent, err
+		}),
+		"a report": func(ctx context.Context, c *Client) error {
+			_, err := c.Salvage(ctx, "records", "epoch-7-0a1b")
+			return err
+		},
+		"its rows": func(ctx context.Context, c *Client) error {
+			return c.Bundle(ctx, "records", "epoch-7-0a1b", io.Discard)
+		},
+		"a write": func(ctx context.Context, c *Client) error { return c.Stop(ctx) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := serve(t, "b1")
+			s := serveWith(t, "b1", func(src *Source) { src.Salvage = putAside{} })
 			asked := s.frozen(t)
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
@@ -53,6 +75,49 @@ func TestAFrozenHostIsNotWaitedFor(t *testing.T) {
 				t.Error("the frozen host was not asked at all")
 			}
 		})
+	}
+}
+
+// silence fails a question that does not tell of the one host that said nothing.
+func silence(ask func(ctx context.Context, c *Client) ([]string, error)) func(ctx context.Context, c *Client) error {
+	return func(ctx context.Context, c *Client) error {
+		silent, err := ask(ctx, c)
+		if err == nil && (len(silent) != 1 || silent[0] != c.urls[0]) {
+			err = fmt.Errorf("it tells that %v are silent", silent)
+		}
+		return err
+	}
+}
+
+// putAside is one report with rows.
+type putAside struct{}
+
+func (putAside) List() ([]Salvaged, error) {
+	return []Salvaged{{Database: "records", ID: "epoch-7-0a1b"}}, nil
+}
+
+func (putAside) Report(_, id string) (database.Salvage, error) {
+	if id != "epoch-7-0a1b" {
+		return database.Salvage{}, fs.ErrNotExist
+	}
+	return database.Salvage{ID: id, Commits: make([]database.LostCommit, commitsAtOnce+1)}, nil
+}
+
+func (putAside) Rows(context.Context, string, string) (*os.File, error) { return os.Open(os.DevNull) }
+
+// A report is whole although it comes in pages, and a name that nobody knows is told as such.
+func TestAReportIsFetchedFromWhoKeepsIt(t *testing.T) {
+	s := serveWith(t, "b1", func(src *Source) { src.Salvage = putAside{} })
+	r, err := s.client.Salvage(t.Context(), "records", "epoch-7-0a1b")
+	if err != nil || len(r.Commits) != commitsAtOnce+1 {
+		t.Errorf("%d commits, %v", len(r.Commits), err)
+	}
+	var p *problem.Problem
+	if _, err := s.client.Salvage(t.Context(), "records", "epoch-8-0a1b"); !errors.As(err, &p) || p.Code != "api.unknown" {
+		t.Errorf("a report that is nowhere: %v", err)
+	}
+	if err := s.client.Bundle(t.Context(), "records", "epoch-8-0a1b", io.Discard); !errors.As(err, &p) || p.Code != "api.unknown" {
+		t.Errorf("the rows of none: %v", err)
 	}
 }
 

@@ -8,34 +8,33 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"time"
 
 	"holdfast/internal/database"
 	"holdfast/internal/problem"
 )
+
+// failoverMore is how long the other hosts are waited for once one has said what a forced failover would lose. They say it from
+// memory; each says what it heard of the others too.
+const failoverMore = 2 * time.Second
 
 // Failover asks every host what a forced failover would lose, and gives the answer of the one that would lose least;
 // where all refuse, of the one that knows the newest epoch.
 func (c *Client) Failover(ctx context.Context, name, to string) (Failover, error) {
 	var best Failover
 	found := false
-	var errs []error
-	for _, u := range c.urls {
-		var f Failover
-		_, err := c.one(ctx, u, http.MethodGet, "/v1/databases/"+url.PathEscape(name)+"/failover?to="+url.QueryEscape(to), nil, &f)
-		var p *problem.Problem
-		switch {
-		case errors.As(err, &p) && p.Code == "api.unknown":
-			return f, err
-		case err != nil:
-			errs = append(errs, err)
-			continue
+	replies := c.everyone(ctx, "/v1/databases/"+url.PathEscape(name)+"/failover?to="+url.QueryEscape(to), failoverMore)
+	for _, r := range replies {
+		if r.refused("api.unknown") {
+			return Failover{}, r.err
 		}
-		if !found || better(f, best) {
+		var f Failover
+		if r.into(&f) == nil && (!found || better(f, best)) {
 			best, found = f, true
 		}
 	}
 	if !found {
-		return Failover{}, unreachable(errors.Join(errs...))
+		return Failover{}, unreachable(failures(replies))
 	}
 	return best, nil
 }
@@ -53,91 +52,95 @@ func better(a, b Failover) bool {
 	return a.Risk.At > b.Risk.At
 }
 
+// salvagesMore is how long the other hosts are waited for once one has listed what was put aside: each reads all its lists for that,
+// and who has none answers at once.
+const salvagesMore = 4 * time.Second
+
 // Salvages lists what was put aside on every host that answers, and which hosts did not.
 func (c *Client) Salvages(ctx context.Context) (all []Salvaged, silent []string, err error) {
-	var errs []error
-	for _, u := range c.urls {
+	replies := c.everyone(ctx, "/v1/salvage", salvagesMore)
+	for _, r := range replies {
 		var some []Salvaged
-		if _, err := c.one(ctx, u, http.MethodGet, "/v1/salvage", nil, &some); err != nil {
-			errs, silent = append(errs, err), append(silent, u)
+		if r.into(&some) != nil {
+			silent = append(silent, r.url)
 			continue
 		}
 		all = append(all, some...)
 	}
-	if len(errs) == len(c.urls) {
-		return nil, silent, unreachable(errors.Join(errs...))
+	if len(silent) == len(replies) {
+		return nil, silent, unreachable(failures(replies))
 	}
 	return all, silent, nil
 }
 
+func salvagePath(name, id string) string {
+	return "/v1/salvage/" + url.PathEscape(name) + "/" + url.PathEscape(id)
+}
+
 // Salvage fetches one whole report from the host that keeps it.
 func (c *Client) Salvage(ctx context.Context, name, id string) (database.Salvage, error) {
-	var errs []error
-	for _, u := range c.urls {
-		var whole database.Salvage
-		for {
-			var page SalvagePage
-			path := fmt.Sprintf("/v1/salvage/%s/%s?from=%d", url.PathEscape(name), url.PathEscape(id), len(whole.Commits))
-			if _, err := c.one(ctx, u, http.MethodGet, path, nil, &page); err != nil {
-				errs = append(errs, err)
-				break
-			}
-			page.Salvage.Commits = append(whole.Commits, page.Salvage.Commits...)
-			grown := len(page.Salvage.Commits) > len(whole.Commits)
-			whole = page.Salvage
-			if len(whole.Commits) >= page.Total {
-				return whole, nil
-			}
-			if !grown {
-				return whole, fmt.Errorf("fetch the report %s: it ends after %d of %d commits", id, len(whole.Commits), page.Total)
-			}
+	r, err := c.keeper(ctx, name, id)
+	if err != nil {
+		return database.Salvage{}, err
+	}
+	var whole database.Salvage
+	for {
+		var page SalvagePage
+		if err := r.into(&page); err != nil {
+			return database.Salvage{}, fmt.Errorf("fetch the report %s: %w", id, err)
+		}
+		page.Salvage.Commits = append(whole.Commits, page.Salvage.Commits...)
+		grown := len(page.Salvage.Commits) > len(whole.Commits)
+		whole = page.Salvage
+		if len(whole.Commits) >= page.Total {
+			return whole, nil
+		}
+		if !grown {
+			return whole, fmt.Errorf("fetch the report %s: it ends after %d of %d commits", id, len(whole.Commits), page.Total)
+		}
+		r = c.fetch(ctx, r.url, http.MethodGet, fmt.Sprintf("%s?from=%d", salvagePath(name, id), len(whole.Commits)), nil)
+	}
+}
+
+// keeper looks for the host that keeps a report, and gives what it answers: the report's first page.
+func (c *Client) keeper(ctx context.Context, name, id string) (reply, error) {
+	r, found, others := c.look(ctx, salvagePath(name, id), func(r reply) bool { return r.into(&SalvagePage{}) == nil })
+	if found {
+		return r, nil
+	}
+	for _, r := range others {
+		var p *problem.Problem
+		if errors.As(r.err, &p) && p.Code != "api.unknown" {
+			return reply{}, p
 		}
 	}
-	for _, err := range errs {
-		if p := (*problem.Problem)(nil); errors.As(err, &p) && p.Code != "api.unknown" {
-			return database.Salvage{}, err
-		}
-	}
-	return database.Salvage{}, errors.Join(errs...)
+	return reply{}, failures(others)
 }
 
 // Bundle writes the rows of a report as SQL to out. The host that keeps it makes a copy of its data first, so this
 // takes as long as ctx allows.
 func (c *Client) Bundle(ctx context.Context, name, id string, out io.Writer) error {
+	keeps, err := c.keeper(ctx, name, id)
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, keeps.url+salvagePath(name, id)+"/bundle", nil)
+	if err != nil {
+		return err
+	}
 	slow := http.Client{Transport: c.http.Transport}
-	var errs []error
-	for _, u := range c.urls {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("%s/v1/salvage/%s/%s/bundle", u, url.PathEscape(name), url.PathEscape(id)), nil)
-		if err != nil {
-			return err
-		}
-		resp, err := slow.Do(req)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		var p problem.Problem
-		if resp.StatusCode != http.StatusOK {
-			if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&p); err != nil || p.Code == "" {
-				errs = append(errs, fmt.Errorf("ask %s: %s", u, resp.Status))
-			} else {
-				errs = append(errs, &p)
-			}
-		} else {
-			_, err = io.Copy(out, resp.Body)
-		}
-		_ = resp.Body.Close() // read as far as it matters
-		if resp.StatusCode == http.StatusOK || p.Code != "" && p.Code != "api.unknown" {
-			return errors.Join(err, last(errs, resp.StatusCode))
-		}
+	resp, err := slow.Do(req)
+	if err != nil {
+		return err
 	}
-	return errors.Join(errs...)
-}
-
-// last is the newest error of a host that refused; an answer has none.
-func last(errs []error, status int) error {
-	if status == http.StatusOK || len(errs) == 0 {
-		return nil
+	defer func() { _ = resp.Body.Close() }() // read as far as it matters
+	if resp.StatusCode == http.StatusOK {
+		_, err = io.Copy(out, resp.Body)
+		return err
 	}
-	return errs[len(errs)-1]
+	var p problem.Problem
+	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&p); err != nil || p.Code == "" {
+		return fmt.Errorf("ask %s: %s", keeps.url, resp.Status)
+	}
+	return &p
 }

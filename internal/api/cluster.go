@@ -178,7 +178,7 @@ func (c *Client) without(address string) *Client {
 
 // Join tells the agent at addr:port to enter a cluster.
 func (c *Client) Join(ctx context.Context, address string, order JoinOrder) error {
-	if _, err := c.one(ctx, "https://"+address, http.MethodPost, "/v1/cluster/join", order, nil); err != nil {
+	if err := c.fetch(ctx, "https://"+address, http.MethodPost, "/v1/cluster/join", order).err; err != nil {
 		return fmt.Errorf("tell %s to join: %w", address, err)
 	}
 	return nil

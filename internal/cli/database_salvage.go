@@ -144,7 +144,7 @@ through those.`,
 
 // oneSalvage finds what is meant; without an id, the only one that waits, else the newest.
 func oneSalvage(ctx context.Context, client *api.Client, name, id string) (api.Salvaged, error) {
-	all, _, err := salvagesOf(ctx, client, name)
+	all, silent, err := salvagesOf(ctx, client, name)
 	if err != nil {
 		return api.Salvaged{}, err
 	}
@@ -156,8 +156,15 @@ func oneSalvage(ctx context.Context, client *api.Client, name, id string) (api.S
 	if id == "" && len(all) > 0 {
 		return all[len(all)-1], nil
 	}
+	title := "nothing was put aside"
+	if id != "" {
+		title = "nothing of the name " + id + " was put aside"
+	}
+	if len(silent) > 0 {
+		title += fmt.Sprintf(" on the hosts that answer; %d do not", len(silent))
+	}
 	return api.Salvaged{}, &problem.Problem{Code: "api.unknown", Subject: name, Severity: problem.Note,
-		Title: strings.TrimSpace("nothing was put aside " + id), Meaning: "Nothing was changed.", Remedy: "holdfast database salvage list " + name + " lists what there is"}
+		Title: title, Meaning: "Nothing was changed.", Remedy: "holdfast database salvage list " + name + " lists what there is"}
 }
 
 func writeReport(out io.Writer, r database.Salvage, pick salvagePick) error {

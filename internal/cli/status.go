@@ -367,9 +367,14 @@ happens again and again is told five times; after that one line stands for all t
   holdfast history --output json | jq '.[] | select(.room == "database")'`,
 		Args: cobra.NoArgs,
 		RunE: asOperator(&root, func(cmd *cobra.Command, client *api.Client, _ []string) error {
-			events, err := client.Events(cmd.Context())
+			events, silent, err := client.Events(cmd.Context())
 			if err != nil {
 				return err
+			}
+			if len(silent) > 0 {
+				if _, err := fmt.Fprintf(cmd.ErrOrStderr(), "%d hosts do not answer; what only they know of is missing.\n", len(silent)); err != nil {
+					return err
+				}
 			}
 			slices.SortStableFunc(events, func(a, b event.Event) int { return a.At.Compare(b.At) })
 			if output == "json" {
