@@ -95,6 +95,8 @@ type broughtPoint struct {
 	Took     event.Duration `json:"took,omitempty"`
 	Receipt  string         `json:"receipt"` // where it is, or why there is none
 	Warnings []string       `json:"warnings,omitempty"`
+
+	HoldsChange *problem.Problem `json:"holds_change,omitempty"` // pages that changed behind the log may be in the database
 }
 
 func (w *pointWords) run(ctx context.Context, cmd *cobra.Command, name string) error {
@@ -120,6 +122,7 @@ func (w *pointWords) run(ctx context.Context, cmd *cobra.Command, name string) e
 	if out.Commands = o.Commands.After; out.Asked {
 		out.Commands = append(slices.Clone(out.Commands), o.Commands.Check)
 	}
+	out.HoldsChange = warnChanged(ctx, cmd, o.Vault, o.Choice.Backup)
 	if !w.dryRun {
 		if err := point.EndLeft(ctx, o); err != nil {
 			return err

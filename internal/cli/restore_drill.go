@@ -107,6 +107,8 @@ type drill struct {
 	Probes string   `json:"probes,omitempty"` // what they answered
 	timed
 	Receipt string `json:"receipt"` // where it is, or why there is none
+
+	HoldsChange *problem.Problem `json:"holds_change,omitempty"` // pages that changed behind the log may be in it
 }
 
 // rehearsal is what all runs of one command share.
@@ -118,6 +120,9 @@ type rehearsal struct {
 	name    string
 	target  restore.Target
 	options backup.DrillOptions
+
+	warned string           // the base backup of the last run
+	holds  *problem.Problem // what was warned of in it; nil = nothing
 }
 
 func (w *drillWords) run(ctx context.Context, cmd *cobra.Command, name string) error {
@@ -203,6 +208,7 @@ func (r *rehearsal) once(ctx context.Context) (d drill, unseen *problem.Problem,
 	}
 	b := o.Choice.Backup
 	d = drill{Backup: b.ID, End: o.Choice.End.String(), Bytes: b.Bytes, Log: restore.Work(o.Choice, true).Log, timed: timed{Began: began.UTC(), Loss: lossAt(began, c)}}
+	d.HoldsChange = r.change(ctx, b)
 	f := foresight{options: restore.Options{Vault: r.v, Choice: o.Choice, Dir: filepath.Join(o.Dir, "data"), Owner: o.Owner}, checks: true, limit: restore.SampleOf(o.Choice)}
 	if d.Expected, _, err = foresee(ctx, r.cmd, r.v, c, f, o.Dir); err != nil {
 		return d, c.Unseen, err
@@ -219,6 +225,14 @@ func (r *rehearsal) once(ctx context.Context) (d drill, unseen *problem.Problem,
 	d.rehearsed(went)
 	d.Receipt = r.keep(ctx, drillReceipt(r.name, r.target.String(), r.v.Address(), d))
 	return d, c.Unseen, nil
+}
+
+// change warns of what a base backup holds, once for all runs in a row that begin with it.
+func (r *rehearsal) change(ctx context.Context, from vault.Backup) *problem.Problem {
+	if r.warned != from.ID {
+		r.warned, r.holds = from.ID, warnChanged(ctx, r.cmd, r.v, from)
+	}
+	return r.holds
 }
 
 // rehearsed notes how it went.

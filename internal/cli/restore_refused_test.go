@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -126,6 +127,42 @@ func TestAFileOfSQLSaysThatItMayHoldAChange(t *testing.T) {
 		"--dump", filepath.Join(root, "all.sql"), "--bin-dir", good, "--dry-run"}
 	says(t, words(t, 0, from...), "restore.holds-change", "No backup from before is left.")
 	says(t, words(t, 0, append(from, "--output", "json")...), `"holds_change": {`)
+}
+
+// A drill, and a recovery point, whose base backup may hold pages that changed behind the log say so beforehand, in the JSON too.
+func TestADrillAndARecoveryPointSayThatTheyMayHoldAChange(t *testing.T) {
+	root := t.TempDir()
+	restorable(t, root, "clinic: table public.letters blocks 0 to 127")
+	key := filepath.Join(root, "vault.key")
+	if err := os.WriteFile(key, []byte("a key of the test"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	v, err := vault.Open(t.Context(), vault.Config{URL: "file://" + filepath.Join(root, "home"), Key: redact.Secret("a key of the test")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := v.BeginTree(t.Context(), "test")
+	if err == nil {
+		err = w.Add(vault.Node{Path: ".", Kind: vault.KindDir, Mode: 0o755})
+	}
+	if err == nil {
+		at := time.Now().UTC()
+		_, err = w.Commit(vault.FileBackup{ID: "f", Set: "letters", Host: "h1", Started: at, Ended: at,
+			Point: &vault.Point{ID: "letters-1", Database: "records", SystemID: 7, Timeline: 1, LSN: 1<<20 + 5000, At: at}})
+	}
+	if err = errors.Join(err, v.Close(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	from := []string{"--vault", filepath.Join(root, "home"), "--key", key, "--bin-dir", pretend(t, "15.4")}
+	do := func(want int, args ...string) string { return words(t, want, append(args, from...)...) }
+	point := []string{"recovery-point", "restore", "letters-1", "--to", filepath.Join(root, "to"), "--dry-run"}
+	says(t, do(0, point...), "restore.holds-change", "No backup from before is left.")
+	says(t, do(0, append(point, "--output", "json")...), `"holds_change": {`)
+	drill := do(1, "restore", "drill", "records", "--runs", "2", "--scratch", filepath.Join(root, "scratch"), "--output", "json") // its server only tells a version
+	says(t, drill, `"holds_change": {`)
+	if n := strings.Count(drill, "restore.holds-change   records: "); n != 1 {
+		t.Errorf("warned %d times of one backup:\n%s", n, drill)
+	}
 }
 
 // A table or an SQL database that would be written to a file is told, or refused, before anything is written.
