@@ -8,8 +8,9 @@ import (
 
 // What takes long to end must have ended before a life's rounds do. A trial ends its server and removes all that was restored, a
 // vault that is closed is written to first; without rounds meanwhile no lease is extended, and every primary of this host is fenced.
-// So both ends of a life that leave the servers running, another list of hosts and the end of the process, end such work first. The
-// log is archived on until trials and backups have ended. No time bounds that: the life's end would wait for it anyway.
+// So every end of a life that leaves the servers running ends such work first: another list of hosts, a member of etcd that this host
+// gets or loses, and the end of the process. The log is archived on until trials and backups have ended. No time bounds that: the life's
+// end would wait for it anyway.
 
 // longWork is work that may take long to end. Its zero value is ready.
 type longWork struct {
@@ -79,10 +80,36 @@ func (h *Host) endsWith(ctx, told context.Context) error {
 		return nil
 	case <-told.Done():
 	}
-	for !h.endLong() {
-		if !h.sleep(ctx, endEvery) {
-			return nil
-		}
+	if !h.longEnded(ctx) {
+		return nil
 	}
 	return context.Canceled
+}
+
+// longEnded returns once what takes long to end has ended; false = ctx ended before.
+func (h *Host) longEnded(ctx context.Context) bool {
+	for !h.endLong() {
+		if !h.sleep(ctx, endEvery) {
+			return false
+		}
+	}
+	return true
+}
+
+// endLife ends this life with a reason, once what takes long to end has ended.
+func (h *Host) endLife(ctx context.Context, why error) error {
+	if !h.longEnded(ctx) {
+		return nil
+	}
+	return h.signal(ctx, why)
+}
+
+// followJoins ends this life once an order to enter another cluster has been written.
+func (h *Host) followJoins(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-h.joins:
+	}
+	return h.endLife(ctx, errJoins)
 }

@@ -51,7 +51,7 @@ func within(t *testing.T, c <-chan struct{}, what string) {
 	}
 }
 
-// Neither another list of hosts nor the end of the process ends the rounds before a trial has ended, and the log is archived until then.
+// Neither another list of hosts, nor an order to enter a cluster, nor the end of the process ends the rounds before a trial has ended, and the log is archived until then.
 func TestALifeDoesNotEndBeforeItsLongWork(t *testing.T) {
 	four := planOf(t, "a*", "b*", "c*", "h1")
 	for name, ends := range map[string]func(*Host, context.Context) error{
@@ -61,6 +61,13 @@ func TestALifeDoesNotEndBeforeItsLongWork(t *testing.T) {
 			h.applied.adopt(four.Source)
 			gone := make(chan error, 1)
 			go func() { gone <- h.followHosts(ctx) }()
+			return errors.Join(<-h.ends, <-gone)
+		},
+		"an order to enter a cluster": func(h *Host, ctx context.Context) error {
+			h.joins = make(chan struct{}, 1)
+			h.joins <- struct{}{}
+			gone := make(chan error, 1)
+			go func() { gone <- h.followJoins(ctx) }()
 			return errors.Join(<-h.ends, <-gone)
 		},
 		"the end of the process": func(h *Host, ctx context.Context) error {
@@ -94,7 +101,7 @@ func TestALifeDoesNotEndBeforeItsLongWork(t *testing.T) {
 			release()
 			within(t, over, "the life ends")
 			within(t, archived, "the archiving ends")
-			if !errors.Is(why, errHosts) && !errors.Is(why, context.Canceled) {
+			if !errors.Is(why, errHosts) && !errors.Is(why, errJoins) && !errors.Is(why, context.Canceled) {
 				t.Errorf("it ended with %v", why)
 			}
 			if err := h.works.do(t.Context(), func(context.Context) error { return errors.New("begun") }); err != nil {

@@ -206,7 +206,7 @@ func (h *Host) endMember(ctx context.Context) error {
 		return err
 	}
 	h.diary.Note("cluster", h.cfg.Self, "its etcd member has ended", []string{"it was removed; its data are put aside"}, 0)
-	return h.signal(ctx, errHosts)
+	return h.endLife(ctx, errHosts)
 }
 
 // forgetMember leaves nothing of a member that was removed that could start again; its data are put aside.

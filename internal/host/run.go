@@ -61,7 +61,7 @@ type Host struct {
 	servers   map[string]*postgres.Server
 	agent     *agent.Agent
 
-	ends         chan error     // errHosts or errLeft: this life is over
+	ends         chan error     // errHosts, errJoins or errLeft: this life is over
 	stopElecting func()         // this host leads no more
 	stopEtcd     func()         // its member is not kept alive any more; it waits until nobody does
 	silentSeats  map[uint64]int // how often members in a row have not answered, by id; only keepMembers uses it
@@ -421,6 +421,7 @@ func (h *Host) run(ctx context.Context, down <-chan struct{}) error {
 	defer context.AfterFunc(ctx, stopElecting)()
 	g.Go(func() error { return h.govern.Elect(electing) })
 	g.Go(func() error { return h.followHosts(ctx) })
+	g.Go(func() error { return h.followJoins(ctx) })
 	g.Go(func() error { return h.govern.Run(ctx) })
 	for _, a := range h.archives {
 		g.Go(func() error { return h.streams.do(ctx, a.run) })
@@ -458,8 +459,6 @@ func (h *Host) run(ctx context.Context, down <-chan struct{}) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-h.joins:
-			return errJoins
 		case p := <-h.yields:
 			return errors.Join(h.giveWay(ctx, p, stopKeeping, g.Go), errYields)
 		case why := <-h.ends:
