@@ -137,10 +137,17 @@ func (n *Into) findInside(ctx context.Context) error {
 func (n *Into) dumpTo(ctx context.Context, out *dumpFile) error {
 	args := []string{"--no-owner", "--no-privileges", "--no-tablespaces", "--no-publications", "--no-subscriptions", "--no-security-labels"}
 	var head, proof string
+	var objects []string // arguments of a dump of the large objects; nil = there are none
 	if n.o.Table == "" {
-		if err := n.lookAtWhole(ctx); err != nil {
+		large, err := n.lookAtWhole(ctx)
+		if err != nil {
 			return err
 		}
+		args = append(args, "--dbname="+n.scratch.ConnString(n.o.Inside))
+		if large {
+			objects = append(slices.Clone(args), "--data-only", "--blobs", "--exclude-schema=*")
+		}
+		args = append(args, "--no-blobs")
 	} else {
 		if err := n.lookAtTable(ctx); err != nil {
 			return err
@@ -150,36 +157,50 @@ func (n *Into) dumpTo(ctx context.Context, out *dumpFile) error {
 			return err
 		}
 		n.notOwned(ownersOf(n.Objects))
-		args = append(args, "--schema="+pattern(n.o.Into))
+		args = append(args, "--dbname="+n.scratch.ConnString(n.o.Inside), "--schema="+pattern(n.o.Into))
 		head, proof = extensions, "reset search_path;\n"+n.counted()
 	}
-	return out.write(ctx, n.o.BinDir, append(args, "--dbname="+n.scratch.ConnString(n.o.Inside)), n.heading()+"\\set ON_ERROR_STOP on\nbegin;\n"+head, proof+"commit;\n")
+	if err := out.say(n.heading() + "\\set ON_ERROR_STOP on\nbegin;\n" + head); err != nil {
+		return err
+	}
+	if err := out.dump(ctx, n.o.BinDir, args, out.f); err != nil {
+		return err
+	}
+	if objects != nil {
+		if err := out.largeObjects(ctx, n.o.BinDir, objects); err != nil {
+			return err
+		}
+	}
+	return out.say(proof + "commit;\n")
 }
 
-// lookAtWhole finds out what of an SQL database the file does not hold, and whether it has room.
-func (n *Into) lookAtWhole(ctx context.Context) error {
-	then, err := n.then(ctx, "template1")
+// lookAtWhole finds out what of an SQL database the file does not hold, and whether it has room; large = it has large objects.
+func (n *Into) lookAtWhole(ctx context.Context) (large bool, err error) {
+	then, err := n.then(ctx, n.o.Inside)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer func() { _ = then.Close(ctx) }() // only asked
 	if n.Bytes, err = sizeOf(ctx, then, n.o.Inside); err != nil {
-		return err
+		return false, err
 	}
 	if n.LeftOut, err = n.leftOut(ctx, n.o.Inside); err != nil {
-		return err
+		return false, err
 	}
 	publications, err := n.publications(ctx, n.o.Inside)
 	if err != nil {
-		return err
+		return false, err
 	}
 	n.LeftOut = append(n.LeftOut, publications...)
 	owners, err := rolesOf(ctx, then, n.o.Inside)
 	if err != nil {
-		return err
+		return false, err
 	}
 	n.notOwned(owners)
-	return n.room(ctx, n.Bytes)
+	if err := then.QueryRow(ctx, "select exists (select from pg_largeobject_metadata)").Scan(&large); err != nil {
+		return false, fmt.Errorf("look for large objects in database %s: %w", n.o.Inside, err)
+	}
+	return large, n.room(ctx, n.Bytes)
 }
 
 // notOwned says whose it was: the roles may not be where the file is loaded.
@@ -346,22 +367,82 @@ func (d *dumpFile) room(_ context.Context, bytes int64) error {
 		Meaning: "Nothing was written, and the scratch copy is removed.", Remedy: "name a file on a larger disk with --dump"}
 }
 
-// write puts a dump between two texts. What follows it is written after pg_dump has ended well: without its end the file
-// is never committed.
-func (d *dumpFile) write(ctx context.Context, binDir string, args []string, before, after string) error {
-	if _, err := io.WriteString(d.f, before); err != nil {
-		return fmt.Errorf("write %s: %w", d.f.Name(), err)
-	}
-	var said bytes.Buffer
-	dump := exec.CommandContext(ctx, filepath.Join(binDir, "pg_dump"), args...)
-	dump.Env, dump.Stdout, dump.Stderr = withoutPG(os.Environ()), d.f, &said
-	if err := ended("pg_dump", dump.Run(), &said); err != nil {
-		return err
-	}
-	if _, err := io.WriteString(d.f, after); err != nil {
+// say writes text. What stands behind the dumps is said after pg_dump has ended well: without its end the file is never committed.
+func (d *dumpFile) say(text string) error {
+	if _, err := io.WriteString(d.f, text); err != nil {
 		return fmt.Errorf("write %s: %w", d.f.Name(), err)
 	}
 	return nil
+}
+
+// dump writes what pg_dump says.
+func (d *dumpFile) dump(ctx context.Context, binDir string, args []string, to io.Writer) error {
+	var said bytes.Buffer
+	run := exec.CommandContext(ctx, filepath.Join(binDir, "pg_dump"), args...)
+	run.Env, run.Stdout, run.Stderr = withoutPG(os.Environ()), to, &said
+	return ended("pg_dump", run.Run(), &said)
+}
+
+// largeObjects writes the large objects of an SQL database. pg_dump puts a transaction of its own around their content, which would end
+// the one of the whole file in its middle. They are dumped by themselves, so that no text of anybody's is looked through for that.
+func (d *dumpFile) largeObjects(ctx context.Context, binDir string, args []string) error {
+	inner := &withoutTransactions{to: d.f}
+	if err := d.dump(ctx, binDir, args, inner); err != nil {
+		return err
+	}
+	if err := inner.end(); err != nil {
+		return fmt.Errorf("write the large objects to %s: %w", d.f.Name(), err)
+	}
+	return nil
+}
+
+// withoutTransactions passes on a dump of large objects without the transactions in it.
+type withoutTransactions struct {
+	to             io.Writer
+	line, before   []byte // the line that has no end yet; the last one that is not empty
+	begins, closes int    // that were left out
+}
+
+func (w *withoutTransactions) Write(p []byte) (int, error) {
+	for rest := p; len(rest) > 0; {
+		end := bytes.IndexByte(rest, '\n') + 1
+		if end == 0 {
+			w.line = append(w.line, rest...)
+			break
+		}
+		w.line, rest = append(w.line, rest[:end]...), rest[end:]
+		if err := w.pass(); err != nil {
+			return 0, err
+		}
+	}
+	return len(p), nil
+}
+
+func (w *withoutTransactions) pass() error {
+	switch text := string(bytes.TrimSuffix(w.line, []byte("\n"))); {
+	case text == "BEGIN;" && string(w.before) == "--": // behind the heading of the objects' content
+		w.begins++
+		w.line = w.line[:0]
+		return nil
+	case text == "COMMIT;" && bytes.HasPrefix(w.before, []byte("SELECT pg_catalog.lo_close(")):
+		w.closes++
+		w.line = w.line[:0]
+		return nil
+	case text != "":
+		w.before = append(w.before[:0], text...)
+	}
+	_, err := w.to.Write(w.line)
+	w.line = w.line[:0]
+	return err
+}
+
+// end passes on what has no end, and makes sure that the transactions were where they are known to be.
+func (w *withoutTransactions) end() error {
+	if w.begins == 0 || w.begins != w.closes {
+		return fmt.Errorf("pg_dump writes them in a way that is not known: %d transactions begin and %d end", w.begins, w.closes)
+	}
+	_, err := w.to.Write(w.line)
+	return err
 }
 
 // keep gives the whole file its name, and says how large it is. What came to be there meanwhile is not written over.

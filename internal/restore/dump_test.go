@@ -1,6 +1,7 @@
 package restore_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -47,7 +48,9 @@ func TestATableAndADatabaseComeOutOfTheVaultAsFiles(t *testing.T) {
 		`alter table "Ap pointments" owner to clerk`)
 	w.server.Exec("shop", "create schema stock", "create table stock.goods (id int primary key, what text)", "insert into stock.goods select g, 'x' from generate_series(1, 300) g",
 		"create view goods as select * from stock.goods", "alter table stock.goods owner to clerk", "grant select on goods to clerk",
-		`create publication "Goods out" for table stock.goods`)
+		`create publication "Goods out" for table stock.goods`,
+		"select lo_from_bytea(4711, convert_to(repeat('a letter'||chr(10)||'COMMIT;'||chr(10), 5000), 'utf8')), lo_create(4712)", "comment on large object 4711 is E'scan\nCOMMIT;\nBEGIN;\n'",
+		"create procedure tidy() language plpgsql as E'BEGIN\nCOMMIT;\nEND'")
 	extension := count(t, w.server.Conn("postgres"), "select count(*) from pg_available_extensions where name = 'citext'") > 0
 	if extension {
 		w.server.Exec("postgres", "create extension citext", `alter table "Ap pointments" add loose citext default 'AbC'`)
@@ -153,6 +156,26 @@ func TestATableAndADatabaseComeOutOfTheVaultAsFiles(t *testing.T) {
 		}
 		if got := count(t, w.server.Conn("shop_again"), "select count(*) from goods"); got != 300 {
 			t.Errorf("%d rows", got)
+		}
+		objects := `select md5(lo_get(4711)) || length(lo_get(4712)) || obj_description(4711, 'pg_largeobject') || (select md5(prosrc) from pg_proc where proname = 'tidy')`
+		var then, now string
+		if err := errors.Join(w.server.Conn("shop").QueryRow(t.Context(), objects).Scan(&then), w.server.Conn("shop_again").QueryRow(t.Context(), objects).Scan(&now)); err != nil || now != then {
+			t.Errorf("large objects: %q, they were %q: %v", now, then, err)
+		}
+		w.server.Exec("postgres", "create database shop_in_part")
+		text, err := os.ReadFile(o.File)
+		if err != nil {
+			t.Fatal(err)
+		}
+		broken := filepath.Join(t.TempDir(), "broken.sql")
+		if err := os.WriteFile(broken, append(bytes.TrimSuffix(text, []byte("commit;\n")), "select 1 / 0;\ncommit;\n"...), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := w.load("shop_in_part", broken); err == nil || !strings.Contains(out, "division by zero") {
+			t.Errorf("a file that fails in its end: %v: %s", err, out)
+		}
+		if got := count(t, w.server.Conn("shop_in_part"), "select count(*) from pg_class where relname = 'goods'"); got != 0 {
+			t.Error("a file that fails in its end was loaded in part")
 		}
 	})
 	t.Run("an interrupted one leaves nothing", func(t *testing.T) {
