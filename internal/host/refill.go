@@ -100,6 +100,7 @@ func (r vaultReplica) Fill(ctx context.Context, o postgres.FillOrder) error {
 	}
 	_, err := r.Run(ctx, restore.ReplicaOptions{
 		Dir: o.Dir, Owner: owner, Pace: func(ctx context.Context, n int) error { return o.Pay(ctx, int64(n)) }, Histories: o.Histories, Furnish: o.Furnish,
+		Spaces: o.Spaces, Made: o.Made,
 		Until: func(ctx context.Context) (database.LSN, error) { return o.Until(ctx) },
 		Progress: func(p restore.Progress) {
 			if p.Phase == "files" {

@@ -98,8 +98,6 @@ func serve(c Catalogue, b vault.Backup, w Wanted) (ch Choice, why string) {
 		return ch, fmt.Sprintf("is of PostgreSQL %d with segments of %d bytes", b.ServerVersion/10000, b.SegmentSize)
 	case b.Validation != nil && !b.Validation.Passed:
 		return ch, "was restored on trial and found bad"
-	case len(b.Tablespaces) > 0:
-		return ch, "holds tablespaces outside the data directory"
 	case !history.Holds(b.Timeline, b.Stop):
 		return ch, fmt.Sprintf("ends at %s on timeline %d, which does not lead to the primary's timeline %d", b.Stop, b.Timeline, history[len(history)-1].Timeline)
 	}
@@ -131,17 +129,48 @@ func (r *Replica) lead(ctx context.Context) ([]wal.Held, wal.LSN, error) {
 	return pieces, end, nil
 }
 
-// Need is how many bytes more than dir holds now a replica there takes, the log that there is now among them.
-func (r *Replica) Need(ctx context.Context, dir string) (int64, error) {
+// Spaces says of each tablespace that the backup holds, by its number, where it lay.
+func (r *Replica) Spaces() map[uint32]string {
+	out := map[uint32]string{}
+	for _, t := range r.choice.Backup.Tablespaces {
+		out[t.OID] = t.Location
+	}
+	return out
+}
+
+// replicaSpaces are the tablespaces of a backup at the places that they were given, by their numbers.
+func replicaSpaces(dir string, b vault.Backup, places map[uint32]string) ([]*space, error) {
+	var out []*space
+	for _, t := range b.Tablespaces {
+		to, ok := places[t.OID]
+		if !ok {
+			return nil, fmt.Errorf("place tablespace %s: it was given no place", t.Name)
+		}
+		out = append(out, newSpace(b, t, to))
+	}
+	return out, apart(dir, out)
+}
+
+// Need is how many bytes more than there are now a replica takes, by directory: in dir, the log that there is now among them,
+// and in the place of each tablespace.
+func (r *Replica) Need(ctx context.Context, dir string, spaces map[uint32]string) (map[string]int64, error) {
 	reader, err := r.vault.OpenBackup(ctx, r.choice.Backup.ID)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	all, err := needs(dir, r.choice, nil, reader.Entries())
+	placed, err := replicaSpaces(dir, r.choice.Backup, spaces)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	return all[0].bytes, nil
+	all, err := needs(dir, r.choice, placed, reader.Entries())
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]int64{}
+	for _, n := range all {
+		out[n.dir] = n.bytes
+	}
+	return out, nil
 }
 
 // ReplicaOptions say where a replica goes.
@@ -150,6 +179,12 @@ type ReplicaOptions struct {
 	Owner    Owner
 	Pace     func(ctx context.Context, bytes int) error // as in [Options]
 	Progress func(Progress)
+
+	// Spaces are the places of the backup's tablespaces, by their numbers. They are the caller's own as Dir is, and there; in
+	// them only what is of this PostgreSQL version is touched.
+	Spaces map[uint32]string
+	// Made is told of each directory in which the placed log makes a tablespace. It makes that ready, or refuses.
+	Made func(dir string) error
 
 	// Histories are the timelines' history files, by name, as the primary has them.
 	Histories map[string][]byte
@@ -214,13 +249,30 @@ func (r *run) finishReplica(ctx context.Context, reader *vault.Reader, control v
 	if err != nil {
 		return err
 	}
-	if err := r.refuseTablespaces(); err != nil {
+	if err := r.tellTablespaces(); err != nil {
+		return err
+	}
+	if err := r.linkSpaces(); err != nil {
 		return err
 	}
 	if err := r.o.replica.o.Furnish(ctx); err != nil {
 		return err
 	}
 	return r.finish(ctx, reader, control)
+}
+
+// tellTablespaces tells the caller which tablespaces the placed log makes: at the same path on every host.
+func (r *run) tellTablespaces() error {
+	made, err := r.madeTablespaces()
+	if err != nil {
+		return err
+	}
+	for _, m := range made {
+		if err := r.o.replica.o.Made(m.Location); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (r *run) placeReplicaLog(ctx context.Context, total int64) error {

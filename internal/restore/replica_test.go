@@ -52,7 +52,7 @@ func TestWhichBackupAStandbyIsMadeOf(t *testing.T) {
 		{"none that a trial found bad", []vault.Backup{backup("a", 1, func(b *vault.Backup) { b.Validation = bad })}, log, "found bad", 0},
 		{"none of another system", []vault.Backup{backup("a", 1, func(b *vault.Backup) { b.SystemID = 8 })}, log, "another system", 0},
 		{"none of another major version", []vault.Backup{backup("a", 1, func(b *vault.Backup) { b.ServerVersion = 140001 })}, log, "PostgreSQL 14", 0},
-		{"none with tablespaces", []vault.Backup{backup("a", 1, func(b *vault.Backup) { b.Tablespaces = []vault.Tablespace{{}} })}, log, "tablespaces", 0},
+		{"one with tablespaces", []vault.Backup{backup("a", 1, func(b *vault.Backup) { b.Tablespaces = []vault.Tablespace{{}} })}, log, "a", 8 * segment},
 		{"none of a timeline that was given up, though its log leads further", []vault.Backup{backup("a", 1, func(b *vault.Backup) { b.Timeline = 2; b.Start, b.Stop = 5*segment, 6*segment })}, log, "does not lead to", 0},
 		{"none of an old timeline behind the point where the agreed one began", []vault.Backup{backup("a", 1, func(b *vault.Backup) { b.Stop = 7 * segment })}, log, "does not lead to", 0},
 		{"none whose own log has a gap", []vault.Backup{backup("a", 1, nil)}, append(heldLog(1, 3, 9), heldLog(3, 6, 8)...), "has a gap", 0},

@@ -194,6 +194,7 @@ func (r *run) claim(ctx context.Context, wanted []vault.Entry) error {
 	if !filepath.IsAbs(r.o.Dir) {
 		return fmt.Errorf("%s is not an absolute path", r.o.Dir)
 	}
+	r.again = r.o.replica != nil // it may have tablespaces yet without the data directory
 	entries, err := os.ReadDir(r.o.Dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -204,10 +205,7 @@ func (r *run) claim(ctx context.Context, wanted []vault.Entry) error {
 			return err
 		}
 	}
-	if r.spaces, err = planSpaces(r.o.Dir, c.Backup, r.o.Tablespaces); err != nil {
-		return err
-	}
-	if err := r.claimSpaces(); err != nil { // before anything is made
+	if err := r.placeSpaces(); err != nil { // before anything is made
 		return err
 	}
 	if err := r.room(wanted); err != nil {

@@ -25,6 +25,7 @@ import (
 type space struct {
 	vault.Tablespace
 	dir     string // where its files go
+	link    string // dir as it was asked for: where the data directory's link leads
 	version string // what the name of this PostgreSQL's folder in it begins with
 	ours    bool   // there are files to go on with
 	root    *os.Root
@@ -65,24 +66,17 @@ func (s *space) prefix() string {
 // planSpaces says where the tablespaces of a backup will lie.
 func planSpaces(dir string, b vault.Backup, asked map[string]string) ([]*space, error) {
 	left := maps.Clone(asked)
-	taken := map[string]string{filepath.Clean(dir): "the data directory"}
 	var out []*space
 	for _, t := range b.Tablespaces {
-		s := &space{Tablespace: t, dir: filepath.Join(dir+".tablespaces", strconv.FormatUint(uint64(t.OID), 10)), version: fmt.Sprintf("PG_%d_", b.ServerVersion/10000)}
-		if to, ok := left[t.Name]; ok && t.Name != "" {
-			s.dir = filepath.Clean(to)
+		to := filepath.Join(dir+".tablespaces", strconv.FormatUint(uint64(t.OID), 10))
+		if named, ok := left[t.Name]; ok && t.Name != "" {
+			to = named
 			delete(left, t.Name)
 		}
-		switch other, twice := taken[s.dir]; {
-		case !filepath.IsAbs(s.dir):
-			return nil, fmt.Errorf("place tablespace %s: %s is not an absolute path", t.Name, s.dir)
-		case twice:
-			return nil, fmt.Errorf("place tablespace %s: %s is %s already", t.Name, s.dir, other)
-		case strings.HasPrefix(s.dir+"/", filepath.Clean(dir)+"/"):
-			return nil, fmt.Errorf("place tablespace %s: %s lies inside the data directory", t.Name, s.dir)
-		}
-		taken[s.dir] = "the place of tablespace " + t.Name
-		out = append(out, s)
+		out = append(out, newSpace(b, t, to))
+	}
+	if err := apart(dir, out); err != nil {
+		return nil, err
 	}
 	if len(left) > 0 {
 		var names []string
@@ -94,6 +88,41 @@ func planSpaces(dir string, b vault.Backup, asked map[string]string) ([]*space, 
 			Remedy: "name one that it has with --tablespace NAME=DIR"}
 	}
 	return out, nil
+}
+
+func newSpace(b vault.Backup, t vault.Tablespace, dir string) *space {
+	dir = filepath.Clean(dir)
+	return &space{Tablespace: t, dir: dir, link: dir, version: fmt.Sprintf("PG_%d_", b.ServerVersion/10000)}
+}
+
+// apart refuses places for tablespaces that are none, or that are not each one's own.
+func apart(dir string, all []*space) error {
+	taken := map[string]string{filepath.Clean(dir): "the data directory"}
+	for _, s := range all {
+		switch other, twice := taken[s.dir]; {
+		case !filepath.IsAbs(s.dir):
+			return fmt.Errorf("place tablespace %s: %s is not an absolute path", s.Name, s.dir)
+		case twice:
+			return fmt.Errorf("place tablespace %s: %s is %s already", s.Name, s.dir, other)
+		case strings.HasPrefix(s.dir+"/", filepath.Clean(dir)+"/"):
+			return fmt.Errorf("place tablespace %s: %s lies inside the data directory", s.Name, s.dir)
+		}
+		taken[s.dir] = "the place of tablespace " + s.Name
+	}
+	return nil
+}
+
+// placeSpaces says where the tablespaces will lie, and refuses places that are not ours.
+func (r *run) placeSpaces() (err error) {
+	b := r.o.Choice.Backup
+	if r.o.replica != nil { // whoever asked for it has seen to whose they are
+		r.spaces, err = replicaSpaces(r.o.Dir, b, r.o.replica.o.Spaces)
+		return err
+	}
+	if r.spaces, err = planSpaces(r.o.Dir, b, r.o.Tablespaces); err != nil {
+		return err
+	}
+	return r.claimSpaces()
 }
 
 // claimSpaces refuses places that hold anything but what an interrupted restore left, or what Dir's own link leads to. It
@@ -150,7 +179,11 @@ func (r *run) makeSpaces(about []byte) error {
 	return nil
 }
 
-func (r *run) makeSpace(s *space, about []byte) error {
+func (r *run) makeSpace(s *space, about []byte) (err error) {
+	if r.o.replica != nil {
+		s.dir, err = filepath.EvalSymlinks(s.dir)
+		return err
+	}
 	if above := filepath.Dir(s.dir); above == r.o.Dir+".tablespaces" {
 		if err := errors.Join(os.MkdirAll(above, 0o700), r.o.Owner.take(above)); err != nil {
 			return err
@@ -159,10 +192,10 @@ func (r *run) makeSpace(s *space, about []byte) error {
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return err
 	}
-	var err error
 	if s.dir, err = filepath.EvalSymlinks(s.dir); err != nil {
 		return err
 	}
+	s.link = s.dir
 	return errors.Join(os.Chmod(s.dir, 0o700), durable.WriteFile(filepath.Join(s.dir, markerFile), append(about, '\n'), 0o600), r.o.Owner.take(s.dir))
 }
 
@@ -214,7 +247,7 @@ func (r *run) tops() []string {
 // linkSpaces makes the links by which a server finds its tablespaces.
 func (r *run) linkSpaces() error {
 	for _, s := range r.spaces {
-		if err := r.root.Symlink(s.dir, s.prefix()); err != nil {
+		if err := r.root.Symlink(s.link, s.prefix()); err != nil {
 			return fmt.Errorf("link tablespace %s: %w", s.Name, err)
 		}
 		if r.o.Owner.Set {
@@ -227,6 +260,9 @@ func (r *run) linkSpaces() error {
 }
 
 func (r *run) unmarkSpaces() error {
+	if r.o.replica != nil { // they were not marked
+		return nil
+	}
 	for _, s := range r.spaces {
 		if err := errors.Join(s.root.Remove(markerFile), durable.SyncDir(s.dir)); err != nil {
 			return err

@@ -13,9 +13,7 @@ import (
 // Those that a base backup holds have places of their own, but what the log makes cannot be led elsewhere.
 func (r *run) refuseTablespaces() error {
 	c := r.o.Choice
-	made, err := walscan.Tablespaces(walscan.Input{
-		Dir: filepath.Join(r.o.Dir, "pg_wal"), Start: walscan.LSN(c.Backup.Start), Timeline: c.Timeline, SegSize: c.Backup.SegmentSize, SystemID: c.Backup.SystemID,
-	})
+	made, err := r.madeTablespaces()
 	if err != nil {
 		return err
 	}
@@ -29,4 +27,12 @@ func (r *run) refuseTablespaces() error {
 			Remedy:  fmt.Sprintf("restore to just before it: --at before:%s; a base backup that is made now holds the tablespace, and moments from then on can be restored", m.At)}
 	}
 	return nil
+}
+
+// madeTablespaces are those that the placed log makes.
+func (r *run) madeTablespaces() ([]walscan.NewTablespace, error) {
+	c := r.o.Choice
+	return walscan.Tablespaces(walscan.Input{
+		Dir: filepath.Join(r.o.Dir, "pg_wal"), Start: walscan.LSN(c.Backup.Start), Timeline: c.Timeline, SegSize: c.Backup.SegmentSize, SystemID: c.Backup.SystemID,
+	})
 }

@@ -16,22 +16,25 @@ import (
 
 // Data that were moved, or are reached by another path, keep their tablespaces; a second copy of them takes none away.
 func TestAClaimFollowsTheDataThatMoved(t *testing.T) {
-	const tables = "PG_18_1"
+	const tables, leave, gone = "PG_18_1", "leave its tables", "put them back there"
 	for name, c := range map[string]struct {
 		database, host string
 		there          string // what lies where the claim says: "" nothing, "other" another directory, "same" ours by another path
 		unlinked       bool   // our data do not lead to the tablespace
 		taken          bool
-		ours           bool // it says that the tables are this host's own
+		advice         string // part of it
 	}{
-		"moved":                                {"orders", "b1", "", false, true, false},
-		"by another path":                      {"orders", "b1", "same", false, true, false},
-		"a second directory of the same data":  {"orders", "b1", "other", false, false, true},
-		"tables that our data do not lead to":  {"orders", "b1", "", true, false, true},
-		"another database of this host":        {"bills", "b1", "", false, false, true},
-		"another host":                         {"orders", "b2", "", false, false, false},
-		"another host that is there, somehow":  {"orders", "b2", "same", false, false, false},
-		"another database, by our second path": {"bills", "b1", "same", false, false, true},
+		"moved":                                {"orders", "b1", "", false, true, ""},
+		"by another path":                      {"orders", "b1", "same", false, true, ""},
+		"by another path, after the data went": {"orders", "b1", "same", true, true, ""},
+		"a second directory of the same data":  {"orders", "b1", "other", false, false, leave},
+		"tables of data that are gone":         {"orders", "b1", "", true, false, gone},
+		"tables that our data do not lead to":  {"orders", "b1", "other", true, false, leave},
+		"another database of this host":        {"bills", "b1", "other", false, false, leave},
+		"another database, whose data moved":   {"bills", "b1", "", false, false, gone},
+		"another host":                         {"orders", "b2", "", false, false, "what is left of a server that is gone"},
+		"another host that is there, somehow":  {"orders", "b2", "same", false, false, "what is left of a server that is gone"},
+		"another database, by our second path": {"bills", "b1", "same", false, false, leave},
 	} {
 		t.Run(name, func(t *testing.T) {
 			top := t.TempDir()
@@ -78,8 +81,8 @@ func TestAClaimFollowsTheDataThatMoved(t *testing.T) {
 			if (now == claim{"orders", "b1", dir}) != c.taken {
 				t.Errorf("it is claimed by %v", now)
 			}
-			if p != nil && (strings.Contains(p.Remedy, "move it away") == c.ours || strings.Contains(p.Remedy, "leave its tables") != c.ours) {
-				t.Errorf("it advises: %s", p.Remedy)
+			if p != nil && (!strings.Contains(p.Remedy, c.advice) || strings.Contains(p.Title, "which is gone") != (c.advice == gone)) {
+				t.Errorf("it says: %s; and advises: %s", p.Title, p.Remedy)
 			}
 			if _, err := os.Stat(filepath.Join(fast, tables)); err != nil {
 				t.Errorf("the tables are gone: %v", err)

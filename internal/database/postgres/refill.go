@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -36,8 +38,10 @@ type Replica interface {
 	String() string
 	// Reach is how far the log leads now; it grows while somebody archives.
 	Reach(ctx context.Context) (database.LSN, error)
-	// Need is how many bytes more than dir holds now it takes there.
-	Need(ctx context.Context, dir string) (int64, error)
+	// Spaces says of each tablespace that it holds, by its number, where it lay.
+	Spaces() map[uint32]string
+	// Need is how many bytes more than there are now it takes, by directory: in dir, and in the places of its tablespaces.
+	Need(ctx context.Context, dir string, spaces map[uint32]string) (map[string]int64, error)
 	// Fill makes dir the replica, whatever it holds. Nothing can start there until it returns nil.
 	Fill(ctx context.Context, o FillOrder) error
 	Close(ctx context.Context) error
@@ -46,11 +50,13 @@ type Replica interface {
 // FillOrder says how a data directory is filled from a vault.
 type FillOrder struct {
 	Dir       string
-	UID, GID  int // whom files belong to; below 0 = as whoever makes them
+	Spaces    map[uint32]string // places of the tablespaces, by number; there, and ours
+	UID, GID  int               // whom files belong to; below 0 = as whoever makes them
 	Pay       func(ctx context.Context, n int64) error
 	Progress  func(p replica.Progress)
 	Histories map[string][]byte                               // files of pg_wal, by name
 	Until     func(ctx context.Context) (database.LSN, error) // asked once the files are there: no log beyond it
+	Made      func(dir string) error                          // told where the placed log makes a tablespace
 	Furnish   func(ctx context.Context) error                 // called before pg_control comes
 }
 
@@ -87,7 +93,7 @@ func (s *Server) refill(ctx context.Context, primary database.Endpoint, timeline
 		return errors.New("this host knows no vault")
 	}
 	s.setProgress("looking into the vault")
-	lead, histories, err := s.askLead(ctx, primary, timeline, chain)
+	lead, err := s.askLead(ctx, primary, timeline, chain)
 	if err != nil {
 		return err
 	}
@@ -96,11 +102,11 @@ func (s *Server) refill(ctx context.Context, primary database.Endpoint, timeline
 		return err
 	}
 	defer func() { err = errors.Join(err, from.Close(context.WithoutCancel(ctx))) }()
-	need, err := from.Need(ctx, s.at.data)
+	spaces, err := s.placeVaultSpaces(from, lead.spaces)
 	if err != nil {
 		return err
 	}
-	if err := s.hasRoomFor(need); err != nil {
+	if err := s.vaultRoom(ctx, from, spaces.places); err != nil {
 		return err
 	}
 	incarnation := newIncarnation()
@@ -125,14 +131,34 @@ func (s *Server) refill(ctx context.Context, primary database.Endpoint, timeline
 	if err := s.makeOwned(s.at.data); err != nil {
 		return err
 	}
-	if err := s.fill(ctx, from, primary, slot, lead, histories, incarnation); err != nil {
+	if err := s.fill(ctx, from, primary, slot, lead, spaces, incarnation); err != nil {
 		return err
 	}
 	return s.finish(s.at.data, incarnation)
 }
 
+// vaultRoom refuses a copy that the disks cannot hold. Tablespaces on one disk are each held to all that is free there.
+func (s *Server) vaultRoom(ctx context.Context, from Replica, places map[uint32]string) error {
+	need, err := from.Need(ctx, s.at.data, places)
+	if err != nil {
+		return err
+	}
+	if err := s.hasRoomFor(need[s.at.data]); err != nil {
+		return err
+	}
+	for _, dir := range slices.Sorted(maps.Values(places)) {
+		if err := s.hasRoomIn(dir, need[dir]+copyMargin); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // fill brings the files and the log, and lets the primary's slot go on meanwhile.
-func (s *Server) fill(ctx context.Context, from Replica, primary database.Endpoint, slot string, lead about, histories map[string][]byte, incarnation string) error {
+func (s *Server) fill(ctx context.Context, from Replica, primary database.Endpoint, slot string, lead leader, spaces *vaultSpaces, incarnation string) error {
+	if err := spaces.empty(); err != nil {
+		return err
+	}
 	moving, stop := context.WithCancel(ctx)
 	var done sync.WaitGroup
 	done.Go(func() { s.moveSlotOn(moving, from, primary, slot) })
@@ -141,7 +167,8 @@ func (s *Server) fill(ctx context.Context, from Replica, primary database.Endpoi
 	_, limit := s.limits()
 	pace := replica.NewPace(limit, s.clock)
 	o := FillOrder{
-		Dir: s.at.data, UID: -1, GID: -1, Pay: pace.Take, Progress: s.tellCopy("restoring", from.String()), Histories: histories,
+		Dir: s.at.data, UID: -1, GID: -1, Pay: pace.Take, Progress: s.tellCopy("restoring", from.String()), Histories: lead.histories,
+		Spaces: spaces.places, Made: spaces.made,
 		Until: func(ctx context.Context) (database.LSN, error) {
 			stop() // from here on the slot stays: we stream from where the log ends that is placed now
 			done.Wait()
@@ -165,39 +192,42 @@ func (s *Server) fill(ctx context.Context, from Replica, primary database.Endpoi
 	return nil
 }
 
+// leader is the primary whose standby is to be made.
+type leader struct {
+	about
+	histories map[string][]byte // files of its pg_wal, by name
+	spaces    []space
+}
+
 // askLead proves that the primary is the one whose standby we shall be, and reads its history files.
-func (s *Server) askLead(ctx context.Context, primary database.Endpoint, timeline uint32, chain []database.Fork) (about, map[string][]byte, error) {
+func (s *Server) askLead(ctx context.Context, primary database.Endpoint, timeline uint32, chain []database.Fork) (lead leader, err error) {
 	conn, err := s.connectPeer(ctx, primary)
 	if err != nil {
-		return about{}, nil, err
+		return leader{}, err
 	}
 	defer closeSession(conn)
-	lead, err := s.askPrimary(ctx, conn, primary.Host)
-	if err != nil {
-		return about{}, nil, err
+	if lead.about, err = s.askPrimary(ctx, conn, primary.Host); err != nil {
+		return leader{}, err
 	}
-	spaces, err := s.askSpaces(ctx, conn)
-	if err != nil {
-		return about{}, nil, err
-	}
-	if len(spaces) > 0 {
-		return about{}, nil, &problem.Problem{
-			Code: "database.no-copy-in-vault", Subject: s.cfg.Database, Severity: problem.Degraded,
-			Title:   "no copy is made from the vault: the database has tablespaces, " + spaces[0].name + " among them",
-			Meaning: "What the vault holds of them has no place on this host. The next source that copy_from names is asked; the database has one copy less meanwhile.",
-			Remedy:  "nothing, where copy_from names another source; else add standby and primary to it",
-		}
+	if lead.spaces, err = s.askSpaces(ctx, conn); err != nil {
+		return leader{}, err
 	}
 	if n := len(chain); n == 0 && timeline != 1 || n > 0 && chain[n-1].Timeline != timeline {
-		return about{}, nil, fmt.Errorf("restore from the vault: the agreed timelines do not end at %d", timeline)
+		return leader{}, fmt.Errorf("restore from the vault: the agreed timelines do not end at %d", timeline)
 	}
+	lead.histories, err = s.askHistories(ctx, conn, primary, timeline)
+	return lead, err
+}
+
+// askHistories reads the history files of a primary, up to its timeline.
+func (s *Server) askHistories(ctx context.Context, conn *pgx.Conn, primary database.Endpoint, timeline uint32) (map[string][]byte, error) {
 	rows, err := conn.Query(ctx, "SELECT name FROM pg_ls_dir('pg_wal') name WHERE name ~ '^[0-9A-F]{8}\\.history$'")
 	if err != nil {
-		return about{}, nil, fmt.Errorf("list the histories of the server on %s: %w", primary.Host, err)
+		return nil, fmt.Errorf("list the histories of the server on %s: %w", primary.Host, err)
 	}
 	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
-		return about{}, nil, fmt.Errorf("list the histories of the server on %s: %w", primary.Host, err)
+		return nil, fmt.Errorf("list the histories of the server on %s: %w", primary.Host, err)
 	}
 	files := map[string][]byte{}
 	main := &source{conn: conn}
@@ -207,15 +237,15 @@ func (s *Server) askLead(ctx context.Context, primary database.Endpoint, timelin
 			continue
 		}
 		if files[name], err = main.read(ctx, path.Join("pg_wal", name), 0, 1<<20); err != nil {
-			return about{}, nil, err
+			return nil, err
 		}
 	}
-	return lead, files, nil
+	return files, nil
 }
 
 // awaitLog waits until the vault's log reaches what the slot on the primary keeps, and tells how far the primary has flushed:
 // nothing beyond that is sure. Log that is written now needs a moment to be archived.
-func (s *Server) awaitLog(ctx context.Context, from Replica, primary database.Endpoint, slot string, lead about) (database.LSN, error) {
+func (s *Server) awaitLog(ctx context.Context, from Replica, primary database.Endpoint, slot string, lead leader) (database.LSN, error) {
 	for began := s.clock.Now(); ; {
 		kept, flushed, err := s.keptFor(ctx, primary, slot)
 		if err != nil {

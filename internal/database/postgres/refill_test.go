@@ -47,7 +47,7 @@ func (f found) Fill(ctx context.Context, o postgres.FillOrder) error {
 		owner = restore.Owner{Set: true, UID: uint32(o.UID), GID: uint32(o.GID)}
 	}
 	_, err := f.Run(ctx, restore.ReplicaOptions{
-		Dir: o.Dir, Owner: owner, Pace: func(ctx context.Context, n int) error { return o.Pay(ctx, int64(n)) }, Histories: o.Histories, Until: o.Until, Furnish: o.Furnish,
+		Dir: o.Dir, Owner: owner, Spaces: o.Spaces, Made: o.Made, Pace: func(ctx context.Context, n int) error { return o.Pay(ctx, int64(n)) }, Histories: o.Histories, Until: o.Until, Furnish: o.Furnish,
 		Progress: func(p restore.Progress) {
 			o.Progress(replica.Progress{Total: p.Total, Settled: p.Done, Moved: p.Done - p.Kept})
 		},

@@ -168,73 +168,106 @@ func (s *Server) makeSpace(dir string) error {
 func (s *Server) claimSpace(dir string, linked bool) error {
 	own := claim{s.cfg.Database, s.cfg.Host, s.at.dir}
 	path := filepath.Join(dir, claimFile)
-	const foreign = "give each host a disk or directory of its own at that path; what is left of a server that is gone: move it away"
-	other := func(title, remedy string) error {
-		return &problem.Problem{
-			Code: "database.tablespace-shared", Subject: s.cfg.Database, Severity: problem.Critical, Title: title,
-			Meaning: "Two servers on one directory write into each other's files, and neither notices. This host leaves it alone: no copy is made there, and no server is started on it.",
-			Remedy:  remedy,
-		}
-	}
 	text, err := os.ReadFile(path)
-	if err == nil {
-		var c claim
-		if err := json.Unmarshal(text, &c); err != nil {
-			return fmt.Errorf("read whose tablespace %s is: %w", dir, err)
-		}
-		if c == own {
-			return nil
-		}
-		moved, err := s.movedFrom(c)
-		if err != nil {
-			return err
-		}
-		if linked && moved {
-			s.log.Info("the data have moved, and a tablespace is claimed anew", "dir", dir, "before", c.Dir)
-			return writeClaim(path, own)
-		}
-		remedy := foreign
-		if c.Host == s.cfg.Host {
-			remedy = "leave its tables where they are: they are this host's own. Go on with the data in " + c.Dir +
-				"; if those are not to be used any more, and the data in " + s.at.dir + " have these tables, rename " + c.Dir + ". Another database needs a directory of its own"
-		}
-		return other(fmt.Sprintf("the directory %s of a tablespace is that of database %s on host %s, in %s", dir, c.Database, c.Host, c.Dir), remedy)
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("read whose tablespace %s is: %w", dir, err)
-	}
-	if !linked {
-		entries, err := os.ReadDir(dir)
-		if err != nil {
-			return fmt.Errorf("look at a tablespace's directory: %w", err)
-		}
-		for _, e := range entries {
-			if strings.HasPrefix(e.Name(), s.spaceVersion()) {
-				return other(fmt.Sprintf("the directory %s of a tablespace holds files of a PostgreSQL server (%s)", dir, e.Name()), foreign)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if !linked {
+			if err := s.free(dir); err != nil {
+				return err
 			}
 		}
+		return writeClaim(path, own)
+	case err != nil:
+		return fmt.Errorf("read whose tablespace %s is: %w", dir, err)
 	}
-	return writeClaim(path, own)
+	var c claim
+	if err := json.Unmarshal(text, &c); err != nil {
+		return fmt.Errorf("read whose tablespace %s is: %w", dir, err)
+	}
+	if c == own {
+		return nil
+	}
+	lies, err := s.claimant(c)
+	if err != nil {
+		return err
+	}
+	if c.Database == s.cfg.Database && (lies == claimantUs || lies == claimantGone && linked) {
+		s.log.Info("the data have moved, and a tablespace is claimed anew", "dir", dir, "before", c.Dir)
+		return writeClaim(path, own)
+	}
+	return s.claimed(dir, c, lies)
 }
 
-// movedFrom reports whether a claim is this very server's, from before its directory was moved or was named by another path. While
-// another directory lies where the claim says, a server may be started on that.
-func (s *Server) movedFrom(c claim) (bool, error) {
-	if c.Database != s.cfg.Database || c.Host != s.cfg.Host {
-		return false, nil
+// free refuses a directory that nobody has claimed and that holds a server's files.
+func (s *Server) free(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("look at a tablespace's directory: %w", err)
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), s.spaceVersion()) {
+			return s.sharedSpace(fmt.Sprintf("the directory %s of a tablespace holds files of a PostgreSQL server (%s)", dir, e.Name()), ownPlace)
+		}
+	}
+	return nil
+}
+
+// claimed says whose a directory is that is not ours.
+func (s *Server) claimed(dir string, c claim, lies claimant) error {
+	title := fmt.Sprintf("the directory %s of a tablespace is that of database %s on host %s, in %s", dir, c.Database, c.Host, c.Dir)
+	switch lies {
+	case claimantElsewhere:
+		return s.sharedSpace(title, ownPlace)
+	case claimantGone:
+		return s.sharedSpace(title+", which is gone", fmt.Sprintf("find out whether the data that were in %s are to be used again: they lead to these tables, and nothing else does. If so, put them back there, "+
+			"or to where the plan has them now. If they are lost, move the tables away: what lies in %s, with %s", c.Dir, dir, claimFile))
+	default:
+		return s.sharedSpace(title, "leave its tables where they are: they are this host's own. Go on with the data in "+c.Dir+
+			"; if those are not to be used any more, and the data in "+s.at.dir+" have these tables, rename "+c.Dir+". Another database needs a directory of its own")
+	}
+}
+
+const ownPlace = "give each host a disk or directory of its own at that path; what is left of a server that is gone: move it away"
+
+func (s *Server) sharedSpace(title, remedy string) *problem.Problem {
+	return &problem.Problem{
+		Code: "database.tablespace-shared", Subject: s.cfg.Database, Severity: problem.Critical, Title: title,
+		Meaning: "Two servers on one directory write into each other's files, and neither notices. This host leaves it alone: no copy is made there, and no server is started on it.",
+		Remedy:  remedy,
+	}
+}
+
+// claimant is what lies where a claim says that its server's data are.
+type claimant int
+
+const (
+	claimantElsewhere claimant = iota // on another host
+	claimantGone                      // nothing
+	claimantUs                        // our own directory, by another path
+	claimantThere                     // another directory; a server may be started on that
+)
+
+// claimant looks where a claim of this host leads, from before its directory was moved or was named by another path.
+func (s *Server) claimant(c claim) (claimant, error) {
+	if c.Host != s.cfg.Host {
+		return claimantElsewhere, nil
 	}
 	then, err := os.Stat(c.Dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return true, nil
+		return claimantGone, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("look whether the data of database %s have moved: %w", s.cfg.Database, err)
+		return claimantThere, fmt.Errorf("look whether the data of database %s have moved: %w", s.cfg.Database, err)
 	}
 	now, err := os.Stat(s.at.dir)
-	if err != nil {
-		return false, fmt.Errorf("look whether the data of database %s have moved: %w", s.cfg.Database, err)
+	switch {
+	case errors.Is(err, fs.ErrNotExist): // not made yet
+	case err != nil:
+		return claimantThere, fmt.Errorf("look whether the data of database %s have moved: %w", s.cfg.Database, err)
+	case os.SameFile(then, now):
+		return claimantUs, nil
 	}
-	return os.SameFile(then, now), nil
+	return claimantThere, nil
 }
 
 func writeClaim(path string, own claim) error {
