@@ -194,7 +194,7 @@ func mayBeHidden(hides *problem.Problem, why, take string) error {
 }
 
 func databasesIn(ctx context.Context, v *vault.Vault) ([]string, error) {
-	backups, err := v.Backups(ctx, "")
+	backups, err := v.ReadableBackups(ctx, "")
 	if err != nil {
 		return nil, err
 	}
@@ -207,7 +207,7 @@ func databasesIn(ctx context.Context, v *vault.Vault) ([]string, error) {
 }
 
 func holdings(ctx context.Context, v *vault.Vault, name string) (held, error) {
-	c, err := restore.Load(ctx, v, name)
+	c, err := restore.LoadReadable(ctx, v, name)
 	if err != nil {
 		return held{}, err
 	}

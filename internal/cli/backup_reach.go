@@ -20,7 +20,7 @@ type logStanding struct {
 
 // logReach asks each copy how far its log goes from the base backup that a restore to the latest moment begins with.
 func logReach(ctx context.Context, v *vault.Vault, database string, now time.Time) (map[string]logStanding, error) {
-	c, err := restore.Load(ctx, v, database)
+	c, err := restore.LoadReadable(ctx, v, database)
 	if err != nil {
 		return nil, err
 	}

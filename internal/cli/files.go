@@ -310,7 +310,7 @@ func heldFiles(cmd *cobra.Command, from vaultFlags, names []string) ([]fileSetHe
 			return nil, err
 		}
 		defer closeVault(cmd.Context(), v)
-		found, err := v.FileBackups(cmd.Context(), strings.Join(names, ""))
+		found, err := v.ReadableFileBackups(cmd.Context(), strings.Join(names, ""))
 		if err != nil {
 			return nil, err
 		}
@@ -349,7 +349,7 @@ func heldFiles(cmd *cobra.Command, from vaultFlags, names []string) ([]fileSetHe
 		if err != nil {
 			return nil, err
 		}
-		found, err := v.FileBackups(cmd.Context(), s.Name)
+		found, err := v.ReadableFileBackups(cmd.Context(), s.Name)
 		var hidden *problem.Problem
 		if err == nil {
 			hidden, err = v.Hides(cmd.Context())

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -69,6 +70,41 @@ func letters(t *testing.T, root string, ids ...string) {
 	}
 	if err := v.Close(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// The pack with the entry of the newest backup is lost in every copy: what can be read is listed, what cannot is told, and nobody
+// takes an older one for the newest.
+func TestWhatCanBeReadIsListedPastEntriesThatAreGone(t *testing.T) {
+	root := twoCopies(t)
+	at := "--root=" + root
+	words(t, 0, "vault", "init", "main", at)
+	letters(t, root, "old")
+	packs := func(copied string) []string {
+		all, err := filepath.Glob(filepath.Join(root, copied, "repository", "q", "*", "*"))
+		if err != nil || len(all) == 0 {
+			t.Fatal(all, err)
+		}
+		return all
+	}
+	before := map[string][]string{"home": packs("home"), "away": packs("away")}
+	letters(t, root, "new")
+	for copied, had := range before {
+		for _, f := range packs(copied) {
+			if !slices.Contains(had, f) {
+				if err := os.Remove(f); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	for _, from := range [][]string{{at}, {"--vault", filepath.Join(root, "home"), "--key", filepath.Join(root, "vault.key")}} {
+		do := func(want int, args ...string) string { return words(t, want, append(args, from...)...) }
+		says(t, do(0, "files", "list"), "vault.damaged", "which is in no copy", " old ")
+		says(t, do(0, "recovery-point", "list"), "vault.damaged", "point-old")
+		says(t, do(1, "files", "ls", "letters"), "is old of ", "--backup old")
+		says(t, do(0, "files", "ls", "letters", "--backup", "old"), "in backup old")
+		says(t, do(0, "backup", "list", "records"), "vault.damaged")
 	}
 }
 

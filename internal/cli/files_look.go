@@ -82,7 +82,7 @@ func (w *whichFiles) openVault(cmd *cobra.Command, set string) (*vault.Vault, er
 // pick finds the backup that is meant. While some may be hidden, only one that is named by itself is taken: a better one may be
 // among them.
 func (w *whichFiles) pick(cmd *cobra.Command, v *vault.Vault, set string, by time.Time) (vault.FileBackup, error) {
-	all, err := v.FileBackups(cmd.Context(), set)
+	all, err := v.ReadableFileBackups(cmd.Context(), set)
 	if err != nil {
 		return vault.FileBackup{}, err
 	}

@@ -89,7 +89,7 @@ func (s *pointSource) points(ctx context.Context, wanted string) ([]foundPoint, 
 		if err != nil {
 			return nil, err
 		}
-		found, err := v.FileBackups(ctx, set)
+		found, err := v.ReadableFileBackups(ctx, set)
 		if err != nil {
 			return nil, err
 		}
@@ -176,7 +176,7 @@ func (s *pointSource) wayTo(ctx context.Context, p foundPoint, known map[string]
 	c, ok := known[at.Database]
 	if !ok {
 		var err error
-		if c, err = restore.Load(ctx, v, at.Database); err != nil {
+		if c, err = restore.LoadReadable(ctx, v, at.Database); err != nil {
 			return point.Options{}, err
 		}
 		known[at.Database] = c

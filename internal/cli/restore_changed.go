@@ -27,7 +27,7 @@ func warnChanged(ctx context.Context, cmd *cobra.Command, v *vault.Vault, from v
 }
 
 func holdsChange(ctx context.Context, v *vault.Vault, from vault.Backup) (*problem.Problem, error) {
-	made, err := v.Backups(ctx, from.Database)
+	made, err := v.ReadableBackups(ctx, from.Database)
 	if err != nil {
 		return nil, err
 	}

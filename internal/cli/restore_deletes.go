@@ -59,7 +59,7 @@ func (w *tableWords) listDeletes(ctx context.Context, cmd *cobra.Command, name s
 			found.Deletes = append(found.Deletes, foundDelete{Delete: x, At: beforeText(x)})
 		}
 	}
-	c, err := restore.Load(ctx, v, name)
+	c, err := restore.LoadReadable(ctx, v, name)
 	if err != nil {
 		return err
 	}

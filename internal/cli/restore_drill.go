@@ -246,7 +246,7 @@ func (d *drill) rehearsed(went backup.Drilled) {
 
 // loadKnown reads a catalogue; a vault that does not know the database says which it knows.
 func loadKnown(ctx context.Context, v *vault.Vault, name string) (restore.Catalogue, error) {
-	c, err := restore.Load(ctx, v, name)
+	c, err := restore.LoadReadable(ctx, v, name)
 	if err != nil || len(c.Backups) > 0 || c.Unseen != nil {
 		return c, err
 	}

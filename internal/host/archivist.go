@@ -395,7 +395,7 @@ func (a *archivist) wanted() plan.Backup {
 
 // due judges the plan's schedule from what the vault lists.
 func (a *archivist) due(ctx context.Context, v *vault.Vault) (backup.Wanted, error) {
-	all, err := v.Backups(ctx, a.db.Name)
+	all, err := v.ReadableBackups(ctx, a.db.Name) // beside entries that are lost, the more so a backup is made when it is due
 	if err != nil {
 		return backup.Wanted{}, err
 	}

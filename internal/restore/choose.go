@@ -68,12 +68,21 @@ const marksTried = 8
 // message of an extension or a commit of millions of things is, is not among the log: a restore to it is refused.
 const recordSpan = 64 << 20
 
-// Load reads a catalogue.
+// Load reads a catalogue. A base backup whose entry cannot be read is an error.
 func Load(ctx context.Context, v *vault.Vault, database string) (Catalogue, error) {
+	return load(ctx, v, database, v.Backups)
+}
+
+// LoadReadable is [Load] for who shows a catalogue or restores, and lets nothing go by it: what cannot be read is told as Unseen.
+func LoadReadable(ctx context.Context, v *vault.Vault, database string) (Catalogue, error) {
+	return load(ctx, v, database, v.ReadableBackups)
+}
+
+func load(ctx context.Context, v *vault.Vault, database string, list func(context.Context, string) ([]vault.Backup, error)) (Catalogue, error) {
 	c := Catalogue{Database: database, Logs: map[uint64]HeldLog{}}
 	away := v.Away()
 	var err error
-	if c.Backups, err = v.Backups(ctx, database); err != nil {
+	if c.Backups, err = list(ctx, database); err != nil {
 		return c, err
 	}
 	for _, b := range c.Backups {

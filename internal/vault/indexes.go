@@ -62,14 +62,43 @@ func (v *Vault) notThere(ctx context.Context, names []string) (out []string, err
 	return out, nil
 }
 
-// Hides is a problem when the vault's lists may lack backups that are stored: indexes are lost in every copy. nil = they lack
-// none, as far as the catalog and the copies that answer can tell.
+// Hides is a problem when the vault's lists may lack backups that are stored: indexes are lost in every copy, or entries of
+// backups. nil = they lack none, as far as the catalog and the copies that answer can tell.
 func (v *Vault) Hides(ctx context.Context) (*problem.Problem, error) {
 	lost, err := v.lostIndexes(ctx)
-	if err != nil || len(lost) == 0 {
+	if err != nil {
 		return nil, err
 	}
-	return indexesLost(v.name, lost), nil
+	if len(lost) > 0 {
+		return indexesLost(v.name, lost), nil
+	}
+	v.repoMu.Lock()
+	defer v.repoMu.Unlock()
+	listed, err := v.repo.ReadableManifests(ctx)
+	if err != nil || listed.Unread == nil {
+		return nil, err
+	}
+	return entriesLost(v.name, listed.Unread), nil
+}
+
+// entriesLost words it that entries of backups cannot be read.
+func entriesLost(vault string, unread error) *problem.Problem {
+	what := "cannot be read: " + unread.Error()
+	pack, lost := errors.AsType[*repo.LostPackError](unread)
+	switch {
+	case lost && errors.Is(unread, store.ErrUnseen):
+		return &problem.Problem{Code: "vault.copy-away", Subject: vault, Severity: problem.Critical,
+			Title:   "entries of backups lie in " + blobName(pack.Pack) + ", which no copy that answers has",
+			Meaning: "Backups whose entries lie there are not listed, and nothing says that they are lost. Nothing is let go meanwhile.",
+			Remedy:  "bring the copy back that does not answer: holdfast vault status " + vault}
+	case lost:
+		what = "lie in " + blobName(pack.Pack) + ", which is in no copy"
+	}
+	return &problem.Problem{Code: "vault.damaged", Subject: vault, Severity: problem.Critical, Title: "entries of backups " + what,
+		Meaning: "Backups whose entries lie there are not listed, and one that was let go of may be listed again. What is listed can be restored as far as its " +
+			"own content is there. Nothing is let go meanwhile.",
+		Remedy: "bring the file back if you can; else holdfast vault scrub " + vault + " says what is lost, and holdfast vault repair " + vault +
+			" --give-up-lost forgets what nobody has any more"}
 }
 
 func indexesLost(vault string, lost []string) *problem.Problem {

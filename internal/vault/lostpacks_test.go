@@ -177,3 +177,60 @@ func TestALookForPacksThatFailsTellsNothing(t *testing.T) {
 		t.Errorf("told are %v, looked %t, after a look that failed", p, looked)
 	}
 }
+
+// A pack that holds entries of backups is gone: those that are left are listed, read and added to, and what is missing is told. Whoever
+// would let something go by the list gets none, and when nobody has the pack any more it can be given up.
+func TestBackupsAreListedPastEntriesThatAreGone(t *testing.T) {
+	v, dir := create(t)
+	first := store(t, v, sample())
+	before := map[string]bool{}
+	for _, f := range files(t, dir, "repository/q") {
+		before[f] = true
+	}
+	store(t, v, other(3))
+	var gone []string
+	for _, f := range files(t, dir, "repository/q") {
+		if !before[f] {
+			spoil(t, f, "lost")
+			rel, _ := filepath.Rel(filepath.Join(dir, "repository"), f) // it lies below it
+			gone = append(gone, "repository/"+strings.ReplaceAll(strings.TrimSuffix(rel, ".f"), "/", ""))
+		}
+	}
+	if len(gone) == 0 {
+		t.Fatal("the second backup has no pack of entries of its own")
+	}
+	v = reopened(t, dir)
+	if _, err := v.Backups(t.Context(), ""); err == nil {
+		t.Error("a list that lacks a backup was given to who may let things go by it")
+	}
+	all, err := v.ReadableBackups(t.Context(), "")
+	if err != nil || len(all) != 1 || all[0].ID != first.ID {
+		t.Fatalf("listed: %v, %v", all, err)
+	}
+	if sets, err := v.ReadableFileBackups(t.Context(), ""); err != nil || len(sets) != 0 {
+		t.Errorf("file sets: %v, %v", sets, err)
+	}
+	p, err := v.Hides(t.Context())
+	if err != nil || p == nil || p.Code != "vault.damaged" || !strings.Contains(p.Title, gone[0]) {
+		t.Errorf("told: %+v, %v", p, err)
+	}
+	if got, err := fetch(t.Context(), v, first.ID); err != nil || differ(sample(), got) != "" {
+		t.Errorf("the backup that is left: %v", err)
+	}
+	if _, err := v.Reclaim(t.Context(), vault.ReclaimOptions{Alone: true}); err == nil {
+		t.Error("space was freed beside entries that are gone")
+	}
+	third := store(t, v, other(5))
+	if all, err = v.ReadableBackups(t.Context(), ""); err != nil || len(all) != 2 || all[1].ID != third.ID {
+		t.Errorf("with one more: %v, %v", all, err)
+	}
+	if _, err := v.GiveUp(t.Context(), gone); err != nil {
+		t.Fatalf("given up: %v", err)
+	}
+	if all, err = v.Backups(t.Context(), ""); err != nil || len(all) != 2 {
+		t.Errorf("after it was given up: %v, %v", all, err)
+	}
+	if p, err := v.Hides(t.Context()); err != nil || p != nil {
+		t.Errorf("and told: %+v, %v", p, err)
+	}
+}

@@ -23,26 +23,44 @@ var ErrNoBackup = errors.New("no such backup in the vault")
 // typeValidation labels the manifests that hold a [Validation]; a clean-up leaves manifests alone.
 const typeValidation = "holdfast-validation"
 
+// manifests is where they are read: the repository, or as much of it as can be read.
+type manifests interface {
+	FindManifests(ctx context.Context, labels map[string]string) ([]*repo.ManifestEntry, error)
+	Manifest(ctx context.Context, id repo.ManifestID, into any) (*repo.ManifestEntry, error)
+}
+
+// all are the repository's manifests: one that cannot be read is an error where they are listed.
+func (v *Vault) all(context.Context) (manifests, error) { return v.repo, nil }
+
+// readable are those that can be read; [Vault.Hides] tells of the others.
+func (v *Vault) readable(ctx context.Context) (manifests, error) {
+	return v.repo.ReadableManifests(ctx)
+}
+
 // Backups lists the base backups of one database ("" = of all), oldest first, with what other processes
 // wrote meanwhile. An entry that cannot be read is an error: a list that hides a backup is worse than none.
 func (v *Vault) Backups(ctx context.Context, database string) ([]Backup, error) {
+	return v.backups(ctx, database, v.all)
+}
+
+// ReadableBackups is [Vault.Backups] for who shows them or restores one, and lets nothing go by them: entries that no copy has
+// whole are left out. Whether there are such, [Vault.Hides] tells.
+func (v *Vault) ReadableBackups(ctx context.Context, database string) ([]Backup, error) {
+	return v.backups(ctx, database, v.readable)
+}
+
+func (v *Vault) backups(ctx context.Context, database string, from func(context.Context) (manifests, error)) ([]Backup, error) {
 	labels := map[string]string{repo.TypeLabel: snapshot.ManifestType}
 	if database != "" {
 		labels["tag:database"] = database
 	}
 	v.repoMu.Lock()
 	defer v.repoMu.Unlock()
-	if err := v.broken(); err != nil {
-		return nil, err
-	}
-	if err := v.repo.Refresh(ctx); err != nil {
-		return nil, fmt.Errorf("list backups in vault %s: %w", v.name, err)
-	}
-	found, err := v.repo.FindManifests(ctx, labels)
+	listed, found, err := v.find(ctx, labels, from)
 	if err != nil {
 		return nil, fmt.Errorf("list backups in vault %s: %w", v.name, err)
 	}
-	marks, err := v.validations(ctx)
+	marks, err := v.validations(ctx, listed)
 	if err != nil {
 		return nil, err
 	}
@@ -67,9 +85,25 @@ func (v *Vault) Backups(ctx context.Context, database string) ([]Backup, error) 
 	return out, nil
 }
 
+// find looks for manifests with these labels, with what other processes wrote meanwhile. v.repoMu is held.
+func (v *Vault) find(ctx context.Context, labels map[string]string, from func(context.Context) (manifests, error)) (manifests, []*repo.ManifestEntry, error) {
+	if err := v.broken(); err != nil {
+		return nil, nil, err
+	}
+	if err := v.repo.Refresh(ctx); err != nil {
+		return nil, nil, err
+	}
+	listed, err := from(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	found, err := listed.FindManifests(ctx, labels)
+	return listed, found, err
+}
+
 // validations gives the latest mark of each backup.
-func (v *Vault) validations(ctx context.Context) (map[string]Validation, error) {
-	found, err := v.repo.FindManifests(ctx, map[string]string{repo.TypeLabel: typeValidation})
+func (v *Vault) validations(ctx context.Context, listed manifests) (map[string]Validation, error) {
+	found, err := listed.FindManifests(ctx, map[string]string{repo.TypeLabel: typeValidation})
 	if err != nil {
 		return nil, fmt.Errorf("list validations in vault %s: %w", v.name, err)
 	}
@@ -81,7 +115,7 @@ func (v *Vault) validations(ctx context.Context) (map[string]Validation, error) 
 			continue
 		}
 		var mark Validation
-		if _, err := v.repo.Manifest(ctx, m.ID, &mark); err != nil {
+		if _, err := listed.Manifest(ctx, m.ID, &mark); err != nil {
 			return nil, fmt.Errorf("read validation of %s in vault %s: %w", id, v.name, err)
 		}
 		out[id], at[id] = mark, m.ModTime
@@ -112,24 +146,18 @@ type Reader struct {
 	entries []Entry
 }
 
-// OpenBackup reads a backup's directories. Whatever is damaged among them is an error here.
+// OpenBackup reads a backup's directories. Whatever is damaged among them is an error here; the entries of other backups may be.
 func (v *Vault) OpenBackup(ctx context.Context, id string) (*Reader, error) {
 	v.repoMu.Lock()
 	defer v.repoMu.Unlock()
-	if err := v.broken(); err != nil {
-		return nil, err
-	}
-	if err := v.repo.Refresh(ctx); err != nil {
-		return nil, fmt.Errorf("open backup %s: %w", id, err)
-	}
-	found, err := v.repo.FindManifests(ctx, map[string]string{repo.TypeLabel: snapshot.ManifestType, "tag:backup": id})
+	listed, found, err := v.find(ctx, map[string]string{repo.TypeLabel: snapshot.ManifestType, "tag:backup": id}, v.readable)
 	if err != nil {
 		return nil, fmt.Errorf("open backup %s: %w", id, err)
 	}
 	if len(found) == 0 {
 		return nil, fmt.Errorf("open backup %s: %w %s", id, ErrNoBackup, v.name)
 	}
-	m, err := snapshot.Load(ctx, v.repo, found[0].ID)
+	m, err := snapshot.Load(ctx, listed, found[0].ID)
 	if err != nil {
 		return nil, fmt.Errorf("open backup %s: %w", id, err)
 	}

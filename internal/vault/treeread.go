@@ -17,19 +17,22 @@ import (
 // FileBackups lists the backups of one file set ("" = of all), oldest first, with what other processes wrote meanwhile.
 // An entry that cannot be read is an error: a list that hides a backup is worse than none.
 func (v *Vault) FileBackups(ctx context.Context, set string) ([]FileBackup, error) {
+	return v.fileBackups(ctx, set, v.all)
+}
+
+// ReadableFileBackups is [Vault.FileBackups] as [Vault.ReadableBackups] is [Vault.Backups].
+func (v *Vault) ReadableFileBackups(ctx context.Context, set string) ([]FileBackup, error) {
+	return v.fileBackups(ctx, set, v.readable)
+}
+
+func (v *Vault) fileBackups(ctx context.Context, set string, from func(context.Context) (manifests, error)) ([]FileBackup, error) {
 	labels := map[string]string{repo.TypeLabel: snapshot.ManifestType}
 	if set != "" {
 		labels["tag:files"] = set
 	}
 	v.repoMu.Lock()
 	defer v.repoMu.Unlock()
-	if err := v.broken(); err != nil {
-		return nil, err
-	}
-	if err := v.repo.Refresh(ctx); err != nil {
-		return nil, fmt.Errorf("list backups of files in vault %s: %w", v.name, err)
-	}
-	found, err := v.repo.FindManifests(ctx, labels)
+	_, found, err := v.find(ctx, labels, from)
 	if err != nil {
 		return nil, fmt.Errorf("list backups of files in vault %s: %w", v.name, err)
 	}

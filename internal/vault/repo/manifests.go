@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"holdfast/internal/vault/repo/format"
 	"holdfast/internal/vault/store"
 	"holdfast/internal/vault/tiers"
 )
@@ -337,6 +338,57 @@ func (r *Repository) Manifest(ctx context.Context, id ManifestID, into any) (*Ma
 		return nil, err
 	}
 	return all.get(id, into)
+}
+
+// Manifests are those of a repository that can be read.
+type Manifests struct {
+	all records
+	// Unread says which contents of manifests no place has whole; nil = all were read. What only those hold is missing, and what
+	// they say is deleted may be there.
+	Unread error
+}
+
+// ReadableManifests reads past contents of manifests that are lost or damaged, for lists that are shown and for restores. Who
+// deletes anything goes by [Repository.FindManifests].
+func (r *Repository) ReadableManifests(ctx context.Context) (*Manifests, error) {
+	all, err := r.committed(ctx)
+	if err == nil {
+		return &Manifests{all: all}, nil
+	}
+	if !isUnreadable(err) {
+		return nil, err
+	}
+	var ids []ContentID
+	err = r.EachContentOf(ctx, manifestPrefix, false, func(i Info) error { ids = append(ids, i.ID); return nil })
+	if err != nil {
+		return nil, fmt.Errorf("list manifests: %w", err)
+	}
+	out := &Manifests{all: records{}}
+	for _, id := range ids {
+		held, err := r.manifests.one(ctx, r, id)
+		if err != nil && !isUnreadable(err) {
+			return nil, err
+		}
+		out.Unread = errors.Join(out.Unread, err)
+		out.all.add(held...)
+	}
+	return out, nil
+}
+
+// isUnreadable reports whether an error says that a content is lost or damaged, and not that its place does not answer.
+func isUnreadable(err error) bool {
+	_, lost := errors.AsType[*LostPackError](err)
+	return lost || errors.Is(err, store.ErrShort) || errors.Is(err, format.ErrDamaged)
+}
+
+// FindManifests is [Repository.FindManifests] among these.
+func (m *Manifests) FindManifests(_ context.Context, labels map[string]string) ([]*ManifestEntry, error) {
+	return m.all.find(labels), nil
+}
+
+// Manifest is [Repository.Manifest] of one of these.
+func (m *Manifests) Manifest(_ context.Context, id ManifestID, into any) (*ManifestEntry, error) {
+	return m.all.get(id, into)
 }
 
 // stored gives what is stored, what this session stored too. The view must not be changed.
