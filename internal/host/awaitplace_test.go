@@ -1,11 +1,14 @@
 package host
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -70,8 +73,23 @@ func TestAHostFindsItsPlaceWhereAllMembersItKnewAreGone(t *testing.T) {
 	must(err)
 	_, err = store.Put(ctx, agent.KeyPlan, []byte(text), 0)
 	must(err)
+	_, err = store.Put(ctx, agent.KeyRecovery, []byte(`{"number":2,"founding":"after the flood"}`), 0)
+	must(err)
 	must(store.Close())
 
+	t.Run("new, where the agreed state was rebuilt", func(t *testing.T) {
+		cfg := cfg
+		cfg.Dir = filepath.Join(top, "new")
+		must(os.MkdirAll(cfg.Dir, 0o700))
+		must(os.CopyFS(certDir(cfg.Dir), os.DirFS(certDir(filepath.Join(top, "a")))))
+		if came, err := awaitPlace(ctx, cfg, nil); err != nil || !came {
+			t.Fatalf("it has its place: %t, %v", came, err)
+		}
+		want := founding{ClusterID: store.ClusterID(), Founding: "after the flood", Recovery: 2}
+		if got, err := readFounding(cfg.Dir); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("it is of %+v, %v; want %+v", got, err, want)
+		}
+	})
 	for name, c := range map[string]struct {
 		cluster uint64
 		came    bool
@@ -80,8 +98,14 @@ func TestAHostFindsItsPlaceWhereAllMembersItKnewAreGone(t *testing.T) {
 			must(founding{ClusterID: c.cluster, Clients: []string{"https://" + freeAt(t, address)}}.write(cfg.Dir))
 			ctx, cancel := context.WithTimeout(ctx, map[bool]time.Duration{true: patience, false: 15 * time.Second}[c.came])
 			defer cancel()
+			var said bytes.Buffer
+			cfg := cfg
+			cfg.Log = slog.New(slog.NewTextHandler(&said, nil))
 			if came, err := awaitPlace(ctx, cfg, nil); err != nil || came != c.came {
 				t.Errorf("it has its place: %t, %v", came, err)
+			}
+			if told := strings.Count(said.String(), "founded a cluster anew"); (told == 1) == c.came {
+				t.Errorf("that another cluster answers is told %d times:\n%s", told, &said)
 			}
 		})
 	}

@@ -10,6 +10,7 @@ import (
 
 	"holdfast/internal/agent"
 	"holdfast/internal/auth"
+	"holdfast/internal/cluster"
 	"holdfast/internal/cluster/etcd"
 	"holdfast/internal/plan"
 	"holdfast/internal/problem"
@@ -211,18 +212,23 @@ func awaitPlace(ctx context.Context, cfg Config, down <-chan struct{}) (came boo
 	}
 	defer func() { _ = store.Close() }() // only read from
 	asked, next := own.endpoints(cfg.Plan), etcdEndpoints(cfg.Plan)
+	told := map[string]bool{} // what to do where it is not known, since it was known last
 	for {
 		e, err := store.Get(ctx, agent.KeyPlan)
 		if err != nil {
-			cfg.Log.Debug("whether the plan has this host is not known", "asked", asked, "err", err)
+			if do := placeUnknown(cfg, err); ctx.Err() == nil && !told[do] {
+				told[do] = true
+				cfg.Log.Warn("whether the plan has this host is not known", "asked", asked, "err", err, "remedy", do)
+			}
 			asked, next = next, asked
 			store.Use(asked)
-		} else if placed(cfg, e.Value) {
-			if err := newApplied(cfg).storeText(string(e.Value)); err != nil {
+		} else if clear(told); placed(cfg, e.Value) {
+			if err := takePlace(ctx, cfg, store, e.Value); err == nil {
+				cfg.Log.Info("the plan has this host")
+				return true, nil
+			} else if !errors.Is(err, cluster.ErrUnavailable) {
 				return false, err
 			}
-			cfg.Log.Info("the plan has this host")
-			return true, nil
 		}
 		t := time.NewTimer(placeEvery)
 		select {
@@ -235,6 +241,32 @@ func awaitPlace(ctx context.Context, cfg Config, down <-chan struct{}) (came boo
 		case <-t.C:
 		}
 	}
+}
+
+// placeUnknown is what to do where nobody says whether the plan has this host.
+func placeUnknown(cfg Config, err error) string {
+	if errors.Is(err, etcd.ErrOtherCluster) {
+		return "the others have founded a cluster anew since this host was one of them, and it takes no answers of that one: end this agent, move all of " +
+			cfg.Dir + " but " + certDir(cfg.Dir) + " away, and start it again"
+	}
+	return "see that the members of etcd run, and that the plan file of this host names some of them"
+}
+
+// takePlace keeps the plan that has this host. One that never was of any cluster is of the one that answers from now on, however often
+// that was rebuilt: it has nothing from before which could be overruled.
+func takePlace(ctx context.Context, cfg Config, store *etcd.Store, text []byte) error {
+	if !Founded(cfg.Dir) {
+		r, _, err := cluster.Key[agent.Recovery](agent.KeyRecovery).Load(ctx, store)
+		if err != nil {
+			return err
+		}
+		if r.Number > 0 {
+			if err := (founding{ClusterID: store.ClusterID(), Founding: r.Founding, Recovery: r.Number}).write(cfg.Dir); err != nil {
+				return err
+			}
+		}
+	}
+	return newApplied(cfg).storeText(string(text))
 }
 
 // judgedNow says of the file that this host was started with whether it is as the plan that was just read: what is applied
