@@ -40,6 +40,9 @@ const (
 	// the last saving of each.
 	statesNewest = 32
 	statesDays   = 30
+	// statesTurns is how many savings are kept of those behind which the revision fell: the last one of a cluster that another took the
+	// place of, or of a state that was put back to an old backup. What runs on after that must not push out what got further.
+	statesTurns = 8
 )
 
 // SavedState names one saving of the agreed state.
@@ -53,7 +56,7 @@ type SavedState struct {
 var ErrNoState = errors.New("no agreed state is saved in the vault")
 
 // PutState saves the agreed state as it was at revision, and then lets go of savings that neither are among the
-// newest nor the last of one of the latest days. The same content again at the same instant is no error.
+// newest, nor the last of one of the latest days, nor the last before the revision fell. The same content again at the same instant is no error.
 func (v *Vault) PutState(ctx context.Context, at time.Time, revision int64, content []byte) (SavedState, error) {
 	if len(content) == 0 || len(content) > StateMax || revision < 0 {
 		return SavedState{}, fmt.Errorf("save the agreed state in vault %s: %d bytes at revision %d are none", v.name, len(content), revision)
@@ -185,14 +188,20 @@ func (v *Vault) dropStates(ctx context.Context) error {
 	return nil
 }
 
-// keptStates are the newest savings, and the last one of each of the latest days that have any. all is oldest first.
+// keptStates are the newest savings, the last one of each of the latest days that have any, and the latest of those behind which the
+// revision fell. all is oldest first.
 func keptStates(all []SavedState) map[string]bool {
 	keep := map[string]bool{}
 	days := map[string]bool{}
+	turns := 0
 	for i, s := range slices.Backward(all) {
 		day := s.At.Format(time.DateOnly)
 		if len(all)-i <= statesNewest || !days[day] && len(days) < statesDays {
 			keep[s.Object] = true
+		}
+		if i+1 < len(all) && all[i+1].Revision < s.Revision && turns < statesTurns {
+			turns++
+			keep[s.Object], keep[all[i+1].Object] = true, true // the one behind it shows the fall, also when what runs on is further
 		}
 		days[day] = true
 	}

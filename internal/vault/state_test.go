@@ -108,3 +108,29 @@ func TestOldStatesAreLetGo(t *testing.T) {
 		t.Fatalf("%d are kept: %+v", len(all), all)
 	}
 }
+
+// A state that was put back to an old backup runs on, and is saved on the same day more often than savings are kept: what got further
+// before stays.
+func TestASavingThatGotFurtherIsNotPushedOut(t *testing.T) {
+	v, _ := create(t)
+	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	save := func(minute int, revision int64) {
+		t.Helper()
+		if _, err := v.PutState(t.Context(), start.Add(time.Duration(minute)*time.Minute), revision, fmt.Appendf(nil, "%d at %d", revision, minute)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 3 {
+		save(i, 900+int64(i))
+	}
+	for i := range 60 { // up to a higher revision than the one that counts
+		save(10+i, 500+20*int64(i))
+	}
+	all, err := v.States(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(all) != 34 || all[0].Revision != 902 || all[1].Revision != 500 || all[2].Revision != 1060 {
+		t.Fatalf("%d are kept: %+v", len(all), all)
+	}
+}
