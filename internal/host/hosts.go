@@ -132,7 +132,11 @@ func ourTurn(self string, old, next *plan.Plan, now agent.Snapshot, waited time.
 // mayLeave reports whether a host that the plan does not have any more holds nothing that the others need: no member of
 // etcd, and no copy of a database that counts.
 func (h *Host) mayLeave(ctx context.Context) bool {
-	for _, d := range h.agent.Last().Facts.Databases {
+	facts := h.agent.Last().Facts
+	if !facts.Known {
+		return false // nor does it know that, before its first round or without the agreed state
+	}
+	for _, d := range facts.Databases {
 		if d.Record.Holds(h.cfg.Self) {
 			return false // whoever applied the plan saw to it; but whatever is agreed counts
 		}

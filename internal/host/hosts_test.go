@@ -320,3 +320,10 @@ func TestAnotherListOfHostsWaitsForAnotherLife(t *testing.T) {
 		t.Error("whether the plan has this host is told wrongly")
 	}
 }
+
+// A host that knows nothing of the agreed state, as before its first round, does not leave: a copy that counts may lie on it.
+func TestAHostThatKnowsNothingDoesNotLeave(t *testing.T) {
+	if h := aFilerHost(t, plan.Moment{}); h.mayLeave(t.Context()) {
+		t.Error("it leaves")
+	}
+}
