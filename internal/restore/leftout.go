@@ -9,7 +9,7 @@ import (
 
 // queryLeftOut names what of an SQL database does not come with its content: pg_dump is told to leave it out, for the live
 // cluster may not have the tablespace or the provider of labels, and a second subscription would take the first one's
-// place.
+// place. What is unlogged has no rows after a recovery.
 const queryLeftOut = `select what from (
  select 1, 0, format('its default tablespace %I: it comes to the live cluster''s default', spcname) from pg_database d join pg_tablespace t on t.oid = dattablespace
   where datname = current_database() and spcname <> 'pg_default'
@@ -18,6 +18,7 @@ const queryLeftOut = `select what from (
  union all select 3, s.oid::bigint, format('subscription %I is not made', subname) from pg_subscription s join pg_database d on d.oid = subdbid where datname = current_database()
  union all select 4, 0, format('%s security labels are not set', n) from (select (select count(*) from pg_seclabel) + (select count(*) from pg_shseclabel l
   join pg_database d on l.classoid = 'pg_database'::regclass and d.oid = l.objoid where datname = current_database()) n) x where n > 0
+ union all select 5, oid::bigint, format('rows of %s: it is unlogged, and a backup holds none of them', oid::regclass) from pg_class where relpersistence = 'u' and relkind = 'r'
 ) y (kind, number, what) order by kind, number`
 
 // leftOut asks the copy what of an SQL database does not come.
