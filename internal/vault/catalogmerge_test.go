@@ -351,7 +351,8 @@ func TestOnlySoMuchOfTheCatalogIsRemembered(t *testing.T) {
 // Many small pages become one, again and again, and a large one is left alone until they are as large.
 func TestALargePageIsNotWrittenAgainForSmallOnes(t *testing.T) {
 	v, place, write, _ := withCatalog(t)
-	write(3000)
+	const many = 1000 // rows: larger than a third of the small pages together by far, and four such together are large enough
+	write(many)
 	large := place.stored[0]
 	for n := range 3 * pagesMax {
 		write(1)
@@ -367,7 +368,7 @@ func TestALargePageIsNotWrittenAgainForSmallOnes(t *testing.T) {
 		}
 	}
 	for range 4 {
-		write(3000)
+		write(many)
 	}
 	for range pagesMax {
 		write(1)
@@ -379,7 +380,7 @@ func TestALargePageIsNotWrittenAgainForSmallOnes(t *testing.T) {
 	if _, ok := p.live[large]; ok || err != nil || len(p.live) != 1 {
 		t.Errorf("%d pages are left, the large one among them: %v, %v", len(p.live), ok, err)
 	}
-	if got, want := len(p.catalog().rows), 5*3000+4*pagesMax; got < want {
+	if got, want := len(p.catalog().rows), 5*many+4*pagesMax; got < want {
 		t.Errorf("%d rows are left of %d", got, want)
 	}
 }

@@ -119,12 +119,19 @@ func differ(want, got map[string][]byte) string {
 	return strings.Join(odd, "\n")
 }
 
-// fingerprint says what is on the disk: names, sizes, contents.
+// fingerprint says what is on the disk: names, sizes, contents. The file that holds room back is 32 MB of nothing; its size is enough.
 func fingerprint(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	out := map[string]string{}
 	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
+			return err
+		}
+		if d.Name() == "room" {
+			i, err := d.Info()
+			if err == nil {
+				out[p] = fmt.Sprintf("%d bytes", i.Size())
+			}
 			return err
 		}
 		raw, err := os.ReadFile(p)
