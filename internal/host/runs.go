@@ -8,7 +8,8 @@ import (
 )
 
 // Runs names what runs under keepers of the host in dir, whether or not its agent does: Holdfast's own processes, servers of
-// databases, services, and restored copies. It changes nothing. A keeper that is silent is counted, for its process may run.
+// databases, services, and restored copies. It changes nothing. A keeper that is silent is counted, for its process may run, and
+// so is one that was killed where its child's own children go on.
 func Runs(dir string) []string {
 	var out []string
 	for _, k := range []struct {
@@ -23,7 +24,12 @@ func Runs(dir string) []string {
 		found, _ := filepath.Glob(k.pattern) // fails on a bad pattern alone
 		for _, keep := range found {
 			_, state, err := keeper.Find(keep)
-			if err == nil && (state.Condition == keeper.Alive || state.Condition == keeper.Silent) {
+			runs := err == nil && (state.Condition == keeper.Alive || state.Condition == keeper.Silent)
+			if err == nil && state.Condition == keeper.Lost {
+				left, err := keeper.Outlived(keep)
+				runs = left > 0 || err != nil // what cannot be looked at is taken for it
+			}
+			if runs {
 				out = append(out, k.name(keep))
 			}
 		}

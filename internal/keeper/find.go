@@ -98,6 +98,23 @@ func afterwards(dir string) (State, error) {
 	return State{Condition: Lost, Exit: &lost}, nil
 }
 
+// Outlived counts the processes that go on though their keeper died without a report ([Lost]): what its child had started. It ends
+// none of them.
+func Outlived(dir string) (int, error) {
+	r, err := readRecord(dir)
+	if err != nil || r == nil {
+		return 0, err
+	}
+	if boot, err := bootID(); err != nil || boot != r.BootID {
+		return 0, err
+	}
+	left, err := leftovers(*r, r.cgroup())
+	if err != nil {
+		return 0, fmt.Errorf("look what outlived the keeper of %s: %w", dir, err)
+	}
+	return len(left), nil
+}
+
 // KillTree ends what a dead or silent keeper left behind: the keeper itself, then everything of its child's
 // tree. It returns when nothing is left, with exit.json written, so that a new life may begin. It is harmless
 // where nothing is left.

@@ -286,6 +286,9 @@ func TestKeeperKilled(t *testing.T) {
 		if _, st, err := Find(s.Dir); err != nil || st.Condition != Lost {
 			t.Errorf("found %+v, %v, want lost", st, err)
 		}
+		if n, err := Outlived(s.Dir); err != nil || n < 1 {
+			t.Errorf("%d processes outlived it, %v", n, err)
+		}
 		if _, err := Launch(testContext(t), os.Args[0], s); !errors.Is(err, ErrLost) {
 			t.Errorf("launched over what is left: %v, want ErrLost", err)
 		}
@@ -293,6 +296,9 @@ func TestKeeperKilled(t *testing.T) {
 			t.Fatal(err)
 		}
 		wantGone(t, ps)
+		if n, err := Outlived(s.Dir); err != nil || n != 0 {
+			t.Errorf("%d processes are left after the cleaning, %v", n, err)
+		}
 		if _, st, err := Find(s.Dir); err != nil || st.Condition != Exited || !st.Exit.KeeperLost || !st.Exit.TreeGone {
 			t.Errorf("found %+v, %v after the cleaning", st, err)
 		}
