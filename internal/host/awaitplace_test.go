@@ -2,6 +2,8 @@ package host
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -17,6 +19,7 @@ import (
 	"holdfast/internal/auth"
 	"holdfast/internal/cluster/etcd"
 	"holdfast/internal/plan"
+	"holdfast/internal/problem"
 )
 
 // A host that was away while every member that it knew was replaced finds those that its plan file names.
@@ -33,32 +36,8 @@ func TestAHostFindsItsPlaceWhereAllMembersItKnewAreGone(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	top := t.TempDir()
-	cfg := Config{Self: "a", Dir: filepath.Join(top, "a"), Log: slog.New(slog.DiscardHandler)}
-	ca, err := auth.CreateAuthority(filepath.Join(top, "ca"), "clinic")
-	must(err)
-	member := etcd.MemberConfig{
-		Name: "b", Application: "clinic", Dir: filepath.Join(top, "b", "etcd"), Marker: filepath.Join(top, "b", "etcd.member"),
-		Log: cfg.Log, PeerURL: "https://" + freeAt(t, address), ClientURL: "https://" + freeAt(t, address),
-	}
-	member.Cluster = map[string]string{"b": member.PeerURL}
-	certs := filepath.Join(top, "b", "tls")
-	must(ca.WriteHost(certs, auth.HostCert{Name: "b", Role: auth.Host, Addresses: []net.IP{net.ParseIP(address)}}))
-	must(ca.WriteHost(certDir(cfg.Dir), auth.HostCert{Name: "a", Role: auth.Host, Addresses: []net.IP{net.ParseIP("127.9.83.2")}}))
-	member.CertFile, member.KeyFile, member.CAFile = filepath.Join(certs, auth.HostCertFile), filepath.Join(certs, auth.HostKeyFile), filepath.Join(certs, auth.CACertFile)
-	ready, ended := make(chan struct{}), make(chan error, 1)
-	member.Ready = func() { close(ready) }
-	living, end := context.WithCancel(context.Background())
-	go func() { ended <- etcd.RunMember(living, member) }()
-	defer func() { end(); <-ended }()
-	select {
-	case <-ready:
-	case err := <-ended:
-		ended <- nil
-		t.Fatalf("the member ended: %v", err)
-	case <-ctx.Done():
-		t.Fatal("the member is not ready")
-	}
+	member, cfg := memberFor(t, ctx, address, "127.9.83.2")
+	top := filepath.Dir(cfg.Dir)
 
 	_, port, _ := strings.Cut(strings.TrimPrefix(member.ClientURL, "https://"), ":")
 	text := fmt.Sprintf("application: clinic\nports: { etcd_client: %s }\nsites: { here: { hosts: { a: { address: 127.9.83.2, etcd: false }, b: { address: %s, etcd: true } } } }\nservices: { web: { run: /bin/web, instances: 2 } }\n", port, address)
@@ -110,6 +89,120 @@ func TestAHostFindsItsPlaceWhereAllMembersItKnewAreGone(t *testing.T) {
 				t.Errorf("it has its place: %t, %v; told that another cluster answers: %t", came, err, told.Load())
 			}
 		})
+	}
+}
+
+// memberFor runs a member of etcd at an address, of host b, and gives what host a at another needs to ask it.
+func memberFor(t *testing.T, ctx context.Context, address, asks string) (etcd.MemberConfig, Config) {
+	t.Helper()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	top := t.TempDir()
+	cfg := Config{Self: "a", Dir: filepath.Join(top, "a"), Log: slog.New(slog.DiscardHandler)}
+	ca, err := auth.CreateAuthority(filepath.Join(top, "ca"), "clinic")
+	must(err)
+	member := etcd.MemberConfig{
+		Name: "b", Application: "clinic", Dir: filepath.Join(top, "b", "etcd"), Marker: filepath.Join(top, "b", "etcd.member"),
+		Log: cfg.Log, PeerURL: "https://" + freeAt(t, address), ClientURL: "https://" + freeAt(t, address),
+	}
+	member.Cluster = map[string]string{"b": member.PeerURL}
+	certs := filepath.Join(top, "b", "tls")
+	must(ca.WriteHost(certs, auth.HostCert{Name: "b", Role: auth.Host, Addresses: []net.IP{net.ParseIP(address)}}))
+	must(ca.WriteHost(certDir(cfg.Dir), auth.HostCert{Name: "a", Role: auth.Host, Addresses: []net.IP{net.ParseIP(asks)}}))
+	member.CertFile, member.KeyFile, member.CAFile = filepath.Join(certs, auth.HostCertFile), filepath.Join(certs, auth.HostKeyFile), filepath.Join(certs, auth.CACertFile)
+	ready, ended := make(chan struct{}), make(chan error, 1)
+	member.Ready = func() { close(ready) }
+	living, end := context.WithCancel(context.Background())
+	go func() { ended <- etcd.RunMember(living, member) }()
+	t.Cleanup(func() { end(); <-ended })
+	select {
+	case <-ready:
+	case err := <-ended:
+		ended <- nil
+		t.Fatalf("the member ended: %v", err)
+	case <-ctx.Done():
+		t.Fatal("the member is not ready")
+	}
+	return member, cfg
+}
+
+// An order that was given before another one names a member that is not there any more: whoever entered with it would be let in by nobody.
+func TestAnOrderWhosePlaceWasGivenToAnotherIsRefused(t *testing.T) {
+	const address = "127.9.84.1"
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	member, cfg := memberFor(t, ctx, address, "127.9.84.2")
+	conf, err := auth.ClientTLS(certDir(cfg.Dir), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &Host{cfg: cfg, self: plan.Host{Name: "a", Address: "127.9.84.2", Etcd: true}, joins: make(chan struct{}, 1)}
+	h.cfg.Plan = planOf(t, "a*", "b*", "c*")
+	if h.store, err = etcd.Open(ctx, etcd.Config{Endpoints: []string{member.ClientURL}, TLS: conf, Log: cfg.Log}); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := h.store.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	seats, err := h.store.Seats(ctx)
+	if err != nil || len(seats) != 1 {
+		t.Fatalf("%v, %v", seats, err)
+	}
+	for name, c := range map[string]struct {
+		cluster, seat uint64
+		taken         bool
+	}{
+		"given to another since": {h.store.ClusterID(), seats[0].ID + 1, false},
+		"that is there":          {h.store.ClusterID(), seats[0].ID, true},
+		"of another cluster":     {h.store.ClusterID() + 1, seats[0].ID + 1, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			raw, err := json.Marshal(joinOrder{founding{ClusterID: c.cluster, Seat: c.seat, Join: true, Clients: []string{member.ClientURL}, Members: map[string]string{"a": peerURL(h.cfg.Plan, h.self)}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = h.Join(ctx, raw)
+			p, refused := errors.AsType[*problem.Problem](err)
+			if (err == nil) != c.taken || !c.taken && (!refused || !strings.Contains(p.Remedy, "cluster replace a")) {
+				t.Errorf("it says %v", err)
+			}
+			if _, err := os.Stat(joinFile(cfg.Dir)); (err == nil) != c.taken {
+				t.Errorf("the order is kept: %v", err)
+			}
+			if err := os.Remove(joinFile(cfg.Dir)); err != nil && c.taken {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// A host does not ask for another place while one that somebody has asked for may be on its way to it.
+func TestAHostAsksForItsPlaceOnce(t *testing.T) {
+	h := aFilerHost(t, plan.Moment{})
+	learner, voter := etcd.Seat{ID: 7, Learner: true}, etcd.Seat{ID: 5}
+	if !h.mayAsk(etcd.Seat{}, false) || h.mayAsk(voter, true) {
+		t.Error("it asks where it has no seat, and not where one has voted")
+	}
+	for range 2 { // the second time of a newer one
+		for look := range orderLooks {
+			if h.mayAsk(learner, true) {
+				t.Fatalf("at look %d it asks for another than that which was given", look)
+			}
+		}
+		learner.ID++
+	}
+	learner.ID--
+	if !h.mayAsk(learner, true) {
+		t.Error("nobody brings the order, and it never asks")
+	}
+	if h.works.end(); h.mayAsk(etcd.Seat{}, false) {
+		t.Error("it asks though its life ends")
 	}
 }
 

@@ -161,6 +161,27 @@ func (h *Host) keepSeat(ctx context.Context) error {
 	return nil
 }
 
+// orderLooks is how many looks in a row a learner of this host must be there before it asks for another: an operator may have asked for
+// it (cluster replace), and the order to enter with it be under way for as long as that command waits.
+const orderLooks = 12
+
+// mayAsk reports whether this host may be given a seat, where has says that own is one already. Only keepMembers calls it.
+func (h *Host) mayAsk(own etcd.Seat, has bool) bool {
+	switch {
+	case h.works.ending(): // it was told its place, or its hosts have changed: the next life sees to it
+		return false
+	case !has:
+		h.learner, h.learnerLooks = 0, 0
+		return true
+	case !own.Learner:
+		return false
+	case own.ID != h.learner:
+		h.learner, h.learnerLooks = own.ID, 0
+	}
+	h.learnerLooks++
+	return h.learnerLooks > orderLooks
+}
+
 // askForSeat has the cluster add a learner for this host, and tells the next life of this agent to start it. A seat that
 // has voted is not given to an empty member unasked: its data may still come back.
 func (h *Host) askForSeat(ctx context.Context) error {
@@ -182,7 +203,7 @@ func (h *Host) askForSeat(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if own, has := seatOf(seats, h.cfg.Self, peerURL(h.cfg.Plan, h.self)); has && !own.Learner {
+	if own, has := seatOf(seats, h.cfg.Self, peerURL(h.cfg.Plan, h.self)); !h.mayAsk(own, has) {
 		return nil
 	}
 	order, err := h.giveSeat(ctx, h.self, seats, "the plan gives this host a member")

@@ -65,6 +65,8 @@ type Host struct {
 	stopElecting func()         // this host leads no more
 	stopEtcd     func()         // its member is not kept alive any more; it waits until nobody does
 	silentSeats  map[uint64]int // how often members in a row have not answered, by id; only keepMembers uses it
+	learner      uint64         // this host's own seat that does not vote and that nobody has started here, and how often in a row
+	learnerLooks int            // it was there; only keepMembers uses them
 
 	etcd      *child  // nil = this host keeps no member
 	children  []child // listeners

@@ -258,7 +258,7 @@ func (h *Host) mayReplace(ctx context.Context, to plan.Host, seats []etcd.Seat) 
 }
 
 // Join implements api.Cluster.
-func (h *Host) Join(_ context.Context, raw api.JoinOrder) error {
+func (h *Host) Join(ctx context.Context, raw api.JoinOrder) error {
 	var order joinOrder
 	if err := json.Unmarshal(raw, &order); err != nil {
 		return fmt.Errorf("read the order to join: %w", err)
@@ -284,6 +284,12 @@ func (h *Host) Join(_ context.Context, raw api.JoinOrder) error {
 	if now.same(next) {
 		return nil // the answer to the first time was lost
 	}
+	if h.passed(ctx, next) {
+		return &problem.Problem{
+			Code: "api.bad-request", Subject: h.cfg.Self, Severity: problem.Note, Title: "the order to join names a place that was given to another empty member since",
+			Meaning: "Nothing was changed here.", Remedy: "holdfast cluster status; if it does not take part, once more: holdfast cluster replace " + h.cfg.Self,
+		}
+	}
 	if err := writeJSON(joinFile(h.cfg.Dir), order); err != nil {
 		return fmt.Errorf("keep the order to join: %w", err)
 	}
@@ -292,4 +298,14 @@ func (h *Host) Join(_ context.Context, raw api.JoinOrder) error {
 	default: // told already
 	}
 	return nil
+}
+
+// passed reports whether the place that an order names is certainly not there any more: two may have asked for one at a time, and only
+// the last order holds. A member with a former one would never be let in.
+func (h *Host) passed(ctx context.Context, order founding) bool {
+	if order.Seat == 0 || order.ClusterID != h.store.ClusterID() {
+		return false
+	}
+	seats, err := h.store.Seats(ctx)
+	return err == nil && !slices.ContainsFunc(seats, func(s etcd.Seat) bool { return s.ID == order.Seat })
 }
