@@ -164,9 +164,17 @@ func writeExchanges(text *strings.Builder, list []restore.Exchange) {
 			kept = fmt.Sprintf("what is live now (%s) stays as %s", sizeText(x.NowBytes), x.Kept)
 		}
 		fmt.Fprintf(text, "  %s: %s; %s\n", x.Name, sizeText(x.Bytes), kept)
+		writeLaid(text, x.Tablespaces)
 		for _, l := range x.LeftOut {
 			fmt.Fprintf(text, "    LEFT OUT: %s\n", l)
 		}
+	}
+}
+
+// writeLaid says which tablespaces are used again.
+func writeLaid(text *strings.Builder, list []restore.Laid) {
+	for _, x := range list {
+		fmt.Fprintf(text, "    in tablespace %s: %s (the room for it was looked at on the primary alone)\n", x.Tablespace, sizeText(x.Bytes))
 	}
 }
 

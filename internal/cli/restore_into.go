@@ -27,6 +27,7 @@ type broughtInto struct {
 	Into        string           `json:"into"`
 	Bytes       int64            `json:"bytes"`
 	Objects     []restore.Object `json:"objects,omitempty"`
+	Tablespaces []restore.Laid   `json:"tablespaces,omitempty"` // of an SQL database, those that it keeps
 	LeftOut     []string         `json:"left_out,omitempty"`
 	Unknown     []string         `json:"room_unknown,omitempty"` // standbys whose free space nobody has told
 	DryRun      bool             `json:"dry_run"`
@@ -63,7 +64,7 @@ func (w *tableWords) bringInto(ctx context.Context, cmd *cobra.Command, name str
 	}
 	defer func() { err = errors.Join(err, n.Close(context.WithoutCancel(ctx))) }()
 	out := broughtInto{Database: name, At: at.String(), Backup: n.Choice.Backup.ID, Inside: inside, Table: w.table, Into: w.into,
-		Bytes: n.Bytes, Objects: n.Objects, LeftOut: n.LeftOut, Unknown: n.Unknown, DryRun: w.dryRun, Unseen: n.Choice.Unseen}
+		Bytes: n.Bytes, Objects: n.Objects, Tablespaces: n.Tablespaces, LeftOut: n.LeftOut, Unknown: n.Unknown, DryRun: w.dryRun, Unseen: n.Choice.Unseen}
 	warnUnseen(cmd, n.Choice.Unseen)
 	out.HoldsChange = warnChanged(ctx, cmd, o.Vault, n.Choice.Backup)
 	if w.output != "json" {
@@ -143,6 +144,11 @@ func writeInto(out io.Writer, b broughtInto) error {
 		if err == nil {
 			_, err = fmt.Fprintf(out, "  %s %s\n", o.Type, o.Name)
 		}
+	}
+	var laid strings.Builder
+	writeLaid(&laid, b.Tablespaces)
+	if err == nil {
+		_, err = io.WriteString(out, laid.String())
 	}
 	for _, l := range b.LeftOut {
 		if err == nil {

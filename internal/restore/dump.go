@@ -184,7 +184,7 @@ func (n *Into) lookAtWhole(ctx context.Context) (large bool, err error) {
 	if n.Bytes, err = sizeOf(ctx, then, n.o.Inside); err != nil {
 		return false, err
 	}
-	if n.LeftOut, err = n.leftOut(ctx, n.o.Inside); err != nil {
+	if n.LeftOut, err = n.leftOut(ctx, n.o.Inside, false); err != nil {
 		return false, err
 	}
 	publications, err := n.publications(ctx, n.o.Inside)

@@ -38,6 +38,8 @@ type Exchange struct {
 	Kept     string `json:"kept"`      // the name under which what is live stays
 	Bytes    int64  `json:"bytes"`     // of the moment
 	NowBytes int64  `json:"now_bytes"` // of what is live
+	// Tablespaces are those that it keeps.
+	Tablespaces []Laid `json:"tablespaces,omitempty"`
 	// LeftOut is what of the moment does not come, or comes to another place.
 	LeftOut []string `json:"left_out,omitempty"`
 
@@ -80,7 +82,7 @@ func OpenInPlace(ctx context.Context, o IntoOptions, only []string) (p *InPlace,
 		if err := p.into.rolesExist(ctx, then, x.Name); err != nil {
 			return p, err
 		}
-		if x.LeftOut, err = p.into.leftOut(ctx, x.Name); err != nil {
+		if x.Tablespaces, x.LeftOut, err = p.into.lay(ctx, x.Name); err != nil {
 			return p, err
 		}
 		sum += x.Bytes
@@ -211,7 +213,7 @@ func (p *InPlace) Load(ctx context.Context, tell func(name string)) error {
 		x := &p.Databases[i]
 		tell(x.Name)
 		var err error
-		if x.interim, err = p.into.load(ctx, p.live, inPlaceName, x.Name); err != nil {
+		if x.interim, err = p.into.load(ctx, p.live, inPlaceName, x.Name, dumpSpaces(x.Tablespaces)...); err != nil {
 			return notWritten(x.Name, err)
 		}
 	}

@@ -15,6 +15,8 @@ func TestADatabaseGoesBackInPlaceAndForthAgain(t *testing.T) {
 	w := newWorld(t, "create role clerk login", "create database shop owner clerk", "comment on database shop is 'the shop''s'", "alter database shop set work_mem = '5MB'", "create database tied")
 	w.server.Exec("shop", "create table goods (id int primary key, what text)", "insert into goods select g, 'then' from generate_series(1, 300) g", "create publication news for table goods")
 	w.server.Exec("postgres", "create tablespace fast location '"+w.server.Space("fast")+"'")
+	w.server.Exec("postgres", "create tablespace gone location '"+w.server.Space("gone")+"'")
+	w.server.Exec("tied", "create table far (id int) tablespace gone", "create table near (id int primary key) tablespace fast")
 	w.server.Exec("shop", "create table hot (id int) tablespace fast", "create subscription feed connection 'host=127.0.0.1 port=1' publication x with (connect = false, slot_name = none)")
 	w.base()
 	w.archived()
@@ -29,6 +31,8 @@ func TestADatabaseGoesBackInPlaceAndForthAgain(t *testing.T) {
 	}
 	w.server.Exec("shop", "update goods set what = 'now'", "delete from goods where id > 100")
 	w.server.Exec("shop", "drop subscription feed")
+	w.server.Exec("tied", "drop table far")
+	w.server.Exec("postgres", "drop tablespace gone")
 	dead, held := "holdfast_restore_"+strings.Repeat("a", 26), "holdfast_restore_"+strings.Repeat("b", 26)
 	loader := w.server.Conn("postgres")
 	if _, err := loader.Exec(t.Context(), "select pg_advisory_lock(x'486f6c64'::int, hashtext($1))", held); err != nil {
@@ -65,9 +69,17 @@ func TestADatabaseGoesBackInPlaceAndForthAgain(t *testing.T) {
 	if len(p.Databases) != 2 || p.Databases[0].Name != "shop" || p.Since < 3 || len(p.Alone) != 2 {
 		t.Errorf("it says %+v, left alone %v, %d transactions since", p.Databases, p.Alone, p.Since)
 	}
-	want := []string{"tablespace fast: 1 tables and indexes in it come to the default one", "subscription feed is not made"}
+	want := []string{"subscription feed is not made"}
 	if d := cmp.Diff(want, p.Databases[0].LeftOut); d != "" {
 		t.Errorf("left out: %s", d)
+	}
+	if l := p.Databases[0].Tablespaces; len(l) != 1 || l[0].Tablespace != "fast" {
+		t.Errorf("it keeps %+v", l)
+	}
+	want = []string{"tablespace fast: 1 tables and indexes in it come to the default one", "tablespace gone: 1 tables and indexes in it come to the default one",
+		"its tablespaces are not used: the live cluster has no gone"}
+	if d := cmp.Diff(want, p.Databases[1].LeftOut); d != "" || p.Databases[1].Tablespaces != nil {
+		t.Errorf("left out of the one with a tablespace that is gone: %s, and it keeps %+v", d, p.Databases[1].Tablespaces)
 	}
 	if _, err := restore.OpenInPlace(t.Context(), o, nil); !isProblem(err, "restore.busy") {
 		t.Errorf("a second one beside it: %v", err)
@@ -110,6 +122,10 @@ func TestADatabaseGoesBackInPlaceAndForthAgain(t *testing.T) {
 		if n := count(t, live, query); n != want {
 			t.Errorf("%s: %d, want %d", query, n, want)
 		}
+	}
+	const laid = "select count(*) from pg_class c join pg_tablespace t on t.oid = reltablespace where spcname = 'fast' and relname in ('hot', 'near')"
+	if in, not := count(t, w.server.Conn("shop"), laid), count(t, w.server.Conn("tied"), laid); in != 1 || not != 0 {
+		t.Errorf("%d tables lie in the tablespace again, and %d of the database that lacks one", in, not)
 	}
 	if n := count(t, w.server.Conn("shop"), "select count(*) from pg_publication"); n != 1 {
 		t.Errorf("%d publications", n)

@@ -38,10 +38,13 @@ type Into struct {
 	Dir     string   // of the copy; removed by Close
 	Unknown []string // hosts of standbys whose room nobody has told
 
+	Tablespaces []Laid // of a database, those that it keeps
+
 	o       IntoOptions
 	trial   *Trial
 	scratch *Recovered
 	counts  []tableCount
+	laid    []Laid // what goes to the live cluster's tablespaces, of all databases
 	owner   string // who is to own what has no owner in the live cluster
 
 	room func(ctx context.Context, bytes int64) error // refuses what does not fit where it is to go
@@ -184,7 +187,7 @@ func (n *Into) lookAtDatabase(ctx context.Context) error {
 	if err := n.rolesExist(ctx, then, n.o.Inside); err != nil {
 		return err
 	}
-	if n.LeftOut, err = n.leftOut(ctx, n.o.Inside); err != nil {
+	if n.Tablespaces, n.LeftOut, err = n.lay(ctx, n.o.Inside); err != nil {
 		return err
 	}
 	return n.room(ctx, n.Bytes)

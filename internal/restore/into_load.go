@@ -73,7 +73,7 @@ func (n *Into) writeDatabase(ctx context.Context) (err error) {
 	if err := sweepLoaded(ctx, live); err != nil {
 		return err
 	}
-	interim, err := n.load(ctx, live, interimName, n.o.Inside, "--no-publications")
+	interim, err := n.load(ctx, live, interimName, n.o.Inside, append(dumpSpaces(n.Tablespaces), "--no-publications")...)
 	if err == nil {
 		_, err = live.Exec(ctx, fmt.Sprintf("alter database %s rename to %s", quoteName(interim), quoteName(n.o.Into)))
 		if err != nil {
@@ -107,7 +107,7 @@ func (n *Into) load(ctx context.Context, live *pgx.Conn, prefix, inside string, 
 	}
 	p := pipeline{
 		binDir: n.o.BinDir, from: n.scratch.ConnString(interim), to: n.o.Live("postgres"),
-		dump:  append([]string{"--create", "--no-tablespaces", "--no-subscriptions", "--no-security-labels"}, more...),
+		dump:  append([]string{"--create", "--no-subscriptions", "--no-security-labels"}, more...),
 		after: "analyze;\n", // nobody is to find it without statistics
 	}
 	if err = p.run(ctx); err != nil {

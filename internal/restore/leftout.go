@@ -8,7 +8,7 @@ import (
 )
 
 // queryLeftOut names what of an SQL database does not come with its content: pg_dump is told to leave it out, for the live
-// cluster may not have the tablespace or the provider of labels, and a second subscription would take the first one's
+// cluster may not have the tablespaces or the provider of labels, and a second subscription would take the first one's
 // place. What is unlogged has no rows after a recovery.
 const queryLeftOut = `select what from (
  select 1, 0, format('its default tablespace %I: it comes to the live cluster''s default', spcname) from pg_database d join pg_tablespace t on t.oid = dattablespace
@@ -19,16 +19,16 @@ const queryLeftOut = `select what from (
  union all select 4, 0, format('%s security labels are not set', n) from (select (select count(*) from pg_seclabel) + (select count(*) from pg_shseclabel l
   join pg_database d on l.classoid = 'pg_database'::regclass and d.oid = l.objoid where datname = current_database()) n) x where n > 0
  union all select 5, oid::bigint, format('rows of %s: it is unlogged, and a backup holds none of them', oid::regclass) from pg_class where relpersistence = 'u' and relkind = 'r'
-) y (kind, number, what) order by kind, number`
+) y (kind, number, what) where not (kind in (1, 2) and $1) order by kind, number`
 
-// leftOut asks the copy what of an SQL database does not come.
-func (n *Into) leftOut(ctx context.Context, inside string) ([]string, error) {
+// leftOut asks the copy what of an SQL database does not come; spaces says that its tablespaces do.
+func (n *Into) leftOut(ctx context.Context, inside string, spaces bool) ([]string, error) {
 	then, err := n.then(ctx, inside)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = then.Close(ctx) }() // only asked
-	rows, err := then.Query(ctx, queryLeftOut)
+	rows, err := then.Query(ctx, queryLeftOut, spaces)
 	if err != nil {
 		return nil, fmt.Errorf("ask what of database %s would not come: %w", inside, err)
 	}

@@ -19,8 +19,8 @@ type Member struct {
 }
 
 // roomFor refuses what does not fit on the disks of the primary and of each standby, with a fifth to spare for the log that
-// loading writes. The primary's files lie on this machine, as its socket does. Of a standby of which nothing is known it is
-// noted in Unknown.
+// loading writes. The primary's files lie on this machine, as its socket does; of a standby elsewhere only the disk of its
+// data is known. One of which nothing is known is noted in Unknown.
 func (n *Into) roomFor(ctx context.Context, bytes int64) error {
 	live, err := pgx.Connect(ctx, n.o.Live("postgres"))
 	if err != nil {
@@ -31,12 +31,16 @@ func (n *Into) roomFor(ctx context.Context, bytes int64) error {
 	if err := live.QueryRow(ctx, "select current_setting('data_directory')").Scan(&dir); err != nil {
 		return fmt.Errorf("ask where the live data lie: %w", err)
 	}
-	all, unknown, err := liveNeeds(dir, n.o.Members, bytes+bytes/5, roomAt)
+	all, unknown, err := liveNeeds(dir, n.o.Members, bytes-n.inSpaces()+bytes/5, roomAt)
 	if err != nil {
 		return err
 	}
 	n.Unknown = unknown
-	return cramped(n.o.Database, all)
+	spaces, err := n.spaceNeeds(ctx, live, dir)
+	if err != nil {
+		return err
+	}
+	return cramped(n.o.Database, append(all, spaces...))
 }
 
 // liveNeeds is the room that each server of the live cluster takes for so many bytes. Those of one disk share its room, which
