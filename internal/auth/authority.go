@@ -233,15 +233,20 @@ func (a *Authority) WriteHost(dir string, h HostCert) error {
 	return durable.WriteFile(filepath.Join(dir, CACertFile), encodeCert(a.cert.Raw), 0o644)
 }
 
-// Expires tells until when the certificate in a host's folder is valid.
-func Expires(dir string) (time.Time, error) {
-	b, err := os.ReadFile(filepath.Join(dir, HostCertFile))
+// Expires tells until when the certificate in a host's or an operator's folder is valid.
+func Expires(dir string) (time.Time, error) { return ends(filepath.Join(dir, HostCertFile)) }
+
+// AuthorityExpires tells until when the authority is valid that such a folder, or its own, names.
+func AuthorityExpires(dir string) (time.Time, error) { return ends(filepath.Join(dir, CACertFile)) }
+
+func ends(file string) (time.Time, error) {
+	b, err := os.ReadFile(file)
 	if err != nil {
 		return time.Time{}, fmt.Errorf("read the certificate: %w", err)
 	}
 	c, err := decodeCert(b)
 	if err != nil {
-		return time.Time{}, fmt.Errorf("read %s: %w", filepath.Join(dir, HostCertFile), err)
+		return time.Time{}, fmt.Errorf("read %s: %w", file, err)
 	}
 	return c.NotAfter, nil
 }

@@ -47,7 +47,7 @@ that PostgreSQL reads at its start: holdfast database restart NAME --pending), p
 			if err != nil {
 				return err
 			}
-			client, err := operator(c)
+			client, err := operatorIn(cmd, c)
 			if err != nil {
 				return err
 			}

@@ -135,7 +135,7 @@ type backupAnswer struct {
 }
 
 func backupRun(cmd *cobra.Command, a application, name string, how map[string]string, output string, wait bool, limit time.Duration) error {
-	client, err := operator(a.Context)
+	client, err := operatorIn(cmd, a.Context)
 	if err != nil {
 		return err
 	}

@@ -84,7 +84,7 @@ ask for one at any time.`,
 			if err := checkOutput(output); err != nil {
 				return err
 			}
-			client, err := operatorOf(root)
+			client, err := operatorOf(cmd, root)
 			if err != nil {
 				return err
 			}

@@ -121,7 +121,7 @@ func (a application) judgeBackups(ctx context.Context, name string) (backup.Prun
 
 // askPrune has the host that looks after the vault carry it out.
 func (a application) askPrune(cmd *cobra.Command, room, name string, limit time.Duration, answer *pruneAnswer) error {
-	client, err := operator(a.Context)
+	client, err := operatorIn(cmd, a.Context)
 	if err != nil {
 		return err
 	}

@@ -14,7 +14,7 @@ import (
 
 // setStatus is `backup status` of a file set: how its backups stand on each of its hosts, as the agents say.
 func (a application) setStatus(cmd *cobra.Command, name, output string) error {
-	client, err := operator(a.Context)
+	client, err := operatorIn(cmd, a.Context)
 	if err != nil {
 		return err
 	}

@@ -110,7 +110,7 @@ func (w *validateWords) ask(ctx context.Context, cmd *cobra.Command, name string
 	if _, _, err := a.backupOf(name); err != nil {
 		return err
 	}
-	client, err := operator(a.Context)
+	client, err := operatorIn(cmd, a.Context)
 	if err != nil {
 		return err
 	}

@@ -179,7 +179,7 @@ second one is there.`,
 			if err != nil {
 				return err
 			}
-			client, err := operator(c)
+			client, err := operatorIn(cmd, c)
 			if err != nil {
 				return err
 			}

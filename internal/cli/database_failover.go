@@ -55,7 +55,7 @@ type failoverWish struct {
 }
 
 func (w failoverWish) run(cmd *cobra.Command) error {
-	client, err := operatorOf(w.root)
+	client, err := operatorOf(cmd, w.root)
 	if err != nil {
 		return err
 	}

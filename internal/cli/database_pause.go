@@ -36,7 +36,7 @@ The pause ends by itself after --for, and with "holdfast database resume NAME". 
 			if lasts <= 0 {
 				return fmt.Errorf("say how long: --for 30m: %w", errUsage)
 			}
-			client, err := operatorOf(root)
+			client, err := operatorOf(cmd, root)
 			if err != nil {
 				return err
 			}

@@ -243,7 +243,7 @@ func salvageWaiveCommand() *cobra.Command {
 			if reason == "" {
 				return fmt.Errorf("--reason says why nobody needs these commits; the history keeps it: %w", errUsage)
 			}
-			client, err := operatorOf(root)
+			client, err := operatorOf(cmd, root)
 			if err != nil {
 				return err
 			}

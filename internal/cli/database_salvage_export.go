@@ -37,7 +37,7 @@ When both files are written and synced, the decision is noted, and the server th
 			if to == "" {
 				return fmt.Errorf("--to names the folder: %w", errUsage)
 			}
-			client, err := operatorOf(root)
+			client, err := operatorOf(cmd, root)
 			if err != nil {
 				return err
 			}

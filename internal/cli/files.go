@@ -118,7 +118,7 @@ func (w *filesBackupWords) run(cmd *cobra.Command, name string) error {
 		_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s on %s would be backed up to vault %s; nothing was asked\n", set.Path, strings.Join(hosts, ", "), set.Backup.Vault)
 		return err
 	}
-	client, err := operator(a.Context)
+	client, err := operatorIn(cmd, a.Context)
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -80,7 +81,7 @@ where two persons must agree, move the directory ca away from every host, and br
 }
 
 // person reads who a directory with a certificate stands for.
-func person(dir string) (consent.Person, error) {
+func person(cmd *cobra.Command, dir string) (consent.Person, error) {
 	if dir == "" {
 		return consent.Person{}, fmt.Errorf("--as names the directory with your own certificate (holdfast operator issue makes one): %w", errUsage)
 	}
@@ -95,6 +96,9 @@ func person(dir string) (consent.Person, error) {
 	p, err := consent.LoadPerson(certificate, key)
 	if err != nil {
 		return p, notAPerson(dir, err)
+	}
+	if until, err := auth.Expires(dir); err == nil {
+		warnOperatorEnds(cmd, until, time.Now(), "where the authority is: holdfast operator issue NAME --to DIR, with a directory that holds none yet")
 	}
 	return p, nil
 }

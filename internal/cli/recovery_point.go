@@ -79,7 +79,7 @@ after did not succeed: the application is still frozen then.`,
 }
 
 func createPoint(cmd *cobra.Command, a application, name, on, output string, limit time.Duration) error {
-	client, err := operator(a.Context)
+	client, err := operatorIn(cmd, a.Context)
 	if err != nil {
 		return err
 	}

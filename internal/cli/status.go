@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"holdfast/internal/api"
+	"holdfast/internal/auth"
 	"holdfast/internal/event"
 	"holdfast/internal/local"
 	"holdfast/internal/problem"
@@ -42,18 +43,51 @@ func findContext(root string) (local.Context, error) {
 }
 
 // operatorOf is a client with the operator's certificate of the application that a command is about.
-func operatorOf(root string) (*api.Client, error) {
+func operatorOf(cmd *cobra.Command, root string) (*api.Client, error) {
 	c, err := findContext(root)
 	if err != nil {
 		return nil, err
 	}
+	return operatorIn(cmd, c)
+}
+
+// operatorIn is [operator], and warns when the operator's certificate ends soon.
+func operatorIn(cmd *cobra.Command, c local.Context) (*api.Client, error) {
+	if until, err := auth.Expires(local.AdminDir(c.Root)); err == nil { // one that cannot be read is told of below
+		warnOperatorEnds(cmd, until, time.Now(), "where the authority is: holdfast cluster certify HOST --plan PLAN --yes, for any host, renews it too; elsewhere copy the files of "+
+			"its admin to "+local.AdminDir(c.Root)+". Where holdfast up runs the plan, its next start renews it")
+	}
 	return operator(c)
+}
+
+// operatorEndsMax is how long before its end a person is warned of a certificate: since then the commands that renew it do so.
+const operatorEndsMax = 30 * 24 * time.Hour
+
+func warnOperatorEnds(cmd *cobra.Command, until, now time.Time, remedy string) {
+	if p := operatorEnds(until, now, remedy); p != nil {
+		_, _ = fmt.Fprintln(cmd.ErrOrStderr(), p.Text()) // a word beside what was asked for
+	}
+}
+
+// operatorEnds judges a person's certificate that is valid until then; nil = for long enough. Pure.
+func operatorEnds(until, now time.Time, remedy string) *problem.Problem {
+	left := until.Sub(now)
+	if left > operatorEndsMax {
+		return nil
+	}
+	p := &problem.Problem{Code: "cli.certificate-ends", Severity: problem.Degraded, Title: "the certificate that commands use here ends on " + until.UTC().Format("2006-01-02 15:04 MST"),
+		Meaning: "From then on no host answers commands that use it. Nothing else needs it.", Remedy: remedy}
+	if left <= 0 {
+		p.Severity, p.Title = problem.Critical, "the certificate that commands use here has ended on "+until.UTC().Format("2006-01-02 15:04 MST")
+		p.Meaning = "No host answers commands that use it. Nothing else needs it."
+	}
+	return p
 }
 
 // asOperator is the body of a command that asks the hosts as an operator. root is read when the command runs.
 func asOperator(root *string, do func(cmd *cobra.Command, client *api.Client, args []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
-		client, err := operatorOf(*root)
+		client, err := operatorOf(cmd, *root)
 		if err != nil {
 			return err
 		}
@@ -97,7 +131,7 @@ func statusCommand() *cobra.Command {
   holdfast status --output json | jq .verdict`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := operatorOf(root)
+			client, err := operatorOf(cmd, root)
 			if err != nil {
 				return err
 			}

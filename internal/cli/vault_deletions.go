@@ -248,7 +248,7 @@ A plan that keeps things for longer needs nobody's agreement. Another person mus
 			if err := checkOutput(output); err != nil {
 				return err
 			}
-			p, err := person(as)
+			p, err := person(cmd, as)
 			if err != nil {
 				return err
 			}
@@ -411,7 +411,7 @@ func (w *answering) run(cmd *cobra.Command, args []string) (failed error) {
 	if err := checkOutput(w.output); err != nil {
 		return err
 	}
-	p, err := person(w.as)
+	p, err := person(cmd, w.as)
 	if err != nil {
 		return err
 	}

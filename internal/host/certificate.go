@@ -17,13 +17,17 @@ const (
 	// renews what ends within the first.
 	certificateNote   = 30 * 24 * time.Hour
 	certificateUrgent = 7 * 24 * time.Hour
+	// authorityNote and authorityUrgent are the same of the authority, whose end is that of everything at once, and takes planning.
+	authorityNote   = 365 * 24 * time.Hour
+	authorityUrgent = 90 * 24 * time.Hour
 )
 
 // certificate watches the end of this host's certificate: those that were made together end together, and then no host
-// believes another.
+// believes another. It watches that of the authority too.
 type certificate struct {
-	host *Host
-	now  atomic.Pointer[problem.Problem]
+	host      *Host
+	now       atomic.Pointer[problem.Problem]
+	authority atomic.Pointer[problem.Problem]
 }
 
 func (c *certificate) run(ctx context.Context) error {
@@ -32,6 +36,9 @@ func (c *certificate) run(ctx context.Context) error {
 		// One that cannot be read now is told of by who needs it.
 		if until, err := auth.Expires(dir); err == nil {
 			c.now.Store(certificateProblem(c.host.cfg.Self, dir, until.Sub(c.host.clock.Now()), until))
+		}
+		if until, err := auth.AuthorityExpires(dir); err == nil {
+			c.authority.Store(authorityProblem(c.host.cfg.Self, until.Sub(c.host.clock.Now()), until))
 		}
 		if !c.host.sleep(ctx, certificateEvery) {
 			return nil
@@ -61,9 +68,32 @@ func certificateProblem(host, dir string, left time.Duration, until time.Time) *
 	return &p
 }
 
-func (c *certificate) problems() []problem.Problem {
-	if p := c.now.Load(); p != nil {
-		return []problem.Problem{*p}
+// authorityProblem judges the authority that a host knows, as [certificateProblem] does its certificate.
+func authorityProblem(host string, left time.Duration, until time.Time) *problem.Problem {
+	if left > authorityNote {
+		return nil
 	}
-	return nil
+	day := until.UTC().Format("2006-01-02 15:04 MST")
+	p := problem.Problem{
+		Code: "host.authority-ends", Subject: host, Severity: problem.Note, Title: "the authority of all certificates ends on " + day + ", as this host knows it",
+		Meaning: "From then on no host and no operator is believed by any other, whatever their own certificates say: nothing can be agreed on any more.",
+		Remedy:  "no command of this version renews the authority: take a version that does in time, and plan for it now",
+	}
+	switch {
+	case left <= 0:
+		p.Severity, p.Title = problem.Critical, "the authority of all certificates has ended on "+day+", as this host knows it"
+		p.Meaning = "No host and no operator is believed by any other, whatever their own certificates say."
+	case left <= authorityUrgent:
+		p.Severity = problem.Degraded
+	}
+	return &p
+}
+
+func (c *certificate) problems() (out []problem.Problem) {
+	for _, p := range []*problem.Problem{c.now.Load(), c.authority.Load()} {
+		if p != nil {
+			out = append(out, *p)
+		}
+	}
+	return out
 }

@@ -41,6 +41,22 @@ func TestTheEndOfACertificateIsToldInTime(t *testing.T) {
 	}
 }
 
+func TestTheEndOfTheAuthorityIsToldInTime(t *testing.T) {
+	const day = 24 * time.Hour
+	until := time.Date(2041, 5, 17, 8, 30, 0, 0, time.UTC)
+	for left, want := range map[time.Duration]problem.Severity{366 * day: "", 365 * day: problem.Note, 90 * day: problem.Degraded, 0: problem.Critical} {
+		p := authorityProblem("b2", left, until)
+		if p == nil {
+			p = &problem.Problem{}
+		} else if p.Code != "host.authority-ends" || p.Subject != "b2" || !strings.Contains(p.Title, "2041-05-17 08:30 UTC") {
+			t.Errorf("it says %+v", p)
+		}
+		if p.Severity != want {
+			t.Errorf("%s before: %q, want %q", left, p.Severity, want)
+		}
+	}
+}
+
 // aheadClock is that much ahead of the real one.
 type aheadClock struct {
 	clock.Clock
@@ -61,7 +77,7 @@ func TestAHostLooksAtItsOwnCertificate(t *testing.T) {
 	for _, c := range []struct {
 		after time.Duration
 		said  int
-	}{{0, 0}, {360 * 24 * time.Hour, 1}} {
+	}{{0, 0}, {360 * 24 * time.Hour, 1}, {9 * 366 * 24 * time.Hour, 2}} {
 		h := &Host{cfg: Config{Self: "b2", Dir: dir}, clock: aheadClock{clock.Real(), c.after}}
 		w := &certificate{host: h}
 		done, cancel := context.WithCancel(t.Context())
