@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"encoding/json"
 	"time"
 
 	"holdfast/internal/vault/wal"
@@ -57,6 +58,15 @@ type Validation struct {
 	Checks []Check       `json:"checks"`
 }
 
+// MarshalJSON tells the time in seconds too, for who reads it; took, in nanoseconds, is what vaults hold and what is read again.
+func (v Validation) MarshalJSON() ([]byte, error) {
+	type bare Validation
+	return json.Marshal(struct {
+		bare
+		Seconds float64 `json:"took_seconds"`
+	}{bare(v), v.Took.Seconds()})
+}
+
 // Check is one thing that a validation looked at.
 type Check struct {
 	Name    string        `json:"name"`    // restore, recovery, indexes, heap, checksums, counts
@@ -66,6 +76,15 @@ type Check struct {
 	Took    time.Duration `json:"took"`
 	// Figures tell how long a restore would take: replay_seconds, replayed_bytes. The unit ends the name.
 	Figures map[string]float64 `json:"figures,omitempty"`
+}
+
+// MarshalJSON is that of a [Validation].
+func (c Check) MarshalJSON() ([]byte, error) {
+	type bare Check
+	return json.Marshal(struct {
+		bare
+		Seconds float64 `json:"took_seconds"`
+	}{bare(c), c.Took.Seconds()})
 }
 
 // Entry is a file or directory of a backup. Path is slash-separated and relative to the backup's root.

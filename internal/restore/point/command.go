@@ -2,6 +2,7 @@ package point
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
@@ -41,6 +42,15 @@ type Ran struct {
 	Output string        `json:"output,omitempty"` // the end of what it said on both streams
 	Began  time.Time     `json:"began"`
 	Took   time.Duration `json:"took"`
+}
+
+// MarshalJSON tells the time in seconds too, for who reads it; took, in nanoseconds, is what a record is read by.
+func (r Ran) MarshalJSON() ([]byte, error) {
+	type bare Ran
+	return json.Marshal(struct {
+		bare
+		Seconds float64 `json:"took_seconds"`
+	}{bare(r), r.Took.Seconds()})
 }
 
 // OK reports whether it ended well.
