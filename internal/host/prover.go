@@ -21,8 +21,8 @@ const (
 // scratchDir is where this host restores on trial.
 func (h *Host) scratchDir() string { return filepath.Join(h.cfg.Dir, "scratch") }
 
-// sweepTrials ends and removes what validations have left that were killed with an agent before this one, whether or not this host
-// archives any more. No other begins meanwhile: there may be no room for it before.
+// sweepTrials ends and removes what validations and salvages have left that were killed with an agent before this one, whether or not
+// this host archives any more. No other begins meanwhile: there may be no room for it before.
 func (h *Host) sweepTrials(ctx context.Context) error {
 	select {
 	case h.trial <- struct{}{}:
@@ -32,10 +32,10 @@ func (h *Host) sweepTrials(ctx context.Context) error {
 	}
 	removed, err := backup.SweepTrials(ctx, h.scratchDir())
 	for _, dir := range removed {
-		h.cfg.Log.InfoContext(ctx, "what a killed validation left was removed", "dir", dir)
+		h.cfg.Log.InfoContext(ctx, "what a killed validation or salvage left was removed", "dir", dir)
 	}
 	if err != nil {
-		h.cfg.Log.WarnContext(ctx, "what a killed validation left is still there", "err", err)
+		h.cfg.Log.WarnContext(ctx, "what a killed validation or salvage left is still there", "err", err)
 	}
 	return nil
 }

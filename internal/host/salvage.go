@@ -130,23 +130,19 @@ func (s salvages) Bundle(ctx context.Context, name, id string, out io.Writer) (e
 	if err := os.MkdirAll(scratch, 0o755); err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp(scratch, "salvage-")
+	trial, err := restore.NewTrial(scratch, restore.ForSalvage, id) // killed with this agent, it is removed by the next one
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	if err := os.Chmod(dir, 0o755); err != nil {
-		return err
-	}
-	data := filepath.Join(dir, "data")
-	if err := server.CopyData(ctx, report.Incarnation, data); err != nil {
+	defer func() { err = errors.Join(err, trial.Remove(context.WithoutCancel(ctx))) }()
+	if err := server.CopyData(ctx, report.Incarnation, trial.Data()); err != nil {
 		return err
 	}
 	owner, err := restore.DefaultOwner()
 	if err != nil {
 		return err
 	}
-	copied, err := restore.StartScratch(ctx, restore.ScratchOptions{Dir: data, BinDir: server.BinDir(), Owner: owner, Superuser: postgres.Superuser, Log: s.host.cfg.Log})
+	copied, err := restore.StartScratch(ctx, restore.ScratchOptions{Dir: trial.Data(), RunDir: trial.Run, BinDir: server.BinDir(), Owner: owner, Superuser: postgres.Superuser, Log: s.host.cfg.Log})
 	if err != nil {
 		return err
 	}

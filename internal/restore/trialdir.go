@@ -39,11 +39,12 @@ const (
 	ForInto       Purpose = "into-"
 	ForDrill      Purpose = "drill-"
 	ForSample     Purpose = "sample-"
+	ForSalvage    Purpose = "salvage-"
 )
 
 // purposes are all of them.
 func purposes() []Purpose {
-	return []Purpose{ForValidation, ForRecords, ForDiff, ForInto, ForDrill, ForSample}
+	return []Purpose{ForValidation, ForRecords, ForDiff, ForInto, ForDrill, ForSample, ForSalvage}
 }
 
 // Trial is the directory of a copy that is removed with its server when its maker is done; when its maker was killed,
@@ -60,7 +61,7 @@ type trialAbout struct {
 	Run    string `json:"run,omitempty"` // where it is not below the directory: its path would be too long for a socket
 }
 
-// NewTrial makes a directory for a copy of a backup below parent.
+// NewTrial makes a directory for a copy of a backup, or of what was put aside, below parent.
 func NewTrial(parent string, why Purpose, backup string) (*Trial, error) {
 	dir, err := os.MkdirTemp(parent, string(why))
 	if err != nil {
