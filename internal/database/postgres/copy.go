@@ -6,13 +6,11 @@ import (
 	"fmt"
 	"os"
 	"path"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"golang.org/x/sys/unix"
 
 	"holdfast/internal/database"
 	"holdfast/internal/database/postgres/replica"
@@ -66,7 +64,11 @@ func (s *Server) clone(ctx context.Context, from, primary database.Endpoint, epo
 	if err != nil {
 		return err
 	}
-	if err := s.hasRoom(wanted(files)); err != nil {
+	more, err := s.growth(wanted(files))
+	if err != nil {
+		return err
+	}
+	if err := s.hasRoom(more, nil); err != nil {
 		return err
 	}
 	spaces, err := s.askSpaces(ctx, main.conn)
@@ -76,7 +78,11 @@ func (s *Server) clone(ctx context.Context, from, primary database.Endpoint, epo
 	if err := s.prepareSpaces(spaces); err != nil {
 		return err
 	}
-	if err := s.spaceRoom(ctx, main, spaces); err != nil {
+	inSpaces, err := s.spaceGrowth(ctx, main, spaces)
+	if err != nil {
+		return err
+	}
+	if err := s.hasRoom(more, inSpaces); err != nil {
 		return err
 	}
 	incarnation := newIncarnation()
@@ -173,60 +179,6 @@ func (s *Server) connectNamed(ctx context.Context, p database.Endpoint, name str
 // spared is what a copy does not remove: Holdfast's own files, and what has a way of its own.
 func spared(p string) bool {
 	return ours(p) || strings.HasPrefix(p, pgdata.Spaces+"/") || p == pgdata.ControlFile || p == "pg_wal" || strings.HasPrefix(p, "pg_wal/")
-}
-
-// hasRoom refuses a copy that the disk cannot hold.
-func (s *Server) hasRoom(files []replica.File) error {
-	var more int64
-	if there, err := exists(s.at.data); err != nil {
-		return err
-	} else if there {
-		if more, err = replica.Growth(s.at.data, files, spared); err != nil {
-			return err
-		}
-	} else {
-		for _, f := range files {
-			more += f.Size
-		}
-	}
-	return s.hasRoomFor(more)
-}
-
-func (s *Server) hasRoomFor(more int64) error {
-	return s.hasRoomIn(s.at.dir, more+copyLogRoom+copyMargin)
-}
-
-// hasRoomIn refuses a copy that the disk of a directory cannot hold.
-func (s *Server) hasRoomIn(dir string, need int64) error {
-	free, err := s.cfg.Free(dir)
-	if err != nil {
-		return err
-	}
-	if free >= need {
-		return nil
-	}
-	return &problem.Problem{
-		Code: "database.no-space-for-copy", Subject: s.cfg.Database, Severity: problem.Degraded,
-		Title:   fmt.Sprintf("a copy needs %s on %s, and %s are free", bytesText(need), s.cfg.Host, bytesText(free)),
-		Meaning: "The database has one copy less than the plan asks for. Nothing was touched; Holdfast looks again by itself.",
-		Remedy:  "free or add space where " + dir + " lies",
-	}
-}
-
-// freeBytes is what an unprivileged process may still write where path, or its nearest parent, lies.
-func freeBytes(path string) (int64, error) {
-	for {
-		var fs unix.Statfs_t
-		err := unix.Statfs(path, &fs)
-		if err == nil {
-			return int64(fs.Bavail) * fs.Bsize, nil
-		}
-		parent := filepath.Dir(path)
-		if parent == path || !errors.Is(err, unix.ENOENT) {
-			return 0, fmt.Errorf("ask for the free space of %s: %w", path, err)
-		}
-		path = parent
-	}
 }
 
 // copyData does the work between the two ends of a backup (PostgreSQL manual, "Making a Base Backup Using the Low

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"path"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -106,7 +104,13 @@ func (s *Server) refill(ctx context.Context, primary database.Endpoint, timeline
 	if err != nil {
 		return err
 	}
-	if err := s.vaultRoom(ctx, from, spaces.places); err != nil {
+	need, err := from.Need(ctx, s.at.data, spaces.places)
+	if err != nil {
+		return err
+	}
+	more := need[s.at.data]
+	delete(need, s.at.data)
+	if err := s.hasRoom(more, need); err != nil {
 		return err
 	}
 	incarnation := newIncarnation()
@@ -135,23 +139,6 @@ func (s *Server) refill(ctx context.Context, primary database.Endpoint, timeline
 		return err
 	}
 	return s.finish(s.at.data, incarnation)
-}
-
-// vaultRoom refuses a copy that the disks cannot hold. Tablespaces on one disk are each held to all that is free there.
-func (s *Server) vaultRoom(ctx context.Context, from Replica, places map[uint32]string) error {
-	need, err := from.Need(ctx, s.at.data, places)
-	if err != nil {
-		return err
-	}
-	if err := s.hasRoomFor(need[s.at.data]); err != nil {
-		return err
-	}
-	for _, dir := range slices.Sorted(maps.Values(places)) {
-		if err := s.hasRoomIn(dir, need[dir]+copyMargin); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // fill brings the files and the log, and lets the primary's slot go on meanwhile.

@@ -465,20 +465,19 @@ func (s *Server) copySpace(ctx context.Context, x space, main *source, o replica
 	return nil
 }
 
-// spaceRoom refuses tablespaces that their disks cannot hold. Several on one disk are each held to all that is free there.
-func (s *Server) spaceRoom(ctx context.Context, main *source, all []space) error {
+// spaceGrowth is how many bytes more than there are now a copy of tablespaces takes, by directory.
+func (s *Server) spaceGrowth(ctx context.Context, main *source, all []space) (map[string]int64, error) {
+	out := map[string]int64{}
 	for _, x := range all {
 		files, err := s.spaceFiles(ctx, main, x)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		more, err := replica.Growth(x.dir, files, func(p string) bool { return !strings.HasPrefix(p, s.spaceVersion()) })
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if err := s.hasRoomIn(x.dir, more+copyMargin); err != nil {
-			return err
-		}
+		out[x.dir] = more
 	}
-	return nil
+	return out, nil
 }
