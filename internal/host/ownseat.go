@@ -91,7 +91,8 @@ func (s *ownSeat) saw(now time.Time, host, why string, learner bool, lost error)
 		s.voting, s.wrong = new(false), &problem.Problem{
 			Code: "cluster.member-away", Subject: host, Severity: problem.Degraded, Title: "its etcd member does not serve: " + why,
 			Meaning: fmt.Sprintf("It has not for %s or longer. The others agree while a majority of them runs; this one does not count.", ownSeatAwayMax),
-			Remedy:  "none if this passes; else holdfast cluster status shows the members, and its words are in keep/etcd/output.log below the host's directory",
+			Remedy: "none if this passes; else holdfast cluster status shows the members, and its words are in keep/etcd/output.log below the host's directory. " +
+				"Is it none of the members any more, as after a replacement that was cut off: holdfast cluster replace " + host,
 		}
 	}
 }

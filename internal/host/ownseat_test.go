@@ -2,6 +2,7 @@ package host
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -44,6 +45,9 @@ func TestAHostSaysWhetherItsOwnMemberVotes(t *testing.T) {
 			}
 			for _, p := range s.problems() {
 				code += p.Code
+				if p.Code == "cluster.member-away" && !strings.Contains(p.Remedy, "holdfast cluster replace b1") {
+					t.Errorf("no way out of a member that was removed: %s", p.Remedy)
+				}
 			}
 			if votes != c.votes || code != c.code {
 				t.Errorf("it votes: %s, problem %q; want %s, %q", votes, code, c.votes, c.code)
