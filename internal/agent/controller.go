@@ -181,6 +181,7 @@ func (g *Govern) prune(ctx context.Context, s Snapshot) {
 func (g *Govern) archiver(ctx context.Context, s Snapshot, name string) error {
 	i := slices.IndexFunc(s.Facts.Databases, func(d DatabaseFacts) bool { return d.Name == name })
 	if i < 0 || s.Facts.Databases[i].Record.Phase != database.Steady {
+		delete(g.vacant, name) // a standby is waited for anew once it serves
 		return nil
 	}
 	key := KeyArchivers + name

@@ -405,6 +405,15 @@ func TestThePrimaryArchivesWhileNoStandbyCan(t *testing.T) {
 	if named() != "" {
 		t.Fatalf("%s was named though a standby may come", named())
 	}
+	for _, phase := range []database.Phase{database.Recruiting, database.Steady} { // a failover takes long
+		record.Phase = phase
+		g.put(RecordKey("records"), record)
+		g.round(t.Context())
+		if named() != "" {
+			t.Fatalf("%s was named though a standby of the new primary may come", named())
+		}
+		g.pass(vacantMax)
+	}
 	g.heard("b3", 0)
 	g.round(t.Context())
 	if named() != "b3" {
