@@ -247,6 +247,9 @@ type betweenLookAndDeletion struct {
 }
 
 func (b *betweenLookAndDeletion) Get(ctx context.Context, key string) (cluster.Entry, error) {
+	if key != agent.KeyStopping {
+		return b.Store.Get(ctx, key)
+	}
 	b.looks++
 	if b.looks == 2 && b.blind {
 		return cluster.Entry{}, cluster.ErrUnavailable

@@ -206,7 +206,7 @@ func (c *Client) call(ctx context.Context, method, path string, body, out any) (
 		}
 		return r.status, r.into(out)
 	}
-	if len(c.urls) > 1 && !c.answered.any() {
+	if len(c.urls) > 1 {
 		c.look(ctx, aRequest, reply.ends) // whoever answers is asked first; where nobody does, each is asked all the same
 	}
 	var others []reply

@@ -31,13 +31,6 @@ func (a *answered) note(url string) {
 	a.url = url
 }
 
-// any reports whether an agent answered yet.
-func (a *answered) any() bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.url != ""
-}
-
 // order is all agents, the one that answered last first.
 func (c *Client) order() []string {
 	c.answered.mu.Lock()
@@ -140,9 +133,6 @@ func (c *Client) everyone(ctx context.Context, path string, more time.Duration) 
 		})
 	}
 	asking.Wait()
-	if i := slices.IndexFunc(replies, func(r reply) bool { return r.err == nil }); i >= 0 {
-		c.answered.note(replies[i].url)
-	}
 	return replies
 }
 
