@@ -30,7 +30,7 @@ application changed neither: the plan's commands bring it to stand still, for 60
   holdfast recovery-point restore latest --to /srv/back`,
 		Args: cobra.NoArgs,
 	}
-	cmd.AddCommand(pointCreateCommand(), pointListCommand(), pointRestoreCommand(), pointForgetCommand())
+	cmd.AddCommand(pointCreateCommand(), pointListCommand(), pointRestoreCommand(), pointUndoCommand(), pointForgetCommand())
 	return cmd
 }
 

@@ -27,14 +27,15 @@ type pointWords struct {
 	set, to, owner, binDir string
 	output                 string
 	dryRun, yes, without   bool
+	inPlace                bool
 	spaces                 map[string]string
 }
 
 func pointRestoreCommand() *cobra.Command {
 	var w pointWords
 	cmd := &cobra.Command{
-		Use:   "restore POINT|latest --to DIR",
-		Short: "Bring back the files and the database of one moment, and hold them against each other",
+		Use:   "restore POINT|latest --to DIR|--in-place",
+		Short: "Bring back the files and the database of one moment, beside the live ones or in their place",
 		Long: `Restores the files to DIR/files and the database to DIR/database, as both were in that moment. The live ones are not
 touched. Every file is compared with what was stored. Then a server that nobody else can reach runs on the database, and
 the plan's commands after_restore and check work on both; with exit status 0 of all of them the point has passed. What
@@ -44,11 +45,18 @@ It needs no agent: the plan and the data root are enough, or a vault and its key
 checked before anything is written. What was interrupted, or did not pass, is gone on with by the same command: what was
 restored is not restored again, and the commands run again.
 
+With --in-place the application itself goes back. The same is done beside first, and nothing live is changed until the
+point has passed and its SQL databases are loaded into the live server. Then the plan's command before brings the
+application to stand still, the names of SQL databases and directories are exchanged, and after lets it go on. What was
+live stays beside, and holdfast recovery-point undo gives it its names again. It runs on the machine where the set's
+directory and the primary are.
+
 latest is the newest point that can be restored: its files are complete and the log up to it is in the vault.`,
 		Example: `  holdfast recovery-point restore latest --to /srv/back --dry-run
   holdfast recovery-point restore attachments-20261121T010000Z-a1b2c3 --to /srv/back
   holdfast recovery-point restore latest --files attachments --to /srv/back --output json | jq .outcome
-  holdfast recovery-point restore latest --to /srv/back --vault file:///mnt/vault --key vault.key`,
+  holdfast recovery-point restore latest --to /srv/back --vault file:///mnt/vault --key vault.key
+  holdfast recovery-point restore latest --in-place --dry-run`,
 		Args: usageArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := w.check(); err != nil {
@@ -56,13 +64,17 @@ latest is the newest point that can be restored: its files are complete and the 
 			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT) // servers and commands end too
 			defer stop()
+			if w.inPlace {
+				return w.goBack(ctx, cmd, args[0])
+			}
 			return w.run(ctx, cmd, args[0])
 		},
 	}
 	w.from.add(cmd)
 	cmd.Flags().StringVar(&w.to, "to", "", "an empty or absent directory, or one that an interrupted restore of the point left")
+	cmd.Flags().BoolVar(&w.inPlace, "in-place", false, "the running application goes back: directory and SQL databases get the content of the point, and what is live now is kept beside")
 	cmd.Flags().StringVar(&w.set, "files", "", "with latest: of which file set (default: the only one that has points)")
-	cmd.Flags().BoolVar(&w.without, "no-commands", false, "run neither after_restore nor check of the plan: only the files are compared")
+	cmd.Flags().BoolVar(&w.without, "no-commands", false, "run no command of the plan: only the files are compared; with --in-place you see to it that the application stands still")
 	cmd.Flags().StringVar(&w.owner, "owner", "", "user whom the database's files are to belong to"+ownerDefault)
 	cmd.Flags().StringVar(&w.binDir, "bin-dir", "", binDirUsage)
 	cmd.Flags().StringToStringVar(&w.spaces, "tablespace", nil, "NAME=DIR: where a tablespace shall lie; may be given more than once")
@@ -74,7 +86,11 @@ latest is the newest point that can be restored: its files are complete and the 
 
 func (w *pointWords) check() error {
 	switch {
-	case w.to == "":
+	case w.inPlace && (w.to != "" || w.owner != "" || len(w.spaces) > 0):
+		return fmt.Errorf("--in-place restores to where files and database are; --to, --owner and --tablespace belong to a restore beside: %w", errUsage)
+	case w.inPlace && w.from.url != "":
+		return fmt.Errorf("--in-place needs a plan and a primary; with --vault alone restore --to a directory: %w", errUsage)
+	case w.to == "" && !w.inPlace:
 		return fmt.Errorf("--to says which empty directory to restore to: %w", errUsage)
 	case w.dryRun && w.yes:
 		return fmt.Errorf("--dry-run changes nothing, so there is nothing to say --yes to: %w", errUsage)
@@ -140,14 +156,7 @@ func (w *pointWords) run(ctx context.Context, cmd *cobra.Command, name string) e
 		}
 	}
 	line := newProgressLine(cmd.ErrOrStderr())
-	o.Progress = func(phase string, done, total int64) {
-		if phase != line.phase {
-			line.show(phase, "")
-		}
-		if total > 0 {
-			line.show(phase, progressText(done, total, time.Since(line.since)))
-		}
-	}
+	o.Progress = line.pointed
 	began := time.Now()
 	r, err := point.Restore(ctx, o)
 	line.end()

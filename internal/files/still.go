@@ -19,6 +19,7 @@ import (
 // the disk says so to whoever comes after a crash.
 type Still struct {
 	Note     string                                         // file that stands while they do
+	Held     string                                         // file; while it is there somebody else makes them stand still; "" = nobody could
 	Before   []string                                       // command
 	After    []string                                       // likewise
 	Env      []string                                       // what both are told, beside the agent's own environment
@@ -71,6 +72,9 @@ func (c *capture) still(ctx context.Context) (err error) {
 		return errors.New("make files and database stand still: there is no command for it, or none that lets them go on")
 	}
 	began := c.o.Clock.Now()
+	if err := s.claim(); err != nil {
+		return err
+	}
 	n := note{After: s.After, Env: s.Env, Since: began.UTC()}
 	if err := n.write(s.Note); err != nil {
 		return err
@@ -122,6 +126,28 @@ func (c *capture) still(ctx context.Context) (err error) {
 		return fmt.Errorf("take files and database as they stand still: %w", overdue(taking, s.Snapshot, err))
 	}
 	return nil
+}
+
+// ErrHeld says that files and database are another's to make stand still, and to let go on.
+var ErrHeld = errors.New("a restore in place has brought files and database to stand still, and was not ended yet")
+
+// claim leaves a note that nothing stands still, and then looks whether another holds both: who holds them looks for the note
+// behind that, so that one of the two sees the other. A crash in between lets nothing go on.
+func (s *Still) claim() error {
+	if s.Held == "" {
+		return nil
+	}
+	if err := (note{Since: time.Now().UTC()}).write(s.Note); err != nil {
+		return err
+	}
+	_, err := os.Stat(s.Held)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = ErrHeld
+	}
+	return errors.Join(err, os.Remove(s.Note))
 }
 
 // overdue says in words that a limit was reached.

@@ -53,7 +53,7 @@ func (h *Host) newFilers() ([]*filer, error) {
 	for _, s := range h.cfg.Plan.Files {
 		for _, name := range s.Hosts {
 			if name == h.cfg.Self && s.Backup.Vault != "" {
-				out = append(out, &filer{host: h, set: s, turn: turn, runs: runMoment, told: agent.Files{Vault: s.Backup.Vault, Path: s.Path}})
+				out = append(out, &filer{host: h, set: s, turn: turn, runs: RunMoment, told: agent.Files{Vault: s.Backup.Vault, Path: s.Path}})
 			}
 		}
 	}

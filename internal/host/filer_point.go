@@ -23,14 +23,21 @@ import (
 
 // stillNote is the file that stands while a set and its database stand still.
 func (f *filer) stillNote() string {
-	return filepath.Join(f.host.cfg.Dir, "still-"+f.set.Name+".json")
+	return StillNote(f.host.cfg.Dir, f.set.Name)
 }
+
+// StillNote is the file in a host's directory that stands while its agent makes a file set and its database stand still.
+func StillNote(dir, set string) string { return filepath.Join(dir, "still-"+set+".json") }
+
+// HeldFile is the file in a host's directory that stands while a restore in place makes them stand still: the agent makes no
+// recovery point meanwhile.
+func HeldFile(dir, set string) string { return filepath.Join(dir, "held-"+set) }
 
 // still is how the set and its database are brought to stand still for one recovery point.
 func (f *filer) still(s plan.FileSet, id string) *files.Still {
 	return &files.Still{
-		Note: f.stillNote(), Before: s.Moment.Before, After: s.Moment.After, Freeze: s.Moment.Freeze, Snapshot: s.Moment.Snapshot,
-		Env: f.env(s), Run: f.runs,
+		Note: f.stillNote(), Held: HeldFile(f.host.cfg.Dir, f.set.Name), Before: s.Moment.Before, After: s.Moment.After, Freeze: s.Moment.Freeze, Snapshot: s.Moment.Snapshot,
+		Env: MomentEnv(f.host.plan().Application, s, f.host.cfg.Self), Run: f.runs,
 		Mark:  func(ctx context.Context) (vault.Point, error) { return f.mark(ctx, s, id) },
 		Stuck: f.stand,
 	}
@@ -91,17 +98,17 @@ func (f *filer) frozen() problem.Problem {
 		Remedy:  "see what the command after of the plan says: correct it, or what it needs, and apply the plan; or let the application go on by hand"}
 }
 
-// env is what the commands of a moment are told.
-func (f *filer) env(s plan.FileSet) []string {
-	return []string{"HOLDFAST_APPLICATION=" + f.host.plan().Application, "HOLDFAST_FILES=" + s.Name, "HOLDFAST_PATH=" + s.Path,
-		"HOLDFAST_HOST=" + f.host.cfg.Self, "HOLDFAST_DATABASE=" + s.Moment.Database}
+// MomentEnv is what the commands of a set's moment are told on a host.
+func MomentEnv(application string, s plan.FileSet, host string) []string {
+	return []string{"HOLDFAST_APPLICATION=" + application, "HOLDFAST_FILES=" + s.Name, "HOLDFAST_PATH=" + s.Path,
+		"HOLDFAST_HOST=" + host, "HOLDFAST_DATABASE=" + s.Moment.Database}
 }
 
 // gated is a shell that becomes the command once it reads a line, and ends when whoever would write it is gone.
 const gated = `read -r go <&3 && exec "$@" 3<&-`
 
-// runMoment runs one of the commands of a moment, in a process group of its own, so that at its end all of it ends.
-func runMoment(ctx context.Context, c files.Command) (err error) {
+// RunMoment runs one of the commands of a moment, in a process group of its own, so that at its end all of it ends.
+func RunMoment(ctx context.Context, c files.Command) (err error) {
 	if len(c.Argv) == 0 {
 		return errors.New("run a command of the moment: there is none")
 	}
@@ -172,7 +179,7 @@ const thawPace = 4 * filesPace
 // thawed lets go on what an agent before this one, or a command that failed, has left standing still. false = it does still.
 func (f *filer) thawed(ctx context.Context) bool {
 	s := f.now()
-	since, err := files.Thaw(ctx, f.stillNote(), f.runs, files.Command{Argv: s.Moment.After, Env: f.env(s)})
+	since, err := files.Thaw(ctx, f.stillNote(), f.runs, files.Command{Argv: s.Moment.After, Env: MomentEnv(f.host.plan().Application, s, f.host.cfg.Self)})
 	f.stand(err)
 	if err != nil {
 		f.host.cfg.Log.Error("files and database were not let go on", "files", f.set.Name, "since", since, "err", err)
@@ -194,7 +201,7 @@ func (h *Host) orphans(known []*filer) ([]*filer, error) {
 	for _, path := range notes {
 		name := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(path), "still-"), ".json")
 		if !slices.ContainsFunc(known, func(f *filer) bool { return f.set.Name == name }) {
-			out = append(out, &filer{host: h, set: plan.FileSet{Name: name}, runs: runMoment, orphan: true})
+			out = append(out, &filer{host: h, set: plan.FileSet{Name: name}, runs: RunMoment, orphan: true})
 		}
 	}
 	return out, nil

@@ -140,15 +140,15 @@ func TestACommandOfAMoment(t *testing.T) {
 		}
 		return string(said)
 	}
-	if err := runMoment(t.Context(), files.Command{}); err == nil {
+	if err := RunMoment(t.Context(), files.Command{}); err == nil {
 		t.Error("none at all ended well")
 	}
-	err := runMoment(t.Context(), files.Command{Argv: touch, Began: func(int) error { return errors.New("the disk is full") }})
+	err := RunMoment(t.Context(), files.Command{Argv: touch, Began: func(int) error { return errors.New("the disk is full") }})
 	if err == nil || !strings.Contains(err.Error(), "the disk is full") || done() != "" {
 		t.Errorf("one that could not be noted did %q: %v", done(), err)
 	}
 	began := 0
-	err = runMoment(t.Context(), files.Command{Argv: touch, Env: []string{"HOLDFAST_PATH=/srv"}, Began: func(pid int) error {
+	err = RunMoment(t.Context(), files.Command{Argv: touch, Env: []string{"HOLDFAST_PATH=/srv"}, Began: func(pid int) error {
 		began = pid
 		if done() != "" {
 			t.Error("it did something before it was noted")
@@ -158,12 +158,12 @@ func TestACommandOfAMoment(t *testing.T) {
 	if err != nil || done() != "a b /srv\n" || began == 0 {
 		t.Errorf("%q, %v, process %d", done(), err, began)
 	}
-	if err = runMoment(t.Context(), files.Command{Argv: []string{"/bin/sh", "-c", "echo no; exit 3"}, Began: func(int) error { return nil }}); err == nil || !strings.Contains(err.Error(), "exit status 3: no") {
+	if err = RunMoment(t.Context(), files.Command{Argv: []string{"/bin/sh", "-c", "echo no; exit 3"}, Began: func(int) error { return nil }}); err == nil || !strings.Contains(err.Error(), "exit status 3: no") {
 		t.Errorf("one that fails: %v", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	if err = runMoment(ctx, files.Command{Argv: []string{"/bin/sh", "-c", "sleep 600 & wait"}, Began: func(int) error { return nil }}); err == nil {
+	if err = RunMoment(ctx, files.Command{Argv: []string{"/bin/sh", "-c", "sleep 600 & wait"}, Began: func(int) error { return nil }}); err == nil {
 		t.Error("one that hangs ended well")
 	}
 }

@@ -26,6 +26,11 @@ type IntoOptions struct {
 	Progress func(Progress)
 	Settings map[string]string // for the scratch server
 	Members  []Member          // the standbys of the live cluster
+
+	// Copy is the data directory of a database that was brought to the moment before, and on which no server runs: it is
+	// taken instead of restoring, and stays. Way then is the way that led there. "" = restore, below Dir.
+	Copy string
+	Way  Choice
 }
 
 // Into is a part of an earlier moment that is ready to be put beside the live one. The live server has not been
@@ -91,6 +96,9 @@ func OpenInto(ctx context.Context, o IntoOptions) (n *Into, err error) {
 // restore makes the scratch server.
 func (n *Into) restore(ctx context.Context) error {
 	var err error
+	if n.o.Copy != "" {
+		return n.serveCopy(ctx)
+	}
 	if n.trial, err = openTrial(ctx, n.o.Dir, ForInto, n.Choice.Backup.ID); err != nil {
 		return err
 	}
@@ -107,20 +115,29 @@ func (n *Into) restore(ctx context.Context) error {
 
 // choose finds the way to the moment, and the programs that it takes.
 func (n *Into) choose(ctx context.Context) error {
-	c, err := Load(ctx, n.o.Vault, n.o.Database)
+	c, err := n.way(ctx)
 	if err != nil {
 		return err
 	}
-	if n.Choice, err = Choose(c, n.o.At); err != nil {
-		return err
-	}
+	n.Choice = c
 	if n.o.BinDir, err = Programs(n.o.BinDir, n.Choice.Backup.ServerVersion/10000); err != nil {
 		return err
 	}
 	return hasPrograms(n.o.BinDir, "pg_dump", "psql") // before an hour of restoring
 }
 
-// Close ends the scratch server and removes the copy.
+func (n *Into) way(ctx context.Context) (Choice, error) {
+	if n.o.Copy != "" {
+		return n.o.Way, nil
+	}
+	c, err := Load(ctx, n.o.Vault, n.o.Database)
+	if err != nil {
+		return Choice{}, err
+	}
+	return Choose(c, n.o.At)
+}
+
+// Close ends the scratch server and removes the copy that it made.
 func (n *Into) Close(ctx context.Context) error {
 	var errs []error
 	if n.scratch != nil {

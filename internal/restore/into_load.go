@@ -101,7 +101,11 @@ func (n *Into) load(ctx context.Context, live *pgx.Conn, prefix, inside string, 
 	if err != nil {
 		return "", err
 	}
-	_, err = then.Exec(ctx, fmt.Sprintf("alter database %s rename to %s", quoteName(inside), quoteName(interim)))
+	if n.o.Copy == "" {
+		_, err = then.Exec(ctx, fmt.Sprintf("alter database %s rename to %s", quoteName(inside), quoteName(interim)))
+	} else {
+		err = renameNoted(ctx, then, inside, interim)
+	}
 	if err = errors.Join(err, then.Close(ctx)); err != nil {
 		return "", fmt.Errorf("rename database %s of the copy: %w", inside, err)
 	}

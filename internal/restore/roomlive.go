@@ -43,6 +43,14 @@ func (n *Into) roomFor(ctx context.Context, bytes int64) error {
 	return cramped(n.o.Database, append(all, spaces...))
 }
 
+// LiveRoom refuses so many bytes that are to come into the live cluster, as a restore in place itself does, before anything is
+// restored for it. unknown are the standbys of whose room nobody has told.
+func LiveRoom(ctx context.Context, database string, live func(string) string, members []Member, bytes int64) (unknown []string, err error) {
+	n := Into{o: IntoOptions{Database: database, Live: live, Members: members}}
+	err = n.roomFor(ctx, bytes)
+	return n.Unknown, err
+}
+
 // liveNeeds is the room that each server of the live cluster takes for so many bytes. Those of one disk share its room, which
 // is known of servers on this machine alone. unknown are the standbys of which nobody has told.
 func liveNeeds(primary string, members []Member, bytes int64, at func(dir string) (free int64, disk uint64, err error)) (all []need, unknown []string, err error) {

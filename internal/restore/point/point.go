@@ -31,6 +31,7 @@ type Options struct {
 	Vault       *vault.Vault   // that holds the database
 	Choice      restore.Choice // the way to the point
 	Dir         string         // absolute; empty, absent, or left by a restore of the same point
+	Files       string         // absolute; where the files are to lie; "" = with the rest, see [FilesDir]
 	Owner       restore.Owner
 	BinDir      string
 	Tablespaces map[string]string
@@ -41,6 +42,13 @@ type Options struct {
 
 // FilesDir is where the files of a restored point lie.
 func FilesDir(dir string) string { return filepath.Join(dir, "files") }
+
+func (o Options) files() string {
+	if o.Files != "" {
+		return o.Files
+	}
+	return FilesDir(o.Dir)
+}
 
 // DatabaseDir is the data directory of a restored point.
 func DatabaseDir(dir string) string { return filepath.Join(dir, "database") }
@@ -62,7 +70,7 @@ func (p Place) Fits() bool { return p.Need <= p.Free && (p.State == "restored" |
 // fresh is the record of a restore that begins.
 func (o Options) fresh() Record {
 	b := o.Tree.Backup
-	return Record{Format: recordFormat, Point: *b.Point, Set: b.Set, Backup: b.ID, Base: o.Choice.Backup.ID, Began: time.Now().UTC()}
+	return Record{Format: recordFormat, Point: *b.Point, Set: b.Set, Backup: b.ID, Base: o.Choice.Backup.ID, Began: time.Now().UTC(), FilesAt: o.Files}
 }
 
 // Survey looks at the place, and refuses one that must not be written to, and commands that cannot run. It changes nothing.
@@ -88,7 +96,7 @@ func Survey(ctx context.Context, o Options) (Place, error) {
 		return p, err
 	}
 	if r.Files == nil {
-		at, err := files.Survey(ctx, files.RestoreOptions{Tree: o.Tree, To: FilesDir(o.Dir), Onto: files.OntoDelta}, p.Files)
+		at, err := files.Survey(ctx, files.RestoreOptions{Tree: o.Tree, To: o.files(), Onto: files.OntoDelta}, p.Files)
 		if err != nil {
 			return p, err
 		}
@@ -105,6 +113,9 @@ func Survey(ctx context.Context, o Options) (Place, error) {
 	}
 	if p.Database, err = restore.Survey(DatabaseDir(o.Dir), o.Choice, known, o.Tablespaces); err != nil {
 		return p, err
+	}
+	if o.Files != "" && !sameDisk(o.Files, o.Dir) { // its own disk has room for the files: they were looked at
+		p.Need = 0
 	}
 	p.Need += p.Database.Need
 	p.Free = p.Database.Free
@@ -165,7 +176,7 @@ func (o Options) bring(ctx context.Context, r *Record) error {
 		if r.Verified != nil { // it was found wrong, whatever size and time say
 			onto = files.OntoAll
 		}
-		done, err := files.Restore(ctx, files.RestoreOptions{Tree: o.Tree, To: FilesDir(o.Dir), Onto: onto, Log: o.Log,
+		done, err := files.Restore(ctx, files.RestoreOptions{Tree: o.Tree, To: o.files(), Onto: onto, Log: o.Log,
 			Progress: func(p files.Restored) { o.Progress("restoring files", p.Bytes+p.Kept, p.Of.Bytes) }})
 		if err != nil {
 			return err
@@ -207,7 +218,7 @@ func (o Options) restored(p restore.Progress) {
 func (o Options) judge(ctx context.Context, r *Record) error {
 	r.Lacks = r.Files.Lacks
 	if !r.Touched {
-		v, err := files.Verify(ctx, files.VerifyOptions{Tree: o.Tree, Dir: FilesDir(o.Dir),
+		v, err := files.Verify(ctx, files.VerifyOptions{Tree: o.Tree, Dir: o.files(),
 			Progress: func(p files.Verified) { o.Progress("comparing files", p.Bytes, r.Files.Of.Bytes) }})
 		if err != nil {
 			return err
@@ -230,7 +241,7 @@ func (o Options) judge(ctx context.Context, r *Record) error {
 	}
 	r.Touched = true
 	return o.serve(ctx, r, func(s *restore.Scratch) error {
-		return o.Commands.Work(ctx, r.Point, r.Set, FilesDir(o.Dir), s, o.Choice.Backup.Superuser, o.Progress, &r.Outcome)
+		return o.Commands.Work(ctx, r.Point, r.Set, o.files(), s, o.Choice.Backup.Superuser, o.Progress, &r.Outcome)
 	})
 }
 
@@ -273,7 +284,7 @@ func (o Options) serve(ctx context.Context, r *Record, work func(*restore.Scratc
 	if err := work(s); err != nil {
 		return err
 	}
-	return flush(ctx, s, FilesDir(o.Dir))
+	return flush(ctx, s, o.files())
 }
 
 // flush brings to disk what the commands wrote, so that the server ends in good order however much it is.

@@ -94,11 +94,24 @@ func program(t *testing.T) string {
 	return path
 }
 
+// application is a server and a directory that are live, and a recovery point of both from before.
+type application struct {
+	point.Options
+	server *pgtest.Server
+	set    string // directory
+	vault  string // URL
+}
+
+func vaultConfig(url string) vault.Config {
+	return vault.Config{URL: url, Key: redact.Secret("k"), Keys: &vault.Keyring{}, Application: "clinic"}
+}
+
 // aPoint makes a recovery point of a server and a directory, which both change before and after it.
-func aPoint(t *testing.T) point.Options {
+func aPoint(t *testing.T) application {
 	t.Helper()
 	ctx, s := t.Context(), pgtest.New(t)
-	v, err := vault.Create(ctx, vault.Config{URL: "file://" + filepath.Join(t.TempDir(), "vault"), Key: redact.Secret("k"), Keys: &vault.Keyring{}, Application: "clinic"})
+	url := "file://" + filepath.Join(t.TempDir(), "vault")
+	v, err := vault.Create(ctx, vaultConfig(url))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,7 +139,7 @@ func aPoint(t *testing.T) point.Options {
 	})
 	s.Exec("postgres", "create role clinic login", "create database clinic owner clinic")
 	s.Exec("clinic", "create table letters (name text, queued bool default false)", "alter table letters owner to clinic")
-	set := filepath.Join(t.TempDir(), "set")
+	set := filepath.Join(pgtest.Dir(t), "set")
 	write := func(name string) {
 		t.Helper()
 		if err := os.MkdirAll(set, 0o777); err != nil {
@@ -181,7 +194,7 @@ func aPoint(t *testing.T) point.Options {
 	if o.Owner, err = restore.DefaultOwner(); err != nil {
 		t.Fatal(err)
 	}
-	return o
+	return application{o, s, set, url}
 }
 
 func code(err error) string {
@@ -194,7 +207,7 @@ func code(err error) string {
 // Files and a database of one moment come back, however often that is interrupted, and the application's commands say
 // whether they agree.
 func TestAPointComesBackAndIsHeldAgainstItself(t *testing.T) {
-	o := aPoint(t)
+	o := aPoint(t).Options
 	app := program(t)
 	word := func(w string) []string { return []string{app, "-test.run=^TestTheApplicationsCommand$", w} }
 	o.Commands = point.Commands{After: [][]string{word("requeue")}, Check: word("check"), Limit: time.Minute, Application: "clinic", Role: "clinic", Inside: "clinic"}

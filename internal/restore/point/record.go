@@ -37,6 +37,7 @@ type Record struct {
 	Backup   string          `json:"backup"`      // of the files
 	Base     string          `json:"base_backup"` // of the database
 	Began    time.Time       `json:"began"`
+	FilesAt  string          `json:"files_at,omitempty"` // where the files lie; "" = with the rest, see [FilesDir]
 	Files    *files.Restored `json:"restored_files,omitempty"`   // they are all there
 	Database time.Time       `json:"restored_database,omitzero"` // when it was; zero = not yet
 	Serving  bool            `json:"serving,omitempty"`          // a server of ours may run on it
@@ -127,7 +128,7 @@ func look(dir string, fresh Record) (Record, bool, error) {
 		return r, false, err
 	}
 	if known {
-		if r.Point.ID == fresh.Point.ID && r.Backup == fresh.Backup {
+		if r.Point.ID == fresh.Point.ID && r.Backup == fresh.Backup && r.FilesAt == fresh.FilesAt {
 			return r, true, r.whole(dir)
 		}
 		return r, false, occupied(dir, "recovery point "+r.Point.ID)
@@ -145,7 +146,8 @@ func look(dir string, fresh Record) (Record, bool, error) {
 // whole refuses a place from which one half was taken away since: what is left may have been worked on, and does not go
 // with what would be restored now.
 func (r Record) whole(dir string) error {
-	for half, there := range map[string]bool{FilesDir(dir): r.Files != nil, DatabaseDir(dir): !r.Database.IsZero()} {
+	at := Options{Dir: dir, Files: r.FilesAt}.files()
+	for half, there := range map[string]bool{at: r.Files != nil, DatabaseDir(dir): !r.Database.IsZero()} {
 		_, err := os.Stat(half)
 		switch {
 		case !there || err == nil:
