@@ -129,3 +129,27 @@ func TestACommandThatOutlivedItsAgentIsEndedBeforeItIsUndone(t *testing.T) {
 		})
 	}
 }
+
+// Who holds files and database is left alone, and a note that was left between two looks lets nothing go on.
+func TestNothingIsBroughtToStandStillThatAnotherHolds(t *testing.T) {
+	v, dir := open(t), t.TempDir()
+	must(t, os.WriteFile(filepath.Join(dir, "a"), []byte("a"), 0o600))
+	note, held := filepath.Join(t.TempDir(), "note"), filepath.Join(t.TempDir(), "held")
+	must(t, os.WriteFile(held, nil, 0o600))
+	never := func(context.Context, files.Command) error { t.Error("a command ran"); return nil }
+	still := &files.Still{Note: note, Held: held, Before: []string{"before"}, After: []string{"after"}, Run: never, Freeze: time.Minute, Snapshot: time.Minute}
+	_, err := files.Backup(t.Context(), files.Options{Vault: v, Set: "attachments", Host: "east-1", Path: dir, Still: still})
+	if !errors.Is(err, files.ErrHeld) {
+		t.Errorf("it says %v", err)
+	}
+	if _, err := os.Stat(note); err == nil {
+		t.Error("the note stays")
+	}
+	must(t, os.WriteFile(note, []byte(`{"after":null,"since":"2026-11-21T01:00:00Z"}`), 0o600)) // the agent died before it looked
+	if _, err := files.Thaw(t.Context(), note, never, files.Command{Argv: []string{"after"}}); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(note); err == nil {
+		t.Error("the note stays")
+	}
+}

@@ -40,6 +40,9 @@ func liveDirectory(path, set string) (string, error) {
 	if me := os.Geteuid(); me != 0 && int(st.Uid) != me {
 		return "", refuse(at+" belongs to another user, and only root can give files to their owners", "give the command as root")
 	}
+	if !sameDisk(at, filepath.Dir(at)) { // a subvolume of btrfs is no mount point
+		return "", refuse(at+" is a file system of its own, and such a one cannot be exchanged", "let the set be a directory below it in the plan")
+	}
 	info, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return "", fmt.Errorf("look what is mounted at %s: %w", at, err)
@@ -61,14 +64,9 @@ func isDirectory(path string) bool {
 // mountedAt lists the mount points that a directory is or has inside (proc(5), /proc/pid/mountinfo: the fifth field, with
 // blanks as octal numbers). Pure.
 func mountedAt(mountinfo, dir string) (out []string) {
-	for line := range strings.Lines(mountinfo) {
-		f := strings.Fields(line)
-		if len(f) < 5 {
-			continue
-		}
-		at := octal(f[4])
-		if at == dir || strings.HasPrefix(at, dir+"/") {
-			out = append(out, at)
+	for _, m := range mountsOf(mountinfo) {
+		if within(m.at, dir) {
+			out = append(out, m.at)
 		}
 	}
 	slices.Sort(out)
@@ -132,6 +130,90 @@ func exchange(path, beside string) error {
 		return fmt.Errorf("exchange %s and %s: %w", path, beside, err)
 	}
 	return durable.SyncDir(filepath.Dir(path))
+}
+
+// exchangeable tries with two empty directories whether the file system beside a path can exchange two: not all can.
+func exchangeable(path, set string) (err error) {
+	dir, err := os.MkdirTemp(filepath.Dir(path), ".holdfast-trying-")
+	if err != nil {
+		return fmt.Errorf("try to exchange two directories: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	a, b := filepath.Join(dir, "a"), filepath.Join(dir, "b")
+	if err := errors.Join(os.Mkdir(a, 0o700), os.Mkdir(b, 0o700)); err != nil {
+		return fmt.Errorf("try to exchange two directories: %w", err)
+	}
+	if err := exchange(a, b); err != nil {
+		return &problem.Problem{Code: "restore.not-exchangeable", Subject: set, Severity: problem.Note, Title: "the file system of " + path + " cannot exchange directories: " + err.Error(),
+			Meaning: "Nothing was changed.", Remedy: "bring the point back beside: holdfast recovery-point restore POINT --to DIR"}
+	}
+	return nil
+}
+
+// mount is a line of a mountinfo file: what is mounted (a path within a file system), and where.
+type mount struct{ device, root, at string }
+
+func mountsOf(mountinfo string) (out []mount) {
+	for line := range strings.Lines(mountinfo) {
+		if f := strings.Fields(line); len(f) >= 5 {
+			out = append(out, mount{device: f[2], root: octal(f[3]), at: octal(f[4])})
+		}
+	}
+	return out
+}
+
+// within reports whether a path is dir or below it.
+func within(path, dir string) bool {
+	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
+}
+
+// pinnedBy lists where a directory, by its path in mine, or something in it is mounted in theirs: such a mount stays with the
+// directory when it gets another name, and whoever looks through it sees what is set aside. Pure.
+func pinnedBy(mine, theirs []mount, dir string) (out []string) {
+	var on mount // that dir lies on
+	for _, m := range mine {
+		if within(dir, m.at) && len(m.at) >= len(on.at) { // of two at one place the later one shows
+			on = m
+		}
+	}
+	inside := filepath.Join(on.root, strings.TrimPrefix(dir, on.at))
+	for _, m := range theirs {
+		if on.at != "" && m.device == on.device && within(m.root, inside) {
+			out = append(out, m.at)
+		}
+	}
+	return out
+}
+
+// mounters are the processes to whom a directory is mounted by itself, as containers and services in a sandbox have it.
+func mounters(dir string) ([]string, error) {
+	info, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("look where %s is mounted: %w", dir, err)
+	}
+	mine := mountsOf(string(info))
+	all, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, fmt.Errorf("look where %s is mounted: %w", dir, err)
+	}
+	var out []string
+	seen := map[string]bool{}
+	for _, p := range all {
+		space, err := os.Readlink(filepath.Join("/proc", p.Name(), "ns", "mnt"))
+		if _, number := strconv.Atoi(p.Name()); number != nil || err != nil || seen[space] {
+			continue
+		}
+		theirs, err := os.ReadFile(filepath.Join("/proc", p.Name(), "mountinfo"))
+		if err != nil { // it has ended
+			continue
+		}
+		seen[space] = true
+		for _, at := range pinnedBy(mine, mountsOf(string(theirs)), dir) {
+			name, _ := os.ReadFile(filepath.Join("/proc", p.Name(), "comm")) // it may have ended
+			out = append(out, fmt.Sprintf("process %s (%s) has it mounted at %s", p.Name(), strings.TrimSpace(string(name)), at))
+		}
+	}
+	return out, nil
 }
 
 // writers are the processes that have a file below a directory open for writing: with the directory's name gone they would go

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"holdfast/internal/durable"
@@ -332,6 +333,9 @@ func (h *inPlace) bringBeside(ctx context.Context) error {
 	if err := restore.EndServer(ctx, DatabaseDir(o.Dir)); err != nil { // one that a load which was killed has left; this place is locked
 		return err
 	}
+	if err := exchangeable(h.j.Path, h.j.Set); err != nil { // before an hour of copying
+		return err
+	}
 	r, err := Restore(ctx, o)
 	if err != nil {
 		return err
@@ -405,8 +409,12 @@ func (h *inPlace) freeze(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if len(writing) > 0 {
-		return h.notFrozen(fmt.Sprintf("somebody still writes there: %v", writing))
+	mounted, err := mounters(h.j.Path)
+	if err != nil {
+		return err
+	}
+	if still := append(writing, mounted...); len(still) > 0 {
+		return h.notFrozen("somebody is still there: " + strings.Join(still[:min(len(still), 5)], ", "))
 	}
 	h.frozen = true
 	return nil

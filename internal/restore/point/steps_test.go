@@ -193,3 +193,20 @@ func TestMountPointsAreFound(t *testing.T) {
 		}
 	}
 }
+
+func TestWhoStaysWithADirectoryThatGetsAnotherNameIsFound(t *testing.T) {
+	mine := mountsOf("22 1 8:1 / / rw - ext4 a rw\n30 22 8:2 /vol /srv rw - ext4 b rw\n")
+	for name, c := range map[string]struct{ theirs, dir, want string }{
+		"a container has the directory":                {"9 1 8:2 /vol/clinic/set /data rw - ext4 b rw\n", "/srv/clinic/set", "/data"},
+		"a sandbox has it where it is":                 {"9 1 8:2 /vol/clinic/set /srv/clinic/set rw - ext4 b rw\n", "/srv/clinic/set", "/srv/clinic/set"},
+		"a part of it":                                 {"9 1 8:2 /vol/clinic/set/in /data rw - ext4 b rw\n", "/srv/clinic/set", "/data"},
+		"what it lies in is looked through by name":    {"9 1 8:2 /vol/clinic /data rw - ext4 b rw\n", "/srv/clinic/set", ""},
+		"one with a longer name":                       {"9 1 8:2 /vol/clinic/settled /data rw - ext4 b rw\n", "/srv/clinic/set", ""},
+		"another file system has a directory so named": {"9 1 8:1 /vol/clinic/set /data rw - ext4 b rw\n", "/srv/clinic/set", ""},
+		"on the first file system":                     {"9 1 8:1 /home/set /data rw - ext4 b rw\n", "/home/set", "/data"},
+	} {
+		if got := strings.Join(pinnedBy(mine, mountsOf(c.theirs), c.dir), "|"); got != c.want {
+			t.Errorf("%s: %s, want %s", name, got, c.want)
+		}
+	}
+}
