@@ -32,6 +32,7 @@ type wentToPoint struct {
 	Files    string         `json:"files"`
 	Database string         `json:"database"`
 	Because  []string       `json:"chosen_because,omitempty"`
+	Bytes    int64          `json:"database_bytes,omitempty"` // of the base backup: about what each database server takes more
 	Outlook  point.Outlook  `json:"outlook"`
 	Before   []string       `json:"before,omitempty"` // the command that brings the application to stand still
 	After    []string       `json:"after,omitempty"`
@@ -88,31 +89,23 @@ func (w *pointWords) goBack(ctx context.Context, cmd *cobra.Command, name string
 	if err := w.complete(&o, s.app); err != nil {
 		return err
 	}
-	b := o.Tree.Backup
-	set, err := s.app.fileSet(b.Set)
+	set, err := s.app.fileSet(o.Tree.Backup.Set)
 	if err != nil {
 		return err
 	}
-	st, members, err := s.app.stage(ctx, set, b.Point.Database, w.without)
+	st, members, err := s.app.stage(ctx, set, o.Tree.Backup.Point.Database, w.without)
 	if err != nil {
 		return err
 	}
-	if !w.dryRun {
-		if err := st.EndLeft(ctx, o); err != nil {
-			return err
-		}
+	out, err := w.wouldGo(ctx, st, o, members)
+	out.Because = because
+	if err == nil {
+		err = writeWouldGo(shownOn(cmd, w.output), out, o.Tree.Backup.Point.At)
 	}
-	out := wentToPoint{DryRun: w.dryRun, Point: b.Point.ID, Files: b.Set, Database: b.Point.Database, Because: because, Before: st.Before, After: st.After, Warnings: filesWarnings(b, nil)}
-	if out.Commands = slices.Clone(o.Commands.After); len(o.Commands.Check) > 0 {
-		out.Commands = append(out.Commands, o.Commands.Check)
-	}
-	if out.Outlook, err = st.Look(ctx, o, members); err != nil {
-		return err
-	}
-	if err := writeWouldGo(shownOn(cmd, w.output), out, b.Point.At); err != nil || w.dryRun {
+	if err != nil || w.dryRun {
 		return tellGone(cmd, w.output, out, err)
 	}
-	if err := confirmName(cmd, b.Set, w.yes); err != nil {
+	if err := confirmName(cmd, set.Name, w.yes); err != nil {
 		return err
 	}
 	line := newProgressLine(cmd.ErrOrStderr())
@@ -121,7 +114,7 @@ func (w *pointWords) goBack(ctx context.Context, cmd *cobra.Command, name string
 	j, r, err := st.Restore(ctx, o, members)
 	line.end()
 	if err != nil {
-		return cutOff(ctx, b.Set, err)
+		return cutOff(ctx, set.Name, err)
 	}
 	if out.Took = event.Duration(time.Since(began)); r.Point.ID != "" {
 		out.Result = &r
@@ -129,6 +122,24 @@ func (w *pointWords) goBack(ctx context.Context, cmd *cobra.Command, name string
 	out.done(j)
 	out.Receipt = s.app.pointReceipt(ctx, cmd, set, out)
 	return tellGone(cmd, w.output, out, nil)
+}
+
+// wouldGo is what would be done.
+func (w *pointWords) wouldGo(ctx context.Context, st point.Stage, o point.Options, members []restore.Member) (wentToPoint, error) {
+	b := o.Tree.Backup
+	out := wentToPoint{DryRun: w.dryRun, Point: b.Point.ID, Files: b.Set, Database: b.Point.Database, Bytes: o.Choice.Backup.Bytes, Before: st.Before, After: st.After,
+		Commands: slices.Clone(o.Commands.After), Warnings: filesWarnings(b, nil)}
+	if len(o.Commands.Check) > 0 {
+		out.Commands = append(out.Commands, o.Commands.Check)
+	}
+	if !w.dryRun {
+		if err := st.EndLeft(ctx, o); err != nil {
+			return out, err
+		}
+	}
+	var err error
+	out.Outlook, err = st.Look(ctx, o, members)
+	return out, err
 }
 
 // findInPlace finds the point; latest is the one of a restore in place that was cut off, where there is such a one.
@@ -225,7 +236,7 @@ func stepText(step point.Step, out wentToPoint) string {
 	case point.StepThaw:
 		return "let the application go on: " + command(out.After)
 	}
-	return "remove the copy that is not needed any more; what was live stays"
+	return "remove the copy, if one is left; what was live stays"
 }
 
 func writeWouldGo(to io.Writer, out wentToPoint, at time.Time) error {
@@ -242,8 +253,8 @@ func writeWouldGo(to io.Writer, out wentToPoint, at time.Time) error {
 		fmt.Fprintf(&s, "  %d. %s\n", i+1, stepText(step, out))
 	}
 	if p := out.Outlook.Place; p != nil {
-		fmt.Fprintf(&s, "  room         %s needed beside for the database, %s free; %s for the files beside %s; each database server takes its own once more\n",
-			sizeText(p.Need), sizeText(p.Free), sizeText(p.Files.Room), out.Outlook.Path)
+		fmt.Fprintf(&s, "  room         %s needed for the copy, %s free; the files take %s beside the set, and what is loaded about %s on each database server\n",
+			sizeText(p.Need), sizeText(p.Free), sizeText(p.Files.Room), sizeText(out.Bytes))
 	}
 	if len(out.Outlook.Unsure) > 0 {
 		fmt.Fprintf(&s, "  NOT KNOWN is the room on %s, which does not answer\n", strings.Join(out.Outlook.Unsure, ", "))

@@ -93,7 +93,7 @@ func (st Stage) LookBack(ctx context.Context) (Outlook, error) {
 	if err != nil {
 		return Outlook{}, err
 	}
-	return st.hands(&j, Options{}, nil).outlook(ctx, j.To, true)
+	return st.hands(&j, Options{}, nil).outlook(ctx, j.To, j.Ended.IsZero())
 }
 
 func (h *inPlace) outlook(ctx context.Context, to Side, begun bool) (Outlook, error) {

@@ -37,7 +37,7 @@ type Record struct {
 	Backup   string          `json:"backup"`      // of the files
 	Base     string          `json:"base_backup"` // of the database
 	Began    time.Time       `json:"began"`
-	FilesAt  string          `json:"files_at,omitempty"` // where the files lie; "" = with the rest, see [FilesDir]
+	FilesAt  string          `json:"files_at,omitempty"`         // where the files lie; "" = with the rest, see [FilesDir]
 	Files    *files.Restored `json:"restored_files,omitempty"`   // they are all there
 	Database time.Time       `json:"restored_database,omitzero"` // when it was; zero = not yet
 	Serving  bool            `json:"serving,omitempty"`          // a server of ours may run on it
