@@ -204,7 +204,10 @@ func (a application) pointReceipt(ctx context.Context, cmd *cobra.Command, set p
 func inPlaceReceipt(out wentToPoint) receipt.Event {
 	j := out.Journal
 	says := fmt.Sprintf("files %s and database %s went back in place to recovery point %s", out.Files, out.Database, out.Point)
-	if j.To == point.Was {
+	switch {
+	case j.Done == nil:
+		says = fmt.Sprintf("the restore in place of files %s and database %s to recovery point %s was let go of before anything was exchanged", out.Files, out.Database, out.Point)
+	case j.To == point.Was:
 		says = fmt.Sprintf("files %s and database %s have what was live before recovery point %s again", out.Files, out.Database, out.Point)
 	}
 	if len(out.Kept) > 0 {

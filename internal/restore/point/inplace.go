@@ -128,7 +128,25 @@ func (st Stage) Undo(ctx context.Context) (j Journal, err error) {
 	if j, err = st.backward(); err != nil {
 		return j, err
 	}
-	return j, st.hands(&j, Options{}, nil).run(ctx, j.To)
+	ended, h := j.Ended, st.hands(&j, Options{}, nil)
+	err = h.run(ctx, j.To)
+	if err != nil && !ended.IsZero() {
+		if wrong := h.asBefore(context.WithoutCancel(ctx), ended); wrong != nil {
+			err = errors.Join(err, wrong)
+		}
+	}
+	return j, err
+}
+
+// asBefore notes that an exchange which was refused or taken back left everything as it was, so that the same command tries
+// the same again. What is not so is left to whoever finishes it.
+func (h *inPlace) asBefore(ctx context.Context, ended time.Time) error {
+	s, err := h.seen(ctx)
+	if err != nil || s.Halves() || s.Held || s.SQL == h.j.To {
+		return nil //nolint:nilerr // it was told already, and is found out again
+	}
+	h.j.To, h.j.Ended = s.SQL, ended
+	return h.j.write(h.st.Base)
 }
 
 // EndLeft ends the server that a restore in place which was killed has left on its copy, so that it can be looked at.
@@ -324,7 +342,7 @@ func (h *inPlace) do(ctx context.Context, step Step) error {
 	case StepThaw:
 		return h.thaw(ctx)
 	}
-	return h.tidy()
+	return h.tidy(ctx)
 }
 
 // bringBeside restores files and database and lets the application look at them.
@@ -508,12 +526,15 @@ func (h *inPlace) thaw(ctx context.Context) error {
 }
 
 // tidy removes the copy, which is loaded, and what was restored when nothing of it was ever live. What was live stays.
-func (h *inPlace) tidy() error {
+func (h *inPlace) tidy(ctx context.Context) error {
 	if h.in != nil { // its server works in the copy
-		err := h.in.Close(context.Background())
+		err := h.in.Close(ctx)
 		if h.in = nil; err != nil {
 			return err
 		}
+	}
+	if err := restore.EndServer(ctx, DatabaseDir(h.j.dir(h.st.Base))); err != nil { // one that a process which was killed has left
+		return err
 	}
 	gone := []string{h.j.dir(h.st.Base)}
 	if !h.j.began() {

@@ -239,12 +239,32 @@ func TestAnApplicationGoesBackToAPointInPlaceAndForthAgain(t *testing.T) {
 	stands(t, st, log, false)
 
 	// What was moved away or dropped meanwhile is not guessed.
-	app.server.Exec("postgres", "alter database "+kept(t, app)+" rename to elsewhere")
+	name := kept(t, app)
+	app.server.Exec("postgres", "alter database "+name+" rename to elsewhere")
 	if _, err := st.Undo(t.Context()); code(err) != "restore.undo-unclear" {
 		t.Errorf("what was kept has another name: %v", err)
 	}
 	is("it was refused", then)
 	stands(t, st, log, false)
+	app.server.Exec("postgres", "alter database elsewhere rename to "+name)
+
+	// What was refused is tried again by the same command, in the same direction.
+	fails = st
+	fails.Run = func(ctx context.Context, c files.Command) error {
+		if slices.Equal(c.Argv, st.Before) {
+			return errors.New("it does not want to")
+		}
+		return runs(ctx, c)
+	}
+	for _, want := range []string{now, then} {
+		if _, err := fails.Undo(t.Context()); code(err) != "restore.not-frozen" {
+			t.Errorf("before fails: %v", err)
+		}
+		if _, err := st.Undo(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		is("tried again", want)
+	}
 }
 
 // live is which letters the live database has, and which the live directory.
