@@ -43,6 +43,8 @@ type wentToPoint struct {
 	Took     event.Duration `json:"took,omitempty"`
 	Receipt  string         `json:"receipt,omitempty"`
 	Warnings []string       `json:"warnings,omitempty"`
+
+	HoldsChange *problem.Problem `json:"holds_change,omitempty"` // pages that changed behind the log may be in the database
 }
 
 // stage finds where a file set and its database live on this machine.
@@ -98,7 +100,7 @@ func (w *pointWords) goBack(ctx context.Context, cmd *cobra.Command, name string
 		return err
 	}
 	out, err := w.wouldGo(ctx, st, o, members)
-	out.Because = because
+	out.Because, out.HoldsChange = because, warnChanged(ctx, cmd, o.Vault, o.Choice.Backup)
 	if err == nil {
 		err = writeWouldGo(shownOn(cmd, w.output), out, o.Tree.Backup.Point.At)
 	}
@@ -213,7 +215,7 @@ func inPlaceReceipt(out wentToPoint) receipt.Event {
 	if len(out.Kept) > 0 {
 		says += "; what was live until then is kept as " + strings.Join(out.Kept, ", ")
 	}
-	return restoreEvent(out.Files, says, map[string]any{"point": out.Point, "at": j.Point.At, "how": "in-place", "to": j.To, "path": j.Path, "kept": out.Kept, "left_alone": j.Alone},
+	return restoreEvent(out.Files, says, map[string]any{"point": out.Point, "at": j.Point.At, "how": "in-place", "to": j.To, "path": j.Path, "kept": out.Kept, "left_alone": j.Alone, "left_out": j.LeftOut},
 		map[string]float64{"took_seconds": time.Duration(out.Took).Seconds(), "stood_still_seconds": j.Stood.Seconds()})
 }
 
@@ -302,6 +304,9 @@ func goneText(out wentToPoint) string {
 	}
 	for _, x := range j.Alone {
 		fmt.Fprintf(&s, "  left alone   SQL database %s\n", x)
+	}
+	for _, x := range j.LeftOut {
+		fmt.Fprintf(&s, "  LEFT OUT     %s\n", x)
 	}
 	for _, x := range out.Kept {
 		fmt.Fprintf(&s, "  kept         %s\n", x)

@@ -379,7 +379,12 @@ func (h *inPlace) load(ctx context.Context) error {
 	if err := in.Load(ctx, func(name string) { h.st.Progress("loading "+name, 0, 0) }); err != nil {
 		return errors.Join(err, in.Close(context.WithoutCancel(ctx)))
 	}
-	h.in, h.j.Alone = in, in.Alone
+	h.in, h.j.Alone, h.j.LeftOut = in, in.Alone, nil
+	for _, x := range in.Databases {
+		for _, what := range x.LeftOut {
+			h.j.LeftOut = append(h.j.LeftOut, x.Name+": "+what)
+		}
+	}
 	return h.j.write(h.st.Base)
 }
 

@@ -36,11 +36,12 @@ type Journal struct {
 	WasInode  uint64 `json:"was_inode,string,omitempty"`
 	CameInode uint64 `json:"point_inode,string,omitempty"`
 
-	SQL   Side          `json:"sql"`                   // who has the names, unless Doing was done
-	Doing *restore.Swap `json:"exchanging,omitempty"`  // was begun; whether it was done is found out
-	Done  *restore.Swap `json:"exchanged,omitempty"`   // the last that was done; nil = none, and nothing is kept
-	Stood time.Duration `json:"stood_still,omitempty"` // from before to after, the last time
-	Alone []string      `json:"left_alone,omitempty"`  // SQL databases that are left as they are, and why
+	SQL     Side          `json:"sql"`                   // who has the names, unless Doing was done
+	Doing   *restore.Swap `json:"exchanging,omitempty"`  // was begun; whether it was done is found out
+	Done    *restore.Swap `json:"exchanged,omitempty"`   // the last that was done; nil = none, and nothing is kept
+	Stood   time.Duration `json:"stood_still,omitempty"` // from before to after, the last time
+	Alone   []string      `json:"left_alone,omitempty"`  // SQL databases that are left as they are, and why
+	LeftOut []string      `json:"left_out,omitempty"`    // what of the SQL databases does not come with their content
 }
 
 const (
