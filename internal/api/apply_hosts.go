@@ -93,11 +93,37 @@ func (s Source) inUse(ctx context.Context, now *plan.Plan, host string, snap age
 			return refuse("the plan that counts wants a copy of database "+d.Name+" on it", leaveOut)
 		}
 	}
+	if p := onlyThere(reportOf(s.Self, host, snap)); p != nil {
+		return p
+	}
 	for _, svc := range now.Services {
 		may := slices.ContainsFunc(now.ServiceHosts(svc), func(h plan.Host) bool { return h.Name == host })
 		if svc.Singleton() && (may || placedOn(snap, svc.Name, host)) {
 			return refuse("service "+svc.Name+", of which only one instance may run, may run on it", fmt.Sprintf("give services.%s.hosts without %s", svc.Name, host))
 		}
+	}
+	return nil
+}
+
+// onlyThere refuses to take away a host that says of itself that it alone has something: it ends with that, no command reaches it
+// there any more, and nothing brings it elsewhere. A host that is silent says nothing.
+func onlyThere(r *agent.Report) *problem.Problem {
+	if r == nil {
+		return nil
+	}
+	for _, x := range r.Problems {
+		p := &problem.Problem{Code: "plan.host-in-use", Subject: r.Host, Severity: problem.Note, Meaning: "Nothing was changed."}
+		switch x.Code {
+		case "backup.log-spilled":
+			p.Title = "it cannot be taken away yet: log of database " + x.Subject + " lies there alone, and is not in the vault"
+			p.Remedy = "bring the vault back: it gets that log by itself; then take the host away. To give that log up: end the agent of the host first"
+		case "database.salvage-waits":
+			p.Title = "it cannot be taken away yet: commits of database " + x.Subject + " lie there alone, about which nobody has decided"
+			p.Remedy = "decide: holdfast database salvage show " + x.Subject + "; then take the host away"
+		default:
+			continue
+		}
+		return p
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"holdfast/internal/cluster/memory"
 	"holdfast/internal/database"
 	"holdfast/internal/plan"
+	"holdfast/internal/problem"
 	"holdfast/internal/service"
 )
 
@@ -55,6 +56,7 @@ func TestWhichChangesOfHostsAreRefused(t *testing.T) {
 		serve  map[string]bool
 		lists  map[string]string // what hosts say that they follow
 		placed string            // where the singleton runs
+		says   string            // code of a problem that h4 tells
 		code   string
 	}{
 		"nothing changes":                        {next: hostsPlan("h1*", "h2*", "h3*", "h4", "h5")},
@@ -85,6 +87,10 @@ func TestWhichChangesOfHostsAreRefused(t *testing.T) {
 		},
 		"a host that may run the singleton":           {next: hostsPlan("h1*", "h2*", "h3*", "h4"), code: "plan.host-in-use"},
 		"a host that runs it still":                   {next: hostsPlan("h1*", "h2*", "h3*", "h5"), placed: "h4", code: "plan.host-in-use"},
+		"a host that alone has log":                   {next: hostsPlan("h1*", "h2*", "h3*", "h5"), says: "backup.log-spilled", code: "plan.host-in-use"},
+		"a host with commits that nobody decided of":  {next: hostsPlan("h1*", "h2*", "h3*", "h5"), says: "database.salvage-waits", code: "plan.host-in-use"},
+		"a host with other troubles":                  {next: hostsPlan("h1*", "h2*", "h3*", "h5"), says: "host.disk-full"},
+		"one beside a host that alone has log":        {next: hostsPlan("h1*", "h2*", "h4", "h5"), says: "backup.log-spilled"},
 		"two of three members at once":                {next: hostsPlan("h1*", "h2", "h3", "h4*", "h5*"), code: "plan.hosts-majority"},
 		"too few would serve without it":              {next: hostsPlan("h1*", "h2*", "h4*", "h5"), serve: map[string]bool{"h1": true, "h2": false, "h3": true}, code: "plan.hosts-majority"},
 		"the member that is dead is the one to leave": {next: hostsPlan("h1*", "h2*", "h4*", "h5"), serve: map[string]bool{"h1": true, "h2": true, "h3": false}},
@@ -112,7 +118,11 @@ func TestWhichChangesOfHostsAreRefused(t *testing.T) {
 				if !odd {
 					said = is
 				}
-				snap.Facts.Peers = append(snap.Facts.Peers, agent.PeerFacts{Host: h, Report: &agent.Report{Host: h, Hosts: said}})
+				r := &agent.Report{Host: h, Hosts: said}
+				if h == "h4" && c.says != "" {
+					r.Problems = []problem.Problem{{Code: c.says, Subject: "records"}}
+				}
+				snap.Facts.Peers = append(snap.Facts.Peers, agent.PeerFacts{Host: h, Report: r})
 			}
 			if c.placed != "" {
 				snap.Facts.Services.Agreed = []service.Placed{{Service: "reminders", Assignments: []service.Assignment{{Service: "reminders", Host: c.placed}}}}
