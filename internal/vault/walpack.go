@@ -10,6 +10,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/zeebo/blake3"
 
+	"holdfast/internal/vault/repo/compression"
 	"holdfast/internal/vault/wal"
 )
 
@@ -62,6 +63,7 @@ func (p *packing) add(content []byte) {
 		}
 		content = content[n:]
 		_, _ = p.hash.Write(frame) // a hash takes all
+		compression.ToldRead(frame)
 		p.room = p.enc.EncodeAll(frame, p.room[:0])
 		p.frames = append(p.frames, bytes.Clone(p.room))
 	}

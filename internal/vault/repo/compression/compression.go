@@ -56,6 +56,7 @@ func New() (*Compressor, error) {
 // Compress appends src to dst, compressed as [Fastest]. What cannot be made shorter becomes a few bytes longer.
 func (c *Compressor) Compress(dst, src []byte) ([]byte, error) {
 	dst = binary.BigEndian.AppendUint32(dst, uint32(Fastest))
+	ToldRead(src)
 	return c.encoder.EncodeAll(src, dst), nil
 }
 
@@ -73,9 +74,11 @@ func (c *Compressor) Decompress(dst, packed []byte, id ID, max int) ([]byte, err
 	}
 	// The decoder takes the room that there is as the limit, so there must be no more than is allowed.
 	dst = slices.Grow(dst, max)
+	ToldRead(packed)
 	out, err := c.decoder.DecodeAll(packed[HeaderBytes:], dst[:len(dst):len(dst)+max])
 	if err != nil {
 		return nil, fmt.Errorf("decompress: %w: %w", ErrDamaged, err)
 	}
+	ToldWritten(out[len(dst):])
 	return out, nil
 }
