@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"holdfast/internal/backup/retention"
@@ -55,6 +57,9 @@ type Fate struct {
 	Goes    time.Time `json:"goes,omitzero"`   // not before; zero with Keep
 	Gone    bool      `json:"gone"`            // this run took it off the list
 }
+
+// due reports whether a run at this moment takes it off the list.
+func (f Fate) due(now time.Time) bool { return !f.Keep && !f.Marked.IsZero() && !now.Before(f.Goes) }
 
 // Pruned is what one run judged and did.
 type Pruned struct {
@@ -141,7 +146,7 @@ func Prune(ctx context.Context, o PruneOptions) (Pruned, error) {
 		}
 	}
 	gone := func(b vault.Backup) bool {
-		return slices.ContainsFunc(out.Fates, func(f Fate) bool { return f.ID == b.ID && f.Gone })
+		return slices.ContainsFunc(out.Fates, func(f Fate) bool { return f.ID == b.ID && (f.Gone || o.DryRun && f.due(o.Now)) })
 	}
 	c.Backups = slices.DeleteFunc(c.Backups, gone)
 	if o.unagreed {
@@ -328,17 +333,25 @@ func (o PruneOptions) sweep(ctx context.Context, f *Fate, beside besides) error 
 
 // pruneLog lets go of log that neither a backup on the list nor a moment of the window needs.
 func (o PruneOptions) pruneLog(ctx context.Context, c restore.Catalogue, ways []wayTo, changed Changed, out *Pruned) error {
-	pitr := o.Policy.WithDefaults().PITR
-	for id, log := range c.Logs {
-		var own []vault.Backup
-		for _, b := range c.Backups {
-			if b.SystemID == id {
-				own = append(own, b)
-			}
+	all, err := o.Vault.Backups(ctx, "")
+	if err != nil {
+		return err
+	}
+	window := o.Policy.WithDefaults().PITR + o.Grace
+	for _, id := range slices.Sorted(maps.Keys(c.Logs)) {
+		log, another := c.Logs[id], func(b vault.Backup) bool { return b.SystemID != id }
+		own := slices.DeleteFunc(slices.Clone(c.Backups), another)
+		others := slices.DeleteFunc(slices.Clone(all), func(b vault.Backup) bool { return another(b) || b.Database == o.Database })
+		pieces, because := needless(own, out.Fates, log, window, o.Now)
+		if len(own)+len(others) == 0 && c.Unseen == nil {
+			pieces, because = formerLog(c.Backups, log, window, o.Now)
 		}
-		pieces, because := needless(own, out.Fates, log, pitr+o.Grace, o.Now)
 		pieces = changed.withoutLog(withoutWays(pieces, ways), own, log.SegmentSize)
-		out.Because = because
+		pieces = slices.DeleteFunc(pieces, func(p wal.Held) bool { return neededWithin(others, p, log.SegmentSize) })
+		if len(c.Logs) > 1 {
+			because = fmt.Sprintf("of system %d: %s", id, because)
+		}
+		out.Because = strings.TrimPrefix(out.Because+"; "+because, "; ")
 		out.Segments += len(pieces)
 		if o.DryRun { // else even when nothing is to go: what a lock kept before may be wanted again
 			continue
@@ -370,9 +383,7 @@ func needless(backups []vault.Backup, all []Fate, log restore.HeldLog, window ti
 	}
 	needed := map[string]bool{} // objects; one that holds several pieces stays for each of them
 	for _, p := range log.Held {
-		if p.Timeline > base.Timeline || p.End > from.SegmentStart(log.SegmentSize) || slices.ContainsFunc(backups, func(b vault.Backup) bool {
-			return p.Start <= b.Stop && p.End > b.Start.SegmentStart(log.SegmentSize)
-		}) {
+		if p.Timeline > base.Timeline || p.End > from.SegmentStart(log.SegmentSize) || neededWithin(backups, p, log.SegmentSize) {
 			needed[p.Object] = true
 		}
 	}
@@ -382,6 +393,27 @@ func needless(backups []vault.Backup, all []Fate, log restore.HeldLog, window ti
 		}
 	}
 	return pieces, fmt.Sprintf("what follows %s at %s is needed for every moment of the window, and of what is older the log within each backup", base.ID, from)
+}
+
+// neededWithin reports whether one of the backups needs a piece of log to become consistent. Pure.
+func neededWithin(backups []vault.Backup, p wal.Held, segment uint64) bool {
+	return slices.ContainsFunc(backups, func(b vault.Backup) bool { return p.Start <= b.Stop && p.End > b.Start.SegmentStart(segment) })
+}
+
+// formerLog are all pieces of the log of a cluster that was made anew, and whose last base backup this run takes off the list: nothing
+// can be restored with them any more. rest are the backups of the database that stay, all of other systems. The log stays while none
+// of them is proven, and while it is not known to be older than window: a cluster that was restored writes to its log again before
+// it has a backup. Pure.
+func formerLog(rest []vault.Backup, log restore.HeldLog, window time.Duration, now time.Time) (pieces []wal.Held, because string) {
+	if !slices.ContainsFunc(rest, vault.Backup.Validated) {
+		return nil, "all of it stays: no backup of another system is proven"
+	}
+	for _, p := range log.Held {
+		if at := log.Covered[p.Timeline].At; at.IsZero() || now.Sub(at) < window {
+			return nil, "all of it stays: it is not known to be older than the window and the grace"
+		}
+	}
+	return slices.Clone(log.Held), "it is a former one, and its last base backup goes: nothing can be restored with it"
 }
 
 // logBase is the backup from which the log is needed: the newest proven one older than window that the judgement keeps.
