@@ -354,6 +354,9 @@ func (h *inPlace) bringBeside(ctx context.Context) error {
 	if err := exchangeable(h.j.Path, h.j.Set); err != nil { // before an hour of copying
 		return err
 	}
+	if fi, err := os.Lstat(o.Files); err == nil && !fi.IsDir() { // whoever may write beside the set could lead elsewhere
+		return unclear(*h.j, o.Files+" is no directory")
+	}
 	r, err := Restore(ctx, o)
 	if err != nil {
 		return err

@@ -1,10 +1,15 @@
 package point
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -63,6 +68,7 @@ type world struct {
 	held       bool // in the journal
 	stands     bool // the application itself
 	mine       Seen // what the process knows
+	freezes    int  // how often the process ran before
 }
 
 // died is what a process throws that is killed.
@@ -76,6 +82,11 @@ func (w *world) seen(context.Context) (Seen, error) {
 
 func (w *world) do(_ context.Context, step Step) error {
 	f := w.faults[w.steps]
+	if step == StepFreeze {
+		if w.freezes++; w.freezes > 1 {
+			w.t.Fatal("before runs again right after it failed")
+		}
+	}
 	if w.steps++; w.steps > 200 {
 		w.t.Fatal("it comes to no end")
 	}
@@ -133,7 +144,7 @@ func (w *world) act(step Step) {
 
 // once runs one process; killed = it died.
 func (w *world) once(to Side) (killed bool, err error) {
-	w.mine = Seen{}
+	w.mine, w.freezes = Seen{}, 0
 	defer func() {
 		if r := recover(); r == died {
 			killed = true
@@ -208,5 +219,43 @@ func TestWhoStaysWithADirectoryThatGetsAnotherNameIsFound(t *testing.T) {
 		if got := strings.Join(pinnedBy(mine, mountsOf(c.theirs), c.dir), "|"); got != c.want {
 			t.Errorf("%s: %s, want %s", name, got, c.want)
 		}
+	}
+}
+
+// A process that has the directory mounted in a space of its own, as a container has, is found.
+func TestAContainerThatHasTheDirectoryIsFound(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root may mount")
+	}
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, at := filepath.Join(dir, "my set"), filepath.Join(dir, "data")
+	if err := errors.Join(os.Mkdir(set, 0o700), os.Mkdir(at, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if found, err := mounters(set); err != nil || len(found) > 0 {
+		t.Fatalf("nobody has it yet: %v, %v", found, err)
+	}
+	cmd := exec.Command("/bin/sh", "-c", `mount --make-rprivate / && mount --bind "$1" "$2" && echo ready && read -r x`, "sh", set, at)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Skipf("no mount space of its own can be had here: %v", err)
+	}
+	defer func() { _ = errors.Join(in.Close(), cmd.Wait()) }() // it ends with its input
+	if said, err := bufio.NewReader(out).ReadString('\n'); err != nil || said != "ready\n" {
+		t.Skipf("nothing can be mounted here: %q, %v", said, err)
+	}
+	if found, err := mounters(set); err != nil || len(found) != 1 || !strings.HasSuffix(found[0], "has it mounted at "+at) {
+		t.Errorf("found %v, %v", found, err)
 	}
 }
