@@ -115,6 +115,10 @@ bench-listener: build ## Times pgbench directly, through the listener and throug
 	go build -trimpath -o bin/bench-listener ./bench/listener
 	exec bin/bench-listener -holdfast bin/holdfast -rounds $(ROUNDS)
 
+.PHONY: bench-forecast
+bench-forecast: setup ## Restores at another site until five forecasts were made on a steady machine; status 1 when one was off by more than a quarter, or fewer were made.
+	@CI=true HOLDFAST_LAB=all go test ./lab -count=1 -v -timeout 1h -run '^TestADrillAtAnotherSiteKnowsItsTimeBefore$$' -args -lab.timed
+
 .PHONY: ci
 ci: ## Does what the project's CI does: setup, lint, test.
 	@.ci/run

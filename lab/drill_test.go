@@ -51,10 +51,10 @@ type drilled struct {
 	}
 }
 
-// Some hundred megabytes, and as much log, come back at another site five times, from the vault and its key alone. Each time it
-// was known before how long that would take, to a quarter; what would have been lost is told; and the receipts are proven there.
-// A run whose machine became faster or slower between the forecast and its end, by the word of a witness, is made again: of those
-// that others disturb a forecast cannot know.
+// Some hundred megabytes, and as much log, come back at another site five times, from the vault and its key alone. Each time a
+// forecast was known before; what would have been lost is told; and the receipts are proven there. How far off the forecasts were
+// is printed. With -lab.timed, on a quiet machine, each must be right to a quarter: a run whose machine became faster or slower
+// between the forecast and its end, by the word of a witness, is made again then, for of what others do a forecast cannot know.
 func TestADrillAtAnotherSiteKnowsItsTimeBefore(t *testing.T) {
 	lab.Long(t)
 	w := lab.NewAs(t, "127.60.67", lab.Shape{})
@@ -101,7 +101,11 @@ func TestADrillAtAnotherSiteKnowsItsTimeBefore(t *testing.T) {
 
 	far := newFarSite(t, filepath.Join(w.Root, "vault"), key)
 	scratch := filepath.Join(far.dir, "scratch")
-	const wanted, most = 5, 15
+	const wanted = 5
+	most := wanted
+	if *timed {
+		most *= 3
+	}
 	runs, judged := 0, 0
 	for ; judged < wanted && runs < most; runs++ {
 		out, err := far.run("restore", "drill", "records", "--vault", far.vault, "--key", far.key, "--scratch", scratch, "--output", "json")
@@ -115,7 +119,7 @@ func TestADrillAtAnotherSiteKnowsItsTimeBefore(t *testing.T) {
 		}
 		if why := now.changed(paces); why != "" {
 			t.Logf("run %d is not held to its forecast, for the machine was not steady: %s", runs+1, why)
-		} else if judged++; r.Measured.Missed || math.Abs(r.Measured.Off) > 25 {
+		} else if judged++; *timed && (r.Measured.Missed || math.Abs(r.Measured.Off) > 25) {
 			t.Errorf("run %d: %.1f s were expected, and it took %.1f s, while the machine was steady: %+v of %+v", runs+1, r.Expected.Seconds, r.Measured.Seconds, now, paces)
 		}
 		paces = append(paces, now)
@@ -142,8 +146,8 @@ func TestADrillAtAnotherSiteKnowsItsTimeBefore(t *testing.T) {
 	if err != nil || slices.ContainsFunc(names, func(e os.DirEntry) bool { return e.Name() != "records.drill.receipt" }) {
 		t.Errorf("left: %v, %v", names, err)
 	}
-	if judged < wanted {
-		t.Skipf("the machine was steady in %d of %d runs, of the %d that are to be held to their forecasts: the rest was not proven", judged, runs, wanted)
+	if *timed && judged < wanted {
+		t.Errorf("the machine was steady in %d of %d runs, of the %d that are to be held to their forecasts: the rest was not proven", judged, runs, wanted)
 	}
 }
 

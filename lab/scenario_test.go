@@ -19,6 +19,7 @@ import (
 var (
 	repeat = flag.Int("lab.n", 1, "how often each scenario runs")
 	few    = flag.Int("lab.points", 0, "at most so many moments of each scenario that has several, spread evenly; 0 = all")
+	timed  = flag.Bool("lab.timed", false, "judge what only a quiet machine can keep: that a drill takes what was foreseen")
 	chosen = flag.String("lab.scenario", "", "run only the scenarios of these `names`, separated by commas, in CI or not")
 )
 
