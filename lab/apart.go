@@ -30,7 +30,7 @@ func NewApart(t testing.TB) *World {
 func NewApartAs(t testing.TB, shape Shape) *World {
 	t.Helper()
 	shape = shape.whole()
-	if shape.Disk > 0 {
+	if shape.Disk > 0 || shape.EtcdDisk > 0 {
 		needDisks(t)
 	}
 	n := NewNetwork(t, append(shape.hosts(), outside)...)
@@ -74,9 +74,7 @@ func (w *World) launchApart() {
 	if _, _, err := local.Prepare(p.WithRoot(w.Root), w.Plan, w.Root); err != nil {
 		w.t.Fatal(err)
 	}
-	if w.Shape.Disk > 0 {
-		w.mountDisks()
-	}
+	w.mountDisks()
 	w.agents = &agents{}
 	for _, h := range w.Hosts {
 		w.keepAgent(h, w.Plan)

@@ -23,9 +23,35 @@ const diskMark = "/var/tmp/holdfast-lab-"
 // DiskOf is where a host's own disk lies: all databases of the host are on it. The world's shape must ask for disks.
 func (w *World) DiskOf(host string) string { return filepath.Join(w.Root, "hosts", host, "db") }
 
-// mountDisks gives every host a disk of its own.
+// EtcdDiskOf is where the disk of a host's etcd member lies. The world's shape must ask for such disks.
+func (w *World) EtcdDiskOf(host string) string { return filepath.Join(w.Root, "hosts", host, "etcd") }
+
+// disk is one of a host.
+type disk struct {
+	dir  string
+	name string // ends the name of its file
+	size int64
+}
+
+// disks are all that the world's shape asks for.
+func (w *World) disks() (all []disk) {
+	for _, h := range w.Hosts {
+		if w.Shape.Disk > 0 {
+			all = append(all, disk{w.DiskOf(h), h, w.Shape.Disk})
+		}
+		if w.Shape.EtcdDisk > 0 {
+			all = append(all, disk{w.EtcdDiskOf(h), h + "-etcd", w.Shape.EtcdDisk})
+		}
+	}
+	return all
+}
+
+// mountDisks gives every host its disks.
 func (w *World) mountDisks() {
 	w.t.Helper()
+	if len(w.disks()) == 0 {
+		return
+	}
 	if err := removeDisks(); err != nil {
 		w.t.Fatal(err)
 	}
@@ -33,44 +59,45 @@ func (w *World) mountDisks() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	for _, h := range w.Hosts {
-		if there, err := mounted(w.DiskOf(h)); err != nil || there {
+	for _, d := range w.disks() {
+		if there, err := mounted(d.dir); err != nil || there {
 			if err != nil {
 				w.t.Fatal(err)
 			}
 			continue // the world starts once more
 		}
-		image := filepath.Join(filepath.Dir(w.Plan), fmt.Sprintf("disk-%d-%s-%s", os.Getpid(), born, h))
-		err := os.WriteFile(image, nil, 0o600)
-		if err == nil {
-			err = os.Truncate(image, w.Shape.Disk)
-		}
-		if err == nil {
-			err = os.MkdirAll(w.DiskOf(h), 0o755)
-		}
-		if err == nil {
-			err = command("mkfs.ext4", "-q", "-m", "0", image)
-		}
-		if err == nil {
-			err = command("mount", "-o", "loop,errors=remount-ro", image, w.DiskOf(h))
-		}
-		if err == nil {
-			err = os.Remove(filepath.Join(w.DiskOf(h), "lost+found"))
-		}
-		if err != nil {
-			w.t.Fatalf("give %s a disk: %v", h, err)
+		image := filepath.Join(filepath.Dir(w.Plan), fmt.Sprintf("disk-%d-%s-%s", os.Getpid(), born, d.name))
+		if err := d.mount(image); err != nil {
+			w.t.Fatalf("make the disk %s: %v", d.name, err)
 		}
 	}
+}
+
+// mount makes a new disk of a file, and puts it where it belongs.
+func (d disk) mount(image string) error {
+	for _, step := range []func() error{
+		func() error { return os.WriteFile(image, nil, 0o600) },
+		func() error { return os.Truncate(image, d.size) },
+		func() error { return os.MkdirAll(d.dir, 0o755) },
+		func() error { return command("mkfs.ext4", "-q", "-m", "0", image) },
+		func() error { return command("mount", "-o", "loop,errors=remount-ro", image, d.dir) },
+		func() error { return os.Remove(filepath.Join(d.dir, "lost+found")) },
+	} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // unmountDisks takes the disks away; nothing of the world runs any more.
 func (w *World) unmountDisks() {
 	w.t.Helper()
-	for _, h := range w.Hosts {
-		if there, err := mounted(w.DiskOf(h)); err != nil {
+	for _, d := range w.disks() {
+		if there, err := mounted(d.dir); err != nil {
 			w.t.Error(err)
 		} else if there {
-			if err := command("umount", w.DiskOf(h)); err != nil {
+			if err := command("umount", d.dir); err != nil {
 				w.t.Error(err)
 			}
 		}
@@ -93,11 +120,32 @@ func (w *World) ThawDisk(host string) {
 	}
 }
 
+// FreezeEtcdDisks lets every write to the disks of etcd members hang until [World.ThawEtcdDisks]. Whoever asks them is
+// answered as far as that takes no disk.
+func (w *World) FreezeEtcdDisks(hosts ...string) {
+	w.t.Helper()
+	for _, h := range hosts {
+		if err := command("fsfreeze", "--freeze", w.EtcdDiskOf(h)); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
+// ThawEtcdDisks lets disks of etcd members go on. One that was not frozen stays as it is.
+func (w *World) ThawEtcdDisks(hosts ...string) {
+	w.t.Helper()
+	for _, h := range hosts {
+		if err := thaw(w.EtcdDiskOf(h)); err != nil {
+			w.t.Error(err)
+		}
+	}
+}
+
 func (w *World) thawDisks() {
 	w.t.Helper()
-	for _, h := range w.Hosts {
-		if w.Shape.Disk > 0 {
-			w.ThawDisk(h)
+	for _, d := range w.disks() {
+		if err := thaw(d.dir); err != nil {
+			w.t.Error(err)
 		}
 	}
 }

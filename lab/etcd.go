@@ -40,25 +40,37 @@ func (w *World) LeadsEtcd(host string) bool {
 	return err == nil && leads
 }
 
+// EtcdWaits reports whether a host's member says that something waits to be agreed on.
+func (w *World) EtcdWaits(host string) bool {
+	value, err := w.figure(host, "etcd_server_proposals_pending")
+	return err == nil && value != "0"
+}
+
 func (w *World) leads(host string) (bool, error) {
+	value, err := w.figure(host, "etcd_server_is_leader")
+	return value == "1", err
+}
+
+// figure is one of those that a host's member tells of itself.
+func (w *World) figure(host, name string) (string, error) {
 	cfg, err := auth.ClientTLS(filepath.Join(w.Root, "hosts", host, "tls"), "")
 	if err != nil {
-		return false, err
+		return "", err
 	}
 	transport := &http.Transport{TLSClientConfig: cfg, DialContext: w.Net.Dial(outside), DisableKeepAlives: true}
 	client := http.Client{Transport: transport, Timeout: openMax}
 	answer, err := client.Get(fmt.Sprintf("https://%s:%d/metrics", w.Address[host], etcdClientPort))
 	if err != nil {
-		return false, err
+		return "", err
 	}
 	defer func() { _ = answer.Body.Close() }() // only read
 	lines := bufio.NewScanner(answer.Body)
 	for lines.Scan() {
-		if value, ok := strings.CutPrefix(lines.Text(), "etcd_server_is_leader "); ok {
-			return value == "1", nil
+		if value, ok := strings.CutPrefix(lines.Text(), name+" "); ok {
+			return value, nil
 		}
 	}
-	return false, fmt.Errorf("%s does not tell whether its member leads: %s, %w", host, answer.Status, lines.Err())
+	return "", fmt.Errorf("%s does not tell %s: %s, %w", host, name, answer.Status, lines.Err())
 }
 
 // EtcdDirs are the directories of all members' data, by host.

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"holdfast/internal/api"
@@ -129,6 +130,113 @@ func leaderChurn(long time.Duration) func(*lab.Round) {
 		r.Over()
 		r.Served()
 		r.Unmoved()
+	}
+}
+
+// etcdDisk is the size of the disk of a member, most of which are holes: the log takes 64 MB at a time.
+const etcdDisk = int64(768 << 20)
+
+// etcdStall is how long a disk of etcd stands still, and etcdStallEvery how often.
+const (
+	etcdStall      = 3 * time.Second
+	etcdStallEvery = 5 * time.Second
+)
+
+// etcdDisksStall lets the disk of etcd's leader stand still again and again, so that it can write no log and somebody else
+// comes to lead; after that the disks of all members at once, so that nothing at all can be agreed.
+func etcdDisksStall(long time.Duration) func(*lab.Round) {
+	return func(r *lab.Round) {
+		stall := func(hosts []string, bit func() bool) (seen bool) {
+			began := time.Now()
+			defer r.W.ThawEtcdDisks(hosts...) // also where something fails
+			r.W.FreezeEtcdDisks(hosts...)
+			for ; time.Since(began) < etcdStall; time.Sleep(50 * time.Millisecond) {
+				seen = seen || bit()
+			}
+			return seen
+		}
+		r.Fault()
+		stalls, led, waited := 0, 0, 0
+		for at := time.Duration(0); at < long; at += etcdStallEvery {
+			leader := r.W.EtcdLeader()
+			if stall([]string{leader}, func() bool { return slices.ContainsFunc(r.W.Others(leader), r.W.LeadsEtcd) }) {
+				led++
+			}
+			stalls++
+			r.Hold(at + etcdStallEvery)
+		}
+		for at := long; at < 2*long; at += etcdStallEvery {
+			if stall(r.W.Hosts, agreesOnNothing(r)) {
+				waited++
+			}
+			r.Hold(at + etcdStallEvery)
+		}
+		r.Over()
+		r.Logf("of %d stalls of the leader's disk %d made another member lead; of as many of all disks %d kept what was to be agreed waiting for a second", stalls, led, waited)
+		if led == 0 || waited == 0 {
+			r.Error("the stalls did not hit what they should")
+		}
+		r.Served()
+		r.Unmoved()
+	}
+}
+
+// agreesOnNothing reports whether something has waited to be agreed on, in each look of a second.
+func agreesOnNothing(r *lab.Round) func() bool {
+	var since time.Time
+	return func() bool {
+		switch waits := slices.ContainsFunc(r.W.Hosts, r.W.EtcdWaits); {
+		case !waits:
+			since = time.Time{}
+		case since.IsZero():
+			since = time.Now()
+		}
+		return !since.IsZero() && time.Since(since) >= time.Second
+	}
+}
+
+// membersReplaced takes the data of a member of etcd away for good, first of one that follows, then of the one that leads, and
+// has an empty one take each place.
+func membersReplaced(r *lab.Round) {
+	r.Fault()
+	for _, pick := range []func() string{
+		func() string { return r.W.Others(r.W.EtcdLeader())[0] },
+		r.W.EtcdLeader,
+	} {
+		host := pick()
+		loseMember(r, host)
+		r.W.Await("it is said that etcd's data are gone on "+host, recoverMax, func(st api.Status) bool { return slices.Contains(codes(st), "cluster.member-lost") })
+		if out, err := r.W.Run("cluster", "replace", host, "--yes"); err != nil {
+			r.Fatalf("replace the member on %s: %v\n%s", host, err, out)
+		}
+		awaitMembers(r, r.W, r.W.Hosts...)
+	}
+	r.Over()
+	r.Served()
+	r.Unmoved()
+}
+
+// loseMember ends a host's member of etcd and removes its data, as if its disk were gone. Its agent stands still meanwhile,
+// for less than anybody minds, so that it starts nothing in between.
+func loseMember(r *lab.Round, host string) {
+	r.Helper()
+	agents := r.W.Running(host, "agent")
+	r.W.Pause(agents...)
+	defer r.W.Resume(agents...)
+	for deadline := time.Now().Add(recoverMax); ; time.Sleep(time.Millisecond) {
+		left := r.W.Running(host, "etcd-member") // its keeper, too
+		if len(left) == 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			r.Fatalf("the member on %s does not end: %v", host, left)
+		}
+		for _, pid := range left {
+			_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
+		}
+	}
+	if err := os.RemoveAll(r.W.EtcdDirs()[host]); err != nil {
+		r.Fatal(err)
 	}
 }
 

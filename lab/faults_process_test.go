@@ -213,6 +213,48 @@ func primaryAndOneOfThreeOff(r *lab.Round) {
 	}
 }
 
+// relaxed makes a plan let fewer standbys acknowledge when some are gone.
+func relaxed(text string) string {
+	return strings.Replace(text, "    acknowledged_by:", "    policy: relaxed\n    acknowledged_by:", 1)
+}
+
+// primaryAndOneOfThreeOffRelaxed takes as much where the policy is relaxed: writes go on, held by the one standby that is left,
+// and that is said until the others are back.
+func primaryAndOneOfThreeOffRelaxed(r *lab.Round) {
+	const fewer = "database.acknowledged-by-fewer"
+	lost := []string{r.Was.Primary, r.Standbys()[0]}
+	r.Fault()
+	for _, h := range lost {
+		r.W.PowerOff(h)
+	}
+	now := r.Moved()
+	r.Flows("with one standby of the two that the plan wants")
+	r.Logf("%s took over, and writes flow after %.1f s", now.Primary, r.Since().Seconds())
+	st := r.W.Await("it is said that fewer acknowledge", recoverMax, func(st api.Status) bool { return slices.Contains(codes(st), fewer) })
+	left := st.Databases[0]
+	counted := 0
+	for _, s := range left.Servers {
+		if s.Role == "standby" && s.Counts && !slices.Contains(lost, s.Host) {
+			counted++
+		}
+	}
+	if left.AcknowledgedBy != 1 || counted != 1 {
+		r.Errorf("a commit is acknowledged by %d, and %d standbys that live count: both were to be 1", left.AcknowledgedBy, counted)
+	}
+	r.Over()
+	r.W.Net.Heal()
+	for _, h := range lost {
+		r.W.PowerOn(h)
+	}
+	again := r.W.Await("two acknowledge again, and nothing is said any more", recoverMax, func(st api.Status) bool {
+		return lab.Well(st) && st.Databases[0].AcknowledgedBy == 2 && !slices.Contains(codes(st), fewer)
+	}).Databases[0]
+	if again.Epoch != r.Was.Epoch+1 {
+		out, err := r.W.Run("history")
+		r.Logf("epoch %d after %d: %v\n%s", again.Epoch, r.Was.Epoch, err, out)
+	}
+}
+
 // stopKeeper pauses the keeper of the primary's server, which lives on.
 func stopKeeper(r *lab.Round) {
 	keeper := keeperOf(r, r.W, r.Was.Primary, "/db/records/keep/")

@@ -271,7 +271,7 @@ func awaitAlone(t *testing.T, w *lab.World, host string) {
 }
 
 // awaitMembers waits until etcd's voters are on these hosts, all serve, and there is no other member.
-func awaitMembers(t *testing.T, w *lab.World, hosts ...string) {
+func awaitMembers(t testing.TB, w *lab.World, hosts ...string) {
 	t.Helper()
 	for deadline := time.Now().Add(recoverMax); ; time.Sleep(500 * time.Millisecond) {
 		out, err := w.Run("cluster", "status", "--output", "json")

@@ -20,6 +20,7 @@ type Shape struct {
 	Major          int                 // of PostgreSQL: what HOLDFAST_TEST_POSTGRES names, else Debian's
 	Services       bool                // the clinic's web and reminders, and the edge before them
 	Disk           int64               // bytes of the disk of its own that each host's databases lie on; 0 = this machine's. Hosts must be apart
+	EtcdDisk       int64               // bytes of a disk of its own for each host's etcd member; 0 = this machine's. Hosts must be apart
 	Plan           func(string) string // changes the plan's text last; nil = it stays
 }
 

@@ -33,6 +33,8 @@ func scenarios() []lab.Scenario {
 			Claim: "primary and one standby of two lose their power, a majority of etcd is left: nobody is promoted, the alarm names who is missing and how to force it, and what that would cost is shown"},
 		{Number: 5, Name: "power-off-two-of-four", Kind: "five-hosts", Shape: lab.Shape{Hosts: 5, Standbys: 3, AcknowledgedBy: 2}, Run: primaryAndOneOfThreeOff,
 			Claim: "primary and one standby of three, two of which must hold a commit, lose their power: a standby takes over, and strictly no write is acknowledged before a third server is back"},
+		{Number: 5, Name: "power-off-two-of-four-relaxed", Kind: "five-hosts-relaxed", Shape: lab.Shape{Hosts: 5, Standbys: 3, AcknowledgedBy: 2, Plan: relaxed}, Run: primaryAndOneOfThreeOffRelaxed,
+			Claim: "the same with `policy: relaxed`: writes go on by themselves, each held by the one standby that is left, it is said, and two hold them again when all are back"},
 		{Number: 6, Name: "stop-keeper", InCI: true, Run: stopKeeper,
 			Claim: "the primary's keeper is paused while its server lives: the server is ended, a standby takes over"},
 		{Number: 6, Name: "stop-agent", Run: stopAgent,
@@ -69,6 +71,8 @@ func scenarios() []lab.Scenario {
 			Claim: "no majority of etcd, then the primary dies: nobody serves until there is a majority again, then somebody does"},
 		{Number: 16, Name: "etcd-leader-churn", Run: leaderChurn(whole(2*time.Minute, 30*time.Second)),
 			Claim: "etcd's leader stands still for 3 s of every 5: nothing moves, no request fails"},
+		{Number: 16, Name: "etcd-disks-stall", Kind: "etcd-disks", Shape: lab.Shape{EtcdDisk: etcdDisk}, Run: etcdDisksStall(whole(time.Minute, 20*time.Second)),
+			Claim: "the file system of etcd's leader is frozen for 3 s of every 5, so that another leads, then those of all members at once, so that nothing can be agreed: nothing moves, no request fails"},
 		{Number: 17, Name: "etcd-from-backup-lower-epoch", Run: oldAgreedState(anotherEpoch),
 			Claim: "etcd is put back to before a failover: refused by everybody, nobody serves; the newest state put back heals it"},
 		{Number: 17, Name: "etcd-from-backup-same-epoch", Run: oldAgreedState(anotherVoter),
@@ -124,6 +128,8 @@ func scenarios() []lab.Scenario {
 			Claim: "the primary crashes while the clocks of three hosts are an hour apart each: one change of primary, and all is well again"},
 		{Number: 39, Name: "agents-and-members-restart", Run: agentsRestart,
 			Claim: "every agent and every etcd member is killed in turn: no request fails, nothing moves"},
+		{Number: 39, Name: "etcd-members-replaced", Run: membersReplaced,
+			Claim: "the data of an etcd member are lost, of one that follows and of the leader, and an empty one takes each place: no request fails, nothing moves"},
 	}
 }
 
