@@ -33,6 +33,9 @@ func NewApartAs(t testing.TB, shape Shape) *World {
 	if shape.Disk > 0 || shape.EtcdDisk > 0 {
 		needDisks(t)
 	}
+	if shape.Memory {
+		needMemory(t)
+	}
 	n := NewNetwork(t, append(shape.hosts(), outside)...)
 	address := map[string]string{}
 	for _, h := range shape.hosts() {
@@ -75,6 +78,9 @@ func (w *World) launchApart() {
 		w.t.Fatal(err)
 	}
 	w.mountDisks()
+	if w.Shape.Memory {
+		w.makeMemories()
+	}
 	w.agents = &agents{}
 	for _, h := range w.Hosts {
 		w.keepAgent(h, w.Plan)
@@ -156,7 +162,7 @@ func (w *World) runAgent(host, planFile string) error {
 		return err
 	}
 	defer func() { _ = log.Close() }() // the agent has its own copy
-	cmd := exec.Command(filepath.Join(w.bin, "holdfast"), "agent", "--plan", planFile, "--host", host, "--root", w.Root)
+	cmd := w.within(host, exec.Command(filepath.Join(w.bin, "holdfast"), "agent", "--plan", planFile, "--host", host, "--root", w.Root))
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	w.agents.mu.Lock()

@@ -330,6 +330,37 @@ func starve(long time.Duration) func(*lab.Round) {
 	}
 }
 
+// memoryRoom is what is left to each host that is short of memory. However much it is, it is used up all the time; what the
+// host's programs come to need meanwhile must fit into it, else the kernel ends one of them.
+const memoryRoom = 256 << 20
+
+// fewRefusals is how often each second, at least, memory must have been asked for in vain for it to have been short.
+const fewRefusals = 10
+
+// starveOfMemory lets memory be short on every host.
+func starveOfMemory(long time.Duration) func(*lab.Round) {
+	return func(r *lab.Round) {
+		was := map[string]int64{}
+		for _, h := range r.W.Hosts {
+			was[h] = r.W.MemoryRefusals(h)
+		}
+		r.Fault()
+		for _, h := range r.W.Hosts {
+			defer r.W.ShortOfMemory(h, memoryRoom).End()
+		}
+		r.Hold(long)
+		r.Over()
+		for _, h := range r.W.Hosts {
+			n := r.W.MemoryRefusals(h) - was[h]
+			r.Logf("on %s memory was asked for in vain %d times", h, n)
+			if n < fewRefusals*int64(long.Seconds()) {
+				r.Errorf("the memory of %s was not short: it was asked for in vain %d times", h, n)
+			}
+		}
+		r.Unmoved()
+	}
+}
+
 // agentsRestart ends every agent in turn, as an upgrade does, and the etcd member beside each.
 func agentsRestart(r *lab.Round) {
 	r.Fault()

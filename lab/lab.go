@@ -41,6 +41,8 @@ type World struct {
 	agents *agents
 
 	clocks clocks
+
+	memory, memoryName string // directory of the hosts' groups, and how their names begin; "" = they have none
 }
 
 // readyMax is how long a world may take to come up on a busy machine.

@@ -21,6 +21,7 @@ type Shape struct {
 	Services       bool                // the clinic's web and reminders, and the edge before them
 	Disk           int64               // bytes of the disk of its own that each host's databases lie on; 0 = this machine's. Hosts must be apart
 	EtcdDisk       int64               // bytes of a disk of its own for each host's etcd member; 0 = this machine's. Hosts must be apart
+	Memory         bool                // what each host's programs hold is counted apart, so that it can become short. Hosts must be apart
 	Plan           func(string) string // changes the plan's text last; nil = it stays
 }
 
@@ -67,6 +68,7 @@ func layOut(t testing.TB, shape Shape, address map[string]string) *World {
 	t.Cleanup(func() {
 		w.Stop()
 		w.unmountDisks()
+		w.removeOwnMemories()
 		if t.Failed() || os.Getenv("HOLDFAST_LAB_KEEP") != "" {
 			t.Logf("kept for a look: %s", dir)
 			return

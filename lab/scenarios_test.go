@@ -122,6 +122,8 @@ func scenarios() []lab.Scenario {
 			Claim: "a standby that somebody promotes by hand acknowledges nothing, is found out and heals; the primary stays"},
 		{Number: 37, Name: "cpu-starvation", Run: starve(whole(5*time.Minute, time.Minute)),
 			Claim: "forty programs compete for each pair of cores for 5 min: nothing moves"},
+		{Number: 37, Name: "memory-starvation", Kind: "own-memory", Shape: lab.Shape{Memory: true, Plan: withoutBackup}, Run: starveOfMemory(whole(5*time.Minute, time.Minute)),
+			Claim: "each host has 256 MB of memory beside what its programs hold, and another program there takes more than that all the time, for 5 min: nothing moves"},
 		{Number: 38, Name: "clock-jumps", Run: clocksJump(whole(6*time.Second, 2*time.Second)),
 			Claim: "the wall clock of each host jumps an hour ahead, two hours back and right again, for everything that runs there: no request fails, nothing moves"},
 		{Number: 38, Name: "clocks-apart", Run: clocksApart,
