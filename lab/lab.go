@@ -226,6 +226,15 @@ func (w *World) RunOn(host string, args ...string) (string, error) {
 	return out.String(), err
 }
 
+// RunProgram runs any program where operators and clients are.
+func (w *World) RunProgram(name string, args ...string) (string, error) {
+	cmd := exec.Command(name, args...)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := w.run(cmd)
+	return out.String(), err
+}
+
 // run runs a command where operators and clients are.
 func (w *World) run(cmd *exec.Cmd) error {
 	if w.Net == nil {

@@ -161,6 +161,7 @@ func elsewhere() []other {
 		{26, chain, "CI", "a switchover, and the refusal of one to an unknown host"},
 		{26, "`TestTheKernelPathFollowsThePrimary`", "make lab", "a switchover and a killed primary while rules lead each host's own clients straight to it"},
 		{28, forcedTest, "make lab", "a primary that runs ahead of standbys that nothing waits for is cut off; the loss is shown, forced, and listed commit by commit"},
+		{28, "`TestAForcedFailoverOfAPrimaryFarAheadListsAllOfIt`", "make lab", "a primary is more than 50 MB ahead of standbys that nothing waits for when it falls silent: as much is shown before, every commit is listed with all of its rows, and what is exported brings each row back"},
 		{29, forcedTest, "make lab", "it comes back: its log is put aside first, it waits for a decision, then it is made a copy again"},
 		{29, "`TestThePlanSalvagesLostCommits`", "make lab", "three databases lose the same commits; their plan has a command take them back, exports them, discards them, and nobody is asked"},
 		{30, "`TestAStandbyThatWasRunAsAPrimaryByHandIsNoCopy`", "CI", "data that somebody ran as a primary without a promotion, whose log has forked on one timeline, are refused: `internal/database/postgres`"},
