@@ -294,7 +294,7 @@ func tryWrite(t *testing.T, conn *pgx.Conn, id int) (written, error) {
 	return x, err
 }
 
-func must(t *testing.T, err error, words ...string) {
+func must(t testing.TB, err error, words ...string) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err, strings.Join(words, "\n"))

@@ -153,6 +153,7 @@ func elsewhere() []other {
 		{12, links, "CI", "a standby that the primary alone does not reach leaves, both ways and one way; nothing fails over"},
 		{13, links, "CI", "20 s without a majority of etcd: no failed request, agents killed meanwhile"},
 		{22, "`TestStandbysChangeWhileTheDatabaseRuns`", "CI", "standbys are added, removed, made asynchronous and cascading, W goes up, down, to 0 and back, under load; each step with the agent's memory lost after it: `internal/database`"},
+		{22, "`TestAgentsDieBetweenWhatIsAgreedAndWhatTheServerIsTold`", "make lab", "standbys join and leave, W goes up, down, to 0 and back under load, and each time that any of it is agreed the primary's agent is killed at once; what its server waits for at that moment is held against the record: whoever may be elected holds what was acknowledged"},
 		{22, "`TestAHostComesAndGoesUnderLoad`", "CI", "a fourth host is added to a running application, runs an instance, and is taken away again; no acknowledged row is lost"},
 		{22, "`TestAHostIsReplacedByOneOfAnotherNameUnderLoad`", "make lab", "a fourth machine is certified and added, a copy and etcd's member move to it, a standby's host is taken away; agents are killed meanwhile and come back with older files"},
 		{22, "`TestADeadHostIsReplacedByOneOfAnotherName`", "make lab", "a dead standby's host is replaced by one of another name, its member of etcd too; it comes back and ends what it ran"},
