@@ -86,6 +86,37 @@ func RemoveBinaries() error {
 	return os.RemoveAll(built.dir)
 }
 
+// OwnPrograms gives the world a copy of the program for itself, for [World.Upgrade]. Nothing of the world may run yet.
+func (w *World) OwnPrograms() {
+	w.t.Helper()
+	own := filepath.Join(filepath.Dir(w.Plan), "programs")
+	if err := os.Mkdir(own, 0o755); err != nil {
+		w.t.Fatal(err)
+	}
+	copyFile(w.t, w.Program(), filepath.Join(own, "holdfast"))
+	w.bin = own
+}
+
+// Upgrade puts another build of the program in the place of the one that the world runs, as a package does. What runs goes on
+// with the former one, whose file has no name any more: see [World.Outdated].
+func (w *World) Upgrade(version string) {
+	w.t.Helper()
+	next := w.Program() + ".next"
+	out, err := exec.Command("go", "build", "-o", next, "-ldflags", "-X holdfast/internal/cli.version="+version, "holdfast/cmd/holdfast").CombinedOutput()
+	if err != nil {
+		w.t.Fatalf("build %s: %v: %s", version, err, out)
+	}
+	if err := os.Rename(next, w.Program()); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// Outdated reports whether a process runs a program that has been replaced on the disk since (proc_pid_exe(5)).
+func (w *World) Outdated(pid int) bool {
+	program, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	return err == nil && strings.HasSuffix(program, " (deleted)")
+}
+
 // Start runs the world and waits until all of it is well.
 func (w *World) Start() {
 	w.t.Helper()

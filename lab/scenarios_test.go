@@ -172,6 +172,7 @@ func elsewhere() []other {
 		{32, "`TestReadsAreSpreadOverStandbysAndNothingIsWritten`", "CI", "readers on both standbys; one falls behind, then all; a failover; no write ever succeeds"},
 		{38, "`sim`: jump clock", "CI, `make sim`", "among other random faults, a host's wall clock jumps by up to an hour"},
 		{39, chain, "CI", "every agent killed in turn: no failed request"},
+		{39, "`TestAnotherBuildTakesOverUnderLoad`", "make lab", "another build takes the place of the one that runs: agents and etcd members are replaced in turn and no request fails, then the servers' keepers by a restart, and none by the edge does"},
 		{40, "`sim`: `TestSeeds`", "CI, `make sim`", "random faults on the decision core, each seed replayable"},
 	}
 }

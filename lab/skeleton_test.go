@@ -198,14 +198,21 @@ func answers(st api.Status, host string) bool {
 // keeperOf finds the keeper whose spec lies below a part of a host's directory.
 func keeperOf(t testing.TB, w *lab.World, host, below string) int {
 	t.Helper()
+	pid, found := lookForKeeper(w, host, below)
+	if !found {
+		t.Fatalf("no keeper below %s on %s", below, host)
+	}
+	return pid
+}
+
+func lookForKeeper(w *lab.World, host, below string) (pid int, found bool) {
 	for _, pid := range w.Processes(host) {
 		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 		if err == nil && strings.Contains(string(line), "\x00keeper\x00") && strings.Contains(string(line), filepath.Join(w.Root, "hosts", host)+below) {
-			return pid
+			return pid, true
 		}
 	}
-	t.Fatalf("no keeper below %s on %s", below, host)
-	return 0
+	return 0, false
 }
 
 func TestABusyPortIsNamedAndNothingIsTouched(t *testing.T) {
