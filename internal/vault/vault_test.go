@@ -274,11 +274,11 @@ func fetch(ctx context.Context, v *vault.Vault, id string) (map[string][]byte, e
 		if e.Dir || e.Path == "holdfast-backup.json" {
 			continue
 		}
-		var b bytes.Buffer
-		if err := r.Copy(ctx, e, &b); err != nil {
+		b := bytes.NewBuffer(make([]byte, 0, e.Size)) // one that grows copies all it has again and again
+		if err := r.Copy(ctx, e, b); err != nil {
 			return nil, err
 		}
-		got[e.Path] = append([]byte{}, b.Bytes()...)
+		got[e.Path] = b.Bytes()
 	}
 	return got, nil
 }
