@@ -12,20 +12,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// process names one process for ever: a pid is given again, but not with the same start in the same run of the machine.
-type process struct {
+// Process names one process for ever: a pid is given again, but not with the same start in the same run of the machine.
+type Process struct {
 	PID   int    `json:"pid"`
 	Start string `json:"start"` // the kernel's ticks after the machine's start
 	Boot  string `json:"boot"`
 }
 
-// processOf is the process that has a pid now.
-func processOf(pid int) (process, error) {
+// ProcessOf is the process that has a pid now.
+func ProcessOf(pid int) (Process, error) {
 	st, err := readStat(pid)
 	if err != nil {
-		return process{}, err
+		return Process{}, err
 	}
-	return process{PID: pid, Start: st.start, Boot: bootID()}, nil
+	return Process{PID: pid, Start: st.start, Boot: bootID()}, nil
 }
 
 // stat is what the kernel tells of a process.
@@ -51,9 +51,9 @@ func readStat(pid int) (stat, error) {
 	return stat{group: group, start: f[19], dead: f[0] == "Z" || f[0] == "X"}, nil
 }
 
-// end kills the group that the process leads, and gives nil once none of it lives. One that has ended by itself is left
+// End kills the group that the process leads, and gives nil once none of it lives. One that has ended by itself is left
 // alone with all that it left behind: that was meant to go on.
-func (p process) end(ctx context.Context) error {
+func (p Process) End(ctx context.Context) error {
 	if p.PID <= 1 || p.Boot != bootID() {
 		return nil
 	}

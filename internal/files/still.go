@@ -48,7 +48,7 @@ type note struct {
 	After  []string  `json:"after"`
 	Env    []string  `json:"env,omitempty"`
 	Since  time.Time `json:"since"`
-	Before *process  `json:"before,omitempty"` // leads the group of Before; nil = it has not begun
+	Before *Process  `json:"before,omitempty"` // leads the group of Before; nil = it has not begun
 }
 
 func (n note) write(path string) error {
@@ -99,7 +99,7 @@ func (c *capture) still(ctx context.Context) (err error) {
 	frozen, done := context.WithTimeout(ctx, s.Freeze)
 	defer done()
 	before := Command{Argv: s.Before, Env: s.Env, Began: func(pid int) error {
-		p, err := processOf(pid)
+		p, err := ProcessOf(pid)
 		if err != nil {
 			return err
 		}
@@ -203,7 +203,7 @@ func Thaw(ctx context.Context, path string, run func(ctx context.Context, c Comm
 	}
 	if n.Before != nil {
 		limited, done := context.WithTimeout(ctx, thawMax)
-		err := n.Before.end(limited)
+		err := n.Before.End(limited)
 		done()
 		if err != nil {
 			return n.Since, fmt.Errorf("end the command that makes files and database stand still: %w", err)

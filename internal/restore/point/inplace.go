@@ -423,13 +423,8 @@ func (h *inPlace) freeze(ctx context.Context) (err error) {
 	if err := h.j.write(h.st.Base); err != nil {
 		return err
 	}
-	if len(h.st.Before) > 0 {
-		h.st.Progress("bringing the application to stand still", 0, 0)
-		limited, done := context.WithTimeout(ctx, h.st.Freeze)
-		defer done()
-		if err := h.st.Run(limited, files.Command{Argv: h.st.Before, Env: h.st.Env}); err != nil {
-			return h.notFrozen("the command before did not succeed: " + err.Error())
-		}
+	if err := h.runBefore(ctx); err != nil {
+		return h.notFrozen("the command before did not succeed: " + err.Error())
 	}
 	writing, err := writers(h.j.Path)
 	if err != nil {
@@ -443,6 +438,39 @@ func (h *inPlace) freeze(ctx context.Context) (err error) {
 		return h.notFrozen("somebody is still there: " + strings.Join(still[:min(len(still), 5)], ", "))
 	}
 	h.frozen = true
+	return nil
+}
+
+// runBefore runs the command that brings the application to stand still. The journal knows its process before it does anything.
+func (h *inPlace) runBefore(ctx context.Context) error {
+	if err := h.endBefore(ctx); err != nil || len(h.st.Before) == 0 {
+		return err
+	}
+	h.st.Progress("bringing the application to stand still", 0, 0)
+	limited, done := context.WithTimeout(ctx, h.st.Freeze)
+	defer done()
+	return h.st.Run(limited, files.Command{Argv: h.st.Before, Env: h.st.Env, Began: func(pid int) error {
+		p, err := files.ProcessOf(pid)
+		if err != nil {
+			return err
+		}
+		h.j.Before = &p
+		return h.j.write(h.st.Base)
+	}})
+}
+
+// endBefore ends a command before that has outlived the process that ran it: it would bring the application to stand still
+// again when that was let go on.
+func (h *inPlace) endBefore(ctx context.Context) error {
+	if h.j.Before == nil {
+		return nil
+	}
+	limited, done := context.WithTimeout(context.WithoutCancel(ctx), thawMax)
+	defer done()
+	if err := h.j.Before.End(limited); err != nil {
+		return fmt.Errorf("end the command before of a restore in place that was killed: %w", err)
+	}
+	h.j.Before = nil
 	return nil
 }
 
@@ -514,6 +542,9 @@ func (h *inPlace) swapFiles() error {
 
 // thaw lets the application go on.
 func (h *inPlace) thaw(ctx context.Context) error {
+	if err := h.endBefore(ctx); err != nil {
+		return err
+	}
 	if len(h.st.After) > 0 {
 		h.st.Progress("letting the application go on", 0, 0)
 		limited, done := context.WithTimeout(context.WithoutCancel(ctx), thawMax)

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"holdfast/internal/durable"
+	"holdfast/internal/files"
 	"holdfast/internal/problem"
 	"holdfast/internal/restore"
 	"holdfast/internal/vault"
@@ -31,6 +32,8 @@ type Journal struct {
 	Began  time.Time   `json:"began"`
 	Ended  time.Time   `json:"ended,omitzero"` // zero = not yet
 	Held   bool        `json:"held,omitempty"` // before may have run, and after has not succeeded since
+
+	Before *files.Process `json:"before,omitempty"` // leads the group of before; nil = it has not begun since after succeeded
 
 	// The directories by their inodes, noted before the first exchange; 0 = not yet, and what was live is.
 	WasInode  uint64 `json:"was_inode,string,omitempty"`
