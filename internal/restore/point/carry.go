@@ -16,10 +16,15 @@ type hands interface {
 }
 
 // carry brings a side to be live. When a step of the exchange fails it takes back what was exchanged, so that afterwards one
-// side has all live names and the application goes on; where that cannot be reached either, restore.half-exchanged says so.
+// side has all live names and the application goes on; where that cannot be reached either, or it is not known any more how it
+// stands, restore.half-exchanged says so.
 func carry(ctx context.Context, to Side, h hands) error {
+	short := false // this process has begun the short part, and may have exchanged something
 	for {
 		s, err := h.seen(ctx)
+		if err != nil && short {
+			return half(err, nil)
+		}
 		if err != nil {
 			return err
 		}
@@ -28,13 +33,14 @@ func carry(ctx context.Context, to Side, h hands) error {
 			if err := ctx.Err(); err != nil {
 				return context.Cause(ctx)
 			}
-			ctx = context.WithoutCancel(ctx)
+			ctx, short = context.WithoutCancel(ctx), true
 		}
 		failed := h.do(ctx, step)
 		switch {
 		case failed == nil && step == StepDone:
 			return nil
 		case failed == nil:
+			short = short && step != StepThaw
 			continue
 		case step == StepRestore || step == StepLoad || step == StepThaw || step == StepDone:
 			return failed

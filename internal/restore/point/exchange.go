@@ -19,10 +19,7 @@ import (
 // liveDirectory is the directory that a path leads to, if it can be exchanged with one beside it: it is there, it is no mount
 // point, and nothing is mounted inside, for a mount would go with what is set aside.
 func liveDirectory(path, set string) (string, error) {
-	refuse := func(title, remedy string) error {
-		return &problem.Problem{Code: "restore.not-exchangeable", Subject: set, Severity: problem.Note, Title: title, Meaning: "Nothing was changed.",
-			Remedy: remedy + "; or bring the point back beside: holdfast recovery-point restore POINT --to DIR"}
-	}
+	refuse := func(title, remedy string) error { return notExchangeable(set, title, remedy) }
 	at, err := filepath.EvalSymlinks(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", refuse(path+" is not there", "mount its disk, or make an empty directory")
@@ -54,6 +51,21 @@ func liveDirectory(path, set string) (string, error) {
 		return "", refuse("another file system is mounted inside: "+strings.Join(in, ", "), "unmount it")
 	}
 	return at, nil
+}
+
+func notExchangeable(set, title, remedy string) error {
+	return &problem.Problem{Code: "restore.not-exchangeable", Subject: set, Severity: problem.Note, Title: title, Meaning: "Nothing was changed.",
+		Remedy: remedy + "; or bring the point back beside: holdfast recovery-point restore POINT --to DIR"}
+}
+
+// resolved is a path without symbolic links, of which the end may not be there yet.
+func resolved(path string) (string, error) {
+	at, err := filepath.EvalSymlinks(path)
+	if !errors.Is(err, fs.ErrNotExist) || path == filepath.Dir(path) {
+		return at, err
+	}
+	above, err := resolved(filepath.Dir(path))
+	return filepath.Join(above, filepath.Base(path)), err
 }
 
 func isDirectory(path string) bool {

@@ -216,7 +216,18 @@ func (st Stage) livesAt() (string, error) {
 	if err := (Commands{After: [][]string{st.Before, st.After}}).find(st.Set); err != nil {
 		return "", err
 	}
-	return liveDirectory(st.Path, st.Set)
+	at, err := liveDirectory(st.Path, st.Set)
+	if err != nil {
+		return "", err
+	}
+	base, err := resolved(st.Base)
+	if err != nil {
+		return "", err
+	}
+	if within(base, at) || within(at, base) {
+		return "", notExchangeable(st.Set, at+" and "+base+", where Holdfast works, lie in one another", "let the set be a directory apart from it in the plan")
+	}
+	return at, nil
 }
 
 func (j Journal) samePath(at string) error {
@@ -534,10 +545,31 @@ func (h *inPlace) swapFiles() error {
 		}
 		h.j.WasInode, h.j.CameInode = was, came
 	}
+	if err := h.pair(); err != nil {
+		return err
+	}
 	if err := h.j.write(h.st.Base); err != nil { // with the exchange of SQL names, which is done
 		return err
 	}
 	return exchange(h.j.Path, h.j.Beside)
+}
+
+// pair refuses two directories that are not what was live and what was restored: what somebody has put beside since does not
+// become live.
+func (h *inPlace) pair() error {
+	live, err := inodeOf(h.j.Path)
+	if err != nil {
+		return err
+	}
+	beside, err := inodeOf(h.j.Beside)
+	if err != nil {
+		return err
+	}
+	was, came := h.j.WasInode, h.j.CameInode
+	if live == was && beside == came || live == came && beside == was {
+		return nil
+	}
+	return unclear(*h.j, h.j.Path+" and "+h.j.Beside+" are not what was live and what was restored")
 }
 
 // thaw lets the application go on.
@@ -555,8 +587,8 @@ func (h *inPlace) thaw(ctx context.Context) error {
 				Remedy:  "correct the command after of the plan and give the same command again, which runs it; or let the application go on by hand and add --no-commands"}
 		}
 	}
-	if err := os.Remove(h.st.Held); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("let the agent make recovery points again: %w", err)
+	if err := h.unhold(); err != nil {
+		return err
 	}
 	if h.frozen, h.j.Held = false, false; !h.since.IsZero() {
 		h.j.Stood = time.Since(h.since)
@@ -584,8 +616,19 @@ func (h *inPlace) tidy(ctx context.Context) error {
 			return fmt.Errorf("remove what is not needed any more: %w", err)
 		}
 	}
+	if err := h.unhold(); err != nil { // of a process that was killed before it noted that it holds the agent
+		return err
+	}
 	h.j.Ended = time.Now().UTC()
 	return h.j.write(h.st.Base)
+}
+
+// unhold lets the agent make recovery points again.
+func (h *inPlace) unhold() error {
+	if err := os.Remove(h.st.Held); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("let the agent make recovery points again: %w", err)
+	}
+	return nil
 }
 
 func noRoomBeside(o Options, p Place) error {
