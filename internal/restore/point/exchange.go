@@ -1,6 +1,7 @@
 package point
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -179,19 +180,36 @@ func within(path, dir string) bool {
 	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
 }
 
-// pinnedBy lists where a directory, by its path in mine, or something in it is mounted in theirs: such a mount stays with the
-// directory when it gets another name, and whoever looks through it sees what is set aside. Pure.
-func pinnedBy(mine, theirs []mount, dir string) (out []string) {
-	var on mount // that dir lies on
+// insideOf is where a directory lies within the file system that it is on: the mount that shows at its path, and its path there.
+// Pure.
+func insideOf(mine []mount, dir string) (on mount, inside string) {
 	for _, m := range mine {
 		if within(dir, m.at) && len(m.at) >= len(on.at) { // of two at one place the later one shows
 			on = m
 		}
 	}
-	inside := filepath.Join(on.root, strings.TrimPrefix(dir, on.at))
+	return on, filepath.Join(on.root, strings.TrimPrefix(dir, on.at))
+}
+
+// pinnedBy lists where a directory, by its path in mine, or something in it is mounted in theirs: such a mount stays with the
+// directory when it gets another name, and whoever looks through it sees what is set aside. Pure.
+func pinnedBy(mine, theirs []mount, dir string) (out []string) {
+	on, inside := insideOf(mine, dir)
 	for _, m := range theirs {
 		if on.at != "" && m.device == on.device && within(m.root, inside) {
 			out = append(out, m.at)
+		}
+	}
+	return out
+}
+
+// calledBy lists the names that a directory, by its path in mine, has in theirs, where what it lies in may be mounted elsewhere.
+// Pure.
+func calledBy(mine, theirs []mount, dir string) (out []string) {
+	on, inside := insideOf(mine, dir)
+	for _, m := range theirs {
+		if on.at != "" && m.device == on.device && within(inside, m.root) {
+			out = append(out, filepath.Join(m.at, strings.TrimPrefix(inside, m.root)))
 		}
 	}
 	return out
@@ -229,32 +247,73 @@ func mounters(dir string) ([]string, error) {
 }
 
 // writers are the processes that have a file below a directory open for writing: with the directory's name gone they would go
-// on writing into what is set aside. Of processes of other users only root is told.
+// on writing into what is set aside. So would a service whose working directory is there; a shell that stands in it is let be.
+// Of processes of other users only root is told.
 func writers(dir string) ([]string, error) {
+	info, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("look who writes below %s: %w", dir, err)
+	}
+	mine := mountsOf(string(info))
 	all, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, fmt.Errorf("look who writes below %s: %w", dir, err)
 	}
 	var out []string
+	names := map[string][]string{} // of the directory, in each space of mounts
 	for _, p := range all {
 		if _, err := strconv.Atoi(p.Name()); err != nil {
 			continue
 		}
 		proc := filepath.Join("/proc", p.Name())
-		open, err := os.ReadDir(filepath.Join(proc, "fd"))
+		space, err := os.Readlink(filepath.Join(proc, "ns", "mnt"))
 		if err != nil { // it has ended, or is somebody else's
 			continue
 		}
-		for _, f := range open {
-			at, err := os.Readlink(filepath.Join(proc, "fd", f.Name()))
-			if err == nil && strings.HasPrefix(at, dir+"/") && written(filepath.Join(proc, "fdinfo", f.Name())) {
-				name, _ := os.ReadFile(filepath.Join(proc, "comm")) // it may have ended
-				out = append(out, fmt.Sprintf("process %s (%s) writes %s", p.Name(), strings.TrimSpace(string(name)), at))
-				break
+		if _, known := names[space]; !known {
+			theirs, err := os.ReadFile(filepath.Join(proc, "mountinfo"))
+			if err != nil { // it has ended
+				continue
 			}
+			names[space] = append(calledBy(mine, mountsOf(string(theirs)), dir), dir)
+		}
+		if what := writes(proc, names[space]); what != "" {
+			name, _ := os.ReadFile(filepath.Join(proc, "comm")) // it may have ended
+			out = append(out, fmt.Sprintf("process %s (%s) %s", p.Name(), strings.TrimSpace(string(name)), what))
 		}
 	}
 	return out, nil
+}
+
+// writes says what a process does in a directory that has these names for it; "" = nothing that matters.
+func writes(proc string, names []string) string {
+	in := func(at string) bool {
+		return slices.ContainsFunc(names, func(dir string) bool { return within(at, dir) })
+	}
+	open, err := os.ReadDir(filepath.Join(proc, "fd"))
+	if err != nil { // it has ended, or is somebody else's
+		return ""
+	}
+	for _, f := range open {
+		at, err := os.Readlink(filepath.Join(proc, "fd", f.Name()))
+		if err == nil && in(at) && written(filepath.Join(proc, "fdinfo", f.Name())) {
+			return "writes " + at
+		}
+	}
+	if at, err := os.Readlink(filepath.Join(proc, "cwd")); err == nil && in(at) && !onTerminal(proc) {
+		return "works in " + at
+	}
+	return ""
+}
+
+// onTerminal reports whether somebody sits before a process (proc(5), /proc/pid/stat: the seventh field, 0 = no terminal).
+func onTerminal(proc string) bool {
+	raw, err := os.ReadFile(filepath.Join(proc, "stat"))
+	if err != nil {
+		return false
+	}
+	f := strings.Fields(string(raw[bytes.LastIndexByte(raw, ')')+1:])) // from the third on; the name before may hold anything
+	return len(f) > 4 && f[4] != "0"
 }
 
 // written reads from the kernel's word on a descriptor whether it was opened for writing (proc(5), flags in octal).

@@ -222,6 +222,53 @@ func TestWhoStaysWithADirectoryThatGetsAnotherNameIsFound(t *testing.T) {
 	}
 }
 
+func TestTheNamesOfADirectoryForOthersAreFound(t *testing.T) {
+	mine := mountsOf("22 1 8:1 / / rw - ext4 a rw\n30 22 8:2 /vol /srv rw - ext4 b rw\n")
+	for name, c := range map[string]struct{ theirs, want string }{
+		"the same":                         {"22 1 8:1 / / rw - ext4 a rw\n30 22 8:2 /vol /srv rw - ext4 b rw\n", "/srv/clinic/set"},
+		"a container has what it lies in":  {"9 1 8:2 /vol/clinic /data rw - ext4 b rw\n", "/data/set"},
+		"all of the file system":           {"9 1 8:2 / /host rw - ext4 b rw\n", "/host/vol/clinic/set"},
+		"itself":                           {"9 1 8:2 /vol/clinic/set /data rw - ext4 b rw\n", "/data"},
+		"something else":                   {"9 1 8:2 /vol/clin /data rw - ext4 b rw\n", ""},
+		"another file system, alike named": {"9 1 8:1 /vol/clinic /data rw - ext4 b rw\n", ""},
+	} {
+		if got := strings.Join(calledBy(mine, mountsOf(c.theirs), "/srv/clinic/set"), "|"); got != c.want {
+			t.Errorf("%s: %s, want %s", name, got, c.want)
+		}
+	}
+}
+
+// A service that works in the directory is found; it would go on in what is set aside.
+func TestAServiceThatWorksInTheDirectoryIsFound(t *testing.T) {
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("/bin/sh", "-c", "echo ready; read -r x")
+	cmd.Dir, cmd.SysProcAttr = dir, &syscall.SysProcAttr{Setsid: true} // no terminal
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = errors.Join(in.Close(), cmd.Wait()) }() // it ends with its input
+	if said, err := bufio.NewReader(out).ReadString('\n'); err != nil || said != "ready\n" {
+		t.Fatalf("%q, %v", said, err)
+	}
+	if found, err := writers(dir); err != nil || len(found) != 1 || !strings.HasSuffix(found[0], "works in "+dir) {
+		t.Errorf("found %v, %v", found, err)
+	}
+	if found, err := writers(dir + "-beside"); err != nil || len(found) > 0 {
+		t.Errorf("beside it: %v, %v", found, err)
+	}
+}
+
 // A process that has the directory mounted in a space of its own, as a container has, is found.
 func TestAContainerThatHasTheDirectoryIsFound(t *testing.T) {
 	if os.Geteuid() != 0 {
