@@ -22,6 +22,7 @@ import (
 	"holdfast/internal/receipt"
 	"holdfast/internal/restore"
 	"holdfast/internal/restore/point"
+	"holdfast/internal/vault"
 )
 
 // wentToPoint is what `recovery-point restore --in-place` and `recovery-point undo` came to, or with DryRun would do.
@@ -100,6 +101,7 @@ func (w *pointWords) goBack(ctx context.Context, cmd *cobra.Command, name string
 		return err
 	}
 	out, err := w.wouldGo(ctx, st, o, members)
+	out.Warnings = append(out.Warnings, staysBehind(o.Tree.Backup, s.app.plan.Files)...)
 	out.Because, out.HoldsChange = because, warnChanged(ctx, cmd, o.Vault, o.Choice.Backup)
 	if err == nil {
 		err = writeWouldGo(shownOn(cmd, w.output), out, o.Tree.Backup.Point.At)
@@ -124,6 +126,20 @@ func (w *pointWords) goBack(ctx context.Context, cmd *cobra.Command, name string
 	out.done(j)
 	out.Receipt = s.app.pointReceipt(ctx, cmd, set, out)
 	return tellGone(cmd, w.output, out, nil)
+}
+
+// staysBehind says what does not go back with a recovery point: what its backup leaves out goes away with the live directory,
+// and another set that is made to stand still with the same database stays as it is. Pure.
+func staysBehind(b vault.FileBackup, sets []plan.FileSet) (out []string) {
+	if len(b.Excluded) > 0 {
+		out = append(out, "the backup leaves out "+strings.Join(b.Excluded, " ")+": what the live directory has of it is set aside with it, and is not there afterwards; after_restore can make what is needed")
+	}
+	for _, s := range sets {
+		if s.Name != b.Set && s.Moment.Database == b.Point.Database {
+			out = append(out, "files "+s.Name+" have their recovery points with database "+b.Point.Database+" too, and stay as they are")
+		}
+	}
+	return out
 }
 
 // wouldGo is what would be done.
