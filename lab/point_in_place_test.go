@@ -34,7 +34,7 @@ func TestARecoveryPointGoesBackInPlaceBesideStandbys(t *testing.T) {
 		t.Fatalf("nothing was written behind the point: %s", now)
 	}
 	awaitVault(t, p.w, time.Now())
-	was := p.w.Await("all is well", recoverMax, lab.Well).Databases[0]
+	was := p.well()
 	databases := "select string_agg(datname, ' ' order by datname) from pg_database where not datistemplate"
 	bare := psql(t, p.w, "h1", databases)
 
@@ -59,11 +59,17 @@ func TestARecoveryPointGoesBackInPlaceBesideStandbys(t *testing.T) {
 	if _, err := os.Stat(held); err != nil {
 		t.Errorf("the agent does not know that it stands still: %v", err)
 	}
+	if out, err := p.w.Run("recovery-point", "create", "attachments"); err == nil || !strings.Contains(out, "a restore in place has brought files and database to stand still") {
+		t.Errorf("a recovery point meanwhile: %v\n%s", err, out)
+	}
 	p.commandsRan("before after before")
 	if !runs(left) {
 		t.Error("the command before does not outlive the one that was killed: nothing shows that it is ended")
 	}
 	kept := p.kept(p.run(back...))
+	if d := p.well(); d.Epoch != was.Epoch || d.Timeline != was.Timeline {
+		t.Errorf("epoch %d and timeline %d, were %d and %d", d.Epoch, d.Timeline, was.Epoch, was.Timeline)
+	}
 	p.commandsRan("before after before after before after")
 	if runs(left) {
 		t.Error("the command before of what was killed is left, and would bring the application to stand still again")
@@ -71,7 +77,16 @@ func TestARecoveryPointGoesBackInPlaceBesideStandbys(t *testing.T) {
 	p.is("it went back", then)
 	p.besides(kept, now)
 
-	// Killed when all was taken back, and before the application goes on.
+	to := p.w.Hosts[0]
+	if to == was.Primary {
+		to = p.w.Hosts[1]
+	}
+	p.w.AwaitFit(to, recoverMax)
+	p.run("database", "switchover", "records", "--to", to, "--yes")
+	p.is("a standby took over", then)
+	was = p.w.Await("it leads", recoverMax, func(st api.Status) bool { return lab.Well(st) && st.Databases[0].Primary == to }).Databases[0]
+
+	// Killed when all was taken back, by a primary that was a standby, and before the application goes on.
 	undo := []string{"recovery-point", "undo", "attachments", "--yes", "--output", "json"}
 	left = p.killedIn("after", undo...)
 	if err := os.Remove(p.waits("after", left)); err != nil { // and it ends
@@ -89,7 +104,7 @@ func TestARecoveryPointGoesBackInPlaceBesideStandbys(t *testing.T) {
 	if got, want := strings.Fields(psql(t, p.w, "h1", databases)), append(strings.Fields(bare), kept[1]); len(got) != len(want) || !slices.Contains(got, kept[1]) {
 		t.Errorf("SQL databases are %v, want %v", got, want)
 	}
-	if d := p.w.Await("all is well", recoverMax, lab.Well).Databases[0]; d.Epoch != was.Epoch || d.Timeline != was.Timeline {
+	if d := p.well(); d.Epoch != was.Epoch || d.Timeline != was.Timeline {
 		t.Errorf("epoch %d and timeline %d, were %d and %d", d.Epoch, d.Timeline, was.Epoch, was.Timeline)
 	}
 	p.run("receipt", "verify")
@@ -160,6 +175,12 @@ func (p *pointWorld) waits(word string, pid int) string {
 func runs(pid int) bool {
 	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 	return err == nil && len(line) > 0
+}
+
+// well waits until all is well, and is the database's status then.
+func (p *pointWorld) well() api.DatabaseStatus {
+	p.t.Helper()
+	return p.w.Await("all is well", recoverMax, lab.Well).Databases[0]
 }
 
 func (p *pointWorld) run(args ...string) string {
