@@ -2,6 +2,7 @@ package restore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -77,13 +78,20 @@ func (s Swap) did(there []string) bool {
 	return true // there was nothing to do
 }
 
-// Swapped finds out whether an exchange was done.
+// Swapped finds out whether an exchange was done. A server that is a standby by now is not asked: it may not have heard of it.
 func Swapped(ctx context.Context, live func(string) string, s Swap) (bool, error) {
 	conn, err := pgx.Connect(ctx, live("postgres"))
 	if err != nil {
 		return false, fmt.Errorf("reach the live database: %w", err)
 	}
 	defer func() { _ = conn.Close(ctx) }() // only asked
+	var standby bool
+	if err := conn.QueryRow(ctx, "select pg_is_in_recovery()").Scan(&standby); err != nil {
+		return false, fmt.Errorf("ask whether the server is the primary: %w", err)
+	}
+	if standby {
+		return false, errors.New("the server here is not the primary any more")
+	}
 	rows, err := conn.Query(ctx, "select datname::text from pg_database")
 	if err != nil {
 		return false, fmt.Errorf("list SQL databases: %w", err)
