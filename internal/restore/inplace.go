@@ -135,8 +135,15 @@ func (p *InPlace) list(ctx context.Context, then *pgx.Conn, only []string) error
 				Meaning: "Nothing was changed.", Remedy: "bring it back beside: holdfast restore " + p.into.o.Database + " --database postgres --into NAME"}
 		}
 	}
+	aside, err := believed(ctx, then)
+	if err != nil {
+		return err
+	}
 	for _, name := range names {
 		switch {
+		case len(only) == 0 && slices.Contains(aside, name): // it would be loaded again with each restore
+			p.Alone = append(p.Alone, name+": an earlier restore in place had set it aside")
+			continue
 		case len(only) > 0 && !slices.Contains(only, name):
 			continue
 		case name == "postgres":

@@ -12,7 +12,8 @@ import (
 
 // SQL databases go back to a moment under their own names while clients use them; what was live is kept and comes back.
 func TestADatabaseGoesBackInPlaceAndForthAgain(t *testing.T) {
-	w := newWorld(t, "create role clerk login", "create database shop owner clerk", "comment on database shop is 'the shop''s'", "alter database shop set work_mem = '5MB'", "create database tied")
+	w := newWorld(t, "create role clerk login", "create database shop owner clerk", "comment on database shop is 'the shop''s'", "alter database shop set work_mem = '5MB'", "create database tied",
+		"create database shop_kept_20260101000000 owner clerk", `comment on database shop_kept_20260101000000 is '{"holdfast_kept":"20260101000000","name":"shop","restored_to":"then"}'`)
 	w.server.Exec("shop", "create table goods (id int primary key, what text)", "insert into goods select g, 'then' from generate_series(1, 300) g", "create publication news for table goods")
 	w.server.Exec("postgres", "create tablespace fast location '"+w.server.Space("fast")+"'")
 	w.server.Exec("postgres", "create tablespace gone location '"+w.server.Space("gone")+"'")
@@ -66,7 +67,7 @@ func TestADatabaseGoesBackInPlaceAndForthAgain(t *testing.T) {
 			_ = p.Close(t.Context()) // the test has failed already
 		}
 	}()
-	if len(p.Databases) != 2 || p.Databases[0].Name != "shop" || p.Since < 3 || len(p.Alone) != 2 {
+	if len(p.Databases) != 2 || p.Databases[0].Name != "shop" || p.Since < 3 || len(p.Alone) != 3 {
 		t.Errorf("it says %+v, left alone %v, %d transactions since", p.Databases, p.Alone, p.Since)
 	}
 	want := []string{"subscription feed is not made"}

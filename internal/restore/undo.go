@@ -140,6 +140,21 @@ func setAside(ctx context.Context, conn *pgx.Conn) ([]aside, error) {
 	return out, nil
 }
 
+// believed are the names of what was set aside, as far as it is believed.
+func believed(ctx context.Context, conn *pgx.Conn) (names []string, err error) {
+	all, err := setAside(ctx, conn)
+	if err != nil {
+		return nil, fmt.Errorf("look for kept databases: %w", err)
+	}
+	now := time.Now()
+	for _, a := range all {
+		if a.doubt(now) == "" {
+			names = append(names, a.name)
+		}
+	}
+	return names, nil
+}
+
 // Apply takes it back: what was kept gets its name again, and what has that name now is kept in its turn. It refuses when
 // something else would come back by now.
 func (u Undo) Apply(ctx context.Context, live func(string) string, subject string) ([]Exchange, error) {
