@@ -33,8 +33,14 @@ func slotOf(conninfo string) string {
 const reserve = `SELECT pg_create_physical_replication_slot($1, true)
  WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1)`
 
+// reserveWithin bounds how long a primary may take to make our slot. Who is about to follow it cannot vote meanwhile, so one that
+// dies within the question must not hold up what comes after its death: it is found dead in about the same time.
+const reserveWithin = 3 * time.Second
+
 // reserveSlot makes sure that the primary has our slot.
 func (s *Server) reserveSlot(ctx context.Context, primary database.Endpoint, slot string) error {
+	ctx, cancel := context.WithTimeout(ctx, reserveWithin)
+	defer cancel()
 	conn, err := s.connectPeer(ctx, primary)
 	if err != nil {
 		return err

@@ -3,12 +3,17 @@ package postgres_test
 import (
 	"context"
 	"errors"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"holdfast/internal/database"
 	"holdfast/internal/database/postgres"
@@ -202,4 +207,92 @@ func TestAFullDiskEndsInOneStartFromTheReserve(t *testing.T) {
 	}
 	must(t, os.Remove(filepath.Join(a.Config.Dir, "somebody-elses")))
 	a.Await(t, "the reserve is back", func(l database.Local) bool { return l.Disk.Reserve > 0 })
+}
+
+// A primary may die between a standby's question and its answer, so that nothing comes any more, not even an end. Who waits for it
+// for ever cannot vote.
+func TestAPrimaryThatFallsSilentHoldsUpNobodyWhoWouldFollowIt(t *testing.T) {
+	t.Parallel()
+	ctx := pgtest.Context(t)
+	nodes := pgtest.New(t, pgtest.Options{}, "127.46.52.1", "127.46.52.2")
+	a, b := nodes[0], nodes[1]
+	pgtest.Primary(t, a)
+	pgtest.Join(t, b, a, 1)
+	whole, answered := silentBehind(t, a.Endpoint, 1<<40)
+	must(t, b.Follow(ctx, whole, 1))
+	all := answered()
+	held := 0
+	for _, less := range []int64{40, 100} {
+		near, _ := silentBehind(t, a.Endpoint, all-less)
+		limited, cancel := context.WithTimeout(ctx, time.Minute)
+		err := b.Follow(limited, near, 1)
+		cancel()
+		switch {
+		case limited.Err() == context.DeadlineExceeded:
+			t.Fatalf("it still waits after a minute for the last %d of %d bytes", less, all)
+		case err != nil && !errors.Is(err, context.DeadlineExceeded):
+			t.Fatalf("without the last %d bytes: %v", less, err)
+		case err != nil:
+			held++
+		}
+	}
+	if held == 0 {
+		t.Error("nothing was asked of a primary that does not answer")
+	}
+	must(t, b.Follow(ctx, a.Endpoint, 1))
+	b.Await(t, "it streams", func(l database.Local) bool { return l.Receiving })
+}
+
+// silentBehind is a way to a server on which the first connection brings so many bytes of answers and then nothing more; the function
+// waits for its end and says how many came.
+func silentBehind(t *testing.T, to database.Endpoint, most int64) (database.Endpoint, func() int64) {
+	t.Helper()
+	l, err := net.Listen("tcp", net.JoinHostPort("127.46.52.9", "0"))
+	must(t, err)
+	t.Cleanup(func() { _ = l.Close() }) // ends the acceptance
+	first := make(chan int64, 1)
+	var accepted atomic.Int64
+	go func() {
+		for {
+			near, err := l.Accept()
+			if err != nil {
+				return
+			}
+			limit := int64(1 << 40)
+			number := accepted.Add(1)
+			if number == 1 {
+				limit = most
+			}
+			go func() {
+				n := relay(t, near, to, limit)
+				if number == 1 {
+					first <- n
+				}
+			}()
+		}
+	}()
+	near := to
+	near.Address, near.Port = "127.46.52.9", l.Addr().(*net.TCPAddr).Port
+	return near, func() int64 { return <-first }
+}
+
+// relay joins a connection with a server's until the near end closes it, and says how many bytes of answers it let through.
+func relay(t *testing.T, near net.Conn, to database.Endpoint, limit int64) int64 {
+	far, err := net.Dial("tcp", net.JoinHostPort(to.Address, strconv.Itoa(to.Port)))
+	if err != nil {
+		t.Error(err)
+		_ = near.Close() // nobody answers there
+		return 0
+	}
+	answers := make(chan int64, 1)
+	go func() {
+		n, _ := io.CopyN(near, far, limit) // either end may end it
+		if n < limit {
+			_ = near.Close()
+		}
+		answers <- n
+	}()
+	_, _ = io.Copy(far, near) // likewise
+	_, _ = near.Close(), far.Close()
+	return <-answers
 }
