@@ -71,8 +71,8 @@ type world struct {
 	freezes    int  // how often the process ran before
 }
 
-// died is what a process throws that is killed.
-var died = errors.New("killed")
+// errDied is what a process throws that is killed.
+var errDied = errors.New("killed")
 
 func (w *world) seen(context.Context) (Seen, error) {
 	s := w.mine
@@ -94,7 +94,7 @@ func (w *world) do(_ context.Context, step Step) error {
 	case fails:
 		return errors.New("fails")
 	case dies:
-		panic(died)
+		panic(errDied)
 	}
 	w.act(step)
 	if !w.stands && w.sql != w.files {
@@ -104,7 +104,7 @@ func (w *world) do(_ context.Context, step Step) error {
 	case failsLate:
 		return errors.New("fails late")
 	case diesLate:
-		panic(died)
+		panic(errDied)
 	}
 	return nil
 }
@@ -146,7 +146,7 @@ func (w *world) act(step Step) {
 func (w *world) once(to Side) (killed bool, err error) {
 	w.mine, w.freezes = Seen{}, 0
 	defer func() {
-		if r := recover(); r == died {
+		if r := recover(); r == errDied {
 			killed = true
 		} else if r != nil {
 			panic(r)
