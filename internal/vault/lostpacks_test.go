@@ -222,7 +222,7 @@ func TestBackupsAreListedPastEntriesThatAreGone(t *testing.T) {
 		t.Error("space was freed beside entries that are gone")
 	}
 	third := store(t, v, other(5))
-	if all, err = v.ReadableBackups(t.Context(), ""); err != nil || len(all) != 2 || all[1].ID != third.ID {
+	if all, err = v.ReadableBackups(t.Context(), ""); err != nil || len(all) != 2 || !slices.ContainsFunc(all, func(b vault.Backup) bool { return b.ID == third.ID }) {
 		t.Errorf("with one more: %v, %v", all, err)
 	}
 	if _, err := v.GiveUp(t.Context(), gone); err != nil {
