@@ -14,10 +14,14 @@ import (
 )
 
 // Init makes an empty, closed data directory with a new incarnation and the promise of epoch. It refuses a
-// directory that holds anything but what an Init left that did not end.
+// directory that holds anything but what an Init left that did not end. Where data are present it is overtaken
+// ([database.ErrStale]): who asked had not seen them yet, and nothing has failed that status would have to tell of.
 func (s *Server) Init(ctx context.Context, epoch int64) error {
 	s.op.Lock()
 	defer s.op.Unlock()
+	if state, _, err := s.dataState(); err == nil && state == database.DataPresent {
+		return fmt.Errorf("init the data directory: there are data already: %w", database.ErrStale)
+	}
 	return s.long(database.KindInit, func() error { return s.init(ctx, epoch) })
 }
 
@@ -61,7 +65,7 @@ func (s *Server) init(ctx context.Context, epoch int64) error {
 	switch {
 	case state == database.DataForeign:
 		return s.foreign(why)
-	case state == database.DataPresent, state == database.DataPartial && m.Job != database.KindInit:
+	case state == database.DataPresent, state == database.DataPartial && m.Job != database.KindInit: // they would be removed below
 		return fmt.Errorf("there are data already (%s %s)", state, why)
 	}
 	p, _, err := s.readPromise()
