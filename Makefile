@@ -17,7 +17,7 @@ MB      ?= 1200
 N       ?= 1
 POINTS  ?= 0
 # They begin first, so that the others are done beside them: begun in the order of names, the last one ran alone for minutes.
-LONGEST := ./sim ./internal/vault ./internal/backup ./internal/database/postgres ./internal/restore ./internal/vault/repo/upkeep ./internal/vault/repo
+LONGEST := ./lab ./sim ./internal/vault ./internal/backup ./internal/database/postgres ./internal/restore ./internal/vault/repo/upkeep ./internal/vault/repo
 # The race detector makes scrypt, which a vault's key is derived with at each opening, ten times as slow (seconds each);
 # it is one goroutine's arithmetic on its own memory, so it is left out. So is zstd, which took a fourth of the time of some tests:
 # it works for the goroutine that calls it, which tells the detector itself what is read (internal/vault/repo/compression).
@@ -47,16 +47,7 @@ demo: setup-demo build ## Runs the example on three hosts of this machine, break
 
 .PHONY: test
 test: setup ## Runs every test, with the race detector and real servers; nothing is left out for want of a program.
-	@export CI=true
-	# The lab waits more than it works, so it runs beside the others, which make way for it. What all of them need is compiled before,
-	# for two commands that begin together would both compile it. To vet is for lint.
-	others=$$(go list ./... | grep -v '/lab$$')
-	go build $(RACE) ./lab
-	go test $(RACE) -vet=off -shuffle=on -timeout 25m ./lab & lab=$$!
-	failed=0
-	nice -n 5 go test $(RACE) -vet=off -shuffle=on -p $(P) -timeout 25m $(LONGEST) $$others || failed=1
-	wait $$lab || failed=1
-	exit $$failed
+	@CI=true go test $(RACE) -vet=off -shuffle=on -p $(P) -timeout 25m $(LONGEST) ./... # to vet is for lint
 
 .PHONY: test-newest
 test-newest: setup ## Runs what touches real servers on PostgreSQL 18 too: the driver, backup, restore, and a world that fails over.
